@@ -1,0 +1,44 @@
+"""Artifacts on the wire: checkpoints, weights, log, manifest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+ArtifactKind = Literal["checkpoint", "weights", "log", "manifest"]
+ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+BEST_WEIGHTS = "best.safetensors"  # the best student so far; what GET /jobs/{id}/weights serves
+LAST_WEIGHTS = "last.safetensors"
+LOG = "log.txt"
+MANIFEST = "manifest.json"
+
+
+class Artifact(BaseModel):
+    """A published file. Bytes and digest never change while a name stands; a newer upload replaces both at once."""
+
+    name: ArtifactName
+    kind: ArtifactKind
+    size: int = Field(ge=0, description="Bytes.")
+    sha256: Sha256
+    step: int | None = Field(default=None, description="The optimizer step it was made at.")
+    attempt: int
+    created_at: datetime
+    url: str
+
+
+class ArtifactList(BaseModel):
+    items: list[Artifact]
+
+
+class ArtifactRef(BaseModel):
+    """Where a worker fetches a file from; `url` is a path below the API's address."""
+
+    name: str
+    url: str
+    sha256: Sha256
+    size: int
+    step: int | None = None

@@ -1,0 +1,137 @@
+"""Jobs on the wire: what a client posts and what it reads back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from crosskd.config import TrainConfig
+
+Kind = Literal["train", "distill"]
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+AttemptStatus = Literal["running", "succeeded", "failed", "cancelled", "released", "lost"]
+FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost"]
+
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, StringConstraints(max_length=200)]
+
+
+class JobCreate(BaseModel):
+    """`POST /jobs`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    spec: TrainConfig
+
+    @model_validator(mode="after")
+    def _kind_fits_spec(self) -> JobCreate:
+        if self.kind == "distill" and self.spec.teacher is None:
+            raise ValueError("a distil job needs a teacher; add `spec.teacher.weights`: {\"job\": …} or {\"file\": …}")
+        if self.kind == "train" and self.spec.teacher is not None:
+            raise ValueError("a train job has no teacher; use kind `distill`, or remove `spec.teacher`")
+        return self
+
+
+class Failure(BaseModel):
+    """Why an attempt ended badly. `failure_class` decides whether the job is tried again."""
+
+    failure_class: FailureClass
+    message: str
+    where: str = ""
+    remedy: str = ""
+    log_tail: list[str] = Field(default=[], max_length=200)
+
+
+class Progress(BaseModel):
+    """How far the running attempt is. `step` counts optimizer steps."""
+
+    phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "uploading"] = "preparing"
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    steps_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+class Transition(BaseModel):
+    """One change of a job's state."""
+
+    at: datetime
+    from_status: Status | None
+    to_status: Status
+    reason: str
+
+
+class Attempt(BaseModel):
+    """One worker's try at a job. `number` is the fencing token: it only grows."""
+
+    id: str
+    number: int
+    status: AttemptStatus
+    worker: str
+    device: str = ""
+    started_at: datetime
+    ended_at: datetime | None = None
+    resumed_from_step: int = Field(default=0, description="Its checkpoint's step; 0: from the beginning.")
+    failure: Failure | None = None
+
+
+class JobSummary(BaseModel):
+    """A job in a list."""
+
+    id: str
+    kind: Kind
+    name: str
+    labels: dict[str, str]
+    status: Status
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    progress: Progress | None = None
+    best_ap: float | None = Field(default=None, description="COCO AP of the best student so far, 0..1.")
+    teacher_ap: float | None = Field(default=None, description="COCO AP of the teacher on the same images, 0..1.")
+    failure: Failure | None = None
+
+
+class Job(JobSummary):
+    """`GET /jobs/{id}`."""
+
+    spec_version: int
+    spec: dict[str, Any] = Field(description="The resolved TrainConfig, as stored.")
+    transitions: list[Transition]
+    attempts: list[Attempt]
+    links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")
+
+
+class JobPage(BaseModel):
+    """`GET /jobs`, newest first; `after` is the id of the last job of the page before."""
+
+    items: list[JobSummary]
+    has_more: bool
+
+
+class DryRun(BaseModel):
+    """`POST /jobs?dry_run=true`: the job as it would be stored."""
+
+    kind: Kind
+    name: str
+    labels: dict[str, str]
+    spec_version: int
+    spec: TrainConfig
+
+
+class Preset(BaseModel):
+    """A published or ready-made configuration; `spec` lacks the data section (and a teacher's weights)."""
+
+    name: str
+    title: str
+    kind: Kind
+    spec: dict[str, Any]

@@ -1,0 +1,158 @@
+"""What passes between a worker and the API, and the series a client reads.
+
+Every call below `/worker/attempts/{attempt}` carries the worker's token (`Authorization: Bearer …`) and the
+attempt's fencing token (`Fencing-Token: <number>`). 409 means that the attempt is no longer the job's live one:
+the worker kills its training.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.schemas.artifacts import ArtifactRef
+from api.schemas.jobs import Failure, Kind, Progress
+
+FENCING_HEADER = "Fencing-Token"
+MAX_POINTS = 1000
+
+MetricKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,99}$")]
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClaimRequest(_Report):
+    """`POST /worker/jobs/{job}/claim`: 200 with a `Claim`, 404 for no such job, 409 when it is not to be had."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=200)]
+    device: Annotated[str, Field(max_length=200)] = ""
+    versions: dict[str, str] = {}
+
+
+class Claim(BaseModel):
+    """An attempt: the spec, a lease and a fencing token."""
+
+    attempt: str
+    fencing_token: int
+    lease_seconds: float
+    job: str
+    kind: Kind
+    spec: dict[str, Any]
+    resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
+    teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
+
+
+class Heartbeat(BaseModel):
+    """`POST /worker/attempts/{attempt}/heartbeat` renews the lease."""
+
+    lease_expires_at: datetime
+    command: Literal["cancel"] | None = None
+
+
+class Command(BaseModel):
+    """`GET /worker/attempts/{attempt}/commands?wait=20`: held until there is one or the time is over."""
+
+    command: Literal["cancel"] | None = None
+
+
+# JSON has no NaN or infinity; the wire spells them.
+MetricValue = Annotated[float, Field(allow_inf_nan=False)] | Literal["NaN", "Infinity", "-Infinity"]
+
+
+class MetricPoint(_Report):
+    key: MetricKey
+    step: int = Field(ge=0, le=2**53)
+    value: MetricValue
+    at: datetime
+
+
+class MetricBatch(_Report):
+    """`POST /worker/attempts/{attempt}/metrics`: all or nothing; the same `sequence` again changes nothing."""
+
+    sequence: int = Field(ge=0, le=2**53)
+    points: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []
+    progress: Progress | None = None
+
+
+class CocoMetrics(_Report):
+    """The 12 numbers of COCO, 0..1; -1 where there is nothing to measure, as pycocotools has it."""
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    AR1: float
+    AR10: float
+    AR100: float
+    ARs: float
+    ARm: float
+    ARl: float
+
+
+class EvaluationReport(_Report):
+    """`POST /worker/attempts/{attempt}/evaluations`: idempotent on (attempt, model, step)."""
+
+    model: Literal["student", "teacher"]
+    step: int = Field(ge=0)
+    epoch: float = 0.0
+    metrics: CocoMetrics
+    per_class: dict[str, float] = Field(default={}, description="AP by class name.")
+    images: int = Field(default=0, ge=0)
+    seconds: float = Field(default=0.0, ge=0)
+    best: bool = Field(default=False, description="The best student so far.")
+    milliseconds_per_image: float | None = None
+
+
+class Evaluation(EvaluationReport):
+    """`GET /jobs/{id}/evaluations`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    attempt: int
+    at: datetime
+
+
+class EvaluationList(BaseModel):
+    items: list[Evaluation]
+
+
+class MetricRow(BaseModel):
+    key: str
+    step: int
+    value: MetricValue
+    at: datetime
+    attempt: int
+
+
+class MetricPage(BaseModel):
+    """`GET /jobs/{id}/metrics`, ordered by step, key. `since_step` of the next page is `next_step`."""
+
+    items: list[MetricRow]
+    has_more: bool
+    next_step: int | None = None
+
+
+class FinishReport(_Report):
+    """`POST /worker/attempts/{attempt}/finish`: repeating it repeats the answer.
+
+    `released`: the worker gives the job back unharmed (it is being shut down); the job is queued again.
+    """
+
+    outcome: Literal["succeeded", "failed", "cancelled", "released"]
+    failure: Failure | None = None
+    result: dict[str, Any] = Field(default={}, description="The manifest: sizes, parameters, speed, best AP.")
+    log_tail: list[str] = Field(default=[], max_length=200)
+
+
+class Finish(BaseModel):
+    """What became of the job: its new status, and whether it will be tried again."""
+
+    job: str
+    status: str
+    retried: bool = False

@@ -1,0 +1,116 @@
+"""What the parts of the core hand to each other, with shapes.
+
+N images in a batch, L pyramid levels, A anchors over all levels (one square anchor a cell: A = sum of H_l * W_l),
+G boxes in an image, K classes, D detections. Boxes are (x1, y1, x2, y2) in pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of a batch."""
+
+    boxes: list[Tensor]  # N times [G, 4]
+    labels: list[Tensor]  # N times [G], long, 0..K-1
+    sizes: list[Size]  # of each image before padding: detections are clipped to it
+    padded: list[Size]  # rounded up to the padding multiple: cells centred outside train nothing
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Targets:
+        boxes = [b.to(device=device, dtype=dtype, non_blocking=True) for b in self.boxes]
+        labels = [label.to(device, non_blocking=True) for label in self.labels]
+        return Targets(boxes, labels, self.sizes, self.padded)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the loader yields: images ready for the network, their targets, and the way back to the original."""
+
+    images: Tensor  # [N, 3, H, W], normalised, zero where padded
+    targets: Targets
+    image_ids: list[int]
+    scales: list[tuple[float, float]]  # (x, y): network pixels per original pixel
+    original_sizes: list[Size]
+
+    def to(self, device: torch.device | str) -> Batch:
+        images = self.images.to(device, non_blocking=True)
+        return Batch(images, self.targets.to(device), self.image_ids, self.scales, self.original_sizes)
+
+    def pin_memory(self) -> Batch:
+        pinned = Targets(
+            [b.pin_memory() for b in self.targets.boxes],
+            [label.pin_memory() for label in self.targets.labels],
+            self.targets.sizes,
+            self.targets.padded,
+        )
+        return Batch(self.images.pin_memory(), pinned, self.image_ids, self.scales, self.original_sizes)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Both towers' maps where the head was cut: per level, [N, C, H_l, W_l] each."""
+
+    cls: list[Tensor]
+    box: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a head says, per level. GFL: cls [N, K, H_l, W_l] logits, box [N, 4 * (reg_max + 1), H_l, W_l] logits."""
+
+    cls: list[Tensor]
+    box: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which anchor learns which box. All levels one after the other."""
+
+    labels: Tensor  # [N, A] long: 0..K-1 positive, K background
+    label_weights: Tensor  # [N, A]: 1, or 0 where the anchor lies in the padding or is ignored
+    boxes: Tensor  # [N, A, 4]: the box of a positive, 0 elsewhere
+    positives: list[int]  # per image
+    level_sizes: list[int]  # anchors per level; sums to A
+
+    def positives_per_level(self, classes: int) -> list[int]:
+        hits = (self.labels >= 0) & (self.labels < classes)
+        return [int(h.sum()) for h in hits.split(self.level_sizes, dim=1)]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """One image's result, best score first."""
+
+    boxes: Tensor  # [D, 4]
+    scores: Tensor  # [D]
+    labels: Tensor  # [D] long
+
+
+# A detection or distillation loss: term name -> [L], one value per level. The loss of the step is the sum of all.
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """COCO AP of one model on the validation split."""
+
+    model: str  # "student" or "teacher"
+    step: int
+    epoch: float
+    metrics: dict[str, float]  # AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; -1: nothing to measure
+    per_class: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    seconds: float = 0.0
+    milliseconds_per_image: float | None = None
+    best: bool = False
+
+    @property
+    def ap(self) -> float:
+        return self.metrics["AP"]
