@@ -110,7 +110,9 @@ class BackboneConfig(Knobs):
         default=None, description="Default: imagenet where torchvision has such weights, else random."
     )
     frozen_stages: int | None = Field(default=None, ge=-1, le=4, description="Default: 1 if pretrained, else -1.")
-    norm_eval: bool | None = Field(default=None, description="Batch norm by running statistics. Default: if pretrained.")
+    norm_eval: bool | None = Field(
+        default=None, description="Batch norm by running statistics. Default: if pretrained."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -168,9 +170,11 @@ class PixelConfig(Knobs):
     """How an image becomes a tensor: (value - mean) / std per channel, values 0..255."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[
-        Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]
-    ] = (58.395, 57.12, 57.375)
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
+        58.395,
+        57.12,
+        57.375,
+    )
     order: Literal["rgb", "bgr"] = "rgb"
 
 

@@ -81,7 +81,7 @@ class Assignment:
 
     def positives_per_level(self, classes: int) -> list[int]:
         hits = (self.labels >= 0) & (self.labels < classes)
-        return [int(h.sum()) for h in hits.split(self.level_sizes, dim=1)]
+        return [int(h.sum()) for h in torch.split(hits, self.level_sizes, dim=1)]
 
 
 @dataclass(frozen=True)

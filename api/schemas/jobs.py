@@ -32,7 +32,7 @@ class JobCreate(BaseModel):
     @model_validator(mode="after")
     def _kind_fits_spec(self) -> JobCreate:
         if self.kind == "distill" and self.spec.teacher is None:
-            raise ValueError("a distil job needs a teacher; add `spec.teacher.weights`: {\"job\": …} or {\"file\": …}")
+            raise ValueError('a distil job needs a teacher; add `spec.teacher.weights`: {"job": …} or {"file": …}')
         if self.kind == "train" and self.spec.teacher is not None:
             raise ValueError("a train job has no teacher; use kind `distill`, or remove `spec.teacher`")
         return self

@@ -1,0 +1,147 @@
+"""What CrossKD is worth: student alone against student + CrossKD, the same schedule, paired by seed.
+
+    python -m benchmarks.gain                         # the demo set: 10 seeds, the interval must lie above zero
+    python -m benchmarks.gain --data PATH --recipes bccd --seeds 3
+
+PATH holds train.json, val.json and images/. The seeds are fixed here (100, 101, ...); whatever was tuned was tuned on
+others (0..9). A pair runs at the same time, each side on its own thread, so that both see the same machine. The
+student delivered by a run is its best checkpoint on the validation split, for both sides alike; the last
+checkpoint's AP is printed as well, since it involves no choice. Finished runs are kept in the work folder and not run
+again, so that a benchmark that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from scipy import stats
+
+from crosskd.data.demo import write_demo
+
+FIRST_SEED = 100
+TEACHER_SEED = 1
+DATA_SEED = 2026
+RECIPES = Path(__file__).parent.parent / "crosskd" / "recipes"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training: AP of its best and of its last checkpoint (0..1), and its wall time."""
+
+    best_ap: float
+    last_ap: float
+    seconds: float
+
+
+def train(recipe: str, data: Path, folder: Path, settings: dict[str, object]) -> Outcome:
+    """Run one training by the command line, or read what it left when it ran before."""
+    kept = folder / "outcome.json"
+    if kept.exists():
+        return Outcome(**json.loads(kept.read_text()))
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "crosskd", "train", str(RECIPES / f"{recipe}.yaml"), "--workdir", str(folder)]
+    command += ["--data", str(data)]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={value}"]
+    start = time.monotonic()
+    with (folder / "output.txt").open("w") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise SystemExit(
+            f"training failed, see {folder / 'output.txt'}:\n{(folder / 'output.txt').read_text()[-2000:]}"
+        )
+    seconds = time.monotonic() - start
+    manifest = json.loads((folder / "manifest.json").read_text())
+    evaluations = [e for e in manifest["evaluations"] if e["model"] == "student"]
+    outcome = Outcome(max(e["metrics"]["AP"] for e in evaluations), evaluations[-1]["metrics"]["AP"], seconds)
+    kept.write_text(json.dumps(asdict(outcome)))
+    return outcome
+
+
+def mean_and_error(values: list[float]) -> str:
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) / math.sqrt(len(values)):.4f}"
+
+
+def t_interval(differences: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of paired differences (Student's t, n - 1 degrees of freedom)."""
+    n = len(differences)
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    middle = statistics.mean(differences)
+    return middle - half, middle + half
+
+
+def report(pairs: list[tuple[Outcome, Outcome]], teacher: Outcome) -> float:
+    """Print the table; the lower end of the paired interval of the best checkpoints."""
+    print(f"\nteacher: AP {teacher.best_ap:.4f}; {len(pairs)} pairs\n")
+    print("| AP of | student alone | student + CrossKD | paired difference | 95 % t-interval |")
+    print("|---|---|---|---|---|")
+    lows = []
+    for what in ("best_ap", "last_ap"):
+        alone, crosskd = ([getattr(pair[side], what) for pair in pairs] for side in (0, 1))
+        differences = [b - a for a, b in zip(alone, crosskd, strict=True)]
+        low, high = t_interval(differences)
+        lows.append(low)
+        print(
+            f"| {what.removesuffix('_ap')} checkpoint | {mean_and_error(alone)} | {mean_and_error(crosskd)} "
+            f"| {statistics.mean(differences):+.4f} | {low:+.4f} .. {high:+.4f} |"
+        )
+    seconds = [statistics.mean(pair[side].seconds for pair in pairs) for side in (0, 1)]
+    print(f"\nwall time a run: alone {seconds[0]:.0f} s, CrossKD {seconds[1]:.0f} s ({seconds[1] / seconds[0]:.2f}x)")
+    gap = teacher.best_ap - statistics.mean(alone.best_ap for alone, _ in pairs)
+    gained = statistics.mean(crosskd.best_ap - alone.best_ap for alone, crosskd in pairs)
+    if gap > 0:
+        print(f"share of the teacher gap closed: {gained / gap:.0%}")
+    return lows[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a COCO-format folder; default: the demo set, drawn anew")
+    parser.add_argument("--recipes", default="demo", help="demo or bccd: PREFIX_teacher, _student, _crosskd")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--work", type=Path, default=Path(".crosskd") / "gain", help="where runs are kept")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for both sides and teacher")
+    arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds must be at least 2: one pair has no interval")
+    common: dict[str, object] = {"threads": 1, "loader.workers": 0} | dict(s.split("=", 1) for s in arguments.set)
+    work: Path = arguments.work / arguments.recipes
+    data = arguments.data or work / "data"
+    if arguments.data is None and not (data / "val.json").exists():
+        write_demo(data, train=1000, val=300, seed=DATA_SEED)
+    name = arguments.recipes
+    teacher = train(f"{name}_teacher", data, work / "teacher", common | {"seed": TEACHER_SEED, "threads": 2})
+    weights = (work / "teacher" / "best.safetensors").resolve()
+    pairs = []
+    with ThreadPoolExecutor(2) as pool:
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            settings = common | {"seed": seed}
+            distil = settings | {"teacher.weights.file": weights, "evaluation.teacher_first": False}
+            sides = [
+                pool.submit(train, f"{name}_student", data, work / f"student-{seed}", settings),
+                pool.submit(train, f"{name}_crosskd", data, work / f"crosskd-{seed}", distil),
+            ]
+            alone, crosskd = (side.result() for side in sides)
+            pairs.append((alone, crosskd))
+            print(
+                f"seed {seed}: alone {alone.best_ap:.4f}, CrossKD {crosskd.best_ap:.4f} "
+                f"({crosskd.best_ap - alone.best_ap:+.4f}); {alone.seconds:.0f} s, {crosskd.seconds:.0f} s",
+                flush=True,
+            )
+    low = report(pairs, teacher)
+    print(f"\nthe interval lies {'above' if low > 0 else 'NOT above'} zero")
+    return 0 if low > 0 or arguments.data is not None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

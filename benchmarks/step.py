@@ -1,0 +1,191 @@
+"""Time and peak memory of one CrossKD training step against its floor, side by side in one run.
+
+    python -m benchmarks.step [--sizes 320 640] [--rounds 7] [--threads 2]
+
+GFL ResNet-18 <- GFL ResNet-50, 80 classes, batch 2, SGD left out (it is the same on both sides). The floor is what
+cannot be saved: the plain student step with its assignment and losses, the teacher's inference, and the convolutions
+of the teacher's head behind the cut, forward and backward to their input. All of them are timed in turn, round by
+round, so that a machine whose speed drifts slows both sides alike; the ratio is the median over the rounds.
+Peak memory is each side's own process: the resident maximum above what was resident before its first step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crosskd.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig
+from crosskd.detectors.detector import Detector, build_detector
+from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.structures import Targets
+
+CLASSES = 80
+BATCH = 2
+CUT = 3
+TARGET = 1.10
+
+
+@dataclass
+class Bench:
+    """Both models and one batch, and every part of a step as a function to time."""
+
+    student: Detector
+    teacher: Detector
+    distiller: Distiller
+    images: Tensor  # [2, 3, S, S]
+    targets: Targets
+
+    @classmethod
+    def build(cls, size: int) -> Bench:
+        torch.manual_seed(0)
+        student = _detector("resnet18").train()
+        teacher = _detector("resnet50").eval().requires_grad_(False)
+        distiller = build_distiller(student, teacher, DistillConfig(crosskd=CrossKDConfig(cut=CUT))).train()
+        corners = torch.rand(BATCH, 8, 2) * size * 0.6
+        boxes = torch.cat([corners, corners + 16 + torch.rand(BATCH, 8, 2) * size * 0.3], dim=2)
+        labels = torch.randint(0, CLASSES, (BATCH, 8))
+        sizes = [(size, size)] * BATCH
+        return cls(
+            student, teacher, distiller, torch.randn(BATCH, 3, size, size), Targets([*boxes], [*labels], sizes, sizes)
+        )
+
+    def distil(self) -> None:
+        self._step(self.distiller)
+
+    def plain(self) -> None:
+        self._step(self.student)
+
+    def _step(self, model: nn.Module) -> None:
+        losses: dict[str, Tensor] = model(self.images, self.targets)
+        torch.stack([term.sum() for term in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        self.student.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def teacher_inference(self) -> None:
+        features = self.teacher.features(self.images)
+        self.teacher.head.back(self.teacher.head.front(features, CUT), CUT)
+
+    def cross_convolutions(self) -> Callable[[], None]:
+        """The convolutions behind the cut alone, on maps as the student would hand over."""
+        with torch.no_grad():
+            held = self.teacher.head.front(self.teacher.features(self.images), CUT)
+        branches = [
+            (maps, [m for m in modules if isinstance(m, nn.Conv2d)])
+            for maps, modules in (
+                ([m.clone().requires_grad_() for m in held.cls], _behind_cut(self.teacher, "cls")),
+                ([m.clone().requires_grad_() for m in held.box], _behind_cut(self.teacher, "box")),
+            )
+        ]
+
+        def run() -> None:
+            inputs, outputs = [], []
+            for maps, convolutions in branches:
+                for level in maps:
+                    x = level
+                    for convolution in convolutions:
+                        x = convolution(x)
+                    inputs.append(level)
+                    outputs.append(x)
+            torch.autograd.grad(outputs, inputs, [torch.ones_like(x) for x in outputs])
+
+        return run
+
+    def floor(self) -> Callable[[], None]:
+        cross = self.cross_convolutions()
+
+        def run() -> None:
+            self.plain()
+            self.teacher_inference()
+            cross()
+
+        return run
+
+
+def _detector(backbone: str) -> Detector:
+    config = ModelConfig(backbone=BackboneConfig(name=backbone, init="random", frozen_stages=1, norm_eval=True))
+    return build_detector(config, CLASSES, pretrained=False)
+
+
+def _behind_cut(detector: Detector, branch: str) -> list[nn.Module]:
+    return list(detector.head.behind(branch, CUT))
+
+
+def timed(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(size: int, rounds: int) -> dict[str, float]:
+    bench = Bench.build(size)
+    parts = {
+        "distil": bench.distil,
+        "plain": bench.plain,
+        "teacher": bench.teacher_inference,
+        "cross": bench.cross_convolutions(),
+    }
+    for run in parts.values():
+        run()
+    rows = [{name: timed(run) for name, run in parts.items()} for _ in range(rounds)]
+    ratios = [row["distil"] / (row["plain"] + row["teacher"] + row["cross"]) for row in rows]
+    medians = {name: statistics.median(row[name] for row in rows) for name in parts}
+    return medians | {"ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def peak(size: int, side: str, threads: int) -> float:
+    """MiB that three steps of one side add to a fresh process's resident maximum."""
+    command = [sys.executable, "-m", "benchmarks.step", "--memory-of", side, "--sizes", str(size)]
+    done = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout)["mib"])
+
+
+def memory_of(side: str, size: int) -> None:
+    bench = Bench.build(size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = bench.distil if side == "distil" else bench.floor()
+    for _ in range(3):
+        run()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"mib": (after - before) / 1024}))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", choices=["distil", "floor"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        memory_of(arguments.memory_of, arguments.sizes[0])
+        return 0
+    print(f"GFL R18 <- R50, batch {BATCH}, {CLASSES} classes, cut {CUT}, {arguments.threads} threads; milliseconds")
+    print("| size | CrossKD step | plain step | teacher | cross convs | ratio (min..max) | MiB: CrossKD / floor |")
+    print("|---|---|---|---|---|---|---|")
+    within = True
+    for size in arguments.sizes:
+        row = measure(size, arguments.rounds)
+        mib = [peak(size, side, arguments.threads) for side in ("distil", "floor")]
+        within &= row["ratio"] <= TARGET
+        times = " | ".join(f"{1000 * row[name]:.0f}" for name in ("distil", "plain", "teacher", "cross"))
+        print(
+            f"| {size}² | {times} | **{row['ratio']:.3f}** ({row['low']:.3f}..{row['high']:.3f}) "
+            f"| {mib[0]:.0f} / {mib[1]:.0f} |"
+        )
+    print(f"target: within {TARGET}x of the floor: {'met' if within else 'MISSED'}")
+    return 0 if within else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
