@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from crosskd.config import TrainConfig
 
@@ -16,7 +17,7 @@ AttemptStatus = Literal["running", "succeeded", "failed", "cancelled", "released
 FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost"]
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-LabelValue = Annotated[str, StringConstraints(max_length=200)]
+LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 class JobCreate(BaseModel):
@@ -25,7 +26,7 @@ class JobCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Kind
-    name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00]+$")]
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
     spec: TrainConfig
 
@@ -48,16 +49,24 @@ class Failure(BaseModel):
     log_tail: list[str] = Field(default=[], max_length=200)
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# JSON has no NaN: a loss that is none is unknown here, and spelt in the metrics.
+Measured = Annotated[float | None, AfterValidator(_finite)]
+
+
 class Progress(BaseModel):
     """How far the running attempt is. `step` counts optimizer steps."""
 
     phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "uploading"] = "preparing"
     step: int = 0
     total_steps: int = 0
-    epoch: float = 0.0
-    loss: float | None = None
-    steps_per_second: float | None = None
-    eta_seconds: float | None = None
+    epoch: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    loss: Measured = None
+    steps_per_second: Measured = None
+    eta_seconds: Measured = None
 
 
 class Transition(BaseModel):
@@ -106,6 +115,7 @@ class Job(JobSummary):
 
     spec_version: int
     spec: dict[str, Any] = Field(description="The resolved TrainConfig, as stored.")
+    cancel_requested_at: datetime | None = Field(default=None, description="When its cancellation was asked for.")
     transitions: list[Transition]
     attempts: list[Attempt]
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")

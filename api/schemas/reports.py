@@ -22,14 +22,14 @@ MetricKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,99}$")]
 
 
 class _Report(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ClaimRequest(_Report):
     """`POST /worker/jobs/{job}/claim`: 200 with a `Claim`, 404 for no such job, 409 when it is not to be had."""
 
-    worker: Annotated[str, Field(min_length=1, max_length=200)]
-    device: Annotated[str, Field(max_length=200)] = ""
+    worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+    device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
     versions: dict[str, str] = {}
 
 
@@ -99,7 +99,7 @@ class EvaluationReport(_Report):
     """`POST /worker/attempts/{attempt}/evaluations`: idempotent on (attempt, model, step)."""
 
     model: Literal["student", "teacher"]
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=2**53)
     epoch: float = 0.0
     metrics: CocoMetrics
     per_class: dict[str, float] = Field(default={}, description="AP by class name.")

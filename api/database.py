@@ -1,0 +1,177 @@
+"""The database: an engine, sessions that commit once, and the bell that tells what was committed.
+
+A request gets one session, and the request commits it; services never do. Work that follows a commit
+(waking the relay, deleting a pruned file) is handed to `Session.after_commit`. Work that is slow and only
+wants to remember something on the way (a digest cache) opens its own short transaction with
+`session.database.transaction()`, so that nobody waits for it: SQLite has one writer at a time.
+
+    database.reading()        a snapshot; on SQLite a deferred BEGIN that waits for nobody
+    database.transaction()    commits at the end, or rolls back; on SQLite BEGIN IMMEDIATE
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine, create_engine, event, func, literal, make_url, orm, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 10
+OUTBOX = "outbox"  # the bell's topic for rows that the relay should publish
+
+
+class Bell:
+    """News within this process: who listens to a topic is called when it is rung. Other processes poll."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._listeners: dict[str, list[Callable[[], object]]] = {}
+
+    @contextmanager
+    def listening(self, topic: str, callback: Callable[[], object]) -> Iterator[None]:
+        with self._lock:
+            self._listeners.setdefault(topic, []).append(callback)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners[topic].remove(callback)
+                if not self._listeners[topic]:
+                    del self._listeners[topic]
+
+    def ring(self, topic: str) -> None:
+        with self._lock:
+            listeners = list(self._listeners.get(topic, ()))
+        for callback in listeners:
+            callback()
+
+
+class Session(orm.Session):
+    """SQLAlchemy's session with work to do once the commit has succeeded."""
+
+    def __init__(self, database: Database, engine: Engine) -> None:
+        super().__init__(engine, expire_on_commit=False)
+        self.database = database
+        self._callbacks: list[Callable[[], object]] = []
+
+    def after_commit(self, callback: Callable[[], object]) -> None:
+        """Call `callback` after the commit; a rollback forgets it. Its errors are logged, never raised."""
+        self._callbacks.append(callback)
+
+    def ring(self, topic: str) -> None:
+        """Ring the bell after the commit."""
+        self.after_commit(lambda: self.database.bell.ring(topic))
+
+    def commit(self) -> None:
+        super().commit()
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:  # the commit stands whatever becomes of what follows it
+                log.exception("a callback failed after its commit")
+
+    def rollback(self) -> None:
+        super().rollback()
+        self._callbacks = []
+
+    def now(self) -> datetime:
+        """The database's clock, UTC: the one clock that every replica shares."""
+        if self.database.dialect == "sqlite":  # the database is this machine
+            return datetime.now(UTC)
+        # now() would be the start of the transaction, which may have waited for a lock since.
+        clock: datetime = self.scalars(select(func.clock_timestamp())).one()
+        return clock.astimezone(UTC)
+
+    def insert_if_absent(self, table: type[orm.DeclarativeBase], row: dict[str, Any]) -> bool:
+        """Insert the row unless it breaks a unique constraint; whether it was inserted."""
+        dialect = sqlite if self.database.dialect == "sqlite" else postgresql
+        insert = dialect.insert(table).values(row).on_conflict_do_nothing()
+        return self.connection().execute(insert, execution_options={"preserve_rowcount": True}).rowcount == 1
+
+    def insert_many(self, table: type[orm.DeclarativeBase], rows: list[dict[str, Any]]) -> None:
+        """Insert the rows that break no unique constraint; each has the same columns, and none is JSON."""
+        if self.database.dialect == "sqlite":
+            self.connection().execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+            return
+        # One statement with one array per column: several times as fast as a statement per row.
+        columns = [table.__table__.c[name] for name in rows[0]]
+        arrays = (literal([row[c.name] for row in rows], postgresql.ARRAY(c.type)) for c in columns)
+        unnested = select(*(func.unnest(array) for array in arrays))
+        self.connection().execute(postgresql.insert(table).from_select(columns, unnested).on_conflict_do_nothing())
+
+
+class Database:
+    """One engine for the process."""
+
+    def __init__(self, url: str) -> None:
+        self.dialect = make_url(url).get_backend_name()
+        # As many connections as the thread pool of the API has threads: none of them ever waits for one.
+        self.engine = create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=self.dialect != "sqlite")
+        self.bell = Bell()
+        self._readers = self.engine.execution_options(begin="BEGIN DEFERRED")
+        if self.dialect == "sqlite":
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        with Session(self, self.engine) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with Session(self, self._readers) as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself: _begin_sqlite does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A deferred transaction that reads and then writes can fail at once with "database is locked", whatever the
+    # busy timeout; a writer therefore takes the lock at its beginning.
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN IMMEDIATE"))
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+DatabaseDep = Annotated[Database, Depends(_database)]
+
+
+def _writing(database: DatabaseDep) -> Iterator[Session]:
+    with database.transaction() as session:
+        yield session
+
+
+def _reading(database: DatabaseDep) -> Iterator[Session]:
+    with database.reading() as session:
+        yield session
+
+
+# `function`: the commit comes before the answer is sent, so an answer never tells of what is not stored.
+SessionDep = Annotated[Session, Depends(_writing, scope="function")]
+ReadDep = Annotated[Session, Depends(_reading, scope="function")]

@@ -1,0 +1,207 @@
+"""Every error that the API answers with, as RFC 9457 problem details.
+
+ApiError
+├── BadRequest            400   the request cannot be read
+├── Unauthorized          401   no token, or a wrong one
+├── NotFound              404
+├── NotAcceptable         406   no such representation
+├── Conflict              409   the state forbids it
+│   └── Stale             409   the attempt is no longer the job's live one
+├── LengthRequired        411
+├── PreconditionFailed    412   If-Match names another version
+├── PayloadTooLarge       413
+├── UnsupportedMediaType  415
+├── RangeNotSatisfiable   416
+├── InvalidSpec           422   well-formed, but wrong; `errors` lists every fault at once
+├── Unavailable           503   the database is away; try again
+└── InsufficientStorage   507   the disk is full
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from api.schemas.errors import MEDIA_TYPE, Fault, Problem
+from api.schemas.faults import faults
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 2
+
+
+class ApiError(Exception):
+    """What is wrong, and what to do about it. The class carries the status."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "about:blank"
+    title: ClassVar[str] = "Internal Server Error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        remedy: str = "",
+        errors: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ApiError):
+    status, type, title = 400, "/problems/bad-request", "Bad Request"
+
+
+class Unauthorized(ApiError):
+    status, type, title = 401, "/problems/unauthorized", "Unauthorized"
+
+    def __init__(self, detail: str, *, remedy: str = "") -> None:
+        super().__init__(detail, remedy=remedy, headers={"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(ApiError):
+    status, type, title = 404, "/problems/not-found", "Not Found"
+
+
+class NotAcceptable(ApiError):
+    status, type, title = 406, "/problems/not-acceptable", "Not Acceptable"
+
+
+class Conflict(ApiError):
+    status, type, title = 409, "/problems/conflict", "Conflict"
+
+
+class Stale(Conflict):
+    type, title = "/problems/stale-attempt", "Stale Attempt"
+
+
+class LengthRequired(ApiError):
+    status, type, title = 411, "/problems/length-required", "Length Required"
+
+
+class PreconditionFailed(ApiError):
+    status, type, title = 412, "/problems/precondition-failed", "Precondition Failed"
+
+
+class PayloadTooLarge(ApiError):
+    status, type, title = 413, "/problems/content-too-large", "Content Too Large"
+
+
+class UnsupportedMediaType(ApiError):
+    status, type, title = 415, "/problems/unsupported-media-type", "Unsupported Media Type"
+
+
+class RangeNotSatisfiable(ApiError):
+    status, type, title = 416, "/problems/range-not-satisfiable", "Range Not Satisfiable"
+
+
+class InvalidSpec(ApiError):
+    status, type, title = 422, "/problems/invalid-request", "Invalid Request"
+
+
+class Unavailable(ApiError):
+    status, type, title = 503, "/problems/unavailable", "Service Unavailable"
+
+    def __init__(self, detail: str, *, remedy: str = "Try again in a moment.") -> None:
+        super().__init__(detail, remedy=remedy, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+class InsufficientStorage(ApiError):
+    status, type, title = 507, "/problems/insufficient-storage", "Insufficient Storage"
+
+
+def problem_response(error: ApiError, instance: str = "") -> JSONResponse:
+    """The answer that tells of `error`; `instance` is the path that was asked for."""
+    problem = Problem(
+        type=error.type,
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        remedy=error.remedy,
+        instance=instance,
+        errors=error.errors,
+    )
+    return JSONResponse(problem.model_dump(), error.status, error.headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem."""
+    app.add_exception_handler(ApiError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer)
+    app.add_exception_handler(HTTPException, _answer)
+    for away in (OperationalError, InterfaceError, PoolTimeout, DataError):
+        app.add_exception_handler(away, _answer)
+    app.add_exception_handler(Exception, _answer)  # Starlette re-raises it for the server's log
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    return problem_response(_as_api_error(request, error), request.url.path)
+
+
+def _as_api_error(request: Request, error: Exception) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return _invalid(request, error)
+        case HTTPException():
+            return _of_status(error)
+        case OperationalError() | InterfaceError() | PoolTimeout():
+            log.error("database: %s", error)
+            return Unavailable("the database does not answer")
+        case DataError():
+            return InvalidSpec("the database cannot store a value of this request", remedy="Look for a NUL character.")
+        case _:
+            return ApiError("the service failed in an unforeseen way", remedy="The server's log tells more.")
+
+
+def _invalid(request: Request, error: RequestValidationError) -> ApiError:
+    complaints = error.errors()
+    for complaint in complaints:
+        if complaint["type"] == "json_invalid":
+            return _malformed(complaint, error.body)
+    if isinstance(error.body, bytes):  # FastAPI parses a body only if it calls itself JSON
+        return UnsupportedMediaType("the body is not JSON", remedy="Send it with `Content-Type: application/json`.")
+    found = faults(complaints, error.body, _body_model(request))
+    count = "one fault" if len(found) == 1 else f"{len(found)} faults"
+    return InvalidSpec(f"the request has {count}; `errors` tells where", errors=found)
+
+
+def _malformed(complaint: Any, text: Any) -> BadRequest:
+    position = complaint["loc"][-1]
+    before = str(text)[:position]
+    line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
+    reason = complaint["ctx"]["error"]
+    return BadRequest(f"malformed JSON at line {line}, column {column}: {reason}", remedy="Mend the JSON text there.")
+
+
+def _body_model(request: Request) -> Any:
+    route = request.scope.get("route")
+    field = route.body_field if isinstance(route, APIRoute) else None
+    return None if field is None else field.field_info.annotation
+
+
+def _of_status(error: HTTPException) -> ApiError:
+    """Starlette's own: an unknown path, a method that a path lacks, a body that cannot be read."""
+    remedies = {404: "GET /openapi.json lists the paths.", 405: "The Allow header lists the methods."}
+    kinds = {kind.status: kind for kind in (BadRequest, NotFound, PayloadTooLarge)}
+    base = kinds.get(error.status_code, ApiError)
+    phrase = HTTPStatus(error.status_code).phrase
+    # The class of one answer: its status is known only now.
+    kind = type(base.__name__, (base,), {"status": error.status_code, "title": phrase})
+    found: ApiError = kind(error.detail, remedy=remedies.get(error.status_code, ""), headers=error.headers)
+    return found

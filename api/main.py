@@ -1,0 +1,138 @@
+"""The API: `python -m uvicorn api.main:create_app --factory`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from sqlalchemy import inspect
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from api import errors, openapi
+from api.database import Database
+from api.limits import BodyLimit
+from api.models import Job
+from api.relay import Relay
+from api.routes import artifacts, jobs, metrics, system, worker, worker_artifacts
+from api.services import artifacts as artifact_service
+from api.services import pulse
+from api.settings import Settings, SettingsError, load
+from api.storage import LocalStorage, Storage
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Without `settings` they come from the environment. Ends the process if it cannot be run."""
+    try:
+        settings = settings or load()
+        database = Database(settings.database_url)
+        _check_tables(database)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+    app = FastAPI(
+        title="CrossKD",
+        version=version("crosskd"),
+        description="Distil object detectors: post a job, watch its metrics, download the weights.",
+        lifespan=_lifespan,
+        generate_unique_id_function=openapi.operation_id,
+        responses=openapi.PROBLEMS,
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.storage = LocalStorage(settings.storage)
+    app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
+    app.add_middleware(BodyLimit, limit=settings.body_limit)
+    errors.install(app)
+    openapi.install(app)
+    for part in (jobs, metrics, artifacts, worker, worker_artifacts, system):
+        app.include_router(part.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    database: Database = app.state.database
+    closing: threading.Event = app.state.closing
+    with ExitStack() as stack:
+        stack.callback(database.close)
+        stack.enter_context(_closing_on_signal(closing))
+        stopping = threading.Event()
+        stack.enter_context(_thread("pulse", lambda: _beat(database, settings, stopping), stopping.set))
+        stack.enter_context(_thread("sweep", lambda: _sweep(database, app.state.storage), stopping.set))
+        if settings.relay == "embedded":
+            relay = Relay(database, settings)
+            stack.enter_context(_thread("relay", relay.run, relay.stop))
+        yield
+        closing.set()
+
+
+def _check_tables(database: Database) -> None:
+    """Raises `SettingsError` for a database that nobody has migrated."""
+    try:
+        present = inspect(database.engine).has_table(Job.__tablename__)
+    except OperationalError as error:
+        log.warning("the database does not answer yet: %s", error)  # it may come: every request tries anew
+        return
+    if not present:
+        raise SettingsError("CROSSKD_DATABASE_URL: the database has no tables; run `alembic upgrade head` with it")
+
+
+def _beat(database: Database, settings: Settings, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            with database.transaction() as session:
+                pulse.beat(session, settings)
+        except Exception:  # without a pulse nothing would ever be reaped
+            log.exception("the pulse could not be noted")
+        stopping.wait(settings.pulse_seconds)
+
+
+def _sweep(database: Database, storage: Storage) -> None:
+    """Once, at the start: what a crash left behind is no hurry, and must not keep the API from starting."""
+    try:
+        if removed := artifact_service.sweep(database, storage):
+            log.info("removed %d files that no artifact names", removed)
+    except (SQLAlchemyError, OSError) as error:
+        log.warning("could not look for files that no artifact names: %s", error)
+
+
+@contextmanager
+def _thread(name: str, run: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join(timeout=10)
+
+
+@contextmanager
+def _closing_on_signal(closing: threading.Event) -> Iterator[None]:
+    """Set `closing` before the server's own handler runs: it would wait for held requests until their time is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals: here somebody else runs the application
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: object) -> None:
+        closing.set()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)  # type: ignore[arg-type]  # the frame that Python gave
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

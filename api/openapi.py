@@ -1,0 +1,38 @@
+"""The API's description: every failure is a problem, every operation has the name of its function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from api.schemas.errors import MEDIA_TYPE, Problem
+
+_REFERENCE = "#/components/schemas/{model}"
+_PROBLEM = {
+    "description": "A problem (RFC 9457).",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model=Problem.__name__)}}},
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": _PROBLEM, "5XX": _PROBLEM}
+
+
+def operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def install(app: FastAPI) -> None:
+    """Describe `app` with the schema that its problems have."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            problem = Problem.model_json_schema(ref_template=_REFERENCE)
+            known = schema.setdefault("components", {}).setdefault("schemas", {})
+            known |= problem.pop("$defs")
+            known[Problem.__name__] = problem
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]  # the way FastAPI documents

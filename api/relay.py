@@ -1,0 +1,141 @@
+"""The relay rings the doorbells of the outbox, and the reaper ends attempts that are no longer heard of.
+
+Both run in the API's process on one machine (`CROSSKD_RELAY=embedded`) or beside it (`python -m api.relay`); any
+number of them may run at once. The database is the truth: what the broker forgets is rung again.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from threading import Event
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.database import OUTBOX, Database
+from api.queue import BrokerAway, Producer
+from api.services import attempts, outbox
+from api.settings import Settings, SettingsError, load
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5  # how long a row of another process waits at most
+CHORES_SECONDS = 1.0  # between two looks for lapsed leases and unheard bells
+FAULT_SECONDS = 2.0  # pause after a round that failed
+BACKOFF_SECONDS = (0.5, 10.0)  # first and longest pause while the broker is away
+
+
+class Relay:
+    """Call `run` in a thread of its own; it ends when `stop` is called."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        self.producer = Producer(settings.broker_url)
+        self._wake = Event()
+        self._stopped = False
+        self._pause = 0.0  # the present backoff; 0 while the broker answers
+        self._retry_at = 0.0
+        self._chores_at = 0.0
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+
+    def run(self) -> None:
+        with self.database.bell.listening(OUTBOX, self._wake.set):
+            while not self._stopped:
+                self._wake.clear()
+                self._wake.wait(POLL_SECONDS if self._survive_tick() else FAULT_SECONDS)
+        self.producer.close()
+
+    def _survive_tick(self) -> bool:
+        """A relay that dies would leave every later job waiting."""
+        try:
+            self.tick()
+        except SQLAlchemyError as error:
+            log.error("the database does not answer: %s", error)
+        except Exception:
+            log.exception("the relay failed; it goes on")
+        else:
+            return True
+        return False
+
+    def tick(self) -> None:
+        """One round: ring what is due; now and then reap, and listen whether the broker has forgotten a bell."""
+        chores = time.monotonic() >= self._chores_at
+        if chores:
+            self._chores_at = time.monotonic() + CHORES_SECONDS
+            with self.database.transaction() as session:
+                if lost := attempts.reap(session, self.settings):
+                    log.warning("%d attempts were lost", lost)
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            if chores:
+                self.remind()
+            self.publish()
+        except BrokerAway as error:
+            first, longest = BACKOFF_SECONDS
+            self._pause = min(longest, self._pause * 2) or first
+            self._retry_at = time.monotonic() + self._pause
+            log.warning("the broker does not answer, next try in %.1f s: %s", self._pause, error)
+        else:
+            self._pause = 0.0
+
+    def publish(self) -> None:
+        """Ring every due bell. Raises `BrokerAway`, after giving the unrung ones back."""
+        while bells := self._take():
+            rung: list[str] = []
+            try:
+                for bell in bells:
+                    self.producer.send(bell.queue, bell.job_id)
+                    rung.append(bell.id)
+            finally:
+                with self.database.transaction() as session:
+                    outbox.mark_published(session, rung)
+                    outbox.give_back(session, [bell.id for bell in bells if bell.id not in rung])
+
+    def _take(self) -> list[outbox.Doorbell]:
+        with self.database.reading() as session:  # an idle relay writes nothing
+            if not outbox.any_due(session):
+                return []
+        with self.database.transaction() as session:
+            return outbox.take(session)
+
+    def remind(self) -> None:
+        """Where fewer bells wait at the broker than jobs in the database, ring the oldest ones again.
+
+        Only as many as are missing, and only those that rang long ago: a worker that has just taken a bell needs a
+        moment to claim its job, and a long queue is not rung twice.
+        """
+        age = self.settings.redeliver_seconds
+        with self.database.reading() as session:
+            waiting = outbox.unheard(session, age)
+        for queue, jobs in waiting.items():
+            if (missing := jobs - self.producer.depth(queue)) > 0:
+                with self.database.transaction() as session:
+                    outbox.ring_again(session, queue, missing, age)
+
+
+def main() -> int:
+    """`python -m api.relay`: until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal, before anything runs
+        return 2
+    database = Database(settings.database_url)
+    relay = Relay(database, settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: relay.stop())
+    relay.run()
+    database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

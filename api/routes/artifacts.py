@@ -1,0 +1,49 @@
+"""`/jobs/{id}/artifacts` and `/jobs/{id}/weights`: what a job has made, to read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from api.database import DatabaseDep, ReadDep
+from api.routes.file_response import FileResponse, file_response
+from api.schemas.artifacts import ArtifactList
+from api.services import artifacts
+from api.storage import StorageDep
+
+router = APIRouter(prefix="/jobs/{job}", tags=["artifacts"])
+
+_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_DOWNLOAD: dict[str, Any] = {
+    "response_class": FileResponse,
+    "status_code": 200,  # FastAPI would look for it among the arguments of the class
+    "response_description": "The file; `ETag` and `Repr-Digest` hold its sha256.",
+    "responses": {
+        200: _BYTES,
+        206: {"description": "The part that `Range` asks for.", **_BYTES},
+        304: {"description": "`If-None-Match` names the version that stands."},
+    },
+}
+
+
+@router.get("/artifacts")
+def list_artifacts(job: str, session: ReadDep) -> ArtifactList:
+    """The job's published files."""
+    return artifacts.listing(session, job)
+
+
+@router.head("/artifacts/{name}", include_in_schema=False, response_class=FileResponse)
+@router.get("/artifacts/{name}", **_DOWNLOAD)
+def download_artifact(
+    job: str, name: str, request: Request, database: DatabaseDep, storage: StorageDep
+) -> FileResponse:
+    """A published file: HEAD, `Range`, `If-Range`, `If-Match` and `If-None-Match` are understood."""
+    return file_response(request, artifacts.open_artifact(database, storage, job, name))
+
+
+@router.head("/weights", include_in_schema=False, response_class=FileResponse)
+@router.get("/weights", **_DOWNLOAD)
+def download_weights(job: str, request: Request, database: DatabaseDep, storage: StorageDep) -> FileResponse:
+    """The best student so far, alone, as safetensors."""
+    return file_response(request, artifacts.open_weights(database, storage, job))

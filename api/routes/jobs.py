@@ -1,0 +1,89 @@
+"""Jobs: post, list, read, cancel."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.openapi.models import Example
+
+from api.database import ReadDep, SessionDep
+from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
+from api.services import jobs, validation
+
+router = APIRouter(tags=["jobs"])
+
+_DATA = {
+    split: {"annotations": f"/data/coco/{split}.json", "images": f"/data/coco/{split}"} for split in ("train", "val")
+}
+_STUDENT = {"detector": "gfl", "backbone": {"name": "resnet18"}}
+_EXAMPLES: dict[str, Example] = {
+    "train": {
+        "summary": "Train a detector",
+        "value": {"kind": "train", "name": "gfl r18", "spec": {"data": _DATA, "student": _STUDENT}},
+    },
+    "distill": {
+        "summary": "Distil it from the best weights of a former job",
+        "value": {
+            "kind": "distill",
+            "name": "gfl r18 under r50",
+            "labels": {"team": "cells"},
+            "spec": {
+                "data": _DATA,
+                "student": _STUDENT,
+                "teacher": {"weights": {"job": "0197c2a4b0e57c3f8d1e2a3b4c5d6e7f", "checkpoint": "best"}},
+                "distill": {"crosskd": {}},
+            },
+        },
+    },
+}
+
+
+@router.post(
+    "/jobs",
+    status_code=HTTPStatus.CREATED,
+    responses={
+        200: {"model": DryRun, "description": "With `dry_run=true`: the job as it would be stored."},
+        201: {"headers": {"Location": {"schema": {"type": "string"}}}},
+    },
+)
+def create_job(
+    order: Annotated[JobCreate, Body(openapi_examples=_EXAMPLES)],
+    request: Request,
+    response: Response,
+    session: SessionDep,
+    dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
+) -> Job | DryRun:
+    """Submit a job. Every fault of the specification is told at once."""
+    spec = validation.resolve(session, request.app.state.settings, order)
+    if dry_run:
+        response.status_code = HTTPStatus.OK
+        return DryRun(kind=order.kind, name=order.name, labels=order.labels, spec_version=spec.version, spec=spec)
+    job = jobs.create(session, order, spec.model_dump(mode="json"))
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return jobs.detail(session, job)
+
+
+@router.get("/jobs")
+def list_jobs(
+    session: ReadDep,
+    status: Annotated[list[Status], Query(default_factory=list, description="Any of these.")],
+    label: Annotated[list[str], Query(default_factory=list, description="`key=value`; all of these.")],
+    after: Annotated[str | None, Query(description="The id of the last job of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> JobPage:
+    """Jobs, newest first."""
+    return jobs.page(session, after=after, limit=limit, statuses=status, labels=label)
+
+
+@router.get("/jobs/{job}")
+def get_job(job: str, session: ReadDep) -> Job:
+    """A job with its transitions, attempts and progress."""
+    return jobs.detail(session, jobs.find(session, job))
+
+
+@router.post("/jobs/{job}/cancel")
+def cancel_job(job: str, session: SessionDep) -> Job:
+    """Discard a job. A queued one is cancelled at once, a running one as soon as its worker has stopped."""
+    return jobs.detail(session, jobs.cancel(session, job))

@@ -1,0 +1,51 @@
+"""The series of a job: metrics and evaluations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from api.database import ReadDep
+from api.routes.representations import CSV, choose, to_csv
+from api.schemas.reports import EvaluationList, MetricKey, MetricPage
+from api.services import series
+
+router = APIRouter(tags=["metrics"])
+
+Step = Annotated[int, Query(ge=0, le=2**53)]
+
+
+@router.get(
+    "/jobs/{job}/metrics",
+    response_model=MetricPage,
+    responses={200: {"content": {CSV: {"schema": {"type": "string"}}}, "description": "As `Accept` asks."}},
+)
+def get_metrics(
+    job: str,
+    request: Request,
+    session: ReadDep,
+    key: Annotated[list[MetricKey], Query(default_factory=list, description="Only these keys.")],
+    since_step: Step = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    attempt: Annotated[int | None, Query(ge=1, lt=2**31, description="One attempt's points, replaced or not.")] = None,
+    accept: Annotated[str, Header()] = "",
+) -> Any:
+    """Metric points by step and key, whole steps only; `Link` leads to the next page.
+
+    After a resume the new attempt's points stand in place of earlier ones behind the checkpoint's step.
+    """
+    media_type = choose(accept)
+    page = series.page(session, job, keys=key, since_step=since_step, limit=limit, attempt=attempt)
+    headers = {"Vary": "Accept"}
+    if page.next_step is not None:
+        following = request.url.include_query_params(since_step=page.next_step)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    body = to_csv(page) if media_type == CSV else page.model_dump_json()
+    return Response(body, media_type=media_type, headers=headers)
+
+
+@router.get("/jobs/{job}/evaluations")
+def get_evaluations(job: str, session: ReadDep) -> EvaluationList:
+    """The 12 COCO numbers and the AP of each class, per evaluated step of student and teacher."""
+    return series.evaluations(session, job)

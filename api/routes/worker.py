@@ -1,0 +1,84 @@
+"""What workers call: claim a job, keep its lease, report, finish."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, status
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import FenceDep, WorkerDep
+from api.database import DatabaseDep, SessionDep
+from api.schemas.reports import (
+    Claim,
+    ClaimRequest,
+    Command,
+    EvaluationReport,
+    Finish,
+    FinishReport,
+    Heartbeat,
+    MetricBatch,
+)
+from api.services import attempts, reports
+from api.services.transitions import topic
+
+router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep])
+
+POLL_SECONDS = 1.0  # a cancellation that another replica took is seen so late at most
+
+
+@router.post("/jobs/{job}/claim")
+def claim_job(job: str, body: ClaimRequest, request: Request, session: SessionDep) -> Claim:
+    """Make an attempt of a queued job; one of several claims wins, the others get 409."""
+    return attempts.claim(session, request.app.state.settings, job, body)
+
+
+@router.post("/attempts/{attempt}/heartbeat")
+def renew_lease(fence: FenceDep, request: Request, session: SessionDep) -> Heartbeat:
+    """Renew the lease."""
+    return attempts.heartbeat(session, request.app.state.settings, fence)
+
+
+@router.get("/attempts/{attempt}/commands")
+async def wait_for_command(
+    fence: FenceDep,
+    request: Request,
+    database: DatabaseDep,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds.")] = 20,
+) -> Command:
+    """Held until there is a command or the time is over."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
+    woken = asyncio.Event()
+    with database.bell.listening(topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
+        while True:
+            woken.clear()
+            # Looked up after the bell is heard for the first time: what came in between is not missed.
+            waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
+            rest = deadline - loop.time()
+            over = rest <= 0 or request.app.state.closing.is_set() or await request.is_disconnected()
+            if waiting.command.command is not None or over:
+                return waiting.command
+            with suppress(TimeoutError):
+                await asyncio.wait_for(woken.wait(), min(rest, POLL_SECONDS))
+
+
+@router.post("/attempts/{attempt}/metrics", status_code=status.HTTP_204_NO_CONTENT)
+def report_metrics(batch: MetricBatch, fence: FenceDep, session: SessionDep) -> None:
+    """Store a batch of points, all or none; the same sequence again changes nothing."""
+    reports.add_batch(session, fence, batch)
+
+
+@router.post("/attempts/{attempt}/evaluations", status_code=status.HTTP_204_NO_CONTENT)
+def report_evaluation(report: EvaluationReport, fence: FenceDep, session: SessionDep) -> None:
+    """Store an evaluation; one of the same model and step changes nothing."""
+    reports.add_evaluation(session, fence, report)
+
+
+@router.post("/attempts/{attempt}/finish")
+def finish_attempt(report: FinishReport, fence: FenceDep, request: Request, session: SessionDep) -> Finish:
+    """End the attempt; the same report again gets the same answer."""
+    return attempts.finish(session, request.app.state.settings, fence, report)

@@ -1,0 +1,138 @@
+"""From Pydantic's complaints to `Fault`s: where in the body, what is wrong, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from api.schemas.errors import Fault
+
+Location = tuple[int | str, ...]
+
+
+def faults(errors: Sequence[Any], body: Any = None, model: Any = None) -> list[Fault]:
+    """Translate `ValidationError.errors()`.
+
+    Args:
+        errors: Pydantic's error dictionaries; `loc` starts with `body`, or with `query`, `path`, `header`.
+        body: the parsed body, which tells fields from the names of union branches that Pydantic mixes into `loc`.
+        model: the body's model, so that an unknown field can name the known ones.
+    """
+    found: dict[tuple[str, str], Fault] = {}
+    for error in _one_branch_per_union(errors, body):
+        fault = _fault(error, body, model)
+        found.setdefault((fault.pointer, fault.detail), fault)
+    return list(found.values())
+
+
+def pointer(location: Sequence[int | str]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _fault(error: Any, body: Any, model: Any) -> Fault:
+    source, *rest = error["loc"]
+    if source != "body":
+        name = str(rest[0]) if rest else str(source)
+        return Fault(pointer=name, detail=_sentence(error["msg"]), remedy=_remedy(error, None))
+    place = _place(tuple(rest), body)[0]
+    holder = _model_at(model, place[:-1]) if error["type"] == "extra_forbidden" else None
+    return Fault(pointer=pointer(place), detail=_sentence(error["msg"]), remedy=_remedy(error, holder))
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+
+
+def _remedy(error: Any, holder: type[BaseModel] | None) -> str:
+    context = error.get("ctx") or {}
+    match error["type"]:
+        case "missing":
+            return "Add it."
+        case "extra_forbidden":
+            return _known_fields(str(error["loc"][-1]), holder)
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "multiple_of":
+            sign = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
+            return "Give a number " + " and ".join(f"{sign[k]} {v}" for k, v in context.items() if k in sign) + "."
+        case "literal_error" | "enum":
+            return f"Use {context.get('expected', 'one of the listed values')}."
+        case "string_pattern_mismatch":
+            return f"It must match {context.get('pattern')}."
+        case "finite_number":
+            return "Give a finite number."
+        case _:
+            return ""
+
+
+def _known_fields(name: str, holder: type[BaseModel] | None) -> str:
+    if holder is None:
+        return "Remove it."
+    known = sorted(holder.model_fields)
+    close = get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]}? " if close else "Remove it. "
+    return f"{hint}Known here: {', '.join(known)}."
+
+
+def _place(location: Location, body: Any) -> tuple[Location, Location | None]:
+    """The part of `loc` that points into the body, and the first union branch (prefix and name) in it, if any."""
+    place: list[int | str] = []
+    branch: Location | None = None
+    node = body
+    for index, part in enumerate(location):
+        if _holds(node, part):
+            node = node[part]
+        elif isinstance(node, dict) and index == len(location) - 1 and not _is_branch(part):
+            pass  # a missing field
+        else:
+            branch = branch or (*location[:index], part)
+            continue
+        place.append(part)
+    return tuple(place), branch
+
+
+def _holds(node: Any, part: int | str) -> bool:
+    if isinstance(node, list):
+        return isinstance(part, int) and part < len(node)
+    return isinstance(node, dict) and part in node
+
+
+def _is_branch(part: int | str) -> bool:
+    # `JobRef`, `function-after[…]`, `[key]`: our own fields are lower case and without brackets.
+    return isinstance(part, str) and ("[" in part or part[:1].isupper())
+
+
+def _one_branch_per_union(errors: Sequence[Any], body: Any) -> Iterator[Any]:
+    """Where a value fits no branch of a union, keep the branch that it nearly fits: the one with the fewest errors."""
+    branches: dict[Location, dict[Location, int]] = {}
+    tagged = []
+    for error in errors:
+        location = tuple(error["loc"][1:]) if error["loc"][:1] == ("body",) else ()
+        branch = _place(location, body)[1]
+        tagged.append((error, branch))
+        if branch is not None:
+            counts = branches.setdefault(branch[:-1], {})
+            counts[branch] = counts.get(branch, 0) + 1
+    best = {prefix: min(counts, key=lambda name: counts[name]) for prefix, counts in branches.items()}
+    for error, branch in tagged:
+        if branch is None or best[branch[:-1]] == branch:
+            yield error
+
+
+def _model_at(annotation: Any, path: Location) -> type[BaseModel] | None:
+    """The model that the body's field at `path` is an instance of; None where a union leaves it open."""
+    models = list(_models(annotation))
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
+        # An index, or a free key of a mapping: `_models` has looked through the container already.
+        models = [found for hint in inner for found in _models(hint)] if inner else models
+    return models[0] if len(models) == 1 else None
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)

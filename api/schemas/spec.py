@@ -1,0 +1,18 @@
+"""What the services need of the core's configuration. The API sees the core through this module alone."""
+
+from __future__ import annotations
+
+from crosskd.config import DistillConfig, FileRef, JobRef, ModelConfig, TeacherConfig, TrainConfig
+from crosskd.registry import DETECTORS
+from crosskd.shapes import expected_shapes
+
+__all__ = [
+    "DETECTORS",
+    "DistillConfig",
+    "FileRef",
+    "JobRef",
+    "ModelConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "expected_shapes",
+]

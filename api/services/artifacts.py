@@ -1,0 +1,168 @@
+"""Published files: which there are, and the bytes behind them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from sqlalchemy import Row, Select, select
+
+from api.database import Database, Session
+from api.errors import ApiError, NotFound
+from api.models import Artifact, Attempt, Job
+from api.schemas import artifacts as wire
+from api.schemas.jobs import FINAL
+from api.services import jobs
+from api.storage import Storage
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+ORPHAN_SECONDS = 6 * 3600.0  # older than any transaction that may still be about to name a file
+_BATCH = 500  # keys in one query
+
+
+class Opened(NamedTuple):
+    """An artifact and its bytes, which stay readable when a newer upload replaces it."""
+
+    artifact: wire.Artifact
+    file: BinaryIO
+
+
+def listing(session: Session, job_id: str) -> wire.ArtifactList:
+    """Raises `NotFound` if there is no such job."""
+    jobs.find(session, job_id)
+    rows = session.execute(_of_job(job_id).order_by(Artifact.name))
+    return wire.ArtifactList(items=[as_wire(row.Artifact, row.number) for row in rows])
+
+
+def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> Opened:
+    """Raises `NotFound`: no such job, or no such artifact; then it names those that there are."""
+    return _open(database, storage, job_id, name, _unknown)
+
+
+def open_weights(database: Database, storage: Storage, job_id: str) -> Opened:
+    """The best student. Raises `NotFound`, telling when there will be one or why there never will."""
+    return _open(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
+
+
+def latest_checkpoint(session: Session, job_id: str) -> wire.ArtifactRef | None:
+    """What a next attempt resumes from."""
+    row = session.execute(newest_checkpoints(job_id).limit(1)).first()
+    return None if row is None else _ref(row.Artifact)
+
+
+def teacher_ref(session: Session, spec: dict[str, Any]) -> wire.ArtifactRef | None:
+    """The file behind a stored spec's teacher, if a former job made it."""
+    weights = (spec.get("teacher") or {}).get("weights", {})
+    if "job" not in weights:
+        return None
+    query = select(Artifact).where(
+        Artifact.job_id == weights["job"], Artifact.name == f"{weights['checkpoint']}.safetensors"
+    )
+    artifact = session.scalar(query)
+    return None if artifact is None else _ref(artifact)
+
+
+def newest_checkpoints(job_id: str) -> Select[Artifact, int]:
+    """The newest attempt's first: what it made replaces what an earlier one made past the step it resumed from."""
+    query = _of_job(job_id).where(Artifact.kind == "checkpoint")
+    return query.order_by(Attempt.number.desc(), Artifact.step.desc(), Artifact.id.desc())
+
+
+def sweep(database: Database, storage: Storage, older_than: float = ORPHAN_SECONDS) -> int:
+    """Remove what crashes left behind: staged files, and published ones that no row names. How many there were."""
+    removed = storage.sweep_staging(older_than)
+    for keys in _batches(stored.key for stored in storage.files() if stored.age > older_than):
+        with database.reading() as session:
+            named = set(session.scalars(select(Artifact.path).where(Artifact.path.in_(keys))))
+        for key in keys:
+            if key not in named:
+                storage.delete(key)
+                removed += 1
+    return removed
+
+
+def as_wire(artifact: Artifact, attempt: int) -> wire.Artifact:
+    return wire.Artifact(
+        name=artifact.name,
+        kind=artifact.kind,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        step=artifact.step,
+        attempt=attempt,
+        created_at=artifact.created_at,
+        url=_url(artifact),
+    )
+
+
+def _of_job(job_id: str) -> Select[Artifact, int]:
+    return (
+        select(Artifact, Attempt.number)
+        .join(Attempt, Attempt.id == Artifact.attempt_id)
+        .where(Artifact.job_id == job_id)
+    )
+
+
+def _ref(artifact: Artifact) -> wire.ArtifactRef:
+    return wire.ArtifactRef(
+        name=artifact.name, url=_url(artifact), sha256=artifact.sha256, size=artifact.size, step=artifact.step
+    )
+
+
+def _url(artifact: Artifact) -> str:
+    return f"/jobs/{artifact.job_id}/artifacts/{artifact.name}"
+
+
+def _open(database: Database, storage: Storage, job_id: str, name: str, missing: Any) -> Opened:
+    for _ in range(3):
+        with database.reading() as session:
+            job = jobs.find(session, job_id)
+            row = _find(session, job_id, name)
+            if row is None:
+                raise missing(session, job, name)
+        try:
+            file = storage.open(row.Artifact.path)
+        except FileNotFoundError:
+            continue  # replaced between the look into the database and this one: look again
+        if os.fstat(file.fileno()).st_size == row.Artifact.size:
+            return Opened(as_wire(row.Artifact, row.number), file)
+        file.close()
+    raise ApiError(
+        f"the stored file of {name} is gone or damaged",
+        remedy="The storage folder does not match the database; restore it from a backup.",
+    )
+
+
+def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None:
+    if not NAME.fullmatch(name):
+        return None
+    return session.execute(_of_job(job_id).where(Artifact.name == name)).one_or_none()
+
+
+def _unknown(session: Session, job: Job, name: str) -> NotFound:
+    names = session.scalars(select(Artifact.name).where(Artifact.job_id == job.id).order_by(Artifact.name)).all()
+    remedy = f"It has: {', '.join(names)}." if names else f"It has none yet: the job is {job.status}."
+    return NotFound(f"the job has no artifact {name[:200]!r}", remedy=remedy)
+
+
+def _no_weights(_session: Session, job: Job, _name: str) -> NotFound:
+    if job.status not in FINAL:
+        detail = f"there are no weights yet: the job is {job.status}"
+        return NotFound(detail, remedy="They appear after its first evaluation; ask again then.")
+    detail = f"the job has no weights and never will: it {_ENDED[job.status]} before its first evaluation"
+    return NotFound(detail, remedy="GET the job to see why it ended; post it again when that is mended.")
+
+
+_ENDED = {"succeeded": "ended", "failed": "failed", "cancelled": "was cancelled"}
+
+
+def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for key in keys:
+        batch.append(key)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,170 @@
+"""Attempts: a worker's tries at a job, from the claim to the verdict over how one ended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+
+from api.auth import Fence
+from api.database import Database, Session
+from api.errors import Conflict
+from api.models import ID, Attempt, Job, Pulse
+from api.schemas.jobs import Failure
+from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
+from api.services import artifacts, jobs
+from api.services.fencing import known, live
+from api.services.plain import plain
+from api.services.transitions import move
+from api.settings import Settings
+
+RETRIED = frozenset({"infrastructure", "lost"})
+REAPED_AT_ONCE = 100
+
+
+def claim(session: Session, settings: Settings, job_id: str, request: ClaimRequest) -> Claim:
+    """Make an attempt of a queued job.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it is not queued, or another claim was first.
+    """
+    now = session.now()
+    counted = {"started_at": func.coalesce(Job.started_at, now), "attempt": Job.attempt + 1}
+    possible = ID.fullmatch(job_id) is not None
+    claimed = possible and move(session, job_id, "queued", "running", f"claimed by {request.worker}", **counted)
+    job = jobs.find(session, job_id)
+    if not claimed:
+        raise Conflict(f"the job is {job.status}, not queued", remedy="Leave it: only a queued job can be claimed.")
+    resume = artifacts.latest_checkpoint(session, job.id)
+    attempt = Attempt(
+        job_id=job.id,
+        number=job.attempt,
+        status="running",
+        worker=request.worker,
+        device=request.device,
+        versions=request.versions,
+        started_at=now,
+        lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
+        resumed_from_step=(resume.step or 0) if resume else 0,
+    )
+    session.add(attempt)
+    session.flush()
+    return Claim(
+        attempt=attempt.id,
+        fencing_token=attempt.number,
+        lease_seconds=settings.lease_seconds,
+        job=job.id,
+        kind="distill" if job.kind == "distill" else "train",
+        spec=job.spec,
+        resume=resume,
+        teacher=artifacts.teacher_ref(session, job.spec),
+    )
+
+
+def heartbeat(session: Session, settings: Settings, fence: Fence) -> Heartbeat:
+    """Renew the lease."""
+    attempt = live(session, fence)
+    attempt.lease_expires_at = session.now() + timedelta(seconds=settings.lease_seconds)
+    return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt).command)
+
+
+class Waiting(NamedTuple):
+    job_id: str
+    command: Command
+
+
+def look_for_command(database: Database, fence: Fence) -> Waiting:
+    """What the worker should do now. Raises as `live` does."""
+    with database.reading() as session:
+        attempt = live(session, fence, lock=False)
+        return Waiting(attempt.job_id, _command(session, attempt))
+
+
+def _command(session: Session, attempt: Attempt) -> Command:
+    asked = session.scalars(select(Job.cancel_requested_at).where(Job.id == attempt.job_id)).one()
+    return Command(command="cancel" if asked else None)
+
+
+def finish(session: Session, settings: Settings, fence: Fence, report: FinishReport) -> Finish:
+    """End the attempt as the worker reports; the same report again gets the same answer.
+
+    Raises:
+        Stale: the attempt has ended otherwise.
+    """
+    attempt = known(session, fence)
+    if attempt.finish is not None and attempt.finish["outcome"] == report.outcome:
+        return Finish.model_validate(attempt.finish["answer"])
+    live(session, fence)
+    attempt.result = plain(report.result)
+    answer = _end(session, settings, attempt, report.outcome, _failure(report))
+    attempt.finish = {"outcome": report.outcome, "answer": answer.model_dump()}
+    return answer
+
+
+def _failure(report: FinishReport) -> Failure | None:
+    if report.outcome != "failed":
+        return None
+    failure = report.failure or Failure(failure_class="infrastructure", message="the worker gave no reason")
+    return failure if failure.log_tail else failure.model_copy(update={"log_tail": report.log_tail})
+
+
+def reap(session: Session, settings: Settings) -> int:
+    """End every attempt whose lease has lapsed as `lost`; how many there were.
+
+    While the API was away no worker could renew its lease, so nothing is reaped until the API has been up for one
+    whole lease.
+    """
+    now = session.now()
+    lease = timedelta(seconds=settings.lease_seconds)
+    pulse = session.get(Pulse, 1)
+    if pulse is None or now - pulse.at > lease / 2 or now - pulse.since < lease:
+        return 0
+    lapsed = select(Attempt).where(Attempt.status == "running", Attempt.lease_expires_at < now).limit(REAPED_AT_ONCE)
+    attempts = session.scalars(lapsed.with_for_update(skip_locked=True)).all()
+    for attempt in attempts:
+        failure = Failure(
+            failure_class="lost",
+            message=f"worker {attempt.worker} was not heard of for {settings.lease_seconds:g} s",
+            remedy="Look whether that machine runs and reaches the API; its own log tells how it ended.",
+        )
+        _end(session, settings, attempt, "lost", failure)
+    return len(attempts)
+
+
+def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, failure: Failure | None) -> Finish:
+    job = jobs.find(session, attempt.job_id, lock=True)
+    attempt.status = "released" if outcome == "cancelled" and job.cancel_requested_at is None else outcome
+    attempt.ended_at = session.now()
+    attempt.failure = failure.model_dump() if failure else None
+    session.flush()
+    verdict = _verdict(job, attempt, failure, settings.max_resumes)
+    if not move(session, job.id, "running", verdict.status, verdict.reason, **verdict.values):
+        raise Conflict(f"the job is {job.status}, not running")
+    return Finish(job=job.id, status=verdict.status, retried=verdict.status == "queued")
+
+
+class Verdict(NamedTuple):
+    """What becomes of the job."""
+
+    status: str
+    reason: str
+    values: dict[str, Any] = {}
+
+
+def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> Verdict:
+    who = f"attempt {attempt.number}"
+    if attempt.status == "succeeded":
+        return Verdict("succeeded", f"{who} finished")
+    if job.cancel_requested_at is not None:
+        return Verdict("cancelled", "cancelled by the user")
+    if failure is None:
+        return Verdict("queued", f"worker {attempt.worker} gave the job back")
+    what = f"{who} failed ({failure.failure_class}): {failure.message}"
+    stored = {"failure": failure.model_dump()}
+    if failure.failure_class not in RETRIED:
+        return Verdict("failed", what, stored)
+    if job.resumes >= max_resumes:
+        return Verdict("failed", f"{what}; it was resumed {job.resumes} times, and not again", stored)
+    return Verdict("queued", f"{what}; resume {job.resumes + 1} of {max_resumes}", {"resumes": job.resumes + 1})

@@ -1,0 +1,122 @@
+"""Jobs as a client sees them: create, list, read, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import exists, select
+
+from api.database import Session
+from api.errors import Conflict, InvalidSpec, NotFound
+from api.models import ID, Attempt, Job, JobLabel, Transition
+from api.schemas import jobs as wire
+from api.schemas.errors import Fault
+from api.schemas.tasks import ANY, queue
+from api.services.transitions import begin, move, topic
+
+QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
+
+
+def create(session: Session, order: wire.JobCreate, spec: dict[str, Any]) -> Job:
+    """Store the job and its doorbell. `spec` is the resolved one."""
+    now = session.now()
+    job = Job(
+        kind=order.kind,
+        name=order.name,
+        labels=order.labels,
+        spec=spec,
+        spec_version=spec["version"],
+        queue=QUEUES[spec["device"]],
+        created_at=now,
+        updated_at=now,
+    )
+    begin(session, job)
+    session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in order.labels.items())
+    return job
+
+
+def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """Raises `NotFound`, also for what is no id at all."""
+    job = session.get(Job, job_id, with_for_update=lock or None) if ID.fullmatch(job_id) else None
+    if job is None:
+        raise NotFound("there is no such job", remedy="GET /jobs lists the jobs.")
+    return job
+
+
+def page(
+    session: Session, *, after: str | None, limit: int, statuses: Sequence[str], labels: Sequence[str]
+) -> wire.JobPage:
+    """Newest first, from below the id `after`; every label must fit, and any of the statuses."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Job.id < _checked(after))
+    if statuses:
+        query = query.where(Job.status.in_(statuses))
+    for label in labels:
+        key, value = _pair(label)
+        query = query.where(exists().where(JobLabel.job_id == Job.id, JobLabel.key == key, JobLabel.value == value))
+    found = session.scalars(query).all()
+    return wire.JobPage(items=[summary(job) for job in found[:limit]], has_more=len(found) > limit)
+
+
+def cancel(session: Session, job_id: str) -> Job:
+    """A queued job is cancelled at once; of a running one the worker is told, and ends it.
+
+    Raises:
+        Conflict: the job has succeeded or failed.
+    """
+    job = find(session, job_id, lock=True)
+    if job.status in ("succeeded", "failed"):
+        raise Conflict(f"the job has {job.status}", remedy="Only a queued or running job can be cancelled.")
+    if job.status == "queued":
+        move(session, job.id, "queued", "cancelled", "cancelled by the user")
+        session.refresh(job)
+    elif job.status == "running" and job.cancel_requested_at is None:
+        job.cancel_requested_at = job.updated_at = session.now()
+        session.flush()
+        session.ring(topic(job.id))
+    return job
+
+
+def summary(job: Job) -> wire.JobSummary:
+    return wire.JobSummary.model_validate(_summary(job))
+
+
+def detail(session: Session, job: Job) -> wire.Job:
+    """The job with its history."""
+    transitions = session.scalars(select(Transition).where(Transition.job_id == job.id).order_by(Transition.seq))
+    attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.number))
+    here = f"/jobs/{job.id}"
+    return wire.Job(
+        **_summary(job),
+        spec_version=job.spec_version,
+        spec=job.spec,
+        cancel_requested_at=job.cancel_requested_at,
+        transitions=[wire.Transition.model_validate(row, from_attributes=True) for row in transitions],
+        attempts=[wire.Attempt.model_validate(row, from_attributes=True) for row in attempts],
+        links={"self": here}
+        | {what: f"{here}/{what}" for what in ("metrics", "evaluations", "artifacts", "weights", "cancel")},
+    )
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in wire.JobSummary.model_fields}
+
+
+def _checked(after: str) -> str:
+    if not ID.fullmatch(after):
+        raise _bad_query("after", "is no job's id", "Give the id of the last job of the page before.")
+    return after
+
+
+def _pair(label: str) -> tuple[str, str]:
+    key, equals, value = label.partition("=")
+    if not equals or not key or "\0" in label:
+        raise _bad_query("label", f"{label!r} is no key=value", "Write label=KEY=VALUE; repeat it for several.")
+    return key, value
+
+
+def _bad_query(name: str, what: str, remedy: str) -> InvalidSpec:
+    fault = Fault(pointer=name, detail=what, remedy=remedy)
+    return InvalidSpec("the query has one fault; `errors` tells where", errors=[fault])

@@ -1,0 +1,206 @@
+"""The teacher of a distillation: what its weights are, and whether they fit what the specification says.
+
+A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
+tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from api.database import Database
+from api.models import ID, Artifact, Job
+from api.schemas.errors import Fault
+from api.schemas.spec import FileRef, JobRef, ModelConfig, TeacherConfig, expected_shapes
+from api.services.roots import PathRefused, locate_file
+from api.services.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
+
+POINTER = "/spec/teacher"
+LISTED = 10  # tensors that a fault names
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the weights themselves tell; None: they do not say."""
+
+    weights: JobRef | FileRef
+    model: ModelConfig | None = None
+    classes: list[str] | None = None
+    shapes: dict[str, Shape] | None = None
+
+
+def resolve(
+    database: Database, roots: Sequence[Path], teacher: TeacherConfig, classes: list[str] | None, faults: list[Fault]
+) -> TeacherConfig | None:
+    """The teacher with its model, classes and absolute path; None after adding why not to `faults`.
+
+    `classes` are the student's, in label order; None where the data are at fault.
+    """
+    if isinstance(teacher.weights, JobRef):
+        source = _from_job(database, teacher.weights, faults)
+    else:
+        source = _from_file(roots, teacher.weights, faults)
+    if source is None:
+        return None
+    model = teacher.model or source.model
+    if model is None:
+        faults.append(
+            Fault(
+                pointer=f"{POINTER}/model",
+                detail="the weights file does not say which model it is for",
+                remedy="Add `teacher.model`, a section like `student`.",
+            )
+        )
+        return None
+    named = teacher.classes or source.classes
+    before = len(faults)
+    _check_classes(teacher, source, classes, faults)
+    named = named or classes
+    if source.shapes is not None and named is not None:
+        faults.extend(_misfits(source.shapes, expected_shapes(model, len(named)), _pointer(teacher)))
+    if len(faults) > before:
+        return None
+    return TeacherConfig(weights=source.weights, model=_without_init(model), classes=named)
+
+
+def _from_job(database: Database, ref: JobRef, faults: list[Fault]) -> Source | None:
+    pointer = f"{POINTER}/weights/job"
+    with database.reading() as session:
+        job = session.get(Job, ref.job) if ID.fullmatch(ref.job) else None
+        name = f"{ref.checkpoint}.safetensors"
+        found = job and session.scalar(select(Artifact.id).where(Artifact.job_id == job.id, Artifact.name == name))
+    if job is None:
+        fault = Fault(pointer=pointer, detail=f"there is no job {ref.job!r}", remedy="GET /jobs lists the jobs.")
+    elif job.status != "succeeded":
+        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+        fault = Fault(pointer=pointer, detail=f"job {job.id} is {job.status}, not succeeded", remedy=f"{wait}.")
+    elif found is None:
+        fault = Fault(
+            pointer=f"{POINTER}/weights/checkpoint",
+            detail=f"job {job.id} has no {name}",
+            remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
+        )
+    else:
+        model, classes = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]["classes"]
+        return Source(ref, model, classes, expected_shapes(model, len(classes)))
+    faults.append(fault)
+    return None
+
+
+def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault]) -> Source | None:
+    pointer = f"{POINTER}/weights/file"
+    try:
+        path = locate_file(ref.file, roots)
+    except PathRefused as refused:
+        faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
+        return None
+    weights = FileRef(file=str(path))
+    if path.suffix != ".safetensors":
+        return Source(weights)
+    try:
+        header = read_weights_file(path)
+    except NotSafetensors as error:
+        detail = f"{path.name} is no readable safetensors file: {error}"
+        faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
+        return None
+    if header.mmdetection:
+        return Source(weights)
+    return Source(weights, _model_of(header), _classes_of(header), dict(header.shapes))
+
+
+def read_weights_file(path: Path) -> WeightsHeader:
+    """The header of a safetensors file. Raises `NotSafetensors`."""
+    try:
+        with path.open("rb") as file:
+            return read_header(file)
+    except OSError as error:
+        raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
+
+
+def _model_of(header: WeightsHeader) -> ModelConfig | None:
+    try:
+        return ModelConfig.model_validate(header.json_metadata("model"))
+    except ValidationError:  # none, or one of a version with other names
+        return None
+
+
+def _classes_of(header: WeightsHeader) -> list[str] | None:
+    classes = header.json_metadata("classes")
+    if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
+        return classes
+    return None
+
+
+def _check_classes(teacher: TeacherConfig, source: Source, classes: list[str] | None, faults: list[Fault]) -> None:
+    pointer = f"{POINTER}/classes"
+    if teacher.classes and source.classes and teacher.classes != source.classes:
+        faults.append(
+            Fault(
+                pointer=pointer,
+                detail=f"the weights were trained with other classes: {_difference(teacher.classes, source.classes)}",
+                remedy="Leave `teacher.classes` out: the weights name their classes.",
+            )
+        )
+        return
+    named = teacher.classes or source.classes
+    if named is not None and classes is not None and named != classes:
+        faults.append(
+            Fault(
+                pointer=pointer if teacher.classes else _pointer(teacher),
+                detail=f"teacher and student have other classes: {_difference(named, classes)}",
+                remedy="Give `data.classes` the teacher's classes in the teacher's order, or name another teacher.",
+            )
+        )
+
+
+def _difference(first: list[str], second: list[str]) -> str:
+    if len(first) != len(second):
+        return f"{len(first)} against {len(second)}"
+    at = next(i for i, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
+    return f"class {at} is {first[at]!r} here and {second[at]!r} there"
+
+
+def _misfits(found: dict[str, Shape], expected: dict[str, Shape], pointer: str) -> list[Fault]:
+    """One fault each for missing, unexpected and differently shaped tensors."""
+    wrong = [
+        f"{name} is {list(found[name])}, not {list(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    kinds = {
+        "misses tensors that the model has": [name for name in expected if name not in found and not _counter(name)],
+        "has tensors that the model has not": [name for name in found if name not in expected],
+        "has tensors of other shapes": wrong,
+    }
+    remedy = "Set `teacher.model` to the model that the weights were trained as, or name other weights."
+    return [
+        Fault(pointer=pointer, detail=f"the weights file {what} ({len(names)}): {_listed(names)}", remedy=remedy)
+        for what, names in kinds.items()
+        if names
+    ]
+
+
+def _counter(name: str) -> bool:
+    """Only batch norm without momentum reads these; older files leave them out, and loading allows it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(name[:200] for name in names[:LISTED]) + more
+
+
+def _pointer(teacher: TeacherConfig) -> str:
+    return f"{POINTER}/weights/{'job' if isinstance(teacher.weights, JobRef) else 'file'}"
+
+
+def _without_init(model: ModelConfig) -> ModelConfig:
+    """A teacher's weights replace whatever its backbone began with: no stored spec should name that file again."""
+    if not isinstance(model.backbone.init, FileRef):
+        return model
+    return model.model_copy(update={"backbone": model.backbone.model_copy(update={"init": "random"})})

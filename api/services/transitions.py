@@ -1,0 +1,80 @@
+"""The state machine: one function through which every change of a job's status passes.
+
+(new) ──▶ queued ──▶ running ──▶ succeeded | failed | cancelled
+             ▲  └──────┼──────────────────────▶ cancelled
+             └─────────┘  given back or lost
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from api.database import OUTBOX, Session
+from api.models import Job, Outbox, Transition
+from api.schemas.jobs import FINAL
+
+ALLOWED: dict[str, frozenset[str]] = {
+    "queued": frozenset({"running", "cancelled"}),
+    "running": FINAL | {"queued"},
+}
+
+
+def topic(job_id: str) -> str:
+    """What the bell rings for whenever something about the job has changed."""
+    return f"job:{job_id}"
+
+
+def begin(session: Session, job: Job) -> None:
+    """Store a new job, queued."""
+    job.status = "queued"
+    session.add(job)
+    session.flush()
+    _record(session, job.id, None, "queued", "submitted")
+    _enqueue(session, job.id)
+
+
+def move(session: Session, job_id: str, from_status: str, to_status: str, reason: str, **values: Any) -> bool:
+    """Change the status if it is still `from_status`; whether it was.
+
+    One conditional UPDATE: of two callers who want the same change, one wins. `values` are further columns to set.
+    """
+    assert to_status in ALLOWED.get(from_status, ()), f"a job never goes from {from_status} to {to_status}"
+    now = session.now()
+    if to_status in FINAL:
+        values["finished_at"] = now
+    change = update(Job).where(Job.id == job_id, Job.status == from_status)
+    moved = session.execute(change.values(status=to_status, updated_at=now, **values).returning(Job.id)).all()
+    if not moved:
+        return False
+    _record(session, job_id, from_status, to_status, reason)
+    if from_status == "queued":
+        session.execute(delete(Outbox).where(Outbox.job_id == job_id))
+    if to_status == "queued":
+        _enqueue(session, job_id)
+    session.ring(topic(job_id))
+    return True
+
+
+def _record(session: Session, job_id: str, from_status: str | None, to_status: str, reason: str) -> None:
+    # The job's row is locked by the update before, so nobody else counts at the same time.
+    seq = select(func.coalesce(func.max(Transition.seq), 0) + 1).where(Transition.job_id == job_id).scalar_subquery()
+    session.execute(
+        insert(Transition).values(
+            job_id=job_id,
+            seq=seq,
+            at=session.now(),
+            from_status=from_status,
+            to_status=to_status,
+            reason=reason.replace("\0", ""),  # Postgres keeps no NUL; a reason may quote what a worker sent
+        )
+    )
+
+
+def _enqueue(session: Session, job_id: str) -> None:
+    """The doorbell's row, in the same transaction as the job: neither is ever there without the other."""
+    now = session.now()
+    queue = session.scalars(select(Job.queue).where(Job.id == job_id)).one()
+    session.add(Outbox(job_id=job_id, queue=queue, created_at=now, due_at=now))
+    session.ring(OUTBOX)

@@ -1,0 +1,180 @@
+"""From a posted specification to the one that is stored: every default filled in, every path absolute.
+
+The request's model has checked types, bounds and names already. Here is what needs the files and the database;
+all faults are found before any is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from api.database import Database, Session
+from api.errors import InvalidSpec
+from api.schemas.errors import Fault
+from api.schemas.faults import faults as as_faults
+from api.schemas.jobs import JobCreate
+from api.schemas.spec import DistillConfig, FileRef, ModelConfig, TeacherConfig, TrainConfig
+from api.services import datasets, pairing, teachers
+from api.services.roots import PathRefused, locate_file, locate_folder
+from api.services.weights_header import NotSafetensors
+from api.settings import Settings
+
+LISTED = 10  # class names that a fault spells out
+
+
+def resolve(session: Session, settings: Settings, create: JobCreate) -> TrainConfig:
+    """The specification to store.
+
+    It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
+    begins no transaction of `session`, and opens short ones of its own.
+
+    Raises:
+        InvalidSpec: with every fault.
+        Unavailable: too many annotation files are being checked.
+    """
+    config, database, roots = create.spec, session.database, settings.data_roots
+    faults: list[Fault] = []
+    data = _data(database, settings, config, faults)
+    student = _student(roots, config.student, faults)
+    update: dict[str, Any] = {"data": data, "student": student}
+    if config.teacher is not None:
+        classes = data["classes"] or config.data.classes
+        teacher = teachers.resolve(database, roots, config.teacher, classes, faults)
+        update["teacher"] = teacher
+        update["distill"] = _distill(config, teacher or config.teacher, faults)
+    if faults:
+        raise _invalid(faults)
+    return _completed(config, update)
+
+
+def _invalid(faults: list[Fault]) -> InvalidSpec:
+    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return InvalidSpec(f"the spec has {count}; `errors` tells where", errors=faults)
+
+
+def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
+    """`config` with what was resolved and with the defaults that depend on other fields."""
+    evaluation, augment = config.evaluation, config.augment
+    update["evaluation"] = {**evaluation.model_dump(), "batch_size": evaluation.batch_size or config.batch_size}
+    short_edge = augment.val_short_edge or max(augment.short_edges)
+    update["augment"] = {**augment.model_dump(), "val_short_edge": short_edge}
+    try:
+        return TrainConfig.model_validate({**config.model_dump(), **update})
+    except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
+        errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
+        raise _invalid(as_faults(errors, {"spec": config.model_dump()})) from None
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _data(database: Database, settings: Settings, config: TrainConfig, faults: list[Fault]) -> dict[str, Any]:
+    """The data section with absolute paths and, where the files are in order, classes."""
+    verdicts: dict[str, datasets.Verdict | None] = {}
+    data = config.data.model_dump()
+    for split in ("train", "val"):
+        pointer = f"/spec/data/{split}"
+        try:
+            images = locate_folder(data[split]["images"], settings.data_roots)
+            data[split]["images"] = str(images)
+        except PathRefused as refused:
+            faults.append(Fault(pointer=f"{pointer}/images", detail=refused.detail, remedy=refused.remedy))
+        try:
+            annotations = locate_file(data[split]["annotations"], settings.data_roots)
+            data[split]["annotations"] = str(annotations)
+            verdict = datasets.examine(database, annotations, settings.coco_check_seconds)
+        except PathRefused as refused:
+            faults.append(Fault(pointer=f"{pointer}/annotations", detail=refused.detail, remedy=refused.remedy))
+        except datasets.CheckFailed as failed:
+            detail = f"{annotations.name} {failed.detail}"
+            faults.append(Fault(pointer=f"{pointer}/annotations", detail=detail, remedy=failed.remedy))
+        else:
+            faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, verdict))
+            verdicts[split] = None if verdict.fault_count else verdict
+    train, val = verdicts.get("train"), verdicts.get("val")
+    if train is not None:
+        faults.extend(_no_boxes(config, train))
+    data["classes"] = _classes(config.data.classes, train, val, faults)
+    return data
+
+
+def _coco_faults(pointer: str, name: str, verdict: datasets.Verdict) -> list[Fault]:
+    details = [f"{fault['where']} {fault['detail']}".strip() for fault in verdict.faults]
+    if verdict.fault_count > len(details):
+        details.append(f"and {verdict.fault_count - len(details)} more faults")
+    return [Fault(pointer=pointer, detail=f"{name}: {detail}", remedy="Mend the file.") for detail in details]
+
+
+def _no_boxes(config: TrainConfig, train: datasets.Verdict) -> list[Fault]:
+    if train.boxes or not config.loader.drop_empty:
+        return []
+    return [
+        Fault(
+            pointer="/spec/data/train/annotations",
+            detail="no image has a box that trains",
+            remedy="Name a file with boxes, or set `loader.drop_empty` to false.",
+        )
+    ]
+
+
+def _classes(
+    given: list[str] | None, train: datasets.Verdict | None, val: datasets.Verdict | None, faults: list[Fault]
+) -> list[str] | None:
+    """The classes in label order: as given, or the training file's categories by ascending id."""
+    if given is not None:
+        for split, verdict in {"train": train, "val": val}.items():
+            if verdict is not None and (missing := [name for name in given if name not in verdict.classes]):
+                detail = f"the {split} annotations have no category {_listed(missing)}"
+                remedy = f"Their categories are: {_listed(verdict.classes)}."
+                faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
+        return given
+    if train is None:
+        return None
+    if val is not None and set(train.classes) != set(val.classes):
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        faults.append(
+            Fault(
+                pointer="/spec/data/val/annotations",
+                detail=f"training and validation have other categories: {_listed(differing)} in one of them alone",
+                remedy="Give `data.classes` the names that both have, or mend a file.",
+            )
+        )
+    return train.classes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(map(repr, names[:LISTED])) + more
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -> dict[str, Any]:
+    values = student.model_dump()
+    init = student.backbone.init
+    if isinstance(init, FileRef):
+        pointer = "/spec/student/backbone/init/file"
+        try:
+            path = locate_file(init.file, roots)
+            if path.suffix == ".safetensors":
+                teachers.read_weights_file(path)
+            values["backbone"]["init"] = {"file": str(path)}
+        except PathRefused as refused:
+            faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
+        except NotSafetensors as error:
+            detail = f"{init.file!r} is no readable safetensors file: {error}"
+            faults.append(Fault(pointer=pointer, detail=detail, remedy="Copy the file anew, or name another."))
+    return values
+
+
+def _distill(config: TrainConfig, teacher: TeacherConfig, faults: list[Fault]) -> dict[str, Any]:
+    """The distillation section with its cut, after checking that the two models can be joined there."""
+    distill = config.distill or DistillConfig()
+    if teacher.model is None:
+        return distill.model_dump()
+    return pairing.join(config.student, teacher.model, distill, faults)

