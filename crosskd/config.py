@@ -79,7 +79,9 @@ class AugmentConfig(Knobs):
     val_short_edge: int | None = Field(default=None, ge=32, le=4096, description="Default: the largest short edge.")
     flip: Probability = 0.5
     pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of this.")
-    min_side: float = Field(default=1.0, ge=0, description="Boxes narrower than this many pixels are dropped.")
+    min_side: float = Field(
+        default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> AugmentConfig:
@@ -254,9 +256,12 @@ class DistillConfig(Knobs):
     crosskd: CrossKDConfig | None = None
     pkd: PKDConfig | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> DistillConfig:
-        return self if self.terms() else self.model_copy(update={"crosskd": CrossKDConfig()})
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        if isinstance(data, dict) and all(data.get(name) is None for name in registry.TERMS):
+            data = {**data, "crosskd": {}}
+        return data
 
     def terms(self) -> dict[str, Knobs]:
         """The terms that are on, in the order of the registry."""

@@ -59,6 +59,7 @@ class Held:
 
     cls: list[Tensor]
     box: list[Tensor]
+    activated: bool = True  # whether the ReLU at the cut has been applied
 
 
 @dataclass(frozen=True)

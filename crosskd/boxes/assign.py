@@ -1,0 +1,121 @@
+"""Which anchor learns which box: adaptive training sample selection, ATSS (arXiv 1912.02424)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crosskd.boxes.anchors import Anchors, valid_sizes
+from crosskd.boxes.ops import iou
+from crosskd.structures import Assignment, Size, Targets
+
+TOP = 9  # candidates per box and level
+INSIDE = 0.01  # pixels; an anchor nearer to a side than this is not inside
+
+
+def atss(anchors: Anchors, sizes: Sequence[Size], strides: Sequence[int], targets: Targets, classes: int) -> Assignment:
+    """Assign every anchor of the batch in one go.
+
+    A box's candidates are, on each level, the `TOP` anchors whose centres are nearest to its own. Positive are
+    those whose IoU reaches the mean plus the standard deviation of all its candidates' and whose centre lies in
+    the box. An anchor that several boxes claim goes to the one it overlaps most. Anchors in the batch padding
+    are never candidates and have label weight 0.
+
+    Images of the same padded size share every step, since the candidates are drawn from the same anchors.
+    """
+    groups: dict[tuple[Size, ...], list[int]] = defaultdict(list)
+    for i, padded in enumerate(targets.padded):
+        groups[tuple(valid_sizes(sizes, strides, padded))].append(i)
+
+    images, total = len(targets.boxes), len(anchors.centres)
+    starts = [0]
+    for boxes in targets.boxes:
+        starts.append(starts[-1] + len(boxes))
+    weights = anchors.centres.new_zeros(images, total)
+    places, overlaps, owners = [], [], []
+    for valid, members in groups.items():
+        weights[members] = _inside(sizes, valid, weights.device).to(weights.dtype)
+        boxes = torch.cat([targets.boxes[i] for i in members])
+        if len(boxes) == 0:
+            continue
+        candidates = _candidates(boxes, sizes, valid, strides, anchors.level_sizes)  # [G, k]
+        owner = torch.cat([torch.arange(starts[i], starts[i + 1], device=boxes.device) for i in members])
+        image = torch.cat([torch.full((len(targets.boxes[i]),), i, device=boxes.device) for i in members])
+        places.append((candidates + image[:, None] * total).flatten())
+        overlaps.append(_positive_overlaps(boxes, candidates, anchors).flatten())
+        owners.append(owner[:, None].expand_as(candidates).flatten())
+    winner = _winners(places, overlaps, owners, images * total, starts[-1], anchors.centres)
+    return _assignment(winner.view(images, total), weights, anchors.level_sizes, targets, classes)
+
+
+def _inside(sizes: Sequence[Size], valid: Sequence[Size], device: torch.device) -> Tensor:
+    """[A] bool: whether the cell lies in the image and its own padding."""
+    masks = []
+    for (height, width), (rows, columns) in zip(sizes, valid, strict=True):
+        mask = torch.zeros(height, width, dtype=torch.bool, device=device)
+        mask[:rows, :columns] = True
+        masks.append(mask.flatten())
+    return torch.cat(masks)
+
+
+def _candidates(
+    boxes: Tensor, sizes: Sequence[Size], valid: Sequence[Size], strides: Sequence[int], level_sizes: list[int]
+) -> Tensor:
+    """[G, k]: indices of the anchors nearest to each box's centre, level by level.
+
+    The distance is sought among the valid anchors alone, in their own order: anchors at the very same distance
+    are common (a box centred between two cells), and this order decides between them as the reference does.
+    """
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2]
+    found, start = [], 0
+    for (_, width), (rows, columns), stride, count in zip(sizes, valid, strides, level_sizes, strict=True):
+        x = torch.arange(columns, device=boxes.device, dtype=boxes.dtype) * stride - centre[:, :1]  # [G, columns]
+        y = torch.arange(rows, device=boxes.device, dtype=boxes.dtype) * stride - centre[:, 1:]  # [G, rows]
+        distance = (x.square()[:, None, :] + y.square()[:, :, None]).sqrt().flatten(1)  # [G, rows * columns]
+        nearest = distance.topk(min(TOP, rows * columns), dim=1, largest=False).indices
+        found.append(start + nearest // columns * width + nearest % columns)
+        start += count
+    return torch.cat(found, dim=1)
+
+
+def _positive_overlaps(boxes: Tensor, candidates: Tensor, anchors: Anchors) -> Tensor:
+    """[G, k]: the IoU of each candidate that is positive for its box, -1 for the others."""
+    centres = anchors.centres[candidates]  # [G, k, 2]
+    half = anchors.sides[candidates][..., None] / 2
+    target = boxes[:, None]  # [G, 1, 4]
+    overlap = iou(torch.cat((centres - half, centres + half), dim=-1), target)
+    # A lone candidate has no spread: its deviation is 0 rather than 0 / 0.
+    spread = overlap.std(dim=1, correction=min(1, overlap.shape[1] - 1))
+    threshold = overlap.mean(dim=1) + spread
+    margins = torch.cat((centres - target[..., :2], target[..., 2:] - centres), dim=-1)
+    positive = (overlap >= threshold[:, None]) & (margins.amin(dim=-1) > INSIDE)
+    return torch.where(positive, overlap, overlap.new_tensor(-1.0))
+
+
+def _winners(
+    places: list[Tensor], overlaps: list[Tensor], owners: list[Tensor], count: int, boxes: int, like: Tensor
+) -> Tensor:
+    """[count] long: which box (numbered over the batch) each anchor learns; `boxes` where none.
+
+    Among equal overlaps the first box wins, so the result does not depend on the order of threads.
+    """
+    winner = torch.full((count,), boxes, dtype=torch.long, device=like.device)
+    if not places:
+        return winner
+    place, overlap, owner = torch.cat(places), torch.cat(overlaps), torch.cat(owners)
+    best = torch.full((count,), -1.0, dtype=overlap.dtype, device=like.device)
+    best.scatter_reduce_(0, place, overlap, "amax")
+    wins = (overlap >= 0) & (overlap == best[place])
+    return winner.scatter_reduce_(0, place, torch.where(wins, owner, owner.new_tensor(boxes)), "amin")
+
+
+def _assignment(winner: Tensor, weights: Tensor, level_sizes: list[int], targets: Targets, classes: int) -> Assignment:
+    """From box numbers to labels and boxes; the number behind the last box stands for background."""
+    label_of = torch.cat((*targets.labels, torch.full((1,), classes, dtype=torch.long, device=winner.device)))
+    box_of = torch.cat((*targets.boxes, weights.new_zeros(1, 4)))
+    labels = label_of[winner]
+    positives = (labels < classes).sum(dim=1).tolist()
+    return Assignment(labels, weights, box_of[winner], positives, level_sizes)

@@ -1,0 +1,38 @@
+"""Feature pyramid network (arXiv 1612.03144)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LATERAL = 3  # C3, C4, C5
+
+
+class FPN(nn.Module):
+    """[C2, C3, C4, C5] -> [P3, P4, P5, ...], each [N, channels, H_l, W_l], `levels` of them.
+
+    Levels above P5 come from the level below by a strided convolution, without an activation between.
+    """
+
+    def __init__(self, entering: Sequence[int], channels: int, levels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in entering[-LATERAL:])
+        self.output = nn.ModuleList(
+            nn.Conv2d(channels, channels, kernel_size=3, stride=1 if level < LATERAL else 2, padding=1)
+            for level in range(levels)
+        )
+        for conv in (*self.lateral, *self.output):
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        maps = [conv(c) for conv, c in zip(self.lateral, features[-LATERAL:], strict=True)]
+        for level in range(LATERAL - 1, 0, -1):
+            below = maps[level - 1]
+            maps[level - 1] = below + F.interpolate(maps[level], size=below.shape[-2:], mode="nearest")
+        pyramid = [conv(m) for conv, m in zip(self.output, maps, strict=False)]
+        for conv in self.output[LATERAL:]:
+            pyramid.append(conv(pyramid[-1]))
+        return pyramid

@@ -1,0 +1,45 @@
+"""Per-channel statistics of feature maps, over the batch and all cells of one level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crosskd.losses import full
+
+EPSILON = 1e-6  # added to standard deviations
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation, [N, C, H, W] -> [1, C, 1, 1] each.
+
+    A single value per channel (one image, one cell) has deviation 0 here, not the 0 / 0 of the unbiased formula.
+    The gradient of a channel without spread is 0, not the infinite one of a square root at 0: `torch.std` sees
+    to that, and a root of the variance written by hand would not.
+    """
+    count = x.numel() // x.shape[1]
+    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), correction=min(1, count - 1), keepdim=True)
+    return mean, deviation
+
+
+def normalise(x: Tensor) -> Tensor:
+    """[N, C, H, W] with mean 0 and deviation 1 in every channel."""
+    x = full(x)
+    mean, deviation = moments(x)
+    return (x - mean) / (deviation + EPSILON)
+
+
+def restat(x: Tensor, like: Tensor) -> Tensor:
+    """`x` with the mean and deviation that `like` has in each channel, [N, C, H, W]; in full precision.
+
+    The gradient flows through the statistics of `x`. A map of one single cell has none, and is left as it is:
+    the reference makes NaN of it. A channel without spread becomes constant and gets no gradient, where
+    division by the bare epsilon would multiply it by a million.
+    """
+    x = full(x)
+    if x.numel() == x.shape[1]:
+        return x
+    mean, deviation = moments(x)
+    mean_like, deviation_like = moments(full(like))
+    factor = torch.where(deviation > 0, deviation_like / (deviation + EPSILON), torch.zeros_like(deviation))
+    return torch.addcmul(mean_like, x - mean, factor)

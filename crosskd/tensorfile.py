@@ -1,0 +1,73 @@
+"""Tensors out of files that other programs wrote, without running what stands in them."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from crosskd.errors import WeightsError
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The state dict in a safetensors file or in a PyTorch file, bare or under `state_dict`; on the CPU.
+
+    A PyTorch file is a pickle, and a pickle can name any function to call. Here only tensors and plain
+    containers are admitted: what asks for more is refused before anything of it runs. Raises `WeightsError`.
+    """
+    path = Path(path)
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no file {path.name}", remedy="Check the path.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path.name} holds more than tensors, or is no PyTorch file; nothing of it was run",
+            remedy="Save the state dict alone, as safetensors or by torch.save(model.state_dict(), ...).",
+        ) from error
+    except Exception as error:
+        raise WeightsError(
+            f"{path.name} cannot be read: {_first_line(error)}",
+            remedy="Check that the file is complete and is a weights file.",
+        ) from error
+    return _state(content, path.name)
+
+
+def _unpickle(path: Path) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # about odd pickles, which are refused or read either way
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _state(content: Any, name: str) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{name} holds a {type(content).__name__}, not tensors by name", remedy="Save a state dict.")
+    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not state:
+        raise WeightsError(f"{name} holds no tensors by name", remedy="Save a state dict, bare or under `state_dict`.")
+    return state
+
+
+def check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
+    """Raise a `WeightsError` that lists every tensor of `given` whose shape is not the one in `wanted`."""
+    wrong = [
+        f"{key} is {list(tensor.shape)}, the model has {list(wanted[key].shape)}"
+        for key, tensor in given.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{name} has {len(wrong)} tensors of other shapes: " + "; ".join(wrong),
+            remedy="Use the backbone, widths, strides and number of classes that the file was trained with.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

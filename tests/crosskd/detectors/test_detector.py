@@ -1,0 +1,56 @@
+"""The detector as a whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from crosskd.detectors.detector import build_detector
+from crosskd.errors import ConfigError
+from crosskd.registry import BACKBONES, lookup
+from tests.crosskd import small
+
+
+def test_features_have_the_strides_of_the_pyramid() -> None:
+    model = small.detector()
+    maps = model.features(torch.randn(1, 3, 128, 160))
+    assert [tuple(m.shape) for m in maps] == [(1, 16, 128 // s, -(-160 // s)) for s in model.strides]
+
+
+def test_every_detection_lies_in_its_own_image() -> None:
+    model = small.detector().eval()
+    images, targets = small.batch()
+    everything = model.config.postprocess.model_copy(update={"score_threshold": 0.0, "nms_iou": 1.0})
+    found = model.detect(images, targets.sizes, everything)
+    for detections, (height, width) in zip(found, targets.sizes, strict=True):
+        assert len(detections.scores) == 100
+        assert detections.boxes[:, 0::2].max() <= width
+        assert detections.boxes[:, 1::2].max() <= height
+        assert detections.boxes.min() >= 0
+        assert (detections.scores.diff() <= 0).all()
+        assert not detections.boxes.requires_grad
+
+
+def test_a_detector_that_sees_nothing_says_nothing() -> None:
+    model = small.detector().eval()
+    images, targets = small.batch()
+    certain = model.config.postprocess.model_copy(update={"score_threshold": 1.0})
+    assert [len(found.boxes) for found in model.detect(images, targets.sizes, certain)] == [0, 0]
+
+
+def test_without_pretrained_the_backbones_weights_are_not_asked_for() -> None:
+    missing = {"name": "resnet_tiny", "width": 8, "init": {"file": "no/such/file.pth"}}
+    model = build_detector(small.config(backbone=missing), small.CLASSES, pretrained=False)
+    assert model.backbone.frozen_stages == 1  # what follows from `init` holds all the same
+
+
+def test_training_mode_honours_frozen_stages() -> None:
+    model = small.detector(backbone={"frozen_stages": 1, "norm_eval": False}).train()
+    assert model.training
+    assert not model.backbone.layer1.training
+    assert model.backbone.layer2.training
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown backbone 'vgg'.*resnet101, resnet18"):
+        lookup(BACKBONES, "vgg", "backbone")

@@ -1,0 +1,195 @@
+"""Who learns, who does not, and what fits together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from crosskd.config import CrossKDConfig, DistillConfig, PKDConfig
+from crosskd.detectors.detector import Detector
+from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.errors import ConfigError
+from crosskd.structures import Targets
+from tests.crosskd import small
+
+DEPTH = 3
+
+
+def distiller(config: DistillConfig | None = None, **student: Any) -> Distiller:
+    config = config or DistillConfig(crosskd=CrossKDConfig())
+    return build_distiller(small.detector(0, **student), small.detector(1), config).train()
+
+
+def crosskd(**knobs: Any) -> DistillConfig:
+    return DistillConfig(crosskd=CrossKDConfig(**knobs))
+
+
+def distillation(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    return small.total({name: values for name, values in losses.items() if not name.startswith("loss")})
+
+
+@pytest.mark.parametrize("after_relu", [True, False])
+@pytest.mark.parametrize("cut", range(DEPTH + 1))
+def test_distillation_teaches_the_student_up_to_the_cut_and_nothing_behind_it(cut: int, after_relu: bool) -> None:
+    pair = distiller(crosskd(cut=cut, after_relu=after_relu))
+    distillation(pair(*small.batch())).backward()
+    for name, parameter in pair.student.named_parameters():
+        part, _, rest = name.partition(".")
+        if part != "head":
+            learns = True
+        elif "tower" in rest:
+            learns = int(rest.split(".")[1]) < cut
+        else:
+            learns = False  # prediction layers and scales
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == learns, name
+    assert all(parameter.grad is None for parameter in pair.teacher.parameters())
+
+
+def test_the_students_own_losses_are_those_of_the_student_alone() -> None:
+    pair = distiller()
+    together, alone = pair(*small.batch()), pair.student(*small.batch())
+    assert set(together) == {*alone, "crosskd_cls", "crosskd_box"}
+    for name, values in alone.items():
+        torch.testing.assert_close(together[name], values)
+    assert together["crosskd_cls"].shape == together["crosskd_box"].shape == (5,)
+
+
+def test_the_teacher_is_no_part_of_what_is_saved_trained_or_counted() -> None:
+    pair = distiller()
+    assert set(pair.state_dict()) == {f"student.{name}" for name in pair.student.state_dict()}
+    assert len(list(pair.parameters())) == len(list(pair.student.parameters()))
+    assert [name for name, _ in pair.named_children()] == ["student"]
+
+
+def test_the_teacher_stays_still() -> None:
+    pair = distiller()
+    before = {name: value.clone() for name, value in pair.teacher.state_dict().items()}
+    small.total(pair.train()(*small.batch())).backward()
+    assert pair.training
+    assert pair.student.training
+    assert not any(module.training for module in pair.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in pair.teacher.parameters())
+    for name, value in before.items():
+        assert torch.equal(value, pair.teacher.state_dict()[name])
+
+
+def test_the_teacher_follows_device_and_precision() -> None:
+    pair = distiller()
+    assert pair.to(torch.float64) is pair
+    assert {parameter.dtype for parameter in pair.teacher.parameters()} == {torch.float64}
+    assert pair.to("meta").teacher.head.get_parameter("scales.0").device.type == "meta"
+
+
+def test_no_gradient_is_built_through_the_teachers_own_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    features = Detector.features
+
+    def watch(self: Detector, images: torch.Tensor) -> list[torch.Tensor]:
+        seen.append((self, torch.is_grad_enabled()))
+        return features(self, images)
+
+    monkeypatch.setattr(Detector, "features", watch)
+    pair = distiller()
+    pair(*small.batch())
+    assert [(model is pair.teacher, enabled) for model, enabled in seen] == [(True, False), (False, True)]
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it() -> None:
+    teacher = small.detector(1)
+    student = small.detector(1)
+    for cut in range(1, DEPTH + 1):
+        pair = build_distiller(student, teacher, crosskd(cut=cut)).eval()
+        # restat changes deviations by one part in a million, hence not exactly 0
+        assert distillation(pair(*small.batch())) < 1e-4
+    other = build_distiller(small.detector(0), teacher, crosskd()).eval()
+    assert distillation(other(*small.batch())) > 1e-2
+
+
+def test_the_default_is_the_published_behaviour() -> None:
+    pair = build_distiller(small.detector(0, depth=4), small.detector(1, depth=4), DistillConfig())
+    assert (pair.cut, pair.after_relu) == (3, True)
+    shallow = build_distiller(small.detector(0, depth=2), small.detector(1, depth=4), DistillConfig())
+    assert shallow.cut == 2
+
+
+def test_weights_scale_terms_and_zero_silences_them() -> None:
+    batch = small.batch()
+    once = distiller(crosskd(cls_weight=1, box_weight=1))(*batch)
+    changed = distiller(crosskd(cls_weight=0, box_weight=3))(*batch)
+    assert not changed["crosskd_cls"].any()
+    torch.testing.assert_close(changed["crosskd_box"], 3 * once["crosskd_box"])
+
+
+def test_a_combination_has_the_losses_of_its_terms() -> None:
+    batch = small.batch()
+    both = distiller(DistillConfig(crosskd=CrossKDConfig(), pkd=PKDConfig()))(*batch)
+    pkd = distiller(DistillConfig(pkd=PKDConfig()))(*batch)
+    assert set(both) == {"loss_cls", "loss_bbox", "loss_dfl", "crosskd_cls", "crosskd_box", "pkd"}
+    assert set(pkd) == {"loss_cls", "loss_bbox", "loss_dfl", "pkd"}
+    torch.testing.assert_close(both["pkd"], pkd["pkd"])
+    torch.testing.assert_close(both["crosskd_cls"], distiller()(*batch)["crosskd_cls"])
+
+
+def test_one_image_whose_last_level_is_a_single_cell_gives_numbers() -> None:
+    config = DistillConfig(crosskd=CrossKDConfig(), pkd=PKDConfig())
+    pair = distiller(config)
+    images, targets = small.batch(images=1, size=(128, 128))
+    assert pair.student.features(images)[-1].shape[-2:] == (1, 1)
+    losses = pair(images, targets)
+    assert all(values.isfinite().all() for values in losses.values())
+    small.total(losses).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in pair.parameters())
+
+
+def test_images_without_boxes_are_distilled_all_the_same() -> None:
+    images, targets = small.batch()
+    nothing = Targets([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2, targets.sizes, targets.padded)
+    losses = distiller()(images, nothing)
+    assert distillation(losses).isfinite()
+    assert losses["crosskd_cls"].sum() > 0
+    assert losses["crosskd_box"].sum() > 0
+
+
+def test_a_teacher_that_sees_nothing_at_all_teaches_no_boxes_and_makes_no_nan() -> None:
+    pair = distiller()
+    with torch.no_grad():
+        pair.teacher.head.get_parameter("cls.weight").zero_()
+        pair.teacher.head.get_parameter("cls.bias").fill_(-500)
+    losses = pair(*small.batch())
+    assert not losses["crosskd_box"].any()
+    assert losses["crosskd_cls"].isfinite().all()
+
+
+def test_half_precision_stays_close_to_full() -> None:
+    pair = distiller(DistillConfig(crosskd=CrossKDConfig(), pkd=PKDConfig()))
+    images, targets = small.batch()
+    full = pair(images, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = pair(images, targets)
+    for name, values in full.items():
+        assert half[name].dtype == torch.float32
+        torch.testing.assert_close(half[name].sum(), values.sum(), rtol=0.1, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("student", "config", "where"),
+    [
+        ({"classes": 4}, crosskd(), "/data/classes"),
+        ({"strides": [8, 16, 32]}, crosskd(), "/student/strides"),
+        ({"reg_max": 16}, crosskd(), "/student/head/reg_max"),
+        ({"channels": 8}, crosskd(), "/student/head/channels"),
+        ({"channels": 8}, crosskd(cut=0), "/student/neck/channels"),
+        ({"channels": 8}, DistillConfig(pkd=PKDConfig()), "/student/neck/channels"),
+        ({}, crosskd(cut=4), "/distill/crosskd/cut"),
+        ({"depth": 1}, crosskd(cut=2), "/distill/crosskd/cut"),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_refused_and_told_where(
+    student: dict[str, Any], config: DistillConfig, where: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        distiller(config, **student)
+    assert caught.value.where == where
+    assert caught.value.remedy

@@ -1,0 +1,52 @@
+"""Detectors and batches small enough for tests of a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosskd.config import BackboneConfig, HeadConfig, ModelConfig, NeckConfig
+from crosskd.detectors.detector import Detector, build_detector
+from crosskd.structures import Targets
+
+CLASSES = 3
+
+
+def config(*, channels: int = 16, depth: int = 3, backbone: dict[str, Any] | None = None, **more: Any) -> ModelConfig:
+    return ModelConfig(
+        backbone=BackboneConfig(**{"name": "resnet_tiny", "width": 8, **(backbone or {})}),
+        neck=NeckConfig(channels=channels),
+        head=HeadConfig(channels=channels, depth=depth, norm_groups=4, reg_max=more.pop("reg_max", 8)),
+        **more,
+    )
+
+
+def detector(seed: int = 0, classes: int = CLASSES, **options: Any) -> Detector:
+    """A tiny detector whose head is far enough from its timid start to say different things in different places."""
+    torch.manual_seed(seed)
+    model = build_detector(config(**options), classes)
+    with torch.no_grad():
+        for name, parameter in model.head.named_parameters():
+            if parameter.dim() == 4:
+                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+            elif "norm.bias" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def batch(seed: int = 0, images: int = 2, size: tuple[int, int] = (64, 96)) -> tuple[Tensor, Targets]:
+    """Noise with two boxes an image; the second image has 32 columns of batch padding."""
+    height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(images, 3, height, width, generator=generator)
+    boxes = [torch.tensor([[4.0, 6.0, 40.0, 50.0], [20.0, 10.0, 60.0, 30.0]]) for _ in range(images)]
+    labels = [torch.tensor([0, i % CLASSES]) for i in range(images)]
+    sizes = [(height, width)] + [(height - 10, width - 40)] * (images - 1)
+    padded = [(height, width)] + [(height, width - 32)] * (images - 1)
+    return pixels, Targets(boxes, labels, sizes, padded)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([values.sum() for values in losses.values()]).sum()

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from crosskd.data.annotations import read_annotations
+from crosskd.data.loader import build_loader
+from crosskd.detectors.detector import build_detector
+from crosskd.engine.weights import write_weights
+from crosskd.errors import ConfigError, DataError, WeightsError
+from crosskd.evaluate import METRICS, Found, average_precision, evaluate, evaluate_weights
+from crosskd.structures import Detections
+from tests.crosskd.data.files import config, content, many, write
+
+SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48)]
+
+
+class Oracle(nn.Module):
+    """A detector that answers with the ground truth, changed by a function: the boxes of the batch, in order."""
+
+    def __init__(self, batches, change=lambda boxes: boxes, score=1.0, num_classes=2):
+        super().__init__()
+        self.answers = [
+            target for batch in batches for target in zip(batch.targets.boxes, batch.targets.labels, strict=True)
+        ]
+        self.change, self.score, self.num_classes = change, score, num_classes
+
+    def detect(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        assert not self.training
+        answers = [self.answers.pop(0) for _ in sizes]
+        return [
+            Detections(self.change(boxes), torch.full((len(boxes),), self.score), labels) for boxes, labels in answers
+        ]
+
+
+def measured(folder, change=lambda boxes: boxes, **settings):
+    loader = build_loader(config(folder, **settings), "val")
+    detector = Oracle(list(loader), change).train()
+    result = evaluate(detector, loader, annotations=loader.dataset.annotations, step=7, epoch=1.5)
+    assert detector.training
+    return result
+
+
+def nothing(boxes: torch.Tensor) -> torch.Tensor:
+    return boxes[:0]
+
+
+def test_perfect_detections_have_ap_1_at_any_scale(tmp_path):
+    write(tmp_path, many(SIZES))
+    for edge in (48, 64, 77):
+        result = measured(tmp_path, augment={"short_edges": [edge], "long_edge": 128})
+        assert result.metrics["AP"] == result.metrics["AR100"] == result.metrics["APs"] == pytest.approx(1)
+        assert result.metrics["APl"] == -1
+        assert result.per_class == {"one": pytest.approx(1), "two": pytest.approx(1)}
+        assert tuple(result.metrics) == METRICS
+        assert (result.images, result.step, result.epoch, result.model) == (5, 7, 1.5, "student")
+        assert result.seconds > 0
+        assert result.milliseconds_per_image >= 0
+
+
+def test_shifted_boxes_count_up_to_the_iou_they_have(tmp_path):
+    """A box of 10 x 10, one pixel off: IoU 90 / 110 = 0.818, right at 0.50, 0.55 ... 0.80 and wrong at 3 of 10."""
+    data = content()
+    for entry in data["annotations"]:
+        entry["bbox"] = [20, 20, 10, 10]
+    write(tmp_path, content(annotations=data["annotations"][:2]))
+    scale = 64 / 48
+    result = measured(tmp_path, lambda boxes: boxes + torch.tensor([scale, 0, scale, 0]))
+    assert result.metrics["AP"] == pytest.approx(0.7)
+    assert result.metrics["AP50"] == result.metrics["AP75"] == pytest.approx(1)
+
+
+def test_detections_outside_the_image_are_clipped_to_it(tmp_path):
+    box = {"id": 1, "image_id": 70, "category_id": 2, "bbox": [44, 28, 20, 20], "area": 400, "iscrowd": 0}
+    write(tmp_path, content(annotations=[box]))
+    result = measured(tmp_path, lambda boxes: boxes * torch.tensor([1, 1, 2, 2]))
+    assert result.metrics["AP"] == pytest.approx(1)
+
+
+def test_ids_that_are_not_1_to_n_and_id_0_are_no_matter(tmp_path):
+    data = content()
+    data["images"][0]["id"], data["annotations"][1]["image_id"] = 0, 0
+    data["annotations"][0]["id"] = 0
+    data["categories"][0]["id"], data["annotations"][0]["category_id"] = 0, 0
+    write(tmp_path, data)
+    result = measured(tmp_path)
+    assert result.metrics["AP"] == pytest.approx(1)
+    assert result.per_class == {"cat": pytest.approx(1), "dog": pytest.approx(1)}
+
+
+def test_no_detection_is_ap_0_and_no_ground_truth_minus_1(tmp_path):
+    write(tmp_path / "some", many(SIZES))
+    result = evaluate_empty(tmp_path / "some")
+    assert result.metrics["AP"] == 0
+    assert result.per_class == {"one": 0, "two": 0}
+    write(tmp_path / "none", many(SIZES, boxes=0))
+    result = measured(tmp_path / "none")
+    assert set(result.metrics.values()) == {-1}
+    assert result.per_class == {"one": -1, "two": -1}
+
+
+def evaluate_empty(folder):
+    loader = build_loader(config(folder), "val")
+    detector = Oracle(list(loader))
+    detector.answers = [(boxes[:0], labels[:0]) for boxes, labels in detector.answers]
+    return evaluate(detector, loader, annotations=loader.dataset.annotations)
+
+
+def test_no_image_at_all_is_minus_1(tmp_path):
+    write(tmp_path, many(SIZES))
+    result = evaluate(Oracle([]), [], annotations=tmp_path / "train.json")
+    assert set(result.metrics.values()) == {-1}
+    assert result.images == 0
+    assert result.milliseconds_per_image is None
+
+
+def test_an_image_that_was_left_out_is_not_missed(tmp_path):
+    write(tmp_path, many(SIZES))
+    (tmp_path / "images" / "2.png").write_bytes(b"broken")
+    result = measured(tmp_path, data={"max_corrupt_images": 1})
+    assert result.images == 4
+    assert result.metrics["AP"] == pytest.approx(1)
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    write(tmp_path, many(SIZES))
+    measured(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_detector_of_other_classes_is_refused(tmp_path):
+    write(tmp_path, many(SIZES))
+    with pytest.raises(ConfigError, match="the teacher knows 3 classes, the data has 2"):
+        evaluate(Oracle([], num_classes=3), [], annotations=tmp_path / "train.json", model="teacher")
+
+
+def test_the_training_mode_comes_back_after_an_error(tmp_path):
+    write(tmp_path, many(SIZES))
+    (tmp_path / "images" / "2.png").write_bytes(b"broken")
+    loader = build_loader(config(tmp_path, batch_size=1), "val")
+    detector = Oracle([]).train()
+    detector.detect = lambda images, sizes: [Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())]
+    with pytest.raises(DataError):
+        evaluate(detector, loader, annotations=loader.dataset.annotations)
+    assert detector.training
+
+
+# --- against pycocotools by hand -------------------------------------------------------------------------------------
+
+
+def crowded() -> dict:
+    """One image: a box, a crowd over its right half, an ignored box."""
+    boxes = [
+        {"id": 1, "image_id": 70, "category_id": 2, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0},
+        {"id": 2, "image_id": 70, "category_id": 2, "bbox": [32, 0, 32, 48], "area": 1500, "iscrowd": 1},
+        {"id": 3, "image_id": 70, "category_id": 2, "bbox": [2, 26, 20, 20], "area": 400, "iscrowd": 0, "ignore": 1},
+    ]
+    return content(images=content()["images"][:1], annotations=boxes, categories=[{"id": 2, "name": "dog"}])
+
+
+def found(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> Found:
+    return Found(
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        scores=np.array(scores or np.linspace(0.9, 0.1, len(boxes))),
+        labels=np.zeros(len(boxes), dtype=np.int64),
+    )
+
+
+def precision(folder, answers: Found) -> float:
+    return average_precision(read_annotations(folder / "train.json"), {70: answers})[0]["AP"]
+
+
+def test_detections_in_a_crowd_or_on_an_ignored_box_are_neither_right_nor_wrong(tmp_path):
+    write(tmp_path, crowded(), images=False)
+    right, in_crowd, ignored, wrong = (2, 2, 22, 22), (40, 5, 50, 15), (2, 26, 22, 46), (22, 30, 31, 45)
+    assert precision(tmp_path, found(right)) == pytest.approx(1)
+    assert precision(tmp_path, found(in_crowd, (45, 20, 60, 40), right)) == pytest.approx(1)
+    assert precision(tmp_path, found(ignored, right)) == pytest.approx(1)
+    assert precision(tmp_path, found(wrong, right)) == pytest.approx(0.5)
+    assert precision(tmp_path, found(in_crowd, ignored)) == 0
+
+
+def test_numbers_are_those_of_pycocotools_on_the_file_itself(tmp_path):
+    rng = np.random.default_rng(5)
+    data = many([(640, 480)] * 12, boxes=6, seed=2)
+    for entry in data["annotations"]:
+        width, height = rng.uniform(5, 200, 2)
+        entry["bbox"][2:] = [min(width, 639 - entry["bbox"][0]), min(height, 479 - entry["bbox"][1])]
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3] * 0.8
+        entry["iscrowd"] = int(rng.random() < 0.15)
+    write(tmp_path, data, images=False)
+    answers, theirs = {}, []
+    for image in data["images"]:
+        own = [entry for entry in data["annotations"] if entry["image_id"] == image["id"]]
+        xywh = np.array([entry["bbox"] for entry in own] + [[rng.uniform(0, 300), 50, 60, 70]])
+        xywh[:, :2] = np.maximum(0, xywh[:, :2] + rng.normal(0, 4, (7, 2)))
+        xywh[:, 2:] *= rng.uniform(0.85, 1.1, (7, 2))
+        labels = np.array([entry["category_id"] - 1 for entry in own] + [0])
+        scores = rng.random(7)
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        answers[image["id"]] = Found(xyxy, scores, labels)
+        theirs += [
+            {"image_id": image["id"], "category_id": int(label) + 1, "bbox": box.tolist(), "score": float(score)}
+            for box, label, score in zip(xywh, labels, scores, strict=True)
+        ]
+    metrics, per_class = average_precision(read_annotations(tmp_path / "train.json"), answers)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "train.json")
+        by_hand = COCOeval(truth, truth.loadRes(theirs), "bbox")
+        by_hand.evaluate()
+        by_hand.accumulate()
+        by_hand.summarize()
+        one = COCOeval(truth, truth.loadRes(theirs), "bbox")
+        one.params.catIds = [1]
+        one.evaluate()
+        one.accumulate()
+        one.summarize()
+    assert list(metrics.values()) == pytest.approx(by_hand.stats.tolist(), abs=1e-9)
+    assert 0.1 < metrics["AP"] < 0.9
+    assert per_class["one"] == pytest.approx(one.stats[0], abs=1e-9)
+
+
+# --- a weights file --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A data set, its configuration, and a detector's weights with the classes in the other order."""
+    write(tmp_path, many(SIZES))
+    settings = config(tmp_path)
+    torch.manual_seed(0)
+    detector = build_detector(settings.student, 2, pretrained=False)
+    path = tmp_path / "best.safetensors"
+    write_weights(path, detector.state_dict(), model=settings.student, classes=["two", "one"], extra={})
+    return settings, detector, path
+
+
+def test_a_weights_file_says_its_model_and_its_class_order(trained):
+    settings, detector, path = trained
+    loader = build_loader(settings, "val", ["two", "one"])
+    expected = evaluate(detector, loader, annotations=loader.dataset.annotations)
+    head = settings.student.head.model_copy(update={"depth": 3})
+    other = settings.model_copy(update={"student": settings.student.model_copy(update={"head": head})})
+    result = evaluate_weights(other, path)
+    assert result.metrics == expected.metrics
+    assert list(result.per_class) == ["two", "one"]
+
+
+def test_a_file_without_a_description_is_the_student_of_the_configuration(trained, tmp_path):
+    settings, detector, _ = trained
+    torch.save(detector.state_dict(), tmp_path / "bare.pth")
+    assert evaluate_weights(settings, tmp_path / "bare.pth").images == 5
+    head = settings.student.head.model_copy(update={"depth": 3})
+    other = settings.model_copy(update={"student": settings.student.model_copy(update={"head": head})})
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        evaluate_weights(other, tmp_path / "bare.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": json.dumps(["one", "three"])}, "knows the classes one, three; the data has one, two"),
+        ({"classes": "7"}, "not as a list of strings"),
+        ({"model": "{}"}, "broken description"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(trained, tmp_path, changes, message):
+    from safetensors.torch import save_file
+
+    settings, detector, _ = trained
+    metadata = {"format": "crosskd", "model": settings.student.model_dump_json(), "classes": '["one", "two"]'}
+    path = tmp_path / "other.safetensors"
+    save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, path, metadata | changes)
+    with pytest.raises(WeightsError, match=message):
+        evaluate_weights(settings, path)

@@ -1,0 +1,180 @@
+"""`python -m crosskd`: the commands as a user types them, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from crosskd.__main__ import app
+from crosskd.data.demo import write_demo
+from crosskd.engine.checkpoint import list_checkpoints
+
+RECIPE = {
+    "student": {
+        "backbone": {"name": "resnet_tiny", "width": 8},
+        "neck": {"channels": 16},
+        "head": {"channels": 16, "depth": 2, "norm_groups": 4, "reg_max": 8},
+        "strides": [8, 16, 32],
+    },
+    "augment": {"short_edges": [64], "long_edge": 64},
+    "loader": {"workers": 0},
+    "batch_size": 4,
+    "optimizer": {"name": "adamw", "lr": 0.002, "base_batch": None},
+    "schedule": {"epochs": 2, "warmup_steps": 2},
+    "threads": 1,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_demo(folder, train=12, val=6, size=64, classes=3, seed=1)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def invoke(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def failed(result: Result, code: int) -> str:
+    """What was said, once it is clear that it was no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_train_then_evaluate(data: Path, recipe: Path, tmp_path: Path) -> None:
+    result = invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data)
+    assert result.exit_code == 0, result.output
+    assert "student after step 6: AP " in result.output
+    weights = tmp_path / "run" / "best.safetensors"
+    result = invoke(
+        "evaluate", weights, "--annotations", data / "val.json", "--images", data / "images",
+        "--set", "augment.short_edges=[64]", "--set", "augment.long_edge=64", "--set", "loader.workers=0",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for row in ("AP50", "AP of A", "ms per image"):
+        assert row in result.output
+
+
+def test_changes_and_a_teacher_from_the_command_line(data: Path, recipe: Path, tmp_path: Path) -> None:
+    one = ("--data", data, "--set", "schedule.max_steps=1")
+    assert invoke("train", recipe, "--workdir", tmp_path / "teacher", *one).exit_code == 0
+    teacher = tmp_path / "teacher" / "best.safetensors"
+    result = invoke(
+        "train", recipe, "--workdir", tmp_path / "kd", *one, "--teacher", teacher, "--set", "distill.crosskd={cut: 1}"
+    )
+    assert result.exit_code == 0, result.output
+    assert "teacher after step 0: AP " in result.output
+    assert "crosskd_cls" in (tmp_path / "kd" / "log.txt").read_text()
+
+
+def test_a_run_killed_outright_goes_on_where_it_was(data: Path, recipe: Path, tmp_path: Path) -> None:
+    options = ("--data", data, "--set", "schedule.epochs=40", "--set", "checkpoint.every_steps=1")
+    cut = ("--set", "schedule.max_steps=30", "--set", "evaluation.every_epochs=40")
+    command = [sys.executable, "-m", "crosskd", "train", recipe, "--workdir", tmp_path / "run", *options, *cut]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while len(list_checkpoints(tmp_path / "run" / "checkpoints")) < 2 and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert invoke("train", recipe, "--workdir", tmp_path / "run", *options, *cut, "--resume").exit_code == 0
+    assert invoke("train", recipe, "--workdir", tmp_path / "whole", *options, *cut).exit_code == 0
+    ours, theirs = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("run", "whole"))
+    assert ours == theirs
+    assert "resuming after step" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_signal_asks_for_a_checkpoint(data: Path, recipe: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "crosskd", "train", recipe, "--workdir", tmp_path / "run", "--data", data,
+        "--set", "schedule.epochs=10000", "--set", "evaluation.every_epochs=10000",
+    ]  # fmt: skip
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not list_checkpoints(tmp_path / "run" / "checkpoints"):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "--resume goes on from there" in said
+    assert "Traceback" not in said
+
+
+def test_every_fault_of_a_configuration_is_a_line_with_its_pointer(data: Path, recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(yaml.safe_dump(RECIPE | {"batch_size": 0, "student": {"backbone": {"name": "vgg"}}, "sed": 1}))
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data), 2).splitlines()
+    assert len(said) == 3
+    assert any(line.startswith("/batch_size: ") and "greater than or equal to 1" in line for line in said)
+    assert any(line.startswith("/student/backbone/name: ") and "resnet_tiny" in line for line in said)
+    assert any(line.startswith("/sed: ") for line in said)
+
+
+def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
+    assert failed(invoke("train", "demo_student", "--workdir", tmp_path), 2).strip() == "/data: Field required"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no recipe"),
+        ("a: [1", "cannot be read"),
+        ("- 1", "no mapping"),
+        ("!!python/object:os.system {}", "cannot be read"),
+    ],
+)
+def test_recipes_that_are_none(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_text(content)
+    assert message in failed(invoke("train", path, "--workdir", tmp_path / "run"), 2)
+
+
+@pytest.mark.parametrize("change", ["schedule.epochs", "=3", "a..b=1", "seed=[1"])
+def test_changes_that_are_none(recipe: Path, tmp_path: Path, change: str) -> None:
+    assert "--set" in failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--set", change), 2)
+
+
+def test_broken_data_is_one_message(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text('{"images": 3}')
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", tmp_path), 1)
+    assert said.startswith("error: ")
+    assert "train.json" in said
+
+
+def test_weights_that_are_none(data: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"junk")
+    said = failed(invoke("evaluate", bad, "--annotations", data / "val.json", "--images", data / "images"), 1)
+    assert "bad.safetensors" in said
+
+
+def test_resuming_nothing_is_said(data: Path, recipe: Path, tmp_path: Path) -> None:
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data, "--resume"), 2)
+    assert "there is no checkpoint" in said
+
+
+def test_help_comes_without_torch() -> None:
+    code = "import sys, crosskd.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

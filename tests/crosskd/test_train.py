@@ -1,0 +1,386 @@
+"""Whole trainings of a very small detector on a very small data set: files, order of events, resume, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosskd.config import ModelConfig, TrainConfig
+from crosskd.data.demo import write_demo
+from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint
+from crosskd.engine.weights import read_weights, write_weights
+from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
+from crosskd.shapes import parameter_count
+from crosskd.structures import Evaluation
+from crosskd.train import train
+
+CLASSES = ["A", "B", "E"]
+MODEL = {
+    "backbone": {"name": "resnet_tiny", "width": 8},
+    "neck": {"channels": 16},
+    "head": {"channels": 16, "depth": 2, "norm_groups": 4, "reg_max": 8},
+    "strides": [8, 16, 32],
+    "postprocess": {"score_threshold": 0.0},  # even a bad detector finds something
+}
+SPEEDS = {"steps_per_second", "images_per_second", "data_wait"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("data")
+    return write_demo(folder, train=12, val=6, size=64, classes=len(CLASSES), seed=1).model_dump()
+
+
+@pytest.fixture(scope="module")
+def teacher(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a trained, if hardly, teacher."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    torch.set_num_threads(1)
+    return train(config(data, schedule={"max_steps": 2}, seed=9), workdir).best_weights
+
+
+def config(data: dict[str, Any], **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "data": data,
+        "student": MODEL,
+        "augment": {"short_edges": [64, 96], "long_edge": 96, "val_short_edge": 64},
+        "loader": {"workers": 0},
+        "batch_size": 4,
+        "optimizer": {"name": "adamw", "lr": 0.002, "base_batch": None},
+        "schedule": {"epochs": 2, "warmup_steps": 2, "decay": "cosine"},
+        "device": "cpu",
+        "threads": 1,
+        "log_every": 1,
+    }
+    for name, change in changes.items():
+        merges = isinstance(change, dict) and isinstance(values.get(name), dict)
+        values[name] = {**values[name], **change} if merges else change
+    return TrainConfig.model_validate(values)
+
+
+def distilled(data: dict[str, Any], teacher: Path, **changes: Any) -> TrainConfig:
+    return config(data, teacher={"weights": {"file": str(teacher)}}, distill={"crosskd": {"cut": 1}}, **changes)
+
+
+class Story(Callback):
+    """Writes down what it hears, in order; `act` may do something at a moment."""
+
+    def __init__(self, act: Callable[[str, Run], None] = lambda event, run: None) -> None:
+        self.events: list[str] = []
+        self.logs: dict[int, dict[str, float]] = {}
+        self.evaluations: list[Evaluation] = []
+        self.act = act
+
+    def hear(self, event: str, run: Run) -> None:
+        self.events.append(event)
+        self.act(event, run)
+
+    def on_start(self, run: Run) -> None:
+        self.hear("start", run)
+
+    def on_phase(self, run: Run, phase: Phase) -> None:
+        self.hear(phase, run)
+
+    def on_log(self, run: Run, values: dict[str, float]) -> None:
+        self.logs[run.step] = {name: value for name, value in values.items() if name not in SPEEDS}
+        self.hear(f"log {run.step}", run)
+
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+        self.hear(f"{evaluation.model} measured {run.step}", run)
+
+    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
+        assert path.is_file()
+        self.hear(path.name, run)
+
+    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+        assert path.is_file()
+        self.hear(f"checkpoint {step}", run)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self.hear("end", run)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], tmp_path: Path) -> None:
+    story = Story()
+    result = train(config(data), tmp_path, callbacks=[story])
+    best = [event for event in story.events if event == "best.safetensors"]
+    told = [event for event in story.events if event != "best.safetensors"]
+    epoch = ["log {}", "log {}", "log {}", "checkpoint {}", "evaluating", "student measured {}", "training"]
+    assert told == [
+        *("start", "preparing", "training"),
+        *(event.format(min(number, 2) + 1) for number, event in enumerate(epoch)),
+        *(event.format(min(number, 2) + 4) for number, event in enumerate(epoch)),
+        *("uploading", "last.safetensors", "end"),
+    ]
+    assert best
+    assert result.steps == 6
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == [
+        "checkpoint-00000006.pt",
+        "checkpoint-00000003.pt",
+    ]
+    assert (result.best_weights, result.last_weights) == (tmp_path / "best.safetensors", tmp_path / "last.safetensors")
+    state, metadata = read_weights(result.best_weights)
+    assert json.loads(metadata["classes"]) == CLASSES
+    assert ModelConfig.model_validate_json(metadata["model"]) == config(data).student
+    assert not any(name.startswith("student.") for name in state)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert any("step 6 of 6 (epoch 2.00)" in line for line in lines)
+
+
+def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    story = Story()
+    result = train(distilled(data, teacher), tmp_path, callbacks=[story])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest == result.manifest
+    state, _ = read_weights(result.last_weights)
+    assert manifest["student"]["parameters"] == parameter_count(config(data).student, len(CLASSES))
+    assert manifest["student"]["megabytes"] == pytest.approx(sum(v.nbytes for v in state.values()) / 1e6, abs=1e-3)
+    for model in ("student", "teacher"):
+        assert manifest[model]["milliseconds_per_image"] > 0
+        assert len(manifest[model]["metrics"]) == 12
+        assert set(manifest[model]["per_class"]) == set(CLASSES)
+    assert manifest["gap_to_teacher"] == manifest["teacher"]["metrics"]["AP"] - manifest["student"]["metrics"]["AP"]
+    assert [e["step"] for e in manifest["evaluations"]] == [3, 6]
+    assert manifest["annotations_sha256"]["val"] == digest(Path(data["val"]["annotations"]))
+    assert manifest["weights"]["best.safetensors"]["sha256"] == digest(result.best_weights)
+    assert set(manifest["versions"]) == {"python", "torch", "torchvision"}
+    assert manifest["config"]["schedule"]["epochs"] == 2
+    assert manifest["seconds"] > 0
+
+
+def test_the_teacher_is_measured_first_and_a_poor_one_is_said(
+    data: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    story = Story()
+    result = train(distilled(data, teacher, schedule={"max_steps": 1}), tmp_path, callbacks=[story])
+    assert story.events[:5] == ["start", "preparing", "evaluating_teacher", "teacher measured 0", "training"]
+    assert {"loss_cls", "loss_bbox", "loss_dfl", "crosskd_cls", "crosskd_box"} <= set(story.logs[1])
+    assert result.manifest["teacher"]["metrics"]["AP"] < 0.01
+    assert "check its classes, their order and its pixels" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_student_starts_alike_with_and_without_a_teacher(
+    data: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    alone, taught = Story(), Story()
+    train(config(data, schedule={"max_steps": 1}), tmp_path / "alone", callbacks=[alone])
+    train(distilled(data, teacher, schedule={"max_steps": 1}), tmp_path / "taught", callbacks=[taught])
+    for term in ("loss_cls", "loss_bbox", "loss_dfl"):
+        assert alone.logs[1][term] == taught.logs[1][term]
+
+
+def test_a_former_job_s_weights_are_handed_in(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    spec = config(data, teacher={"weights": {"job": "abc"}}, distill={"crosskd": {"cut": 1}}, schedule={"max_steps": 1})
+    with pytest.raises(ConfigError, match="the job 'abc'") as caught:
+        train(spec, tmp_path / "without")
+    assert caught.value.where == "/teacher/weights/job"
+    assert train(spec, tmp_path / "with", teacher_weights=teacher).steps == 1
+
+
+def rewritten(teacher: Path, path: Path, *, model: dict[str, Any] | None = None, classes: list[str]) -> Path:
+    state, metadata = read_weights(teacher)
+    described = ModelConfig.model_validate(model) if model else ModelConfig.model_validate_json(metadata["model"])
+    write_weights(path, state, model=described, classes=classes)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("classes", "model", "message", "where"),
+    [
+        (["B", "A", "E"], None, "same classes in another order", "/teacher/classes"),
+        (["A", "B", "Q"], None, r"only in the data: \['E'\]; only in the teacher: \['Q'\]", "/teacher/classes"),
+        (CLASSES, MODEL | {"strides": [8, 16, 32, 64]}, "strides", "/student/strides"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(
+    data: dict[str, Any],
+    teacher: Path,
+    tmp_path: Path,
+    classes: list[str],
+    model: dict[str, Any] | None,
+    message: str,
+    where: str,
+) -> None:
+    other = rewritten(teacher, tmp_path / "other.safetensors", model=model, classes=classes)
+    story = Story()
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(distilled(data, other), tmp_path / "run", callbacks=[story])
+    assert caught.value.where == where
+    assert story.events == ["start", "preparing"]
+    assert message.split(":")[0].replace("\\", "") in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_bare_file_needs_the_teacher_s_model(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "teacher.pth"
+    torch.save({"state_dict": read_weights(teacher)[0]}, bare)
+    with pytest.raises(ConfigError, match="does not say which model") as caught:
+        train(distilled(data, bare), tmp_path / "run")
+    assert caught.value.where == "/teacher/model"
+    told = {"weights": {"file": str(bare)}, "model": MODEL}
+    spec = config(data, teacher=told, distill={"crosskd": {"cut": 1}}, schedule={"max_steps": 1})
+    assert train(spec, tmp_path / "told").steps == 1
+    with pytest.raises(WeightsError, match="other shapes"):
+        train(
+            config(data, teacher=told | {"model": MODEL | {"neck": {"channels": 24}}}, distill={}), tmp_path / "wrong"
+        )
+
+
+# --- resume ----------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "loader": {"workers": 2},
+    "batch_size": 2,
+    "accumulate": 4,  # 6 batches an epoch: the second group is short
+    "ema": {"decay": 0.9},
+    "clip_norm": 5.0,
+    "schedule": {"epochs": 3, "warmup_steps": 3},
+    "checkpoint": {"every_steps": 1, "keep_last": 2},
+}
+
+
+class Died(Exception):
+    """Stands for a death that no code sees coming."""
+
+
+@pytest.fixture(scope="module")
+def straight(data: dict[str, Any], teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Story]:
+    """A run that is never disturbed."""
+    workdir, story = tmp_path_factory.mktemp("straight"), Story()
+    torch.set_num_threads(1)
+    train(distilled(data, teacher, **EVERYTHING), workdir, callbacks=[story])
+    return workdir, story
+
+
+@pytest.mark.parametrize("moment", ["log 2", "log 3", "student measured 4", "checkpoint 6"])
+def test_a_run_that_dies_and_is_resumed_is_the_run_that_did_not(
+    data: dict[str, Any], teacher: Path, straight: tuple[Path, Story], tmp_path: Path, moment: str
+) -> None:
+    """Weights, metrics, AP and every generator's state, bit by bit; the resume happens in a new folder."""
+    workdir, whole = straight
+    spec = distilled(data, teacher, **EVERYTHING)
+
+    def die(event: str, run: Run) -> None:
+        if event == moment:
+            raise Died
+
+    first, second = Story(die), Story()
+    with pytest.raises(Died):
+        train(spec, tmp_path / "first", callbacks=[first])
+    newest = list_checkpoints(tmp_path / "first" / "checkpoints")[0]
+    result = train(spec, tmp_path / "second", callbacks=[second], resume=newest)
+
+    for name in ("best.safetensors", "last.safetensors"):
+        assert digest(tmp_path / "second" / name) == digest(workdir / name), name
+    assert first.logs | second.logs == whole.logs
+    assert set(second.logs) == set(range(int(newest.stem[-8:]) + 1, 7))
+    assert result.manifest["evaluations"] == json.loads((workdir / "manifest.json").read_text())["evaluations"]
+    assert "evaluating_teacher" not in second.events
+    ours = read_checkpoint(list_checkpoints(tmp_path / "second" / "checkpoints")[0] if second.logs else newest)
+    theirs = read_checkpoint(workdir / "checkpoints")
+    for part in ("trainee", "optimizer", "ema", "random", "position", "scaler"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
+
+
+def test_a_stop_is_a_checkpoint_and_the_run_goes_on_from_it(data: dict[str, Any], tmp_path: Path) -> None:
+    spec = config(data, ema={"decay": 0.9})
+    whole = train(spec, tmp_path / "whole")
+    stop = threading.Event()
+    stopper = Story(lambda event, run: stop.set() if event == "log 2" else None)
+    with pytest.raises(Interrupted, match="after step 2"):
+        train(spec, tmp_path / "run", callbacks=[stopper], stop=stop)
+    assert stopper.events[-1] == "checkpoint 2"
+    resumed = train(spec, tmp_path / "run", resume=tmp_path / "run" / "checkpoints")
+    assert digest(resumed.last_weights) == digest(whole.last_weights)
+    assert "resuming after step 2" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(data: dict[str, Any], tmp_path: Path) -> None:
+    spec = config(data)
+    stopper = Story(lambda event, run: run.request_stop() if event == "evaluating" else None)
+    with pytest.raises(Interrupted, match="in an evaluation after step 3"):
+        train(spec, tmp_path / "run", callbacks=[stopper])
+    story = Story()
+    train(spec, tmp_path / "run", callbacks=[story], resume=tmp_path / "run" / "checkpoints")
+    assert story.events[:5] == ["start", "preparing", "training", "evaluating", "student measured 3"]
+    assert digest(tmp_path / "run" / "last.safetensors") == digest(
+        train(spec, tmp_path / "whole").last_weights,
+    )
+
+
+def test_a_resume_delivers_the_best_from_before(data: dict[str, Any], tmp_path: Path) -> None:
+    spec = config(data)
+    train(spec, tmp_path / "run")
+    path = list_checkpoints(tmp_path / "run" / "checkpoints")[0]
+    state = read_checkpoint(path)
+    best = state["results"]["evaluations"][0] | {"metrics": state["results"]["evaluations"][0]["metrics"] | {"AP": 0.9}}
+    state["results"]["best"] = best
+    unbeaten = tmp_path / "unbeaten.pt"
+    torch.save(state, unbeaten)
+    result = train(spec, tmp_path / "again", resume=unbeaten)
+    assert (result.best_ap, result.best_step) == (0.9, 3)
+    saved = state["results"]["best_state"]
+    torch.testing.assert_close(read_weights(result.best_weights)[0], dict(saved), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_run_is_refused(data: dict[str, Any], tmp_path: Path) -> None:
+    train(config(data, schedule={"max_steps": 1}), tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    with pytest.raises(CheckpointMismatch, match=r"/optimizer/lr was 0\.002 and is 0\.5"):
+        train(config(data, optimizer={"lr": 0.5}), tmp_path / "other", resume=folder)
+    longer = train(config(data, schedule={"max_steps": 4}, log_every=3), tmp_path / "longer", resume=folder)
+    assert longer.steps == 4
+
+
+# --- what ends a run -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data: dict[str, Any], tmp_path: Path) -> None:
+    wild = {"name": "sgd", "lr": 100.0, "base_batch": None}
+    spec = config(data, optimizer=wild, schedule={"epochs": 50, "warmup_steps": 0}, checkpoint={"every_steps": 1})
+    with pytest.raises(Diverged, match=r"(loss_\w+|gradient's norm) is (nan|inf).* in step \d+"):
+        train(spec, tmp_path)
+    state = read_checkpoint(tmp_path / "checkpoints")
+    assert all(value.isfinite().all() for value in state["trainee"].values())
+
+
+def test_the_average_is_what_is_measured_and_delivered(data: dict[str, Any], tmp_path: Path) -> None:
+    result = train(config(data, ema={"decay": 0.9}), tmp_path)
+    state = read_checkpoint(tmp_path / "checkpoints")
+    delivered, _ = read_weights(result.last_weights)
+    torch.testing.assert_close(delivered, dict(state["ema"]["model"]), rtol=0, atol=0)
+    assert any(not torch.equal(delivered[name], state["trainee"][name]) for name in delivered)
+
+
+def test_bf16_trains_and_the_weights_stay_fp32(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    story = Story()
+    result = train(
+        distilled(data, teacher, precision="bf16", schedule={"max_steps": 2}), tmp_path / "bf16", callbacks=[story]
+    )
+    full = Story()
+    train(distilled(data, teacher, schedule={"max_steps": 2}), tmp_path / "fp32", callbacks=[full])
+    assert story.logs[1]["loss"] == pytest.approx(full.logs[1]["loss"], rel=0.03)
+    assert {v.dtype for v in read_weights(result.last_weights)[0].values()} == {torch.float32, torch.int64}
+
+
+def test_fp16_on_a_cpu_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    split = {"annotations": "/nowhere.json", "images": "/nowhere"}
+    with pytest.raises(ConfigError, match="fp16"):
+        train(config({"train": split, "val": split}, precision="fp16"), tmp_path)

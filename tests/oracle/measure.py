@@ -1,0 +1,143 @@
+"""Run one case and report what came out, under the vectors' own field names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosskd.convert.mmdet import to_mmdet
+from crosskd.detectors.detector import Detector
+from crosskd.detectors.head import map_sizes
+from crosskd.distill.crosskd import cross
+from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.distill.term import Step, View
+from crosskd.structures import Assignment, Detections, Losses, Predictions
+from tests.oracle.case import Case
+
+LOSS_NAMES = {"crosskd_cls": "loss_cls_kd", "crosskd_box": "loss_reg_kd", "pkd": "loss_feat_kd"}
+TOP = 20  # detections of an image that the vectors keep
+
+
+class Recorder:
+    """A term that distils nothing and keeps the step."""
+
+    step: Step
+
+    def check(self, student: Detector, teacher: Detector) -> None:
+        """Every pair can be recorded."""
+
+    def __call__(self, step: Step) -> Losses:
+        self.step = step
+        return {}
+
+
+def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+    """Losses, gradients, maps and predictions of `case`, all numbers as Python floats."""
+    student, images, targets = case.student(dtype), case.images(dtype), case.targets(dtype)
+    measured: dict[str, Any] = {
+        "image_summary": summary(images),
+        "student_weight_l2": norm(student.state_dict().values()),
+    }
+    if case.distils:
+        distiller = build_distiller(student, case.teacher(dtype), case.distill())
+        recorder = Recorder()
+        distiller.terms.append(recorder)
+        losses = distiller.train()(images, targets)
+        assignment = recorder.step.assignment
+        measured |= _distillation(distiller, recorder.step)
+    else:
+        losses = student.train()(images, targets)
+        with torch.no_grad():
+            assignment = student.head.assign(map_sizes(student.features(images)), targets)
+    measured |= _losses(losses) | _assignment(student, assignment)
+    sum(values.sum() for values in losses.values()).backward()
+    measured |= _gradients(student)
+    return measured | _evaluation(student.eval(), images, case)
+
+
+def _losses(losses: Losses) -> dict[str, Any]:
+    return {
+        "losses": {LOSS_NAMES.get(name, name): values.tolist() for name, values in losses.items()},
+        "total": sum(values.sum().item() for values in losses.values()),
+    }
+
+
+def _assignment(student: Detector, assignment: Assignment) -> dict[str, Any]:
+    unweighted = torch.split(assignment.label_weights == 0, assignment.level_sizes, dim=1)
+    return {
+        "normalisers": {"avg_factor": student.head.normaliser(assignment).item()},
+        "n_pos_per_level": assignment.positives_per_level(student.num_classes),
+        "label_weight_zeros_per_level": [int(level.sum()) for level in unweighted],
+    }
+
+
+def _gradients(student: Detector) -> dict[str, Any]:
+    parameters = dict(student.named_parameters())
+    gradients = {to_mmdet(name): p.grad for name, p in parameters.items()}
+    return {
+        "grad_l2": {name: None if g is None else norm([g]) for name, g in gradients.items()},
+        "grad_l2_all": norm(g for g in gradients.values() if g is not None),
+        "n_params_with_grad": sum(g is not None for g in gradients.values()),
+        "n_params_requires_grad": sum(p.requires_grad for p in parameters.values()),
+        "n_params": len(parameters),
+    }
+
+
+@torch.no_grad()
+def _distillation(distiller: Distiller, step: Step) -> dict[str, Any]:
+    crossed = cross(step.teacher.head, step.student.held, step.teacher.held, distiller.cut)
+    views = {"teacher": step.teacher, "student": step.student}
+    return {
+        "outputs": {name: _maps(view) for name, view in views.items()} | {"cross": _predictions(crossed)},
+        "hold": {
+            f"{name}_{branch}_hold": [[*summary(x), x.min().item()] for x in maps]
+            for name, view in views.items()
+            for branch, maps in (("cls", view.held.cls), ("reg", view.held.box))
+        },
+    }
+
+
+def _maps(view: View) -> dict[str, Any]:
+    return _predictions(view.predictions) | {"fpn": summaries(view.features)}
+
+
+def _predictions(predictions: Predictions) -> dict[str, Any]:
+    return {"cls_score": summaries(predictions.cls), "bbox_pred": summaries(predictions.box)}
+
+
+@torch.no_grad()
+def _evaluation(student: Detector, images: Tensor, case: Case) -> dict[str, Any]:
+    features = student.features(images)
+    detections = student.detect(images, case.targets(images.dtype).sizes)
+    return {
+        "eval_fpn": summaries(features),
+        "eval_outputs": _predictions(student.head(features)),
+        "predictions": [_best(found) for found in detections],
+    }
+
+
+def _best(found: Detections) -> dict[str, Any]:
+    return {
+        "count": len(found.scores),
+        "scores": found.scores[:TOP].tolist(),
+        "labels": found.labels[:TOP].tolist(),
+        "bboxes": found.boxes[:TOP].tolist(),
+    }
+
+
+def summary(x: Tensor) -> list[float]:
+    """Mean, population standard deviation and L2 norm, computed in float64."""
+    x = x.detach().double()
+    return [x.mean().item(), x.std(correction=0).item(), x.norm().item()]
+
+
+def summaries(maps: Sequence[Tensor]) -> list[list[float]]:
+    return [summary(x) for x in maps]
+
+
+def norm(tensors: Any) -> float:
+    """L2 norm over all tensors together, computed in float64."""
+    return float(sum(t.detach().double().square().sum() for t in tensors) ** 0.5)
