@@ -1,0 +1,147 @@
+"""Reads images from a folder, from nowhere else, and hands them over as 8-bit RGB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from crosskd.data.annotations import unsafe_name
+from crosskd.errors import DataError
+
+# Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+ORIENTATION = 0x0112  # EXIF
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageFolder:
+    """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it."""
+
+    def __init__(self, root: Path | str, max_pixels: int) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.max_pixels = max_pixels
+        if not self.root.is_dir():
+            raise DataError("the image folder does not exist", where=str(root), remedy="Check the path of the images.")
+
+    def find(self, name: str) -> Path:
+        """The real path of a file. Raises DataError if it is missing, no regular file, or outside the folder."""
+        path = self.root / name
+        if fault := unsafe_name(name):
+            raise DataError(f"the file name {name!r} {fault}", where=str(self.root), remedy="Rename the file.")
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(self.root):
+            raise DataError(
+                "the image is a link that leads out of the image folder",
+                where=str(path),
+                remedy="Copy the file into the folder.",
+            )
+        if not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises on a name that is too long
+            what = "is not a regular file" if os.path.lexists(real) else "is missing"
+            raise DataError(f"the image {what}", where=str(path), remedy="Check the image folder against the file.")
+        return real
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Names of which there is no file. One listing per folder: quick for a hundred thousand names."""
+        listings: dict[str, set[str]] = {}
+        missing = []
+        for name in names:
+            folder, _, leaf = name.rpartition("/")
+            if folder not in listings:
+                listings[folder] = self._listing(folder)
+            if leaf not in listings[folder]:
+                missing.append(name)
+        return missing
+
+    def _listing(self, folder: str) -> set[str]:
+        try:
+            return set(os.listdir(self.root / folder))  # noqa: PTH208 - names, not a hundred thousand paths
+        except OSError:
+            return set()
+
+    def read(self, name: str, size: tuple[int, int]) -> Image.Image:
+        """An image in mode RGB, of `size` (height, width).
+
+        EXIF orientation is applied where that leads to `size`, as OpenCV and annotation tools do; transparency is
+        dropped, 16-bit grey loses its lower byte. Only the first frame of an animation is read.
+
+        Raises:
+            DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
+        """
+        path = self.find(name)
+        try:
+            with self._open(path) as image:
+                self._check_pixels(image, path)
+                transpose = _orientation(image, size, path)
+                image.load()
+                rgb = _to_rgb(image, path)
+        except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:  # Pillow's decoders: any of these
+            if isinstance(error, UnidentifiedImageError):
+                message = f"the file is not an image of a known format ({', '.join(FORMATS)})"
+            else:
+                message = f"the image cannot be decoded: {error}"
+            raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
+        return rgb if transpose is None else rgb.transpose(transpose)
+
+    def _open(self, path: Path) -> Image.Image:
+        alarm = Image.MAX_IMAGE_PIXELS
+        if alarm is not None and self.max_pixels > alarm:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow's own alarm, or the larger limit would have no effect
+        try:
+            return Image.open(path, formats=FORMATS)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise self._gigantic("", path) from None
+
+    def _check_pixels(self, image: Image.Image, path: Path) -> None:
+        if image.width * image.height > self.max_pixels:
+            raise self._gigantic(f" of {image.width} x {image.height}", path)
+
+    def _gigantic(self, size: str, path: Path) -> DataError:
+        return DataError(
+            f"the image{size} has more than max_image_pixels ({self.max_pixels}) pixels",
+            where=str(path),
+            remedy="Shrink it, or raise data.max_image_pixels.",
+        )
+
+
+def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Transpose | None:
+    """The transpose that turns the stored image into the annotated one."""
+    height, width = image.height, image.width
+    value = image.getexif().get(ORIENTATION, 1)
+    turned = (width, height) if value in (5, 6, 7, 8) else (height, width)
+    if turned == size:
+        return TRANSPOSES.get(value)
+    if (height, width) == size:
+        return None
+    raise DataError(
+        f"the image is {turned[1]} x {turned[0]} pixels, but annotated as {size[1]} x {size[0]}",
+        where=str(path),
+        remedy="Mend `width` and `height`, and the boxes with them, or replace the image.",
+    )
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(
+            f"the image has 32-bit pixels (mode {image.mode}), whose range is anyone's guess",
+            where=str(path),
+            remedy="Convert it to 8 or 16 bits.",
+        )
+    if image.mode == "P":  # a palette may be transparent, which only RGBA can take over
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,252 @@
+"""Batches of a split, in worker processes or in this one; the same batches either way."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from crosskd.config import PixelConfig, TrainConfig
+from crosskd.data.coco import CocoDataset
+from crosskd.data.fields import Findings
+from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
+from crosskd.data.transforms import (
+    Sample,
+    collate,
+    fitted,
+    padded,
+    training_sample,
+    validation_edge,
+    validation_sample,
+)
+from crosskd.errors import CrossKDError, DataError
+from crosskd.structures import Batch
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val"]
+Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker sends: a batch, if there is an image for it, and what it could not read.
+
+    Faults travel as values: raised in a worker, an error would arrive as a traceback in a string.
+    """
+
+    batch: Batch | None
+    corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
+
+    def pin_memory(self) -> Loaded:
+        """For the loader's pinning thread."""
+        return Loaded(self.batch.pin_memory() if self.batch else None, self.corrupt)
+
+
+class BatchSource(Dataset[Loaded]):
+    """Makes a batch out of its keys. A copy of this is what each worker process holds."""
+
+    def __init__(self, dataset: CocoDataset, config: TrainConfig, split: Split, seed: int, pixels: PixelConfig) -> None:
+        self.dataset, self.config, self.split, self.seed, self.pixels = dataset, config, split, seed, pixels
+
+    def __getitem__(self, keys: list[Key]) -> Loaded:
+        corrupt: dict[str, str] = {}
+        samples = []
+        for epoch, index in keys:
+            sample = self._sample(epoch, index, corrupt)
+            if len(corrupt) > self.config.data.max_corrupt_images:
+                return Loaded(None, corrupt)
+            if sample is not None:
+                samples.append(sample)
+        batch = collate(samples, self.pixels, self.config.augment.pad_to) if samples else None
+        return Loaded(batch, corrupt)
+
+    def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
+        """None if the image cannot be read. The training takes the next image in its place, the validation none."""
+        places = len(self.dataset) if self.split == "train" else 1
+        for position in (np.arange(index, index + places) % len(self.dataset)).tolist():
+            try:
+                example = self.dataset[position]
+            except DataError as error:
+                corrupt[self.dataset.name(position)] = str(error)
+                if len(corrupt) > self.config.data.max_corrupt_images:
+                    return None
+                continue
+            if self.split == "val":
+                return validation_sample(example, self.config.augment)
+            rng = np.random.default_rng([self.seed, 1, epoch, index])
+            return training_sample(example, self.config.augment, rng)
+        return None
+
+
+class _Order:
+    """The sampler: the keys of the batches of one epoch from one position on."""
+
+    def __init__(self) -> None:
+        self.keys: list[list[Key]] = []
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class Loader:
+    """Batches of a split. Which ones an epoch has depends on the seed, the epoch and nothing else.
+
+    `corrupt` names the images that could not be read so far, and why.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        batch_size: int,
+        *,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        self.source, self.batch_size, self.rank, self.world_size = source, batch_size, rank, world_size
+        self.corrupt: dict[str, str] = {}
+        self._batches = self._plan(0)
+        self._order = _Order()
+        self._loader: DataLoader[Loaded] = DataLoader(
+            source,
+            batch_size=None,  # a key of the source is a whole batch
+            sampler=self._order,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            multiprocessing_context=_context() if workers else None,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else each start draws from torch's own, which a resume must find untouched
+            persistent_workers=workers > 0 and source.split == "train",  # a validation comes once in a while
+        )
+
+    @property
+    def dataset(self) -> CocoDataset:
+        return self.source.dataset
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order."""
+        return self.dataset.classes
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same in every epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `index` from number `start` on.
+
+        Raises:
+            DataError: an image cannot be read, and that is one more than `data.max_corrupt_images`.
+            CrossKDError: a worker process died.
+        """
+        self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
+        try:
+            for loaded in self._loader:
+                self._note(loaded)
+                if loaded.batch is not None:
+                    yield loaded.batch
+        except (RuntimeError, OSError, EOFError) as error:
+            # A tensor that a worker has sent is fetched from the worker itself: its death may be a lost connection.
+            died = "DataLoader worker" in str(error) or isinstance(error, OSError | EOFError)
+            if not (died and self._loader.num_workers):
+                raise
+            raise CrossKDError(
+                f"a loader process died: {error}",
+                where="/loader/workers",
+                remedy="It was killed, or ran out of memory (or of /dev/shm); use fewer workers or smaller batches.",
+            ) from error
+
+    def _plan(self, epoch: int) -> list[Indices]:
+        """This rank's batches of an epoch, as indices of the data set."""
+        config, sizes = self.source.config, self.dataset.sizes
+        if self.source.split == "train":
+            wide = sizes[:, 1] >= sizes[:, 0]
+            if not config.loader.group_by_aspect:
+                wide = np.ones_like(wide)
+            batches = training_batches(wide, self.batch_size, self.source.seed, epoch)
+            return shard(batches, self.rank, self.world_size, even=True)
+        short, long = validation_edge(config.augment), config.augment.long_edge
+        steps = [padded(fitted((h, w), short, long), config.augment.pad_to) for h, w in sizes.tolist()]
+        return shard(validation_batches(steps, self.batch_size), self.rank, self.world_size, even=False)
+
+    def _note(self, loaded: Loaded) -> None:
+        for name, fault in loaded.corrupt.items():
+            if name not in self.corrupt:
+                self.corrupt[name] = fault
+                log.warning("image skipped: %s", fault)
+        allowed = min(self.source.config.data.max_corrupt_images, len(self.dataset) - 1)
+        if len(self.corrupt) > allowed:
+            faults = Findings()
+            for fault in self.corrupt.values():
+                faults.add(fault)
+            images = "1 image" if faults.count == 1 else f"{faults.count} images"
+            raise DataError(
+                f"{images} cannot be read, more than the {allowed} allowed: {faults}",
+                where=str(self.dataset.folder.root),
+                remedy="Mend or remove them, or raise data.max_corrupt_images.",
+            )
+
+
+def build_loader(
+    config: TrainConfig,
+    split: Split,
+    classes: Sequence[str] | None = None,
+    *,
+    seed: int | None = None,
+    pixels: PixelConfig | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """The batches of `split` as `config` describes them.
+
+    `classes` is the label order (default: `config.data.classes`, else the file's categories by ascending id),
+    `seed` replaces the configuration's, `pixels` the student's (a teacher may have been trained on others).
+    `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory.
+
+    Raises:
+        DataError: the annotation file or the image folder is broken.
+    """
+    train = split == "train"
+    part = config.data.train if train else config.data.val
+    dataset = CocoDataset(
+        part.annotations,
+        part.images,
+        classes if classes is not None else config.data.classes,
+        drop_empty=train and config.loader.drop_empty,
+        min_side=config.augment.min_side,
+        max_image_pixels=config.data.max_image_pixels,
+        max_corrupt_images=config.data.max_corrupt_images,
+    )
+    source = BatchSource(dataset, config, split, config.seed if seed is None else seed, pixels or config.student.pixels)
+    batch_size = config.batch_size if train else config.evaluation.batch_size or config.batch_size
+    pin = torch.device(device).type == "cuda"
+    workers = config.loader.workers
+    return Loader(source, batch_size, workers=workers, rank=rank, world_size=world_size, pin_memory=pin)
+
+
+def _context() -> BaseContext:
+    """Workers fork from a clean server: forking this process would copy its threads' locks and its CUDA state."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not once per worker
+    return context
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers

@@ -1,0 +1,114 @@
+"""From a stored image to a batch: resize, flip, normalise, pad.
+
+Pixels stay 8-bit until they are written, normalised, into the batch itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from crosskd.config import AugmentConfig, PixelConfig
+from crosskd.data.coco import Example
+from crosskd.structures import Batch, Size, Targets
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image at the network's scale."""
+
+    pixels: NDArray[np.uint8]  # [h, w, 3] RGB
+    boxes: NDArray[np.float32]  # [G, 4] x1 y1 x2 y2
+    labels: NDArray[np.int64]  # [G]
+    image_id: int
+    scale: tuple[float, float]  # (x, y): network pixels per original pixel
+    original_size: Size
+
+    @property
+    def size(self) -> Size:
+        height, width = self.pixels.shape[:2]
+        return height, width
+
+
+def fitted(size: Size, short_edge: int, long_edge: int) -> Size:
+    """The largest size of the same ratio whose short side is at most `short_edge` and its long one `long_edge`."""
+    height, width = size
+    scale = min(long_edge / max(size), short_edge / min(size))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def padded(size: Size, multiple: int) -> Size:
+    """`size` rounded up to a multiple."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
+def training_sample(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """Resized to a short edge drawn anew, and flipped or not. Draws the same numbers whatever the image holds."""
+    short_edge = config.short_edges[int(rng.integers(len(config.short_edges)))]
+    flips = bool(rng.random() < config.flip)
+    sample = _resized(example, short_edge, config.long_edge)
+    return _flipped(sample) if flips else sample
+
+
+def validation_edge(config: AugmentConfig) -> int:
+    """The short edge at which the model is evaluated."""
+    return config.val_short_edge or max(config.short_edges)
+
+
+def validation_sample(example: Example, config: AugmentConfig) -> Sample:
+    """Resized to the one scale of the evaluation."""
+    return _resized(example, validation_edge(config), config.long_edge)
+
+
+def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
+    """Normalise images into one tensor [N, 3, H, W], zero where padded; H and W are multiples of `multiple`."""
+    steps = [padded(sample.size, multiple) for sample in samples]
+    height, width = max(h for h, _ in steps), max(w for _, w in steps)
+    images = np.zeros((len(samples), 3, height, width), dtype=np.float32)
+    for image, sample in zip(images, samples, strict=True):
+        _normalise(sample.pixels, pixels, image[:, : sample.size[0], : sample.size[1]])
+    targets = Targets(
+        boxes=[torch.from_numpy(sample.boxes) for sample in samples],
+        labels=[torch.from_numpy(sample.labels) for sample in samples],
+        sizes=[sample.size for sample in samples],
+        padded=steps,
+    )
+    return Batch(
+        images=torch.from_numpy(images),
+        targets=targets,
+        image_ids=[sample.image_id for sample in samples],
+        scales=[sample.scale for sample in samples],
+        original_sizes=[sample.original_size for sample in samples],
+    )
+
+
+def _resized(example: Example, short_edge: int, long_edge: int) -> Sample:
+    original = (example.image.height, example.image.width)
+    height, width = fitted(original, short_edge, long_edge)
+    image = example.image
+    if (height, width) != original:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    scale = (width / original[1], height / original[0])
+    boxes = example.boxes * np.array([*scale, *scale], dtype=np.float32)
+    return Sample(np.asarray(image), boxes, example.labels, example.image_id, scale, original)
+
+
+def _flipped(sample: Sample) -> Sample:
+    """Mirrored left to right. The pixels are a view."""
+    boxes = sample.boxes.copy()
+    boxes[:, [0, 2]] = sample.size[1] - sample.boxes[:, [2, 0]]
+    return Sample(sample.pixels[:, ::-1], boxes, sample.labels, sample.image_id, sample.scale, sample.original_size)
+
+
+def _normalise(source: NDArray[np.uint8], pixels: PixelConfig, target: NDArray[np.float32]) -> None:
+    """Write (value - mean) / std of `source` [h, w, 3] RGB into `target` [3, h, w]."""
+    channels = (0, 1, 2) if pixels.order == "rgb" else (2, 1, 0)
+    for plane, channel, mean, std in zip(target, channels, pixels.mean, pixels.std, strict=True):
+        np.subtract(source[:, :, channel], np.float32(mean), out=plane, dtype=np.float32)
+        np.divide(plane, np.float32(std), out=plane)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosskd.data.images import TRANSPOSES, ImageFolder
+from crosskd.errors import DataError
+from tests.crosskd.data.files import noise
+
+SIZE = (12, 20)  # height, width
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    return root
+
+
+def read(folder: Path, name: str, size: tuple[int, int] = SIZE, max_pixels: int = 10_000) -> np.ndarray:
+    image = ImageFolder(folder, max_pixels).read(name, size)
+    assert image.mode == "RGB"
+    assert (image.height, image.width) == size
+    return np.asarray(image)
+
+
+def test_rgb_is_read_as_stored(folder):
+    image = noise(20, 12)
+    image.save(folder / "a.png")
+    assert np.array_equal(read(folder, "a.png"), np.asarray(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_every_mode_becomes_the_rgb_that_pillow_shows(folder, mode):
+    image = noise(20, 12).convert("RGB" if mode in ("YCbCr", "CMYK", "HSV") else "RGBA")
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    name = "a.tiff" if mode in ("CMYK", "YCbCr", "PA", "HSV") else "a.png"
+    if mode in ("PA", "HSV"):  # no file format of ours stores these
+        image = image.convert("RGBA" if mode == "PA" else "RGB")
+    image.save(folder / name)
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(read(folder, name) - expected).max() <= 2  # YCbCr is rounded
+
+
+def test_a_transparent_palette_loses_its_transparency_without_a_warning(folder):
+    image = noise(20, 12).convert("P")
+    image.info["transparency"] = bytes(range(256))
+    image.save(folder / "a.png", transparency=bytes(range(256)))
+    assert np.array_equal(read(folder, "a.png"), np.asarray(image.convert("RGBA").convert("RGB")))
+
+
+def test_sixteen_bit_grey_keeps_its_upper_byte(folder):
+    values = np.random.default_rng(0).integers(0, 2**16, SIZE, dtype=np.uint16)
+    Image.fromarray(values).save(folder / "a.png")
+    assert np.array_equal(read(folder, "a.png")[:, :, 1], values >> 8)
+
+
+def test_float_pixels_are_refused(folder):
+    Image.fromarray(np.zeros(SIZE, np.float32)).save(folder / "a.tiff")
+    with pytest.raises(DataError, match="32-bit pixels"):
+        read(folder, "a.tiff")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_where_it_leads_to_the_annotated_size(folder, orientation):
+    image = noise(20, 12)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(folder / "a.png", exif=exif)
+    shown = image.transpose(TRANSPOSES[orientation]) if orientation > 1 else image
+    assert np.array_equal(read(folder, "a.png", (shown.height, shown.width)), np.asarray(shown))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_exif_orientation_is_left_alone_where_the_boxes_refer_to_the_stored_image(folder, orientation):
+    image = noise(20, 12)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(folder / "a.png", exif=exif)
+    assert np.array_equal(read(folder, "a.png", (12, 20)), np.asarray(image))
+
+
+def test_another_size_than_the_annotated_one_names_both_and_the_file(folder):
+    noise(20, 12).save(folder / "a.png")
+    with pytest.raises(DataError, match=r"is 20 x 12 pixels, but annotated as 21 x 12 \(at .*a\.png\)"):
+        read(folder, "a.png", (12, 21))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 30, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff", "gif"])
+def test_a_truncated_image_is_a_clear_error(folder, suffix, kept):
+    path = folder / f"a.{suffix}"
+    noise(20, 12).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
+    with pytest.raises(DataError, match=r"(cannot be decoded|not an image|but annotated as)"):
+        read(folder, path.name)
+
+
+def test_what_is_no_image_is_a_clear_error(folder):
+    (folder / "a.jpg").write_text("<html>404</html>")
+    with pytest.raises(DataError, match="not an image of a known format"):
+        read(folder, "a.jpg")
+
+
+def test_postscript_is_not_opened(folder):
+    noise(20, 12).save(folder / "a.eps")
+    with pytest.raises(DataError, match="not an image of a known format"):
+        read(folder, "a.eps")
+
+
+def test_a_gigantic_image_is_refused_by_its_header(folder):
+    noise(20, 12).save(folder / "a.png")
+    with pytest.raises(DataError, match=r"of 20 x 12 has more than max_image_pixels \(239\)"):
+        read(folder, "a.png", max_pixels=239)
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])  # above Pillow's warning, and above its error
+def test_a_decompression_bomb_is_refused_undecoded(folder, side):
+    Image.new("1", (20, 12)).save(folder / "a.png")
+    data = bytearray((folder / "a.png").read_bytes())
+    data[16:24] = side.to_bytes(4, "big") * 2
+    data[29:33] = _crc(bytes(data[12:29]))
+    (folder / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match="max_image_pixels"):
+        read(folder, "a.png", (side, side), max_pixels=64_000_000)
+
+
+def test_a_limit_above_pillows_own_is_obeyed(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    noise(20, 12).save(folder / "a.png")
+    assert read(folder, "a.png", max_pixels=240).shape == (12, 20, 3)
+
+
+def test_missing_images_folders_and_pipes_are_clear_errors(folder):
+    (folder / "sub").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    for name in ("none.png", "sub/none.png", "x" * 5000):
+        with pytest.raises(DataError, match="is missing"):
+            read(folder, name)
+    for name in ("sub", "pipe.png"):
+        with pytest.raises(DataError, match="is not a regular file"):
+            read(folder, name)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/secret.png", "sub/../../secret.png"])
+def test_a_name_that_leaves_the_folder_is_refused(folder, name):
+    noise(20, 12).save(folder.parent / "secret.png")
+    with pytest.raises(DataError, match=r"(absolute|leaves the image folder)"):
+        read(folder, name)
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(folder):
+    noise(20, 12).save(folder.parent / "secret.png")
+    noise(20, 12).save(folder / "a.png")
+    (folder / "inside.png").symlink_to("a.png")
+    (folder / "outside.png").symlink_to("../secret.png")
+    (folder / "up").symlink_to("..")
+    assert read(folder, "inside.png").shape == (12, 20, 3)
+    for name in ("outside.png", "up/secret.png"):
+        with pytest.raises(DataError, match="link that leads out of the image folder"):
+            read(folder, name)
+
+
+def test_the_folder_itself_may_be_a_link(folder):
+    noise(20, 12).save(folder / "a.png")
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    assert read(link, "a.png").shape == (12, 20, 3)
+
+
+def test_a_missing_folder_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match="the image folder does not exist"):
+        ImageFolder(tmp_path / "none", 10)
+
+
+def _crc(chunk: bytes) -> bytes:
+    import zlib
+
+    return zlib.crc32(chunk).to_bytes(4, "big")

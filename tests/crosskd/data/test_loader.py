@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosskd.data.loader import Loader, build_loader
+from crosskd.errors import CrossKDError, DataError
+from crosskd.structures import Batch
+from tests.crosskd.data.files import config, many, write
+
+SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, many(SIZES))
+    return tmp_path
+
+
+def fingerprint(batch: Batch) -> tuple:
+    boxes = tuple(tuple(map(tuple, box.tolist())) for box in batch.targets.boxes)
+    return tuple(batch.image_ids), batch.images.double().sum().item(), boxes, tuple(batch.targets.sizes)
+
+
+def fingerprints(loader: Loader, epoch: int, start: int = 0) -> list[tuple]:
+    return [fingerprint(batch) for batch in loader.epoch(epoch, start)]
+
+
+def break_image(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        path = folder / "images" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def test_workers_change_nothing(folder):
+    augment = {"short_edges": [48, 64, 80], "long_edge": 128}
+    alone = build_loader(config(folder, augment=augment), "train")
+    helped = build_loader(config(folder, augment=augment, loader={"workers": 2}), "train")
+    for epoch in range(2):
+        assert fingerprints(alone, epoch) == fingerprints(helped, epoch)
+    assert fingerprints(alone, 0) != fingerprints(alone, 1)
+
+
+def test_a_resume_in_the_middle_of_an_epoch_gets_the_very_same_batches(folder):
+    settings = config(folder, augment={"short_edges": [48, 64], "long_edge": 128})
+    whole = fingerprints(build_loader(settings, "train"), 3)
+    for start in range(len(whole) + 1):
+        assert fingerprints(build_loader(settings, "train"), 3, start) == whole[start:]
+
+
+def test_an_epoch_that_was_left_early_disturbs_no_later_one(folder):
+    loader = build_loader(config(folder, loader={"workers": 1}), "train")
+    expected = fingerprints(loader, 1)
+    left = loader.epoch(0)
+    next(left)
+    left.close()
+    assert fingerprints(loader, 1) == expected
+
+
+def test_an_image_is_augmented_anew_in_each_epoch(folder):
+    settings = config(folder, batch_size=len(SIZES), augment={"short_edges": list(range(32, 64)), "long_edge": 128})
+    loader = build_loader(settings, "train")
+    sizes = []
+    for epoch in range(2):
+        (batch,) = loader.epoch(epoch)
+        sizes.append(dict(zip(batch.image_ids, batch.targets.sizes, strict=True)))
+    assert sum(sizes[0][image_id] != sizes[1][image_id] for image_id in sizes[0]) > 5
+
+
+def test_another_seed_gives_other_batches(folder):
+    loaders = [build_loader(config(folder, seed=1), "train"), build_loader(config(folder), "train", seed=1)]
+    same, other = [fingerprints(loader, 0) for loader in loaders], build_loader(config(folder), "train")
+    assert same[0] == same[1] != fingerprints(other, 0)
+
+
+def test_length_is_the_number_of_batches(folder):
+    loader = build_loader(config(folder), "train")
+    assert len(loader) == len(list(loader.epoch(0))) == len(list(loader.epoch(7))) == 3
+    validation = build_loader(config(folder, evaluation={"batch_size": 2}), "val")
+    assert len(validation) == len(list(validation))
+
+
+def test_wide_and_tall_images_come_in_batches_of_their_own(folder):
+    loader = build_loader(config(folder, batch_size=2), "train")
+    for batch in list(loader)[:-1]:
+        assert len({width >= height for height, width in batch.original_sizes}) == 1
+    mixed = build_loader(config(folder, batch_size=2, loader={"workers": 0, "group_by_aspect": False}), "train")
+    assert any(len({w >= h for h, w in batch.original_sizes}) == 2 for batch in mixed)
+
+
+def test_validation_has_every_image_once_unpadded_by_others_and_unaugmented(folder):
+    loader = build_loader(config(folder, augment={"short_edges": [64], "long_edge": 128, "flip": 1}), "val")
+    batches = list(loader)
+    assert sorted(i for batch in batches for i in batch.image_ids) == [100 + 3 * i for i in range(len(SIZES))]
+    for batch in batches:
+        assert set(batch.targets.padded) == {tuple(batch.images.shape[2:])}
+    assert [fingerprint(batch) for batch in batches] == [fingerprint(batch) for batch in loader]
+
+
+def test_ranks_share_an_epoch(folder):
+    settings = config(folder, batch_size=2)
+    ranks = [build_loader(settings, "train", rank=rank, world_size=2) for rank in range(2)]
+    parts = [[i for batch in rank for i in batch.image_ids] for rank in ranks]
+    assert len(ranks[0]) == len(ranks[1])
+    assert set(parts[0]) | set(parts[1]) == {100 + 3 * i for i in range(len(SIZES))}
+
+
+def test_a_teacher_may_want_other_pixels(folder):
+    settings = config(folder)
+    pixels = settings.student.pixels.model_copy(
+        update={"order": "bgr", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    )
+    ours, theirs = next(iter(build_loader(settings, "val"))), next(iter(build_loader(settings, "val", pixels=pixels)))
+    height, width = ours.targets.sizes[0]
+    mean, std = (torch.tensor(v)[:, None, None] for v in (settings.student.pixels.mean, settings.student.pixels.std))
+    restored = (ours.images[0, :, :height, :width] * std + mean).flip(0)
+    assert torch.allclose(restored, theirs.images[0, :, :height, :width], atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_arrives_as_a_data_error_that_names_it(folder, workers):
+    break_image(folder, 6)
+    loader = build_loader(config(folder, loader={"workers": workers}), "train")
+    with pytest.raises(DataError, match=r"1 image cannot be read, more than the 0 allowed: .*6\.png") as caught:
+        list(loader)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_are_skipped_counted_and_named_up_to_the_limit(folder, workers, caplog):
+    break_image(folder, 2, 6)
+    settings = config(folder, data={"max_corrupt_images": 2}, loader={"workers": workers})
+    loader = build_loader(settings, "train")
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    assert {len(batch.image_ids) for batch in batches} == {4}  # others took their places
+    assert sorted(loader.corrupt) == ["2.png", "6.png"]
+    assert caplog.text.count("image skipped") == 2
+    break_image(folder, 7)
+    with pytest.raises(DataError, match="3 images cannot be read, more than the 2 allowed"):
+        list(loader)
+
+
+def test_the_validation_leaves_broken_images_out(folder):
+    break_image(folder, 2)
+    loader = build_loader(config(folder, data={"max_corrupt_images": 1}), "val")
+    seen = [i for batch in loader for i in batch.image_ids]
+    assert sorted(seen) == [100 + 3 * i for i in range(len(SIZES)) if i != 2]
+
+
+def test_a_data_set_of_broken_images_ends_rather_than_yielding_nothing(folder):
+    break_image(folder, *range(len(SIZES)))
+    loader = build_loader(config(folder, data={"max_corrupt_images": 1000}), "train")
+    with pytest.raises(DataError, match=r"10 images cannot be read"):
+        list(loader)
+
+
+def test_a_killed_worker_is_a_clear_error(folder):
+    loader = build_loader(config(folder, batch_size=1, loader={"workers": 1}), "train")
+    batches = loader.epoch(0)
+    next(batches)
+    os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(CrossKDError, match="a loader process died"):
+        list(batches)
