@@ -157,7 +157,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
         case ApiError():
             return error
         case RequestValidationError():
-            return _invalid(request, error)
+            return invalid_request(request, error)
         case HTTPException():
             return _of_status(error)
         case OperationalError() | InterfaceError() | PoolTimeout():
@@ -169,14 +169,15 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
             return ApiError("the service failed in an unforeseen way", remedy="The server's log tells more.")
 
 
-def _invalid(request: Request, error: RequestValidationError) -> ApiError:
+def invalid_request(request: Request, error: RequestValidationError, further: Sequence[Fault] = ()) -> ApiError:
+    """What a request is refused with whose body or parameters its model refuses; `further` faults join them."""
     complaints = error.errors()
     for complaint in complaints:
         if complaint["type"] == "json_invalid":
             return _malformed(complaint, error.body)
     if isinstance(error.body, bytes):  # FastAPI parses a body only if it calls itself JSON
         return UnsupportedMediaType("the body is not JSON", remedy="Send it with `Content-Type: application/json`.")
-    found = faults(complaints, error.body, _body_model(request))
+    found = [*faults(complaints, error.body, _body_model(request)), *further]
     count = "one fault" if len(found) == 1 else f"{len(found)} faults"
     return InvalidSpec(f"the request has {count}; `errors` tells where", errors=found)
 

@@ -37,14 +37,23 @@ def _fault(error: Any, body: Any, model: Any) -> Fault:
     source, *rest = error["loc"]
     if source != "body":
         name = str(rest[0]) if rest else str(source)
-        return Fault(pointer=name, detail=_sentence(error["msg"]), remedy=_remedy(error, None))
+        return _told(name, error, None)
     place = _place(tuple(rest), body)[0]
     holder = _model_at(model, place[:-1]) if error["type"] == "extra_forbidden" else None
-    return Fault(pointer=pointer(place), detail=_sentence(error["msg"]), remedy=_remedy(error, holder))
+    return _told(pointer(place), error, holder)
 
 
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+def _told(where: str, error: Any, holder: type[BaseModel] | None) -> Fault:
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if error["type"] == "value_error" and ("; " in message or ": " in message):
+        # Our own validators write "what is wrong; what to do" or "what is to be done: why".
+        detail, separator, remedy = message.partition("; ")
+        return Fault(pointer=where, detail=detail, remedy=_sentence(remedy) if separator else _sentence(message))
+    return Fault(pointer=where, detail=message, remedy=_remedy(error, holder))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def _remedy(error: Any, holder: type[BaseModel] | None) -> str:
@@ -64,7 +73,7 @@ def _remedy(error: Any, holder: type[BaseModel] | None) -> str:
         case "finite_number":
             return "Give a finite number."
         case _:
-            return ""
+            return "Correct the value."
 
 
 def _known_fields(name: str, holder: type[BaseModel] | None) -> str:

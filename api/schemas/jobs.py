@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from crosskd.config import TrainConfig
 
@@ -29,14 +29,6 @@ class JobCreate(BaseModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00]+$")]
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
     spec: TrainConfig
-
-    @model_validator(mode="after")
-    def _kind_fits_spec(self) -> JobCreate:
-        if self.kind == "distill" and self.spec.teacher is None:
-            raise ValueError('a distil job needs a teacher; add `spec.teacher.weights`: {"job": …} or {"file": …}')
-        if self.kind == "train" and self.spec.teacher is not None:
-            raise ValueError("a train job has no teacher; use kind `distill`, or remove `spec.teacher`")
-        return self
 
 
 class Failure(BaseModel):

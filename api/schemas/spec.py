@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from crosskd.config import DistillConfig, FileRef, JobRef, ModelConfig, TeacherConfig, TrainConfig
+from crosskd.config import (
+    DataConfig,
+    DistillConfig,
+    FileRef,
+    JobRef,
+    Knobs,
+    LoaderConfig,
+    ModelConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from crosskd.registry import DETECTORS
 from crosskd.shapes import expected_shapes
 
 __all__ = [
     "DETECTORS",
+    "DataConfig",
     "DistillConfig",
     "FileRef",
     "JobRef",
+    "Knobs",
+    "LoaderConfig",
     "ModelConfig",
     "TeacherConfig",
     "TrainConfig",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,11 +17,22 @@ from api.errors import InvalidSpec
 from api.schemas.errors import Fault
 from api.schemas.faults import faults as as_faults
 from api.schemas.jobs import JobCreate
-from api.schemas.spec import DistillConfig, FileRef, ModelConfig, TeacherConfig, TrainConfig
+from api.schemas.spec import (
+    DataConfig,
+    DistillConfig,
+    FileRef,
+    Knobs,
+    LoaderConfig,
+    ModelConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from api.services import datasets, pairing, teachers
 from api.services.roots import PathRefused, locate_file, locate_folder
 from api.services.weights_header import NotSafetensors
 from api.settings import Settings
+
+SectionT = TypeVar("SectionT", bound=Knobs)
 
 LISTED = 10  # class names that a fault spells out
 
@@ -37,8 +48,8 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> TrainCon
         Unavailable: too many annotation files are being checked.
     """
     config, database, roots = create.spec, session.database, settings.data_roots
-    faults: list[Fault] = []
-    data = _data(database, settings, config, faults)
+    faults: list[Fault] = _kind(create.kind, config.teacher)
+    data = _data(database, settings, config.data, config.loader, faults)
     student = _student(roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
@@ -49,6 +60,50 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> TrainCon
     if faults:
         raise _invalid(faults)
     return _completed(config, update)
+
+
+def further_faults(database: Database, settings: Settings, body: Any) -> list[Fault]:
+    """What the files and the database say of a body that its model has refused.
+
+    Every section that is well-formed by itself is checked as `resolve` would, so that a client hears of all faults
+    at once and not of one round after the other.
+    """
+    spec = body.get("spec") if isinstance(body, dict) else None
+    if not isinstance(spec, dict):
+        return []
+    data = _well_formed(DataConfig, spec.get("data"))
+    student = _well_formed(ModelConfig, spec.get("student"))
+    teacher = _well_formed(TeacherConfig, spec.get("teacher"))
+    distill = _well_formed(DistillConfig, spec.get("distill") or {})
+    loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
+    faults = _kind(body.get("kind"), spec.get("teacher"))
+    classes = None
+    if data is not None:
+        classes = _data(database, settings, data, loader, faults)["classes"] or data.classes
+    if student is not None:
+        _student(settings.data_roots, student, faults)
+    if teacher is not None:
+        teacher = teachers.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
+        if student is not None and distill is not None and teacher.model is not None:
+            pairing.join(student, teacher.model, distill, faults)
+    return faults
+
+
+def _well_formed(section: type[SectionT], values: Any) -> SectionT | None:
+    try:
+        return section.model_validate(values)
+    except ValidationError:
+        return None  # its own faults are told already
+
+
+def _kind(kind: Any, teacher: Any) -> list[Fault]:
+    if kind == "distill" and teacher is None:
+        remedy = 'Add `spec.teacher.weights`: {"job": ID} or {"file": PATH}.'
+        return [Fault(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
+    if kind == "train" and teacher is not None:
+        remedy = "Use kind `distill`, or remove `spec.teacher`."
+        return [Fault(pointer="/spec/teacher", detail="a train job has no teacher", remedy=remedy)]
+    return []
 
 
 def _invalid(faults: list[Fault]) -> InvalidSpec:
@@ -72,10 +127,12 @@ def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def _data(database: Database, settings: Settings, config: TrainConfig, faults: list[Fault]) -> dict[str, Any]:
+def _data(
+    database: Database, settings: Settings, config: DataConfig, loader: LoaderConfig, faults: list[Fault]
+) -> dict[str, Any]:
     """The data section with absolute paths and, where the files are in order, classes."""
     verdicts: dict[str, datasets.Verdict | None] = {}
-    data = config.data.model_dump()
+    data = config.model_dump()
     for split in ("train", "val"):
         pointer = f"/spec/data/{split}"
         try:
@@ -97,8 +154,8 @@ def _data(database: Database, settings: Settings, config: TrainConfig, faults: l
             verdicts[split] = None if verdict.fault_count else verdict
     train, val = verdicts.get("train"), verdicts.get("val")
     if train is not None:
-        faults.extend(_no_boxes(config, train))
-    data["classes"] = _classes(config.data.classes, train, val, faults)
+        faults.extend(_no_boxes(loader, train))
+    data["classes"] = _classes(config.classes, train, val, faults)
     return data
 
 
@@ -109,8 +166,8 @@ def _coco_faults(pointer: str, name: str, verdict: datasets.Verdict) -> list[Fau
     return [Fault(pointer=pointer, detail=f"{name}: {detail}", remedy="Mend the file.") for detail in details]
 
 
-def _no_boxes(config: TrainConfig, train: datasets.Verdict) -> list[Fault]:
-    if train.boxes or not config.loader.drop_empty:
+def _no_boxes(loader: LoaderConfig, train: datasets.Verdict) -> list[Fault]:
+    if train.boxes or not loader.drop_empty:
         return []
     return [
         Fault(

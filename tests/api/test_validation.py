@@ -276,6 +276,23 @@ def test_a_distil_job_without_teacher_and_a_train_job_with_one(resolve: Post, ro
     assert "has no teacher" in resolve("train", teacher={"weights": {"file": "t.safetensors"}}).text
 
 
+def test_every_fault_at_once(client: TestClient, spec: dict[str, Any], root: Path) -> None:
+    """What the model refuses, what the files say and what the pair lacks stand in one answer."""
+    spec["student"] = {"backbone": {"name": "resnet19"}}
+    spec["data"]["val"] = {**spec["data"]["val"], "images": "../outside"}
+    spec["optimizer"] = {"lr": -1}
+    spec["surprise"] = 1
+    found = errors(client.post("/jobs", json={"kind": "distill", "name": "n", "spec": spec}))
+    assert found.keys() == {
+        "/spec/student/backbone/name", "/spec/data/val/images", "/spec/optimizer/lr", "/spec/surprise", "/spec/teacher",
+    }  # fmt: skip
+    spec["student"] = {"backbone": {"name": "resnet18"}, "strides": [8, 16]}
+    spec["teacher"] = {"weights": {"job": "0" * 32}}
+    found = errors(client.post("/jobs", json={"kind": "distill", "name": "", "spec": spec}))
+    assert found.keys() >= {"/name", "/spec/student/strides", "/spec/teacher/weights/job", "/spec/data/val/images"}
+    assert client.get("/jobs").json()["items"] == []
+
+
 def test_a_teacher_model_other_than_the_job_says(resolve: Post, teacher_job: Any) -> None:
     other = TINY | {"head": {"channels": 32, "depth": 3}}
     found = errors(resolve("distill", student=TINY, teacher={"weights": {"job": teacher_job()}, "model": other}))
