@@ -1,0 +1,124 @@
+"""What a run tells whoever listens: the state of the run and the moments of its life.
+
+Callbacks are called in the order in which they were given. An exception in one ends the run: a metric that
+cannot be delivered is the callback's own matter to bear or to raise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from crosskd.config import TrainConfig
+from crosskd.structures import Evaluation
+
+Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "uploading"]
+
+
+@dataclass
+class Run:
+    """The live state of one training. Callbacks read it; the loop and `crosskd.train` write it."""
+
+    config: TrainConfig
+    workdir: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    phase: Phase = "preparing"
+    step: int = 0  # optimizer steps taken
+    total_steps: int = 0
+    steps_per_epoch: int = 0
+    epoch_index: int = 0  # the sampler's position: this epoch ...
+    batches_done: int = 0  # ... and the batches taken from it
+    loss: float | None = None  # of the latest step
+    best_ap: float | None = None
+    best_step: int | None = None
+    steps_per_second: float | None = None
+    eta_seconds: float | None = None
+
+    @property
+    def epoch(self) -> float:
+        """Epochs trained so far, with the fraction of the one in progress."""
+        return self.step / self.steps_per_epoch if self.steps_per_epoch else 0.0
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop.is_set()
+
+    def request_stop(self) -> None:
+        """Ask the run to finish its step, write a checkpoint and raise `Interrupted`. Any thread may ask."""
+        self.stop.set()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training leaves behind. `best_ap` is -1 where nothing could be measured."""
+
+    best_ap: float
+    best_step: int
+    steps: int
+    manifest: dict[str, Any]
+    best_weights: Path
+    last_weights: Path
+
+
+class Callback:
+    """Base class: every method does nothing. Override what you want to hear of."""
+
+    def on_start(self, run: Run) -> None:
+        """Once, before anything is built."""
+
+    def on_phase(self, run: Run, phase: Phase) -> None:
+        """`run.phase` has just become `phase`."""
+
+    def on_log(self, run: Run, values: dict[str, float]) -> None:
+        """Every `log_every` optimizer steps and at the last one: losses, `lr`, `grad_norm` and speeds."""
+
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        """The teacher or the student has been measured on the validation split."""
+
+    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
+        """A weights file stands complete at `path`: the best so far, or (`best` false) the last."""
+
+    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+        """A checkpoint stands complete at `path`. Older ones may be pruned right after this call."""
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        """Once, after the last file is written. Not called when the run ends with an error."""
+
+
+class Callbacks(Callback):
+    """Several callbacks as one."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def on_start(self, run: Run) -> None:
+        for callback in self._callbacks:
+            callback.on_start(run)
+
+    def on_phase(self, run: Run, phase: Phase) -> None:
+        run.phase = phase
+        for callback in self._callbacks:
+            callback.on_phase(run, phase)
+
+    def on_log(self, run: Run, values: dict[str, float]) -> None:
+        for callback in self._callbacks:
+            callback.on_log(run, values)
+
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        for callback in self._callbacks:
+            callback.on_evaluation(run, evaluation)
+
+    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
+        for callback in self._callbacks:
+            callback.on_weights(run, path, step, best)
+
+    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+        for callback in self._callbacks:
+            callback.on_checkpoint(run, path, step)
+
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        for callback in self._callbacks:
+            callback.on_end(run, result)

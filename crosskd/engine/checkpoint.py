@@ -1,0 +1,177 @@
+"""Checkpoints: everything a resume needs, written so that a reader never sees half of one.
+
+A checkpoint is a dictionary of tensors and plain values, read with `weights_only=True`: it cannot carry code.
+Its sha256 stands beside it in the form of `sha256sum`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crosskd.config import TrainConfig
+from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoint-{step:08d}.pt"
+
+
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` as the checkpoint of `step`, with its digest, or nothing at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / checkpoint_name(step)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    # The digest goes first: killed in between, the folder holds a digest without a checkpoint, which nobody reads.
+    path.unlink(missing_ok=True)
+    _write_text(digest_path(path), f"{file_digest(temporary)}  {path.name}\n")
+    temporary.replace(path)
+    _sync_folder(folder)
+    return path
+
+
+def digest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for path in list_checkpoints(folder)[keep:]:
+        path.unlink()
+        digest_path(path).unlink(missing_ok=True)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, newest first."""
+    if not folder.is_dir():
+        return []
+    steps = {path: int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
+    return sorted(steps, key=lambda path: steps[path], reverse=True)
+
+
+def read_checkpoint(source: Path) -> dict[str, Any]:
+    """The checkpoint `source`, or the newest sound one in the folder `source`, on the CPU.
+
+    Raises `ConfigError` where there is none, and `CheckpointCorrupt` when the bytes are not what was written; in a
+    folder, when no checkpoint is sound.
+    """
+    if source.is_file():
+        return _read_file(source)
+    faults = []
+    for path in list_checkpoints(source):
+        try:
+            return _read_file(path)
+        except CheckpointCorrupt as error:
+            faults.append(error.message)
+    if not faults:
+        raise ConfigError("there is no checkpoint", where=str(source), remedy="Start the run without resume.")
+    raise CheckpointCorrupt(
+        f"no checkpoint in the folder is sound: {'; '.join(faults)}",
+        where=str(source),
+        remedy="Start the run anew, without resume.",
+    )
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    beside = digest_path(path)
+    try:
+        if beside.exists() and beside.read_text(encoding="ascii").split()[:1] != [file_digest(path)]:
+            raise CheckpointCorrupt(
+                f"{path.name} does not have the sha256 that was written with it",
+                where=str(path),
+                remedy="Resume from an earlier checkpoint.",
+            )
+        if not zipfile.is_zipfile(path):  # torch would take it for a bare pickle
+            raise ValueError("it is cut short, or no checkpoint at all")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise ValueError(f"not a checkpoint of format {FORMAT}")
+    except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointCorrupt(
+            f"{path.name} cannot be read: {reason}", where=str(path), remedy="Resume from an earlier checkpoint."
+        ) from error
+    return state
+
+
+# --- does it belong to this run? -------------------------------------------------------------------------------------
+
+# What may differ between a run and its resume: where files lie, how fast the machine is, what is reported when.
+_FREE = {"data", "device", "threads", "evaluation", "checkpoint", "log_every"}
+
+
+def fingerprint(config: TrainConfig, data_digests: dict[str, str]) -> dict[str, Any]:
+    """The part of a configuration that decides the weights, as JSON values; data by content, not by path."""
+    values = config.model_dump(mode="json", exclude=_FREE)
+    values["loader"].pop("workers")
+    values["schedule"].pop("max_steps")
+    values["student"]["backbone"].pop("init")
+    if values["teacher"] is not None:
+        values["teacher"].pop("weights")
+    return {**values, "data": {"classes": config.data.classes, **data_digests}}
+
+
+def fingerprint_digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def require_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Raises `CheckpointMismatch`, naming every setting that differs by its JSON pointer."""
+    differences = [
+        f"{pointer} was {json.dumps(_short(old))} and is {json.dumps(_short(new))}"
+        for pointer, old, new in _differences(saved, current)
+    ]
+    if differences:
+        raise CheckpointMismatch(
+            f"the checkpoint belongs to a run with other settings: {'; '.join(differences)}",
+            remedy="Resume with the settings of that run, or start a new run.",
+        )
+
+
+def _differences(old: Any, new: Any, pointer: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [found for key in keys for found in _differences(old.get(key), new.get(key), f"{pointer}/{key}")]
+    return [] if old == new else [(pointer, old, new)]
+
+
+def _short(value: Any) -> Any:
+    text = json.dumps(value)
+    return value if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut, where the system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

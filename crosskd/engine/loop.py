@@ -1,0 +1,165 @@
+"""The training loop: a page of plain code. What surrounds it hangs on callbacks and on two functions given in.
+
+The trainee is any module whose `forward(images, targets)` returns its loss terms (`structures.Losses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from crosskd.engine.callbacks import Callback, Run
+from crosskd.engine.device import MixedPrecision, memory_errors
+from crosskd.engine.ema import EMA
+from crosskd.engine.meter import Meter
+from crosskd.engine.optim import Schedule, set_learning_rate
+from crosskd.errors import Diverged, Interrupted
+from crosskd.structures import Batch, Losses
+
+SMALLEST_SCALE = 1e-3  # fp16: still infinite at this loss scale, the gradient itself is broken
+
+
+class Batches(Protocol):
+    """Batches in an order that only the epoch's number decides, so that a resume can start in the middle."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """Those of epoch `index`, without the first `start`."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The parts that the loop drives."""
+
+    trainee: nn.Module
+    student: nn.Module  # what the EMA averages: the trainee itself, or a part of it
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    batches: Batches
+    amp: MixedPrecision
+    ema: EMA[Any] | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+
+
+def fit(
+    run: Run, training: Training, callback: Callback, *, save: Callable[[], None], evaluate: Callable[[], None]
+) -> None:
+    """Train from the position in `run` to its last step.
+
+    `save` writes a checkpoint; `evaluate` measures the student. At an epoch's end the checkpoint comes first: a
+    run that dies while it evaluates has lost nothing, and a resume repeats the evaluation.
+
+    Raises `Diverged`, `OutOfMemory`, and `Interrupted` once a requested stop has been checkpointed.
+    """
+    every = run.config.checkpoint.every_steps
+    meter = Meter(run)
+    saved = run.step
+    while True:
+        training.trainee.train()
+        for group in meter.waiting(_groups(run, training)):
+            losses = train_step(run, training, group)
+            run.step += 1
+            run.batches_done += len(group)
+            meter.count(images=sum(len(batch.images) for batch in group))
+            if run.step % run.config.log_every == 0 or run.step == run.total_steps:
+                callback.on_log(run, losses | meter.read())
+            if run.stopping or (every and run.step % every == 0):
+                save()
+                saved = run.step
+            if run.stopping:
+                raise Interrupted(f"stopped on request after step {run.step}", remedy="Resume from its checkpoint.")
+        if saved != run.step:
+            save()
+            saved = run.step
+        finished = run.step >= run.total_steps
+        if finished or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
+            with meter.pause():
+                evaluate()
+        if finished:
+            return
+        run.epoch_index, run.batches_done = run.epoch_index + 1, 0
+
+
+def _groups(run: Run, training: Training) -> Iterator[list[Batch]]:
+    """What is left of the epoch, in groups of `accumulate` batches; the epoch's last group may be shorter."""
+    if run.step >= run.total_steps or run.batches_done >= len(training.batches):
+        return
+    batches = training.batches.epoch(run.epoch_index, run.batches_done)
+    while group := list(islice(batches, training.accumulate)):
+        yield group
+        if run.step >= run.total_steps:
+            return
+
+
+def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, float]:
+    """One optimizer step over the mean loss of a group of batches. Returns each term, `loss`, `lr`, `grad_norm`."""
+    amp, optimizer = training.amp, training.optimizer
+    lr = set_learning_rate(optimizer, training.schedule(run.step))
+    optimizer.zero_grad(set_to_none=True)
+    history: list[Losses] = []
+    for batch in group:
+        with memory_errors(batch.images):
+            batch = batch.to(amp.device)
+            with amp.autocast():
+                losses = training.trainee(batch.images, batch.targets)
+            loss = torch.stack([term.sum() for term in losses.values()]).sum() / len(group)
+            amp.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        history.append({name: term.detach() for name, term in losses.items()})
+
+    amp.scaler.unscale_(optimizer)
+    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    values = _checked(run, amp, history, norm)  # nothing that is not finite may reach the weights
+    if training.clip_norm is not None and values["grad_norm"] > training.clip_norm:
+        torch._foreach_mul_(gradients, training.clip_norm / values["grad_norm"])
+    amp.scaler.step(optimizer)
+    amp.scaler.update()
+    if training.ema is not None:
+        training.ema.update(training.student)
+    run.loss = values["loss"]
+    return values | {"lr": lr}
+
+
+def _checked(run: Run, amp: MixedPrecision, history: list[Losses], norm: Tensor) -> dict[str, float]:
+    """The means of the terms over the group, as numbers. One transfer from the device. Raises `Diverged`."""
+    names = list(history[0])
+    sums = torch.stack([torch.stack([losses[name].sum() for name in names]) for losses in history])
+    *means, grad_norm = torch.cat([sums.float().mean(dim=0), norm.float().reshape(1)]).tolist()
+    values = dict(zip(names, means, strict=True))
+    values["loss"] = sum(means)
+    for name, value in values.items():
+        if not _finite(value):
+            raise _diverged(f"the loss term {name} is {value}{_level(history, name)}", run)
+    # In fp16 an infinite gradient is ordinary: the scaler skips the step and lowers its scale.
+    if not _finite(grad_norm) and (not amp.scaler.is_enabled() or amp.scaler.get_scale() < SMALLEST_SCALE):
+        raise _diverged(f"the gradient's norm is {grad_norm}", run)
+    return values | {"grad_norm": grad_norm}
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")  # false for NaN, too
+
+
+def _level(history: list[Losses], name: str) -> str:
+    """Where the first broken value stands, in words."""
+    for losses in history:
+        broken = (~losses[name].reshape(-1).isfinite()).nonzero()
+        if len(broken):
+            return f" on level {int(broken[0])} of the pyramid"
+    return ""
+
+
+def _diverged(what: str, run: Run) -> Diverged:
+    return Diverged(
+        f"{what} in step {run.step + 1}",
+        where="/optimizer/lr",
+        remedy="Lower the learning rate, warm up longer, or set clip_norm; the last checkpoint is from before.",
+    )

@@ -1,0 +1,117 @@
+"""What a run has reached so far: its evaluations, its best student, and the files and the manifest they become."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from crosskd.config import ModelConfig
+from crosskd.engine.checkpoint import file_digest
+from crosskd.engine.weights import write_weights
+from crosskd.structures import Evaluation
+
+State = dict[str, Tensor]
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+class Results:
+    """Evaluations in order, and the weights of the best student: they travel in the checkpoint, so that a resume on
+    another machine still delivers a best student from before it."""
+
+    def __init__(self, workdir: Path, model: ModelConfig, classes: list[str]) -> None:
+        self.workdir, self.model, self.classes = workdir, model, classes
+        self.teacher: Evaluation | None = None
+        self.evaluations: list[Evaluation] = []
+        self.best: Evaluation | None = None
+        self.seconds_before = 0.0  # of the sittings that a resume goes on from
+        self._best_state: State = {}
+
+    def add(self, evaluation: Evaluation, student: nn.Module) -> Evaluation:
+        """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in."""
+        best = self.best is None or evaluation.ap > self.best.ap
+        evaluation = replace(evaluation, best=best)
+        self.evaluations.append(evaluation)
+        if best:
+            self.best = evaluation
+            self._best_state = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
+        return evaluation
+
+    def write_best(self) -> Path:
+        assert self.best is not None
+        return self._write(BEST, self._best_state, self.best)
+
+    def write_last(self, student: nn.Module) -> Path:
+        return self._write(LAST, student.state_dict(), self.evaluations[-1])
+
+    def _write(self, name: str, state: State, evaluation: Evaluation) -> Path:
+        path = self.workdir / name
+        extra = {"step": str(evaluation.step), "epoch": f"{evaluation.epoch:.4f}", "ap": f"{evaluation.ap:.6f}"}
+        write_weights(path, state, model=self.model, classes=self.classes, extra=extra)
+        return path
+
+    def state_dict(self, seconds: float) -> dict[str, Any]:
+        """For the checkpoint; `seconds` is the time that the run has taken so far."""
+        return {
+            "teacher": None if self.teacher is None else asdict(self.teacher),
+            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
+            "best": None if self.best is None else asdict(self.best),
+            "best_state": self._best_state,
+            "seconds": seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.teacher = None if state["teacher"] is None else Evaluation(**state["teacher"])
+        self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
+        self.best = None if state["best"] is None else Evaluation(**state["best"])
+        self._best_state = state["best_state"]
+        self.seconds_before = state["seconds"]
+
+    def summary(self, student: nn.Module, teacher: nn.Module | None) -> dict[str, Any]:
+        """The manifest's part on models and their AP."""
+        assert self.best is not None
+        summary: dict[str, Any] = {
+            "classes": self.classes,
+            "student": {**size_of(student), **_measured(self.best)},
+            "evaluations": [_numbers(evaluation) for evaluation in self.evaluations],
+            "weights": {name: _file(self.workdir / name) for name in (BEST, LAST)},
+        }
+        if teacher is not None:
+            summary["teacher"] = {**size_of(teacher), **(_measured(self.teacher) if self.teacher else {})}
+        if self.teacher is not None:
+            summary["gap_to_teacher"] = self.teacher.ap - self.best.ap
+        return summary
+
+
+def size_of(model: nn.Module) -> dict[str, Any]:
+    """Parameters, and megabytes (10^6 bytes) of all weights and buffers."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "megabytes": round(sum(value.nbytes for value in model.state_dict().values()) / 1e6, 3),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        **_numbers(evaluation),
+        "per_class": evaluation.per_class,
+        "milliseconds_per_image": evaluation.milliseconds_per_image,
+    }
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    return {"step": evaluation.step, "epoch": evaluation.epoch, "metrics": evaluation.metrics}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"sha256": file_digest(path), "bytes": path.stat().st_size}

@@ -1,0 +1,46 @@
+"""A run as a checkpoint's content, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crosskd.engine.callbacks import Run
+from crosskd.engine.checkpoint import fingerprint_digest
+from crosskd.engine.loop import Training
+from crosskd.engine.random_state import random_state, restore_random_state
+from crosskd.engine.results import Results
+
+
+def take(run: Run, training: Training, results: Results, settings: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+    """Everything that decides how the run goes on. `settings` is the run's fingerprint."""
+    return {
+        "settings": settings,
+        "settings_digest": fingerprint_digest(settings),
+        "position": {"step": run.step, "epoch_index": run.epoch_index, "batches_done": run.batches_done},
+        "trainee": training.trainee.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": training.amp.scaler.state_dict(),
+        "ema": None if training.ema is None else training.ema.state_dict(),
+        "random": random_state(),
+        "results": results.state_dict(seconds),
+    }
+
+
+def restore(state: dict[str, Any], run: Run, training: Training, results: Results) -> None:
+    """Put the run back where `take` found it. The learning rate needs nothing: it follows from the step."""
+    position = state["position"]
+    run.step, run.epoch_index, run.batches_done = (
+        position["step"],
+        position["epoch_index"],
+        position["batches_done"],
+    )
+    training.trainee.load_state_dict(state["trainee"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    if training.amp.scaler.is_enabled():
+        training.amp.scaler.load_state_dict(state["scaler"])
+    if training.ema is not None:
+        training.ema.load_state_dict(state["ema"])
+    results.load_state_dict(state["results"])
+    if results.best is not None:
+        run.best_ap, run.best_step = results.best.ap, results.best.step
+    restore_random_state(state["random"])

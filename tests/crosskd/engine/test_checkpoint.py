@@ -1,0 +1,158 @@
+"""Checkpoints: what they hold, how they are written, how a broken one is told, and whose they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from crosskd.engine import checkpoint
+from crosskd.engine.checkpoint import (
+    digest_path,
+    fingerprint,
+    fingerprint_digest,
+    list_checkpoints,
+    prune,
+    read_checkpoint,
+    require_same_run,
+    write_checkpoint,
+)
+from crosskd.engine.random_state import random_state, restore_random_state, seed_all
+from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+from tests.crosskd.engine.toys import toy_config
+
+
+def test_a_checkpoint_goes_round_with_its_digest_beside_it(tmp_path: Path) -> None:
+    state = {"weights": {"a": torch.arange(3.0)}, "best_ap": 0.25, "nested": [1, (2, None)]}
+    path = write_checkpoint(tmp_path / "checkpoints", 120, state)
+    assert path.name == "checkpoint-00000120.pt"
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".sha256"]
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest_path(path).read_text() == f"{expected}  {path.name}\n"
+    read = read_checkpoint(path)
+    assert torch.equal(read["weights"]["a"], state["weights"]["a"])
+    assert (read["best_ap"], read["nested"]) == (0.25, [1, (2, None)])
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (10, 9, 100_000_000, 2):
+        write_checkpoint(tmp_path, step, {})
+    prune(tmp_path, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-100000000.pt", "checkpoint-00000010.pt"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "emptied"])
+def test_a_broken_checkpoint_is_told_and_the_one_before_is_taken(tmp_path: Path, damage: str) -> None:
+    write_checkpoint(tmp_path, 1, {"step": 1, "w": torch.ones(100)})
+    newest = write_checkpoint(tmp_path, 2, {"step": 2, "w": torch.ones(100)})
+    raw = bytearray(newest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    newest.write_bytes({"flipped bit": bytes(raw), "cut short": bytes(raw[:-50]), "emptied": b""}[damage])
+    with pytest.raises(CheckpointCorrupt, match="sha256"):
+        read_checkpoint(newest)
+    assert read_checkpoint(tmp_path)["step"] == 1
+
+
+def test_a_folder_without_a_sound_checkpoint_says_so(tmp_path: Path) -> None:
+    for nowhere in (tmp_path, tmp_path / "missing.pt"):
+        with pytest.raises(ConfigError, match="there is no checkpoint"):
+            read_checkpoint(nowhere)
+    write_checkpoint(tmp_path, 1, {}).write_bytes(b"junk")
+    with pytest.raises(CheckpointCorrupt, match="does not have the sha256"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 no zip"])
+def test_a_file_without_a_digest_that_is_no_checkpoint_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "downloaded.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointCorrupt, match="cannot be read"):
+        read_checkpoint(path)
+
+
+def test_a_pickle_that_carries_code_does_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.mkdir, (str(marker),))
+
+    plain, zipped = tmp_path / "plain.pt", tmp_path / "zipped.pt"
+    plain.write_bytes(pickle.dumps(Bomb()))
+    torch.save({"format": checkpoint.FORMAT, "bomb": Bomb()}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(CheckpointCorrupt):
+            read_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_write_that_is_killed_leaves_the_old_checkpoints_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    write_checkpoint(tmp_path, 1, {"step": 1})
+
+    class Killed(BaseException):
+        pass
+
+    def die(*args: Any) -> None:
+        raise Killed
+
+    for place in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.os if place == "fsync" else checkpoint.Path, place, die)
+            with pytest.raises(Killed):
+                write_checkpoint(tmp_path, 2, {"step": 2})
+        assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-00000001.pt"]
+    assert read_checkpoint(tmp_path)["step"] == 1
+    assert read_checkpoint(write_checkpoint(tmp_path, 2, {"step": 2}))["step"] == 2
+
+
+def draw() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(np.random.standard_normal()), float(torch.rand(()))]
+
+
+def test_every_random_generator_is_restored_through_a_file(tmp_path: Path) -> None:
+    seed_all(3)
+    np.random.standard_normal()  # leaves a second value cached in numpy's generator
+    state = read_checkpoint(write_checkpoint(tmp_path, 0, {"random": random_state()}))["random"]
+    expected = draw()
+    draw()
+    restore_random_state(state)
+    assert draw() == expected
+
+
+def test_another_configuration_is_named_setting_by_setting() -> None:
+    saved = fingerprint(toy_config(), {"train": "aa", "val": "bb"})
+    changed = fingerprint(toy_config(batch_size=4, clip_norm=1.0, optimizer={"lr": 0.5}), {"train": "cc", "val": "bb"})
+    with pytest.raises(CheckpointMismatch) as caught:
+        require_same_run(saved, changed)
+    message = str(caught.value)
+    for part in ("/batch_size was 2 and is 4", "/clip_norm was null and is 1.0", "/optimizer/lr was 0.01 and is 0.5"):
+        assert part in message
+    assert '/data/train was "aa" and is "cc"' in message
+
+
+def test_what_does_not_decide_the_weights_may_differ() -> None:
+    saved = fingerprint(toy_config(), {})
+    elsewhere = {"annotations": "/elsewhere/a.json", "images": "/elsewhere"}
+    current = fingerprint(
+        toy_config(
+            data={"train": elsewhere, "val": elsewhere},
+            loader={"workers": 0},
+            device="cpu",
+            threads=1,
+            log_every=7,
+            checkpoint={"every_steps": 3},
+            schedule={"epochs": 3, "warmup_steps": 2, "milestones": [2], "max_steps": 9},
+        ),
+        {},
+    )
+    require_same_run(saved, current)
+    assert fingerprint_digest(saved) == fingerprint_digest(current)
+    assert fingerprint_digest(saved) != fingerprint_digest(fingerprint(toy_config(seed=1), {}))

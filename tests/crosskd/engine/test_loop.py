@@ -1,0 +1,251 @@
+"""The loop on a toy: accumulation, clipping, order of events, stops, divergence, memory, mixed precision."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosskd.engine.callbacks import Callback, Callbacks, Run
+from crosskd.engine.device import MixedPrecision, choose_device
+from crosskd.engine.loop import Training, fit, train_step
+from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
+from tests.crosskd.engine.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.trainee.state_dict().items()}
+
+
+def run_through(run: Run, training: Training, callback: Callback | None = None) -> list[str]:
+    """Fit, and return what happened in order."""
+    events: list[str] = []
+    fit(
+        run,
+        training,
+        callback or Callback(),
+        save=lambda: events.append(f"save {run.step}"),
+        evaluate=lambda: events.append(f"evaluate {run.step}"),
+    )
+    return events
+
+
+def test_each_epoch_ends_with_a_checkpoint_and_then_an_evaluation(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    events = run_through(run, training)
+    assert events == ["save 5", "evaluate 5", "save 10", "evaluate 10", "save 15", "evaluate 15"]
+    assert training.batches.yielded == [(epoch, number) for epoch in range(3) for number in range(5)]
+    assert run.epoch == 3.0
+
+
+def test_evaluations_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(evaluation={"every_epochs": 2}))
+    assert [e for e in run_through(run, training) if "evaluate" in e] == ["evaluate 10", "evaluate 15"]
+
+
+def test_checkpoints_between_epochs_are_written_once_each(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(checkpoint={"every_steps": 5}, schedule={"max_steps": 7}))
+    assert run_through(run, training) == ["save 5", "evaluate 5", "save 7", "evaluate 7"]
+    assert len(training.batches.yielded) == 7
+
+
+def test_losses_fall_and_logs_carry_every_key(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(schedule={"epochs": 20, "warmup_steps": 0, "decay": "none"}))
+    recorder = Recorder()
+    run_through(run, training, recorder)
+    assert set(recorder.logs[0]) == {
+        "step", "loss", "loss_fit", "loss_size", "lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait"
+    }  # fmt: skip
+    assert recorder.logs[0]["loss"] == pytest.approx(recorder.logs[0]["loss_fit"] + recorder.logs[0]["loss_size"])
+    early = sum(log["loss"] for log in recorder.logs[:10])
+    late = sum(log["loss"] for log in recorder.logs[-10:])
+    assert late < 0.75 * early
+    assert 0 <= recorder.logs[5]["data_wait"] <= 1
+    assert run.eta_seconds == 0
+
+
+def test_logs_come_every_so_many_steps_and_at_the_last(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(log_every=4))
+    recorder = Recorder()
+    run_through(run, training, recorder)
+    assert [log["step"] for log in recorder.logs] == [4, 8, 12, 15]
+
+
+def test_accumulation_is_the_mean_over_the_group_the_short_last_one_too(tmp_path: Path) -> None:
+    config = toy_config(accumulate=3, optimizer={"name": "sgd", "lr": 0.1, "base_batch": None, "momentum": 0.0})
+    run, training = toy_run(tmp_path, config)
+    training.trainee.drop.p = 0.0
+    seen: list[int] = []
+    fit(
+        run,
+        training,
+        Recorder(lambda run: seen.append(run.batches_done)),
+        save=lambda: None,
+        evaluate=lambda: None,
+    )
+    assert seen == [3, 5] * 3
+
+    run, training = toy_run(tmp_path, config)
+    training.trainee.drop.p = 0.0
+    batches = list(training.batches.epoch(0))[3:5]
+    before = weights(training)
+    training.trainee.train()
+    sum(
+        (torch.stack([t.sum() for t in training.trainee(b.images, b.targets).values()]).sum() / 2 for b in batches),
+        start=torch.zeros(()),
+    ).backward()
+    lr = 0.1 * training.schedule(0)
+    expected = {n: before[n] - lr * (p.grad + 1e-4 * before[n]) for n, p in training.trainee.named_parameters()}
+    train_step(run, training, batches)
+    for name, parameter in training.trainee.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], msg=name)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    sgd = {"name": "sgd", "lr": 1.0, "base_batch": None, "momentum": 0.0, "weight_decay": 0.0}
+    run, training = toy_run(
+        tmp_path, toy_config(clip_norm=0.01, optimizer=sgd, schedule={"warmup_steps": 0, "decay": "none"})
+    )
+    before = [p.detach().clone() for p in training.trainee.parameters()]
+    values = train_step(run, training, list(training.batches.epoch(0))[:1])
+    moved = torch.stack(
+        [(a - b.detach()).norm() for a, b in zip(before, training.trainee.parameters(), strict=True)]
+    ).norm()
+    assert values["grad_norm"] > 0.01
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_stop_finishes_its_step_and_writes_a_checkpoint(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    saves: list[int] = []
+    stopper = Recorder(lambda run: run.request_stop() if run.step == 7 else None)
+    with pytest.raises(Interrupted, match="step 7"):
+        fit(run, training, stopper, save=lambda: saves.append(run.step), evaluate=lambda: None)
+    assert saves == [5, 7]
+    assert (run.epoch_index, run.batches_done) == (1, 2)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_change(tmp_path: Path, broken: float) -> None:
+    run, training = toy_run(tmp_path, toy_config(accumulate=2))
+    snapshots: dict[int, dict[str, torch.Tensor]] = {}
+
+    def poison(call: int) -> None:
+        snapshots[call] = {n: p.detach().clone() for n, p in training.trainee.named_parameters()}
+        if call == 4:  # the second batch of the second step
+            training.trainee.out.register_forward_hook(lambda module, args, out: out * broken)
+
+    training.trainee.before_loss = poison
+    with pytest.raises(Diverged, match=r"loss_fit is (nan|inf) on level 0 of the pyramid in step 2") as caught:
+        run_through(run, training)
+    assert caught.value.failure_class == "diverged"
+    assert run.step == 1
+    for name, parameter in training.trainee.named_parameters():
+        assert torch.equal(parameter, snapshots[4][name])
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(Diverged, match=r"gradient's norm is (inf|nan) in step 1"):
+        run_through(run, training)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_no_memory_is_told_with_the_batch(tmp_path: Path, error: Exception) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+
+    def refuse(call: int) -> None:
+        raise error
+
+    training.trainee.before_loss = refuse
+    with pytest.raises(OutOfMemory, match="2 images of 8 x 8 pixels") as caught:
+        run_through(run, training)
+    assert caught.value.failure_class == "out_of_memory"
+    assert "accumulate" in caught.value.remedy
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+
+    def refuse(call: int) -> None:
+        raise RuntimeError("a bug")
+
+    training.trainee.before_loss = refuse
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_through(run, training)
+
+
+def test_bf16_trains_on_the_cpu(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(precision="bf16"))
+    formats: set[torch.dtype] = set()
+    training.trainee.conv.register_forward_hook(lambda module, args, out: formats.add(out.dtype))
+    run_through(run, training)
+    assert formats == {torch.bfloat16}
+    assert {p.dtype for p in training.trainee.parameters()} == {torch.float32}
+
+
+def test_fp16_is_refused_on_the_cpu_with_a_remedy() -> None:
+    with pytest.raises(ConfigError, match="bf16") as caught:
+        MixedPrecision.on(CPU, "fp16")
+    assert caught.value.where == "/precision"
+
+
+def test_the_scaler_of_fp16_survives_overflow_and_gives_up_in_the_end(tmp_path: Path) -> None:
+    """The scaler alone, on the CPU: fp16 arithmetic needs a GPU, its bookkeeping does not."""
+    run, training = toy_run(tmp_path, toy_config())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-4)
+    amp = MixedPrecision(CPU, "fp32", scaler)
+    training = Training(**{**training.__dict__, "amp": amp})
+    training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
+    batches = list(training.batches.epoch(0))[:1]
+    before = [p.detach().clone() for p in training.trainee.parameters()]
+    values = train_step(run, training, batches)
+    assert values["grad_norm"] == float("inf") or values["grad_norm"] != values["grad_norm"]
+    assert all(torch.equal(a, b) for a, b in zip(before, training.trainee.parameters(), strict=True))
+    assert scaler.get_scale() == 2.0**-5
+    for _ in range(5):
+        train_step(run, training, batches)
+    with pytest.raises(Diverged, match="gradient's norm"):
+        train_step(run, training, batches)
+
+
+def test_no_gpu_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        choose_device("cuda")
+
+
+def test_callbacks_hear_in_order_and_one_that_fails_ends_the_run(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Named(Callback):
+        def __init__(self, name: str, fails: bool = False) -> None:
+            self.name, self.fails = name, fails
+
+        def on_log(self, run: Run, values: dict[str, Any]) -> None:
+            heard.append(self.name)
+            if self.fails:
+                raise OSError("the disk is full")
+
+    run, training = toy_run(tmp_path, toy_config())
+    with pytest.raises(OSError, match="disk is full"):
+        run_through(run, training, Callbacks([Named("first"), Named("second", fails=True), Named("third")]))
+    assert heard == ["first", "second"]
+
+
+def test_a_stop_may_come_from_any_thread(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(schedule={"epochs": 1000}), ToyBatches(count=50))
+    started = threading.Event()
+    waiter = threading.Thread(target=lambda: (started.wait(30), run.request_stop()))
+    waiter.start()
+    with pytest.raises(Interrupted):
+        fit(run, training, Recorder(lambda run: started.set()), save=lambda: None, evaluate=lambda: None)
+    waiter.join()
+    assert 1 <= run.step < run.total_steps

@@ -1,0 +1,117 @@
+"""Parameter groups, the linear scaling rule, and the schedule against torch's own schedulers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crosskd.config import OptimizerConfig, ScheduleConfig
+from crosskd.engine.optim import Schedule, build_optimizer, parameter_groups, set_learning_rate
+
+
+def model() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.GroupNorm(2, 4))
+    net[2].weight.requires_grad_(False)
+    return net
+
+
+def decays(net: nn.Module, config: OptimizerConfig) -> dict[str, float]:
+    by_parameter = {p: g["weight_decay"] for g in parameter_groups(net, config) for p in g["params"]}
+    return {name: by_parameter[p] for name, p in net.named_parameters() if p in by_parameter}
+
+
+def test_every_trainable_parameter_stands_in_one_group_and_frozen_ones_in_none() -> None:
+    net = model()
+    listed = [p for g in parameter_groups(net, OptimizerConfig()) for p in g["params"]]
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    assert sorted(map(id, listed)) == sorted(map(id, trainable))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "undecayed"),
+    [
+        ({}, set()),
+        ({"norm_decay": False}, {"0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}),
+        ({"bias_decay": False}, {"0.bias"}),
+    ],
+)
+def test_weight_decay_spares_what_the_knobs_say(knobs: dict[str, bool], undecayed: set[str]) -> None:
+    found = decays(model(), OptimizerConfig(weight_decay=0.5, **knobs))
+    assert {name for name, decay in found.items() if decay == 0} == undecayed
+    assert set(found.values()) <= {0.0, 0.5}
+
+
+def test_biases_of_convolutions_learn_faster_and_those_of_norms_do_not() -> None:
+    net = model()
+    optimizer = build_optimizer(net, OptimizerConfig(lr=0.1, base_batch=None, bias_lr_factor=2.0), total_batch=3)
+    rates = {p: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    fast = [name for name, p in net.named_parameters() if rates.get(p) == pytest.approx(0.2)]
+    assert fast == ["0.bias"]
+
+
+@pytest.mark.parametrize(("base", "expected"), [(16, 0.01 * 8 / 16), (None, 0.01)])
+def test_the_learning_rate_scales_with_the_total_batch(base: int | None, expected: float) -> None:
+    optimizer = build_optimizer(model(), OptimizerConfig(lr=0.01, base_batch=base), total_batch=8)
+    assert [g["lr"] for g in optimizer.param_groups] == [pytest.approx(expected)]
+    assert set_learning_rate(optimizer, 0.5) == pytest.approx(expected / 2)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_is_torch_s_own(name: str) -> None:
+    config = OptimizerConfig(name=name, lr=0.1, base_batch=None, weight_decay=0.01)
+    ours, theirs = (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Conv2d(4, 2, 1)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    trainable = [p for p in theirs.parameters() if p.requires_grad]
+    reference: torch.optim.Optimizer = (
+        torch.optim.SGD(trainable, 0.1, momentum=0.9, weight_decay=0.01)
+        if name == "sgd"
+        else torch.optim.AdamW(trainable, 0.1, weight_decay=0.01)
+    )
+    optimizer = build_optimizer(ours, config, total_batch=1)
+    images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    for net, stepper in ((ours, optimizer), (theirs, reference)):
+        for _ in range(3):
+            stepper.zero_grad()
+            net(images).square().sum().backward()
+            stepper.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_linear_warm_up_then_steps_down_at_the_milestones() -> None:
+    config = ScheduleConfig(epochs=12, warmup_steps=10, warmup_factor=0.1, milestones=[8, 11], gamma=0.1)
+    schedule = Schedule(config, steps_per_epoch=100)
+    assert schedule(0) == pytest.approx(0.1)
+    assert schedule(5) == pytest.approx(0.55)
+    assert schedule(10) == schedule(799) == 1.0
+    assert schedule(800) == pytest.approx(0.1)
+    assert schedule(1099) == pytest.approx(0.1)
+    assert schedule(1100) == pytest.approx(0.01)
+    assert schedule.total_steps == 1200
+
+
+def test_constant_warm_up() -> None:
+    schedule = Schedule(ScheduleConfig(warmup="constant", warmup_factor=1 / 3, warmup_steps=5, decay="none"), 10)
+    assert [schedule(step) for step in (0, 4, 5, 119)] == [pytest.approx(1 / 3), pytest.approx(1 / 3), 1.0, 1.0]
+
+
+def test_the_cosine_is_torch_s() -> None:
+    config = ScheduleConfig(epochs=4, warmup_steps=0, decay="cosine", final_factor=0.05)
+    schedule = Schedule(config, steps_per_epoch=5)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.05)
+    for step in range(20):
+        assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+
+
+def test_max_steps_cuts_the_run_and_leaves_the_curve() -> None:
+    whole = Schedule(ScheduleConfig(epochs=4, decay="cosine", warmup_steps=3), 5)
+    cut = Schedule(ScheduleConfig(epochs=4, decay="cosine", warmup_steps=3, max_steps=7), 5)
+    assert (whole.total_steps, cut.total_steps) == (20, 7)
+    assert [whole(s) for s in range(7)] == [cut(s) for s in range(7)]
+    assert math.isclose(whole(20), 0.0, abs_tol=1e-12)
