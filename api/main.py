@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from sqlalchemy import inspect
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -35,7 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         _check_tables(database)
     except SettingsError as error:
         raise SystemExit(str(error)) from None
-    app = FastAPI(
+    app = FastAPIOffline(  # the pages of /docs come with the package, not from a content network
         title="CrossKD",
         version=version("crosskd"),
         description="Distil object detectors: post a job, watch its metrics, download the weights.",

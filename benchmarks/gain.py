@@ -120,7 +120,7 @@ def main() -> int:
     if arguments.data is None and not (data / "val.json").exists():
         write_demo(data, train=1000, val=300, seed=DATA_SEED)
     name = arguments.recipes
-    teacher = train(f"{name}_teacher", data, work / "teacher", common | {"seed": TEACHER_SEED, "threads": 2})
+    teacher = train(f"{name}_teacher", data, work / "teacher", common | {"seed": TEACHER_SEED})
     weights = (work / "teacher" / "best.safetensors").resolve()
     pairs = []
     with ThreadPoolExecutor(2) as pool:

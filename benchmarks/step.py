@@ -79,11 +79,12 @@ class Bench:
         """The convolutions behind the cut alone, on maps as the student would hand over."""
         with torch.no_grad():
             held = self.teacher.head.front(self.teacher.features(self.images), CUT)
+        head = self.teacher.head
         branches = [
-            (maps, [m for m in modules if isinstance(m, nn.Conv2d)])
-            for maps, modules in (
-                ([m.clone().requires_grad_() for m in held.cls], _behind_cut(self.teacher, "cls")),
-                ([m.clone().requires_grad_() for m in held.box], _behind_cut(self.teacher, "box")),
+            ([m.clone().requires_grad_() for m in maps], [*(layer.conv for layer in list(tower)[CUT:]), last])
+            for maps, tower, last in (
+                (held.cls, head.cls_tower, head.cls),
+                (held.box, head.box_tower, head.box),
             )
         ]
 
@@ -114,10 +115,6 @@ class Bench:
 def _detector(backbone: str) -> Detector:
     config = ModelConfig(backbone=BackboneConfig(name=backbone, init="random", frozen_stages=1, norm_eval=True))
     return build_detector(config, CLASSES, pretrained=False)
-
-
-def _behind_cut(detector: Detector, branch: str) -> list[nn.Module]:
-    return list(detector.head.behind(branch, CUT))
 
 
 def timed(run: Callable[[], None]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,3 +85,11 @@ def test_worker_paths_ask_for_a_token(client: TestClient) -> None:
 
 def test_docs_are_served(client: TestClient) -> None:
     assert "/openapi.json" in client.get("/docs").text
+
+
+def test_the_docs_page_needs_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    links = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+    assert any(link.endswith(".js") for link in links)
+    assert all(link.startswith("/") and client.get(link).status_code == 200 for link in links), links
