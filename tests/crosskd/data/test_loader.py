@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -166,3 +170,47 @@ def test_a_killed_worker_is_a_clear_error(folder):
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(CrossKDError, match="a loader process died"):
         list(batches)
+
+
+SCRIPT = """
+import os, sys, time
+from crosskd.config import TrainConfig
+from crosskd.data.loader import build_loader
+
+if __name__ == "__main__":
+    batches = build_loader(TrainConfig.model_validate_json(sys.argv[1]), "train").epoch(0)
+    next(batches)
+    print("reading", flush=True)
+    time.sleep(60)
+"""
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            child, rest = stat.read_text().split(" (", 1)
+            if int(rest.rsplit(") ", 1)[1].split()[1]) == pid:
+                found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_a_training_that_is_killed(folder):
+    values = config(folder, loader={"workers": 2}).model_dump_json()
+    with subprocess.Popen([sys.executable, "-c", SCRIPT, values], stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "reading\n"
+        family = descendants(training.pid)
+        assert len(family) >= 3  # the fork server and its two workers
+        training.kill()
+    deadline = time.monotonic() + 10
+    while left := {pid for pid in family if running(pid)}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)

@@ -1,0 +1,206 @@
+"""The command as a person runs it: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from client.parts import HOST, free_port
+from tests.client.conftest import Service
+
+WEIGHTS = b"weights" * 1000
+
+
+def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    url = service if isinstance(service, str) else service.url
+    environment = {**os.environ, "CROSSKD_URL": url, "CROSSKD_HOME": str(home or "/nowhere"), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "client.cli", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(service: Service) -> str:
+    return service.succeeded("finished", WEIGHTS)
+
+
+@pytest.fixture
+def spec_file(service: Service, tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(service.spec))
+    return path
+
+
+def test_submit_posts_a_file_and_prints_the_id(service: Service, spec_file: Path) -> None:
+    done = run(service, "submit", str(spec_file), "--label", "a=b", "--set", "schedule.epochs=3")
+    assert done.returncode == 0, done.stderr
+    with service.client() as client:
+        job = client.job(done.stdout.strip())
+    assert (job.name, job.labels, job.spec["schedule"]["epochs"]) == ("small", {"a": "b"}, 3)
+
+
+def test_submit_posts_a_preset_on_a_data_folder(service: Service, home: Path, finished: str) -> None:
+    data = home / "data"
+    for split in ("train", "val"):
+        (data / f"{split}.json").write_text((data / "instances.json").read_text())
+    options = ("--data", str(data), "--name", "mine", "--set", "student.strides=[8, 16, 32, 64, 128]")
+    done = run(service, "submit", "demo_student", *options)
+    assert done.returncode == 0, done.stderr
+    with service.client() as client:
+        job = client.job(done.stdout.strip())
+    assert job.name == "mine"
+    assert job.spec["data"]["val"] == {"annotations": str(data / "val.json"), "images": str(data / "images")}
+    assert job.spec["student"]["strides"] == [8, 16, 32, 64, 128]
+
+
+def test_submit_names_every_fault_on_a_line_of_its_own(service: Service, spec_file: Path) -> None:
+    wrong = ("batch_size=0", "seed=-1", "student.backbone.name=os.system", "nonsense=1")
+    done = run(service, "submit", str(spec_file), *(text for value in wrong for text in ("--set", value)))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("422 ")
+    for pointer in ("/spec/batch_size: ", "/spec/seed: ", "/spec/student/backbone/name: ", "/spec/nonsense: "):
+        assert sum(line.startswith(pointer) for line in lines) == 1, lines
+    assert "resnet18" in done.stderr  # the names that there are
+
+
+def test_a_distil_job_names_its_teacher(service: Service, spec_file: Path) -> None:
+    unknown = run(service, "submit", str(spec_file), "--teacher-job", "0" * 32)
+    assert unknown.returncode == 1
+    assert "/spec/teacher/weights/job: " in unknown.stderr
+    both = run(service, "submit", str(spec_file), "--teacher-job", "x", "--teacher-file", "y")
+    assert both.returncode == 2
+
+
+def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_file: Path, tmp_path: Path) -> None:
+    done = run(service, "submit", str(spec_file), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    again = tmp_path / "resolved.yaml"
+    again.write_text(done.stdout)
+    assert yaml.safe_load(done.stdout)["spec"]["optimizer"]["name"] == "sgd"
+    assert yaml.safe_load(run(service, "submit", str(again), "--dry-run").stdout) == yaml.safe_load(done.stdout)
+
+
+def test_watch_ends_as_the_job_did(service: Service, finished: str) -> None:
+    done = run(service, "watch", finished)
+    assert done.returncode == 0, done.stderr
+    assert f"{finished}: succeeded" in done.stdout
+
+    failing = service.post("failing")
+    failure = {"failure_class": "data", "message": "image 7 is broken", "where": "7.png", "remedy": "Mend it."}
+    assert service.claimed(failing).finish("failed", failure=failure).is_success
+    done = run(service, "watch", failing)
+    assert done.returncode == 1
+    assert f"{failing}: failed" in done.stdout
+    assert "failed (data): image 7 is broken (at 7.png) Mend it." in done.stderr
+
+
+def test_jobs_and_show_tell_what_there_is(service: Service, finished: str) -> None:
+    listed = run(service, "jobs", "--status", "succeeded")
+    assert finished in listed.stdout  # ids are never cut, however narrow the terminal
+    assert "0.250" in listed.stdout
+    data = json.loads(run(service, "jobs", "--status", "succeeded", "--json").stdout)
+    assert finished in {job["id"] for job in data}
+    shown = run(service, "show", finished).stdout
+    assert "attempt 1: succeeded on w1 cpu" in shown
+    assert json.loads(run(service, "show", finished, "--json").stdout)["id"] == finished
+
+
+def test_figures_and_files_are_listed(service: Service, finished: str) -> None:
+    evaluations = run(service, "evaluations", finished).stdout.splitlines()
+    assert evaluations[1].split()[:4] == ["student", "3", "1", "0.250"]
+    assert "-" in evaluations[1].split()  # nothing large to measure
+    metrics = run(service, "metrics", finished, "--key", "loss", "--since-step", "2").stdout.splitlines()
+    assert [line.split()[:3] for line in metrics[1:]] == [["2", "loss", "0.5"], ["3", "loss", "0.333333"]]
+    artifacts = run(service, "artifacts", finished).stdout
+    assert "best.safetensors" in artifacts
+    assert str(len(WEIGHTS)) in artifacts
+
+
+def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_path: Path) -> None:
+    done = run(service, "download", finished, "--output", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "best.safetensors")
+    assert (tmp_path / "best.safetensors").read_bytes() == WEIGHTS
+    done = run(service, "download", finished, "nothing.txt", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith("404 ")
+    assert "'nothing.txt'. It has: best.safetensors" in done.stderr
+
+
+def test_cancel_and_its_refusal(service: Service, finished: str) -> None:
+    job = service.post("unwanted")
+    done = run(service, "cancel", job)
+    assert (done.returncode, done.stdout) == (0, f"{job}: cancelled\n")
+    done = run(service, "cancel", finished)
+    assert done.returncode == 1
+    assert done.stderr.startswith("409 ")
+
+
+def test_presets_are_listed_and_printed(service: Service) -> None:
+    assert "gfl_r18_r50" in run(service, "presets").stdout
+    printed = yaml.safe_load(run(service, "presets", "gfl_r18_r50").stdout)
+    assert printed["spec"]["student"]["backbone"]["name"] == "resnet18"
+    unknown = run(service, "presets", "nope")
+    assert unknown.returncode == 1
+    assert "gfl_r18_r50" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["submit", "gone.yaml"], 1),
+        (["submit", "no_such_preset"], 1),
+        (["show", "nope"], 1),
+        (["show"], 2),
+        (["metrics", "x", "--since-step", "-1"], 2),
+        (["jobs", "--label", "novalue"], 1),
+        (["jobs", "--status", "nonsense"], 1),
+        (["frobnicate"], 2),
+        (["up", "--port", "70000"], 2),
+        (["--help"], 0),
+        (["submit", "--help"], 0),
+    ],
+)
+def test_exit_codes(service: Service, arguments: list[str], status: int) -> None:
+    done = run(service, *arguments)
+    assert done.returncode == status, done.stderr
+    assert (done.stderr == "") == (status == 0)
+
+
+def test_no_service_is_said_in_one_line(tmp_path: Path) -> None:
+    done = run(f"http://{HOST}:{free_port(0)}", "jobs", home=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "crosskd up" in done.stderr
+
+
+def test_the_address_of_a_running_stack_is_read_from_its_home(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(json.dumps({"pid": 1, "url": service.url}))
+    assert run("", "presets", home=tmp_path).returncode == 0
+
+
+def test_a_reader_that_leaves_early_is_no_error(service: Service) -> None:
+    command = f"{sys.executable} -m client.cli presets --url {service.url} | true"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_the_cores_own_verbs_are_verbs_here(service: Service) -> None:
+    done = run(service, "train", "--help")
+    assert done.returncode == 0
+    assert "--workdir" in done.stdout
+    done = run(service, "train", "no_such_recipe", "--workdir", "/nowhere")
+    assert done.returncode == 2
+    assert "no_such_recipe" in done.stderr
+    done = run(service, "evaluate", "gone.safetensors", "--annotations", "gone.json", "--images", "gone")
+    assert done.returncode == 1
+    assert "gone" in done.stderr

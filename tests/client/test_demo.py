@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from api.schemas.jobs import JobCreate, Preset
+from api.schemas.reports import CocoMetrics
+from client import demo, specs
+from client.demo import DemoFailed, Row
+from crosskd.presets import load_recipe
+from tests.client.conftest import EVALUATION, Service
+from tests.client.test_process import until
+
+WEIGHTS = b"weights" * 1000
+
+
+def test_the_verdict_tells_gain_and_gap() -> None:
+    assert demo.verdict(0.30, 0.10, 0.15) == (
+        "CrossKD: +5.0 AP points over the student alone: 25 % of the gap to the teacher closed."
+    )
+    assert "-5.0 AP points" in demo.verdict(0.30, 0.10, 0.05)
+    assert "-25 % of the gap" in demo.verdict(0.30, 0.10, 0.05)
+    assert "no gap to close" in demo.verdict(0.10, 0.10, 0.15)
+
+
+def test_the_table_has_a_line_for_each_student() -> None:
+    metrics = CocoMetrics(**EVALUATION["metrics"])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(demo.table([Row("teacher", metrics, 1_234_567, 4.938, 3.21), Row("student", metrics, 1, 0.0, None)]))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].split() == ["AP", "AP50", "AP75", "APs", "APm", "APl", "parameters", "MB", "ms/image"]
+    assert lines[1].split() == ["teacher", *["0.250"] * 5, "-", "1,234,567", "4.94", "3.2"]
+    assert lines[2].split() == ["student", *["0.250"] * 5, "-", "1", "0.00"]
+
+
+@pytest.mark.parametrize("name", demo.ROWS)
+def test_the_demos_jobs_are_valid(name: str, tmp_path: Path) -> None:
+    split = {"annotations": "a.json", "images": "images"}
+    teacher = {"job": "x"} if name == demo.CROSSKD else None
+    base = {"spec": {**load_recipe(name), "data": {"train": split, "val": split}}}
+    job = JobCreate.model_validate(specs.complete(base, name=name, teacher=teacher))
+    assert job.kind == ("distill" if teacher else "train")
+    assert set(demo.EPOCHS) == set(demo.ROWS)
+
+
+def test_another_ap_than_the_services_fails_the_demo(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    with service.client() as client:
+        job = client.job(service.succeeded("proved", WEIGHTS))
+        monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.25)
+        demo.prove(client, job, 0.25, tmp_path / "student.safetensors", console)
+        monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.2501)
+        with pytest.raises(DemoFailed, match="not the same"):
+            demo.prove(client, job, 0.25, tmp_path / "student.safetensors", console)
+    assert isinstance(console.file, io.StringIO)
+    assert "AP 0.250100; the service said 0.250000" in console.file.getvalue()
+
+
+def test_weights_that_cannot_be_evaluated_fail_the_demo(service: Service, tmp_path: Path) -> None:
+    weights = tmp_path / "student.safetensors"
+    weights.write_bytes(WEIGHTS)
+    with pytest.raises(DemoFailed, match="ended with status 1"):
+        demo.evaluate_afresh(weights, service.spec)
+
+
+def test_a_failed_job_fails_the_demo_with_its_reason(service: Service) -> None:
+    def fail_it() -> None:
+        with service.client() as client:
+            until(lambda: any(job.name == demo.STUDENT for job in client.jobs(status="queued")))
+            job = next(job for job in client.jobs(status="queued") if job.name == demo.STUDENT)
+        service.claimed(job.id).finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
+
+    worker = threading.Thread(target=fail_it)
+    worker.start()
+    spec = {key: value for key, value in service.spec.items() if key != "data"}
+    preset = Preset(name=demo.STUDENT, title="", kind="train", spec=spec)
+    with service.client() as client, pytest.raises(DemoFailed, match=r"failed \(diverged\): loss is NaN"):
+        demo.train(client, preset, service.spec["data"], Console(file=io.StringIO(), width=200))
+    worker.join()
+
+
+def test_data_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DemoFailed, match="Cannot write"):
+        demo.write_data(tmp_path / "file" / "data")

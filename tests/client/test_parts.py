@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from client import parts
+from client.errors import StackError
+from client.home import Home
+from tests.client.test_process import until
+
+
+def test_a_taken_port_is_named_with_its_remedy() -> None:
+    with socket.create_server((parts.HOST, 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(StackError) as caught:
+            parts.free_port(port)
+    assert f"Port {port}" in caught.value.message
+    assert f"CROSSKD_PORT={port + 1}" in caught.value.remedy
+
+
+def test_a_port_just_left_can_be_used_again() -> None:
+    with socket.create_server((parts.HOST, 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection((parts.HOST, port)), server.accept()[0] as end:
+            end.shutdown(socket.SHUT_RDWR)  # this side goes to TIME_WAIT
+    assert parts.free_port(port) == port
+
+
+def test_no_free_port_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "HOST", "192.0.2.1")  # an address of no machine: nothing can be bound there
+    with pytest.raises(StackError, match="no free port"):
+        parts.free_port(0)
+
+
+def test_the_port_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CROSSKD_PORT", raising=False)
+    assert parts.configured_port() == parts.DEFAULT_PORT
+    monkeypatch.setenv("CROSSKD_PORT", "9000")
+    assert parts.configured_port() == 9000
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "65536", "80.5"])
+def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("CROSSKD_PORT", text)
+    with pytest.raises(StackError, match="no port"):
+        parts.configured_port()
+
+
+def test_each_side_is_told_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSKD_DATA_ROOTS", os.pathsep.join(["/data", "relative"]))
+    monkeypatch.setenv("CROSSKD_WORKER_TOKEN", "a stranger's")
+    monkeypatch.setenv("CROSSKD_WORKER_TOKEN_SHA256", "a stranger's")
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("CROSSKD_DATABASE_URL", raising=False)
+    home = Home(tmp_path)
+    told = parts.environments(home, "http://api", "redis://broker", [home / "data"], {"CROSSKD_LEASE_SECONDS": "3"})
+
+    assert told.api["CROSSKD_WORKER_TOKEN_SHA256"] == hashlib.sha256(home.worker_token().encode()).hexdigest()
+    assert "CROSSKD_WORKER_TOKEN" not in told.api
+    assert told.worker["CROSSKD_WORKER_TOKEN"] == home.worker_token()
+    assert "CROSSKD_WORKER_TOKEN_SHA256" not in told.worker
+    assert told.api["CROSSKD_DATABASE_URL"] == f"sqlite:///{tmp_path}/crosskd.db"
+    assert "CROSSKD_DATABASE_URL" not in told.worker
+    for side in (told.api, told.worker):
+        roots = side["CROSSKD_DATA_ROOTS"].split(os.pathsep)
+        assert roots == [str(tmp_path / "data"), "/data", str(Path("relative").absolute())]
+        assert side["CROSSKD_LEASE_SECONDS"] == "3"
+        assert side["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+
+
+def test_a_database_of_ones_own_is_kept(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://localhost/crosskd"
+    told = parts.environments(Home(tmp_path), "", "", [], {"CROSSKD_DATABASE_URL": url})
+    assert told.api["CROSSKD_DATABASE_URL"] == url
+    assert "CROSSKD_DATABASE_URL" not in told.worker
+
+
+def test_the_broker_keeps_what_it_was_told_and_asks_for_its_password(tmp_path: Path) -> None:
+    home = Home(tmp_path / 'a "quoted" home')
+    port, password = parts.free_port(0), parts.new_password()
+    part = parts.broker(home, port, password)
+    assert not part.ready()
+    part.child.start()
+    try:
+        until(part.ready)
+        assert b"NOAUTH" in ask(port, "SET bell 1")
+        assert ask(port, f"AUTH {password}", "SET bell 1").endswith(b"+OK\r\n")
+        assert part.child.pid is not None
+        part.child.stop()
+        part.child.start()
+        until(part.ready)
+        assert b"$1\r\n1\r\n" in ask(port, f"AUTH {password}", "GET bell")
+    finally:
+        part.child.stop()
+
+
+def test_a_broker_whose_folder_is_gone_starts_empty(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    port, password = parts.free_port(0), parts.new_password()
+    part = parts.broker(home, port, password)
+    part.child.start()
+    try:
+        until(part.ready)
+        assert ask(port, f"AUTH {password}", "SET bell 1").endswith(b"+OK\r\n")
+        assert part.child.pid is not None
+        os.kill(part.child.pid, signal.SIGKILL)
+        until(lambda: not part.child.running)
+        for path in sorted((home / "valkey").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (home / "valkey").rmdir()
+        until(part.child.restart_when_due)
+        until(part.ready)
+        assert b"$-1\r\n" in ask(port, f"AUTH {password}", "GET bell")
+    finally:
+        part.child.stop()
+
+
+def ask(port: int, *commands: str) -> bytes:
+    """The answers to some commands of Valkey, in one."""
+    with socket.create_connection((parts.HOST, port), timeout=5) as connection:
+        connection.sendall("".join(f"{command}\r\n" for command in (*commands, "QUIT")).encode())
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while more := connection.recv(4096):
+            answer += more
+    return answer.removesuffix(b"+OK\r\n")

@@ -1,0 +1,253 @@
+"""The SDK against the real API over a real socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.schemas.jobs import Job, JobCreate
+from client import sdk
+from client.errors import ApiProblem, ClientError, Unreachable
+from client.parts import HOST, free_port
+from client.sdk import Client
+from crosskd.config import TrainConfig
+from tests.api.conftest import write_spec
+from tests.client.conftest import Service, serve
+
+WEIGHTS = b"weights" * 100_000
+
+
+@pytest.fixture(scope="module")
+def finished(service: Service) -> str:
+    return service.succeeded("finished", WEIGHTS)
+
+
+def test_a_job_is_created_from_the_wires_own_model(service: Service) -> None:
+    spec = TrainConfig.model_validate(service.spec | {"seed": 7})
+    with service.client() as client:
+        job = client.create_job(JobCreate(kind="train", name="typed", labels={"a": "b"}, spec=spec))
+        assert (job.name, job.labels, job.status, job.spec["seed"]) == ("typed", {"a": "b"}, "queued", 7)
+        assert client.job(job.id) == job
+
+
+def test_a_dry_run_fills_in_the_defaults_and_stores_nothing(service: Service) -> None:
+    with service.client() as client:
+        before = {job.id for job in client.jobs()}
+        answer = client.dry_run({"kind": "train", "name": "dry", "spec": service.spec})
+        assert answer.spec.optimizer.name == "sgd"
+        assert {job.id for job in client.jobs()} == before
+
+
+def test_a_problem_carries_every_fault(service: Service) -> None:
+    spec = {**service.spec, "batch_size": 0, "seed": -1}
+    with service.client() as client, pytest.raises(ApiProblem) as caught:
+        client.create_job({"kind": "train", "name": "bad", "spec": spec})
+    assert caught.value.problem.status == 422
+    assert {fault.pointer for fault in caught.value.problem.errors} == {"/spec/batch_size", "/spec/seed"}
+    lines = caught.value.lines()
+    assert len(lines) == 3
+    assert lines[0].startswith("422 ")
+    assert any(line.startswith("/spec/batch_size: ") for line in lines)
+
+
+def test_jobs_are_read_page_by_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "PAGE", 2)
+    made = [service.post(f"paged {number}") for number in range(5)]
+    with service.client() as client:
+        assert [job.id for job in client.jobs()][:5] == made[::-1]
+
+
+def test_jobs_are_filtered_by_state_and_label(service: Service, finished: str) -> None:
+    with service.client() as client:
+        body = {"kind": "train", "name": "labelled", "labels": {"team": "a", "x": "1"}, "spec": service.spec}
+        made = client.create_job(body)
+        assert [job.id for job in client.jobs(labels={"team": "a", "x": "1"})] == [made.id]
+        assert list(client.jobs(labels={"team": "a", "x": "2"})) == []
+        assert finished in {job.id for job in client.jobs(status="succeeded")}
+        assert {job.status for job in client.jobs(status="succeeded")} == {"succeeded"}
+
+
+def test_metrics_are_read_page_by_page(service: Service, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "POINTS", 2)
+    with service.client() as client:
+        assert [(row.step, row.key) for row in client.metrics(finished)] == [
+            (step, key) for step in (1, 2, 3) for key in ("loss", "lr")
+        ]
+        assert [row.value for row in client.metrics(finished, key="loss", since_step=2)] == [1 / 2, 1 / 3]
+        assert [row.step for row in client.metrics(finished, key="loss", attempt=1)] == [1, 2, 3]
+
+
+def test_evaluations_and_artifacts_are_listed(service: Service, finished: str) -> None:
+    with service.client() as client:
+        assert [(item.model, item.metrics.AP, item.best) for item in client.evaluations(finished)] == [
+            ("student", 0.25, True)
+        ]
+        assert "best.safetensors" in {item.name for item in client.artifacts(finished)}
+
+
+def test_weights_and_artifacts_are_downloaded(service: Service, finished: str, tmp_path: Path) -> None:
+    with service.client() as client:
+        assert client.weights(finished, tmp_path) == tmp_path / "best.safetensors"
+        assert client.download(finished, "best.safetensors", tmp_path / "again").read_bytes() == WEIGHTS
+    assert (tmp_path / "best.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_part_left_behind_is_completed_by_the_api(service: Service, finished: str, tmp_path: Path) -> None:
+    with service.client() as client:
+        sha256 = next(item.sha256 for item in client.artifacts(finished) if item.name == "best.safetensors")
+        part = tmp_path / f".weights.{sha256[:16]}.part"
+        part.write_bytes(WEIGHTS[:1000])
+        seen: list[int] = []
+        client.weights(finished, tmp_path / "weights", lambda done, size: seen.append(done))
+    assert (tmp_path / "weights").read_bytes() == WEIGHTS
+    assert seen[0] > 1000  # it went on behind what was there
+    assert not part.exists()
+
+
+def test_weights_that_are_not_there_give_the_reason(service: Service, tmp_path: Path) -> None:
+    job = service.post("without weights")
+    with service.client() as client, pytest.raises(ApiProblem) as caught:
+        client.weights(job, tmp_path / "weights")
+    assert caught.value.problem.status == 404
+    assert caught.value.problem.detail  # an answer to HEAD alone would have no words
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_cannot_leave_its_place_in_the_address(service: Service, finished: str, tmp_path: Path) -> None:
+    with service.client() as client:
+        for name in ("../../health", "..%2f..%2fhealth", "a/b"):
+            with pytest.raises(ApiProblem) as caught:
+                client.download(finished, name, tmp_path / "file")
+            assert caught.value.problem.status in {404, 405, 422}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("job", ["nope", "0" * 32, "../health", "a b", "ä", "x" * 5000])
+def test_an_id_that_is_none_is_a_problem(service: Service, job: str) -> None:
+    with service.client() as client, pytest.raises(ApiProblem) as caught:
+        client.job(job)
+    assert caught.value.problem.status in {404, 414, 422}
+
+
+def test_cancel_repeats_its_answer_and_refuses_a_finished_job(service: Service, finished: str) -> None:
+    job = service.post("cancelled")
+    with service.client() as client:
+        assert client.cancel(job).status == "cancelled"
+        assert client.cancel(job).status == "cancelled"
+        with pytest.raises(ApiProblem) as caught:
+            client.cancel(finished)
+    assert caught.value.problem.status == 409
+
+
+def test_wait_follows_a_job_to_its_end(service: Service) -> None:
+    job = service.post("followed")
+    worker = service.claimed(job)
+    threading.Timer(0.3, worker.finish, ["failed"], {"failure": {"failure_class": "user", "message": "no"}}).start()
+    seen: list[Job] = []
+    with service.client() as client:
+        ended = client.wait(job, seen.append, interval=0.05, timeout=30)
+    assert ended.status == "failed"
+    assert ended.failure is not None
+    assert [item.status for item in seen][-1] == "failed"
+    assert "running" in {item.status for item in seen}
+
+
+def test_wait_gives_up_after_its_time(service: Service) -> None:
+    job = service.post("never begun")
+    with service.client() as client, pytest.raises(TimeoutError, match="still queued"):
+        client.wait(job, interval=0.01, timeout=0.05)
+
+
+def test_presets_and_health(service: Service) -> None:
+    with service.client() as client:
+        assert {"demo_teacher", "demo_student", "demo_crosskd"} <= {preset.name for preset in client.presets()}
+        assert client.health().status == "ok"
+
+
+def test_nobody_there_is_said_at_once() -> None:
+    port = free_port(0)
+    begin = time.monotonic()
+    with Client(f"http://{HOST}:{port}") as client, pytest.raises(Unreachable) as caught:
+        client.health()
+    assert time.monotonic() - begin < 10  # patience is for a service that was there before
+    assert "crosskd up" in caught.value.remedy
+
+
+def test_a_service_that_restarts_is_waited_for(home: Path) -> None:
+    port = free_port(0)
+    spec = write_spec(home / "data")
+    with Client(f"http://{HOST}:{port}") as client:
+        with serve(home, port):
+            job = client.create_job({"kind": "train", "name": "restart", "spec": spec})
+        found: list[Job] = []
+        reader = threading.Thread(target=lambda: found.append(client.job(job.id)))
+        reader.start()
+        time.sleep(0.3)
+        assert found == []
+        with serve(home, port):
+            reader.join(timeout=60)
+        assert [item.id for item in found] == [job.id]
+
+
+def test_a_service_that_stays_away_is_given_up(home: Path) -> None:
+    port = free_port(0)
+    with Client(f"http://{HOST}:{port}", patience=0.2) as client:
+        with serve(home, port):
+            client.health()
+        with pytest.raises(Unreachable):
+            client.health()
+
+
+def test_a_post_that_may_have_arrived_is_not_sent_again() -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        if request.method == "GET":
+            return httpx.Response(200, json={"status": "ok", "version": "1"})
+        raise httpx.ReadError("the connection broke")
+
+    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://127.0.0.1") as http:
+        client = Client("http://127.0.0.1", http)
+        client.health()
+        with pytest.raises(Unreachable):
+            client.create_job({})
+    assert [request.method for request in sent] == ["GET", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        (httpx.Response(500, text="<h1>oops</h1>"), "500 Internal Server Error: <h1>oops</h1>"),
+        (httpx.Response(404, json={}, headers={"content-type": "application/problem+json"}), "404 Not Found: {}"),
+    ],
+)
+def test_an_answer_in_another_form_is_shown_as_it_is(response: httpx.Response, said: str) -> None:
+    with httpx.Client(transport=httpx.MockTransport(lambda _: response), base_url="http://127.0.0.1") as http:
+        client = Client("http://127.0.0.1", http)
+        with pytest.raises(ApiProblem) as caught:
+            client.job("x")
+    assert caught.value.lines() == [said]
+
+
+def test_another_program_at_the_address_is_told_as_such() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, text="hello"))
+    with httpx.Client(transport=transport, base_url="http://127.0.0.1") as http:
+        client = Client("http://127.0.0.1", http)
+        with pytest.raises(ClientError, match="no Job"):
+            client.job("x")
+        with pytest.raises(ClientError, match="Check the address"):
+            client.presets()
+
+
+def test_a_loopback_address_needs_no_proxy(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with service.client() as client:
+        assert client.health().status == "ok"

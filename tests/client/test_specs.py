@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client import specs
+from client.errors import ClientError
+
+
+def make_data(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+        else:
+            path.mkdir(parents=True)
+    return folder
+
+
+def test_a_spec_alone_becomes_a_job(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("student: {backbone: {name: resnet_tiny}}\n")
+    job = specs.complete(specs.read_job(file), name="mine", labels=["team=a", "note=x=y"])
+    assert job == {
+        "kind": "train",
+        "name": "mine",
+        "labels": {"team": "a", "note": "x=y"},
+        "spec": {"student": {"backbone": {"name": "resnet_tiny"}}},
+    }
+
+
+def test_a_whole_job_keeps_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("kind: distill\nname: theirs\nlabels: {a: b}\nspec: {seed: 1}\n")
+    job = specs.complete(specs.read_job(file), name="unused", labels=["a=c"], overrides=["seed=2"])
+    assert job == {"kind": "distill", "name": "theirs", "labels": {"a": "c"}, "spec": {"seed": 2}}
+
+
+def test_a_teacher_makes_it_a_distil_job() -> None:
+    preset = {"spec": {"teacher": {"model": {"detector": "gfl"}}}}
+    job = specs.complete(preset, name="n", teacher={"job": "abc"})
+    assert job["kind"] == "distill"
+    assert job["spec"]["teacher"] == {"model": {"detector": "gfl"}, "weights": {"job": "abc"}}
+    assert preset == {"spec": {"teacher": {"model": {"detector": "gfl"}}}}  # what came in is left as it was
+
+
+def test_values_are_set_by_path_and_read_as_yaml() -> None:
+    preset = {"spec": {"schedule": {"epochs": 12, "gamma": 0.1}}}
+    overrides = ["schedule.epochs=3", "schedule.milestones=[1, 2]", "ema.decay=0.9", "teacher=null"]
+    spec = specs.complete(preset, name="n", overrides=overrides)["spec"]
+    assert spec == {
+        "schedule": {"epochs": 3, "gamma": 0.1, "milestones": [1, 2]},
+        "ema": {"decay": 0.9},
+        "teacher": None,
+    }
+    assert preset["spec"]["schedule"]["epochs"] == 12
+
+
+@pytest.mark.parametrize("text", ["epochs", "=3", "", "seed.deeper=1", "x=[1"])
+def test_a_value_that_cannot_be_set_is_refused(text: str) -> None:
+    with pytest.raises(ClientError):
+        specs.put({"seed": 0}, text)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"), [("- 1\n", "no mapping"), ("a: [", "no YAML"), ("\x00", "no YAML"), ("3", "no mapping")]
+)
+def test_a_file_that_is_no_job_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(content)
+    with pytest.raises(ClientError, match=complaint):
+        specs.read_job(file)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="No such file"):
+        specs.read_job(tmp_path / "job.yaml")
+
+
+def test_a_file_of_bytes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ClientError, match="no YAML"):
+        specs.read_job(file)
+
+
+@pytest.mark.parametrize(
+    ("names", "train"),
+    [
+        (("train.json", "val.json", "images"), ("train.json", "images")),
+        (
+            (
+                "annotations/instances_train2017.json",
+                "annotations/instances_val2017.json",
+                "train2017",
+                "val2017",
+            ),
+            ("annotations/instances_train2017.json", "train2017"),
+        ),
+    ],
+)
+def test_the_usual_layouts_are_found(tmp_path: Path, names: tuple[str, ...], train: tuple[str, str]) -> None:
+    section = specs.data_section(make_data(tmp_path, *names))
+    assert section["train"] == {"annotations": str(tmp_path / train[0]), "images": str(tmp_path / train[1])}
+    assert set(section) == {"train", "val"}
+
+
+def test_a_folder_without_data_names_the_layouts(tmp_path: Path) -> None:
+    make_data(tmp_path, "train.json", "images")
+    with pytest.raises(ClientError, match=r"train\.json with images/") as caught:
+        specs.data_section(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_name_with_a_suffix_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").write_text("")
+    assert [specs.is_file(name) for name in ("gone.yaml", "here", "gfl_r18_r50")] == [True, True, False]

@@ -1,0 +1,162 @@
+"""`crosskd up` as a process: its complaints, its end, and what it leaves behind, which is nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from client import parts
+from client.errors import StackError
+from client.home import Home, read_owner
+from client.local import Stack
+from client.sdk import Client
+from tests.client.test_process import alive, until
+
+UP = [sys.executable, "-m", "client.cli", "up", "--port", "0"]
+SECONDS = 120.0  # for a stack to come up on a machine that does other things too
+
+
+@contextmanager
+def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A stack that answers, in a process of its own."""
+    environment = {**os.environ, "CROSSKD_HOME": str(home), "CROSSKD_DEVICES": "cpu"}
+    process = subprocess.Popen(UP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "Starting …\n"
+            line = process.stdout.readline()
+            assert line.startswith("CrossKD is at http://127.0.0.1:"), line
+            yield process
+        finally:
+            process.kill()
+
+
+def processes_of(home: Path) -> list[int]:
+    """Living processes that have anything to do with a home."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue  # it has just ended, or is another user's
+        if str(home).encode() in told and int(entry.name) != os.getpid() and alive(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with up(tmp_path) as process:
+        owner = read_owner(tmp_path)
+        assert owner is not None
+        assert owner.pid == process.pid
+        with Client(owner.url) as client:
+            assert client.health().status == "ok"
+        assert len(processes_of(tmp_path)) >= 5  # itself, Valkey, the API, the worker and its pool
+        process.send_signal(number)
+        assert process.wait(SECONDS) == 0
+    until(lambda: processes_of(tmp_path) == [])
+    assert read_owner(tmp_path) is None
+
+
+def test_killed_it_takes_everything_with_it(tmp_path: Path) -> None:
+    with up(tmp_path) as process:
+        process.kill()
+        process.wait()
+        until(lambda: processes_of(tmp_path) == [])
+    with up(tmp_path) as again:  # and the home is free
+        again.send_signal(signal.SIGINT)
+        assert again.wait(SECONDS) == 0
+
+
+def test_a_second_stack_on_the_same_home_is_refused(tmp_path: Path) -> None:
+    with up(tmp_path) as process:
+        environment = {**os.environ, "CROSSKD_HOME": str(tmp_path)}
+        second = subprocess.run(UP, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
+        assert second.returncode == 1
+        assert f"process {process.pid} at http://127.0.0.1:" in second.stderr
+        assert "Traceback" not in second.stderr
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0
+
+
+def test_a_taken_port_and_a_home_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    with socket.create_server((parts.HOST, 0)) as server:
+        port = str(server.getsockname()[1])
+        environment = {**os.environ, "CROSSKD_HOME": str(tmp_path / "home"), "CROSSKD_PORT": port}
+        done = subprocess.run(UP[:-2], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 1
+    assert f"Port {port}" in done.stderr
+    assert "CROSSKD_PORT=" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    (tmp_path / "file").write_text("")
+    environment = {**os.environ, "CROSSKD_HOME": str(tmp_path / "file")}
+    done = subprocess.run(UP, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 1
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_part_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    broken = {"CROSSKD_LEASE_SECONDS": "soon"}
+    with pytest.raises(StackError) as caught:
+        Stack(Home(tmp_path), port=0, environment=broken).start()
+    assert caught.value.message == "api ended while it started."
+    assert "CROSSKD_LEASE_SECONDS" in caught.value.remedy  # in the API's own words
+    assert processes_of(tmp_path) == []
+    home = Home(tmp_path)
+    home.lock()  # it is free again
+    home.unlock()
+
+
+def test_a_database_that_cannot_be_migrated_is_told(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    shutil.copy(sys.executable, home / "crosskd.db")  # no database
+    with pytest.raises(StackError) as caught:
+        Stack(home, port=0).start()
+    assert caught.value.message == "migrate could not bring the database up to date."
+    assert "database" in caught.value.remedy
+    assert processes_of(tmp_path) == []
+
+
+def test_a_stop_during_the_start_is_heeded(tmp_path: Path) -> None:
+    stack = Stack(Home(tmp_path), port=0)
+    stack.request_stop()
+    stack.start()
+    stack.stop()
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "client.cli", "demo", "--home", str(tmp_path)]
+    environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            until(lambda: any("worker.run" in command_of(pid) for pid in processes_of(tmp_path)), SECONDS)
+            demo.send_signal(number)
+            output, errors = demo.communicate(timeout=SECONDS)
+        finally:
+            demo.kill()
+    assert demo.returncode == 130
+    assert output.endswith("Stopping …\n")
+    assert errors == ""
+    until(lambda: processes_of(tmp_path) == [])
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

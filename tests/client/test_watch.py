@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import io
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from api.schemas.jobs import Progress
+from client.watch import clock, describe, follow
+from tests.client.conftest import Service
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (61, "1:01"), (3599.9, "1:00:00"), (3725, "1:02:05")],
+)
+def test_the_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_a_job_in_a_few_words(service: Service) -> None:
+    job = service.post("described")
+    with service.client() as client:
+        assert describe(client.job(job)) == "queued"
+        worker = service.claimed(job)
+        progress = Progress(phase="training", step=120, total_steps=300, loss=1.2345, eta_seconds=42.0)
+        assert worker.post("metrics", {"sequence": 0, "progress": progress.model_dump()}).is_success
+        assert describe(client.job(job)) == "training · step 120/300 · loss 1.234 · ETA 0:42"
+        assert worker.finish("released").is_success
+        again = describe(client.job(job))
+    assert again.startswith("queued · ")  # and why
+    assert len(again) > len("queued · ")
+
+
+def play(service: Service, job: str) -> None:
+    """A worker that reports three steps and succeeds."""
+    worker = service.claimed(job)
+    for step in (1, 2, 3):
+        time.sleep(0.15)
+        progress = {
+            "phase": "training",
+            "step": step,
+            "total_steps": 3,
+            "epoch": 0.5,
+            "loss": 1 / step,
+            "eta_seconds": 5,
+        }
+        assert worker.post("metrics", {"sequence": step, "progress": progress}).is_success
+    time.sleep(0.15)
+    assert worker.finish("succeeded").is_success
+
+
+def shown(service: Service, console: Console, name: str) -> str:
+    job = service.post(name)
+    worker = threading.Thread(target=play, args=(service, job))
+    worker.start()
+    with service.client() as client:
+        ended = follow(client, job, console, interval=0.05, timeout=60)
+    worker.join()
+    assert ended.status == "succeeded"
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_plain_lines_where_there_is_no_terminal(service: Service) -> None:
+    lines = shown(service, Console(file=io.StringIO(), width=200), "plain").splitlines()
+    assert lines[0].startswith("plain: ")
+    assert lines[-1] == "plain: succeeded"
+    assert any("training · step 1/3 · loss 1.000 · ETA 0:05" in line for line in lines)
+    assert len(lines) < 8  # a line for each change of state, not for each poll
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_live_bar_on_a_terminal(service: Service) -> None:
+    text = shown(service, Console(file=io.StringIO(), width=120, force_terminal=True), "live")
+    assert "\x1b" in text
+    assert "loss 0.333" in text
+    assert "100%" in text

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from api.schemas.jobs import Progress
+from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
+from tests.worker.double import TOKEN, Double, Fault
+from worker.client import AttemptClient, StaleAttempt, connect
+from worker.delivery import BATCH_POINTS, Delivery, Undelivered
+from worker.folder import WorkFolder
+from worker.spool import Spool
+
+Until = Callable[[Callable[[], object], float], None]
+NOW = datetime.now(UTC)
+
+
+def points(first: int, count: int) -> list[MetricPoint]:
+    return [MetricPoint(key="loss", step=step, value=0.5, at=NOW) for step in range(first, first + count)]
+
+
+def progress(step: int) -> Progress:
+    return Progress(phase="training", step=step)
+
+
+def evaluation(step: int) -> EvaluationReport:
+    return EvaluationReport(
+        model="student", step=step, metrics=CocoMetrics(**dict.fromkeys(CocoMetrics.model_fields, 0.25))
+    )
+
+
+@pytest.fixture
+def delivery(attempt: AttemptClient, folder: WorkFolder, stale: threading.Event) -> Delivery:
+    return Delivery(attempt, Spool(folder.spool / "reports", 10_000_000), stale.set, interval=0.05)
+
+
+def steps(double: Double) -> list[int]:
+    return [point["step"] for point in double.points]
+
+
+def test_points_arrive_in_batches_in_order(double: Double, delivery: Delivery) -> None:
+    for step in range(1200):
+        delivery.metrics(points(step, 1), progress(step))
+    delivery.close(10)
+    assert steps(double) == list(range(1200))
+    assert len(double.batches) < 50
+    assert max(len(batch["points"]) for batch in double.batches.values()) <= BATCH_POINTS
+    assert double.batches[double.batch_order[-1]]["progress"]["step"] == 1199
+
+
+def test_a_phase_is_told_at_once_without_points(attempt: AttemptClient, folder: WorkFolder, double: Double) -> None:
+    delivery = Delivery(attempt, Spool(folder.spool / "reports", 1000), lambda: None, interval=60)
+    delivery.progress(Progress(phase="evaluating"))
+    delivery.close(10)
+    assert [batch["progress"]["phase"] for batch in double.batches.values()] == ["evaluating"]
+
+
+def test_an_evaluation_comes_behind_the_points_before_it(double: Double, delivery: Delivery) -> None:
+    delivery.metrics(points(1, 1), progress(1))
+    delivery.evaluation(evaluation(1))
+    delivery.metrics(points(2, 1), progress(2))
+    delivery.close(10)
+    words = [request.path.rsplit("/", 1)[1] for request in double.requests]
+    assert words == ["metrics", "evaluations", "metrics"]
+
+
+def test_an_outage_loses_and_doubles_nothing(double: Double, delivery: Delivery, until: Until) -> None:
+    """Errors, connections lost before and after the fact, then nothing at all for a while."""
+    delivery.metrics(points(0, 10), progress(10))
+    until(lambda: len(steps(double)) == 10, 5)
+    double.faults["metrics"] = [Fault(drop="after"), Fault(status=500), Fault(drop="before")]
+    double.faults["evaluations"] = [Fault(status=503)]
+    double.always["metrics"] = Fault(status=503)
+    for step in range(10, 3000):
+        delivery.metrics(points(step, 1), progress(step))
+        if step == 1500:
+            delivery.evaluation(evaluation(step))
+    del double.always["metrics"]
+    delivery.close(60)
+    assert steps(double) == list(range(3000))
+    assert double.batch_order == list(range(len(double.batch_order)))
+    assert [report["step"] for report in double.evaluations] == [1500]
+
+
+def test_reports_made_while_nobody_listens_are_replayed(folder: WorkFolder, until: Until) -> None:
+    """The API's process is gone, its port closed, and comes back."""
+    double = Double()
+    port = double.server.server_address[1]
+    double.close()
+    with connect(double.url, TOKEN) as http:
+        delivery = Delivery(
+            AttemptClient(http, "a", 1), Spool(folder.spool / "r", 10_000_000), lambda: None, interval=0.05
+        )
+        for step in range(2000):
+            delivery.metrics(points(step, 1), progress(step))
+        time.sleep(0.5)
+        back = Double(port)
+        delivery.close(30)
+        back.close()
+    assert steps(back) == list(range(2000))
+    assert len({id(batch) for batch in back.batches.values()}) == len(back.batch_order)
+
+
+def test_a_slow_api_never_holds_the_training_up(double: Double, delivery: Delivery) -> None:
+    double.always["metrics"] = Fault(delay=0.4)
+    longest = 0.0
+    for step in range(3000):
+        began = time.monotonic()
+        delivery.metrics(points(step, 1), progress(step))
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 0.3
+    double.always.clear()
+    delivery.close(30)
+    assert steps(double) == list(range(3000))
+
+
+def test_a_full_spool_drops_reports_and_goes_on(
+    double: Double, attempt: AttemptClient, folder: WorkFolder, until: Until
+) -> None:
+    delivery = Delivery(attempt, Spool(folder.spool / "r", 100_000), lambda: None, interval=0.05)
+    double.always["metrics"] = Fault(status=503)
+    for step in range(5000):
+        delivery.metrics(points(step, 1), progress(step))
+    double.always.clear()
+    until(lambda: len(double.batches) > 0, 30)
+    until(lambda: len(delivery._spool) == 0, 30)
+    delivery.metrics(points(5000, 1), progress(5000))
+    delivery.close(10)
+    assert steps(double) == sorted(set(steps(double)))
+    assert steps(double)[-1] == 5000
+    assert len(steps(double)) < 5001
+
+
+def test_a_stale_attempt_is_told_at_once(double: Double, delivery: Delivery, stale: threading.Event) -> None:
+    double.stale = True
+    delivery.metrics(points(0, 1), progress(0))
+    assert stale.wait(5)
+    with pytest.raises(StaleAttempt):
+        delivery.close(10)
+
+
+def test_a_refused_report_does_not_block_those_behind_it(double: Double, delivery: Delivery) -> None:
+    double.faults["metrics"] = [Fault(status=422)]
+    delivery.metrics(points(0, 500), progress(0))
+    delivery.evaluation(evaluation(0))
+    delivery.metrics(points(500, 500), progress(1))
+    delivery.close(10)
+    assert steps(double) == list(range(500, 1000))
+    assert len(double.evaluations) == 1
+
+
+def test_an_api_that_stays_away_is_reported(double: Double, delivery: Delivery, http: httpx.Client) -> None:
+    double.always["metrics"] = Fault(status=503)
+    delivery.metrics(points(0, 1), progress(0))
+    with pytest.raises(Undelivered, match="metrics"):
+        delivery.close(0.5)

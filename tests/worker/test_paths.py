@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosskd.config import TrainConfig
+from crosskd.errors import ConfigError
+from worker.paths import check_paths
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("root", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside" / "file")
+    return tmp_path / "root"
+
+
+def config(root: Path, **changes: Any) -> TrainConfig:
+    here = str(root / "file")
+    split = {"annotations": here, "images": str(root)}
+    spec: dict[str, Any] = {
+        "data": {"train": split, "val": split},
+        "student": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}},
+        "teacher": {"weights": {"file": here}, "model": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}}},
+    }
+    for pointer, value in changes.items():
+        node = spec
+        *parts, last = pointer.split("__")
+        for part in parts:
+            node = node[part]
+        node[last] = value
+    return TrainConfig.model_validate(spec)
+
+
+def test_paths_below_a_root_are_good(root: Path) -> None:
+    check_paths(config(root), [Path("/elsewhere"), root])
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        "data__train__annotations",
+        "data__val__annotations",
+        "data__val__images",
+        "teacher__weights__file",
+        "student__backbone__init__file",
+        "teacher__model__backbone__init__file",
+    ],
+)
+@pytest.mark.parametrize("path", ["{root}/../outside/file", "{root}/link", "{root}x", "/etc/passwd"])
+def test_a_path_that_leads_outside_is_refused(root: Path, pointer: str, path: str) -> None:
+    text = path.format(root=root)
+    split = {"annotations": str(root / "file"), "images": str(root)}
+    changes: dict[str, Any] = {"data__train": dict(split), "data__val": dict(split), pointer: text}
+    with pytest.raises(ConfigError, match="outside this worker's data roots") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/" + pointer.replace("__", "/")
+    assert str(root) in caught.value.remedy
+
+
+def test_a_path_that_is_not_there_is_named(root: Path) -> None:
+    changes = {"teacher__weights__file": str(root / "none")}
+    with pytest.raises(ConfigError, match="none does not exist") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/teacher/weights/file"

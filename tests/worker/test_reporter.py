@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api.schemas.reports import CocoMetrics
+from crosskd.config import TrainConfig
+from crosskd.engine.callbacks import Run, TrainResult
+from crosskd.structures import Evaluation
+from tests.worker.double import Double, Fault
+from tests.worker.stack import spec
+from worker.client import AttemptClient, Refused
+from worker.folder import WorkFolder
+from worker.reporter import Reporter, wire_value
+
+Until = Callable[[Callable[[], object], float], None]
+
+
+@pytest.fixture
+def reporter(attempt: AttemptClient, folder: WorkFolder, stale: threading.Event) -> Reporter:
+    return Reporter(attempt, folder, stale.set, spool_megabytes=1)
+
+
+@pytest.fixture
+def run(folder: WorkFolder, tmp_path: Path) -> Run:
+    folder.run.mkdir()
+    config = TrainConfig.model_validate(spec(tmp_path, epochs=1))
+    return Run(config, folder.run, phase="training", step=5, total_steps=20, steps_per_epoch=10)
+
+
+def evaluation(**changes: object) -> Evaluation:
+    metrics = dict.fromkeys(CocoMetrics.model_fields, 0.25) | {"APl": -1.0}
+    values = {"model": "student", "step": 5, "epoch": 0.5, "metrics": metrics, "per_class": {"A": 0.5}, "best": True}
+    return Evaluation(**{**values, "images": 8, "seconds": 1.5, "milliseconds_per_image": 3.5, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "wire"),
+    [(0.5, 0.5), (3, 3.0), (float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity")],
+)
+def test_values_that_json_cannot_carry_are_spelt(value: float, wire: float | str) -> None:
+    assert wire_value(value) == wire
+
+
+def test_a_life_is_told_in_order(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder, tmp_path: Path
+) -> None:
+    for name in ("best.safetensors", "last.safetensors", "checkpoint", "manifest.json", "log.txt"):
+        (folder.run / name).write_text(name)
+    run.loss, run.eta_seconds = float("nan"), 12.5
+    reporter.on_phase(run, "training")
+    reporter.on_log(run, {"loss": float("nan"), "lr": 0.01})
+    reporter.on_evaluation(run, evaluation())
+    reporter.on_weights(run, folder.run / "best.safetensors", 5, best=True)
+    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
+    reporter.on_weights(run, folder.run / "last.safetensors", 5, best=False)
+    result = TrainResult(0.25, 5, 5, {}, folder.run / "best.safetensors", folder.run / "last.safetensors")
+    reporter.on_end(run, result)
+    reporter.close(10)
+
+    assert [(point["key"], point["step"], point["value"]) for point in double.points] == [
+        ("loss", 5, "NaN"),
+        ("lr", 5, 0.01),
+    ]
+    progress = double.batches[double.batch_order[-1]]["progress"]
+    assert progress == {
+        "phase": "training", "step": 5, "total_steps": 20, "epoch": 0.5, "loss": None,
+        "steps_per_second": None, "eta_seconds": 12.5,
+    }  # fmt: skip
+    (report,) = double.evaluations
+    assert (report["metrics"]["AP"], report["metrics"]["APl"], report["per_class"]) == (0.25, -1.0, {"A": 0.5})
+    assert (report["best"], report["images"], report["milliseconds_per_image"]) == (True, 8, 3.5)
+    sent = {name: (query, body.decode()) for name, query, body in double.uploads}
+    assert sent == {
+        "best.safetensors": ({"kind": "weights", "step": "5"}, "best.safetensors"),
+        "checkpoint-00000005.pt": ({"kind": "checkpoint", "step": "5"}, "checkpoint"),
+        "last.safetensors": ({"kind": "weights", "step": "5"}, "last.safetensors"),
+        "manifest.json": ({"kind": "manifest", "step": "5"}, "manifest.json"),
+        "log.txt": ({"kind": "log"}, "log.txt"),
+    }
+
+
+def test_a_run_whose_files_nobody_takes_ends_early(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder, until: Until
+) -> None:
+    double.always["artifacts"] = Fault(status=413, body={"title": "too large", "status": 413})
+    (folder.run / "best.safetensors").write_bytes(b"weights")
+    reporter.on_log(run, {"loss": 1.0})
+    reporter.on_weights(run, folder.run / "best.safetensors", 5, best=True)
+    until(lambda: reporter._uploads.error, 5)
+    with pytest.raises(Refused, match="too large"):
+        reporter.on_log(run, {"loss": 1.0})
+    with pytest.raises(Refused, match="too large"):
+        reporter.close(10)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.worker.double import Double, Fault
+from worker.client import AttemptClient, Refused, StaleAttempt
+from worker.delivery import Undelivered
+from worker.folder import WorkFolder
+from worker.uploads import Uploads
+
+Until = Callable[[Callable[[], object], float], None]
+
+
+@pytest.fixture
+def uploads(attempt: AttemptClient, folder: WorkFolder, stale: threading.Event) -> Uploads:
+    return Uploads(attempt, folder.outbox, stale.set)
+
+
+def checkpoint(uploads: Uploads, folder: Path, step: int) -> bytes:
+    """Write a checkpoint, submit it, and prune it at once, as the engine may."""
+    path, data = folder / f"{step}.pt", os.urandom(100)
+    path.write_bytes(data)
+    uploads.submit(path, f"checkpoint-{step:08d}.pt", "checkpoint", step=step, slot="checkpoint")
+    path.unlink()
+    return data
+
+
+def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
+    double: Double, uploads: Uploads, folder: WorkFolder, tmp_path: Path, until: Until
+) -> None:
+    double.faults["artifacts"] = [Fault(delay=0.5)]
+    data = {1: checkpoint(uploads, tmp_path, 1)}
+    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way, slowly
+    data[2] = checkpoint(uploads, tmp_path, 2)
+    (tmp_path / "best").write_bytes(b"weights")
+    uploads.submit(tmp_path / "best", "best.safetensors", "weights", step=2)
+    for step in (3, 4):
+        data[step] = checkpoint(uploads, tmp_path, step)
+    uploads.close(10)
+    assert [name for name, _, _ in double.uploads] == [
+        "checkpoint-00000001.pt",
+        "checkpoint-00000004.pt",
+        "best.safetensors",
+    ]
+    assert double.uploads[0][2] == data[1]
+    assert double.uploads[1][2] == data[4]
+    assert list(folder.outbox.iterdir()) == []
+
+
+def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
+    double: Double, uploads: Uploads, tmp_path: Path, until: Until
+) -> None:
+    double.faults["artifacts"] = [Fault(delay=0.3)]
+    checkpoint(uploads, tmp_path, 1)
+    until(lambda: len(double.seen("artifacts")) == 1, 5)
+    log, best = tmp_path / "log.txt", tmp_path / "best.safetensors"
+    log.write_bytes(b"one line\n")
+    best.write_bytes(b"first")
+    uploads.submit(log, "log.txt", "log")
+    uploads.submit(best, "best.safetensors", "weights", step=3)
+    with log.open("ab") as file:
+        file.write(b"another line\n")
+    (tmp_path / "new").write_bytes(b"second")
+    (tmp_path / "new").replace(best)
+    uploads.close(10)
+    assert {name: body for name, _, body in double.uploads[1:]} == {
+        "log.txt": b"one line\n",
+        "best.safetensors": b"first",
+    }
+
+
+def test_an_upload_survives_an_outage(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+    double.faults["artifacts"] = [Fault(drop="before"), Fault(status=507), Fault(drop="after")]
+    data = checkpoint(uploads, tmp_path, 1)
+    uploads.close(30)
+    assert double.uploads[-1][2] == data
+
+
+def test_a_refused_file_is_an_error(double: Double, uploads: Uploads, tmp_path: Path, until: Until) -> None:
+    double.always["artifacts"] = Fault(status=413, body={"title": "too large", "status": 413})
+    checkpoint(uploads, tmp_path, 1)
+    until(lambda: uploads.error, 5)
+    checkpoint(uploads, tmp_path, 2)  # does no harm and piles nothing up
+    with pytest.raises(Refused, match="too large"):
+        uploads.close(10)
+    assert len(double.seen("artifacts")) == 1
+
+
+def test_a_stale_attempt_is_told_at_once(
+    double: Double, uploads: Uploads, tmp_path: Path, stale: threading.Event
+) -> None:
+    double.stale = True
+    checkpoint(uploads, tmp_path, 1)
+    assert stale.wait(5)
+    with pytest.raises(StaleAttempt):
+        uploads.close(10)
+
+
+def test_an_api_that_stays_away_is_reported(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+    double.always["artifacts"] = Fault(status=503)
+    checkpoint(uploads, tmp_path, 1)
+    with pytest.raises(Undelivered, match="uploads"):
+        uploads.close(0.5)

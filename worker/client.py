@@ -1,0 +1,275 @@
+"""The worker's side of the wire: one typed method per worker endpoint.
+
+Every call here may be repeated without harm (the API answers a repetition as it answered the first), so what the
+network or a restarting API breaks is tried again, with backoff and jitter, for as long as the caller has patience.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from threading import Event
+from typing import NoReturn
+
+import httpx
+from pydantic import ValidationError
+
+from api.schemas.artifacts import ArtifactKind, ArtifactRef
+from api.schemas.errors import Problem
+from api.schemas.reports import (
+    FENCING_HEADER,
+    Claim,
+    ClaimRequest,
+    Command,
+    EvaluationReport,
+    Finish,
+    FinishReport,
+    Heartbeat,
+    MetricBatch,
+)
+from worker.digest import CHUNK, content_digest, sha256_of
+
+logger = logging.getLogger(__name__)
+
+FOREVER = float("inf")
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+BUSY = 429
+GONE = frozenset({404, 409, 410})  # of an attempt: it is not the job's live one, or is not there at all
+
+
+class ApiError(Exception):
+    """A call to the API came to nothing."""
+
+
+class Unreachable(ApiError):
+    """No usable answer (none at all, 5xx or 429) until the caller's patience ran out."""
+
+
+class Refused(ApiError):
+    """The API understood and said no (4xx); repeating the call would repeat the answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StaleAttempt(ApiError):
+    """The attempt is no longer the job's live one: whatever works for it must stop at once."""
+
+
+class Abandoned(ApiError):
+    """The caller set its stop event while the call was waiting or streaming."""
+
+
+class BadDownload(ApiError):
+    """What arrived is not what the API announced."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a failed call is repeated: waits grow from `first` to `longest` seconds, with jitter.
+
+    `patience` is how many seconds of failures are borne, `stop` ends a wait early.
+    """
+
+    patience: float = FOREVER
+    stop: Event = field(default_factory=Event)
+    first: float = 0.2
+    longest: float = 5.0
+
+    def delay(self, tries: int, wanted: float = 0.0) -> float:
+        backoff = min(self.longest, self.first * 2.0 ** min(tries, 16))
+        return max(wanted, backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+
+
+ONCE = Retry(patience=0.0)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, at most a minute: it may be back sooner than it thinks."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), 60.0)
+
+
+def _complaint(response: httpx.Response) -> str:
+    """The problem document as a sentence."""
+    what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        return what
+    faults = [f"{fault.pointer}: {fault.detail}" for fault in problem.errors]
+    return f"{what}: " + "; ".join([problem.detail or problem.title, *faults])
+
+
+def _fail(response: httpx.Response) -> NoReturn:
+    raise Refused(_complaint(response), response.status_code)
+
+
+def _persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
+    """The first answer that is neither 5xx nor 429, whatever it takes within `retry`."""
+    tries, troubled_since = 0, FOREVER
+    while True:
+        wanted = 0.0
+        try:
+            response = send()
+            if response.status_code != BUSY and response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                return response
+            trouble, wanted = _complaint(response), _retry_after(response)
+        except httpx.TransportError as exc:
+            trouble = f"{type(exc).__name__}: {exc}"
+        # Counted from the first failure: a long transfer that broke late has not used up any patience.
+        troubled_since = min(troubled_since, time.monotonic())
+        delay = retry.delay(tries, wanted)
+        if time.monotonic() - troubled_since + delay > retry.patience:
+            raise Unreachable(trouble)
+        if tries == 0:
+            logger.warning("the API does not answer, trying again: %s", trouble)
+        if retry.stop.wait(delay):
+            raise Abandoned(trouble)
+        tries += 1
+
+
+class WorkerClient:
+    """What a worker asks before it holds an attempt. `http` has the API's address and the worker's token."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    def claim(self, job: str, request: ClaimRequest, retry: Retry = ONCE) -> Claim | None:
+        """Take the job, or None where it is not to be had: unknown, taken or over.
+
+        A claim whose answer was lost is refused when repeated; its lease lapses and the job is queued again.
+        """
+        body = request.model_dump(mode="json")
+        response = _persist(lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body), retry)
+        if response.status_code in GONE:
+            return None
+        if not response.is_success:
+            _fail(response)
+        return Claim.model_validate_json(response.content)
+
+    def download(self, ref: ArtifactRef, path: Path, retry: Retry) -> None:
+        """Fetch an artifact to `path`, resuming where a broken transfer stopped.
+
+        Raises:
+            BadDownload: size or sha256 differ from what `ref` says, twice over.
+        """
+        part = path.with_name(path.name + ".part")
+        for attempt in (1, 2):
+            _persist(lambda: self._fetch(ref, part, retry.stop), retry)
+            if part.stat().st_size == ref.size and sha256_of(part).hex() == ref.sha256:
+                part.replace(path)
+                return
+            part.unlink()
+            logger.warning("%s arrived damaged (transfer %d of 2)", ref.name, attempt)
+        raise BadDownload(f"{ref.name} does not have the sha256 that the API announced, {ref.sha256}")
+
+    def _fetch(self, ref: ArtifactRef, part: Path, stop: Event) -> httpx.Response:
+        """One transfer, from where the last one stopped if those bytes are still current."""
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": f'"{ref.sha256}"'} if 0 < have < ref.size else {}
+        with self.http.stream("GET", ref.url, headers={"Accept-Encoding": "identity", **headers}) as response:
+            if not response.is_success:
+                response.read()
+                if response.is_client_error and response.status_code != BUSY:
+                    _fail(response)
+                return response
+            resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in response.iter_bytes(CHUNK):
+                    if stop.is_set():
+                        raise Abandoned(f"download of {ref.name}")
+                    file.write(chunk)
+            return response
+
+
+class AttemptClient:
+    """The calls of one attempt. Each raises `StaleAttempt` once another attempt has taken its place."""
+
+    def __init__(self, http: httpx.Client, attempt: str, fencing_token: int) -> None:
+        self._http = http
+        self._url = f"/worker/attempts/{attempt}"
+        self._headers = {FENCING_HEADER: str(fencing_token)}
+
+    def heartbeat(self) -> Heartbeat:
+        """Renew the lease. Tried once: the next heartbeat is the repetition."""
+        return Heartbeat.model_validate_json(self._post("heartbeat", None, ONCE))
+
+    def command(self, wait: int) -> Command:
+        """The next command; the API holds the request for `wait` seconds if there is none."""
+        timeout = httpx.Timeout(30.0, connect=5.0, read=wait + 10.0)
+        response = _persist(
+            lambda: self._http.get(
+                f"{self._url}/commands", params={"wait": wait}, headers=self._headers, timeout=timeout
+            ),
+            ONCE,
+        )
+        return Command.model_validate_json(self._checked(response))
+
+    def metrics(self, batch: MetricBatch, retry: Retry) -> None:
+        self._post("metrics", batch.model_dump_json(), retry)
+
+    def evaluation(self, report: EvaluationReport, retry: Retry) -> None:
+        self._post("evaluations", report.model_dump_json(), retry)
+
+    def finish(self, report: FinishReport, retry: Retry) -> Finish:
+        return Finish.model_validate_json(self._post("finish", report.model_dump_json(), retry))
+
+    def upload(self, path: Path, name: str, kind: ArtifactKind, step: int | None, retry: Retry) -> None:
+        """Stream the file; it must not change meanwhile. The same bytes again are answered like the first."""
+        size = path.stat().st_size
+        headers = {
+            **self._headers,
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            "Content-Digest": content_digest(sha256_of(path)),
+        }
+        params: dict[str, str | int] = {"kind": kind} if step is None else {"kind": kind, "step": step}
+
+        def put() -> httpx.Response:
+            with closing(_chunks(path, retry.stop)) as chunks:
+                return self._http.put(f"{self._url}/artifacts/{name}", params=params, headers=headers, content=chunks)
+
+        self._checked(_persist(put, retry))
+
+    def _post(self, what: str, body: str | None, retry: Retry) -> bytes:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        return self._checked(
+            _persist(lambda: self._http.post(f"{self._url}/{what}", content=body, headers=headers), retry)
+        )
+
+    def _checked(self, response: httpx.Response) -> bytes:
+        if response.status_code in GONE:
+            raise StaleAttempt(_complaint(response))
+        if not response.is_success:
+            _fail(response)
+        return response.content
+
+
+def _chunks(path: Path, stop: Event) -> Generator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            if stop.is_set():
+                raise Abandoned(f"upload of {path.name}")
+            yield chunk
+
+
+def connect(api_url: str, token: str) -> httpx.Client:
+    """The HTTP client that the classes here are given; threads may share it."""
+    return httpx.Client(
+        base_url=api_url,
+        headers={"Authorization": f"Bearer {token}", "User-Agent": "crosskd-worker"},
+        timeout=TIMEOUT,
+        follow_redirects=True,  # to presigned addresses; httpx drops the token on the way to another host
+    )

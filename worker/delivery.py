@@ -1,0 +1,155 @@
+"""Metrics, progress and evaluations to the API, from a thread of their own, in order, each exactly once.
+
+The training thread only appends to a list, and every 500 points to a file. How slow the API is, or whether it is
+there at all, makes no difference to a training step.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from api.schemas.jobs import Progress
+from api.schemas.reports import EvaluationReport, MetricBatch, MetricPoint
+from worker.client import Abandoned, AttemptClient, Refused, Retry, StaleAttempt
+from worker.spool import EvaluationRecord, MetricsRecord, Record, Spool, SpoolFull
+
+logger = logging.getLogger(__name__)
+
+BATCH_POINTS = 500
+INTERVAL = 1.0  # seconds between two batches
+
+
+class Undelivered(Exception):
+    """The API did not take everything in the time it was given."""
+
+
+class Delivery:
+    """Batches what it is told, spools it, and sends the spool's records one after the other.
+
+    A batch gets its sequence number when it is written to the spool, never again: the API drops a batch that it has
+    seen, so one whose answer was lost is sent twice and stored once.
+    """
+
+    def __init__(
+        self, api: AttemptClient, spool: Spool, on_stale: Callable[[], None], *, interval: float = INTERVAL
+    ) -> None:
+        self._api = api
+        self._on_stale = on_stale
+        self._spool = spool
+        self._interval = interval
+        self._points: list[MetricPoint] = []
+        self._progress: Progress | None = None
+        self._sequence = 0
+        self._dropped = 0
+        self._lock = threading.Lock()  # of everything above: the training thread and ours both seal batches
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._abandon = threading.Event()
+        self.error: Exception | None = None  # why the thread has ended early
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+        self._thread.start()
+
+    def metrics(self, points: list[MetricPoint], progress: Progress) -> None:
+        """Points and the progress they came with. Never waits for the network."""
+        with self._lock:
+            self._points.extend(points)
+            self._progress = progress
+            if len(self._points) >= BATCH_POINTS:
+                self._seal()
+
+    def progress(self, progress: Progress) -> None:
+        """Progress without points: a new phase. Sent at once."""
+        with self._lock:
+            self._progress = progress
+        self._wake.set()
+
+    def evaluation(self, report: EvaluationReport) -> None:
+        """An evaluation, behind the points that came before it. Sent at once."""
+        with self._lock:
+            self._seal()
+            self._append(EvaluationRecord(body=report))
+        self._wake.set()
+
+    def close(self, timeout: float) -> None:
+        """Send what is left and end the thread.
+
+        Raises:
+            StaleAttempt: the attempt is another's.
+            Undelivered: the API did not take everything within `timeout` seconds.
+        """
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abandon.set()
+            raise Undelivered(f"metrics and evaluations were not taken within {timeout:.0f} s")
+        self._spool.close()
+        if self.error is not None:
+            raise self.error
+
+    def _seal(self) -> None:
+        """Turn what has gathered into numbered batches in the spool. The caller holds the lock."""
+        points, self._points = self._points, []
+        progress, self._progress = self._progress, None
+        if not points and progress is None:
+            return
+        for start in range(0, max(len(points), 1), BATCH_POINTS):
+            batch = MetricBatch(sequence=self._sequence, points=points[start : start + BATCH_POINTS], progress=progress)
+            if self._append(MetricsRecord(body=batch)):
+                self._sequence += 1
+
+    def _append(self, record: Record) -> bool:
+        try:
+            self._spool.append(record)
+        except SpoolFull as exc:
+            # Stopping a training for the sake of its curve would be worse than a hole in the curve.
+            if self._dropped == 0:
+                logger.error("reports are dropped until the API is back: %s", exc)
+            self._dropped += 1
+            return False
+        return True
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._wake.wait(self._interval)
+                self._wake.clear()
+                self._flush()
+            self._flush()
+        except Abandoned:
+            logger.warning("%d bytes of reports were given up", len(self._spool))
+            self._spool.close()
+        except StaleAttempt as exc:
+            self.error = exc
+            self._on_stale()
+        except Exception as exc:  # noqa: BLE001 - carried to the training thread
+            self.error = exc
+
+    def _flush(self) -> None:
+        """Send until nothing is left, sealing what gathers meanwhile."""
+        sealed = -self._interval
+        while True:
+            if time.monotonic() - sealed >= self._interval:
+                with self._lock:
+                    self._seal()
+                sealed = time.monotonic()
+            if not self._send_head():
+                return
+
+    def _send_head(self) -> bool:
+        """Deliver the oldest record; false when there is none."""
+        retry = Retry(stop=self._abandon)
+        with self._spool.head() as record:
+            try:
+                match record:
+                    case MetricsRecord(body=batch):
+                        self._api.metrics(batch, retry)
+                    case EvaluationRecord(body=report):
+                        self._api.evaluation(report, retry)
+            except Refused:
+                # Repeating it would block everything behind it for ever.
+                logger.exception("the API refuses a report; it is left out")
+        return record is not None

@@ -1,0 +1,72 @@
+"""From an exception of the training to the failure that the service stores. Imports no torch."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from api.schemas.jobs import Failure, FailureClass
+from crosskd.errors import CrossKDError
+
+SPEC = "/spec"
+_CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
+_OUT_OF_MEMORY_REMEDY = "Use a smaller batch_size (with accumulate, if you like), smaller images or bf16."
+
+
+def describe(error: BaseException, spec: Mapping[str, Any]) -> Failure:
+    """What went wrong, where in the job, and what to do. Classes decide whether the job is tried again."""
+    if isinstance(error, CrossKDError):
+        where = SPEC + error.where if _is_pointer(error.where, spec) else error.where
+        return Failure(failure_class=_class_of(error), message=error.message, where=where, remedy=error.remedy)
+    message = f"{type(error).__name__}: {error}"
+    if _is_out_of_memory(error):
+        return Failure(failure_class="out_of_memory", message=message, remedy=_OUT_OF_MEMORY_REMEDY)
+    remedy = ""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        remedy = "Free space on the worker's disk (CROSSKD_HOME)."
+    return Failure(failure_class="infrastructure", message=message, remedy=remedy)
+
+
+def invalid_spec(error: ValidationError) -> Failure:
+    """A stored spec that this worker's version of the core does not take."""
+    faults = error.errors(include_input=False, include_url=False)
+    pointers = [SPEC + "".join(f"/{part}" for part in fault["loc"]) for fault in faults]
+    return Failure(
+        failure_class="user",
+        message="; ".join(f"{at}: {fault['msg']}" for at, fault in zip(pointers, faults, strict=True)),
+        where=pointers[0],
+        remedy="Post the job again as this version takes it, or run workers of the API's version.",
+    )
+
+
+def _class_of(error: CrossKDError) -> FailureClass:
+    return next((known for known in _CLASSES if known == error.failure_class), "infrastructure")
+
+
+def _is_pointer(where: str, spec: Mapping[str, Any]) -> bool:
+    """Whether `where` is a JSON pointer into the spec: a file's path begins with a slash, too."""
+    if not where.startswith("/"):
+        return False
+    node: Any = spec
+    for part in where[1:].replace("~1", "\0").split("/"):
+        key = part.replace("\0", "/").replace("~0", "~")
+        if isinstance(node, Mapping) and key in node:
+            node = node[key]
+        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            return False
+    return True
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """By name and text: `torch.OutOfMemoryError` is for devices, a host allocation fails as RuntimeError."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemoryError" in names
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

@@ -1,0 +1,159 @@
+"""The folder of one attempt: all that the supervisor and the training process say to each other.
+
+<home>/work/<attempt>/
+    claim.json     the claim and where its downloads lie; written before the training starts
+    output.txt     what the training prints
+    outcome.json   how it ended, in its own words; missing when it was killed
+    run/           the training's own files: weights, checkpoints, log, manifest
+    spool/         reports that the API has not taken yet
+    outbox/        files that wait for their upload
+    lock           held (flock) while a supervisor works here
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel
+
+from api.schemas.jobs import Failure
+from api.schemas.reports import Claim
+
+logger = logging.getLogger(__name__)
+
+TAIL_LINES = 200
+TAIL_CHARACTERS = 500  # of one line: even if all are escaped, the report stays below the API's limit of 1 MB
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class Order(BaseModel):
+    """What the supervisor wants trained."""
+
+    claim: Claim
+    supervisor: int  # process id: the training ends when it is gone
+    resume: Path | None = None
+    teacher: Path | None = None
+
+
+class Outcome(BaseModel):
+    """What the training says of its end. `stale`: the API has given the job to someone else."""
+
+    outcome: Literal["succeeded", "failed", "released", "stale"]
+    failure: Failure | None = None
+    result: dict[str, Any] = {}
+
+
+class WorkFolder:
+    """Paths and files of one attempt."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run"
+        self.spool = path / "spool"
+        self.outbox = path / "outbox"
+        self.output = path / "output.txt"
+        self.resume = path / "resume.pt"
+        self.teacher = path / "teacher.safetensors"
+        self._lock: IO[bytes] | None = None
+
+    @classmethod
+    def create(cls, work: Path, attempt: str) -> WorkFolder:
+        """A fresh folder below `work`, locked.
+
+        Raises:
+            ValueError: `attempt` cannot be the name of a folder.
+            OSError: it exists already, or the disk refuses.
+        """
+        if not _NAME.fullmatch(attempt):
+            raise ValueError(f"{attempt!r} is no attempt's id")
+        folder = cls(work / attempt)
+        folder.path.mkdir(mode=0o700, parents=True)
+        folder._lock = _locked(folder.path)
+        return folder
+
+    def release(self, *, keep: bool) -> None:
+        """Give the folder up; with `keep` its files stay until `sweep` finds them old."""
+        if keep:
+            os.utime(self.path)
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_order(self, order: Order) -> None:
+        _write(self.path / "claim.json", order)
+
+    def read_order(self) -> Order:
+        return Order.model_validate_json((self.path / "claim.json").read_bytes())
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        _write(self.path / "outcome.json", outcome)
+
+    def read_outcome(self) -> Outcome | None:
+        """How the training ended, or None if it did not live to say it."""
+        try:
+            return Outcome.model_validate_json((self.path / "outcome.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def log_tail(self) -> list[str]:
+        """The last lines of what the training printed."""
+        try:
+            with self.output.open(encoding="utf-8", errors="replace") as file:
+                lines = deque(file, maxlen=TAIL_LINES)
+        except FileNotFoundError:
+            return []
+        return [line.rstrip("\n").replace("\0", "")[:TAIL_CHARACTERS] for line in lines]
+
+
+def _write(path: Path, model: BaseModel) -> None:
+    """Write so that a reader sees all of it or nothing, also after a power cut."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(model.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """The folder's lock, or None while a supervisor holds it. The kernel drops it with its process."""
+    file = (path / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _touched(path: Path) -> float:
+    """When something last appeared in, or was written to, the folder's top level."""
+    return max([path.stat().st_mtime, *(entry.stat().st_mtime for entry in path.iterdir())])
+
+
+def sweep(work: Path, hours: float) -> list[Path]:
+    """Remove the folders that nobody works in and that were left more than `hours` ago."""
+    removed = []
+    for path in sorted(work.iterdir()) if work.is_dir() else []:
+        if not path.is_dir() or path.is_symlink():
+            continue
+        try:
+            if time.time() - _touched(path) < hours * 3600 or (lock := _locked(path)) is None:
+                continue
+            with lock:
+                shutil.rmtree(path)
+        except OSError as exc:
+            logger.warning("%s could not be swept: %s", path, exc)
+            continue
+        removed.append(path)
+    return removed

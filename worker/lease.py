@@ -1,0 +1,109 @@
+"""Holding an attempt: two threads beside the training. Heartbeats renew its lease, a held request brings commands."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from worker.client import AttemptClient, Retry, StaleAttempt
+
+logger = logging.getLogger(__name__)
+
+HOLD_SECONDS = 20  # how long the API may hold the request for commands
+EMPTY_SECONDS = 1.0  # between two such requests if the API does not hold them
+BEATS_PER_LEASE = 3  # at least: two heartbeats may get lost before the lease lapses
+
+Reason = Literal["stale", "cancel", "shutdown"]
+
+
+class Control:
+    """Why an attempt should end before its time, as far as anybody asked for it. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self.halt = threading.Event()
+        self._reasons: set[Reason] = set()
+
+    def ask(self, reason: Reason) -> None:
+        self._reasons.add(reason)
+        self.halt.set()
+
+    @property
+    def stale(self) -> bool:
+        """The attempt is another's: nothing it makes is wanted."""
+        return "stale" in self._reasons
+
+    @property
+    def cancel(self) -> bool:
+        """A user cancelled the job."""
+        return "cancel" in self._reasons
+
+    @property
+    def shutdown(self) -> bool:
+        """This worker is being shut down; the job goes on elsewhere."""
+        return "shutdown" in self._reasons
+
+
+class Lease:
+    """Keeps an attempt alive and turns what the API says into orders. An API that is away changes nothing here."""
+
+    def __init__(self, api: AttemptClient, control: Control, *, lease_seconds: float, heartbeat_seconds: float) -> None:
+        self._api = api
+        self._control = control
+        self._interval = min(heartbeat_seconds, lease_seconds / BEATS_PER_LEASE)
+        self._done = threading.Event()
+
+    def start(self) -> None:
+        for target in (self._beat, self._listen):
+            threading.Thread(target=self._guarded, args=(target,), name=target.__name__, daemon=True).start()
+
+    def stop(self) -> None:
+        """Let the lease go. The threads end by themselves; one may still sit in its request for a while."""
+        self._done.set()
+
+    def _guarded(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except StaleAttempt as exc:
+            if not self._done.is_set():
+                logger.warning("the attempt is another's now: %s", exc)
+                self._control.ask("stale")
+
+    def _beat(self) -> None:
+        away_since = None
+        while not self._done.wait(self._interval):
+            try:
+                heartbeat = self._api.heartbeat()
+            except StaleAttempt:
+                raise
+            except Exception as exc:  # noqa: BLE001 - whatever it was, the next heartbeat must be tried
+                if away_since is None:
+                    away_since = time.monotonic()
+                    logger.warning("no heartbeat, the training goes on: %s", exc)
+                continue
+            if away_since is not None:
+                logger.warning("heartbeats again after %.0f s", time.monotonic() - away_since)
+                away_since = None
+            if heartbeat.command is not None:
+                self._control.ask(heartbeat.command)
+
+    def _listen(self) -> None:
+        failures, retry = 0, Retry()
+        while not self._done.is_set():
+            asked = time.monotonic()
+            try:
+                command = self._api.command(HOLD_SECONDS).command
+            except StaleAttempt:
+                raise
+            except Exception:  # noqa: BLE001 - as above; the heartbeats have told of it
+                self._done.wait(retry.delay(failures))
+                failures += 1
+                continue
+            failures = 0
+            if command is not None:
+                self._control.ask(command)
+                return
+            if time.monotonic() - asked < EMPTY_SECONDS:
+                self._done.wait(EMPTY_SECONDS)

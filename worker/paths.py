@@ -1,0 +1,52 @@
+"""The last look at a spec's paths, on the machine that opens them: the API's may have other links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from crosskd.config import FileRef, ModelConfig, TrainConfig
+from crosskd.errors import ConfigError
+
+
+def _paths(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Every path that the spec names, as (JSON pointer, path)."""
+    for name in ("train", "val"):
+        split = getattr(config.data, name)
+        yield f"/data/{name}/annotations", split.annotations
+        yield f"/data/{name}/images", split.images
+    yield from _backbone("/student", config.student)
+    if config.teacher is not None:
+        if isinstance(config.teacher.weights, FileRef):
+            yield "/teacher/weights/file", config.teacher.weights.file
+        if config.teacher.model is not None:
+            yield from _backbone("/teacher/model", config.teacher.model)
+
+
+def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
+    if isinstance(model.backbone.init, FileRef):
+        yield f"{pointer}/backbone/init/file", model.backbone.init.file
+
+
+def check_paths(config: TrainConfig, roots: Sequence[Path]) -> None:
+    """See that every path lies, links resolved, in one of `roots`, and is there.
+
+    Raises:
+        ConfigError: one does not; the message names the roots.
+    """
+    for pointer, path in _paths(config):
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(root) for root in roots):
+            names = ", ".join(map(str, roots))
+            raise ConfigError(
+                f"{path} lies outside this worker's data roots",
+                where=pointer,
+                remedy=f"Use a path below {names}, or add its folder to CROSSKD_DATA_ROOTS on the worker.",
+            )
+        if not real.exists():
+            raise ConfigError(
+                f"{path} does not exist on this worker",
+                where=pointer,
+                remedy="Mount the same data at the same path on the API's machine and every worker's.",
+            )

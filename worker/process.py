@@ -1,0 +1,86 @@
+"""The training process as its supervisor sees it: started, stopped with grace, and told apart by how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from api.schemas.jobs import Failure
+from worker.folder import WorkFolder
+from worker.lease import Control
+from worker.settings import Settings
+
+POLL_SECONDS = 0.1
+
+
+class TrainingProcess:
+    """`python -m worker.run FOLDER` in a session of its own: Ctrl-C at a terminal does not reach it."""
+
+    def __init__(self, folder: WorkFolder, settings: Settings) -> None:
+        self._oom_kills = _oom_kills()
+        with folder.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.run", str(folder.path)],
+                stdin=subprocess.PIPE,  # never written: its end tells the training that we are gone
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"CUDA_VISIBLE_DEVICES": settings.visible_devices, "PYTHONUNBUFFERED": "1"},
+            )
+
+    def watch(self, control: Control, grace: float) -> int:
+        """Wait for the end and return the exit status (minus the signal's number, if one killed it).
+
+        A cancel or a shutdown is SIGTERM first, upon which the training writes and uploads a checkpoint, and SIGKILL
+        after `grace` seconds. A stale attempt has no such rights.
+        """
+        deadline = None
+        while (status := self._wait(POLL_SECONDS)) is None:
+            if control.stale or (deadline is not None and time.monotonic() > deadline):
+                self.kill()
+            elif deadline is None and control.halt.is_set():
+                self._process.terminate()
+                deadline = time.monotonic() + grace
+        self.kill()  # what it may have left behind: loader processes
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL to the process and all it has started."""
+        with suppress(ProcessLookupError, PermissionError):  # the latter is macOS for: only zombies are left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _wait(self, timeout: float) -> int | None:
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def failure(self, status: int) -> Failure:
+        """Why it ended without a word of its own."""
+        if status >= 0:
+            message = f"the training process exited with status {status} and left no outcome"
+            return Failure(failure_class="infrastructure", message=message, remedy="Read the end of its log.")
+        message = f"the training process was killed by signal {-status} ({signal.Signals(-status).name})"
+        remedy = ""
+        if -status == signal.SIGKILL:
+            oom = _oom_kills() > self._oom_kills
+            message += ": the kernel's out-of-memory killer was at work" if oom else ""
+            remedy = "If nobody did that by hand, memory ran out: use fewer loader workers or smaller batches."
+        return Failure(failure_class="infrastructure", message=message, remedy=remedy)
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it booted; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

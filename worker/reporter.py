@@ -1,0 +1,117 @@
+"""The training's reporter: a callback of the core that tells the API what happens, without ever waiting for it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import override
+
+from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST
+from api.schemas.jobs import Progress
+from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
+from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.structures import Evaluation
+from worker.client import AttemptClient
+from worker.delivery import Delivery
+from worker.folder import WorkFolder
+from worker.spool import Spool
+from worker.uploads import Uploads
+
+MEGABYTE = 1_000_000
+
+
+def wire_value(value: float) -> float | Literal["NaN", "Infinity", "-Infinity"]:
+    """A metric's value as JSON can carry it."""
+    if math.isfinite(value):
+        return float(value)
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def progress_of(run: Run) -> Progress:
+    """How far the run is."""
+    return Progress(
+        phase=run.phase,
+        step=run.step,
+        total_steps=run.total_steps,
+        epoch=run.epoch,
+        loss=run.loss,
+        steps_per_second=run.steps_per_second,
+        eta_seconds=run.eta_seconds,
+    )
+
+
+def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
+    """The core's evaluation on the wire."""
+    fields = asdict(evaluation) | {"metrics": CocoMetrics(**evaluation.metrics)}
+    return EvaluationReport(**fields)
+
+
+class Reporter(Callback):
+    """Reports and uploads in the background; `close` waits for them.
+
+    `on_stale` is called, from a background thread, when the API has given the job to another attempt. Any other
+    trouble that cannot pass (a refused upload, a full disk) is raised at the next log, so that no run goes on for
+    hours whose result nobody will get.
+    """
+
+    def __init__(
+        self, api: AttemptClient, folder: WorkFolder, on_stale: Callable[[], None], *, spool_megabytes: int
+    ) -> None:
+        self._folder = folder
+        spool = Spool(folder.spool / "reports.jsonl", spool_megabytes * MEGABYTE)
+        self._delivery = Delivery(api, spool, on_stale)
+        self._uploads = Uploads(api, folder.outbox, on_stale)
+
+    @override
+    def on_phase(self, run: Run, phase: Phase) -> None:
+        self._delivery.progress(progress_of(run))
+
+    @override
+    def on_log(self, run: Run, values: dict[str, float]) -> None:
+        for error in (self._delivery.error, self._uploads.error):
+            if error is not None:
+                raise error
+        now = datetime.now(UTC)
+        points = [MetricPoint(key=key, step=run.step, value=wire_value(v), at=now) for key, v in values.items()]
+        self._delivery.metrics(points, progress_of(run))
+
+    @override
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        self._delivery.evaluation(evaluation_report(evaluation))
+
+    @override
+    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
+        self._uploads.submit(path, BEST_WEIGHTS if best else LAST_WEIGHTS, "weights", step=step)
+
+    @override
+    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+        self._uploads.submit(path, f"checkpoint-{step:08d}.pt", "checkpoint", step=step, slot="checkpoint")
+        self._upload_log()
+
+    @override
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self._uploads.submit(self._folder.run / MANIFEST, MANIFEST, "manifest", step=result.steps)
+
+    def close(self, timeout: float) -> None:
+        """Deliver everything, the log last of all.
+
+        Raises:
+            StaleAttempt, Refused, Undelivered: as `Delivery.close` and `Uploads.close` do.
+        """
+        began = time.monotonic()
+        self._upload_log()
+        self._delivery.close(timeout)
+        self._uploads.close(max(0.0, timeout - (time.monotonic() - began)))
+
+    def _upload_log(self) -> None:
+        log = self._folder.run / LOG
+        if log.exists():
+            self._uploads.submit(log, LOG, "log")

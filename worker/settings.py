@@ -1,0 +1,136 @@
+"""The worker's settings: environment variables `CROSSKD_*` and nothing else, checked when the process starts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from api.schemas.tasks import ANY, queue
+
+PREFIX = "CROSSKD_"
+SHORTEST_TOKEN = 16
+_GPU = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+")  # what CUDA_VISIBLE_DEVICES takes
+
+
+class SettingsError(Exception):
+    """The environment does not describe a worker; the message has one line per fault."""
+
+
+def _detect_devices() -> str:
+    """One worker serves one device set; without being told, that is the first GPU it may see, or the CPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return "0" if shutil.which("nvidia-smi") else "cpu"
+    return visible.split(",")[0] or "cpu"
+
+
+class Settings(BaseSettings):
+    """What a worker needs to know. Every field is the variable of its name: `api_url` is `CROSSKD_API_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    api_url: AnyHttpUrl
+    worker_token: SecretStr
+    broker_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(redis|rediss|redis\+socket|unix)://")
+    home: Path = Path(".crosskd")
+    data_roots: Annotated[list[Path], NoDecode] = Field(default=[], description="Separated as in PATH.")
+    devices: str = Field(
+        default="auto", validate_default=True, description="`cpu`, or indices of the GPUs of one device set: `0,1`."
+    )
+    worker_name: str = Field(default_factory=platform.node, min_length=1, max_length=200)
+    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300)
+    grace_seconds: float = Field(default=20.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL.")
+    outage_seconds: float = Field(
+        default=3600.0, ge=0, description="How long the end of a training waits for an API that is away."
+    )
+    keep_failed_hours: float = Field(default=24.0, ge=0, description="How long the files of a failed attempt stay.")
+    spool_megabytes: int = Field(default=64, ge=1, le=100_000, description="Undelivered reports kept on disk.")
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("worker_token")
+    @classmethod
+    def _token(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < SHORTEST_TOKEN:
+            raise ValueError(
+                f"has less than {SHORTEST_TOKEN} characters; it must be the one whose sha256 the API knows"
+            )
+        return value
+
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, value: str) -> str:
+        value = _detect_devices() if value == "auto" else value.replace(" ", "")
+        indices = value.split(",")
+        if value != "cpu" and not all(_GPU.fullmatch(index) for index in indices):
+            raise ValueError(f"{value!r} names no devices; use `cpu`, or GPU indices such as `0` or `0,1`")
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"{value!r} names a GPU twice")
+        return value
+
+    @model_validator(mode="after")
+    def _roots_below_home(self) -> Settings:
+        home = self.home.expanduser().absolute()
+        roots = self.data_roots or [home / "data"]
+        object.__setattr__(self, "home", home)
+        object.__setattr__(self, "data_roots", [Path(os.path.realpath(root.expanduser())) for root in roots])
+        return self
+
+    @property
+    def work(self) -> Path:
+        """Where the folders of the attempts are."""
+        return self.home / "work"
+
+    @property
+    def device(self) -> str:
+        """The device class of the queue: `cpu` or `gpu`."""
+        return "cpu" if self.devices == "cpu" else "gpu"
+
+    @property
+    def queues(self) -> list[str]:
+        """Where this worker's jobs come from: its device set's queue, and the one that any worker serves."""
+        return [queue(self.device, len(self.devices.split(","))), ANY]
+
+    @property
+    def visible_devices(self) -> str:
+        """`CUDA_VISIBLE_DEVICES` of the training; empty hides every GPU."""
+        return "" if self.devices == "cpu" else self.devices
+
+
+def _fault(error: Any) -> str:
+    names = [PREFIX + str(part).upper() for part in error["loc"][:1]] or [PREFIX + "*"]
+    if error["type"] == "missing":
+        return f"{names[0]} is not set"
+    return f"{names[0]}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def read_settings() -> Settings:
+    """The settings in the environment.
+
+    Raises:
+        SettingsError: a variable is missing or wrong, or the work folder cannot be written.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        raise SettingsError("\n".join(_fault(error) for error in exc.errors(include_input=False))) from None
+    try:
+        settings.work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.work):
+            pass
+    except OSError as exc:
+        raise SettingsError(
+            f"{PREFIX}HOME: {settings.work} cannot be written ({exc.strerror}); name a folder that this user owns"
+        ) from None
+    return settings

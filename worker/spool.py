@@ -1,0 +1,83 @@
+"""Reports on their way to the API, in order, on disk: an outage costs disk space and neither memory nor reports."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from api.schemas.reports import EvaluationReport, MetricBatch
+
+
+class MetricsRecord(BaseModel):
+    kind: Literal["metrics"] = "metrics"
+    body: MetricBatch
+
+
+class EvaluationRecord(BaseModel):
+    kind: Literal["evaluation"] = "evaluation"
+    body: EvaluationReport
+
+
+Record = MetricsRecord | EvaluationRecord
+_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+
+class SpoolFull(Exception):
+    """The API has been away for so long that its reports fill the space they were given."""
+
+
+class Spool:
+    """A queue of records in a file of JSON lines. One thread appends, another takes; both may be the same.
+
+    A record is taken off only after its delivery, so one that fails to be delivered is found again. The file starts
+    afresh whenever everything in it is delivered: it grows during an outage, up to `limit` bytes, and shrinks after.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w+b")
+        self._limit = limit
+        self._head = 0  # where the oldest undelivered record begins
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def append(self, record: Record) -> None:
+        """Add a record at the end.
+
+        Raises:
+            SpoolFull: there is no room for it; nothing was written.
+        """
+        line = record.model_dump_json().encode() + b"\n"
+        with self._lock:
+            if self._end - self._head + len(line) > self._limit:
+                raise SpoolFull(f"{self._end - self._head} bytes of reports wait for the API")
+            self._file.seek(self._end)
+            self._file.write(line)
+            self._file.flush()
+            self._end += len(line)
+
+    @contextmanager
+    def head(self) -> Iterator[Record | None]:
+        """The oldest record, or None; it leaves the spool when the block ends without an exception."""
+        with self._lock:
+            self._file.seek(self._head)
+            line = self._file.readline() if self._head < self._end else b""
+        yield _RECORD.validate_json(line) if line else None
+        with self._lock:
+            self._head += len(line)
+            if self._head == self._end:
+                self._file.truncate(0)
+                self._head = self._end = 0
+
+    def __len__(self) -> int:
+        """Bytes that wait."""
+        with self._lock:
+            return self._end - self._head
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,176 @@
+"""One attempt from claim to finish, seen from outside the training. Runs in Celery's pool process; imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from importlib import metadata
+
+from api.schemas.jobs import Failure
+from api.schemas.reports import Claim, ClaimRequest, FinishReport
+from worker.client import (
+    Abandoned,
+    ApiError,
+    AttemptClient,
+    BadDownload,
+    Refused,
+    Retry,
+    StaleAttempt,
+    Unreachable,
+    WorkerClient,
+    connect,
+)
+from worker.folder import Order, Outcome, WorkFolder, sweep
+from worker.lease import Control, Lease
+from worker.process import TrainingProcess
+from worker.settings import Settings
+from worker.shutdown import ShutdownNotice
+
+logger = logging.getLogger(__name__)
+
+CLAIM_PATIENCE = 10.0  # seconds; the API rings again for a job that nobody claimed
+STEP_PATIENCE = 10.0  # seconds between two looks at whether a finish report still matters
+
+
+def versions() -> dict[str, str]:
+    """What this worker runs, without importing it."""
+    found = {"python": platform.python_version()}
+    for name in ("crosskd", "torch", "celery"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def run_job(job: str, settings: Settings, notice: ShutdownNotice) -> None:
+    """Claim the job and see it through. A job that is not to be had is somebody else's: that is no error."""
+    sweep(settings.work, settings.keep_failed_hours)
+    if notice.announced:
+        return  # the API rings again, and another worker answers
+    with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
+        client = WorkerClient(http)
+        request = ClaimRequest(worker=settings.worker_name, device=settings.devices, versions=versions())
+        try:
+            claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
+        except ApiError as exc:
+            logger.warning("job %s could not be claimed: %s", job, exc)
+            return
+        if claim is None:
+            logger.info("job %s is not to be had", job)
+            return
+        logger.info("job %s: attempt %s (%d)", job, claim.attempt, claim.fencing_token)
+        control = Control()
+
+        def on_shutdown() -> None:
+            control.ask("shutdown")
+
+        notice.subscribe(on_shutdown)
+        try:
+            api = AttemptClient(http, claim.attempt, claim.fencing_token)
+            Supervisor(claim, client, api, settings, control).run()
+        finally:
+            notice.unsubscribe(on_shutdown)
+
+
+class Supervisor:
+    """Prepares a folder, runs the training in it, and reports how it ended, all while holding the lease."""
+
+    def __init__(
+        self, claim: Claim, client: WorkerClient, api: AttemptClient, settings: Settings, control: Control
+    ) -> None:
+        self._claim = claim
+        self._client = client
+        self._api = api
+        self._settings = settings
+        self._control = control
+
+    def run(self) -> None:
+        lease = Lease(
+            self._api,
+            self._control,
+            lease_seconds=self._claim.lease_seconds,
+            heartbeat_seconds=self._settings.heartbeat_seconds,
+        )
+        lease.start()
+        folder, keep = None, True
+        try:
+            folder = WorkFolder.create(self._settings.work, self._claim.attempt)
+            report = self._judged(self._train(folder), folder)
+            keep = not self._finish(report) or report.outcome == "failed"
+        except (OSError, ValueError) as exc:
+            logger.exception("job %s could not be worked on", self._claim.job)
+            failure = Failure(failure_class="infrastructure", message=f"{type(exc).__name__}: {exc}")
+            self._finish(FinishReport(outcome="failed", failure=failure))
+        finally:
+            lease.stop()
+            if folder is not None:
+                folder.release(keep=keep)
+
+    def _train(self, folder: WorkFolder) -> Outcome:
+        """Fetch, start, watch. Whatever happens is an outcome."""
+        try:
+            order = self._prepare(folder)
+        except Abandoned:
+            return Outcome(outcome="released")
+        except (Refused, Unreachable, BadDownload) as exc:
+            failure = Failure(failure_class="infrastructure", message=f"the job's files could not be fetched: {exc}")
+            return Outcome(outcome="failed", failure=failure)
+        folder.write_order(order)
+        if self._control.halt.is_set():
+            return Outcome(outcome="released")
+        process = TrainingProcess(folder, self._settings)
+        status = process.watch(self._control, self._settings.grace_seconds)
+        outcome = folder.read_outcome()
+        if outcome is None and self._control.halt.is_set():
+            return Outcome(outcome="released")  # we killed it ourselves when its grace was over
+        return outcome or Outcome(outcome="failed", failure=process.failure(status))
+
+    def _prepare(self, folder: WorkFolder) -> Order:
+        """Download what the training starts from, verified."""
+        order = Order(claim=self._claim, supervisor=os.getpid())
+        retry = Retry(patience=self._settings.outage_seconds, stop=self._control.halt)
+        if self._claim.resume is not None:
+            self._client.download(self._claim.resume, folder.resume, retry)
+            order.resume = folder.resume
+        if self._claim.teacher is not None:
+            self._client.download(self._claim.teacher, folder.teacher, retry)
+            order.teacher = folder.teacher
+        return order
+
+    def _judged(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:
+        """The outcome in the light of what was asked for."""
+        if outcome.outcome == "stale":
+            self._control.ask("stale")
+        if outcome.outcome == "succeeded":
+            return FinishReport(outcome="succeeded", result=outcome.result)
+        tail = folder.log_tail()
+        if self._control.cancel:  # also when it failed: it may have failed of being stopped
+            return FinishReport(outcome="cancelled", log_tail=tail)
+        if outcome.outcome == "failed" and outcome.failure is not None:
+            failure = outcome.failure.model_copy(update={"log_tail": tail})
+            return FinishReport(outcome="failed", failure=failure)
+        return FinishReport(outcome="released", log_tail=tail)
+
+    def _finish(self, report: FinishReport) -> bool:
+        """Report the end; false when the API did not hear it, and the reaper will draw its own conclusion."""
+        deadline = time.monotonic() + self._settings.outage_seconds
+        while not self._control.stale:
+            try:
+                answer = self._api.finish(report, Retry(patience=STEP_PATIENCE))
+            except StaleAttempt:
+                break
+            except Unreachable as exc:
+                if time.monotonic() < deadline and not self._control.shutdown:
+                    continue
+                logger.error("job %s: its end could not be reported: %s", self._claim.job, exc)
+                return False
+            except Refused:
+                logger.exception("job %s: the API refuses the report of its end", self._claim.job)
+                return False
+            logger.info("job %s: %s, now %s", self._claim.job, report.outcome, answer.status)
+            return True
+        logger.warning("job %s: the attempt is another's; its files stay for a while", self._claim.job)
+        return False
