@@ -71,10 +71,13 @@ def test_weights_that_cannot_be_evaluated_fail_the_demo(service: Service, tmp_pa
 
 
 def test_a_failed_job_fails_the_demo_with_its_reason(service: Service) -> None:
+    epochs: list[int] = []
+
     def fail_it() -> None:
         with service.client() as client:
             until(lambda: any(job.name == demo.STUDENT for job in client.jobs(status="queued")))
             job = next(job for job in client.jobs(status="queued") if job.name == demo.STUDENT)
+            epochs.append(client.job(job.id).spec["schedule"]["epochs"])
         service.claimed(job.id).finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
 
     worker = threading.Thread(target=fail_it)
@@ -84,6 +87,7 @@ def test_a_failed_job_fails_the_demo_with_its_reason(service: Service) -> None:
     with service.client() as client, pytest.raises(DemoFailed, match=r"failed \(diverged\): loss is NaN"):
         demo.train(client, preset, service.spec["data"], Console(file=io.StringIO(), width=200))
     worker.join()
+    assert epochs == [demo.EPOCHS[demo.STUDENT]]
 
 
 def test_data_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+# Everything runs from a fresh clone: each target makes .venv and installs what it needs, once per pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCAL := $(VENV)/.installed-local
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
+
+.PHONY: demo
+demo: $(LOCAL) ## Train a teacher, a student, and a student with CrossKD through the service
+	@$(BIN)/crosskd demo
+
+.PHONY: up
+up: $(LOCAL) ## Run the service in the foreground; state in ./.crosskd
+	@$(BIN)/crosskd up
+
+.PHONY: test
+test: $(DEV) ## Run the tests
+	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(DEV) ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+.PHONY: lint
+lint: $(DEV) ## Check style, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "CrossKD needs Python 3.11 or newer, and $(PYTHON) is not." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamp, not the folder, says that an installation was finished.
+$(LOCAL): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(LOCAL) $@

@@ -1,0 +1,166 @@
+"""The whole service on one machine: embedded Valkey, SQLite, the API and one worker as processes on loopback.
+
+    with Stack(Home(Path(".crosskd"))) as stack:
+        Client(stack.url).create_job(...)
+
+All state lies in the home. A process that dies is started again; the stack's own death takes all of them with it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from client import parts
+from client.errors import StackError
+from client.guard import Guard
+from client.home import Home
+from client.process import Child
+
+START_SECONDS = 60.0  # for each part, on a machine that is busy
+MIGRATE_SECONDS = 120.0
+WATCH_PAUSE = 0.2  # seconds between two looks at the processes
+READY_PAUSE = 0.05
+
+
+class Stack:
+    """The processes of a home. `start` returns when the service answers; `stop` leaves no process behind.
+
+    `port` 0 takes any free one. `say` hears one line for each event that a person should know of. `environment`
+    is added to that of every process. A thread of its own starts and watches the processes; a guard ends them where
+    this process can no longer do so.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        port: int | None = None,
+        data_roots: Sequence[Path] = (),
+        environment: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.home = home
+        self.port = parts.configured_port() if port is None else port
+        self.url = ""
+        self.children: dict[str, Child] = {}  # in the order they are started
+        self._data_roots = [home / "data", *(path.absolute() for path in data_roots)]
+        self._environment = dict(environment or {})
+        self._say = say
+        self._guard: Guard | None = None
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._failure: Exception | None = None
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- called by the owner -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Raises: `StackError` with what is wrong, what to do, and the end of the log that tells why."""
+        self.home.lock()
+        try:
+            self.port = parts.free_port(self.port)
+            self.url = f"http://{parts.HOST}:{self.port}"
+            self.home.announce(self.url)
+            self._guard = Guard()
+            self._thread = threading.Thread(target=self._live, name="stack", daemon=True)
+            self._thread.start()
+            self._ready.wait()
+            if self._failure is not None:
+                raise self._failure
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """The worker first, so that it can hand its job back; then the API; then the broker."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+        self.home.unlock()
+
+    def request_stop(self) -> None:
+        """For signal handlers: the first call stops in order, a further one without waiting for anybody."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    def wait(self) -> None:
+        """Until the stack has stopped, by `request_stop` or by a failure, which is raised."""
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(1.0)
+        if self._failure is not None:
+            raise self._failure
+
+    # --- the stack's own thread --------------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        try:
+            self._boot()
+            self._ready.set()
+            while not self._stopping.wait(WATCH_PAUSE):
+                self._supervise()
+        except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+            self._failure = error
+        finally:
+            for child in reversed(self.children.values()):
+                child.stop(self._hurry.is_set)
+            self._ready.set()
+
+    def _boot(self) -> None:
+        port, password = parts.free_port(0), parts.new_password()
+        url = parts.broker_url(port, password)
+        told = parts.environments(self.home, self.url, url, self._data_roots, self._environment)
+        self._start(parts.broker(self.home, port, password))
+        self._migrate(parts.migration(self.home, told.api))
+        self._start(parts.api(self.home, told.api, self.port))
+        self._start(parts.worker(self.home, told.worker))
+
+    def _start(self, part: parts.Part) -> None:
+        """Start a part and wait until it is of use. Raises: `StackError` with the end of its log."""
+        if self._stopping.is_set():
+            return
+        child = self.children[part.child.name] = part.child
+        child.guard = self._guard
+        child.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not part.ready():
+            if not child.running:
+                raise _broken(child, "ended while it started")
+            if time.monotonic() > deadline:
+                raise _broken(child, f"was not ready after {START_SECONDS:g} s")
+            if self._stopping.wait(READY_PAUSE):
+                return
+
+    def _migrate(self, child: Child) -> None:
+        child.guard = self._guard
+        if self._stopping.is_set() or child.run(MIGRATE_SECONDS, self._stopping.is_set):
+            return
+        if not self._stopping.is_set():
+            raise _broken(child, "could not bring the database up to date")
+
+    def _supervise(self) -> None:
+        for child in self.children.values():
+            if child.restart_when_due() and self._say is not None:
+                self._say(f"{child.name} had ended (status {child.exit_code}); started it again. Log: {child.log}")
+
+
+def _broken(child: Child, what: str) -> StackError:
+    said = "".join(f"\n    {line}" for line in child.tail())
+    return StackError(f"{child.name} {what}.", remedy=f"Its log, {child.log}, ends with:{said}")

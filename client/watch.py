@@ -1,0 +1,93 @@
+"""A job's progress on the screen: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from api.schemas.jobs import Job
+from client.sdk import Client
+
+LINE_SECONDS = 10.0  # between two plain lines of one phase
+PHASES = {
+    "preparing": "preparing",
+    "evaluating_teacher": "evaluating the teacher",
+    "training": "training",
+    "evaluating": "evaluating",
+    "uploading": "uploading",
+}
+
+
+def follow(client: Client, job: str, console: Console, *, interval: float = 0.5, timeout: float | None = None) -> Job:
+    """Show a job until it ends, and return it as it ended."""
+    if not console.is_terminal:
+        return client.wait(job, _lines(console), interval=interval, timeout=timeout)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        row = bars.add_task("", total=None, state="")
+
+        def show(current: Job) -> None:
+            done, total = _steps(current)
+            bars.update(row, description=current.name, completed=done, total=total, state=describe(current))
+
+        return client.wait(job, show, interval=interval, timeout=timeout)
+
+
+def describe(job: Job) -> str:
+    """The state in a few words: `training · step 120/300 · loss 1.234 · ETA 0:42`."""
+    progress = job.progress
+    parts: list[str]
+    if job.status != "running" or progress is None:
+        parts = [job.status]
+        if job.status == "queued" and len(job.attempts) > 0:
+            parts.append(job.transitions[-1].reason)
+    else:
+        parts = [PHASES[progress.phase], f"step {progress.step}/{progress.total_steps}"]
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.3f}")
+        if progress.eta_seconds is not None:
+            parts.append(f"ETA {clock(progress.eta_seconds)}")
+    if job.best_ap is not None:
+        parts.append(f"AP {job.best_ap:.3f}")
+    return " · ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def _steps(job: Job) -> tuple[float, float | None]:
+    if job.progress is None or not job.progress.total_steps:
+        return 0.0, None  # a bar that only pulses: the length is not known yet
+    if job.status == "succeeded":
+        return job.progress.total_steps, job.progress.total_steps
+    return job.progress.step, job.progress.total_steps
+
+
+def _lines(console: Console) -> Callable[[Job], None]:
+    last_state: tuple[str, str] | None = None
+    last_line = ""
+    last_time = 0.0
+
+    def show(job: Job) -> None:
+        nonlocal last_state, last_line, last_time
+        state = (job.status, job.progress.phase if job.progress else "")
+        line = f"{job.name}: {describe(job)}"
+        now = time.monotonic()
+        if line == last_line or (state == last_state and now - last_time < LINE_SECONDS):
+            return
+        last_state, last_line, last_time = state, line, now
+        console.print(line)
+
+    return show
