@@ -58,7 +58,7 @@ class Row:
 
 def run(home: Path) -> None:
     """Run the demo with its state in `home`. Raises: `ClientError`; `KeyboardInterrupt` after all has been stopped."""
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     begin = time.monotonic()
     stack = Stack(Home(home), port=0, say=console.print)
     interrupted = False
@@ -87,6 +87,8 @@ def tell(client: Client, data: Path, console: Console) -> None:
     """The story itself, on a service that may read the folder `data`."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
+    for left in client.jobs(status=["queued", "running"]):
+        client.cancel(left.id)  # of a demo that was interrupted: it would be trained first
     presets = {preset.name: preset for preset in client.presets()}
     teacher = train(client, presets[TEACHER], section, console)
     alone = train(client, presets[STUDENT], section, console)
@@ -133,8 +135,8 @@ def row(client: Client, job: Job, name: str) -> Row:
 
 
 def table(rows: list[Row]) -> Table:
-    result = Table(box=None, pad_edge=False, header_style="bold")
-    result.add_column("")
+    result = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")  # 80 columns wide
+    result.add_column("", no_wrap=True)
     for column in ("AP", "AP50", "AP75", "APs", "APm", "APl", "parameters", "MB", "ms/image"):
         result.add_column(column, justify="right", no_wrap=True)
     for item in rows:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -54,9 +55,12 @@ class Home:
 
     def lock(self) -> None:
         """Hold the home until `unlock` or the end of this process. Raises: `StackError` naming who holds it."""
-        file = (self / "lock").open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = (self / "lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise _unusable(self / "lock", error) from error
+        try:
+            _seize(file)
         except OSError as error:
             file.close()
             owner = read_owner(self.path)
@@ -87,6 +91,8 @@ class Home:
             token = path.read_text(encoding="ascii").strip()
         except FileNotFoundError:
             token = ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise _unusable(path, error) from error
         if not token:
             token = secrets.token_urlsafe(32)
             write_private(path, token + "\n")
@@ -96,10 +102,37 @@ class Home:
 def read_owner(path: Path) -> Owner | None:
     """Who runs a stack on a home; None when nobody does, or nobody has said."""
     try:
-        data = json.loads((path / "lock").read_text(encoding="utf-8"))
+        with (path / "lock").open(encoding="utf-8") as file:
+            if not _held(file):
+                return None  # what it says is of a stack that was killed
+            data = json.loads(file.read())
         return Owner(int(data["pid"]), str(data["url"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _seize(file: IO[str]) -> None:
+    """Twice, because `read_owner` holds the lock for a moment, too."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(0.1)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _held(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file is closed
+    except OSError:
+        return True
+    return False
+
+
+def _unusable(path: Path, error: Exception) -> StackError:
+    return StackError(
+        f"{path} cannot be used ({getattr(error, 'strerror', None) or error}).",
+        remedy="Give it to this user, remove it, or name another home: CROSSKD_HOME=….",
+    )
 
 
 def token_sha256(token: str) -> str:

@@ -65,9 +65,17 @@ def api(home: Home, environment: Mapping[str, str], port: int) -> Part:
 
 
 def worker(home: Home, environment: Mapping[str, str]) -> Part:
-    grace = float(environment.get("CROSSKD_GRACE_SECONDS") or WORKER_GRACE) + 5.0
+    grace = _seconds(environment, "CROSSKD_GRACE_SECONDS", WORKER_GRACE) + 5.0
     child = _child(home, "worker", _python("worker"), environment, grace)
     return Part(child, lambda: any(line.endswith(" ready.") for line in child.tail()))
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        return float(text)
+    except ValueError:
+        raise StackError(f"{name} is {text!r}, which is no number.", remedy="Give seconds, such as 20.") from None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ client.weights(job.id, Path("student.safetensors"))
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -58,8 +58,13 @@ class Client:
         self.patience = patience
         self._owns_http = http is None
         # A proxy meant for the outside world must not stand between two processes of one machine.
-        outside = urlsplit(self.base_url).hostname not in LOOPBACK
-        self._http = http or httpx.Client(base_url=self.base_url, timeout=TIMEOUT, trust_env=outside)
+        try:
+            outside = urlsplit(self.base_url).hostname not in LOOPBACK
+            self._http = http or httpx.Client(base_url=self.base_url, timeout=TIMEOUT, trust_env=outside)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ClientError(
+                f"{base_url!r} is no address ({error}).", remedy="Use one like http://HOST:PORT."
+            ) from error
         self._reached = False
 
     def __enter__(self) -> Client:
@@ -87,7 +92,9 @@ class Client:
     def job(self, job: str) -> Job:
         return _parse(Job, self._send("GET", f"/jobs/{_segment(job)}"))
 
-    def jobs(self, *, status: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[JobSummary]:
+    def jobs(
+        self, *, status: str | Sequence[str] | None = None, labels: Mapping[str, str] | None = None
+    ) -> Iterator[JobSummary]:
         """All jobs, newest first, page by page."""
         params: dict[str, Any] = {"limit": PAGE}
         if status:
@@ -188,6 +195,9 @@ class Client:
         while True:
             try:
                 response = self._http.request(method, path, **options)
+            except httpx.UnsupportedProtocol as error:
+                remedy = "Use one like http://HOST:PORT."
+                raise ClientError(f"{self.base_url!r} is no address of a service ({error}).", remedy=remedy) from error
             except httpx.TransportError as error:
                 safe = repeatable or isinstance(error, httpx.ConnectError)
                 if not (self._reached and safe) or time.monotonic() > deadline:

@@ -39,7 +39,8 @@ def test_a_second_stack_on_a_home_learns_who_holds_it(tmp_path: Path) -> None:
         assert f"process {holder.pid} at http://127.0.0.1:1234" in str(caught.value)
         assert "CROSSKD_HOME" in caught.value.remedy
         holder.kill()
-    home.lock()  # a killed holder leaves the home free
+    assert read_owner(tmp_path) is None  # whatever the file of a killed holder says
+    home.lock()  # and the home is free
     home.unlock()
 
 
@@ -56,8 +57,11 @@ def test_an_unlocked_home_names_no_owner(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"pid": 1}', '{"pid": "x", "url": ""}'])
 def test_a_broken_lock_file_names_no_owner(tmp_path: Path, text: str) -> None:
+    home = Home(tmp_path)
+    home.lock()
     (tmp_path / "lock").write_text(text)
     assert read_owner(tmp_path) is None
+    home.unlock()
 
 
 def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -91,6 +95,15 @@ def test_the_worker_token_is_made_once_and_is_private(tmp_path: Path) -> None:
     assert Home(tmp_path).worker_token() == token
     assert stat.S_IMODE((tmp_path / "worker-token").stat().st_mode) == 0o600
     assert token_sha256(token) == hashlib.sha256(token.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["lock", "worker-token"])
+def test_a_file_of_the_home_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path)
+    (tmp_path / name).mkdir()  # as good as another user's file, and no root may open it either
+    with pytest.raises(StackError, match="cannot be used") as caught:
+        home.lock() if name == "lock" else home.worker_token()
+    assert str(tmp_path / name) in caught.value.message
 
 
 def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:

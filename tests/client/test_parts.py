@@ -51,6 +51,11 @@ def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, text: s
         parts.configured_port()
 
 
+def test_a_grace_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="CROSSKD_GRACE_SECONDS is 'abc'"):
+        parts.worker(Home(tmp_path), {"CROSSKD_GRACE_SECONDS": "abc"})
+
+
 def test_each_side_is_told_only_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSKD_DATA_ROOTS", os.pathsep.join(["/data", "relative"]))
     monkeypatch.setenv("CROSSKD_WORKER_TOKEN", "a stranger's")

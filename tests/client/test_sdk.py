@@ -177,6 +177,12 @@ def test_nobody_there_is_said_at_once() -> None:
     assert "crosskd up" in caught.value.remedy
 
 
+@pytest.mark.parametrize("address", ["http://[x", "nonsense", "", "ftp://127.0.0.1:1", "http://127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ClientError, match=r"no address|No answer"), Client(address, patience=0.0) as client:
+        client.health()
+
+
 def test_a_service_that_restarts_is_waited_for(home: Path) -> None:
     port = free_port(0)
     spec = write_spec(home / "data")

@@ -1,0 +1,58 @@
+"""`crosskd demo`, whole, as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.client.test_up import processes_of
+
+MOST_MEMORY = 3e9  # bytes, of all processes together
+
+
+def memory_of(home: Path) -> int:
+    """Bytes that the processes of a home hold, shared ones counted once."""
+    total = 0
+    for pid in processes_of(home):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it has just ended
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_tells_its_story_to_the_end(tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "client.cli", "demo", "--home", str(home)]
+    environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
+    peak = 0
+    with (
+        output.open("w") as out,
+        subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT) as demo,
+    ):
+        while demo.poll() is None:
+            peak = max(peak, memory_of(home))
+            time.sleep(1.0)
+    text = output.read_text()
+    print(text, f"peak memory: {peak / 1e9:.2f} GB", sep="\n")  # noqa: T201 - pytest shows it with a failure
+
+    assert demo.returncode == 0
+    for name in ("teacher", "student alone", "student + CrossKD"):
+        assert re.search(rf"^{re.escape(name)} +0\.\d{{3}} ", text, re.MULTILINE)
+    assert "of the gap to the teacher closed." in text
+    assert ": verified)." in text
+    found = re.search(r"measures AP ([\d.]+); the service said ([\d.]+)\.$", text, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(float(found[2]), abs=1e-6)
+    assert 0 < peak < MOST_MEMORY
+    assert processes_of(home) == []
