@@ -169,6 +169,12 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
             return ApiError("the service failed in an unforeseen way", remedy="The server's log tells more.")
 
 
+def invalid_query(name: str, what: str, remedy: str) -> InvalidSpec:
+    """What a request is refused with whose query parameter `name` is of the right type, but wrong."""
+    fault = Fault(pointer=name, detail=what, remedy=remedy)
+    return InvalidSpec("the query has one fault; `errors` tells where", errors=[fault])
+
+
 def invalid_request(request: Request, error: RequestValidationError, further: Sequence[Fault] = ()) -> ApiError:
     """What a request is refused with whose body or parameters its model refuses; `further` faults join them."""
     complaints = error.errors()

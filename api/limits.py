@@ -1,4 +1,7 @@
-"""A bound on JSON bodies, before anything reads them. Uploads (PUT) stream and are bounded where they are written."""
+"""Bounds on requests: JSON bodies, before anything reads them, and how often a query repeats a parameter.
+
+Uploads (PUT) stream and are bounded where they are written.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import PayloadTooLarge, problem_response
+
+MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL statement, whose size databases bound
 
 
 class BodyLimit:

@@ -68,9 +68,7 @@ class Relay:
         chores = time.monotonic() >= self._chores_at
         if chores:
             self._chores_at = time.monotonic() + CHORES_SECONDS
-            with self.database.transaction() as session:
-                if lost := attempts.reap(session, self.settings):
-                    log.warning("%d attempts were lost", lost)
+            self._reap()
         if time.monotonic() < self._retry_at:
             return
         try:
@@ -84,6 +82,17 @@ class Relay:
             log.warning("the broker does not answer, next try in %.1f s: %s", self._pause, error)
         else:
             self._pause = 0.0
+
+    def _reap(self) -> None:
+        """Whatever goes wrong here, jobs that are submitted meanwhile must be rung."""
+        try:
+            with self.database.transaction() as session:
+                if lost := attempts.reap(session, self.settings):
+                    log.warning("%d attempts were lost", lost)
+        except SQLAlchemyError as error:
+            log.error("lapsed attempts could not be looked for: %s", error)
+        except Exception:
+            log.exception("lapsed attempts could not be ended")
 
     def publish(self) -> None:
         """Ring every due bell. Raises `BrokerAway`, after giving the unrung ones back."""

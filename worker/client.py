@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 FOREVER = float("inf")
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+HEARTBEAT_SECONDS = 5.0
 BUSY = 429
 GONE = frozenset({404, 409, 410})  # of an attempt: it is not the job's live one, or is not there at all
 
@@ -202,9 +203,9 @@ class AttemptClient:
         self._url = f"/worker/attempts/{attempt}"
         self._headers = {FENCING_HEADER: str(fencing_token)}
 
-    def heartbeat(self) -> Heartbeat:
-        """Renew the lease. Tried once: the next heartbeat is the repetition."""
-        return Heartbeat.model_validate_json(self._post("heartbeat", None, ONCE))
+    def heartbeat(self, timeout: float = HEARTBEAT_SECONDS) -> Heartbeat:
+        """Renew the lease. Tried once, for `timeout` seconds: the next heartbeat is the repetition."""
+        return Heartbeat.model_validate_json(self._post("heartbeat", None, ONCE, httpx.Timeout(timeout)))
 
     def command(self, wait: int) -> Command:
         """The next command; the API holds the request for `wait` seconds if there is none."""
@@ -243,10 +244,10 @@ class AttemptClient:
 
         self._checked(_persist(put, retry))
 
-    def _post(self, what: str, body: str | None, retry: Retry) -> bytes:
-        headers = {**self._headers, "Content-Type": "application/json"}
+    def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
+        url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
         return self._checked(
-            _persist(lambda: self._http.post(f"{self._url}/{what}", content=body, headers=headers), retry)
+            _persist(lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry)
         )
 
     def _checked(self, response: httpx.Response) -> bytes:

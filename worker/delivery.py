@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from api.schemas.jobs import Progress
@@ -43,6 +44,9 @@ class Delivery:
         self._points: list[MetricPoint] = []
         self._progress: Progress | None = None
         self._sequence = 0
+        self._spooled = 0  # records so far
+        self._taken = 0  # of these, by the API
+        self._marks: deque[tuple[int, threading.Event]] = deque()  # set once so many were taken
         self._dropped = 0
         self._lock = threading.Lock()  # of everything above: the training thread and ours both seal batches
         self._wake = threading.Event()
@@ -72,6 +76,16 @@ class Delivery:
             self._seal()
             self._append(EvaluationRecord(body=report))
         self._wake.set()
+
+    def mark(self) -> threading.Event:
+        """An event that is set when the API has taken all that was told until now. Never waits for the network."""
+        taken = threading.Event()
+        with self._lock:
+            self._seal()
+            self._marks.append((self._spooled, taken))
+            self._settle()
+        self._wake.set()
+        return taken
 
     def close(self, timeout: float) -> None:
         """Send what is left and end the thread.
@@ -110,7 +124,13 @@ class Delivery:
                 logger.error("reports are dropped until the API is back: %s", exc)
             self._dropped += 1
             return False
+        self._spooled += 1
         return True
+
+    def _settle(self) -> None:
+        """Set the events whose time has come. The caller holds the lock."""
+        while self._marks and self._marks[0][0] <= self._taken:
+            self._marks.popleft()[1].set()
 
     def _run(self) -> None:
         try:
@@ -152,4 +172,9 @@ class Delivery:
             except Refused:
                 # Repeating it would block everything behind it for ever.
                 logger.exception("the API refuses a report; it is left out")
-        return record is not None
+        if record is None:
+            return False
+        with self._lock:
+            self._taken += 1
+            self._settle()
+        return True

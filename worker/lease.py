@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from worker.client import AttemptClient, Retry, StaleAttempt
+from worker.client import HEARTBEAT_SECONDS, AttemptClient, Retry, StaleAttempt
 
 logger = logging.getLogger(__name__)
 
 HOLD_SECONDS = 20  # how long the API may hold the request for commands
 EMPTY_SECONDS = 1.0  # between two such requests if the API does not hold them
-BEATS_PER_LEASE = 3  # at least: two heartbeats may get lost before the lease lapses
+BEATS_PER_LEASE = 4  # at least: two heartbeats may get lost, and the third still has its time
 
 Reason = Literal["stale", "cancel", "shutdown"]
 
@@ -53,6 +53,7 @@ class Lease:
         self._api = api
         self._control = control
         self._interval = min(heartbeat_seconds, lease_seconds / BEATS_PER_LEASE)
+        self._timeout = min(HEARTBEAT_SECONDS, self._interval)  # one that hangs must not delay the next
         self._done = threading.Event()
 
     def start(self) -> None:
@@ -72,10 +73,11 @@ class Lease:
                 self._control.ask("stale")
 
     def _beat(self) -> None:
-        away_since = None
-        while not self._done.wait(self._interval):
+        away_since, due = None, time.monotonic() + self._interval
+        while not self._done.wait(max(0.0, due - time.monotonic())):
+            due = time.monotonic() + self._interval
             try:
-                heartbeat = self._api.heartbeat()
+                heartbeat = self._api.heartbeat(self._timeout)
             except StaleAttempt:
                 raise
             except Exception as exc:  # noqa: BLE001 - whatever it was, the next heartbeat must be tried

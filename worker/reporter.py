@@ -93,7 +93,11 @@ class Reporter(Callback):
 
     @override
     def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        self._uploads.submit(path, f"checkpoint-{step:08d}.pt", "checkpoint", step=step, slot="checkpoint")
+        # Behind the reports that led to it: if this machine dies now, whoever resumes from the checkpoint repeats
+        # nothing from before it, and reports that the API lacks then would be lacking for ever.
+        reported = self._delivery.mark()
+        name = f"checkpoint-{step:08d}.pt"
+        self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported)
         self._upload_log()
 
     @override

@@ -99,8 +99,9 @@ class Settings(BaseSettings):
 
     @property
     def queues(self) -> list[str]:
-        """Where this worker's jobs come from: its device set's queue, and the one that any worker serves."""
-        return [queue(self.device, len(self.devices.split(","))), ANY]
+        """Where this worker's jobs come from: the queues of its device set and of its class, and the one of all."""
+        # Several GPUs can do what one can, and a job that asks for `cuda` does not say how many.
+        return list(dict.fromkeys([queue(self.device, len(self.devices.split(","))), queue(self.device), ANY]))
 
     @property
     def visible_devices(self) -> str:

@@ -20,6 +20,8 @@ from worker.delivery import Undelivered
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.2  # between two looks whether a waiting upload was given up
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -27,6 +29,7 @@ class Upload:
     name: str
     kind: ArtifactKind
     step: int | None
+    after: threading.Event | None  # sent only once this is set
 
 
 class Uploads:
@@ -50,8 +53,17 @@ class Uploads:
         self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
         self._thread.start()
 
-    def submit(self, path: Path, name: str, kind: ArtifactKind, *, step: int | None = None, slot: str = "") -> None:
-        """Queue the file for upload as `name`. `slot` defaults to the name."""
+    def submit(
+        self,
+        path: Path,
+        name: str,
+        kind: ArtifactKind,
+        *,
+        step: int | None = None,
+        slot: str = "",
+        after: threading.Event | None = None,
+    ) -> None:
+        """Queue the file for upload as `name`, to be sent not before `after`. `slot` defaults to the name."""
         with self._changed:
             if self.error is not None:
                 return  # told by close(); nothing is sent any more
@@ -59,7 +71,7 @@ class Uploads:
             staged = self._outbox / f"{self._count:06d}-{name}"
             _stage(path, staged, growing=kind == "log")
             superseded = self._waiting.get(slot or name)
-            self._waiting[slot or name] = Upload(staged, name, kind, step)
+            self._waiting[slot or name] = Upload(staged, name, kind, step, after)
             self._changed.notify()
         if superseded is not None:
             superseded.staged.unlink()
@@ -92,11 +104,18 @@ class Uploads:
                 return None
             return self._waiting.pop(next(iter(self._waiting)))
 
+    def _await(self, upload: Upload) -> None:
+        """Wait until the upload's time has come. Raises `Abandoned`."""
+        while upload.after is not None and not upload.after.wait(POLL_SECONDS):
+            if self._abandon.is_set():
+                raise Abandoned(f"upload of {upload.name}")
+
     def _run(self) -> None:
         retry = Retry(stop=self._abandon)
         upload = None
         try:
             while (upload := self._next()) is not None:
+                self._await(upload)
                 self._api.upload(upload.staged, upload.name, upload.kind, upload.step, retry)
                 upload.staged.unlink()
                 logger.info("uploaded %s", upload.name)

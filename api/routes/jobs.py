@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 
 from api.database import ReadDep, SessionDep
 from api.errors import invalid_request
+from api.limits import MAX_REPEATS
 from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
 from api.services import jobs, validation
 
@@ -91,8 +92,10 @@ def create_job(
 @router.get("/jobs")
 def list_jobs(
     session: ReadDep,
-    status: Annotated[list[Status], Query(default_factory=list, description="Any of these.")],
-    label: Annotated[list[str], Query(default_factory=list, description="`key=value`; all of these.")],
+    status: Annotated[list[Status], Query(default_factory=list, max_length=MAX_REPEATS, description="Any of these.")],
+    label: Annotated[
+        list[str], Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these.")
+    ],
     after: Annotated[str | None, Query(description="The id of the last job of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobPage:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from api.database import ReadDep
+from api.limits import MAX_REPEATS
 from api.routes.representations import CSV, choose, to_csv
 from api.schemas.reports import EvaluationList, MetricKey, MetricPage
 from api.services import series
@@ -25,7 +26,9 @@ def get_metrics(
     job: str,
     request: Request,
     session: ReadDep,
-    key: Annotated[list[MetricKey], Query(default_factory=list, description="Only these keys.")],
+    key: Annotated[
+        list[MetricKey], Query(default_factory=list, max_length=MAX_REPEATS, description="Only these keys.")
+    ],
     since_step: Step = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     attempt: Annotated[int | None, Query(ge=1, lt=2**31, description="One attempt's points, replaced or not.")] = None,

@@ -5,21 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 
-from api.schemas.jobs import Preset
 from api.schemas.presets import presets
+from api.schemas.system import Health, PresetList
 
 router = APIRouter(tags=["system"])
-
-
-class Health(BaseModel):
-    status: str
-    version: str
-
-
-class PresetList(BaseModel):
-    items: list[Preset]
 
 
 @router.get("/health")

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field
 
 MEDIA_TYPE = "application/problem+json"
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+# It may quote a file or a request, and JSON can spell half a surrogate pair, which UTF-8 cannot: an answer that tells
+# of a fault must not fail of it.
+Text = Annotated[str, BeforeValidator(_encodable)]
 
 
 class Fault(BaseModel):
     """One thing that is wrong with a request."""
 
-    pointer: str = Field(description="JSON pointer (RFC 6901) into the body, or the name of a query parameter.")
-    detail: str = Field(description="What is wrong.")
-    remedy: str = Field(default="", description="What to do about it.")
+    pointer: Text = Field(description="JSON pointer (RFC 6901) into the body, or the name of a query parameter.")
+    detail: Text = Field(description="What is wrong.")
+    remedy: Text = Field(default="", description="What to do about it.")
 
 
 class Problem(BaseModel):
@@ -21,7 +32,7 @@ class Problem(BaseModel):
     type: str = Field(default="about:blank", description="Names the kind of problem, e.g. /problems/invalid-spec.")
     title: str
     status: int
-    detail: str = ""
-    remedy: str = ""
-    instance: str = ""
+    detail: Text = ""
+    remedy: Text = ""
+    instance: Text = ""
     errors: list[Fault] = []

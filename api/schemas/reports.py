@@ -7,16 +7,18 @@ the worker kills its training.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.schemas.artifacts import ArtifactRef
 from api.schemas.jobs import Failure, Kind, Progress
 
 FENCING_HEADER = "Fencing-Token"
 MAX_POINTS = 1000
+MAX_LEVELS = 32  # of a manifest
+YEARS = range(1970, 2201)  # any other is a clock gone wrong; the first and last years even break when zones change
 
 MetricKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,99}$")]
 
@@ -63,11 +65,32 @@ class Command(BaseModel):
 MetricValue = Annotated[float, Field(allow_inf_nan=False)] | Literal["NaN", "Infinity", "-Infinity"]
 
 
+def _utc(moment: datetime) -> datetime:
+    if moment.year not in YEARS:
+        raise ValueError(f"the time is outside the years {YEARS[0]} to {YEARS[-1]}; set the clock of the worker")
+    # Without a zone it would be read in the zone of whichever machine the API runs on.
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(MAX_LEVELS):
+        level = [inner for outer in level for inner in _containers(outer)]
+        if not level:
+            return value
+    raise ValueError(f"it is nested deeper than {MAX_LEVELS} levels; report a flatter one")
+
+
+def _containers(outer: Any) -> list[Any]:
+    items = outer.values() if isinstance(outer, dict) else outer
+    return [item for item in items if isinstance(item, dict | list)]
+
+
 class MetricPoint(_Report):
     key: MetricKey
     step: int = Field(ge=0, le=2**53)
     value: MetricValue
-    at: datetime
+    at: Annotated[datetime, AfterValidator(_utc)]
 
 
 class MetricBatch(_Report):
@@ -146,7 +169,9 @@ class FinishReport(_Report):
 
     outcome: Literal["succeeded", "failed", "cancelled", "released"]
     failure: Failure | None = None
-    result: dict[str, Any] = Field(default={}, description="The manifest: sizes, parameters, speed, best AP.")
+    result: Annotated[dict[str, Any], AfterValidator(_shallow)] = Field(
+        default={}, description="The manifest: sizes, parameters, speed, best AP."
+    )
     log_tail: list[str] = Field(default=[], max_length=200)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from api.auth import Fence
 from api.database import Database, Session
 from api.errors import Conflict
 from api.models import ID, Attempt, Job, Pulse
-from api.schemas.jobs import Failure
+from api.schemas.jobs import Failure, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
-from api.services import artifacts, jobs
+from api.services import artifacts, jobs, series
 from api.services.fencing import known, live
 from api.services.plain import plain
 from api.services.transitions import move
 from api.settings import Settings
+
+log = logging.getLogger(__name__)
 
 RETRIED = frozenset({"infrastructure", "lost"})
 REAPED_AT_ONCE = 100
@@ -51,6 +55,7 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
     )
     session.add(attempt)
     session.flush()
+    _rewind(session, job, attempt.resumed_from_step)
     return Claim(
         attempt=attempt.id,
         fencing_token=attempt.number,
@@ -61,6 +66,17 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         resume=resume,
         teacher=artifacts.teacher_ref(session, job.spec),
     )
+
+
+def _rewind(session: Session, job: Job, step: int) -> None:
+    """Take the job's figures back to the step that a new attempt goes on from: what lies behind it is made anew."""
+    evaluations = series.evaluations(session, job.id).items
+    measured = [report.metrics.AP for report in evaluations if report.model == "student" and report.metrics.AP >= 0]
+    job.best_ap = max(measured, default=None)
+    if job.progress is not None:
+        before = Progress.model_validate(job.progress)
+        epoch = before.epoch * step / before.step if before.step else 0.0
+        job.progress = Progress(step=step, total_steps=before.total_steps, epoch=epoch).model_dump()
 
 
 def heartbeat(session: Session, settings: Settings, fence: Fence) -> Heartbeat:
@@ -111,7 +127,7 @@ def _failure(report: FinishReport) -> Failure | None:
 
 
 def reap(session: Session, settings: Settings) -> int:
-    """End every attempt whose lease has lapsed as `lost`; how many there were.
+    """End every attempt whose lease has lapsed as `lost`; how many there were. One that cannot be ended is logged.
 
     While the API was away no worker could renew its lease, so nothing is reaped until the API has been up for one
     whole lease.
@@ -123,14 +139,26 @@ def reap(session: Session, settings: Settings) -> int:
         return 0
     lapsed = select(Attempt).where(Attempt.status == "running", Attempt.lease_expires_at < now).limit(REAPED_AT_ONCE)
     attempts = session.scalars(lapsed.with_for_update(skip_locked=True)).all()
-    for attempt in attempts:
-        failure = Failure(
-            failure_class="lost",
-            message=f"worker {attempt.worker} was not heard of for {settings.lease_seconds:g} s",
-            remedy="Look whether that machine runs and reaches the API; its own log tells how it ended.",
-        )
-        _end(session, settings, attempt, "lost", failure)
-    return len(attempts)
+    return sum(_lose(session, settings, attempt) for attempt in attempts)
+
+
+def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
+    """End a lapsed attempt; whether it could be done. What fails is undone alone: the others must not wait for it."""
+    attempt_id = attempt.id
+    failure = Failure(
+        failure_class="lost",
+        message=f"worker {attempt.worker} was not heard of for {settings.lease_seconds:g} s",
+        remedy="Look whether that machine runs and reaches the API; its own log tells how it ended.",
+    )
+    try:
+        with session.begin_nested():
+            _end(session, settings, attempt, "lost", failure)
+    except OperationalError:  # the database is away: that concerns them all
+        raise
+    except Exception:
+        log.exception("attempt %s has lapsed and cannot be ended", attempt_id)
+        return False
+    return True
 
 
 def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, failure: Failure | None) -> Finish:

@@ -8,10 +8,9 @@ from typing import Any
 from sqlalchemy import exists, select
 
 from api.database import Session
-from api.errors import Conflict, InvalidSpec, NotFound
+from api.errors import Conflict, NotFound, invalid_query
 from api.models import ID, Attempt, Job, JobLabel, Transition
 from api.schemas import jobs as wire
-from api.schemas.errors import Fault
 from api.schemas.tasks import ANY, queue
 from api.services.transitions import begin, move, topic
 
@@ -106,17 +105,12 @@ def _summary(job: Job) -> dict[str, Any]:
 
 def _checked(after: str) -> str:
     if not ID.fullmatch(after):
-        raise _bad_query("after", "is no job's id", "Give the id of the last job of the page before.")
+        raise invalid_query("after", "is no job's id", "Give the id of the last job of the page before.")
     return after
 
 
 def _pair(label: str) -> tuple[str, str]:
     key, equals, value = label.partition("=")
     if not equals or not key or "\0" in label:
-        raise _bad_query("label", f"{label!r} is no key=value", "Write label=KEY=VALUE; repeat it for several.")
+        raise invalid_query("label", f"{label!r} is no key=value", "Write label=KEY=VALUE; repeat it for several.")
     return key, value
-
-
-def _bad_query(name: str, what: str, remedy: str) -> InvalidSpec:
-    fault = Fault(pointer=name, detail=what, remedy=remedy)
-    return InvalidSpec("the query has one fault; `errors` tells where", errors=[fault])

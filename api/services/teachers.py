@@ -110,7 +110,7 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault]) -> Sour
         return None
     if header.mmdetection:
         return Source(weights)
-    return Source(weights, _model_of(header), _classes_of(header), dict(header.shapes))
+    return Source(weights, _model_of(header), _classes_of(header, weights), dict(header.shapes))
 
 
 def read_weights_file(path: Path) -> WeightsHeader:
@@ -125,15 +125,16 @@ def read_weights_file(path: Path) -> WeightsHeader:
 def _model_of(header: WeightsHeader) -> ModelConfig | None:
     try:
         return ModelConfig.model_validate(header.json_metadata("model"))
-    except ValidationError:  # none, or one of a version with other names
+    except (ValidationError, TypeError):  # none, or one of a version with other names, or no model at all
         return None
 
 
-def _classes_of(header: WeightsHeader) -> list[str] | None:
-    classes = header.json_metadata("classes")
-    if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
-        return classes
-    return None
+def _classes_of(header: WeightsHeader, weights: FileRef) -> list[str] | None:
+    """None also for names that no specification could hold: such a file does not say its classes."""
+    try:
+        return TeacherConfig(weights=weights, classes=header.json_metadata("classes")).classes
+    except ValidationError:
+        return None
 
 
 def _check_classes(teacher: TeacherConfig, source: Source, classes: list[str] | None, faults: list[Fault]) -> None:

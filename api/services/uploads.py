@@ -15,10 +15,9 @@ from sqlalchemy import select
 
 from api.auth import Fence
 from api.database import Database, Session
-from api.errors import ApiError, BadRequest, InsufficientStorage, InvalidSpec, LengthRequired
+from api.errors import ApiError, BadRequest, InsufficientStorage, LengthRequired, invalid_query
 from api.models import Artifact, Job, new_id
 from api.schemas import artifacts as wire
-from api.schemas.errors import Fault
 from api.services.artifacts import as_wire, newest_checkpoints
 from api.services.fencing import live
 from api.storage import Staged, Storage
@@ -64,11 +63,13 @@ def announce(
     checkpoint = _CHECKPOINT.fullmatch(name)
     kind = kind or ("checkpoint" if checkpoint else _KINDS.get(name))
     if kind is None:
-        raise _bad_query("kind", f"the name {name!r} tells no kind", "Add ?kind=checkpoint, weights, log or manifest.")
+        raise invalid_query(
+            "kind", f"the name {name!r} tells no kind", "Add ?kind=checkpoint, weights, log or manifest."
+        )
     if step is None and checkpoint:
         step = int(checkpoint[1])
     if step is None and kind == "checkpoint":
-        raise _bad_query("step", "a checkpoint needs its step", "Add ?step=.")
+        raise invalid_query("step", "a checkpoint needs its step", "Add ?step=.")
     return Announced(name, kind, step, int(content_length), _sha256(content_digest))
 
 
@@ -177,8 +178,3 @@ def _disk() -> Iterator[None]:
         raise InsufficientStorage(
             "the disk of the artifacts is full", remedy="Free space in CROSSKD_STORAGE, then send the file again."
         ) from error
-
-
-def _bad_query(name: str, what: str, remedy: str) -> InvalidSpec:
-    fault = Fault(pointer=name, detail=what, remedy=remedy)
-    return InvalidSpec("the query has one fault; `errors` tells where", errors=[fault])

@@ -58,9 +58,18 @@ def read_header(file: BinaryIO) -> WeightsHeader:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise NotSafetensors("its metadata is not a map of strings")
+    _check_text([*header, *metadata, *metadata.values()])
     spans = [_span(name, entry) for name, entry in header.items()]
     _check_layout(spans, size - 8 - length)
     return WeightsHeader({name: tuple(entry["shape"]) for name, entry in header.items()}, metadata)
+
+
+def _check_text(texts: list[str]) -> None:
+    """JSON can spell half a surrogate pair; the safetensors library refuses such a file, too."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise NotSafetensors("its header holds text that is not Unicode") from None
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:

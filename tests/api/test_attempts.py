@@ -19,6 +19,7 @@ from api.services import attempts, pulse
 from api.services.transitions import move
 from api.settings import Settings
 from tests.api.conftest import WORKER, Worker
+from tests.api.test_downloads import upload
 
 PostJob = Callable[..., str]
 
@@ -153,6 +154,49 @@ def test_without_a_recent_pulse_nothing_is_reaped(
         session.execute(update(Attempt).values(lease_expires_at=now - timedelta(seconds=1)))
     with database.transaction() as session:
         assert attempts.reap(session, settings) == 0
+
+
+def test_an_attempt_that_cannot_be_ended_holds_up_no_other(
+    client: TestClient, post_job: PostJob, database: Database, settings: Settings
+) -> None:
+    jobs = [post_job(str(n)) for n in range(3)]
+    for job in jobs:
+        Worker(client).claim(job)
+    with database.transaction() as session:  # as nothing in the service leaves it
+        session.execute(update(Job).where(Job.id == jobs[1]).values(status="queued"))
+    for lost in (2, 0):
+        assert reap_after(database, settings, 60) == lost
+        found = [client.get(f"/jobs/{job}").json() for job in jobs]
+        assert [job["status"] for job in found] == ["queued"] * 3
+        assert [job["attempts"][0]["status"] for job in found] == ["lost", "running", "lost"]
+
+
+@pytest.mark.parametrize(("step", "best_ap"), [(40, 0.3), (20, 0.2), (15, 0.1), (None, None)])
+def test_a_claim_takes_the_figures_back_to_the_checkpoint(
+    client: TestClient, post_job: PostJob, worker: Worker, step: int | None, best_ap: float | None
+) -> None:
+    """What lies behind it is made anew, and its evaluations count no more."""
+    job = post_job()
+    worker.claim(job)
+    if step is not None:
+        upload(worker, f"checkpoint-{step:08d}.pt", b"state")
+    for at, ap in ((10, 0.1), (20, 0.2), (30, 0.3), (40, -1.0), (50, 0.5)):
+        metrics = METRICS | {"AP": ap}
+        worker.post("evaluations", {"model": "student", "step": at, "metrics": metrics, "best": True})
+    worker.post("evaluations", {"model": "teacher", "step": 0, "metrics": METRICS | {"AP": 0.9}})
+    progress = {"phase": "evaluating", "step": 50, "total_steps": 100, "epoch": 5.0, "loss": 1.5, "eta_seconds": 9.0}
+    worker.post("metrics", {"sequence": 0, "progress": progress})
+    assert client.get(f"/jobs/{job}").json()["best_ap"] == 0.5
+    worker.finish("released")
+    worker.claim(job)
+
+    found = client.get(f"/jobs/{job}").json()
+    assert (found["best_ap"], found["teacher_ap"]) == (best_ap, 0.9)
+    start = step or 0
+    assert found["progress"] == {
+        "phase": "preparing", "step": start, "total_steps": 100, "epoch": start / 10, "loss": None,
+        "steps_per_second": None, "eta_seconds": None,
+    }  # fmt: skip
 
 
 def test_released_job_is_queued_again_at_no_cost(client: TestClient, post_job: PostJob, worker: Worker) -> None:

@@ -5,16 +5,29 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.errors import NotFound, problem_response
+from api.schemas.errors import Fault
+from api.settings import Settings
 from tests.api.conftest import WORKER, Worker
 
 NOBODY = "0" * 32
+POINT = {"key": "a", "step": 0, "value": 1}
 JSON = {"Content-Type": "application/json"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Objects and arrays in turn, so many levels of them."""
+    value: Any = {} if levels % 2 else []
+    for level in range(levels - 1, 0, -1):
+        value = {"a": value} if level % 2 else [value]
+    return dict(value)
 
 
 def problem(answer: Any, status: int) -> dict[str, Any]:
@@ -79,6 +92,27 @@ def test_unreadable_bodies(client: TestClient, content: bytes) -> None:
     problem(answer, answer.status_code)
 
 
+def test_half_a_surrogate_anywhere(client: TestClient, spec: dict[str, Any]) -> None:
+    """JSON can spell it and UTF-8 cannot: a fault that quotes it must still be told."""
+    half = "\ud800"
+    order = {"kind": "train", "name": "x", "spec": spec}
+    for broken in (
+        {half: 1},
+        order | {"name": half},
+        order | {"labels": {half: "a"}},
+        order | {"labels": {"a": half}},
+        order | {"spec": spec | {half: {half: half}}},
+        order | {"spec": spec | {"student": {"detector": half, "backbone": {"name": half}}}},
+        order | {"spec": spec | {"data": {"train": {"annotations": half, "images": half}}}},
+    ):
+        assert faults(client.post("/jobs", content=json.dumps(broken), headers=JSON)), broken
+
+
+def test_a_fault_may_quote_anything() -> None:
+    told = problem_response(NotFound("\ud800", remedy="\udfff", errors=[Fault(pointer="/\ud800", detail="x")]))
+    assert json.loads(bytes(told.body))["detail"] == "\\ud800"
+
+
 def test_a_body_that_is_no_json(client: TestClient) -> None:
     assert "application/json" in problem(client.post("/jobs", content="kind=train"), 415)["remedy"]
     problem(client.post("/jobs", data={"kind": "train"}), 415)
@@ -122,6 +156,15 @@ def test_every_fault_at_once(client: TestClient, spec: dict[str, Any]) -> None:
     assert found["/lables"][1].startswith("Did you mean labels?")
     assert found["/name"] == ("Field required", "Add it.")
     assert "'distill'" in found["/kind"][1]
+
+
+def test_the_documented_problem_is_a_real_one(client: TestClient, spec: dict[str, Any], settings: Settings) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = json.loads(page.partition("```json")[2].partition("```")[0])
+    spec["student"]["backbone"]["name"] = "resnet19"
+    spec["data"]["val"] = spec["data"]["val"] | {"images": "../outside"}
+    answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
+    assert json.loads(answer.text.replace(str(settings.data_roots[0]), "/data")) == documented
 
 
 def test_faults_of_a_union_are_those_of_the_branch_meant(client: TestClient, spec: dict[str, Any]) -> None:
@@ -176,10 +219,18 @@ def test_bad_names_and_labels(client: TestClient, spec: dict[str, Any], change: 
         ("label=a=%00", "label"),
         ("after=x", "after"),
         ("after=%00", "after"),
+        ("&".join(["label=a=b"] * 1000), "label"),
+        ("&".join(["status=queued"] * 65), "status"),
     ],
 )
 def test_bad_list_queries(client: TestClient, query: str, name: str) -> None:
     assert list(faults(client.get(f"/jobs?{query}"))) == [name]
+
+
+def test_a_query_may_repeat_a_parameter_and_not_without_end(client: TestClient, post_job: Callable[..., str]) -> None:
+    for path, parameter in (("/jobs", "label=a=b"), (f"/jobs/{post_job()}/metrics", "key=loss")):
+        assert client.get(f"{path}?" + "&".join([parameter] * 64)).status_code == 200
+        assert faults(client.get(f"{path}?" + "&".join([parameter] * 65)))
 
 
 @pytest.mark.parametrize(
@@ -198,9 +249,14 @@ def test_bad_metric_queries(client: TestClient, post_job: Callable[..., str], qu
         ("metrics", {"sequence": 0, "points": [{"key": "a", "step": 0, "value": 1, "at": "yesterday"}]}),
         ("metrics", {"sequence": 0, "points": [{"key": "a", "step": 0, "value": 1e999, "at": "2026-01-01"}]}),
         ("metrics", {"sequence": 0, "points": [{"key": "a", "step": 2**60, "value": 1, "at": "2026-01-01T00:00:00Z"}]}),
+        ("metrics", {"sequence": 0, "points": [{**POINT, "at": "0001-01-01T00:00:00+14:00"}]}),
+        ("metrics", {"sequence": 0, "points": [{**POINT, "at": "9999-12-31T23:59:59-14:00"}]}),
+        ("metrics", {"sequence": 0, "points": [{**POINT, "at": "1969-12-31T23:59:59Z"}]}),
         ("evaluations", {"model": "student", "step": 1, "metrics": {"AP": 1}}),
         ("finish", {"outcome": "exploded"}),
         ("finish", {"outcome": "failed", "failure": {"failure_class": "weather", "message": ""}}),
+        ("finish", {"outcome": "succeeded", "result": nested(33)}),
+        ("finish", {"outcome": "succeeded", "result": nested(900)}),
     ],
 )
 def test_bad_reports(post_job: Callable[..., str], worker: Worker, what: str, body: Any) -> None:
@@ -209,6 +265,12 @@ def test_bad_reports(post_job: Callable[..., str], worker: Worker, what: str, bo
     headers = worker.headers | JSON
     answer = worker.client.post(f"/worker/attempts/{worker.attempt}/{what}", content=text, headers=headers)
     assert faults(answer)
+
+
+def test_a_manifest_may_have_32_levels(post_job: Callable[..., str], worker: Worker) -> None:
+    worker.claim(post_job())
+    answer = worker.finish("succeeded", result=nested(32))
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_database_that_is_away(client: TestClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:

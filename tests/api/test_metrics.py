@@ -82,6 +82,15 @@ def test_non_finite_values_come_back(client: TestClient, post_job: PostJob, work
     assert row["attempt"] == 1
 
 
+@pytest.mark.parametrize("at", ["2026-01-01T00:00:00.123456", "2025-12-31T19:00:00.123456-05:00"])
+def test_times_are_kept_in_utc(client: TestClient, post_job: PostJob, worker: Worker, at: str) -> None:
+    """Without a zone, too: never in the zone of the machine that happens to run the API."""
+    job = post_job()
+    worker.claim(job)
+    assert worker.post("metrics", {"sequence": 0, "points": [points([1])[0] | {"at": at}]}).status_code == 204
+    assert client.get(f"/jobs/{job}/metrics").json()["items"][0]["at"] == AT
+
+
 def test_a_loss_that_is_no_number_leaves_the_progress_readable(
     client: TestClient, post_job: PostJob, worker: Worker
 ) -> None:

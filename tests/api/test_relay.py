@@ -254,6 +254,18 @@ def test_the_relay_reaps(
     assert client.get(f"/jobs/{job}").json()["status"] == "queued"
 
 
+def test_a_reaper_that_fails_keeps_no_bell_from_ringing(
+    post_job: PostJob, relay: Relay, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("a bad row")
+
+    monkeypatch.setattr("api.services.attempts.reap", fail)
+    post_job()
+    relay.tick()
+    assert bells(broker) == 1
+
+
 def test_the_relay_outlives_a_database_that_is_away(
     database: Database, settings: Settings, post_job: PostJob, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,10 +56,20 @@ def errors(answer: Any) -> dict[str, str]:
     return {fault["pointer"]: fault["detail"] for fault in found}
 
 
-def write_weights(path: Path, model_: dict[str, Any] = TINY, classes: list[str] = CLASSES, **metadata: str) -> Path:
-    """Weights of `model` as the core writes them, under its names and with its metadata."""
+def write_weights(
+    path: Path, model_: dict[str, Any] = TINY, classes: list[str] = CLASSES, said: Any = None, **metadata: str
+) -> Path:
+    """Weights of `model` as the core writes them, under its names and with its metadata.
+
+    With `said`, the metadata says that instead of the classes.
+    """
     config = ModelConfig.model_validate(model_)
-    own = {"format": "crosskd", "version": "1", "model": config.model_dump_json(), "classes": json.dumps(classes)}
+    own = {
+        "format": "crosskd",
+        "version": "1",
+        "model": config.model_dump_json(),
+        "classes": json.dumps(classes if said is None else said),
+    }
     tensors = {name: torch.zeros(shape) for name, shape in expected_shapes(config, len(classes)).items()}
     save_file(tensors, path, {**own, **metadata})
     return path
@@ -314,6 +324,38 @@ def test_weights_that_do_not_say_their_model(resolve: Post, root: Path) -> None:
     assert found == {"/spec/teacher/model": "the weights file does not say which model it is for"}
     teacher = {"weights": {"file": "t.safetensors"}, "model": TINY}
     assert resolve("distill", student=TINY, teacher=teacher).status_code == 200
+
+
+@pytest.mark.parametrize("backbone", [[], {}, [["resnet18"]]])
+def test_weights_whose_model_is_nonsense(resolve: Post, root: Path, backbone: Any) -> None:
+    write_weights(root / "t.safetensors", model=json.dumps({"backbone": {"name": backbone}}))
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}}))
+    assert found == {"/spec/teacher/model": "the weights file does not say which model it is for"}
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [[""], ["x" * 201], [f"c{i}" for i in range(10_001)], ["\ud800", "b"], [1, 2], [], {"a": 1}, "ring"],
+    ids=["empty name", "long name", "many", "half a surrogate", "numbers", "none", "mapping", "text"],
+)
+def test_weights_whose_classes_no_spec_could_hold(resolve: Post, root: Path, classes: Any) -> None:
+    """Such a file does not say its classes; that must also be bearable where the data are at fault."""
+    write_weights(root / "t.safetensors", said=classes)
+    teacher = {"weights": {"file": "t.safetensors"}}
+    answer = resolve("distill", student=TINY, teacher=teacher)
+    assert answer.json()["spec"]["teacher"]["classes"] == CLASSES
+    found = errors(resolve("distill", data__train={"annotations": "no", "images": "images"}))
+    assert found.keys() == {"/spec/data/train/annotations"}
+
+
+@pytest.mark.parametrize("place", ["name", "metadata"])
+def test_weights_with_half_a_surrogate(resolve: Post, root: Path, place: str) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = {"\ud800": entry} if place == "name" else {"a": entry, "__metadata__": {"classes": "\ud800"}}
+    text = json.dumps(header).encode()
+    (root / "t.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}, "model": TINY}))
+    assert "text that is not Unicode" in found["/spec/teacher/weights/file"]
 
 
 def test_weights_that_do_not_fit_the_model(resolve: Post, root: Path) -> None:

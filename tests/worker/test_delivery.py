@@ -69,6 +69,25 @@ def test_an_evaluation_comes_behind_the_points_before_it(double: Double, deliver
     assert words == ["metrics", "evaluations", "metrics"]
 
 
+def test_a_mark_is_set_when_all_before_it_is_taken(double: Double, delivery: Delivery, until: Until) -> None:
+    assert delivery.mark().is_set()  # there is nothing to wait for
+    double.always["metrics"] = Fault(status=503)
+    delivery.metrics(points(0, 3), progress(3))
+    first = delivery.mark()
+    until(lambda: double.seen("metrics"), 5)
+    assert not first.is_set()
+    double.always = {"evaluations": Fault(status=503)}
+    assert first.wait(10)
+    assert steps(double) == [0, 1, 2]
+    delivery.evaluation(evaluation(3))
+    second = delivery.mark()
+    until(lambda: double.seen("evaluations"), 5)
+    assert not second.is_set()
+    double.always = {}
+    assert second.wait(10)
+    delivery.close(10)
+
+
 def test_an_outage_loses_and_doubles_nothing(double: Double, delivery: Delivery, until: Until) -> None:
     """Errors, connections lost before and after the fact, then nothing at all for a while."""
     delivery.metrics(points(0, 10), progress(10))

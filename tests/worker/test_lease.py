@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -35,6 +36,17 @@ def test_the_interval_fits_the_lease(double: Double, attempt: AttemptClient, unt
     lease = Lease(attempt, Control(), lease_seconds=0.3, heartbeat_seconds=60)
     lease.start()
     until(lambda: double.heartbeats > 3, 5)
+    lease.stop()
+
+
+def test_two_heartbeats_that_hang_cost_no_lease(double: Double, attempt: AttemptClient, until: Until) -> None:
+    """A machine on the way swallows them: only their own timeout ends them."""
+    double.faults["heartbeat"] = [Fault(delay=10), Fault(delay=10)]
+    lease_seconds, began = 3.0, time.monotonic()
+    lease = Lease(attempt, Control(), lease_seconds=lease_seconds, heartbeat_seconds=60)
+    lease.start()
+    until(lambda: double.heartbeats, lease_seconds)
+    assert time.monotonic() - began < lease_seconds
     lease.stop()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from crosskd.structures import Evaluation
 from tests.worker.double import Double, Fault
 from tests.worker.stack import spec
 from worker.client import AttemptClient, Refused
+from worker.delivery import Undelivered
 from worker.folder import WorkFolder
 from worker.reporter import Reporter, wire_value
 
@@ -81,6 +83,43 @@ def test_a_life_is_told_in_order(
         "manifest.json": ({"kind": "manifest", "step": "5"}, "manifest.json"),
         "log.txt": ({"kind": "log"}, "log.txt"),
     }
+
+
+def test_a_checkpoint_comes_behind_the_reports_before_it(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder, until: Until
+) -> None:
+    """Killed right after the checkpoint is published, the attempt leaves no hole that a resume would never fill."""
+    (folder.run / "checkpoint").write_text("state")
+    double.always["metrics"] = double.always["evaluations"] = Fault(status=503)
+    began = time.monotonic()
+    reporter.on_evaluation(run, evaluation())
+    reporter.on_log(run, {"loss": 1.0})
+    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
+    assert time.monotonic() - began < 0.3  # the training does not wait
+    until(lambda: double.seen("evaluations"), 5)
+    del double.always["evaluations"]
+    until(lambda: double.seen("metrics"), 10)
+    time.sleep(0.5)
+    assert not double.seen("artifacts")
+    reporter.on_log(run, {"loss": 2.0})  # later than the checkpoint: it need not wait for this one
+    del double.always["metrics"]
+    until(lambda: double.uploads, 10)
+    assert (double.points[0]["key"], double.points[0]["value"]) == ("loss", 1.0)
+    assert [report["step"] for report in double.evaluations] == [5]
+    reporter.close(10)
+    assert double.uploads[0][0] == "checkpoint-00000005.pt"
+
+
+def test_a_checkpoint_whose_reports_stay_undelivered_is_never_sent(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder
+) -> None:
+    (folder.run / "checkpoint").write_text("state")
+    double.always["metrics"] = Fault(status=503)
+    reporter.on_log(run, {"loss": 1.0})
+    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
+    with pytest.raises(Undelivered, match="metrics"):
+        reporter.close(0.5)
+    assert not double.seen("artifacts")
 
 
 def test_a_run_whose_files_nobody_takes_ends_early(

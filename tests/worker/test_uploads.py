@@ -101,6 +101,21 @@ def test_a_stale_attempt_is_told_at_once(
         uploads.close(10)
 
 
+def test_a_file_waits_for_its_event_and_may_be_given_up(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    ready, never = threading.Event(), threading.Event()
+    uploads.submit(tmp_path / "first", "first.txt", "log", after=ready)
+    uploads.submit(tmp_path / "second", "second.txt", "log", after=never)
+    assert not double.seen("artifacts")
+    ready.set()
+    with pytest.raises(Undelivered, match="uploads"):
+        uploads.close(2)
+    assert [name for name, _, _ in double.uploads] == ["first.txt"]
+    uploads._thread.join(5)
+    assert not uploads._thread.is_alive()
+
+
 def test_an_api_that_stays_away_is_reported(double: Double, uploads: Uploads, tmp_path: Path) -> None:
     double.always["artifacts"] = Fault(status=503)
     checkpoint(uploads, tmp_path, 1)
