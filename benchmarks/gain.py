@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def train(recipe: str, data: Path, folder: Path, settings: dict[str, object]) ->
     if kept.exists():
         return Outcome(**json.loads(kept.read_text()))
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was cut off: its time would not count
     command = [sys.executable, "-m", "crosskd", "train", str(RECIPES / f"{recipe}.yaml"), "--workdir", str(folder)]
     command += ["--data", str(data)]
     for key, value in settings.items():

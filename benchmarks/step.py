@@ -6,7 +6,9 @@ GFL ResNet-18 <- GFL ResNet-50, 80 classes, batch 2, SGD left out (it is the sam
 cannot be saved: the plain student step with its assignment and losses, the teacher's inference, and the convolutions
 of the teacher's head behind the cut, forward and backward to their input. All of them are timed in turn, round by
 round, so that a machine whose speed drifts slows both sides alike; the ratio is the median over the rounds.
-Peak memory is each side's own process: the resident maximum above what was resident before its first step.
+Peak memory is each side's own process: the resident maximum above what was resident before its first step, that is
+without models, batch and the floor's stand-ins for the student's maps. It is shown beside the same bound; only the
+time decides the exit status.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -148,12 +151,18 @@ def peak(size: int, side: str, threads: int) -> float:
 
 def memory_of(side: str, size: int) -> None:
     bench = Bench.build(size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = bench.distil if side == "distil" else bench.floor()
+    before = resident()  # not the maximum so far: the floor's maps come from a pass of the teacher
     for _ in range(3):
         run()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"mib": (after - before) / 1024}))
+
+
+def resident() -> int:
+    """KiB of this process in memory now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 def main() -> int:
@@ -170,17 +179,19 @@ def main() -> int:
     print(f"GFL R18 <- R50, batch {BATCH}, {CLASSES} classes, cut {CUT}, {arguments.threads} threads; milliseconds")
     print("| size | CrossKD step | plain step | teacher | cross convs | ratio (min..max) | MiB: CrossKD / floor |")
     print("|---|---|---|---|---|---|---|")
-    within = True
+    within, lean = True, True
     for size in arguments.sizes:
         row = measure(size, arguments.rounds)
         mib = [peak(size, side, arguments.threads) for side in ("distil", "floor")]
         within &= row["ratio"] <= TARGET
+        lean &= mib[0] <= TARGET * mib[1]
         times = " | ".join(f"{1000 * row[name]:.0f}" for name in ("distil", "plain", "teacher", "cross"))
         print(
             f"| {size}² | {times} | **{row['ratio']:.3f}** ({row['low']:.3f}..{row['high']:.3f}) "
-            f"| {mib[0]:.0f} / {mib[1]:.0f} |"
+            f"| {mib[0]:.0f} / {mib[1]:.0f} = {mib[0] / mib[1]:.3f} |"
         )
-    print(f"target: within {TARGET}x of the floor: {'met' if within else 'MISSED'}")
+    print(f"target: time within {TARGET}x of the floor: {'met' if within else 'MISSED'}")
+    print(f"peak memory within {TARGET}x of the floor's: {'yes' if lean else 'no'}")
     return 0 if within else 1
 
 

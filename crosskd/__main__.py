@@ -1,6 +1,6 @@
 """The core alone, without any service: `python -m crosskd train RECIPE` and `python -m crosskd evaluate WEIGHTS`.
 
-Exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 130 interrupted (a checkpoint was written).
+Exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 130 interrupted (after a step, with a checkpoint).
 Nothing here imports torch before a command runs.
 """
 
@@ -50,18 +50,19 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="A COCO instances file.")],
     images: Annotated[Path, typer.Option(help="The folder of its images.")],
     recipe: Annotated[
-        str | None, typer.Option(help="The recipe it was trained by: images are resized and batched as there.")
+        str | None,
+        typer.Option(help="Settings for images and batches; default: images are resized as in its training."),
     ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: device, batch_size, augment, …")
+        list[str] | None,
+        typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure COCO AP of a weights file."""
     with _clear_errors():
         split = {"annotations": str(annotations), "images": str(images)}
-        # The file itself says which model it is; a TrainConfig must name one.
-        values = _read(recipe) if recipe is not None else {"student": {"backbone": {"name": "resnet_tiny"}}}
+        values = _read(recipe) if recipe is not None else _settings_of(weights)
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
         _evaluate(weights, TrainConfig.model_validate(_with_changes(values, change or [])), as_json)
 
@@ -102,22 +103,42 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     Console().print(table)
 
 
+def _settings_of(weights: Path) -> dict[str, Any]:
+    from crosskd.evaluate import recorded_settings
+
+    # The file itself says which model it is; a TrainConfig must name one.
+    return {"student": {"backbone": {"name": "resnet_tiny"}}, **recorded_settings(weights)}
+
+
 def _read(recipe: str) -> dict[str, Any]:
     """The values of a YAML file, or of the packaged recipe of that name."""
     path = Path(recipe)
     if not path.exists() and recipe in recipe_names():
         return load_recipe(recipe)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
         raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"the recipe cannot be read: {reason}", where=recipe, remedy="Mend the file.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy="Mend the file.") from error
     if not isinstance(values, dict):
         raise ConfigError("the recipe is no mapping of settings", where=recipe, remedy="Start from a packaged one.")
     return values
+
+
+def _parsed(text: str) -> Any:
+    """What a YAML text says. Raises `ValueError`, with a reason on one line, where it says nothing.
+
+    PyYAML's own errors are about the syntax alone: a value that its tag or form promises and that is none (the date
+    2001-99-99, `!!int abc`) ends in whatever Python makes of it, and deep nesting in a full stack.
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _with_options(
@@ -147,13 +168,20 @@ def _with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or not all(key.split(".")):
-            raise ConfigError(f"--set {change!r} is not KEY.PATH=VALUE", remedy="Write e.g. --set schedule.epochs=24.")
+            raise ConfigError(
+                f"--set {_short(change)} is not KEY.PATH=VALUE", remedy="Write e.g. --set schedule.epochs=24."
+            )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of --set {change!r} is not YAML", remedy="Quote it.") from error
+            value = _parsed(text)
+        except ValueError as error:
+            message = f"the value of --set {_short(change)} is not YAML: {error}"
+            raise ConfigError(message, remedy="Quote it.") from error
         values = _changed(values, key.split("."), value)
     return values
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
 
 
 def _changed(values: Any, path: list[str], value: Any) -> dict[str, Any]:
@@ -192,7 +220,8 @@ def _clear_errors() -> Iterator[None]:
             typer.echo(f"{pointer}: {fault['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
     except Interrupted as error:
-        typer.echo(f"{error.message}; --resume goes on from there", err=True)
+        way = "--resume goes on from there" if error.step else "there is no checkpoint yet: start it again"
+        typer.echo(f"{error.message}; {way}", err=True)
         raise typer.Exit(130) from error
     except ConfigError as error:
         typer.echo(f"error: {error}", err=True)

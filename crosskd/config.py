@@ -14,6 +14,8 @@ from crosskd import registry
 
 VERSION = 1
 PYRAMID = [8, 16, 32, 64, 128]
+GROUPS = 32  # of a group norm, as published
+SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's last level has no deviation
 
 
 class Knobs(BaseModel):
@@ -119,9 +121,10 @@ class BackboneConfig(Knobs):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or data.get("name") not in registry.BACKBONES:
+        name = data.get("name") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in registry.BACKBONES:  # a list cannot be looked up
             return data
-        entry = registry.BACKBONES[data["name"]]
+        entry = registry.BACKBONES[name]
         data = dict(data)
         if data.get("width") is None:
             data["width"] = entry.width
@@ -129,7 +132,7 @@ class BackboneConfig(Knobs):
         if data.get("init") is None:
             data["init"] = "imagenet" if publishes else "random"
         if data["init"] == "imagenet" and not publishes:
-            raise ValueError(f"there are no imagenet weights for {data['name']} of width {data['width']}; use random")
+            raise ValueError(f"there are no imagenet weights for {name} of width {data['width']}; use random")
         pretrained = data["init"] != "random"
         if data.get("frozen_stages") is None:
             data["frozen_stages"] = 1 if pretrained else -1
@@ -149,13 +152,27 @@ class HeadConfig(Knobs):
 
     channels: Channels = 256
     depth: int = Field(default=4, ge=0, le=16)
-    norm_groups: int = Field(default=32, ge=1, le=256)
+    norm_groups: int = Field(
+        default=GROUPS, ge=1, le=256, description="Default: 32, or half the channels where that is less."
+    )
     reg_max: int = Field(default=16, ge=1, le=64, description="The last bin of the distance distribution, in strides.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_groups(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "norm_groups" not in data and isinstance(data.get("channels"), int):
+            data = {**data, "norm_groups": max(1, min(GROUPS, data["channels"] // SMALLEST_GROUP))}
+        return data
 
     @model_validator(mode="after")
     def _groups(self) -> HeadConfig:
         if self.channels % self.norm_groups:
             raise ValueError(f"channels {self.channels} is no multiple of norm_groups {self.norm_groups}")
+        if self.channels // self.norm_groups < SMALLEST_GROUP:
+            raise ValueError(
+                f"norm_groups {self.norm_groups} leaves one of the {self.channels} channels to a group, and a single "
+                f"value cannot be normalised; use {self.channels // SMALLEST_GROUP} at most"
+            )
         return self
 
 

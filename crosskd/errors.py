@@ -11,7 +11,7 @@ Each class names the failure class that the service stores (`user`, `data`, `div
     ├── CheckpointCorrupt     infrastructure  a checkpoint's bytes are not what was written
     ├── Diverged              diverged  a loss is no longer finite
     ├── OutOfMemory           out_of_memory   the device is too small for the batch
-    └── Interrupted           (no failure)    asked to stop: a checkpoint was written
+    └── Interrupted           (no failure)    asked to stop
 """
 
 from __future__ import annotations
@@ -81,4 +81,8 @@ class OutOfMemory(CrossKDError):
 
 
 class Interrupted(CrossKDError):
-    """The run was asked to stop and has written a checkpoint to go on from."""
+    """The run was asked to stop. From step 1 on there is a checkpoint to go on from; before, there is nothing."""
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message, remedy="Resume from its checkpoint." if step else "Start it again.")
+        self.step = step

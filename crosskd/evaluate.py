@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from crosskd.config import ModelConfig, TrainConfig
+from crosskd.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.convert.load import load_weights
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
 from crosskd.data.loader import build_loader
+from crosskd.data.transforms import scale_settings
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.device import choose_device, memory_errors
 from crosskd.engine.weights import FORMAT, read_header
@@ -77,7 +78,7 @@ def evaluate(
     try:
         for batch in batches:
             batch = batch.to(device)
-            with memory_errors(batch.images), clock.measure(len(batch.image_ids)):
+            with memory_errors(device, batch.images), clock.measure(len(batch.image_ids)):
                 detections = detector.detect(batch.images, batch.targets.sizes)
             found |= _original(batch, detections)
     finally:
@@ -98,17 +99,18 @@ def evaluate(
 def evaluate_weights(config: TrainConfig, weights: Path | str) -> Evaluation:
     """Measure a weights file on the validation split of `config`.
 
-    A file that this project wrote says which model it is, and in which order it knows the classes; of any other
-    file, `config.student` and `config.data` say so.
+    A file that this project wrote says which model it is, and in which order it knows the classes; of that model,
+    `config` can only change how detections are chosen: the fields of `student.postprocess` that it sets. Of any
+    other file, `config.student` and `config.data` say everything.
 
     Raises:
         WeightsError: the file is no weights file, or not of that model or those classes.
         DataError, ConfigError: as `evaluate`.
     """
-    metadata = read_header(weights)[0] if Path(weights).suffix == ".safetensors" else {}
     model, classes = config.student, config.data.classes
-    if metadata.get("format") == FORMAT:
+    if metadata := _metadata(Path(weights)):
         model, known = _described(metadata, Path(weights))
+        model = _with_postprocess(model, config.student.postprocess)
         wanted = classes or read_classes(config.data.val.annotations)
         if set(wanted) != set(known):
             raise WeightsError(
@@ -122,6 +124,18 @@ def evaluate_weights(config: TrainConfig, weights: Path | str) -> Evaluation:
     detector = build_detector(model, len(loader.classes), pretrained=False)
     load_weights(detector, weights)
     return evaluate(detector.to(device), loader, annotations=loader.dataset.annotations, device=device)
+
+
+def recorded_settings(weights: Path) -> dict[str, Any]:
+    """The sections of a `TrainConfig` that a weights file of ours records: the scale at which it was evaluated.
+
+    Empty for any other file. Raises `WeightsError`.
+    """
+    metadata = _metadata(weights)
+    try:
+        return {"augment": scale_settings(metadata["augment"])} if "augment" in metadata else {}
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{weights.name} has a broken description of its scale: {error}") from error
 
 
 def average_precision(truth: Annotations, found: dict[int, Found]) -> tuple[dict[str, float], dict[str, float]]:
@@ -256,6 +270,18 @@ def _class_precision(precision: NDArray[np.float64]) -> list[float]:
     tables = [precision[:, :, label, 0, -1] for label in range(precision.shape[2])]
     measured = [table[table > NOTHING] for table in tables]
     return [float(values.mean()) if values.size else NOTHING for values in measured]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a weights file of ours says of itself; of any other file, nothing."""
+    metadata = read_header(path)[0] if path.suffix == ".safetensors" else {}
+    return metadata if metadata.get("format") == FORMAT else {}
+
+
+def _with_postprocess(model: ModelConfig, wanted: PostprocessConfig) -> ModelConfig:
+    """`model` with the fields that `wanted` was given, and its own others."""
+    given = wanted.model_dump(include=wanted.model_fields_set)
+    return model.model_copy(update={"postprocess": model.postprocess.model_copy(update=given)})
 
 
 def _described(metadata: dict[str, str], path: Path) -> tuple[ModelConfig, list[str]]:

@@ -22,7 +22,7 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
     `teacher.classes` may be. Raises `ConfigError` or `WeightsError` for whatever does not fit.
     """
     assert config.teacher is not None
-    path = weights or _file(config.teacher)
+    path = weights_file(config.teacher, weights)
     model, trained_on = _described(config.teacher, path)
     if trained_on is not None:
         _require_same_classes(trained_on, list(classes))
@@ -37,7 +37,10 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
     return teacher.eval().requires_grad_(False)
 
 
-def _file(teacher: TeacherConfig) -> Path:
+def weights_file(teacher: TeacherConfig, given: Path | None = None) -> Path:
+    """Where the teacher's weights lie: `given`, or the configured file. Raises `ConfigError` for a job without one."""
+    if given is not None:
+        return given
     if isinstance(teacher.weights, FileRef):
         return Path(teacher.weights.file)
     raise ConfigError(

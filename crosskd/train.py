@@ -19,6 +19,7 @@ from torch import nn
 
 from crosskd.config import TrainConfig
 from crosskd.data.loader import Loader, build_loader
+from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.distill.distiller import build_distiller
 from crosskd.engine import snapshot
@@ -27,25 +28,29 @@ from crosskd.engine.checkpoint import (
     file_digest,
     fingerprint,
     fingerprint_digest,
+    list_checkpoints,
     prune,
     read_checkpoint,
+    remove_later,
     require_same_run,
     write_checkpoint,
 )
-from crosskd.engine.device import MixedPrecision, choose_device, set_threads
+from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
+from crosskd.engine.files import write_text
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.loop import Training, fit
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.results import Results, versions
-from crosskd.errors import CrossKDError, Interrupted
+from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluate import evaluate
 from crosskd.structures import Batch, Evaluation
-from crosskd.teacher import load_teacher
+from crosskd.teacher import load_teacher, weights_file
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # the folder below the workdir
 POOR_TEACHER = 0.01  # AP below which the teacher is more likely broken than weak
 
 
@@ -61,10 +66,13 @@ def train(
     """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, `manifest.json`, `log.txt`.
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
-    ended. `teacher_weights` is the file behind a `JobRef`. Setting `stop` (or `run.request_stop()` in a callback)
-    ends the run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong.
+    ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
+    `teacher_weights` is the file behind a `JobRef`. Setting `stop` (or `run.request_stop()` in a callback) ends the
+    run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    if resume is None:
+        _require_unused(workdir)
     run = Run(config, workdir, stop or threading.Event())
     with log_file(workdir / "log.txt"):
         try:
@@ -77,6 +85,16 @@ def train(
             raise
 
 
+def _require_unused(workdir: Path) -> None:
+    """Checkpoints are kept by their step: a new run's would lose against those of a longer one before it."""
+    if former := list_checkpoints(workdir / CHECKPOINTS):
+        raise ConfigError(
+            f"the folder has the checkpoints of a former run, the newest of them {former[0].name}",
+            where=str(workdir),
+            remedy="Go on from there with --resume, or use another folder.",
+        )
+
+
 @dataclass(frozen=True)
 class _Parts:
     """Everything that is built before the first step."""
@@ -86,10 +104,10 @@ class _Parts:
     teacher: Detector | None
     train_loader: Loader
     val_loader: Loader
-    teacher_loader: Loader | None  # the validation split in the teacher's own pixel format
     ema: EMA[Detector] | None
     training: Training
     digests: dict[str, str]  # sha256 of the annotation files
+    teacher_digest: str | None  # sha256 of the teacher's weights
 
 
 def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights: Path | None = None) -> _Parts:
@@ -103,17 +121,18 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
 
     seed_all(config.seed)
     student = build_detector(config.student, len(classes), pretrained=pretrained)
-    teacher, teacher_loader = None, None
+    teacher, teacher_digest = None, None
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:
         teacher = load_teacher(config, classes, teacher_weights)
-        teacher_loader = build_loader(config, "val", classes, pixels=teacher.config.pixels, device=device)
+        teacher_digest = file_digest(weights_file(config.teacher, teacher_weights))
         trainee = build_distiller(student, teacher, config.distill)
     # Not channels_last, though a tenth faster here: torch 2.14 dies in the backward pass of a strided 1x1 convolution.
-    trainee.to(device)
+    with memory_errors(device):
+        trainee.to(device)
+        ema = EMA(student, config.ema) if config.ema else None
     seed_all(config.seed)  # building a teacher drew random numbers
 
-    ema = EMA(student, config.ema) if config.ema else None
     steps_per_epoch = -(-len(train_loader) // config.accumulate)
     training = Training(
         trainee=trainee,
@@ -130,7 +149,7 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
         "train": file_digest(Path(config.data.train.annotations)),
         "val": file_digest(Path(config.data.val.annotations)),
     }
-    return _Parts(device, student, teacher, train_loader, val_loader, teacher_loader, ema, training, digests)
+    return _Parts(device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest)
 
 
 class _Session:
@@ -149,8 +168,9 @@ class _Session:
         self.parts = build_parts(self.config, pretrained=saved is None, teacher_weights=self.teacher_weights)
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
-        self.results = Results(run.workdir, self.config.student, self.parts.train_loader.classes)
-        self.settings = fingerprint(self.config, self.parts.digests)
+        classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
+        self.results = Results(run.workdir, self.config.student, classes, metadata)
+        self.settings = fingerprint(self.config, self.parts.digests, self.parts.teacher_digest)
         if saved is not None:
             self._restore(saved)
         self._log_parts()
@@ -172,22 +192,23 @@ class _Session:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         require_same_run(saved["settings"], self.settings)
-        snapshot.restore(saved, self.run, self.parts.training, self.results)
+        with memory_errors(self.parts.device):
+            snapshot.restore(saved, self.run, self.parts.training, self.results)
+        remove_later(self.run.workdir / CHECKPOINTS, self.run.step)
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
             self._write_best()
 
     def _save(self) -> None:
-        folder = self.run.workdir / "checkpoints"
+        folder = self.run.workdir / CHECKPOINTS
         state = snapshot.take(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
         path = write_checkpoint(folder, self.run.step, state)
         self.callback.on_checkpoint(self.run, path, self.run.step)
         prune(folder, self.config.checkpoint.keep_last)
 
     def _evaluate_teacher(self, teacher: Detector) -> None:
-        assert self.parts.teacher_loader is not None
         self.callback.on_phase(self.run, "evaluating_teacher")
-        self.results.teacher = evaluation = self._measure(teacher, self.parts.teacher_loader, "teacher")
+        self.results.teacher = evaluation = self._measure(teacher, "teacher")
         self.callback.on_evaluation(self.run, evaluation)
         if evaluation.ap < POOR_TEACHER:
             log.warning(
@@ -198,7 +219,7 @@ class _Session:
     def _evaluate_student(self) -> None:
         run = self.run
         self.callback.on_phase(run, "evaluating")
-        evaluation = self.results.add(self._measure(self.delivered, self.parts.val_loader, "student"), self.delivered)
+        evaluation = self.results.add(self._measure(self.delivered, "student"), self.delivered)
         if evaluation.best:
             run.best_ap, run.best_step = evaluation.ap, evaluation.step
         self.callback.on_evaluation(run, evaluation)
@@ -206,7 +227,8 @@ class _Session:
             self._write_best()
         self.callback.on_phase(run, "training")
 
-    def _measure(self, detector: Detector, loader: Loader, model: str) -> Evaluation:
+    def _measure(self, detector: Detector, model: str) -> Evaluation:
+        loader = self.parts.val_loader
         return evaluate(
             detector,
             self._until_stopped(loader),
@@ -218,13 +240,10 @@ class _Session:
         )
 
     def _until_stopped(self, loader: Loader) -> Iterator[Batch]:
-        """In an evaluation there is nothing to save: the checkpoint before it stands, and a resume repeats it."""
+        """In an evaluation there is nothing to save: a checkpoint before it stands, and a resume repeats it."""
         for batch in loader:
             if self.run.stopping:
-                raise Interrupted(
-                    f"stopped on request in an evaluation after step {self.run.step}",
-                    remedy="Resume from its checkpoint.",
-                )
+                raise Interrupted(f"stopped on request in an evaluation after step {self.run.step}", step=self.run.step)
             yield batch
 
     def _write_best(self) -> None:
@@ -238,7 +257,7 @@ class _Session:
         last = results.write_last(self.delivered)
         self.callback.on_weights(run, last, run.step, False)
         manifest = self._manifest()
-        (run.workdir / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         best = run.workdir / "best.safetensors"
         result = TrainResult(results.best.ap, results.best.step, run.step, manifest, best, last)
         self.callback.on_end(run, result)
@@ -253,6 +272,7 @@ class _Session:
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "annotations_sha256": self.parts.digests,
+            "teacher_weights_sha256": self.parts.teacher_digest,
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
             "skipped_images": sorted(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt),

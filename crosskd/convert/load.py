@@ -27,8 +27,12 @@ class LoadReport:
 def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -> LoadReport:
     """Load our safetensors, or an MMDetection checkpoint (.pth or safetensors), or a bare state dict of either.
 
-    Nothing in the file is run. With `strict`, every tensor of the detector must be there and no other; without
-    it, what is not there keeps its value. A tensor of another shape is always an error. Raises `WeightsError`.
+    Nothing in the file is run: an MMDetection checkpoint as it is published loads, while one straight from a
+    training with MMEngine also carries its message hub, objects of MMEngine's own, and is refused. Publish it first
+    (MMDetection's `publish_model.py`), or save its `state_dict` alone.
+
+    With `strict`, every tensor of the detector must be there and no other; without it, what is not there keeps its
+    value. A tensor of another shape is always an error. Raises `WeightsError`.
     """
     name = Path(path).name
     state, unexpected = _ours(read_tensors(path), name)

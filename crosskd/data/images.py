@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
+import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +27,22 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# What Pillow raises on broken bytes. It parses a format's own structures with little checking, so a wrong offset or
+# count ends as any of these.
+BROKEN = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 
 class ImageFolder:
@@ -74,23 +93,24 @@ class ImageFolder:
         """An image in mode RGB, of `size` (height, width).
 
         EXIF orientation is applied where that leads to `size`, as OpenCV and annotation tools do; transparency is
-        dropped, 16-bit grey loses its lower byte. Only the first frame of an animation is read.
+        dropped, 16-bit grey loses its lower byte. Only the first frame of an animation is read. What Pillow merely
+        warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be said every epoch.
 
         Raises:
             DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
         """
         path = self.find(name)
         try:
-            with self._open(path) as image:
+            with warnings.catch_warnings(action="ignore", category=UserWarning), self._open(path) as image:
                 self._check_pixels(image, path)
                 transpose = _orientation(image, size, path)
                 image.load()
                 rgb = _to_rgb(image, path)
-        except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:  # Pillow's decoders: any of these
+        except BROKEN as error:
             if isinstance(error, UnidentifiedImageError):
                 message = f"the file is not an image of a known format ({', '.join(FORMATS)})"
             else:
-                message = f"the image cannot be decoded: {error}"
+                message = f"the image cannot be decoded: {str(error) or type(error).__name__}"
             raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
         return rgb if transpose is None else rgb.transpose(transpose)
 
@@ -118,7 +138,7 @@ class ImageFolder:
 def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Transpose | None:
     """The transpose that turns the stored image into the annotated one."""
     height, width = image.height, image.width
-    value = image.getexif().get(ORIENTATION, 1)
+    value = _exif_orientation(image)
     turned = (width, height) if value in (5, 6, 7, 8) else (height, width)
     if turned == size:
         return TRANSPOSES.get(value)
@@ -129,6 +149,15 @@ def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image
         where=str(path),
         remedy="Mend `width` and `height`, and the boxes with them, or replace the image.",
     )
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    """1 to 8; 1, as stored, also where the EXIF block is broken: the image itself may be sound."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+        return value if value in TRANSPOSES else 1
+    except BROKEN:
+        return 1
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from crosskd.config import PixelConfig, TrainConfig
 from crosskd.data.coco import CocoDataset
 from crosskd.data.fields import Findings
+from crosskd.data.parcel import Parcel
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.transforms import (
     Sample,
@@ -45,12 +46,12 @@ class Loaded:
     Faults travel as values: raised in a worker, an error would arrive as a traceback in a string.
     """
 
-    batch: Batch | None
+    parcel: Parcel | None
     corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
 
     def pin_memory(self) -> Loaded:
         """For the loader's pinning thread."""
-        return Loaded(self.batch.pin_memory() if self.batch else None, self.corrupt)
+        return Loaded(self.parcel.pin_memory() if self.parcel else None, self.corrupt)
 
 
 class BatchSource(Dataset[Loaded]):
@@ -68,8 +69,9 @@ class BatchSource(Dataset[Loaded]):
                 return Loaded(None, corrupt)
             if sample is not None:
                 samples.append(sample)
-        batch = collate(samples, self.pixels, self.config.augment.pad_to) if samples else None
-        return Loaded(batch, corrupt)
+        if not samples:
+            return Loaded(None, corrupt)
+        return Loaded(Parcel.of(collate(samples, self.pixels, self.config.augment.pad_to)), corrupt)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
@@ -161,8 +163,8 @@ class Loader:
         try:
             for loaded in self._loader:
                 self._note(loaded)
-                if loaded.batch is not None:
-                    yield loaded.batch
+                if loaded.parcel is not None:
+                    yield loaded.parcel.open()
         except (RuntimeError, OSError, EOFError) as error:
             # A tensor that a worker has sent is fetched from the worker itself: its death may be a lost connection.
             died = "DataLoader worker" in str(error) or isinstance(error, OSError | EOFError)
@@ -219,7 +221,7 @@ def build_loader(
     """The batches of `split` as `config` describes them.
 
     `classes` is the label order (default: `config.data.classes`, else the file's categories by ascending id),
-    `seed` replaces the configuration's, `pixels` the student's (a teacher may have been trained on others).
+    `seed` replaces the configuration's, `pixels` the student's (weights that are evaluated may want others).
     `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor
 from crosskd import registry
 from crosskd.config import CrossKDConfig
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
+from crosskd.detectors.head import DenseHead, flatten
 from crosskd.distill.mimic import importance, mimic_classes
 from crosskd.distill.statistics import restat
 from crosskd.distill.term import Step
@@ -67,8 +67,9 @@ class CrossKD:
         config, teacher = self.config, step.teacher
         predictions = cross(teacher.head, step.student.held, teacher.held, step.cut)
         with torch.autocast(predictions.cls[0].device.type, enabled=False):
-            worth = importance(teacher.predictions, step.assignment)
-            classes = mimic_classes(step.student.head, predictions, teacher.predictions, step.assignment, config.beta)
+            logits = flatten(teacher.predictions.cls)
+            worth = importance(logits, step.assignment)
+            classes = mimic_classes(step.student.head, predictions, logits, step.assignment, config.beta)
             boxes = teacher.head.mimic_boxes(
                 predictions, teacher.predictions, worth, step.assignment, config.temperature
             )

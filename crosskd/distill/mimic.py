@@ -10,18 +10,21 @@ from crosskd.structures import Assignment, Predictions
 
 
 def mimic_classes(
-    head: DenseHead, predictions: Predictions, teacher: Predictions, assignment: Assignment, beta: float
+    head: DenseHead, predictions: Predictions, teacher: Tensor, assignment: Assignment, beta: float
 ) -> Tensor:
     """Quality focal loss against the teacher's probabilities over all anchors that are not padding -> [L].
 
-    Divided by the number of positives (see `DenseHead.normaliser`), so that it has the scale of the detection loss.
+    `teacher` holds its class logits, flattened: [N, A, K]. Divided by the number of positives (see
+    `DenseHead.normaliser`), so that it has the scale of the detection loss.
     """
-    target = flatten(teacher.cls).sigmoid()  # [N, A, K]
-    distance = quality_focal(flatten(predictions.cls), target, beta).sum(-1) * assignment.label_weights
+    distance = quality_focal(flatten(predictions.cls), teacher.sigmoid(), beta).sum(-1) * assignment.label_weights
     return level_sums(distance, assignment.level_sizes) / (head.normaliser(assignment) + EPSILON)
 
 
-def importance(teacher: Predictions, assignment: Assignment) -> Tensor:
-    """[N, A]: the teacher's best class probability, 0 in the padding: what an anchor's box is worth imitating."""
-    best = flatten(teacher.cls).amax(-1).sigmoid()
+def importance(teacher: Tensor, assignment: Assignment) -> Tensor:
+    """The teacher's best class probability, 0 in the padding: what an anchor's box is worth imitating.
+
+    Its class logits [N, A, K] -> [N, A].
+    """
+    best = teacher.amax(-1).sigmoid()
     return best * (assignment.label_weights > 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from crosskd.config import TrainConfig
+from crosskd.engine.files import remove_leftovers, replacing, write_text
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 
 FORMAT = 1
@@ -29,19 +29,18 @@ def checkpoint_name(step: int) -> str:
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` as the checkpoint of `step`, with its digest, or nothing at all."""
+    """Write `state` as the checkpoint of `step`, with its digest, or nothing at all.
+
+    Raises `OSError` or `CrossKDError` where the disk does not take it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / checkpoint_name(step)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    # The digest goes first: killed in between, the folder holds a digest without a checkpoint, which nobody reads.
-    path.unlink(missing_ok=True)
-    _write_text(digest_path(path), f"{file_digest(temporary)}  {path.name}\n")
-    temporary.replace(path)
-    _sync_folder(folder)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+        # The digest goes first: killed in between, the folder holds a digest without a checkpoint, which nobody reads.
+        path.unlink(missing_ok=True)
+        write_text(digest_path(path), f"{file_digest(temporary)}  {path.name}\n")
     return path
 
 
@@ -56,18 +55,34 @@ def file_digest(path: Path) -> str:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
+    """Remove all but the `keep` newest checkpoints, and what a killed process left half-written."""
     for path in list_checkpoints(folder)[keep:]:
-        path.unlink()
-        digest_path(path).unlink(missing_ok=True)
+        _remove(path)
+    remove_leftovers(folder)
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run that goes on after `step` makes its own, and keeps the newest."""
+    for path in list_checkpoints(folder):
+        if _step(path) > step:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    digest_path(path).unlink(missing_ok=True)
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first."""
     if not folder.is_dir():
         return []
-    steps = {path: int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
-    return sorted(steps, key=lambda path: steps[path], reverse=True)
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
 def read_checkpoint(source: Path) -> dict[str, Any]:
@@ -121,14 +136,14 @@ def _read_file(path: Path) -> dict[str, Any]:
 _FREE = {"data", "device", "threads", "evaluation", "checkpoint", "log_every"}
 
 
-def fingerprint(config: TrainConfig, data_digests: dict[str, str]) -> dict[str, Any]:
-    """The part of a configuration that decides the weights, as JSON values; data by content, not by path."""
+def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_digest: str | None = None) -> dict[str, Any]:
+    """The part of a configuration that decides the weights, as JSON values; data and teacher by content, not path."""
     values = config.model_dump(mode="json", exclude=_FREE)
     values["loader"].pop("workers")
     values["schedule"].pop("max_steps")
     values["student"]["backbone"].pop("init")
     if values["teacher"] is not None:
-        values["teacher"].pop("weights")
+        values["teacher"]["weights"] = teacher_digest
     return {**values, "data": {"classes": config.data.classes, **data_digests}}
 
 
@@ -159,19 +174,3 @@ def _differences(old: Any, new: Any, pointer: str = "") -> list[tuple[str, Any, 
 def _short(value: Any) -> Any:
     text = json.dumps(value)
     return value if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut, where the system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -53,19 +53,29 @@ class MixedPrecision:
         return torch.autocast(self.device.type, dtype=_FORMATS.get(self.precision), enabled=self.precision != "fp32")
 
 
+# What has no error class of its own says it in its text: the CPU's allocator, and libraries that allocate themselves.
+_LACKS = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
+
+
 @contextlib.contextmanager
-def memory_errors(images: Tensor) -> Iterator[None]:
-    """Turn a lack of memory into `OutOfMemory`, naming the shape of the batch."""
+def memory_errors(device: torch.device | str, images: Tensor | None = None) -> Iterator[None]:
+    """Turn a lack of memory into `OutOfMemory`, naming the shape of the batch; None: there is no batch yet."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        # The CPU's allocator has no error class of its own.
-        lacks = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        lacks = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _LACKS)
         if not lacks:
             raise
+        memory = f"{torch.device(device).type} memory ran out"
+        if images is None:
+            raise OutOfMemory(
+                f"{memory} before the first batch: the models and their averages alone do not fit",
+                where="/student",
+                remedy="Use a smaller student or teacher, leave ema out, or end what else uses this device.",
+            ) from error
         count, _, height, width = images.shape
         raise OutOfMemory(
-            f"{images.device.type} memory ran out on a batch of {count} images of {height} x {width} pixels",
+            f"{memory} on a batch of {count} images of {height} x {width} pixels",
             where="/batch_size",
             remedy="Lower batch_size and raise accumulate by the same factor, lower augment.short_edges, or use bf16.",
         ) from error

@@ -75,7 +75,7 @@ def fit(
                 save()
                 saved = run.step
             if run.stopping:
-                raise Interrupted(f"stopped on request after step {run.step}", remedy="Resume from its checkpoint.")
+                raise Interrupted(f"stopped on request after step {run.step}", step=run.step)
         if saved != run.step:
             save()
             saved = run.step
@@ -106,7 +106,7 @@ def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, fl
     optimizer.zero_grad(set_to_none=True)
     history: list[Losses] = []
     for batch in group:
-        with memory_errors(batch.images):
+        with memory_errors(amp.device, batch.images):
             batch = batch.to(amp.device)
             with amp.autocast():
                 losses = training.trainee(batch.images, batch.targets)
@@ -114,18 +114,29 @@ def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, fl
             amp.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         history.append({name: term.detach() for name, term in losses.items()})
 
+    with memory_errors(amp.device, group[-1].images):  # the optimizer's state is made by its first step
+        values = _update(run, training, history)
+    run.loss = values["loss"]
+    return values | {"lr": lr}
+
+
+def _update(run: Run, training: Training, history: list[Losses]) -> dict[str, float]:
+    """Move the weights, and their average, by the gradients at hand. Returns the values of `_checked`."""
+    amp, optimizer = training.amp, training.optimizer
     amp.scaler.unscale_(optimizer)
     gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     values = _checked(run, amp, history, norm)  # nothing that is not finite may reach the weights
-    if training.clip_norm is not None and values["grad_norm"] > training.clip_norm:
-        torch._foreach_mul_(gradients, training.clip_norm / values["grad_norm"])
-    amp.scaler.step(optimizer)
+    # After an overflow in fp16 there is no step. Left to the scaler, a fused optimizer would be called all the same,
+    # and its first call leaves momentum behind that nothing was written to.
+    if _finite(values["grad_norm"]):
+        if training.clip_norm is not None and values["grad_norm"] > training.clip_norm:
+            torch._foreach_mul_(gradients, training.clip_norm / values["grad_norm"])
+        amp.scaler.step(optimizer)
+        if training.ema is not None:
+            training.ema.update(training.student)
     amp.scaler.update()
-    if training.ema is not None:
-        training.ema.update(training.student)
-    run.loss = values["loss"]
-    return values | {"lr": lr}
+    return values
 
 
 def _checked(run: Run, amp: MixedPrecision, history: list[Losses], norm: Tensor) -> dict[str, float]:

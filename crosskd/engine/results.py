@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,12 @@ class Results:
     """Evaluations in order, and the weights of the best student: they travel in the checkpoint, so that a resume on
     another machine still delivers a best student from before it."""
 
-    def __init__(self, workdir: Path, model: ModelConfig, classes: list[str]) -> None:
+    def __init__(
+        self, workdir: Path, model: ModelConfig, classes: list[str], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """`metadata` goes into the weights files, beside what they say of themselves."""
         self.workdir, self.model, self.classes = workdir, model, classes
+        self.metadata = dict(metadata or {})
         self.teacher: Evaluation | None = None
         self.evaluations: list[Evaluation] = []
         self.best: Evaluation | None = None
@@ -52,7 +57,7 @@ class Results:
     def _write(self, name: str, state: State, evaluation: Evaluation) -> Path:
         path = self.workdir / name
         extra = {"step": str(evaluation.step), "epoch": f"{evaluation.epoch:.4f}", "ap": f"{evaluation.ap:.6f}"}
-        write_weights(path, state, model=self.model, classes=self.classes, extra=extra)
+        write_weights(path, state, model=self.model, classes=self.classes, extra=self.metadata | extra)
         return path
 
     def state_dict(self, seconds: float) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Reading one never runs code, and its header alone (names, types, shapes, metadat
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosskd.config import ModelConfig
+from crosskd.engine.files import replacing
 from crosskd.errors import WeightsError
 
 FORMAT = "crosskd"
@@ -35,7 +35,8 @@ def write_weights(
 ) -> None:
     """Write `state` to `path`, wholly or not at all, with all that is needed to build the detector again.
 
-    `extra` goes into the metadata as it is (step, epoch, average precision, ...). Raises `OSError`.
+    `extra` goes into the metadata as it is (step, epoch, average precision, ...). Raises `OSError` or `CrossKDError`
+    where the disk does not take it.
     """
     path = Path(path)
     metadata = {
@@ -47,15 +48,9 @@ def write_weights(
     }
     # Clones: safetensors refuses tensors that share memory, and a state dict on a device is copied anyway.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _sort_metadata(temporary)
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -69,15 +64,6 @@ def _sort_metadata(path: Path) -> None:
             raise AssertionError("a reordered header has the length of the one before")
         file.seek(8)
         file.write(text.ljust(size))
-
-
-def _sync(path: Path) -> None:
-    """Have the operating system put a file, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_header(path: Path | str) -> tuple[dict[str, str], Header]:

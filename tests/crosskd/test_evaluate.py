@@ -12,12 +12,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from crosskd.config import AugmentConfig, PostprocessConfig
 from crosskd.data.annotations import read_annotations
 from crosskd.data.loader import build_loader
+from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
 from crosskd.detectors.detector import build_detector
+from crosskd.detectors.head import DenseHead
 from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, DataError, WeightsError
-from crosskd.evaluate import METRICS, Found, average_precision, evaluate, evaluate_weights
+from crosskd.evaluate import METRICS, Found, average_precision, evaluate, evaluate_weights, recorded_settings
 from crosskd.structures import Detections
 from tests.crosskd.data.files import config, content, many, write
 
@@ -253,6 +256,70 @@ def test_a_weights_file_says_its_model_and_its_class_order(trained):
     result = evaluate_weights(other, path)
     assert result.metrics == expected.metrics
     assert list(result.per_class) == ["two", "one"]
+
+
+def test_how_detections_are_chosen_can_be_changed_field_by_field(trained):
+    settings, detector, path = trained
+    own = settings.student.postprocess.model_copy(update={"score_threshold": 0.0, "max_detections": 7})
+    write_weights(
+        path,
+        detector.state_dict(),
+        model=settings.student.model_copy(update={"postprocess": own}),
+        classes=["two", "one"],
+    )
+
+    def count(**postprocess):
+        wanted = PostprocessConfig(**postprocess)
+        student = settings.student.model_copy(update={"postprocess": wanted})
+        seen = []
+        head = DenseHead.detect
+
+        def watch(self, predictions, sizes, config):
+            seen.append(config)
+            return head(self, predictions, sizes, config)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DenseHead, "detect", watch)
+            evaluate_weights(settings.model_copy(update={"student": student}), path)
+        return seen[0]
+
+    assert count() == own
+    changed = count(nms_iou=0.4)
+    assert changed == own.model_copy(update={"nms_iou": 0.4})
+
+
+@pytest.mark.parametrize(
+    ("augment", "size"),
+    [
+        ({"short_edges": [64, 96], "long_edge": 256}, (96, 128)),
+        ({"short_edges": [64, 96], "long_edge": 256, "val_short_edge": 48}, (48, 64)),
+        ({"short_edges": [64], "long_edge": 80, "val_short_edge": 200}, (60, 80)),
+    ],
+)
+def test_the_recorded_scale_is_the_scale_of_the_evaluation(augment, size):
+    config = AugmentConfig(**augment)
+    settings = AugmentConfig.model_validate(scale_settings(recorded_scale(config)))
+    for scale in (config, settings):
+        assert fitted((48, 64), validation_edge(scale), scale.long_edge) == size
+
+
+@pytest.mark.parametrize(
+    "recorded", ["", "[]", '{"long_edge": 3}', '{"val_short_edge": "a", "long_edge": 3, "pad_to": 1}']
+)
+def test_a_broken_scale_in_a_weights_file_is_told(trained, recorded):
+    settings, detector, path = trained
+    write_weights(
+        path, detector.state_dict(), model=settings.student, classes=["two", "one"], extra={"augment": recorded}
+    )
+    with pytest.raises(WeightsError, match="broken description of its scale"):
+        recorded_settings(path)
+
+
+def test_a_file_of_others_records_no_settings(trained, tmp_path):
+    _, detector, path = trained
+    torch.save(detector.state_dict(), tmp_path / "bare.pth")
+    assert recorded_settings(tmp_path / "bare.pth") == {}
+    assert recorded_settings(path) == {}  # nor does one of ours that an earlier version wrote
 
 
 def test_a_file_without_a_description_is_the_student_of_the_configuration(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,8 +15,13 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
+from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
+from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
+from crosskd.errors import Interrupted
+from crosskd.evaluate import evaluate_weights
+from crosskd.structures import Evaluation
 
 RECIPE = {
     "student": {
@@ -74,6 +80,37 @@ def test_train_then_evaluate(data: Path, recipe: Path, tmp_path: Path) -> None:
         assert row in result.output
 
 
+def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_it(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 pixels in training, 800 by default."""
+    small = ("--set", "augment.val_short_edge=48", "--set", "schedule.max_steps=1")
+    assert invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data, *small).exit_code == 0
+    seen: list[TrainConfig] = []
+
+    def watch(config: TrainConfig, weights: Path) -> Evaluation:
+        seen.append(config)
+        return evaluate_weights(config, weights)
+
+    monkeypatch.setattr("crosskd.evaluate.evaluate_weights", watch)
+    weights = tmp_path / "run" / "last.safetensors"
+    measure = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
+    figures = []
+    for options in (
+        (),
+        ("--set", "student.postprocess.max_detections=1", "--set", "augment.short_edges=[64]"),
+        ("--recipe", recipe, "--set", "batch_size=2"),
+    ):
+        result = invoke(*measure, "--set", "loader.workers=0", *options)
+        assert result.exit_code == 0, result.output
+        figures.append(json.loads(result.output))
+    assert [validation_edge(config.augment) for config in seen] == [48, 64, 64]
+    assert [config.augment.long_edge for config in seen] == [64, 64, 64]
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
+    assert seen[1].student.postprocess.max_detections == 1
+
+
 def test_changes_and_a_teacher_from_the_command_line(data: Path, recipe: Path, tmp_path: Path) -> None:
     one = ("--data", data, "--set", "schedule.max_steps=1")
     assert invoke("train", recipe, "--workdir", tmp_path / "teacher", *one).exit_code == 0
@@ -122,6 +159,24 @@ def test_a_signal_asks_for_a_checkpoint(data: Path, recipe: Path, tmp_path: Path
     assert "Traceback" not in said
 
 
+def test_a_stop_before_the_first_checkpoint_does_not_speak_of_a_resume(
+    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise Interrupted("stopped on request in an evaluation after step 0", step=0)
+
+    monkeypatch.setattr("crosskd.train.train", interrupted)
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data), 130)
+    assert "there is no checkpoint yet" in said
+    assert "--resume" not in said
+
+
+def test_a_folder_in_use_is_not_trained_into(data: Path, recipe: Path, tmp_path: Path) -> None:
+    once = ("train", recipe, "--workdir", tmp_path / "run", "--data", data, "--set", "schedule.max_steps=1")
+    assert invoke(*once).exit_code == 0
+    assert "--resume" in failed(invoke(*once), 2)
+
+
 def test_every_fault_of_a_configuration_is_a_line_with_its_pointer(data: Path, recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(yaml.safe_dump(RECIPE | {"batch_size": 0, "student": {"backbone": {"name": "vgg"}}, "sed": 1}))
     said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data), 2).splitlines()
@@ -142,6 +197,11 @@ def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
         ("a: [1", "cannot be read"),
         ("- 1", "no mapping"),
         ("!!python/object:os.system {}", "cannot be read"),
+        ("seed: 2001-99-99", "cannot be read: month must be in 1..12"),
+        ("seed: !!int abc", "cannot be read: invalid literal"),
+        ("seed: !!bool maybe", "cannot be read"),
+        ("seed: !!timestamp never", "cannot be read"),
+        ("a: " + "[" * 5000, "nested too deeply"),
     ],
 )
 def test_recipes_that_are_none(tmp_path: Path, content: str | None, message: str) -> None:
@@ -151,7 +211,13 @@ def test_recipes_that_are_none(tmp_path: Path, content: str | None, message: str
     assert message in failed(invoke("train", path, "--workdir", tmp_path / "run"), 2)
 
 
-@pytest.mark.parametrize("change", ["schedule.epochs", "=3", "a..b=1", "seed=[1"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("schedule.epochs", "=3", "a..b=1", "seed=[1"),
+        *("seed=2001-99-99", "seed=!!int abc", "seed=!!int ''", "seed=!!timestamp x", "seed=" + "[" * 5000),
+    ],
+)
 def test_changes_that_are_none(recipe: Path, tmp_path: Path, change: str) -> None:
     assert "--set" in failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--set", change), 2)
 

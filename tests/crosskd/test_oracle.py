@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.oracle import __main__ as oracle
+from tests.oracle.case import Case
 from tests.oracle.compare import compare
 
 VECTORS = Path(__file__).parents[1] / "data/oracle/vectors"
-CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS)}
+CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS) if isinstance(case, dict)}
 
 
 @pytest.mark.parametrize("single", [False, True], ids=["float64", "float32"])
@@ -92,6 +94,60 @@ def test_a_shorter_or_longer_result_is_not_the_expected_one() -> None:
     assert not compare(shorter, case, single=False).passed
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "where"),
+    [
+        ("losses", {}, "losses"),
+        ("grad_l2", {}, "grad_l2"),
+        ("hold", {}, "hold"),
+        ("outputs", {"student": {}}, "outputs.student"),
+        ("predictions", [{}], "predictions.0"),
+        ("losses", {"loss_novel": []}, "losses.loss_novel"),
+        ("a_new_result", {}, "a_new_result"),
+        ("a_new_result", [], "a_new_result"),
+        ("total", [], "total"),
+        ("total", {}, "total"),
+    ],
+)
+def test_what_is_empty_is_not_compared(field: str, value: Any, where: str) -> None:
+    case = CASES["gfl/base"]
+    assert compare({**case, field: value}, case, single=False).uncompared == [where]
+
+
+def test_an_empty_list_is_equal_to_an_empty_list_and_to_no_other() -> None:
+    case = CASES["gfl/plain"]
+    nothing = {"count": 0, "scores": [], "labels": [], "bboxes": []}
+    empty = {**case, "predictions": [nothing, nothing]}
+    comparison = compare(empty, empty, single=False)
+    assert comparison.passed
+    assert comparison.uncompared == []
+    assert not compare(empty, case, single=False).passed
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        *((f"gfl/{name}", 3e-2) for name in ("base", "pkd", "allempty")),
+        *((f"gfl/{name}", 1e-4) for name in ("idx0", "idx4-empty0-c1", "plain", "plain-allempty")),
+        ("gfl/base-variant-preact", 1e-4),
+        ("retinanet/base", 3e-2),
+        ("fcos/base", 1e-4),
+        ("fcos/variant-normbbox", 1e-4),
+        ("gfl/another-size", 3e-2),  # unknown, and cut behind a ReLU
+    ],
+)
+def test_float32_gradients_have_the_tolerance_that_the_readme_grants(name: str, tolerance: float) -> None:
+    case = {**CASES.get(name, CASES["gfl/base"]), "name": name}
+    quantities = compare(case, case, single=True).quantities
+    assert {quantities[field].tolerance for field in ("grad_l2", "grad_l2_all")} == {tolerance}
+
+
+@pytest.mark.parametrize("reason", [{"kind": "plain"}, {"variant": "preact"}, {"reused_teacher_head_idx": 0}])
+def test_an_unknown_case_without_the_reason_has_the_narrow_tolerance(reason: dict[str, Any]) -> None:
+    case = {**CASES["gfl/base"], "name": "gfl/another", **reason}
+    assert compare(case, case, single=True).quantities["grad_l2"].tolerance == 1e-4
+
+
 def test_not_a_number_never_passes() -> None:
     case = CASES["gfl/plain"]
     assert not compare(case, {**case, "total": float("nan")}, single=True).passed
@@ -136,17 +192,65 @@ def test_it_fails_a_tampered_number(folder: Path, capsys: pytest.CaptureFixture[
         {"normalisers": {"avg_factor": {"deeper": 2.0}}},
         {"predictions": [{"count": 0, "scores": [], "labels": [], "bboxes": [], "areas": [3.0]}]},
         {"a_new_result": 3.0},
+        {"losses": {}},
         {"kind": "novel"},
         {"variant": "novel"},
+        {"student_depth": 19},
+        {"student_depth": None},
+        {"kind": "crosskd", "kd_cfg": None},
+        {"kd_cfg": {"loss_cls_kd": {"type": "KDQualityFocalLoss", "gamma": 2}}},
+        {"kd_cfg": {"loss_cls_kd": "KDQualityFocalLoss"}},
+        {"kd_cfg": {"loss_reg_kd": {"type": "KnowledgeDistillationKLDivLoss", "class_reduction": "mean"}}},
+        {"kd_cfg": {"loss_reg_kd": {"type": "GIoULoss"}}},
+        {"kd_cfg": {"loss_reg_kd": {"T": 1}}},
+        {"kd_cfg": {"loss_center_kd": {"type": "CrossEntropyLoss"}}},
+        {"kd_cfg": {"reused_teacher_head_idx": 2}},
+        {"kd_cfg": [1]},
+        {"test_cfg": CASES["gfl/plain"]["test_cfg"] | {"nms_pre": 0}},
+        {"test_cfg": CASES["gfl/plain"]["test_cfg"] | {"nms": {"type": "soft_nms", "iou_threshold": 0.6}}},
+        {"test_cfg": CASES["gfl/plain"]["test_cfg"] | {"score_factor": 2}},
+        {"test_cfg": None},
     ],
 )
 def test_it_says_what_it_did_not_compare(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     case = CASES[SMALLEST]
-    monkeypatch.setattr(oracle, "measure", lambda *_: case)  # measured once above; here it is about the comparison
-    assert oracle.main(put(folder, {**case, **more})) == 2
-    assert "NOT COMPARED" in capsys.readouterr().out
+
+    def build(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+        """Measured once above; here it is about what is read and compared."""
+        case.student(dtype)
+        if case.distils:
+            case.distill()
+        return CASES[SMALLEST]
+
+    monkeypatch.setattr(oracle, "measure", build)
+    assert oracle.main(put(folder, {**case, **more}, case)) == 2
+    printed = capsys.readouterr().out
+    assert printed.count("NOT COMPARED") >= 1
+    assert "2 cases in float64" in printed
+    assert printed.count(case["name"]) == 2  # the one behind it is compared all the same
+
+
+def test_what_is_no_case_is_named_and_the_others_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle, "measure", lambda *_: CASES[SMALLEST])
+    arguments = put(folder, 3, [], CASES[SMALLEST])  # type: ignore[arg-type]
+    (folder / "a.json").write_text("{")
+    (folder / "b.json").write_bytes(b"\xff")
+    assert oracle.main(arguments) == 2
+    printed = capsys.readouterr().out
+    for name in ("a.json", "b.json", "vectors.json, case 0", "vectors.json, case 1"):
+        assert f"{name}\n    NOT COMPARED" in printed
+    assert "1 cases in float64: INCOMPLETE" in printed
+
+
+def test_minus_one_is_no_limit_as_in_the_reference() -> None:
+    limits = {"nms_pre": -1, "max_per_img": -1}
+    case = CASES[SMALLEST] | {"test_cfg": CASES[SMALLEST]["test_cfg"] | limits}
+    postprocess = Case(case).student(torch.float32).config.postprocess
+    assert min(postprocess.pre_nms, postprocess.max_detections) > 10**6
 
 
 def test_a_case_of_another_detector_is_named_and_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,7 @@ def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], t
     state, metadata = read_weights(result.best_weights)
     assert json.loads(metadata["classes"]) == CLASSES
     assert ModelConfig.model_validate_json(metadata["model"]) == config(data).student
+    assert json.loads(metadata["augment"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32}
     assert not any(name.startswith("student.") for name in state)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert any("step 6 of 6 (epoch 2.00)" in line for line in lines)
@@ -159,6 +160,8 @@ def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, 
         assert set(manifest[model]["per_class"]) == set(CLASSES)
     assert manifest["gap_to_teacher"] == manifest["teacher"]["metrics"]["AP"] - manifest["student"]["metrics"]["AP"]
     assert [e["step"] for e in manifest["evaluations"]] == [3, 6]
+    assert manifest["teacher_weights_sha256"] == digest(teacher)
+    assert not list(tmp_path.rglob("*.tmp"))
     assert manifest["annotations_sha256"]["val"] == digest(Path(data["val"]["annotations"]))
     assert manifest["weights"]["best.safetensors"]["sha256"] == digest(result.best_weights)
     assert set(manifest["versions"]) == {"python", "torch", "torchvision"}
@@ -208,6 +211,7 @@ def rewritten(teacher: Path, path: Path, *, model: dict[str, Any] | None = None,
         (["B", "A", "E"], None, "same classes in another order", "/teacher/classes"),
         (["A", "B", "Q"], None, r"only in the data: \['E'\]; only in the teacher: \['Q'\]", "/teacher/classes"),
         (CLASSES, MODEL | {"strides": [8, 16, 32, 64]}, "strides", "/student/strides"),
+        (CLASSES, MODEL | {"pixels": {"order": "bgr"}}, "student and teacher differ in pixels", "/student/pixels"),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_before_the_first_step(
@@ -310,6 +314,55 @@ def test_a_stop_is_a_checkpoint_and_the_run_goes_on_from_it(data: dict[str, Any]
     resumed = train(spec, tmp_path / "run", resume=tmp_path / "run" / "checkpoints")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert "resuming after step 2" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_new_run_does_not_mix_with_a_former_one(data: dict[str, Any], tmp_path: Path) -> None:
+    """It would prune its own checkpoints in favour of the former run's, whose steps are higher."""
+    train(config(data), tmp_path / "run")
+    story, before = Story(), (tmp_path / "run" / "log.txt").read_text()
+    with pytest.raises(ConfigError, match=r"checkpoints of a former run, .*checkpoint-00000006\.pt") as caught:
+        train(config(data, seed=5), tmp_path / "run", callbacks=[story])
+    assert caught.value.where == str(tmp_path / "run")
+    assert "--resume" in caught.value.remedy
+    assert story.events == []
+    assert (tmp_path / "run" / "log.txt").read_text() == before
+
+
+def test_a_resume_from_an_earlier_checkpoint_keeps_its_own_later_ones(data: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    train(config(data, checkpoint={"every_steps": 1, "keep_last": 4}), tmp_path / "run")
+    early = folder / "checkpoint-00000004.pt"
+    kept: list[list[int]] = []
+
+    def look(event: str, run: Run) -> None:
+        if event in ("training", "checkpoint 5"):
+            kept.append([int(path.stem[-8:]) for path in list_checkpoints(folder)])
+
+    train(config(data, checkpoint={"every_steps": 1}), tmp_path / "run", callbacks=[Story(look)], resume=early)
+    assert kept[:2] == [[4, 3], [5, 4, 3]]
+    assert [int(path.stem[-8:]) for path in list_checkpoints(folder)] == [6, 5]
+
+
+def test_a_stop_before_the_first_step_promises_no_resume(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    stopper = Story(lambda event, run: run.request_stop() if event == "evaluating_teacher" else None)
+    with pytest.raises(Interrupted, match="in an evaluation after step 0") as caught:
+        train(distilled(data, teacher), tmp_path, callbacks=[stopper])
+    assert (caught.value.step, caught.value.remedy) == (0, "Start it again.")
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_another_teacher_is_another_run(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    train(distilled(data, teacher, schedule={"max_steps": 1}), tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoints"
+    state, metadata = read_weights(teacher)
+    other = tmp_path / "other.safetensors"
+    state["head.cls.bias"] += 1
+    write_weights(other, state, model=ModelConfig.model_validate_json(metadata["model"]), classes=CLASSES)
+    with pytest.raises(CheckpointMismatch, match="/teacher/weights was"):
+        train(distilled(data, other), tmp_path / "wrong", resume=folder)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(teacher.read_bytes())
+    assert train(distilled(data, moved, schedule={"max_steps": 2}), tmp_path / "right", resume=folder).steps == 2
 
 
 def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(data: dict[str, Any], tmp_path: Path) -> None:

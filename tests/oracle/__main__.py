@@ -2,7 +2,7 @@
 
 Runs every case of every vectors file in DIR and prints, per quantity and case, the worst relative error.
 Exit status: 0 all within tolerance; 1 a tolerance is passed, or a case is of a detector that does not exist;
-2 there is no case, or something in a case was not compared.
+2 there is no case, or something in a case was not compared, or a case or a file cannot be read. The rest still runs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,23 @@ from typing import Any
 
 import torch
 
+from crosskd.errors import CrossKDError
 from tests.oracle.case import Case, UnknownDetectorError, UnknownSettingError
 from tests.oracle.compare import Comparison, compare
 from tests.oracle.measure import measure
 
 PASSED, FAILED, INCOMPLETE = 0, 1, 2
+# What a case ends in that says nothing, nonsense or something new: settings are read as they stand.
+UNBUILDABLE = (
+    UnknownSettingError,
+    CrossKDError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
@@ -33,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     status, count = PASSED, 0
     for values in read_cases(options.folder):
-        if options.detector in (None, values.get("detector")):
+        if isinstance(values, Unreadable):
+            print(values)
+            status = INCOMPLETE
+        elif options.detector in (None, values.get("detector")):
             count += 1
             status = max(status, _report(values, single=options.float32))
     if not count:
@@ -44,15 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def read_cases(folder: Path) -> Iterator[dict[str, Any]]:
+class Unreadable(str):
+    """In place of a case, or of a file's cases: why there is none."""
+
+
+def read_cases(folder: Path) -> Iterator[dict[str, Any] | Unreadable]:
     """The cases of all vectors files in `folder`, file by file in the order of their names."""
     for path in sorted(folder.glob("*.json")):
-        document = json.loads(path.read_text())
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            yield Unreadable(f"{path.name}\n    NOT COMPARED  the file is not JSON: {error}")
+            continue
         cases = document.get("cases") if isinstance(document, dict) else None
         if not isinstance(cases, list):
             print(f"{path.name}: no vectors file, it has no list of cases")
             continue
-        yield from cases
+        for number, case in enumerate(cases):
+            where = f"{path.name}, case {number}"
+            yield case if isinstance(case, dict) else Unreadable(f"{where}\n    NOT COMPARED  it is not an object")
 
 
 def _report(values: Mapping[str, Any], *, single: bool) -> int:
@@ -62,8 +87,9 @@ def _report(values: Mapping[str, Any], *, single: bool) -> int:
     except UnknownDetectorError as error:
         print(f"{name}\n    FAIL  {error}")
         return FAILED
-    except (UnknownSettingError, KeyError) as error:
-        print(f"{name}\n    NOT COMPARED  the case cannot be built: {error!r}")
+    except UNBUILDABLE as error:
+        reason = " ".join(str(error).split())
+        print(f"{name}\n    NOT COMPARED  the case cannot be built: {type(error).__name__}: {reason}")
         return INCOMPLETE
     print(name, flush=True)
     for quantity, worst in comparison.quantities.items():
@@ -71,6 +97,8 @@ def _report(values: Mapping[str, Any], *, single: bool) -> int:
         print(f"    {verdict}  {quantity:32} {worst.error:9.2e}  of {worst.tolerance:7.0e}  {worst.where}", flush=True)
     for path in comparison.uncompared:
         print(f"    NOT COMPARED  {path}")
+    if not comparison.quantities:
+        print("    NOT COMPARED  the case has no results")
     if comparison.uncompared or not comparison.quantities:
         return INCOMPLETE
     return PASSED if comparison.passed else FAILED

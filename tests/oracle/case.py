@@ -18,11 +18,19 @@ from tests.oracle import weight_rule
 
 KINDS = {"plain", "crosskd", "pkd"}
 VARIANTS = {None: True, "preact": False}  # after_relu
-KD_TYPES = {
-    "loss_cls_kd": "KDQualityFocalLoss",
-    "loss_reg_kd": "KnowledgeDistillationKLDivLoss",
-    "loss_feat_kd": "PKDLoss",
+# Sections of kd_cfg, and what may stand in them. None: any value, it is a knob of ours. All else is fixed here.
+KD_CFG: Mapping[str, Mapping[str, Any]] = {
+    "loss_cls_kd": {"type": "KDQualityFocalLoss", "beta": None, "loss_weight": None},
+    "loss_reg_kd": {
+        "type": "KnowledgeDistillationKLDivLoss",
+        "class_reduction": "sum",
+        "T": None,
+        "loss_weight": None,
+    },
+    "loss_feat_kd": {"type": "PKDLoss", "loss_weight": None},
 }
+TEST_CFG = {"nms_pre", "min_bbox_size", "score_thr", "nms", "max_per_img"}
+ALL = 2**31  # more than any image has, for the reference's -1
 
 
 class UnknownDetectorError(Exception):
@@ -47,9 +55,9 @@ class Case:
             raise UnknownSettingError(f"unknown variant {variant!r}")
         if not self.kinds <= KINDS:
             raise UnknownSettingError(f"unknown kind {self.values['kind']!r}")
-        for section, knobs in self.values.get("kd_cfg", {}).items():
-            if isinstance(knobs, Mapping) and knobs.get("type") != KD_TYPES.get(section):
-                raise UnknownSettingError(f"unknown {section} {knobs.get('type')!r}")
+        if self.distils and not self.values.get("kd_cfg"):
+            raise UnknownSettingError("the case distils, but has no kd_cfg")
+        _check_distillation(self.values)
 
     @property
     def kinds(self) -> set[str]:
@@ -116,12 +124,34 @@ def fill(model: Detector, seed: int) -> None:
                 tensor.copy_(torch.as_tensor(value))
 
 
+def _check_distillation(values: Mapping[str, Any]) -> None:
+    """Refuse what the distillation is told and would not heed."""
+    settings = values.get("kd_cfg") or {}
+    for section, knobs in settings.items():
+        if section == "reused_teacher_head_idx":
+            if knobs != values["reused_teacher_head_idx"]:
+                raise UnknownSettingError(f"kd_cfg cuts at {knobs}, the case at {values['reused_teacher_head_idx']}")
+            continue
+        if knobs is None:
+            continue
+        if section not in KD_CFG or not isinstance(knobs, Mapping):
+            raise UnknownSettingError(f"unknown kd_cfg {section} {knobs!r}")
+        known = KD_CFG[section]
+        for key in {"type", *knobs}:
+            if key not in known or known[key] not in (None, knobs.get(key)):
+                raise UnknownSettingError(f"unknown kd_cfg {section}.{key} {knobs.get(key)!r}")
+
+
 def _postprocess(settings: Mapping[str, Any]) -> PostprocessConfig:
-    if settings.get("min_bbox_size", 0) != 0 or settings["nms"]["type"] != "nms":
+    nms = settings["nms"]
+    known = set(settings) <= TEST_CFG and set(nms) <= {"type", "iou_threshold"}
+    if not known or settings.get("min_bbox_size", 0) != 0 or nms["type"] != "nms":
         raise UnknownSettingError(f"unknown test_cfg {settings}")
-    return PostprocessConfig(
-        score_threshold=settings["score_thr"],
-        nms_iou=settings["nms"]["iou_threshold"],
-        pre_nms=settings["nms_pre"],
-        max_detections=settings["max_per_img"],
+    limits = {"pre_nms": settings["nms_pre"], "max_detections": settings["max_per_img"]}
+    finite = {name: limit for name, limit in limits.items() if limit != -1}
+    # Unlimited is above the bounds that a service needs.
+    unlimited = dict.fromkeys(limits.keys() - finite.keys(), ALL)
+    checked = PostprocessConfig(
+        score_threshold=settings["score_thr"], nms_iou=settings["nms"]["iou_threshold"], **finite
     )
+    return checked.model_copy(update=unlimited)

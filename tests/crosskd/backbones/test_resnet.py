@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from crosskd.backbones import pretrained
 from crosskd.backbones.resnet import ResNet
 from crosskd.config import BackboneConfig
-from crosskd.errors import WeightsError
+from crosskd.errors import ConfigError, WeightsError
 
 LAYERS = ["layer1", "layer2", "layer3", "layer4"]
 
@@ -60,6 +60,19 @@ def test_frozen_stages_have_no_gradient_and_keep_their_statistics(frozen: int) -
         assert unchanged == (held[name.partition(".")[0]] <= frozen), name
 
 
+def test_one_value_for_a_batch_norm_to_learn_from_is_refused_with_a_remedy() -> None:
+    """torch says `Expected more than 1 value per channel when training`, and no more."""
+    one, two = torch.randn(1, 3, 32, 32), torch.randn(1, 3, 32, 64)
+    with pytest.raises(ConfigError, match="one image of 32 x 32 pixels") as caught:
+        tiny().train()(one)
+    assert caught.value.where == "/batch_size"
+    assert "norm_eval" in caught.value.remedy
+    assert tiny().train()(two)[-1].shape[-2:] == (1, 2)
+    assert tiny().train()(torch.cat([one, one]))[-1].shape == (2, 64, 1, 1)
+    for still in (tiny().eval(), tiny(norm_eval=True).train(), tiny(frozen_stages=4).train()):
+        assert still(one)[-1].shape == (1, 64, 1, 1)
+
+
 def test_norm_eval_leaves_statistics_alone_and_still_learns() -> None:
     model = tiny(norm_eval=True).train()
     assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
@@ -97,8 +110,10 @@ def test_a_file_of_another_depth_is_refused(tmp_path: Path) -> None:
     state = tiny().state_dict()
     del state["layer4.0.conv2.weight"]
     torch.save({**state, "layer4.1.conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"1 tensors are missing \['layer4.0.conv2.weight'\] and 1 are unknown"):
+    message = r"1 tensors are missing \['layer4.0.conv2.weight'\] and 1 are unknown"
+    with pytest.raises(WeightsError, match=message) as caught:
         tiny(init={"file": str(path)})
+    assert caught.value.where == "/student/backbone/init"
 
 
 def test_without_a_network_the_error_says_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from crosskd.data.images import TRANSPOSES, ImageFolder
+from crosskd.data.images import ORIENTATION, TRANSPOSES, ImageFolder
 from crosskd.errors import DataError
 from tests.crosskd.data.files import noise
 
@@ -82,6 +86,50 @@ def test_exif_orientation_is_left_alone_where_the_boxes_refer_to_the_stored_imag
     exif[0x0112] = orientation
     image.save(folder / "a.png", exif=exif)
     assert np.array_equal(read(folder, "a.png", (12, 20)), np.asarray(image))
+
+
+@pytest.mark.parametrize("kept", [8, 9, 12, 20])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_broken_exif_block_leaves_a_sound_image_as_it_is_stored(folder, suffix, kept):
+    """Cut short at some place, as careless tools do, or with an offset that leads nowhere."""
+    image, path = noise(20, 12), folder / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    block = exif.tobytes()
+    image.save(path, exif=block[:kept])
+    with warnings.catch_warnings(action="ignore"):
+        stored = np.asarray(Image.open(path))
+    assert np.array_equal(read(folder, path.name), stored)
+    with pytest.raises(DataError, match="but annotated as"):
+        read(folder, path.name, (20, 12))
+    image.save(path, exif=block[:10] + b"\xff" * 4 + block[14:])
+    assert read(folder, path.name).shape == (12, 20, 3)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_is_none_is_none(folder, value):
+    exif = Image.Exif()
+    exif[ORIENTATION] = value
+    noise(20, 12).save(folder / "a.png", exif=exif)
+    assert np.array_equal(read(folder, "a.png"), np.asarray(noise(20, 12)))
+
+
+@given(
+    suffix=st.sampled_from(["png", "jpg", "webp", "tiff", "gif", "bmp"]),
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4),
+)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_broken_bytes_are_a_picture_or_a_clear_error(folder, suffix, changes):
+    path = folder / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    noise(20, 12).save(path, **({} if suffix in ("gif", "bmp") else {"exif": exif}))
+    data = bytearray(path.read_bytes())
+    for place, value in changes:
+        data[place % min(len(data), 300)] = value  # the headers
+    path.write_bytes(data)
+    with contextlib.suppress(DataError):
+        assert ImageFolder(folder, 10_000).read(path.name, SIZE).size == (20, 12)
 
 
 def test_another_size_than_the_annotated_one_names_both_and_the_file(folder):

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from crosskd.data.loader import Loader, build_loader
+from crosskd.data.parcel import Parcel
 from crosskd.errors import CrossKDError, DataError
 from crosskd.structures import Batch
 from tests.crosskd.data.files import config, many, write
@@ -113,7 +117,43 @@ def test_ranks_share_an_epoch(folder):
     assert set(parts[0]) | set(parts[1]) == {100 + 3 * i for i in range(len(SIZES))}
 
 
-def test_a_teacher_may_want_other_pixels(folder):
+class TensorCount(pickle.Pickler):
+    """Counts the tensors in what it is given, as the queue of a loader process meets them."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.tensors: list[torch.Tensor] = []
+
+    def persistent_id(self, value):
+        if isinstance(value, torch.Tensor):
+            self.tensors.append(value)
+            return len(self.tensors)
+        return None
+
+
+@pytest.mark.parametrize("images", [1, 4, 8])
+def test_a_batch_travels_in_three_tensors_however_many_images_it_has(folder, images):
+    loader = build_loader(config(folder, batch_size=images), "train")
+    count = TensorCount()
+    count.dump(loader.source[[(0, i) for i in range(images)]])
+    assert len(count.tensors) == 3
+
+
+def test_a_parcel_is_opened_as_it_was_packed(folder):
+    batch = next(iter(build_loader(config(folder, loader={"workers": 0, "drop_empty": False}), "train")))
+    boxes = [torch.rand(n, 4) for n in (2, 0, 3, 0)]
+    labels = [torch.arange(n) for n in (2, 0, 3, 0)]
+    batch = replace(batch, targets=replace(batch.targets, boxes=boxes, labels=labels))
+    opened = Parcel.of(batch).open()
+    for ours, theirs in zip(opened.targets.boxes + opened.targets.labels, boxes + labels, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert torch.equal(opened.images, batch.images)
+    assert (opened.targets.sizes, opened.targets.padded) == (batch.targets.sizes, batch.targets.padded)
+    assert (opened.image_ids, opened.scales) == (batch.image_ids, batch.scales)
+
+
+def test_weights_may_want_other_pixels_than_the_configuration(folder):
     settings = config(folder)
     pixels = settings.student.pixels.model_copy(
         update={"order": "bgr", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

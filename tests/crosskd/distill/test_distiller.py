@@ -9,6 +9,7 @@ import torch
 
 from crosskd.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.detectors.detector import Detector
+from crosskd.detectors.head import flatten
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
 from crosskd.structures import Targets
@@ -162,6 +163,22 @@ def test_a_teacher_that_sees_nothing_at_all_teaches_no_boxes_and_makes_no_nan() 
     assert losses["crosskd_cls"].isfinite().all()
 
 
+def test_the_teachers_class_maps_are_laid_out_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, laid_out = distiller(), []
+    images, targets = small.batch()
+    expected = pair(images, targets)
+
+    def watch(levels: list[torch.Tensor]) -> torch.Tensor:
+        laid_out.append(levels)
+        return flatten(levels)
+
+    for module in ("crosskd", "mimic"):
+        monkeypatch.setattr(f"crosskd.distill.{module}.flatten", watch)
+    found = pair(images, targets)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    assert len([levels for levels in laid_out if not levels[0].requires_grad]) == 1
+
+
 def test_half_precision_stays_close_to_full() -> None:
     pair = distiller(DistillConfig(crosskd=CrossKDConfig(), pkd=PKDConfig()))
     images, targets = small.batch()
@@ -179,6 +196,8 @@ def test_half_precision_stays_close_to_full() -> None:
         ({"classes": 4}, crosskd(), "/data/classes"),
         ({"strides": [8, 16, 32]}, crosskd(), "/student/strides"),
         ({"reg_max": 16}, crosskd(), "/student/head/reg_max"),
+        ({"pixels": {"order": "bgr"}}, crosskd(), "/student/pixels"),
+        ({"pixels": {"mean": (0.0, 0.0, 0.0)}}, DistillConfig(pkd=PKDConfig()), "/student/pixels"),
         ({"channels": 8}, crosskd(), "/student/head/channels"),
         ({"channels": 8}, crosskd(cut=0), "/student/neck/channels"),
         ({"channels": 8}, DistillConfig(pkd=PKDConfig()), "/student/neck/channels"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from crosskd.config import TrainConfig
 from crosskd.engine import checkpoint
 from crosskd.engine.checkpoint import (
     digest_path,
@@ -21,12 +22,13 @@ from crosskd.engine.checkpoint import (
     list_checkpoints,
     prune,
     read_checkpoint,
+    remove_later,
     require_same_run,
     write_checkpoint,
 )
 from crosskd.engine.random_state import random_state, restore_random_state, seed_all
-from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
-from tests.crosskd.engine.toys import toy_config
+from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError, CrossKDError
+from tests.crosskd.engine.toys import full_disk, toy_config
 
 
 def test_a_checkpoint_goes_round_with_its_digest_beside_it(tmp_path: Path) -> None:
@@ -44,9 +46,27 @@ def test_a_checkpoint_goes_round_with_its_digest_beside_it(tmp_path: Path) -> No
 def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (10, 9, 100_000_000, 2):
         write_checkpoint(tmp_path, step, {})
+    (tmp_path / ".checkpoint-00000011.pt.77.tmp").write_bytes(b"half of it")  # of a process that was killed
+    (tmp_path / "checkpoint-00000012.pt.tmp").write_bytes(b"half of it")
     prune(tmp_path, keep=2)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-100000000.pt", "checkpoint-00000010.pt"]
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_later_checkpoints_are_removed_with_their_digests(tmp_path: Path) -> None:
+    for step in (3, 6, 9):
+        write_checkpoint(tmp_path, step, {})
+    remove_later(tmp_path, 6)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-00000006.pt", "checkpoint-00000003.pt"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_disk_that_is_full_is_told_and_costs_no_older_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, {"step": 1})
+    with full_disk(), pytest.raises((OSError, CrossKDError), match=r"(?i)large|cannot be written"):
+        write_checkpoint(tmp_path, 2, {"weights": torch.zeros(1_000_000)})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-00000001.pt", "checkpoint-00000001.pt.sha256"]
+    assert read_checkpoint(tmp_path)["step"] == 1
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut short", "emptied"])
@@ -105,7 +125,7 @@ def test_a_write_that_is_killed_leaves_the_old_checkpoints_alone(tmp_path: Path,
 
     for place in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint.os if place == "fsync" else checkpoint.Path, place, die)
+            patch.setattr(os if place == "fsync" else Path, place, die)
             with pytest.raises(Killed):
                 write_checkpoint(tmp_path, 2, {"step": 2})
         assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-00000001.pt"]
@@ -136,6 +156,16 @@ def test_another_configuration_is_named_setting_by_setting() -> None:
     for part in ("/batch_size was 2 and is 4", "/clip_norm was null and is 1.0", "/optimizer/lr was 0.01 and is 0.5"):
         assert part in message
     assert '/data/train was "aa" and is "cc"' in message
+
+
+def test_another_teacher_is_another_run_and_the_same_one_elsewhere_is_not() -> None:
+    def taught(file: str) -> TrainConfig:
+        return toy_config(teacher={"weights": {"file": file}})
+
+    saved = fingerprint(taught("/a/teacher.pth"), {}, "aa")
+    require_same_run(saved, fingerprint(taught("/b/teacher.pth"), {}, "aa"))
+    with pytest.raises(CheckpointMismatch, match='/teacher/weights was "aa" and is "bb"'):
+        require_same_run(saved, fingerprint(taught("/a/teacher.pth"), {}, "bb"))
 
 
 def test_what_does_not_decide_the_weights_may_differ() -> None:

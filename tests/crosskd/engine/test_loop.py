@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crosskd.engine.callbacks import Callback, Callbacks, Run
-from crosskd.engine.device import MixedPrecision, choose_device
+from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
 from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
 from tests.crosskd.engine.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
@@ -170,6 +170,29 @@ def test_no_memory_is_told_with_the_batch(tmp_path: Path, error: Exception) -> N
     assert "accumulate" in caught.value.remedy
 
 
+def test_no_memory_in_the_optimizer_or_the_average_is_told_too(tmp_path: Path, monkeypatch: Any) -> None:
+    """Both take memory in the first step only, after a batch that fitted."""
+    run, training = toy_run(tmp_path, toy_config(ema={"decay": 0.9}))
+    batches = list(training.batches.epoch(0))[:1]
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for part in (training.optimizer, training.ema):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, "step" if part is training.optimizer else "update", refuse)
+            with pytest.raises(OutOfMemory, match="cpu memory ran out on a batch of 2 images of 8 x 8 pixels"):
+                train_step(run, training, batches)
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't"]
+)
+def test_no_memory_before_the_first_batch_names_the_device(text: str) -> None:
+    with pytest.raises(OutOfMemory, match="cuda memory ran out before the first batch"), memory_errors("cuda:0"):
+        raise RuntimeError(text)
+
+
 def test_other_errors_pass_through(tmp_path: Path) -> None:
     run, training = toy_run(tmp_path, toy_config())
 
@@ -196,9 +219,10 @@ def test_fp16_is_refused_on_the_cpu_with_a_remedy() -> None:
     assert caught.value.where == "/precision"
 
 
-def test_the_scaler_of_fp16_survives_overflow_and_gives_up_in_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_scaler_of_fp16_survives_overflow_and_gives_up_in_the_end(tmp_path: Path, optimizer: str) -> None:
     """The scaler alone, on the CPU: fp16 arithmetic needs a GPU, its bookkeeping does not."""
-    run, training = toy_run(tmp_path, toy_config())
+    run, training = toy_run(tmp_path, toy_config(ema={"decay": 0.9}, optimizer={"name": optimizer, "lr": 0.01}))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-4)
     amp = MixedPrecision(CPU, "fp32", scaler)
     training = Training(**{**training.__dict__, "amp": amp})
@@ -209,6 +233,10 @@ def test_the_scaler_of_fp16_survives_overflow_and_gives_up_in_the_end(tmp_path: 
     assert values["grad_norm"] == float("inf") or values["grad_norm"] != values["grad_norm"]
     assert all(torch.equal(a, b) for a, b in zip(before, training.trainee.parameters(), strict=True))
     assert scaler.get_scale() == 2.0**-5
+    # A step that was not taken leaves no momentum behind, and is no step of the average.
+    assert training.optimizer.state_dict()["state"] == {}
+    assert training.ema is not None
+    assert training.ema.updates == 0
     for _ in range(5):
         train_step(run, training, batches)
     with pytest.raises(Diverged, match="gradient's norm"):

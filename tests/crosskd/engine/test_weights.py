@@ -11,9 +11,10 @@ import torch
 
 from crosskd.config import ModelConfig
 from crosskd.engine.weights import read_header, read_weights, write_weights
-from crosskd.errors import WeightsError
+from crosskd.errors import CrossKDError, WeightsError
 from crosskd.shapes import expected_shapes
 from tests.crosskd import small
+from tests.crosskd.engine.toys import full_disk
 
 CLASSES = ["cat", "dög", "bird"]
 
@@ -64,6 +65,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write(path, seed=1)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_failure_of_the_infrastructure_and_leaves_the_old_file(path: Path) -> None:
+    write(path)
+    before = path.read_bytes()
+    with full_disk(), pytest.raises(CrossKDError, match=r"best\.safetensors cannot be written: .*large") as caught:
+        write(path, seed=1)
+    assert caught.value.failure_class == "infrastructure"
+    assert "Free space" in caught.value.remedy
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,17 @@ def toy_run(workdir: Path, config: TrainConfig, batches: ToyBatches | None = Non
     )
     run = Run(config, workdir, total_steps=schedule.total_steps, steps_per_epoch=steps_per_epoch)
     return run, training
+
+
+@contextlib.contextmanager
+def full_disk(free: int = 50_000) -> Iterator[None]:
+    """No file grows beyond `free` bytes; the system says so as it says that a disk is full, by a failing write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))  # Python ignores the signal that would come first
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Recorder(Callback):

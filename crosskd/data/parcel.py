@@ -1,0 +1,37 @@
+"""A batch on its way from a loader process to the training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from crosskd.structures import Batch
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A batch whose boxes and labels lie in one tensor each, whatever the number of images.
+
+    Every tensor that a process sends is a piece of shared memory with a file descriptor of its own, and the
+    training pays for each: two for every image cost it several times what the few boxes in them are worth.
+    """
+
+    batch: Batch  # its targets list a single tensor each
+    counts: list[int]  # boxes per image
+
+    @classmethod
+    def of(cls, batch: Batch) -> Parcel:
+        targets = batch.targets
+        joined = replace(targets, boxes=[torch.cat(targets.boxes)], labels=[torch.cat(targets.labels)])
+        return cls(replace(batch, targets=joined), [len(boxes) for boxes in targets.boxes])
+
+    def open(self) -> Batch:
+        """The batch as it was; boxes and labels are views."""
+        targets = self.batch.targets
+        boxes, labels = (list(torch.split(joined, self.counts)) for [joined] in (targets.boxes, targets.labels))
+        return replace(self.batch, targets=replace(targets, boxes=boxes, labels=labels))
+
+    def pin_memory(self) -> Parcel:
+        """For the loader's pinning thread."""
+        return Parcel(self.batch.pin_memory(), self.counts)

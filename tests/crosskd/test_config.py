@@ -1,0 +1,101 @@
+"""The configuration: whatever stands in it is taken or refused, and a refusal says where."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from crosskd.config import BackboneConfig, HeadConfig, TrainConfig
+
+SPLIT = {"annotations": "instances.json", "images": "images"}
+WHOLE: dict[str, Any] = TrainConfig.model_validate(
+    {
+        "data": {"train": SPLIT, "val": SPLIT, "classes": ["a", "b"]},
+        "student": {"backbone": {"name": "resnet18"}},
+        "teacher": {
+            "weights": {"file": "teacher.pth"},
+            "model": {"backbone": {"name": "resnet50", "init": {"file": "backbone.pth"}}},
+            "classes": ["a", "b"],
+        },
+        "distill": {"crosskd": {}, "pkd": {}},
+        "ema": {},
+    }
+).model_dump(mode="json")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, child in items for place in places(child, (*path, key)))]
+
+
+def replaced(path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    whole = copy.deepcopy(WHOLE)
+    inner: Any = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return whole
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400), 2**63, 0, -1, "resnet50", "imagenet", "random", "crosskd", "\ud800", "\0"])
+    | st.floats()
+    | st.text(max_size=8)
+)
+KEYS = st.sampled_from(["name", "width", "init", "file", "weights", "crosskd", "pkd", "channels", "classes", "x"])
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(path=st.sampled_from(places(WHOLE)), value=JSON)
+@example(("student", "backbone", "name"), ["resnet18"])
+@example(("student", "backbone", "name"), {})
+@example(("student", "backbone"), {"name": "resnet18", "width": "x"})
+@example(("student", "backbone", "init"), 3)
+@example(("teacher", "weights"), [])
+@example(("teacher",), 5)
+@example(("distill",), [])
+@example(("student", "head"), {"channels": "x"})
+@example(("student", "head"), {"channels": -7})
+@example(("optimizer", "lr"), 10**400)
+def test_any_json_at_any_place_is_taken_or_refused(path: tuple[Any, ...], value: Any) -> None:
+    try:
+        taken = TrainConfig.model_validate(replaced(path, value))
+    except ValidationError:
+        return
+    assert TrainConfig.model_validate(taken.model_dump(mode="json")) == taken
+
+
+@pytest.mark.parametrize("name", [["resnet18"], {}, 3, None])
+def test_a_backbone_s_name_that_is_no_text_is_a_fault_of_the_name(name: Any) -> None:
+    with pytest.raises(ValidationError) as caught:
+        BackboneConfig.model_validate({"name": name})
+    assert [fault["loc"] for fault in caught.value.errors()] == [("name",)]
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (64, 32), (32, 16), (16, 8), (8, 4), (48, 24)])
+def test_the_head_s_groups_have_two_channels_at_least(channels: int, groups: int) -> None:
+    assert HeadConfig(channels=channels).norm_groups == groups
+
+
+def test_published_groups_are_the_default() -> None:
+    assert HeadConfig().norm_groups == 32
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_a_group_of_one_channel_is_refused_with_a_remedy(channels: int) -> None:
+    """torch cannot normalise a single value: one channel of one image whose last level is one cell."""
+    with pytest.raises(ValidationError, match=f"use {channels // 2} at most"):
+        HeadConfig(channels=channels, norm_groups=channels)
