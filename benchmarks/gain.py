@@ -12,6 +12,7 @@ kept in the work folder and not run again, so that a benchmark that was cut off 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import shutil
@@ -35,17 +36,30 @@ RECIPES = Path(__file__).parent.parent / "crosskd" / "recipes"
 
 @dataclass(frozen=True)
 class Outcome:
-    """One training: COCO AP (0..1) after its last step, and its wall time."""
+    """One training: COCO AP (0..1) after its last step, its wall time, and a digest of what it was made from."""
 
     ap: float
     seconds: float
+    made_from: str
+
+
+def digest(recipe: str, data: Path, settings: dict[str, object]) -> str:
+    """Of the recipe's text, the annotations, the settings and the teacher's weights."""
+    files = [RECIPES / f"{recipe}.yaml", data / "train.json", data / "val.json"]
+    files += [value for value in settings.values() if isinstance(value, Path)]
+    plain = {key: str(value) for key, value in settings.items() if not isinstance(value, Path)}
+    parts = [json.dumps(plain, sort_keys=True).encode(), *(file.read_bytes() for file in files)]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def train(recipe: str, data: Path, folder: Path, settings: dict[str, object]) -> Outcome:
-    """Run one training by the command line, or read what it left when it ran before."""
-    kept = folder / "outcome.json"
+    """Run one training by the command line, or read what it left when it ran before on the very same."""
+    kept, made_from = folder / "outcome.json", digest(recipe, data, settings)
     if kept.exists():
-        return Outcome(**json.loads(kept.read_text()))
+        outcome = Outcome(**json.loads(kept.read_text()))
+        if outcome.made_from != made_from:
+            raise SystemExit(f"{folder} holds a run of another recipe, data set or setting: name another --work folder")
+        return outcome
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of a run that was cut off: its time would not count
     command = [sys.executable, "-m", "crosskd", "train", str(RECIPES / f"{recipe}.yaml"), "--workdir", str(folder)]
@@ -61,7 +75,7 @@ def train(recipe: str, data: Path, folder: Path, settings: dict[str, object]) ->
         )
     seconds = time.monotonic() - start
     manifest = json.loads((folder / "manifest.json").read_text())
-    outcome = Outcome(manifest["student"]["metrics"]["AP"], seconds)
+    outcome = Outcome(manifest["student"]["metrics"]["AP"], seconds, made_from)
     kept.write_text(json.dumps(asdict(outcome)))
     return outcome
 
