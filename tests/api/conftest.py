@@ -141,6 +141,28 @@ def spec(settings: Settings) -> dict[str, Any]:
     return write_spec(settings.data_roots[0])
 
 
+@pytest.fixture
+def root(settings: Settings) -> Path:
+    """The data root."""
+    return settings.data_roots[0]
+
+
+@pytest.fixture
+def resolve(client: TestClient, spec: dict[str, Any]) -> Callable[..., Any]:
+    """Post the spec with changes, dry; changes are written `student__head__depth=3`."""
+
+    def post(kind: str = "train", **changes: Any) -> Any:
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            node = spec
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = value
+        return client.post("/jobs?dry_run=true", json={"kind": kind, "name": "n", "spec": spec})
+
+    return post
+
+
 def write_spec(root: Path) -> dict[str, Any]:
     """Write a small COCO file below `root`; the spec of a job that trains on it."""
     images = root / "images"

@@ -1,0 +1,283 @@
+"""Teachers of a distillation, what their weights say of themselves, and the pairs that they make with a student."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from safetensors.torch import save_file
+
+from crosskd.config import ModelConfig
+from crosskd.shapes import expected_shapes
+from tests.api.conftest import Worker
+from tests.api.specs import CLASSES, TINY, Post, errors, write_weights
+from tests.api.test_downloads import upload
+
+
+@pytest.fixture
+def teacher_job(post_job: Post, worker: Worker, spec: dict[str, Any]) -> Callable[..., str]:
+    """A job that trained `TINY`, finished as told."""
+
+    def make(outcome: str = "succeeded", names: tuple[str, ...] = ("best.safetensors",)) -> str:
+        job = str(post_job(spec=spec | {"student": TINY}))
+        worker.claim(job)
+        for name in names:
+            upload(worker, name, b"weights")
+        if outcome != "running":
+            worker.finish(outcome)
+        return job
+
+    return make
+
+
+def test_a_teacher_that_a_job_made(
+    client: TestClient, resolve: Post, teacher_job: Any, spec: dict[str, Any], worker: Worker
+) -> None:
+    job = teacher_job()
+    answer = resolve("distill", student=TINY, teacher={"weights": {"job": job}})
+    assert answer.status_code == 200, answer.text
+    teacher = answer.json()["spec"]["teacher"]
+    assert teacher["weights"] == {"job": job, "checkpoint": "best"}
+    assert teacher["classes"] == CLASSES
+    assert teacher["model"] == ModelConfig.model_validate(TINY).model_dump(mode="json")
+    assert answer.json()["spec"]["distill"]["crosskd"]["cut"] == 2  # published: 3, but these heads have 2
+    posted = client.post("/jobs", json={"kind": "distill", "name": "n", "spec": spec}).json()
+    reference = worker.claim(posted["id"]).json()["teacher"]
+    assert client.get(reference["url"]).content == b"weights"
+    assert (reference["name"], reference["size"]) == ("best.safetensors", 7)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "names", "pointer", "detail"),
+    [
+        ("running", ("best.safetensors",), "job", "is running, not succeeded"),
+        ("failed", ("best.safetensors",), "job", "not succeeded"),
+        ("succeeded", ("last.safetensors",), "checkpoint", "has no best.safetensors"),
+    ],
+)
+def test_a_teacher_job_that_will_not_do(
+    resolve: Post, teacher_job: Any, outcome: str, names: tuple[str, ...], pointer: str, detail: str
+) -> None:
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"job": teacher_job(outcome, names)}}))
+    assert detail in found[f"/spec/teacher/weights/{pointer}"]
+
+
+@pytest.mark.parametrize("job", ["0" * 32, "x", "' OR 1=1", "é", "\x00"])
+def test_a_teacher_job_that_does_not_exist(resolve: Post, job: str) -> None:
+    assert (
+        "there is no job" in errors(resolve("distill", teacher={"weights": {"job": job}}))["/spec/teacher/weights/job"]
+    )
+
+
+def test_a_distil_job_without_teacher_and_a_train_job_with_one(resolve: Post, root: Path) -> None:
+    assert "needs a teacher" in resolve("distill").text
+    write_weights(root / "t.safetensors")
+    assert "has no teacher" in resolve("train", teacher={"weights": {"file": "t.safetensors"}}).text
+
+
+def test_a_teacher_model_other_than_the_job_says(resolve: Post, teacher_job: Any) -> None:
+    other = TINY | {"head": {"channels": 32, "depth": 3}}
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"job": teacher_job()}, "model": other}))
+    assert "misses tensors that the model has (6): head.cls_tower.2.conv.weight" in found["/spec/teacher/weights/job"]
+
+
+def test_our_own_weights_say_their_model_and_classes(resolve: Post, root: Path) -> None:
+    path = write_weights(root / "t.safetensors")
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}})
+    assert answer.status_code == 200, answer.text
+    teacher = answer.json()["spec"]["teacher"]
+    assert teacher["weights"] == {"file": str(path)}
+    assert (teacher["classes"], teacher["model"]["backbone"]["width"]) == (CLASSES, 8)
+
+
+def test_weights_that_do_not_say_their_model(resolve: Post, root: Path) -> None:
+    write_weights(root / "t.safetensors", model_=TINY, model="{}")
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}}))
+    assert found == {"/spec/teacher/model": "the weights file does not say which model it is for"}
+    teacher = {"weights": {"file": "t.safetensors"}, "model": TINY}
+    assert resolve("distill", student=TINY, teacher=teacher).status_code == 200
+
+
+@pytest.mark.parametrize("backbone", [[], {}, [["resnet18"]]])
+def test_weights_whose_model_is_nonsense(resolve: Post, root: Path, backbone: Any) -> None:
+    write_weights(root / "t.safetensors", model=json.dumps({"backbone": {"name": backbone}}))
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}}))
+    assert found == {"/spec/teacher/model": "the weights file does not say which model it is for"}
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [[""], ["x" * 201], [f"c{i}" for i in range(10_001)], ["\ud800", "b"], [1, 2], [], {"a": 1}, "ring"],
+    ids=["empty name", "long name", "many", "half a surrogate", "numbers", "none", "mapping", "text"],
+)
+def test_weights_whose_classes_no_spec_could_hold(resolve: Post, root: Path, classes: Any) -> None:
+    """Such a file does not say its classes; that must also be bearable where the data are at fault."""
+    write_weights(root / "t.safetensors", said=classes)
+    teacher = {"weights": {"file": "t.safetensors"}}
+    answer = resolve("distill", student=TINY, teacher=teacher)
+    assert answer.json()["spec"]["teacher"]["classes"] == CLASSES
+    found = errors(resolve("distill", data__train={"annotations": "no", "images": "images"}))
+    assert found.keys() == {"/spec/data/train/annotations"}
+
+
+@pytest.mark.parametrize("place", ["name", "metadata"])
+def test_weights_with_half_a_surrogate(resolve: Post, root: Path, place: str) -> None:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = {"\ud800": entry} if place == "name" else {"a": entry, "__metadata__": {"classes": "\ud800"}}
+    text = json.dumps(header).encode()
+    (root / "t.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}, "model": TINY}))
+    assert "text that is not Unicode" in found["/spec/teacher/weights/file"]
+
+
+def test_weights_that_do_not_fit_the_model(resolve: Post, root: Path) -> None:
+    write_weights(root / "t.safetensors")
+    other = TINY | {"backbone": {"name": "resnet18", "width": 8}, "head": {"channels": 32, "depth": 2, "reg_max": 8}}
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}, "model": other})
+    details = [f["detail"] for f in answer.json()["errors"] if f["pointer"] == "/spec/teacher/weights/file"]
+    assert len(details) == 2
+    assert "misses tensors that the model has" in details[0]
+    assert "backbone.layer1.1.conv1.weight" in details[0]
+    assert "and 30 more" in details[0]
+    assert details[1] == (
+        "the weights file has tensors of other shapes (3): head.bins is [17], not [9], "
+        "head.box.weight is [68, 32, 3, 3], not [36, 32, 3, 3], head.box.bias is [68], not [36]"
+    )
+
+
+def test_weights_with_tensors_of_something_else(resolve: Post, root: Path) -> None:
+    config = ModelConfig.model_validate(TINY)
+    tensors = {name: torch.zeros(shape) for name, shape in expected_shapes(config, 2).items()}
+    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
+    for name in counters:  # loading can do without
+        del tensors[name]
+    save_file(tensors | {"ema.decay": torch.zeros(1)}, root / "t.safetensors")
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}, "model": TINY}))
+    assert found == {"/spec/teacher/weights/file": "the weights file has tensors that the model has not (1): ema.decay"}
+
+
+def test_teacher_and_student_with_other_classes(resolve: Post, root: Path) -> None:
+    write_weights(root / "t.safetensors", classes=["square", "ring"])
+    teacher: dict[str, Any] = {"weights": {"file": "t.safetensors"}}
+    found = errors(resolve("distill", student=TINY, teacher=teacher))
+    assert "class 0 is 'square' here and 'ring' there" in found["/spec/teacher/weights/file"]
+    found = errors(resolve("distill", student=TINY, teacher=teacher | {"classes": CLASSES}))
+    assert "were trained with other classes" in found["/spec/teacher/classes"]
+    assert resolve("distill", student=TINY, teacher=teacher, data__classes=["square", "ring"]).status_code == 200
+    found = errors(resolve("distill", student=TINY, teacher=teacher, data__classes=["square"]))
+    assert "2 against 1" in found["/spec/teacher/weights/file"]
+
+
+def test_weights_of_mmdetection_are_left_to_the_worker(resolve: Post, root: Path) -> None:
+    save_file({"bbox_head.gfl_cls.bias": torch.zeros(2)}, root / "t.safetensors")
+    teacher: dict[str, Any] = {"weights": {"file": "t.safetensors"}}
+    assert errors(resolve("distill", student=TINY, teacher=teacher)).keys() == {"/spec/teacher/model"}
+    answer = resolve("distill", student=TINY, teacher=teacher | {"model": TINY})
+    assert answer.json()["spec"]["teacher"]["classes"] == CLASSES
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["evil.safetensors", "evil.pth"])
+def test_a_pickle_is_never_run(resolve: Post, root: Path, tmp_path: Path, name: str) -> None:
+    (root / name).write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": name}, "model": TINY})
+    if name.endswith(".pth"):  # only the worker's torch can tell, which loads tensors alone
+        assert answer.status_code == 200
+    else:
+        assert "no readable safetensors file" in errors(answer)["/spec/teacher/weights/file"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 8, struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 4) + b"{}"])
+def test_broken_safetensors(resolve: Post, root: Path, content: bytes) -> None:
+    (root / "t.safetensors").write_bytes(content)
+    found = errors(
+        resolve(
+            "distill",
+            student=TINY | {"backbone": {"name": "resnet_tiny", "init": {"file": "t.safetensors"}}},
+            teacher={"weights": {"file": "t.safetensors"}, "model": TINY},
+        )
+    )
+    assert found.keys() == {"/spec/student/backbone/init/file", "/spec/teacher/weights/file"}
+
+
+def test_the_file_a_teachers_backbone_began_with_is_not_kept(resolve: Post, root: Path) -> None:
+    hostile = TINY | {"backbone": {"name": "resnet_tiny", "width": 8, "init": {"file": "/etc/passwd"}}}
+    write_weights(root / "t.safetensors", model_=hostile)
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}})
+    assert answer.json()["spec"]["teacher"]["model"]["backbone"]["init"] == "random"
+
+
+# --- the pair --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("student", "distill", "pointer", "detail"),
+    [
+        ({"strides": [8, 16, 32]}, {}, "/spec/student/strides", "[8, 16, 32] and [8, 16, 32, 64, 128]"),
+        ({"head": {"channels": 32, "depth": 2, "reg_max": 8}}, {}, "/spec/student/head/reg_max", "8 and 16"),
+        ({"head": {"channels": 64, "depth": 2}}, {}, "/spec/student/head/channels", "64 channels, the teacher's 32"),
+        ({"neck": {"channels": 64}}, {"crosskd": {"cut": 0}}, "/spec/student/neck/channels", "64 channels"),
+        ({"neck": {"channels": 64}}, {"pkd": {}}, "/spec/student/neck/channels", "PKD compares"),
+        ({}, {"crosskd": {"cut": 3}}, "/spec/distill/crosskd/cut", "the cut 3 lies behind the shorter head"),
+        ({"pixels": {"order": "bgr"}}, {}, "/spec/student/pixels", "differ in pixels"),
+    ],
+)
+def test_pairs_that_cannot_be_joined(
+    resolve: Post, root: Path, student: dict[str, Any], distill: dict[str, Any], pointer: str, detail: str
+) -> None:
+    write_weights(root / "t.safetensors")
+    teacher = {"weights": {"file": "t.safetensors"}}
+    found = errors(resolve("distill", student=TINY | student, teacher=teacher, distill=distill))
+    assert found.keys() == {pointer}
+    assert detail in found[pointer]
+
+
+@pytest.mark.parametrize(
+    ("student", "distill"),
+    [
+        ({"neck": {"channels": 64}}, {}),  # joined behind the neck
+        ({"head": {"channels": 64, "depth": 4}}, {"crosskd": {"cut": 0}}),  # joined before the head
+        ({"head": {"channels": 64, "depth": 1}}, {"pkd": {}}),  # not joined in the head at all
+        ({"head": {"channels": 32, "depth": 1}}, {}),
+    ],
+)
+def test_pairs_that_can(resolve: Post, root: Path, student: dict[str, Any], distill: dict[str, Any]) -> None:
+    write_weights(root / "t.safetensors")
+    teacher = {"weights": {"file": "t.safetensors"}}
+    answer = resolve("distill", student=TINY | student, teacher=teacher, distill=distill)
+    assert answer.status_code == 200, answer.text
+
+
+def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
+    """A dry run that passes builds in the core, with weights that load."""
+    from crosskd.config import TrainConfig
+    from crosskd.convert.load import load_weights
+    from crosskd.detectors.detector import build_detector
+    from crosskd.distill.distiller import build_distiller
+
+    path = write_weights(root / "t.safetensors")
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": str(path)}})
+    config = TrainConfig.model_validate(answer.json()["spec"])
+    assert config.teacher is not None
+    assert config.teacher.model is not None
+    assert config.distill is not None
+    teacher = build_detector(config.teacher.model, 2, pretrained=False)
+    load_weights(teacher, path)
+    distiller = build_distiller(build_detector(config.student, 2), teacher, config.distill)
+    assert distiller.cut == 2
