@@ -22,6 +22,7 @@ from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from api.schemas.errors import MEDIA_TYPE, Problem
 from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
 from api.schemas.reports import Evaluation, EvaluationList, MetricPage, MetricRow
+from api.schemas.system import Health, PresetList
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
 
@@ -33,15 +34,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RETRY_PAUSE = 0.5
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class Health(BaseModel):
-    status: str
-    version: str
-
-
-class _Presets(BaseModel):
-    items: list[Preset]
 
 
 class Client:
@@ -173,7 +165,7 @@ class Client:
     # --- the service -------------------------------------------------------------------------------------------------
 
     def presets(self) -> list[Preset]:
-        return _parse(_Presets, self._send("GET", "/presets")).items
+        return _parse(PresetList, self._send("GET", "/presets")).items
 
     def health(self) -> Health:
         """Whether the service answers, and its version."""
