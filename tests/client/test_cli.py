@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from client.home import Home
 from client.parts import HOST, free_port
 from tests.client.conftest import Service
 
@@ -184,8 +185,11 @@ def test_no_service_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_address_of_a_running_stack_is_read_from_its_home(service: Service, tmp_path: Path) -> None:
-    (tmp_path / "lock").write_text(json.dumps({"pid": 1, "url": service.url}))
+    home = Home(tmp_path)
+    home.lock()
+    home.announce(service.url)
     assert run("", "presets", home=tmp_path).returncode == 0
+    home.unlock()
 
 
 def test_a_reader_that_leaves_early_is_no_error(service: Service) -> None:
