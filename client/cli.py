@@ -107,22 +107,31 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Made, or filled if it
 
 @app.command()
 def submit(
-    source: Annotated[str, typer.Argument(metavar="SPEC.yaml|PRESET", help="A job or TrainConfig, or a preset.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC.yaml|PRESET|KIND",
+            help="A job or its spec; a preset; or `evaluate` or `export`, from nothing.",
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="Default: the file's or the preset's name.")] = None,
-    kind: Annotated[str | None, typer.Option(help="train or distill; default: by whether there is a teacher.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, distill, evaluate or export; default: by the spec.")] = None,
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE")] = [],  # noqa: B006 - typer's own form
     data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and images/.")] = None,
     teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
+    weights_job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Evaluate or export: its best weights.")
+    ] = None,
+    weights_file: Annotated[Path | None, typer.Option(help="Evaluate or export: a file in one of the roots.")] = None,
     values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     url: Url = "",
 ) -> None:
     """Post a job and print its id."""
-    if teacher_job and teacher_file:
-        raise typer.BadParameter("give --teacher-job or --teacher-file, not both")
-    teacher = {"job": teacher_job} if teacher_job else {"file": str(teacher_file.absolute())} if teacher_file else None
+    teacher = job_or_file("teacher", teacher_job, teacher_file)
+    weights = job_or_file("weights", weights_job, weights_file)
     with connect(url) as client:
         job = specs.complete(
             read_source(client, source),
@@ -131,6 +140,7 @@ def submit(
             labels=label,
             data=data,
             teacher=teacher,
+            weights=weights,
             overrides=values,
         )
         if dry_run:
@@ -263,6 +273,18 @@ def evaluate(context: typer.Context) -> None:
     become_core("evaluate", context.args)
 
 
+@app.command(context_settings=AS_GIVEN, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Write a weights file as ONNX, checked against PyTorch, on this machine, without the service."""
+    become_core("export", context.args)
+
+
+@app.command(context_settings=AS_GIVEN, add_help_option=False)
+def convert(context: typer.Context) -> None:
+    """Translate weights between this project, MMDetection and torchvision, on this machine, without the service."""
+    become_core("convert", context.args)
+
+
 def become_core(verb: str, arguments: list[str]) -> None:
     """Go on as `python -m crosskd`: its exit code and its signals are this command's."""
     command = [sys.executable, "-m", "crosskd", verb, *arguments]
@@ -280,7 +302,16 @@ def connect(url: str) -> Client:
     return Client(url)
 
 
+def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str] | None:
+    """Weights as a spec names them."""
+    if job and file:
+        raise typer.BadParameter(f"give --{what}-job or --{what}-file, not both")
+    return {"job": job} if job else {"file": str(file.absolute())} if file else None
+
+
 def read_source(client: Client, source: str) -> dict[str, Any]:
+    if source in specs.OF_WEIGHTS and not Path(source).is_file():
+        return {"kind": source, "spec": {}}
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from api.schemas.errors import MEDIA_TYPE, Problem
 from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
-from api.schemas.reports import Evaluation, EvaluationList, MetricPage, MetricRow
+from api.schemas.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from api.schemas.system import Health, PresetList
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
@@ -146,6 +146,11 @@ class Client:
 
     def evaluations(self, job: str) -> list[Evaluation]:
         return _parse(EvaluationList, self._send("GET", f"/jobs/{_segment(job)}/evaluations")).items
+
+    def curves(self, job: str, step: int, *, model: Model = "student") -> Curves:
+        """Precision over recall of one evaluation, per class and their mean."""
+        path = f"/jobs/{_segment(job)}/evaluations/{step}/curves"
+        return _parse(Curves, self._send("GET", path, params={"model": model}))
 
     def artifacts(self, job: str) -> list[Artifact]:
         return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items

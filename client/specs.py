@@ -16,6 +16,7 @@ LAYOUTS = (
     (("annotations/instances_train2017.json", "train2017"), ("annotations/instances_val2017.json", "val2017")),
     (("annotations/train.json", "train"), ("annotations/val.json", "val")),
 )
+OF_WEIGHTS = ("evaluate", "export")  # kinds whose spec can begin empty: all they need is weights
 NAMES_OF_FILES = (".yaml", ".yml", ".json")
 
 
@@ -45,23 +46,43 @@ def complete(
     labels: Iterable[str] = (),
     data: Path | None = None,
     teacher: dict[str, str] | None = None,
+    weights: dict[str, str] | None = None,
     overrides: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The job with everything that was named on the command line put in. Raises: `ClientError`."""
     spec: dict[str, Any] = dict(job["spec"])
-    if data is not None:
-        spec["data"] = data_section(data)
+    if weights is not None:
+        spec["weights"] = weights
     if teacher is not None:
         spec["teacher"] = {**(spec.get("teacher") or {}), "weights": teacher}
+    if data is not None:
+        _put_data(spec, kind or job.get("kind") or _kind(spec | {"data": {}}), data_section(data))
     for text in overrides:
         put(spec, text)
     return {
         **job,
-        "kind": kind or job.get("kind") or ("distill" if spec.get("teacher") else "train"),
+        "kind": kind or job.get("kind") or _kind(spec),
         "name": job.get("name") or name,
         "labels": {**job.get("labels", {}), **dict(pair(text) for text in labels)},
         "spec": spec,
     }
+
+
+def _kind(spec: dict[str, Any]) -> str:
+    """What a spec is of, by its sections."""
+    if "weights" not in spec:
+        return "distill" if spec.get("teacher") else "train"
+    return "evaluate" if "data" in spec else "export"
+
+
+def _put_data(spec: dict[str, Any], kind: str, data: dict[str, dict[str, str]]) -> None:
+    """Put in what a job of this kind reads of a data folder: both splits, one, or only its images."""
+    if kind == "evaluate":
+        spec["data"] = {"val": data["val"]}
+    elif kind == "export":
+        spec["images"] = data["val"]["images"]
+    else:
+        spec["data"] = data
 
 
 def data_section(folder: Path) -> dict[str, dict[str, str]]:

@@ -17,6 +17,7 @@ PHASES = {
     "evaluating_teacher": "evaluating the teacher",
     "training": "training",
     "evaluating": "evaluating",
+    "exporting": "exporting",
     "uploading": "uploading",
 }
 

@@ -1,4 +1,4 @@
-"""The core alone, without any service: `python -m crosskd train RECIPE` and `python -m crosskd evaluate WEIGHTS`.
+"""The core alone, without any service: `python -m crosskd train RECIPE`, `evaluate WEIGHTS` and `export WEIGHTS`.
 
 Exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 130 interrupted (after a step, with a checkpoint).
 Nothing here imports torch before a command runs.
@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from crosskd.config import TrainConfig
+from crosskd.config import ExportConfig, ModelConfig, TrainConfig
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.presets import load_recipe, recipe_names
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train and evaluate detectors.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file with a TrainConfig, or the name of a packaged recipe.")],
     workdir: Annotated[Path, typer.Option(help="Where weights, checkpoints, manifest.json and log.txt go.")],
-    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and their images.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json, images; or COCO's.")] = None,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, in YAML; any knob, as often as you like.")
@@ -67,7 +68,94 @@ def evaluate(
         _evaluate(weights, TrainConfig.model_validate(_with_changes(values, change or [])), as_json)
 
 
+@app.command()
+def export(
+    weights: Annotated[Path, typer.Argument(help="A weights file; one that a training wrote says its model itself.")],
+    images: Annotated[Path, typer.Option(help="A folder of images to check the graph on.")],
+    workdir: Annotated[Path, typer.Option(help="Where model.onnx, manifest.json and log.txt go.")],
+    settings: Annotated[str | None, typer.Option(help="A YAML file with an ExportConfig.")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY.PATH=VALUE of an ExportConfig: postprocess, opset, check_images, threads, …"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Write a detector as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
+    with _clear_errors():
+        values = _read(settings) if settings is not None else {}
+        values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
+        _export(ExportConfig.model_validate(_with_changes(values, change or [])), workdir, as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Weights of ours, MMDetection or torchvision.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors file; for other projects also .pth.")],
+    to: Annotated[Literal["mmdet", "torchvision", "native"], typer.Option("--to", help="Whose form OUT has.")],
+    model: Annotated[
+        str | None, typer.Option(help="A YAML file with the ModelConfig of IN, or a recipe, whose student it is.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names, as a,b,c; 80 or 91 for COCO's or torchvision's; or a COCO .json file.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write what became of every tensor here, as JSON.")] = None,
+    drop_unexpected: Annotated[
+        bool, typer.Option("--drop-unexpected", help="Leave out tensors that the model does not have.")
+    ] = False,
+) -> None:
+    """Write a detector's weights as another project names and orders them, with a report of every tensor.
+
+    Which model IN holds stands in our own files, else it is told from the tensors, where they tell enough. Of a
+    training checkpoint the student is taken, alone.
+    """
+    with _clear_errors():
+        from crosskd.convert.classes import parse_classes
+        from crosskd.convert.convert import prepare
+        from crosskd.engine.files import write_text
+
+        known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
+        names = parse_classes(classes) if classes is not None else None
+        conversion = prepare(source, to, model=known, classes=names)
+        print("\n".join(conversion.report.lines()), flush=True)
+        if report is not None:
+            write_text(report, conversion.report.json())
+        conversion.write(target, drop_unexpected=drop_unexpected)
+
+
+def _student_in(values: dict[str, Any]) -> Any:
+    """The values of a ModelConfig: these, or those of a recipe's student."""
+    return values.get("student", values)
+
+
+def _export(config: ExportConfig, workdir: Path, as_json: bool) -> None:
+    try:
+        from crosskd.export import export as run_export
+    except ModuleNotFoundError as error:
+        if error.name not in ("onnx", "onnxruntime", "onnxscript"):
+            raise
+        raise ConfigError(f"there is no {error.name} here", remedy="pip install 'crosskd[export]'.") from error
+
+    console = Console()
+    with _stop_on_interrupt(console) as stop:
+        manifest = run_export(config, workdir, stop=stop)
+    if as_json:
+        print(json.dumps(manifest))
+        return
+    check, latency = manifest["check"], manifest["model"]["latency"]
+    console.print(f"{workdir / manifest['file']['name']}: {manifest['file']['bytes'] / 1e6:.1f} MB", highlight=False)
+    console.print(
+        f"{check['detections']} detections in {check['images']} images agree with PyTorch's: boxes within "
+        f"{check['box_difference']:.4f} px, scores within {check['score_difference']:.1e}",
+        highlight=False,
+    )
+    times = ", ".join(f"{name} {entry['milliseconds']:.1f} ms" for name, entry in latency.items())
+    console.print(f"one image of {manifest['model']['image']}: {times}", highlight=False)
+
+
 def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
+    if config.gpus > 1 and not _join_launcher(workdir):
+        _launch(config, workdir, resume)
+        return
     from crosskd.engine.progress import ProgressLine
     from crosskd.train import train as run_training
 
@@ -79,6 +167,38 @@ def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
     console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
 
 
+def _join_launcher(workdir: Path) -> bool:
+    """Whether this is one of the processes of a training. The first speaks here, the others into their log."""
+    from crosskd.engine.launch import divert_output, end_with, launcher
+
+    if (parent := launcher()) is not None:
+        end_with(parent)
+    rank = os.environ.get("RANK")
+    if rank not in (None, "0"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        divert_output(workdir / f"log-rank-{rank}.txt")
+    return rank is not None
+
+
+def _launch(config: TrainConfig, workdir: Path, resume: bool) -> None:
+    """Train in `config.gpus` processes: this very command once more in each."""
+    from crosskd.engine.launch import RanksFailed, RanksStopped, launch
+
+    with tempfile.TemporaryDirectory(prefix="crosskd-train-") as folder:
+        recipe = Path(folder) / "recipe.yaml"
+        recipe.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
+        options = ["--workdir", str(workdir), *(["--resume"] if resume else [])]
+        try:
+            launch("crosskd", ["train", str(recipe), *options], config.gpus)
+        except RanksStopped as error:
+            raise typer.Exit(130) from error
+        except RanksFailed as error:
+            first = error.ends[0]
+            if first.rank or first.status < 0:
+                typer.echo(f"error: of {config.gpus} processes, {first}; see {workdir}/log-rank-*.txt", err=True)
+            raise typer.Exit(first.status if first.status > 0 else 1) from error
+
+
 def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     from rich.table import Table
 
@@ -88,7 +208,7 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     set_threads(config.threads)
     evaluation = evaluate_weights(config, weights)
     if as_json:
-        print(json.dumps(asdict(evaluation)))
+        print(json.dumps(evaluation.numbers()))
         return
     table = Table(title=weights.name)
     table.add_column("metric")
@@ -156,7 +276,10 @@ def _with_options(
 
 
 def _split(folder: Path, split: str) -> dict[str, str]:
-    """Images lie in `images/`, or in a folder of the split's own name."""
+    """Images lie in `images/`, or in a folder of the split's own name; or all lies as COCO's archives unpack."""
+    coco = folder / "annotations" / f"instances_{split}2017.json"
+    if coco.is_file() and not (folder / f"{split}.json").exists():
+        return {"annotations": str(coco), "images": str(folder / f"{split}2017")}
     shared = folder / "images"
     return {
         "annotations": str(folder / f"{split}.json"),

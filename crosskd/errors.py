@@ -6,11 +6,13 @@ Each class names the failure class that the service stores (`user`, `data`, `div
     CrossKDError
     ├── ConfigError           user      the configuration cannot be run
     ├── WeightsError          user      a weights file is not what the configuration says
+    ├── ExportError           user      a model cannot be exported, or its export does not agree with it
     ├── DataError             data      an annotation file or an image is broken
     ├── CheckpointMismatch    user      a checkpoint belongs to another run
     ├── CheckpointCorrupt     infrastructure  a checkpoint's bytes are not what was written
     ├── Diverged              diverged  a loss is no longer finite
     ├── OutOfMemory           out_of_memory   the device is too small for the batch
+    ├── RankLost              infrastructure  another process of the same training has ended
     └── Interrupted           (no failure)    asked to stop
 """
 
@@ -50,6 +52,12 @@ class WeightsError(CrossKDError):
     failure_class = "user"
 
 
+class ExportError(CrossKDError):
+    """A model has no form in the format that is asked for, or computes something else in it."""
+
+    failure_class = "user"
+
+
 class DataError(CrossKDError):
     """An annotation file or an image is broken; the message names file, entry and fault."""
 
@@ -78,6 +86,12 @@ class OutOfMemory(CrossKDError):
     """The device ran out of memory; the message names the batch."""
 
     failure_class = "out_of_memory"
+
+
+class RankLost(CrossKDError):
+    """Another process of the same training has ended; why, that one knows or whoever started it."""
+
+    failure_class = "infrastructure"
 
 
 class Interrupted(CrossKDError):

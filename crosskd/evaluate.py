@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from torch import Tensor
 
+from crosskd.average_precision import Found, average_precision
 from crosskd.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.convert.load import load_weights
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
 from crosskd.data.loader import build_loader
 from crosskd.data.transforms import scale_settings
-from crosskd.detectors.detector import Detector, build_detector
+from crosskd.detectors.detector import build_detector
+from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
 from crosskd.engine.weights import FORMAT, read_header
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import ConfigError, Interrupted, WeightsError
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-NOTHING = -1.0  # what COCO says where there is nothing to measure
 
+class Measurable(Protocol):
+    """What can be measured: a detector, or one behind something that mends its input."""
 
-@dataclass(frozen=True)
-class Found:
-    """The detections of one image in its own pixels."""
+    training: bool
 
-    boxes: NDArray[np.float64]  # [D, 4] x1 y1 x2 y2
-    scores: NDArray[np.float64]  # [D]
-    labels: NDArray[np.int64]  # [D]
+    @property
+    def num_classes(self) -> int:
+        """Its labels are 0 .. num_classes - 1."""
+
+    def detect(self, images: Tensor, sizes: Sequence[Size]) -> list[Detections]:
+        """As `Detector.detect`."""
+
+    def train(self, mode: bool = True) -> Any:
+        """As `Module.train`."""
 
 
 def evaluate(
-    detector: Detector,
+    detector: Measurable,
     batches: Iterable[Batch],
     *,
     annotations: Annotations | Path | str,
@@ -51,17 +54,23 @@ def evaluate(
     model: str = "student",
     step: int = 0,
     epoch: float = 0.0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Measure `detector` on every image that `batches` has; images it leaves out are not counted as missed.
 
     `annotations` is the ground truth: what a loader has read (`loader.dataset.annotations`), or a COCO file with
     `classes` in label order. `milliseconds_per_image` is the detector's time alone, from the batch on its device to
-    the detections.
+    the detections. `stopping` is asked before each batch; there is nothing to save then, a resume measures again.
+
+    In a process group every rank calls this with its own share of the batches and gets the same result. Shares are
+    whole batches (`build_loader(..., rank=, world_size=)`), and the main rank puts all detections in the order of
+    the images: pycocotools sees the very list that one process would have made.
 
     Raises:
         ConfigError: the detector has another number of classes than the data.
         DataError: the annotation file is broken, or an image cannot be read.
         OutOfMemory: the batch is too large for the device.
+        Interrupted: a stop was requested, on this rank or another.
     """
     truth = annotations if isinstance(annotations, Annotations) else read_annotations(annotations, classes)
     if detector.num_classes != len(truth.classes):
@@ -71,29 +80,34 @@ def evaluate(
             remedy="Give the classes that the model was trained on.",
         )
     start = time.perf_counter()
-    found: dict[int, Found] = {}
-    clock = _Clock(torch.device(device))
+    share = _Share()
     training = detector.training
-    detector.eval()
+    detector.train(False)
     try:
-        for batch in batches:
-            batch = batch.to(device)
-            with memory_errors(device, batch.images), clock.measure(len(batch.image_ids)):
-                detections = detector.detect(batch.images, batch.targets.sizes)
-            found |= _original(batch, detections)
+        for batch in _in_step(batches, stopping, step):
+            share.add(detector, batch.to(device), torch.device(device))
     finally:
         detector.train(training)
-    metrics, per_class = average_precision(truth, found)
-    return Evaluation(
-        model=model,
-        step=step,
-        epoch=epoch,
-        metrics=metrics,
-        per_class=per_class,
-        images=len(found),
-        seconds=time.perf_counter() - start,
-        milliseconds_per_image=clock.milliseconds_per_image,
-    )
+    shares = distributed.gather(share)
+    result = None
+    if shares is not None:
+        whole = _joined(shares)
+        measured = average_precision(truth, whole.found)
+        result = Evaluation(
+            model=model,
+            step=step,
+            epoch=epoch,
+            metrics=measured.metrics,
+            per_class=measured.per_class,
+            class_metrics=measured.class_metrics,
+            images=len(whole.found),
+            seconds=time.perf_counter() - start,
+            milliseconds_per_image=whole.milliseconds_per_image,
+            curves=measured.curves,
+        )
+    result = distributed.share(result)  # what follows from it (the best, an early stop) is decided by each rank
+    assert result is not None
+    return result
 
 
 def evaluate_weights(config: TrainConfig, weights: Path | str) -> Evaluation:
@@ -138,63 +152,59 @@ def recorded_settings(weights: Path) -> dict[str, Any]:
         raise WeightsError(f"{weights.name} has a broken description of its scale: {error}") from error
 
 
-def average_precision(truth: Annotations, found: dict[int, Found]) -> tuple[dict[str, float], dict[str, float]]:
-    """The 12 COCO numbers and AP per class name, over the images in `found` (image id -> detections).
+def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) -> Iterator[Batch]:
+    """This rank's batches, for as long as any rank has one: nobody waits in a collective that another never enters.
 
-    -1 stands where there is no ground truth. Ground truth flagged `ignore` is neither missed nor found; pycocotools
-    overwrites that flag by `iscrowd`, and so would count it as any other.
+    Shares differ in length, and a stop reaches the ranks at different moments. Raises `Interrupted` on all of them.
     """
-    positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
-    there = sorted((positions[image_id], detections) for image_id, detections in found.items())
-    if not there or not truth.classes:
-        return dict.fromkeys(METRICS, NOTHING), dict.fromkeys(truth.classes, NOTHING)
-    images = [{"id": index + 1} for index, _ in there]
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
-        expected = _coco(images, categories, [box for index, _ in there for box in _expected(truth, index)])
-        answered = _coco(
-            images, categories, [box for index, detections in there for box in _answered(index, detections)]
-        )
-        result = _Evaluator(expected, answered, iouType="bbox")
-        result.evaluate()
-        result.accumulate()
-        result.summarize()
-    metrics = dict(zip(METRICS, map(float, result.stats), strict=True))
-    return metrics, dict(zip(truth.classes, _class_precision(result.eval["precision"]), strict=True))
+    source = iter(batches)
+    while True:
+        batch = next(source, None)
+        stop, left = distributed.any_of(stopping(), batch is not None)
+        if not left:
+            return
+        if stop:
+            raise Interrupted(f"stopped on request in an evaluation after step {step}", step=step)
+        if batch is not None:
+            yield batch
 
 
-class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
-    def _prepare(self) -> None:
-        super()._prepare()
-        for boxes in self._gts.values():
-            for box in boxes:
-                box["ignore"] = bool(box["iscrowd"] or box["set_aside"])
+@dataclass
+class _Share:
+    """What one rank has found, and how long its detector took: without what surrounds it."""
 
+    found: dict[int, Found] = field(default_factory=dict)  # image id -> detections
+    spans: list[tuple[float, int]] = field(default_factory=list)  # seconds, images
 
-class _Clock:
-    """The time that a detector takes, without what surrounds it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.spans: list[tuple[float, int]] = []
-
-    @contextlib.contextmanager
-    def measure(self, images: int) -> Iterator[None]:
-        self._wait()
+    def add(self, detector: Measurable, batch: Batch, device: torch.device) -> None:
+        _wait(device)
         start = time.perf_counter()
-        yield
-        self._wait()
-        self.spans.append((time.perf_counter() - start, images))
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        with memory_errors(device, batch.images):
+            detections = detector.detect(batch.images, batch.targets.sizes)
+        _wait(device)
+        self.spans.append((time.perf_counter() - start, len(batch.image_ids)))
+        self.found |= _original(batch, detections)
 
     @property
     def milliseconds_per_image(self) -> float | None:
-        spans = self.spans[1:] or self.spans  # the first batch also warms everything up
-        images = sum(count for _, count in spans)
-        return 1000 * sum(seconds for seconds, _ in spans) / images if images else None
+        images = sum(count for _, count in self.spans)
+        return 1000 * sum(seconds for seconds, _ in self.spans) / images if images else None
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _joined(shares: list[_Share]) -> _Share:
+    """All shares as one. A rank's first batch warms it up and is not timed, unless it is the only one."""
+    whole = _Share()
+    for share in shares:
+        if twice := whole.found.keys() & share.found:
+            raise ValueError(f"image {min(twice)} was measured by two ranks: give each rank a share of its own")
+        whole.found |= share.found
+        whole.spans += share.spans[1:] or share.spans
+    return whole
 
 
 def _original(batch: Batch, detections: list[Detections]) -> dict[int, Found]:
@@ -216,60 +226,6 @@ def original_boxes(boxes: NDArray[np.float64], scale: tuple[float, float], size:
     height, width = size
     scaled: NDArray[np.float64] = boxes / np.array([*scale, *scale])
     return scaled.clip(0, [width, height, width, height])
-
-
-def _coco(images: list[dict[str, Any]], categories: list[dict[str, Any]], boxes: list[dict[str, Any]]) -> COCO:
-    """Ids start at 1: pycocotools takes a matched annotation with id 0 for an unmatched one."""
-    coco = COCO()
-    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]
-    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
-    coco.createIndex()
-    return coco
-
-
-def _expected(truth: Annotations, index: int) -> list[dict[str, Any]]:
-    rows = truth.rows(index)
-    return [
-        {
-            "image_id": index + 1,
-            "category_id": label + 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": area,
-            "iscrowd": int(crowd),
-            "set_aside": ignore,
-        }
-        for (x1, y1, x2, y2), label, area, crowd, ignore in zip(
-            truth.boxes[rows].tolist(),
-            truth.labels[rows].tolist(),
-            truth.areas[rows].tolist(),
-            truth.crowd[rows].tolist(),
-            truth.ignore[rows].tolist(),
-            strict=True,
-        )
-    ]
-
-
-def _answered(index: int, found: Found) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": index + 1,
-            "category_id": label + 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1),
-            "iscrowd": 0,
-            "score": score,
-        }
-        for (x1, y1, x2, y2), label, score in zip(
-            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-        )
-    ]
-
-
-def _class_precision(precision: NDArray[np.float64]) -> list[float]:
-    """AP per class out of COCOeval's [IoU, recall, class, area, detections], of all areas and most detections."""
-    tables = [precision[:, :, label, 0, -1] for label in range(precision.shape[2])]
-    measured = [table[table > NOTHING] for table in tables]
-    return [float(values.mean()) if values.size else NOTHING for values in measured]
 
 
 def _metadata(path: Path) -> dict[str, str]:

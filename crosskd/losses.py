@@ -6,9 +6,10 @@ Nothing here knows a head or a teacher. All of them expect full precision: see `
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
+
+from crosskd import ranks
 
 # Added to the number a loss is divided by, as the published results were made: the float32 one in every precision.
 EPSILON = torch.finfo(torch.float32).eps
@@ -31,6 +32,16 @@ def quality_focal(logits: Tensor, quality: Tensor, beta: float) -> Tensor:
         return entropy
     distance = (logits.sigmoid() - quality).abs()
     return entropy * (distance if beta == 1 else distance.pow(beta))
+
+
+def focal_background(logits: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Focal loss of a class that is not there (arXiv 1708.02002): (1 - alpha) p^gamma * -log(1 - p), elementwise."""
+    return (1 - alpha) * logits.sigmoid().pow(gamma) * F.softplus(logits)
+
+
+def focal_object(logits: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Focal loss of a class that is there: alpha (1 - p)^gamma * -log(p), elementwise."""
+    return alpha * (-logits).sigmoid().pow(gamma) * F.softplus(-logits)
 
 
 def distribution_focal(logits: Tensor, distance: Tensor) -> Tensor:
@@ -62,10 +73,21 @@ def level_sums(values: Tensor, level_sizes: list[int]) -> Tensor:
     return torch.stack([part.sum() for part in torch.split(values, level_sizes, dim=1)])
 
 
-def rank_mean(value: Tensor) -> Tensor:
-    """The mean of a normaliser over all training processes: each rank must divide by the same number."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value / dist.get_world_size()
+def rank_mean(value: Tensor, least: float = 0.0) -> Tensor:
+    """A divisor as the mean over ranks, at least `least`: what a rank's own sum of losses is divided by.
+
+    With synchronised statistics `least` holds for the divisor of all ranks together: see `ranks`.
+    """
+    if ranks.count() == 1:
+        return value.clamp(min=least)
+    return (ranks.total(value.detach()) / ranks.count()).clamp(min=rank_share(least))
+
+
+def rank_share(divisor: float) -> float:
+    """A fixed divisor as each rank applies it: with synchronised statistics, its part of the total batch's."""
+    return divisor / ranks.count() if ranks.synchronised() else divisor
+
+
+def rank_own(value: Tensor, least: float = 0.0) -> Tensor:
+    """A divisor that each rank has for itself, at least `least`, but for synchronised statistics: then `rank_mean`."""
+    return rank_mean(value, least) if ranks.synchronised() else value.clamp(min=least)

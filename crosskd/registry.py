@@ -6,37 +6,92 @@ dotted path: that would be remote code execution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from crosskd.errors import ConfigError
 
 T = TypeVar("T")
 
+NEAR = 3  # names that a message proposes
+LONGEST = 100  # characters of an unknown name that are compared
+
+
+Family = Literal["resnet", "mobilenet", "swin", "timm"]
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone and the facts that shape everything behind it.
+    """A backbone and the facts that shape everything behind it, all told without torch.
 
-    `expansion * width * (1, 2, 4, 8)` are the channels of C2..C5, at strides 4, 8, 16, 32.
+    `leaving` are the channels of C2..C5, at strides 4, 8, 16, 32, at the default width; of a timm model, C3..C5.
     """
 
     target: str
-    block: Literal["basic", "bottleneck"]
-    layers: tuple[int, int, int, int]
-    width: int = 64
-    imagenet: bool = True  # torchvision publishes weights for it, at its default width
+    family: Family
+    leaving: tuple[int, ...]
+    width: int | None = 64  # channels of the stem; None: not to be chosen
+    divisor: int = 1  # what a chosen width must be a multiple of
+    rounded_to: int = 1  # channels are rounded to a multiple of this
+    block: Literal["basic", "bottleneck"] = "basic"
+    layers: tuple[int, ...] = ()  # blocks per stage
+    weights: bool = True  # ImageNet weights are published: torchvision's, at the default width; or timm's
+    frozen_stages: int = -1  # by default, where pretrained
+    batch_norm: bool = True  # whether it may have batch norm
+    drop_path: float = 0.0  # by default; 0: it has none
+    levels: tuple[int, ...] = ()  # timm: which of its maps these are
+    parameters: int = 0  # timm: how many; others are counted by `crosskd.shapes`
+    idle: tuple[str, ...] = ()  # timm: parameters that no map depends on
 
-    def channels(self, width: int | None = None) -> tuple[int, int, int, int]:
-        base = (width or self.width) * (4 if self.block == "bottleneck" else 1)
-        return (base, 2 * base, 4 * base, 8 * base)
+    def channels(self, width: int | None = None) -> tuple[int, ...]:
+        """Of the maps at `width`, C5 last."""
+        if self.width is None or width is None:
+            return self.leaving
+        return tuple(self.scaled(count, width) for count in self.leaving)
+
+    def scaled(self, count: int, width: int) -> int:
+        """Channels that are `count` at the default width; as MobileNetV2 rounds them (arXiv 1801.04381)."""
+        if self.width is None:
+            return count
+        exact, step = count * width / self.width, self.rounded_to
+        rounded = max(step, int(exact + step / 2) // step * step)
+        return rounded + step if rounded < 0.9 * exact else rounded
+
+
+BoxMimic = Literal["kl", "giou", "iou"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the CrossKD paper (arXiv 2306.11369) and its configurations use for a detector."""
+
+    cut: int  # convolutions of the head that the student keeps
+    box: BoxMimic  # how boxes are compared
+    cls_weight: float
+    box_weight: float
+    centerness_weight: float  # 0: centerness is not imitated
+    pkd_weight: float
 
 
 @dataclass(frozen=True)
 class Detector:
+    """A detector and the facts about its head that can be told without torch.
+
+    `defaults` are its own default knobs, by section of `ModelConfig`, where they differ from the section's.
+    `reads` are the knobs that not every detector reads; of all others of the kind it must keep the default.
+    """
+
     target: str
-    cut: int  # the cut that the paper publishes for it
+    published: Published
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset()
+    scales: bool = True  # a learnt factor per level on the box code
+    centerness: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,23 +99,142 @@ class Term:
     target: str
 
 
-_RESNET = "crosskd.backbones.resnet:ResNet"
+TIMM = "timm/"  # begins the name of a backbone of the timm package
+TIMM_MAPS = 3  # C3..C5: what nothing reads is not computed, and the norm that some models have on C2 stays away
+TIMM_TABLE = Path(__file__).parent / "backbones" / "timm_models.json"
+
+
+def _resnet(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], width: int = 64) -> Backbone:
+    first = width * (4 if block == "bottleneck" else 1)
+    return Backbone(
+        "crosskd.backbones.resnet:ResNet",
+        "resnet",
+        leaving=(first, 2 * first, 4 * first, 8 * first),
+        width=width,
+        block=block,
+        layers=layers,
+        weights=width == 64,
+        frozen_stages=1,
+    )
+
+
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = json.loads(TIMM_TABLE.read_text())
+    return table
+
+
+def _timm() -> dict[str, Backbone]:
+    """Those of the shipped table, which `python -m crosskd.backbones.timm_table` writes."""
+    return {
+        TIMM + name: Backbone(
+            "crosskd.backbones.timm_features:TimmFeatures",
+            "timm",
+            leaving=tuple(row["channels"][-TIMM_MAPS:]),
+            width=None,
+            weights=row["weights"],
+            levels=tuple(row["levels"][-TIMM_MAPS:]),
+            parameters=row["parameters"],
+            idle=tuple(row.get("idle", ())),
+        )
+        for name, row in _table()["models"].items()
+    }
+
+
+def timm_version() -> str:
+    """The version of timm that the shipped table was made with."""
+    return str(_table()["timm"])
+
 
 BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(_RESNET, "basic", (2, 2, 2, 2)),
-    "resnet34": Backbone(_RESNET, "basic", (3, 4, 6, 3)),
-    "resnet50": Backbone(_RESNET, "bottleneck", (3, 4, 6, 3)),
-    "resnet101": Backbone(_RESNET, "bottleneck", (3, 4, 23, 3)),
-    "resnet_tiny": Backbone(_RESNET, "basic", (1, 1, 1, 1), width=16, imagenet=False),
+    "resnet18": _resnet("basic", (2, 2, 2, 2)),
+    "resnet34": _resnet("basic", (3, 4, 6, 3)),
+    "resnet50": _resnet("bottleneck", (3, 4, 6, 3)),
+    "resnet101": _resnet("bottleneck", (3, 4, 23, 3)),
+    "resnet_tiny": _resnet("basic", (1, 1, 1, 1), width=16),
+    "mobilenet_v2": Backbone(
+        "crosskd.backbones.mobilenet:MobileNetV2",
+        "mobilenet",
+        leaving=(24, 32, 96, 320),
+        width=32,
+        divisor=8,
+        rounded_to=8,
+        frozen_stages=1,
+    ),
+    "swin_t": Backbone(
+        "crosskd.backbones.swin:Swin",
+        "swin",
+        leaving=(96, 192, 384, 768),
+        width=96,
+        divisor=3,
+        layers=(2, 2, 6, 2),
+        batch_norm=False,
+        drop_path=0.2,
+    ),
+    **_timm(),
 }
 
+_FOCAL = frozenset({"losses.focal", "losses.focal_gamma", "losses.focal_alpha"})
+
 DETECTORS: dict[str, Detector] = {
-    "gfl": Detector("crosskd.detectors.gfl:GFL", cut=3),
+    "gfl": Detector(
+        "crosskd.detectors.gfl:GFL",
+        Published(cut=3, box="kl", cls_weight=1.0, box_weight=4.0, centerness_weight=0.0, pkd_weight=6.0),
+        reads=frozenset(
+            {
+                "anchor_scale",
+                "head.reg_max",
+                "losses.quality_focal",
+                "losses.quality_focal_beta",
+                "losses.distribution_focal",
+                "losses.giou",
+            }
+        ),
+    ),
+    "retinanet": Detector(
+        "crosskd.detectors.retinanet:RetinaNet",
+        Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
+        defaults={
+            "": {"anchor_scale": 4.0},
+            "head": {"norm": "none"},
+            "losses": {"giou": 0.0, "l1": 1.0},
+            "postprocess": {"nms_iou": 0.5},
+        },
+        reads=_FOCAL
+        | {"anchor_scale", "head.octaves", "head.ratios", "head.whole_pixel_anchors", "head.spread_cells"}
+        | {"losses.l1", "losses.iou", "losses.giou"},
+        scales=False,
+    ),
+    "atss": Detector(
+        "crosskd.detectors.atss:ATSS",
+        Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=1.0, pkd_weight=1.0),
+        reads=_FOCAL | {"anchor_scale", "losses.iou", "losses.giou", "losses.centerness"},
+        centerness=True,
+    ),
+    "fcos": Detector(
+        "crosskd.detectors.fcos:FCOS",
+        Published(cut=2, box="iou", cls_weight=0.4, box_weight=0.75, centerness_weight=0.0, pkd_weight=2.0),
+        defaults={
+            "neck": {"relu_before_p7": True},
+            "losses": {"giou": 0.0, "iou": 1.0},
+            "postprocess": {"nms_iou": 0.5},
+        },
+        reads=_FOCAL
+        | {"head.center_sampling", "head.center_radius", "head.norm_on_bbox", "head.centerness_on_reg"}
+        | {"head.point_offset", "head.spread_cells", "postprocess.score"}
+        | {"losses.iou", "losses.giou", "losses.centerness"},
+        centerness=True,
+    ),
 }
 
 TERMS: dict[str, Term] = {
     "crosskd": Term("crosskd.distill.crosskd:CrossKD"),
     "pkd": Term("crosskd.distill.pkd:PKD"),
+    "direct": Term("crosskd.distill.direct:Direct"),
+    "ld": Term("crosskd.distill.ld:LD"),
+    "fitnet": Term("crosskd.distill.fitnet:FitNet"),
+    "fgd": Term("crosskd.distill.fgd:FGD"),
+    "mgd": Term("crosskd.distill.mgd:MGD"),
+    "cwd": Term("crosskd.distill.cwd:CWD"),
 }
 
 
@@ -70,9 +244,19 @@ def load(target: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def lookup(table: dict[str, T], name: str, kind: str) -> T:
-    """The entry called `name`, or a `ConfigError` that lists every name there is."""
+def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry called `name`, or a `ConfigError` that says which names there are."""
     try:
         return table[name]
     except KeyError:
-        raise ConfigError(f"unknown {kind} {name!r}", remedy=f"Use one of: {', '.join(sorted(table))}.") from None
+        raise ConfigError(f"unknown {kind} {name!r}", remedy=f"Use one of: {choices(table, name)}.") from None
+
+
+def choices(table: Mapping[str, Any], name: str) -> str:
+    """The names of a table for a message; of timm's, which are a thousand, those that are near `name`."""
+    timm = [entry for entry in table if entry.startswith(TIMM)]
+    text = ", ".join(sorted(table.keys() - set(timm)))
+    if timm:
+        near = get_close_matches(name[:LONGEST], timm, n=NEAR)
+        text += f", or one of {len(timm)} {TIMM}... models" + (f", such as {', '.join(near)}" if near else "")
+    return text

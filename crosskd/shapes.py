@@ -1,4 +1,4 @@
-"""Names and shapes of a detector's tensors, from its configuration alone. Imports no torch.
+"""Names and shapes of a detector's tensors, from its configuration alone. Imports no torch and no timm.
 
 With it a weights file's header is checked, and a model's size told, where torch is not installed. A test holds
 it against real detectors.
@@ -13,43 +13,78 @@ from crosskd.config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "bins")
-_SIDES = 4
+_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "head.bins", "relative_position_index")
 _LATERAL = 3
+_BACKBONE = "backbone."
 
 
-def expected_shapes(model: ModelConfig, num_classes: int) -> Shapes:
-    """Exactly the names and shapes of `Detector.state_dict()`, in its order."""
-    entry = registry.BACKBONES[model.backbone.name]
-    width = model.backbone.width or entry.width
-    shapes = {f"backbone.{name}": shape for name, shape in _resnet(entry, width).items()}
+class ExpectedShapes(dict[str, tuple[int, ...]]):
+    """Name -> shape; `untold(name)` says that a further name may be there, with any shape."""
+
+    def __init__(self, shapes: Shapes, open_prefix: str | None = None) -> None:
+        super().__init__(shapes)
+        self.open_prefix = open_prefix
+
+    def untold(self, name: str) -> bool:
+        return self.open_prefix is not None and name.startswith(self.open_prefix)
+
+
+def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
+    """The names and shapes of `Detector.state_dict()`, in its order.
+
+    Exactly those; but of a timm backbone, whose names timm alone knows, none: everything under `backbone.` is then
+    untold, and only the neck and the head are checked by this.
+    """
+    backbone = model.backbone
+    entry = registry.BACKBONES[backbone.name]
+    leaving = entry.channels(backbone.width)
+    shapes = {f"{_BACKBONE}{name}": shape for name, shape in _backbone(entry, backbone.width).items()}
     channels = model.neck.channels
-    for i, entering in enumerate(entry.channels(width)[-_LATERAL:]):
+    for i, entering in enumerate(leaving[-_LATERAL:]):
         shapes |= _conv(f"neck.lateral.{i}", entering, channels, 1)
     for i in range(len(model.strides)):
-        shapes |= _conv(f"neck.output.{i}", channels, channels, 3)
-    return shapes | _head(model, num_classes)
+        entering = leaving[-1] if i == _LATERAL and model.neck.p6_from == "c5" else channels
+        shapes |= _conv(f"neck.output.{i}", entering, channels, 3)
+    return ExpectedShapes(shapes | _head(model, num_classes), _BACKBONE if entry.family == "timm" else None)
 
 
 def parameter_count(model: ModelConfig, num_classes: int) -> int:
     """Number of parameters, without the statistics of batch norm and without constants."""
     shapes = expected_shapes(model, num_classes)
-    return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS))
+    told = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NO_PARAMETERS))
+    return told + registry.BACKBONES[model.backbone.name].parameters
 
 
 def _head(model: ModelConfig, num_classes: int) -> Shapes:
-    head = model.head
-    shapes: Shapes = {"head.bins": (head.reg_max + 1,)}
+    head, entry = model.head, registry.DETECTORS[model.detector]
+    shapes: Shapes = {"head.bins": (head.reg_max + 1,)} if model.detector == "gfl" else {}
     entering = model.neck.channels
     for tower in ("cls_tower", "box_tower"):
         entering = model.neck.channels
         for i in range(head.depth):
-            shapes |= _conv(f"head.{tower}.{i}.conv", entering, head.channels, 3, bias=False)
-            shapes |= _affine(f"head.{tower}.{i}.norm", head.channels)
+            shapes |= _conv(f"head.{tower}.{i}.conv", entering, head.channels, 3, bias=head.tower_bias)
+            if head.norm == "group":
+                shapes |= _affine(f"head.{tower}.{i}.norm", head.channels)
             entering = head.channels
-    shapes |= _conv("head.cls", entering, num_classes, 3)
-    shapes |= _conv("head.box", entering, _SIDES * (head.reg_max + 1), 3)
-    return shapes | {f"head.scales.{i}": () for i in range(len(model.strides))}
+    shapes |= _conv("head.cls", entering, model.anchors_per_cell * num_classes, 3)
+    shapes |= _conv("head.box", entering, model.anchors_per_cell * model.box_channels, 3)
+    if entry.centerness:
+        shapes |= _conv("head.centerness", entering, model.anchors_per_cell, 3)
+    if entry.scales:
+        shapes |= {f"head.scales.{i}": () for i in range(len(model.strides))}
+    return shapes
+
+
+# --- backbones -------------------------------------------------------------------------------------------------------
+
+
+def _backbone(entry: registry.Backbone, width: int | None) -> Shapes:
+    if entry.family == "timm":
+        return {}
+    build = {"resnet": _resnet, "mobilenet": _mobilenet, "swin": _swin}[entry.family]
+    width = width or entry.width
+    assert width is not None
+    return build(entry, width)
 
 
 def _resnet(entry: registry.Backbone, width: int) -> Shapes:
@@ -77,8 +112,76 @@ def _block(name: str, entering: int, planes: int, leaving: int, *, bottleneck: b
     return shapes
 
 
+# The paper's table 2 (arXiv 1801.04381): expansion of the hidden channels, channels at width 32, number of blocks.
+_INVERTED = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+
+
+def _mobilenet(entry: registry.Backbone, width: int) -> Shapes:
+    entering = entry.scaled(32, width)
+    shapes = _conv("features.0.0", 3, entering, 3, bias=False) | _batch_norm("features.0.1", entering)
+    place = 1
+    for expansion, channels, count in _INVERTED:
+        for _ in range(count):
+            leaving = entry.scaled(channels, width)
+            shapes |= _inverted(f"features.{place}.conv", entering, expansion, leaving)
+            entering, place = leaving, place + 1
+    return shapes
+
+
+def _inverted(name: str, entering: int, expansion: int, leaving: int) -> Shapes:
+    """Widen (unless `expansion` is 1), convolve each channel for itself, narrow."""
+    hidden = entering * expansion
+    convs = [(entering, hidden, 1), (1, hidden, 3)] if expansion > 1 else [(1, hidden, 3)]
+    shapes: Shapes = {}
+    for i, (a, b, kernel) in enumerate(convs):
+        shapes |= _conv(f"{name}.{i}.0", a, b, kernel, bias=False) | _batch_norm(f"{name}.{i}.1", b)
+    i = len(convs)
+    return shapes | _conv(f"{name}.{i}", hidden, leaving, 1, bias=False) | _batch_norm(f"{name}.{i + 1}", leaving)
+
+
+_WINDOW, _HEADS, _PATCH, _MLP = 7, 3, 4, 4  # Swin-T's; heads: of the first stage
+
+
+def _swin(entry: registry.Backbone, width: int) -> Shapes:
+    leaving = entry.channels(width)
+    shapes = _conv("features.0.0", 3, width, _PATCH) | _affine("features.0.2", width)
+    for stage, count in enumerate(entry.layers):
+        if stage:
+            before, name = leaving[stage - 1], f"features.{2 * stage}"
+            shapes |= _linear(f"{name}.reduction", 4 * before, 2 * before, bias=False)
+            shapes |= _affine(f"{name}.norm", 4 * before)
+        for i in range(count):
+            shapes |= _window_block(f"features.{2 * stage + 1}.{i}", leaving[stage], _HEADS * 2**stage)
+    for stage in (1, 2, 3):
+        shapes |= _affine(f"norms.{stage}", leaving[stage])
+    return shapes
+
+
+def _window_block(name: str, channels: int, heads: int) -> Shapes:
+    return (
+        _affine(f"{name}.norm1", channels)
+        | {
+            f"{name}.attn.relative_position_bias_table": ((2 * _WINDOW - 1) ** 2, heads),
+            f"{name}.attn.relative_position_index": (_WINDOW**4,),
+        }
+        | _linear(f"{name}.attn.qkv", channels, 3 * channels)
+        | _linear(f"{name}.attn.proj", channels, channels)
+        | _affine(f"{name}.norm2", channels)
+        | _linear(f"{name}.mlp.0", channels, _MLP * channels)
+        | _linear(f"{name}.mlp.3", _MLP * channels, channels)
+    )
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
 def _conv(name: str, entering: int, leaving: int, kernel: int, *, bias: bool = True) -> Shapes:
     shapes: Shapes = {f"{name}.weight": (leaving, entering, kernel, kernel)}
+    return shapes | ({f"{name}.bias": (leaving,)} if bias else {})
+
+
+def _linear(name: str, entering: int, leaving: int, *, bias: bool = True) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (leaving, entering)}
     return shapes | ({f"{name}.bias": (leaving,)} if bias else {})
 
 

@@ -1,14 +1,18 @@
 """What the parts of the core hand to each other, with shapes.
 
-N images in a batch, L pyramid levels, A anchors over all levels (one square anchor a cell: A = sum of H_l * W_l),
-G boxes in an image, K classes, D detections. Boxes are (x1, y1, x2, y2) in pixels of the network's input.
+N images in a batch, L pyramid levels, a anchors a cell (9 in RetinaNet, else 1), A anchors over all levels
+(A = sum of a * H_l * W_l), G boxes in an image, K classes, B numbers in a box code, D detections. Boxes are
+(x1, y1, x2, y2) in pixels of the network's input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Size = tuple[int, int]  # height, width
@@ -64,10 +68,11 @@ class Held:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a head says, per level. GFL: cls [N, K, H_l, W_l] logits, box [N, 4 * (reg_max + 1), H_l, W_l] logits."""
+    """What a head says, per level; the channels of a cell's first anchor come first."""
 
-    cls: list[Tensor]
-    box: list[Tensor]
+    cls: list[Tensor]  # [N, a * K, H_l, W_l] logits
+    box: list[Tensor]  # [N, a * B, H_l, W_l]; B = 4 * (reg_max + 1) logits in GFL, else 4 distances or deltas
+    centerness: list[Tensor] | None = None  # [N, 1, H_l, W_l] logits; ATSS and FCOS
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Assignment:
     boxes: Tensor  # [N, A, 4]: the box of a positive, 0 elsewhere
     positives: list[int]  # per image
     level_sizes: list[int]  # anchors per level; sums to A
+    centerness: Tensor | None = None  # [N, A]: of a positive, 0 elsewhere; ATSS and FCOS
 
     def positives_per_level(self, classes: int) -> list[int]:
         hits = (self.labels >= 0) & (self.labels < classes)
@@ -99,6 +105,17 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Precision over recall, per class: boxes of all areas, at most 100 detections an image, as COCO interpolates it.
+
+    The mean of a class's last curve is its AP.
+    """
+
+    classes: tuple[str, ...]
+    precision: NDArray[np.float64]  # [3, K, 101]: IoU 0.50, 0.75, mean of 0.50 ... 0.95; -1 without ground truth
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """COCO AP of one model on the validation split."""
 
@@ -106,12 +123,19 @@ class Evaluation:
     step: int
     epoch: float
     metrics: dict[str, float]  # AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; -1: nothing to measure
-    per_class: dict[str, float] = field(default_factory=dict)
+    per_class: dict[str, float] = field(default_factory=dict)  # class name -> AP
+    class_metrics: dict[str, dict[str, float]] = field(default_factory=dict)  # class name -> AP50 AP75 AR100
     images: int = 0
     seconds: float = 0.0
     milliseconds_per_image: float | None = None
     best: bool = False
+    # For whoever stores them; a run's history keeps the numbers alone.
+    curves: Curves | None = field(default=None, repr=False, compare=False)
 
     @property
     def ap(self) -> float:
         return self.metrics["AP"]
+
+    def numbers(self) -> dict[str, Any]:
+        """Every field but the curves, as plain values: what JSON and a checkpoint take."""
+        return {name: value for name, value in asdict(replace(self, curves=None)).items() if name != "curves"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,27 +14,31 @@ from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.weights import read_header
 from crosskd.errors import ConfigError, WeightsError
+from crosskd.pairing import require_pair
+
+log = logging.getLogger(__name__)
 
 
 def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | None = None) -> Detector:
-    """The teacher of `config`, whose label order must be `classes`. `weights` is the file a `JobRef` leads to.
+    """The teacher of `config`, narrowed to `classes` in their order. `weights` is the file a `JobRef` leads to.
 
     The file itself tells model and classes where it is one of ours; elsewhere `teacher.model` must be given, and
-    `teacher.classes` may be. Raises `ConfigError` or `WeightsError` for whatever does not fit.
+    `teacher.classes` may be (by default they are `classes`). A teacher of more classes, or of another order, is
+    narrowed by name: every class has a logit of its own, so the others can be left out without touching these.
+    Raises `ConfigError` or `WeightsError` for whatever does not fit.
     """
     assert config.teacher is not None
     path = weights_file(config.teacher, weights)
     model, trained_on = _described(config.teacher, path)
-    if trained_on is not None:
-        _require_same_classes(trained_on, list(classes))
-    if model.strides != config.student.strides:
-        raise ConfigError(
-            f"the teacher's strides are {model.strides}, the student's {config.student.strides}",
-            where="/student/strides",
-            remedy="Give the student the teacher's strides.",
-        )
-    teacher = build_detector(model, len(classes), pretrained=False)
+    if config.distill is not None:
+        require_pair(config.distill, config.student, model)  # before anything is built or read
+    trained_on = trained_on or list(classes)
+    kept = _class_map(trained_on, list(classes))
+    teacher = build_detector(model, len(trained_on), pretrained=False)
     load_weights(teacher, path)
+    if trained_on != list(classes):
+        teacher.select_classes(kept)
+        log.info("the teacher knows %d classes; %d of them are taken, by name", len(trained_on), len(kept))
     return teacher.eval().requires_grad_(False)
 
 
@@ -77,15 +82,12 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
     return model, teacher.classes or classes
 
 
-def _require_same_classes(teacher: list[str], data: list[str]) -> None:
-    if teacher == data:
-        return
-    if sorted(teacher) == sorted(data):
-        what = f"the teacher knows the same classes in another order: {teacher}; the data: {data}"
-        remedy = "Set `data.classes` to the teacher's order."
-    else:
-        missing = sorted(set(data) - set(teacher)) or "none"
-        extra = sorted(set(teacher) - set(data)) or "none"
-        what = f"the teacher was trained on other classes; only in the data: {missing}; only in the teacher: {extra}"
-        remedy = "Use a teacher trained on the classes of `data`."
-    raise ConfigError(what, where="/teacher/classes", remedy=remedy)
+def _class_map(teacher: list[str], data: list[str]) -> list[int]:
+    """Which of the teacher's classes each class of the data is."""
+    if missing := [name for name in data if name not in teacher]:
+        raise ConfigError(
+            f"the teacher does not know {missing}; it was trained on {teacher}",
+            where="/teacher/classes",
+            remedy="Use a teacher that knows every class of `data`, or set `data.classes` to those it knows.",
+        )
+    return [teacher.index(name) for name in data]

@@ -21,9 +21,14 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     A PyTorch file is a pickle, and a pickle can name any function to call. Here only tensors and plain
     containers are admitted: what asks for more is refused before anything of it runs. Raises `WeightsError`.
     """
+    return tensors_in(read_content(path), Path(path).name)
+
+
+def read_content(path: Path | str) -> Any:
+    """All that a safetensors or PyTorch file holds, on the CPU: as `read_tensors`, whatever it is."""
     path = Path(path)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        return load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
     except FileNotFoundError as error:
         raise WeightsError(f"there is no file {path.name}", remedy="Check the path.") from error
     except pickle.UnpicklingError as error:
@@ -36,7 +41,6 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
             f"{path.name} cannot be read: {_first_line(error)}",
             remedy="Check that the file is complete and is a weights file.",
         ) from error
-    return _state(content, path.name)
 
 
 def _unpickle(path: Path) -> Any:
@@ -44,7 +48,8 @@ def _unpickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _state(content: Any, name: str) -> dict[str, Tensor]:
+def tensors_in(content: Any, name: str) -> dict[str, Tensor]:
+    """The state dict in what `read_content` found in the file `name`. Raises `WeightsError`."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

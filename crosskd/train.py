@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ import torch
 from torch import nn
 
 from crosskd.config import TrainConfig
+from crosskd.cost import cost_of, evaluation_size
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.distill.distiller import build_distiller
-from crosskd.engine import snapshot
+from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.distill.renormalise import Renormalised
+from crosskd.engine import distributed, snapshot
 from crosskd.engine.callbacks import Callback, Callbacks, Run, TrainResult
 from crosskd.engine.checkpoint import (
     file_digest,
@@ -35,22 +37,27 @@ from crosskd.engine.checkpoint import (
     require_same_run,
     write_checkpoint,
 )
+from crosskd.engine.compiled import compile_within, require_compiler
+from crosskd.engine.curves import write_curves
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
 from crosskd.engine.files import write_text
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.loop import Training, fit
+from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
+from crosskd.engine.parallel import parallel, share_buffers
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.results import Results, versions
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
-from crosskd.evaluate import evaluate
-from crosskd.structures import Batch, Evaluation
+from crosskd.evaluate import Measurable, evaluate
+from crosskd.inherit import inherit
+from crosskd.structures import Evaluation
 from crosskd.teacher import load_teacher, weights_file
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS = "checkpoints"  # the folder below the workdir
+CHECKPOINTS, CURVES = "checkpoints", "curves"  # folders below the workdir
 POOR_TEACHER = 0.01  # AP below which the teacher is more likely broken than weak
 
 
@@ -74,15 +81,22 @@ def train(
     if resume is None:
         _require_unused(workdir)
     run = Run(config, workdir, stop or threading.Event())
-    with log_file(workdir / "log.txt"):
+    with distributed.joined(config), log_file(workdir / _log_name()):
+        listeners = [LogLines(), *callbacks] if distributed.is_main() else []
         try:
-            return _Session(run, Callbacks([LogLines(), *callbacks]), teacher_weights).execute(resume)
+            with distributed.noticing_loss():
+                return _Session(run, Callbacks(listeners), teacher_weights).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
         except CrossKDError as error:
             log.error("%s", error)
             raise
+
+
+def _log_name() -> str:
+    """Each rank of a training writes a log of its own."""
+    return "log.txt" if distributed.is_main() else f"log-rank-{distributed.rank()}.txt"
 
 
 def _require_unused(workdir: Path) -> None:
@@ -108,6 +122,7 @@ class _Parts:
     training: Training
     digests: dict[str, str]  # sha256 of the annotation files
     teacher_digest: str | None  # sha256 of the teacher's weights
+    inherited: list[str] | None  # names of the tensors that the student began with; None: of none
 
 
 def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights: Path | None = None) -> _Parts:
@@ -115,41 +130,64 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
     set_threads(config.threads)
     device = choose_device(config.device)
     amp = MixedPrecision.on(device, config.precision)
-    train_loader = build_loader(config, "train", device=device)
+    if config.compile:
+        require_compiler(device)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    train_loader = build_loader(config, "train", device=device, rank=rank, world_size=world_size)
     classes = train_loader.classes
-    val_loader = build_loader(config, "val", classes, device=device)
+    val_loader = build_loader(config, "val", classes, device=device, rank=rank, world_size=world_size)
 
     seed_all(config.seed)
     student = build_detector(config.student, len(classes), pretrained=pretrained)
-    teacher, teacher_digest = None, None
+    teacher, teacher_digest, inherited = None, None, None
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:
         teacher = load_teacher(config, classes, teacher_weights)
         teacher_digest = file_digest(weights_file(config.teacher, teacher_weights))
+        inherited = inherit(student, teacher, copy=pretrained) if config.init_student else None
         trainee = build_distiller(student, teacher, config.distill)
-    # Not channels_last, though a tenth faster here: torch 2.14 dies in the backward pass of a strided 1x1 convolution.
     with memory_errors(device):
-        trainee.to(device)
+        if config.channels_last:
+            to_channels_last(trainee, device)
+        else:
+            trainee.to(device)
+        shared = parallel(trainee, student)
         ema = EMA(student, config.ema) if config.ema else None
-    seed_all(config.seed)  # building a teacher drew random numbers
+    if config.compile:
+        _compile(trainee, [student] if teacher is None else [student, teacher])
+    seed_all(config.seed + rank)  # anew: building a teacher drew random numbers
 
     steps_per_epoch = -(-len(train_loader) // config.accumulate)
     training = Training(
         trainee=trainee,
         student=student,
-        optimizer=build_optimizer(trainee, config.optimizer, total_batch=config.batch_size * config.accumulate),
+        optimizer=build_optimizer(trainee, config.optimizer, total_batch=_total_batch(config)),
         schedule=Schedule(config.schedule, steps_per_epoch),
         batches=train_loader,
         amp=amp,
         ema=ema,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
+        parallel=shared,
     )
     digests = {
         "train": file_digest(Path(config.data.train.annotations)),
         "val": file_digest(Path(config.data.val.annotations)),
     }
-    return _Parts(device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest)
+    return _Parts(device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited)
+
+
+def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
+    """The convolutions of each detector: backbone and neck, and both sides of the head's cut."""
+    calls: list[tuple[nn.Module, str]] = []
+    for model in detectors:
+        calls += [(model, "features"), (model.head, "front"), (model.head, "back")]
+    compile_within(trainee, calls)
+
+
+def _total_batch(config: TrainConfig) -> int:
+    """Images of one optimizer step, over all processes."""
+    return config.batch_size * config.accumulate * config.gpus
 
 
 class _Session:
@@ -194,7 +232,8 @@ class _Session:
         require_same_run(saved["settings"], self.settings)
         with memory_errors(self.parts.device):
             snapshot.restore(saved, self.run, self.parts.training, self.results)
-        remove_later(self.run.workdir / CHECKPOINTS, self.run.step)
+        if distributed.is_main():
+            remove_later(self.run.workdir / CHECKPOINTS, self.run.step)
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
             self._write_best()
@@ -202,14 +241,18 @@ class _Session:
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
         state = snapshot.take(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
+        if not distributed.is_main():
+            return
         path = write_checkpoint(folder, self.run.step, state)
         self.callback.on_checkpoint(self.run, path, self.run.step)
         prune(folder, self.config.checkpoint.keep_last)
 
     def _evaluate_teacher(self, teacher: Detector) -> None:
         self.callback.on_phase(self.run, "evaluating_teacher")
-        self.results.teacher = evaluation = self._measure(teacher, "teacher")
+        reader = Renormalised(teacher, self.config.student.pixels)
+        self.results.teacher = evaluation = self._measure(reader, "teacher")
         self.callback.on_evaluation(self.run, evaluation)
+        self._write_curves(evaluation)
         if evaluation.ap < POOR_TEACHER:
             log.warning(
                 "the teacher reaches AP %.4f on the validation split: check its classes, their order and its pixels",
@@ -219,32 +262,34 @@ class _Session:
     def _evaluate_student(self) -> None:
         run = self.run
         self.callback.on_phase(run, "evaluating")
+        share_buffers(self.delivered)
         evaluation = self.results.add(self._measure(self.delivered, "student"), self.delivered)
         if evaluation.best:
             run.best_ap, run.best_step = evaluation.ap, evaluation.step
         self.callback.on_evaluation(run, evaluation)
+        self._write_curves(evaluation)
         if evaluation.best:
             self._write_best()
+        if run.step < run.total_steps:
+            run.stopped_early = self.results.out_of_patience(self.config.evaluation)
         self.callback.on_phase(run, "training")
 
-    def _measure(self, detector: Detector, model: str) -> Evaluation:
+    def _measure(self, detector: Measurable, model: str) -> Evaluation:
         loader = self.parts.val_loader
         return evaluate(
             detector,
-            self._until_stopped(loader),
+            loader,
             annotations=loader.dataset.annotations,
             device=self.parts.device,
             model=model,
             step=self.run.step,
             epoch=self.run.epoch,
+            stopping=lambda: self.run.stopping,  # nothing to save: a checkpoint before it stands
         )
 
-    def _until_stopped(self, loader: Loader) -> Iterator[Batch]:
-        """In an evaluation there is nothing to save: a checkpoint before it stands, and a resume repeats it."""
-        for batch in loader:
-            if self.run.stopping:
-                raise Interrupted(f"stopped on request in an evaluation after step {self.run.step}", step=self.run.step)
-            yield batch
+    def _write_curves(self, evaluation: Evaluation) -> None:
+        if distributed.is_main():
+            self.callback.on_curves(self.run, write_curves(self.run.workdir / CURVES, evaluation), evaluation)
 
     def _write_best(self) -> None:
         assert self.results.best is not None
@@ -256,28 +301,43 @@ class _Session:
         self.callback.on_phase(run, "uploading")
         last = results.write_last(self.delivered)
         self.callback.on_weights(run, last, run.step, False)
-        manifest = self._manifest()
-        write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        skipped = distributed.gather(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt)
+        manifest = distributed.share({} if skipped is None else self._manifest(sorted(set().union(*skipped))))
+        if distributed.is_main():
+            write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         best = run.workdir / "best.safetensors"
-        result = TrainResult(results.best.ap, results.best.step, run.step, manifest, best, last)
+        result = TrainResult(results.best.ap, results.best.step, run.step, manifest, best, last, run.stopped_early)
         self.callback.on_end(run, result)
         return result
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self, skipped_images: list[str]) -> dict[str, Any]:
         return {
             "format": 1,
             "steps": self.run.step,
+            "stopped_early": bool(self.run.stopped_early),
+            "stop_reason": self.run.stopped_early or None,
             "seconds": round(self.seconds, 3),
             "device": str(self.parts.device),
             "threads": torch.get_num_threads(),
             "versions": versions(),
             "annotations_sha256": self.parts.digests,
             "teacher_weights_sha256": self.parts.teacher_digest,
+            "init_student": self.parts.inherited,
+            "adapters": trainee.adapters() if isinstance(trainee := self.parts.training.trainee, Distiller) else {},
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
-            "skipped_images": sorted(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt),
-            **self.results.summary(self.parts.student, self.parts.teacher),
+            "skipped_images": skipped_images,
+            **self._models(),
         }
+
+    def _models(self) -> dict[str, Any]:
+        """What the manifest says of student and teacher: their AP and what they cost."""
+        summary = self.results.summary(self.parts.student, self.parts.teacher)
+        size = evaluation_size(self.config.augment)
+        for name, detector in (("student", self.delivered), ("teacher", self.parts.teacher)):
+            if detector is not None:
+                summary[name] |= cost_of(detector, size)
+        return summary
 
     def _log_parts(self) -> None:
         parts = self.parts
@@ -287,7 +347,7 @@ class _Session:
             len(parts.val_loader.dataset),
             len(parts.train_loader.classes),
             self.run.total_steps,
-            self.config.batch_size * self.config.accumulate,
+            _total_batch(self.config),
             parts.device,
             torch.get_num_threads(),
         )

@@ -2,109 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from api.schemas.jobs import FINAL, Job
+from api.schemas.jobs import Job
 from client import demo, specs
 from client.errors import ApiProblem
-from client.home import Home
-from client.local import Stack
-from client.sdk import Client
-from crosskd.data.demo import write_demo
+from tests.service import LONG, PATIENCE, Service, processes_of
 
 pytestmark = pytest.mark.timeout(600)
-
-PATIENCE = 420.0  # seconds for one job on a machine that does other things too
-FAST = {
-    "CROSSKD_LEASE_SECONDS": "8",
-    "CROSSKD_HEARTBEAT_SECONDS": "0.5",
-    "CROSSKD_REDELIVER_SECONDS": "2",
-    "CROSSKD_DEVICES": "cpu",
-    "OMP_NUM_THREADS": "1",
-}
-SHORT, LONG = 20, 100  # epochs, of two steps each
-SPEC: dict[str, Any] = {
-    "student": {
-        "backbone": {"name": "resnet_tiny"},
-        "neck": {"channels": 32},
-        "head": {"channels": 32, "depth": 2, "norm_groups": 8},
-        "strides": [8, 16, 32],
-    },
-    "augment": {"short_edges": [64], "long_edge": 64, "flip": 0.0},
-    "loader": {"workers": 0},
-    "batch_size": 8,
-    "optimizer": {"name": "adamw", "lr": 0.004, "base_batch": None, "weight_decay": 0.0},
-    "schedule": {"epochs": SHORT, "warmup_steps": 5, "decay": "cosine"},
-    "clip_norm": 10.0,
-    "evaluation": {"every_epochs": 1000},
-    "checkpoint": {"every_steps": 5},
-    "threads": 1,
-    "log_every": 1,
-}
-
-
-@dataclass
-class Service:
-    """A running stack and a client of it. `restart` stops it in order and starts it again on the same home."""
-
-    home: Path
-    data: dict[str, Any]
-    stack: Stack
-    client: Client
-
-    @classmethod
-    def start(cls, home: Path) -> Service:
-        # Measured on what was trained on: a tiny training shall reach an AP that is not zero.
-        train = write_demo(home / "data" / "tiny", train=16, val=1, size=64, classes=2).train
-        split = train.model_dump(mode="json")
-        service = cls(home, {"train": split, "val": split}, Stack(Home(home), port=0, environment=FAST), Client(""))
-        service._open()
-        return service
-
-    def restart(self) -> None:
-        self.close()
-        self.stack = Stack(Home(self.home), port=0, environment=FAST)
-        self._open()
-
-    def _open(self) -> None:
-        self.stack.start()
-        self.client = Client(self.stack.url)
-        self.client.health()
-
-    def close(self) -> None:
-        self.client.close()
-        self.stack.stop()
-
-    def post(self, name: str, *, epochs: int = SHORT, teacher: dict[str, str] | None = None) -> Job:
-        base = {"spec": {**SPEC, "data": self.data}}
-        body = specs.complete(base, name=name, teacher=teacher, overrides=[f"schedule.epochs={epochs}"])
-        return self.client.create_job(body)
-
-    def train_until(self, job: Job, step: int) -> Job:
-        """Wait until a job's training has come to `step`."""
-        return self._until(job, lambda now: now.progress is not None and now.progress.step >= step, interval=0.1)
-
-    def succeed(self, job: Job) -> Job:
-        ended = self._until(job, lambda now: now.status in FINAL, interval=0.3)
-        assert ended.status == "succeeded", ended.model_dump_json(indent=2)
-        return ended
-
-    def _until(self, job: Job, condition: Callable[[Job], bool], interval: float) -> Job:
-        deadline = time.monotonic() + PATIENCE
-        while not condition(now := self.client.job(job.id)):
-            assert now.status not in FINAL, now.model_dump_json(indent=2)
-            assert time.monotonic() < deadline, now.model_dump_json(indent=2)
-            time.sleep(interval)
-        return now
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +32,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def teacher(service: Service) -> Job:
     return service.succeed(service.post("teacher"))
-
-
-def processes_of(home: Path) -> list[int]:
-    """All living processes that were told of this home."""
-    needle = f"CROSSKD_HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and needle in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended, or is another user's
-    return found
 
 
 def command_of(pid: int) -> str:
@@ -185,6 +84,41 @@ def test_a_student_is_distilled_from_a_former_jobs_weights(service: Service, tea
     assert job.best_ap is not None
     assert job.best_ap > 0.02  # else the next line would compare nothing with nothing
     assert demo.evaluate_afresh(weights, job.spec) == pytest.approx(job.best_ap, abs=1e-6)
+
+
+def test_the_weights_of_a_job_are_measured_again(service: Service, teacher: Job) -> None:
+    body = {"spec": {"workers": 0, "batch_size": 8, "threads": 1, "data": {"val": service.data["val"]}}}
+    weights = {"job": teacher.id, "checkpoint": "best"}
+    job = service.succeed(service.client.create_job(specs.complete(body, name="again", weights=weights)))
+    assert job.kind == "evaluate"
+    assert teacher.best_ap is not None
+    assert job.best_ap == pytest.approx(teacher.best_ap, abs=1e-6)  # at the scale that the training had
+    (evaluation,) = service.client.evaluations(job.id)
+    assert (evaluation.model, evaluation.step, evaluation.images) == ("student", 0, 16)
+    assert {artifact.name for artifact in service.client.artifacts(job.id)} >= {"log.txt", "manifest.json"}
+    with pytest.raises(ApiProblem, match="of kind evaluate"):
+        service.client.weights(job.id, service.home / "none")
+
+
+@pytest.mark.slow
+def test_the_weights_of_a_job_are_exported(service: Service, teacher: Job, tmp_path: Path) -> None:
+    import onnxruntime
+
+    body = {"kind": "export", "spec": {"threads": 1, "check_images": 8}}
+    weights = {"job": teacher.id, "checkpoint": "best"}
+    job = service.succeed(service.client.create_job(specs.complete(body, name="graph", weights=weights)))
+    manifest = json.loads(service.client.download(job.id, "manifest.json", tmp_path).read_text())
+    graph = service.client.download(job.id, "model.onnx", tmp_path)
+    assert manifest["file"]["bytes"] == graph.stat().st_size
+    assert manifest["check"]["images"] == 8
+    assert manifest["check"]["detections"] > 0
+    assert manifest["model"]["latency"].keys() == {"pytorch", "onnx"}
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_outputs()] == ["boxes", "scores", "labels", "counts"]
+    trained = json.loads(service.client.download(teacher.id, "manifest.json", tmp_path / "trained.json").read_text())
+    for figure in ("parameters", "gflops", "image"):
+        assert trained["student"][figure] == manifest["model"][figure]
+    assert trained["student"]["latency"]["pytorch"]["milliseconds"] > 0
 
 
 def test_the_api_maps_no_torch(service: Service, teacher: Job) -> None:

@@ -4,6 +4,7 @@
     claim.json     the claim and where its downloads lie; written before the training starts
     output.txt     what the training prints
     outcome.json   how it ended, in its own words; missing when it was killed
+    output-1.txt, outcome-0.json ...   the same of each rank, where several processes train; rank 0 prints above
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     outbox/        files that wait for their upload
@@ -41,6 +42,7 @@ class Order(BaseModel):
     supervisor: int  # process id: the training ends when it is gone
     resume: Path | None = None
     teacher: Path | None = None
+    weights: Path | None = None
 
 
 class Outcome(BaseModel):
@@ -62,6 +64,7 @@ class WorkFolder:
         self.output = path / "output.txt"
         self.resume = path / "resume.pt"
         self.teacher = path / "teacher.safetensors"
+        self.weights = path / "weights.safetensors"
         self._lock: IO[bytes] | None = None
 
     @classmethod
@@ -95,20 +98,28 @@ class WorkFolder:
     def read_order(self) -> Order:
         return Order.model_validate_json((self.path / "claim.json").read_bytes())
 
-    def write_outcome(self, outcome: Outcome) -> None:
-        _write(self.path / "outcome.json", outcome)
+    def write_outcome(self, outcome: Outcome, rank: int | None = None) -> None:
+        """How the training ended, or one rank of it."""
+        _write(self._outcome(rank), outcome)
 
-    def read_outcome(self) -> Outcome | None:
-        """How the training ended, or None if it did not live to say it."""
+    def read_outcome(self, rank: int | None = None) -> Outcome | None:
+        """How the training ended, or one rank of it; None if it did not live to say it."""
         try:
-            return Outcome.model_validate_json((self.path / "outcome.json").read_bytes())
+            return Outcome.model_validate_json(self._outcome(rank).read_bytes())
         except FileNotFoundError:
             return None
 
-    def log_tail(self) -> list[str]:
-        """The last lines of what the training printed."""
+    def _outcome(self, rank: int | None) -> Path:
+        return self.path / ("outcome.json" if rank is None else f"outcome-{rank}.json")
+
+    def rank_output(self, rank: int) -> Path:
+        """Where a rank prints to."""
+        return self.output if rank == 0 else self.path / f"output-{rank}.txt"
+
+    def log_tail(self, rank: int = 0) -> list[str]:
+        """The last lines of what the training printed, or one rank of it."""
         try:
-            with self.output.open(encoding="utf-8", errors="replace") as file:
+            with self.rank_output(rank).open(encoding="utf-8", errors="replace") as file:
                 lines = deque(file, maxlen=TAIL_LINES)
         except FileNotFoundError:
             return []

@@ -6,12 +6,27 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crosskd.config import FileRef, ModelConfig, TrainConfig
+from crosskd.config import EvaluateConfig, ExportConfig, FileRef, Knobs, ModelConfig, TrainConfig
 from crosskd.errors import ConfigError
 
 
-def _paths(config: TrainConfig) -> Iterator[tuple[str, str]]:
+def _paths(config: Knobs) -> Iterator[tuple[str, str]]:
     """Every path that the spec names, as (JSON pointer, path)."""
+    if isinstance(config, TrainConfig):
+        yield from _training(config)
+    if isinstance(config, EvaluateConfig | ExportConfig):
+        if isinstance(config.weights, FileRef):
+            yield "/weights/file", config.weights.file
+        if config.model is not None:
+            yield from _backbone("/model", config.model)
+    if isinstance(config, EvaluateConfig):
+        yield "/data/val/annotations", config.data.val.annotations
+        yield "/data/val/images", config.data.val.images
+    if isinstance(config, ExportConfig) and config.images is not None:
+        yield "/images", config.images
+
+
+def _training(config: TrainConfig) -> Iterator[tuple[str, str]]:
     for name in ("train", "val"):
         split = getattr(config.data, name)
         yield f"/data/{name}/annotations", split.annotations
@@ -29,7 +44,7 @@ def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"{pointer}/backbone/init/file", model.backbone.init.file
 
 
-def check_paths(config: TrainConfig, roots: Sequence[Path]) -> None:
+def check_paths(config: Knobs, roots: Sequence[Path]) -> None:
     """See that every path lies, links resolved, in one of `roots`, and is there.
 
     Raises:

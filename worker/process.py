@@ -19,13 +19,17 @@ POLL_SECONDS = 0.1
 
 
 class TrainingProcess:
-    """`python -m worker.run FOLDER` in a session of its own: Ctrl-C at a terminal does not reach it."""
+    """`python -m worker.run FOLDER` in a session of its own: Ctrl-C at a terminal does not reach it.
 
-    def __init__(self, folder: WorkFolder, settings: Settings) -> None:
-        self._oom_kills = _oom_kills()
+    With `ranks` above 1 it is `python -m worker.launch FOLDER RANKS`, which starts as many of the former by torchrun.
+    """
+
+    def __init__(self, folder: WorkFolder, settings: Settings, ranks: int = 1) -> None:
+        self._oom_kills = oom_kills()
+        command = ["worker.run", str(folder.path)] if ranks == 1 else ["worker.launch", str(folder.path), str(ranks)]
         with folder.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.run", str(folder.path)],
+                [sys.executable, "-m", *command],
                 stdin=subprocess.PIPE,  # never written: its end tells the training that we are gone
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -65,19 +69,23 @@ class TrainingProcess:
 
     def failure(self, status: int) -> Failure:
         """Why it ended without a word of its own."""
-        if status >= 0:
-            message = f"the training process exited with status {status} and left no outcome"
-            return Failure(failure_class="infrastructure", message=message, remedy="Read the end of its log.")
-        message = f"the training process was killed by signal {-status} ({signal.Signals(-status).name})"
-        remedy = ""
-        if -status == signal.SIGKILL:
-            oom = _oom_kills() > self._oom_kills
-            message += ": the kernel's out-of-memory killer was at work" if oom else ""
-            remedy = "If nobody did that by hand, memory ran out: use fewer loader workers or smaller batches."
-        return Failure(failure_class="infrastructure", message=message, remedy=remedy)
+        return sudden_end("the training process", status, self._oom_kills)
 
 
-def _oom_kills() -> int:
+def sudden_end(who: str, status: int, oom_kills_before: int) -> Failure:
+    """Why `who` ended without a word of its own; `status` is minus the signal's number, if one killed it."""
+    if status >= 0:
+        message = f"{who} exited with status {status} and left no outcome"
+        return Failure(failure_class="infrastructure", message=message, remedy="Read the end of its log.")
+    message = f"{who} was killed by signal {-status} ({signal.Signals(-status).name})"
+    remedy = ""
+    if -status == signal.SIGKILL:
+        message += ": the kernel's out-of-memory killer was at work" if oom_kills() > oom_kills_before else ""
+        remedy = "If nobody did that by hand, memory ran out: use fewer loader workers or smaller batches."
+    return Failure(failure_class="infrastructure", message=message, remedy=remedy)
+
+
+def oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since it booted; 0 where it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import override
 
-from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST
+from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
 from api.schemas.jobs import Progress
 from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
@@ -50,8 +49,8 @@ def progress_of(run: Run) -> Progress:
 
 def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
     """The core's evaluation on the wire."""
-    fields = asdict(evaluation) | {"metrics": CocoMetrics(**evaluation.metrics)}
-    return EvaluationReport(**fields)
+    # The curves go as a file of their own: a report has a bound, the number of classes has none.
+    return EvaluationReport(**evaluation.numbers() | {"metrics": CocoMetrics(**evaluation.metrics)})
 
 
 class Reporter(Callback):
@@ -84,8 +83,18 @@ class Reporter(Callback):
         self._delivery.metrics(points, progress_of(run))
 
     @override
+    def on_progress(self, run: Run) -> None:
+        self.on_log(run, {})
+
+    @override
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         self._delivery.evaluation(evaluation_report(evaluation))
+
+    @override
+    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+        # First, so that no checkpoint of a later step arrives without them: a resume from it would not draw them again.
+        name = curves_artifact(evaluation.model, evaluation.step)
+        self._uploads.submit(path, name, "curves", step=evaluation.step, first=True)
 
     @override
     def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
@@ -99,6 +108,10 @@ class Reporter(Callback):
         name = f"checkpoint-{step:08d}.pt"
         self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported)
         self._upload_log()
+
+    @override
+    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
+        self._uploads.submit(path, path.name, kind, step=run.step)
 
     @override
     def on_end(self, run: Run, result: TrainResult) -> None:

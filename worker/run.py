@@ -1,21 +1,26 @@
 """The training process: `python -m worker.run FOLDER`, a fresh interpreter for every attempt.
 
-It survives what a pool process would not (CUDA, loader processes) and can be killed at any moment.
+It survives what a pool process would not (CUDA, loader processes) and can be killed at any moment. Where several
+processes train together, each of them is one of these, started by `worker.launch`; rank 0 speaks to the API.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from crosskd.config import TrainConfig
-from crosskd.errors import CrossKDError, Interrupted
+from api.schemas.jobs import SPECS
+from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from crosskd.engine.launch import divert_output, launcher
+from crosskd.errors import CrossKDError, Interrupted, RankLost
 from worker.client import ApiError, AttemptClient, connect
 from worker.delivery import Undelivered
 from worker.failures import describe, invalid_spec
@@ -24,58 +29,108 @@ from worker.lifeline import end_at_once, tie_to
 from worker.paths import check_paths
 from worker.settings import Settings, read_settings
 
+if TYPE_CHECKING:  # it imports torch
+    from crosskd.engine.callbacks import Callback
+
 logger = logging.getLogger("worker.run")
 
 EXIT_FAILED = 1
 EXIT_STALE = 4
+EXIT_LOST = 5  # another rank has ended, and knows why
 
 
-def train(order: Order, folder: WorkFolder, settings: Settings, stop: threading.Event) -> Outcome:
-    """Run the training that `order` asks for and report it; whatever goes wrong becomes the outcome."""
+def train(
+    order: Order, folder: WorkFolder, settings: Settings, stop: threading.Event, rank: int | None = None
+) -> Outcome | None:
+    """Run the training that `order` asks for and report it; whatever goes wrong becomes the outcome.
+
+    `rank` is which process of several this is; None says there is one. None is the outcome where another rank ended.
+    """
     try:
-        config = TrainConfig.model_validate(order.claim.spec)
+        config = SPECS[order.claim.kind].model_validate(order.claim.spec)
         check_paths(config, settings.data_roots)
     except ValidationError as exc:
         return Outcome(outcome="failed", failure=invalid_spec(exc))
     except CrossKDError as exc:
         return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
-    if stop.is_set():
+    if stop.is_set() and rank is None:  # ranks may have heard of it at different times: they stop together
         return Outcome(outcome="released")
+    if rank:
+        return _run(order, config, folder, stop, [])
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
         return _train(
-            order, config, folder, settings, stop, AttemptClient(http, order.claim.attempt, order.claim.fencing_token)
+            order,
+            config,
+            folder,
+            settings,
+            stop,
+            AttemptClient(http, order.claim.attempt, order.claim.fencing_token),
+            rank,
         )
 
 
 def _train(
-    order: Order, config: TrainConfig, folder: WorkFolder, settings: Settings, stop: threading.Event, api: AttemptClient
-) -> Outcome:
+    order: Order,
+    config: Knobs,
+    folder: WorkFolder,
+    settings: Settings,
+    stop: threading.Event,
+    api: AttemptClient,
+    rank: int | None,
+) -> Outcome | None:
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
-    from crosskd.train import train as train_core
     from worker.reporter import Reporter
 
     def stale() -> None:
-        folder.write_outcome(Outcome(outcome="stale"))
+        folder.write_outcome(Outcome(outcome="stale"), rank)
         end_at_once(EXIT_STALE)
 
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
-    try:
-        result = train_core(
-            config, folder.run, callbacks=[reporter], resume=order.resume, teacher_weights=order.teacher, stop=stop
-        )
-        outcome = Outcome(outcome="succeeded", result=result.manifest)
-    except Interrupted:
-        outcome = Outcome(outcome="released")
-    except Exception as exc:
-        logger.exception("the training ended with an error")
-        outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    outcome = _run(order, config, folder, stop, [reporter])
     try:
         reporter.close(settings.outage_seconds)
     except (ApiError, Undelivered, OSError) as exc:
         logger.exception("not everything reached the API")
-        if outcome.outcome == "succeeded":
+        if outcome is not None and outcome.outcome == "succeeded":
             outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
     return outcome
+
+
+def _run(
+    order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+) -> Outcome | None:
+    try:
+        manifest = _work(order, config, folder, stop, callbacks)
+    except Interrupted:
+        return Outcome(outcome="released")
+    except RankLost as exc:
+        logger.error("%s", exc)
+        return None
+    except Exception as exc:
+        logger.exception("the training ended with an error")
+        return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    return Outcome(outcome="succeeded", result=manifest)
+
+
+def _work(
+    order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+) -> dict[str, Any]:
+    """Do what a job of this kind is about. Returns its manifest."""
+    if isinstance(config, EvaluateConfig):
+        from crosskd.measure import measure
+
+        return measure(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+    if isinstance(config, ExportConfig):
+        from crosskd.export import export
+
+        return export(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+    from crosskd.train import train as train_core
+
+    assert isinstance(config, TrainConfig)
+    result = train_core(
+        config, folder.run, callbacks=callbacks, resume=order.resume, teacher_weights=order.teacher, stop=stop
+    )
+    return result.manifest
 
 
 def main(argv: list[str]) -> int:
@@ -86,13 +141,19 @@ def main(argv: list[str]) -> int:
         stop.set()
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    folder = WorkFolder(Path(argv[1]))
+    parent = launcher()
+    rank = None if parent is None else int(os.environ["RANK"])
+    if rank:
+        divert_output(folder.rank_output(rank))
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    folder = WorkFolder(Path(argv[1]))
     order = folder.read_order()
-    tie_to(order.supervisor)
-    outcome = train(order, folder, read_settings(), stop)
-    folder.write_outcome(outcome)
+    tie_to(order.supervisor if parent is None else parent)
+    outcome = train(order, folder, read_settings(), stop, rank)
+    if outcome is None:
+        return EXIT_LOST
+    folder.write_outcome(outcome, rank)
     return EXIT_FAILED if outcome.outcome == "failed" else 0
 
 

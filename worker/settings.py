@@ -99,9 +99,10 @@ class Settings(BaseSettings):
 
     @property
     def queues(self) -> list[str]:
-        """Where this worker's jobs come from: the queues of its device set and of its class, and the one of all."""
-        # Several GPUs can do what one can, and a job that asks for `cuda` does not say how many.
-        return list(dict.fromkeys([queue(self.device, len(self.devices.split(","))), queue(self.device), ANY]))
+        """Where this worker's jobs come from: the queues of its device set and of smaller ones, and the one of all."""
+        # Several GPUs can do what fewer can; else a job that wants two would wait beside a worker that has four.
+        counts = range(len(self.devices.split(",")), 0, -1)
+        return [*(queue(self.device, count) for count in counts), ANY]
 
     @property
     def visible_devices(self) -> str:

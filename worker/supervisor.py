@@ -75,6 +75,12 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice) -> None:
             notice.unsubscribe(on_shutdown)
 
 
+def _ranks(claim: Claim) -> int:
+    """How many processes the job wants. A spec that says nonsense is refused by the training, in words."""
+    wanted = claim.spec.get("gpus", 1) if claim.kind in ("train", "distill") else 1
+    return wanted if isinstance(wanted, int) and wanted > 1 else 1
+
+
 class Supervisor:
     """Prepares a folder, runs the training in it, and reports how it ended, all while holding the lease."""
 
@@ -121,7 +127,7 @@ class Supervisor:
         folder.write_order(order)
         if self._control.halt.is_set():
             return Outcome(outcome="released")
-        process = TrainingProcess(folder, self._settings)
+        process = TrainingProcess(folder, self._settings, _ranks(self._claim))
         status = process.watch(self._control, self._settings.grace_seconds)
         outcome = folder.read_outcome()
         if outcome is None and self._control.halt.is_set():
@@ -138,6 +144,9 @@ class Supervisor:
         if self._claim.teacher is not None:
             self._client.download(self._claim.teacher, folder.teacher, retry)
             order.teacher = folder.teacher
+        if self._claim.weights is not None:
+            self._client.download(self._claim.weights, folder.weights, retry)
+            order.weights = folder.weights
         return order
 
     def _judged(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:

@@ -62,8 +62,12 @@ class Uploads:
         step: int | None = None,
         slot: str = "",
         after: threading.Event | None = None,
+        first: bool = False,
     ) -> None:
-        """Queue the file for upload as `name`, to be sent not before `after`. `slot` defaults to the name."""
+        """Queue the file for upload as `name`, to be sent not before `after`. `slot` defaults to the name.
+
+        `first`: ahead of all that waits, also of a checkpoint that takes the place of one that waits already.
+        """
         with self._changed:
             if self.error is not None:
                 return  # told by close(); nothing is sent any more
@@ -71,7 +75,8 @@ class Uploads:
             staged = self._outbox / f"{self._count:06d}-{name}"
             _stage(path, staged, growing=kind == "log")
             superseded = self._waiting.get(slot or name)
-            self._waiting[slot or name] = Upload(staged, name, kind, step, after)
+            upload = {slot or name: Upload(staged, name, kind, step, after)}
+            self._waiting = {**upload, **self._waiting} | upload if first else self._waiting | upload
             self._changed.notify()
         if superseded is not None:
             superseded.staged.unlink()

@@ -41,6 +41,7 @@ router = APIRouter(tags=["jobs"], route_class=SpecRoute)
 _DATA = {
     split: {"annotations": f"/data/coco/{split}.json", "images": f"/data/coco/{split}"} for split in ("train", "val")
 }
+_FORMER = {"job": "0197c2a4b0e57c3f8d1e2a3b4c5d6e7f", "checkpoint": "best"}
 _STUDENT = {"detector": "gfl", "backbone": {"name": "resnet18"}}
 _EXAMPLES: dict[str, Example] = {
     "train": {
@@ -56,10 +57,18 @@ _EXAMPLES: dict[str, Example] = {
             "spec": {
                 "data": _DATA,
                 "student": _STUDENT,
-                "teacher": {"weights": {"job": "0197c2a4b0e57c3f8d1e2a3b4c5d6e7f", "checkpoint": "best"}},
+                "teacher": {"weights": _FORMER},
                 "distill": {"crosskd": {}},
             },
         },
+    },
+    "evaluate": {
+        "summary": "Measure the weights of a former job",
+        "value": {"kind": "evaluate", "name": "once more", "spec": {"weights": _FORMER, "data": {"val": _DATA["val"]}}},
+    },
+    "export": {
+        "summary": "Export them as ONNX",
+        "value": {"kind": "export", "name": "for the device", "spec": {"weights": _FORMER}},
     },
 }
 

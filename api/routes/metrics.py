@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from api.database import ReadDep
+from api.database import DatabaseDep, ReadDep
 from api.limits import MAX_REPEATS
+from api.routes.file_response import FileResponse, file_response
 from api.routes.representations import CSV, choose, to_csv
-from api.schemas.reports import EvaluationList, MetricKey, MetricPage
-from api.services import series
+from api.schemas.reports import Curves, EvaluationList, MetricKey, MetricPage, Model
+from api.services import artifacts, series
+from api.storage import StorageDep
 
 router = APIRouter(tags=["metrics"])
 
@@ -50,5 +52,24 @@ def get_metrics(
 
 @router.get("/jobs/{job}/evaluations")
 def get_evaluations(job: str, session: ReadDep) -> EvaluationList:
-    """The 12 COCO numbers and the AP of each class, per evaluated step of student and teacher."""
+    """The 12 COCO numbers and those of each class, per evaluated step of student and teacher."""
     return series.evaluations(session, job)
+
+
+@router.head("/jobs/{job}/evaluations/{step}/curves", include_in_schema=False, response_class=FileResponse)
+@router.get(
+    "/jobs/{job}/evaluations/{step}/curves",
+    response_class=FileResponse,
+    status_code=200,
+    responses={200: {"model": Curves}, 304: {"description": "`If-None-Match` names the version that stands."}},
+)
+def get_curves(
+    job: str,
+    step: Annotated[int, Path(ge=0, le=2**53)],
+    request: Request,
+    database: DatabaseDep,
+    storage: StorageDep,
+    model: Model = "student",
+) -> FileResponse:
+    """Precision over recall of one evaluation: per class, and their mean, at IoU 0.50, 0.75 and over 0.50:0.95."""
+    return file_response(request, artifacts.open_curves(database, storage, job, model, step))

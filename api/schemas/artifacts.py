@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-ArtifactKind = Literal["checkpoint", "weights", "log", "manifest"]
+ArtifactKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curves"]
 ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -15,6 +15,12 @@ BEST_WEIGHTS = "best.safetensors"  # the best student so far; what GET /jobs/{id
 LAST_WEIGHTS = "last.safetensors"
 LOG = "log.txt"
 MANIFEST = "manifest.json"
+ONNX = "model.onnx"  # what an export job makes
+
+
+def curves_artifact(model: str, step: int) -> str:
+    """The name of the precision-recall curves of an evaluation."""
+    return f"curves-{model}-{step:08d}.json"
 
 
 class Artifact(BaseModel):

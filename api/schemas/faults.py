@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from api.schemas.errors import Fault
+from api.schemas.jobs import SPECS, JobCreate
 
 Location = tuple[int | str, ...]
 
@@ -39,7 +40,7 @@ def _fault(error: Any, body: Any, model: Any) -> Fault:
         name = str(rest[0]) if rest else str(source)
         return _told(name, error, None)
     place = _place(tuple(rest), body)[0]
-    holder = _model_at(model, place[:-1]) if error["type"] == "extra_forbidden" else None
+    holder = _holder(model, place[:-1], body) if error["type"] == "extra_forbidden" else None
     return _told(pointer(place), error, holder)
 
 
@@ -128,6 +129,14 @@ def _one_branch_per_union(errors: Sequence[Any], body: Any) -> Iterator[Any]:
     for error, branch in tagged:
         if branch is None or best[branch[:-1]] == branch:
             yield error
+
+
+def _holder(model: Any, path: Location, body: Any) -> type[BaseModel] | None:
+    """`_model_at`, where a job's kind says which of the specifications its spec is."""
+    kind = body.get("kind") if isinstance(body, dict) else None
+    if model is JobCreate and path[:1] == ("spec",) and isinstance(kind, str) and kind in SPECS:
+        return _model_at(SPECS[kind], path[1:])
+    return _model_at(model, path)
 
 
 def _model_at(annotation: Any, path: Location) -> type[BaseModel] | None:

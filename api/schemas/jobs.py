@@ -6,11 +6,17 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
-from crosskd.config import TrainConfig
+from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 
-Kind = Literal["train", "distill"]
+Kind = Literal["train", "distill", "evaluate", "export"]
+SPECS: dict[str, type[Knobs]] = {
+    "train": TrainConfig,
+    "distill": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+}
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 AttemptStatus = Literal["running", "succeeded", "failed", "cancelled", "released", "lost"]
@@ -18,6 +24,15 @@ FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastruct
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+
+
+def _of_kind(value: Any, _union: object, info: ValidationInfo) -> Any:
+    """The kind says which specification it is: a fault is told of that one, not of whichever it nearly fits."""
+    model = SPECS.get(info.data.get("kind", "train"), TrainConfig)
+    return value if isinstance(value, model) else model.model_validate(value)
+
+
+Spec = Annotated[TrainConfig | EvaluateConfig | ExportConfig, WrapValidator(_of_kind)]
 
 
 class JobCreate(BaseModel):
@@ -28,7 +43,9 @@ class JobCreate(BaseModel):
     kind: Kind
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00]+$")]
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
-    spec: TrainConfig
+    spec: Spec = Field(
+        description="TrainConfig to train and distill, EvaluateConfig to evaluate, ExportConfig to export."
+    )
 
 
 class Failure(BaseModel):
@@ -50,9 +67,9 @@ Measured = Annotated[float | None, AfterValidator(_finite)]
 
 
 class Progress(BaseModel):
-    """How far the running attempt is. `step` counts optimizer steps."""
+    """How far the running attempt is. `step` counts optimizer steps; of an evaluation or export, batches."""
 
-    phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "uploading"] = "preparing"
+    phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"] = "preparing"
     step: int = 0
     total_steps: int = 0
     epoch: Annotated[float, Field(allow_inf_nan=False)] = 0.0
@@ -106,8 +123,11 @@ class Job(JobSummary):
     """`GET /jobs/{id}`."""
 
     spec_version: int
-    spec: dict[str, Any] = Field(description="The resolved TrainConfig, as stored.")
+    spec: dict[str, Any] = Field(description="The resolved specification, as stored.")
     cancel_requested_at: datetime | None = Field(default=None, description="When its cancellation was asked for.")
+    stopped_early: bool = Field(
+        default=False, description="It ran out of `evaluation.patience`; the last transition says at which step."
+    )
     transitions: list[Transition]
     attempts: list[Attempt]
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")
@@ -127,7 +147,7 @@ class DryRun(BaseModel):
     name: str
     labels: dict[str, str]
     spec_version: int
-    spec: TrainConfig
+    spec: Spec
 
 
 class Preset(BaseModel):

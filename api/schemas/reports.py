@@ -46,6 +46,7 @@ class Claim(BaseModel):
     spec: dict[str, Any]
     resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
+    weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
 
 
 class Heartbeat(BaseModel):
@@ -118,14 +119,26 @@ class CocoMetrics(_Report):
     ARl: float
 
 
+class ClassMetrics(_Report):
+    """Of one class, 0..1; -1 where it has no ground truth."""
+
+    AP50: float
+    AP75: float
+    AR100: float
+
+
+Model = Literal["student", "teacher"]
+
+
 class EvaluationReport(_Report):
     """`POST /worker/attempts/{attempt}/evaluations`: idempotent on (attempt, model, step)."""
 
-    model: Literal["student", "teacher"]
+    model: Model
     step: int = Field(ge=0, le=2**53)
     epoch: float = 0.0
     metrics: CocoMetrics
     per_class: dict[str, float] = Field(default={}, description="AP by class name.")
+    class_metrics: dict[str, ClassMetrics] = Field(default={}, description="More numbers by class name.")
     images: int = Field(default=0, ge=0)
     seconds: float = Field(default=0.0, ge=0)
     best: bool = Field(default=False, description="The best student so far.")
@@ -139,6 +152,21 @@ class Evaluation(EvaluationReport):
 
     attempt: int
     at: datetime
+    curves: str | None = Field(default=None, description="Where its precision-recall curves are.")
+
+
+Curve = dict[Literal["0.50", "0.75", "0.50:0.95"], list[float]]
+
+
+class Curves(BaseModel):
+    """`GET /jobs/{id}/evaluations/{step}/curves`: precision at 101 recalls, by IoU (last: the mean of all ten)."""
+
+    model: Model
+    step: int
+    epoch: float
+    recall: list[float] = Field(description="The axis of every curve: 0, 0.01 ... 1.")
+    mean: Curve | None = Field(description="Over the classes that have ground truth.")
+    classes: dict[str, Curve | None] = Field(description="By class name; null: it has no ground truth.")
 
 
 class EvaluationList(BaseModel):

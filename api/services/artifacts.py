@@ -30,9 +30,9 @@ class Opened(NamedTuple):
 
 
 def listing(session: Session, job_id: str) -> wire.ArtifactList:
-    """Raises `NotFound` if there is no such job."""
+    """Without the curves, which are found through the evaluations. Raises `NotFound` if there is no such job."""
     jobs.find(session, job_id)
-    rows = session.execute(_of_job(job_id).order_by(Artifact.name))
+    rows = session.execute(_of_job(job_id).where(Artifact.kind != "curves").order_by(Artifact.name))
     return wire.ArtifactList(items=[as_wire(row.Artifact, row.number) for row in rows])
 
 
@@ -46,15 +46,20 @@ def open_weights(database: Database, storage: Storage, job_id: str) -> Opened:
     return _open(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
 
 
+def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> Opened:
+    """Of one evaluation. Raises `NotFound`, naming the steps that have curves."""
+    return _open(database, storage, job_id, wire.curves_artifact(model, step), _no_curves)
+
+
 def latest_checkpoint(session: Session, job_id: str) -> wire.ArtifactRef | None:
     """What a next attempt resumes from."""
     row = session.execute(newest_checkpoints(job_id).limit(1)).first()
     return None if row is None else _ref(row.Artifact)
 
 
-def teacher_ref(session: Session, spec: dict[str, Any]) -> wire.ArtifactRef | None:
-    """The file behind a stored spec's teacher, if a former job made it."""
-    weights = (spec.get("teacher") or {}).get("weights", {})
+def weights_ref(session: Session, section: dict[str, Any] | None) -> wire.ArtifactRef | None:
+    """The file behind the `weights` of a stored section (a teacher, or a whole spec), if a former job made it."""
+    weights = (section or {}).get("weights", {})
     if "job" not in weights:
         return None
     query = select(Artifact).where(
@@ -141,12 +146,25 @@ def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None
 
 
 def _unknown(session: Session, job: Job, name: str) -> NotFound:
-    names = session.scalars(select(Artifact.name).where(Artifact.job_id == job.id).order_by(Artifact.name)).all()
+    listed = select(Artifact.name).where(Artifact.job_id == job.id, Artifact.kind != "curves")
+    names = session.scalars(listed.order_by(Artifact.name)).all()
     remedy = f"It has: {', '.join(names)}." if names else f"It has none yet: the job is {job.status}."
     return NotFound(f"the job has no artifact {name[:200]!r}", remedy=remedy)
 
 
+def _no_curves(session: Session, job: Job, name: str) -> NotFound:
+    model, _, rest = name.removeprefix("curves-").partition("-")
+    kept = select(Artifact.step).where(Artifact.job_id == job.id, Artifact.kind == "curves")
+    steps = session.scalars(kept.where(Artifact.name.startswith(f"curves-{model}-")).order_by(Artifact.step)).all()
+    known = f"There are some for the steps {', '.join(map(str, steps))}." if steps else f"The job is {job.status}."
+    return NotFound(f"there are no curves of the {model} at step {int(rest.removesuffix('.json'))}", remedy=known)
+
+
 def _no_weights(_session: Session, job: Job, _name: str) -> NotFound:
+    if job.kind in ("evaluate", "export"):
+        detail = f"the job has no weights of its own: it is of kind {job.kind}"
+        remedy = f"They are those that its spec names; GET /jobs/{job.id}/artifacts lists what it has made."
+        return NotFound(detail, remedy=remedy)
     if job.status not in FINAL:
         detail = f"there are no weights yet: the job is {job.status}"
         return NotFound(detail, remedy="They appear after its first evaluation; ask again then.")

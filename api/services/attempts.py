@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
@@ -13,7 +13,7 @@ from api.auth import Fence
 from api.database import Database, Session
 from api.errors import Conflict
 from api.models import ID, Attempt, Job, Pulse
-from api.schemas.jobs import Failure, Progress
+from api.schemas.jobs import Failure, Kind, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
 from api.services import artifacts, jobs, series
 from api.services.fencing import known, live
@@ -61,10 +61,11 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         fencing_token=attempt.number,
         lease_seconds=settings.lease_seconds,
         job=job.id,
-        kind="distill" if job.kind == "distill" else "train",
+        kind=cast(Kind, job.kind),
         spec=job.spec,
         resume=resume,
-        teacher=artifacts.teacher_ref(session, job.spec),
+        teacher=artifacts.weights_ref(session, job.spec.get("teacher")),
+        weights=artifacts.weights_ref(session, job.spec),
     )
 
 
@@ -181,10 +182,16 @@ class Verdict(NamedTuple):
     values: dict[str, Any] = {}
 
 
+def _how_it_ended(manifest: dict[str, Any]) -> str:
+    if manifest.get("stopped_early") is not True:
+        return "finished"
+    return f"stopped early after step {manifest.get('steps')}: {manifest.get('stop_reason')}"[:500]
+
+
 def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> Verdict:
     who = f"attempt {attempt.number}"
     if attempt.status == "succeeded":
-        return Verdict("succeeded", f"{who} finished")
+        return Verdict("succeeded", f"{who} {_how_it_ended(attempt.result or {})}")
     if job.cancel_requested_at is not None:
         return Verdict("cancelled", "cancelled by the user")
     if failure is None:

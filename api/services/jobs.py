@@ -14,6 +14,7 @@ from api.schemas import jobs as wire
 from api.schemas.tasks import ANY, queue
 from api.services.transitions import begin, move, topic
 
+_LINKS = ("metrics", "evaluations", "artifacts", "weights", "cancel")
 QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
 
 
@@ -26,13 +27,19 @@ def create(session: Session, order: wire.JobCreate, spec: dict[str, Any]) -> Job
         labels=order.labels,
         spec=spec,
         spec_version=spec["version"],
-        queue=QUEUES[spec["device"]],
+        queue=_queue(spec),
         created_at=now,
         updated_at=now,
     )
     begin(session, job)
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in order.labels.items())
     return job
+
+
+def _queue(spec: dict[str, Any]) -> str:
+    """Several GPUs are wanted of one worker, also where the spec leaves the device open."""
+    gpus: int = spec.get("gpus", 1)
+    return queue("gpu", gpus) if gpus > 1 and spec["device"] != "cpu" else QUEUES[spec["device"]]
 
 
 def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
@@ -85,18 +92,22 @@ def summary(job: Job) -> wire.JobSummary:
 def detail(session: Session, job: Job) -> wire.Job:
     """The job with its history."""
     transitions = session.scalars(select(Transition).where(Transition.job_id == job.id).order_by(Transition.seq))
-    attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.number))
+    attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.number)).all()
     here = f"/jobs/{job.id}"
     return wire.Job(
         **_summary(job),
         spec_version=job.spec_version,
         spec=job.spec,
         cancel_requested_at=job.cancel_requested_at,
+        stopped_early=any((attempt.result or {}).get("stopped_early") is True for attempt in attempts),
         transitions=[wire.Transition.model_validate(row, from_attributes=True) for row in transitions],
         attempts=[wire.Attempt.model_validate(row, from_attributes=True) for row in attempts],
-        links={"self": here}
-        | {what: f"{here}/{what}" for what in ("metrics", "evaluations", "artifacts", "weights", "cancel")},
+        links={"self": here} | {what: f"{here}/{what}" for what in _LINKS if what != "weights" or _trains(job)},
     )
+
+
+def _trains(job: Job) -> bool:
+    return job.kind in ("train", "distill")
 
 
 def _summary(job: Job) -> dict[str, Any]:

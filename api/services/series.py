@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import Attempt, Evaluation, MetricPoint
+from api.models import Artifact, Attempt, Evaluation, MetricPoint
 from api.schemas import reports as wire
+from api.schemas.artifacts import curves_artifact
 from api.services import jobs
 from api.services.reports import NON_FINITE
 
@@ -104,11 +105,17 @@ def _points(
 
 def evaluations(session: Session, job_id: str) -> wire.EvaluationList:
     """By step; of two of the same model and step, the later attempt's."""
+    parts = stretches(session, job_id)  # first: it refuses an id that is none, and a database may choke on one
+    drawn = select(Artifact.name).where(Artifact.job_id == job_id, Artifact.kind == "curves")
+    curves = frozenset(session.scalars(drawn))
     found: dict[tuple[int, str], wire.Evaluation] = {}
-    for part in reversed(stretches(session, job_id)):
+    for part in reversed(parts):
         # Up to `part.last`, but from 0: a resumed attempt may evaluate the teacher again, at step 0.
         query = select(Evaluation).where(Evaluation.attempt_id == part.attempt_id, Evaluation.step <= part.last)
         for row in session.scalars(query):
-            report = wire.Evaluation.model_validate({**row.report, "attempt": part.number, "at": row.at})
+            name = curves_artifact(row.model, row.step)
+            link = f"/jobs/{job_id}/evaluations/{row.step}/curves?model={row.model}" if name in curves else None
+            rest = {"attempt": part.number, "at": row.at, "curves": link}
+            report = wire.Evaluation.model_validate({**row.report, **rest})
             found.setdefault((row.step, row.model), report)
     return wire.EvaluationList(items=[found[key] for key in sorted(found)])

@@ -16,7 +16,16 @@ from sqlalchemy import select
 from api.database import Database
 from api.models import ID, Artifact, Job
 from api.schemas.errors import Fault
-from api.schemas.spec import FileRef, JobRef, ModelConfig, TeacherConfig, expected_shapes
+from api.schemas.spec import (
+    ExpectedShapes,
+    FileRef,
+    JobRef,
+    ModelConfig,
+    ScaleConfig,
+    TeacherConfig,
+    expected_shapes,
+    scale_of,
+)
 from api.services.roots import PathRefused, locate_file
 from api.services.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 
@@ -32,6 +41,8 @@ class Source:
     model: ModelConfig | None = None
     classes: list[str] | None = None
     shapes: dict[str, Shape] | None = None
+    scale: ScaleConfig | None = None  # at which they were evaluated
+    images: str | None = None  # on which they were evaluated
 
 
 def resolve(
@@ -41,10 +52,7 @@ def resolve(
 
     `classes` are the student's, in label order; None where the data are at fault.
     """
-    if isinstance(teacher.weights, JobRef):
-        source = _from_job(database, teacher.weights, faults)
-    else:
-        source = _from_file(roots, teacher.weights, faults)
+    source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
     if source is None:
         return None
     model = teacher.model or source.model
@@ -62,38 +70,49 @@ def resolve(
     _check_classes(teacher, source, classes, faults)
     named = named or classes
     if source.shapes is not None and named is not None:
-        faults.extend(_misfits(source.shapes, expected_shapes(model, len(named)), _pointer(teacher)))
+        expected = expected_shapes(model, len(named))
+        faults.extend(misfits(source.shapes, expected, _pointer(teacher), "teacher.model"))
     if len(faults) > before:
         return None
-    return TeacherConfig(weights=source.weights, model=_without_init(model), classes=named)
+    return TeacherConfig(weights=source.weights, model=without_init(model), classes=named)
 
 
-def _from_job(database: Database, ref: JobRef, faults: list[Fault]) -> Source | None:
-    pointer = f"{POINTER}/weights/job"
+def source_of(
+    database: Database, roots: Sequence[Path], weights: JobRef | FileRef, faults: list[Fault], pointer: str
+) -> Source | None:
+    """What the weights that stand at `pointer` tell; None after adding to `faults` why they cannot be had."""
+    if isinstance(weights, JobRef):
+        return _from_job(database, weights, faults, pointer)
+    return _from_file(roots, weights, faults, f"{pointer}/file")
+
+
+def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str) -> Source | None:
     with database.reading() as session:
         job = session.get(Job, ref.job) if ID.fullmatch(ref.job) else None
         name = f"{ref.checkpoint}.safetensors"
         found = job and session.scalar(select(Artifact.id).where(Artifact.job_id == job.id, Artifact.name == name))
     if job is None:
-        fault = Fault(pointer=pointer, detail=f"there is no job {ref.job!r}", remedy="GET /jobs lists the jobs.")
+        detail = f"there is no job {ref.job!r}"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
     elif job.status != "succeeded":
         wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
-        fault = Fault(pointer=pointer, detail=f"job {job.id} is {job.status}, not succeeded", remedy=f"{wait}.")
+        detail = f"job {job.id} is {job.status}, not succeeded"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
     elif found is None:
         fault = Fault(
-            pointer=f"{POINTER}/weights/checkpoint",
+            pointer=f"{pointer}/checkpoint",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, classes = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]["classes"]
-        return Source(ref, model, classes, expected_shapes(model, len(classes)))
+        model, data = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]
+        shapes = expected_shapes(model, len(data["classes"]))
+        return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
     faults.append(fault)
     return None
 
 
-def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault]) -> Source | None:
-    pointer = f"{POINTER}/weights/file"
+def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
     try:
         path = locate_file(ref.file, roots)
     except PathRefused as refused:
@@ -108,9 +127,10 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault]) -> Sour
         detail = f"{path.name} is no readable safetensors file: {error}"
         faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
         return None
-    if header.mmdetection:
-        return Source(weights)
-    return Source(weights, _model_of(header), _classes_of(header, weights), dict(header.shapes))
+    if header.foreign:
+        return Source(weights, _model_of(header), _classes_of(header, weights), scale=_scale_of(header))
+    classes = _classes_of(header, weights)
+    return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
 
 
 def read_weights_file(path: Path) -> WeightsHeader:
@@ -126,6 +146,14 @@ def _model_of(header: WeightsHeader) -> ModelConfig | None:
     try:
         return ModelConfig.model_validate(header.json_metadata("model"))
     except (ValidationError, TypeError):  # none, or one of a version with other names, or no model at all
+        return None
+
+
+def _scale_of(header: WeightsHeader) -> ScaleConfig | None:
+    recorded = header.json_metadata("augment")
+    try:
+        return scale_of(recorded) if isinstance(recorded, dict) else None
+    except (ValueError, TypeError):
         return None
 
 
@@ -149,12 +177,15 @@ def _check_classes(teacher: TeacherConfig, source: Source, classes: list[str] | 
         )
         return
     named = teacher.classes or source.classes
-    if named is not None and classes is not None and named != classes:
+    if named is None or classes is None:
+        return
+    # More classes, or another order, are no fault: the worker narrows the teacher by name.
+    if missing := [name for name in classes if name not in named]:
         faults.append(
             Fault(
                 pointer=pointer if teacher.classes else _pointer(teacher),
-                detail=f"teacher and student have other classes: {_difference(named, classes)}",
-                remedy="Give `data.classes` the teacher's classes in the teacher's order, or name another teacher.",
+                detail=f"the teacher does not know {_listed(missing)}; it was trained on {_listed(named)}",
+                remedy="Use a teacher that knows every class of the data, or set `data.classes` to those it knows.",
             )
         )
 
@@ -166,8 +197,8 @@ def _difference(first: list[str], second: list[str]) -> str:
     return f"class {at} is {first[at]!r} here and {second[at]!r} there"
 
 
-def _misfits(found: dict[str, Shape], expected: dict[str, Shape], pointer: str) -> list[Fault]:
-    """One fault each for missing, unexpected and differently shaped tensors."""
+def misfits(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, model: str) -> list[Fault]:
+    """One fault each for missing, unexpected and differently shaped tensors. `model` is the section that says which."""
     wrong = [
         f"{name} is {list(found[name])}, not {list(expected[name])}"
         for name in expected
@@ -175,10 +206,12 @@ def _misfits(found: dict[str, Shape], expected: dict[str, Shape], pointer: str) 
     ]
     kinds = {
         "misses tensors that the model has": [name for name in expected if name not in found and not _counter(name)],
-        "has tensors that the model has not": [name for name in found if name not in expected],
+        "has tensors that the model has not": [
+            name for name in found if name not in expected and not expected.untold(name)
+        ],
         "has tensors of other shapes": wrong,
     }
-    remedy = "Set `teacher.model` to the model that the weights were trained as, or name other weights."
+    remedy = f"Set `{model}` to the model that the weights were trained as, or name other weights."
     return [
         Fault(pointer=pointer, detail=f"the weights file {what} ({len(names)}): {_listed(names)}", remedy=remedy)
         for what, names in kinds.items()
@@ -200,8 +233,8 @@ def _pointer(teacher: TeacherConfig) -> str:
     return f"{POINTER}/weights/{'job' if isinstance(teacher.weights, JobRef) else 'file'}"
 
 
-def _without_init(model: ModelConfig) -> ModelConfig:
-    """A teacher's weights replace whatever its backbone began with: no stored spec should name that file again."""
+def without_init(model: ModelConfig) -> ModelConfig:
+    """The weights replace whatever its backbone began with: no stored spec should name that file again."""
     if not isinstance(model.backbone.init, FileRef):
         return model
     return model.model_copy(update={"backbone": model.backbone.model_copy(update={"init": "random"})})

@@ -141,7 +141,8 @@ def _publish(
             artifact.size, artifact.sha256, artifact.path = announced.size, sha256, key
             artifact.created_at = now
             session.flush()
-            _prune(session, storage, job_id)
+            if announced.kind == "checkpoint":
+                _prune(session, storage, job_id)
             return Published(as_wire(artifact, attempt.number), new=not repeated)
     except ApiError:
         # Refused, so surely not committed. After any other error the row may stand: then only the sweep can tell.

@@ -16,7 +16,7 @@ from api.database import Database, Session
 from api.errors import InvalidSpec
 from api.schemas.errors import Fault
 from api.schemas.faults import faults as as_faults
-from api.schemas.jobs import JobCreate
+from api.schemas.jobs import JobCreate, Spec
 from api.schemas.spec import (
     DataConfig,
     DistillConfig,
@@ -27,17 +27,16 @@ from api.schemas.spec import (
     TeacherConfig,
     TrainConfig,
 )
-from api.services import datasets, pairing, teachers
-from api.services.roots import PathRefused, locate_file, locate_folder
+from api.services import datasets, pairing, splits, teachers, weights_jobs
+from api.services.roots import PathRefused, locate_file
+from api.services.splits import listed
 from api.services.weights_header import NotSafetensors
 from api.settings import Settings
 
 SectionT = TypeVar("SectionT", bound=Knobs)
 
-LISTED = 10  # class names that a fault spells out
 
-
-def resolve(session: Session, settings: Settings, create: JobCreate) -> TrainConfig:
+def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
     """The specification to store.
 
     It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
@@ -47,8 +46,18 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> TrainCon
         InvalidSpec: with every fault.
         Unavailable: too many annotation files are being checked.
     """
-    config, database, roots = create.spec, session.database, settings.data_roots
-    faults: list[Fault] = _kind(create.kind, config.teacher)
+    if isinstance(create.spec, TrainConfig):
+        return _training(session.database, settings, create.kind, create.spec)
+    faults: list[Fault] = []
+    resolved = weights_jobs.resolve(session.database, settings, create.spec, faults)
+    if resolved is None:
+        raise _invalid(faults)
+    return resolved
+
+
+def _training(database: Database, settings: Settings, kind: str, config: TrainConfig) -> TrainConfig:
+    roots = settings.data_roots
+    faults: list[Fault] = _kind(kind, config.teacher)
     data = _data(database, settings, config.data, config.loader, faults)
     student = _student(roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
@@ -71,6 +80,8 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     spec = body.get("spec") if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         return []
+    if body.get("kind") in ("evaluate", "export"):
+        return weights_jobs.further_faults(database, settings, body["kind"], spec)
     data = _well_formed(DataConfig, spec.get("data"))
     student = _well_formed(ModelConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
@@ -134,36 +145,12 @@ def _data(
     verdicts: dict[str, datasets.Verdict | None] = {}
     data = config.model_dump()
     for split in ("train", "val"):
-        pointer = f"/spec/data/{split}"
-        try:
-            images = locate_folder(data[split]["images"], settings.data_roots)
-            data[split]["images"] = str(images)
-        except PathRefused as refused:
-            faults.append(Fault(pointer=f"{pointer}/images", detail=refused.detail, remedy=refused.remedy))
-        try:
-            annotations = locate_file(data[split]["annotations"], settings.data_roots)
-            data[split]["annotations"] = str(annotations)
-            verdict = datasets.examine(database, annotations, settings.coco_check_seconds)
-        except PathRefused as refused:
-            faults.append(Fault(pointer=f"{pointer}/annotations", detail=refused.detail, remedy=refused.remedy))
-        except datasets.CheckFailed as failed:
-            detail = f"{annotations.name} {failed.detail}"
-            faults.append(Fault(pointer=f"{pointer}/annotations", detail=detail, remedy=failed.remedy))
-        else:
-            faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, verdict))
-            verdicts[split] = None if verdict.fault_count else verdict
+        data[split], verdicts[split] = splits.check(database, settings, split, getattr(config, split), faults)
     train, val = verdicts.get("train"), verdicts.get("val")
     if train is not None:
         faults.extend(_no_boxes(loader, train))
     data["classes"] = _classes(config.classes, train, val, faults)
     return data
-
-
-def _coco_faults(pointer: str, name: str, verdict: datasets.Verdict) -> list[Fault]:
-    details = [f"{fault['where']} {fault['detail']}".strip() for fault in verdict.faults]
-    if verdict.fault_count > len(details):
-        details.append(f"and {verdict.fault_count - len(details)} more faults")
-    return [Fault(pointer=pointer, detail=f"{name}: {detail}", remedy="Mend the file.") for detail in details]
 
 
 def _no_boxes(loader: LoaderConfig, train: datasets.Verdict) -> list[Fault]:
@@ -185,8 +172,8 @@ def _classes(
     if given is not None:
         for split, verdict in {"train": train, "val": val}.items():
             if verdict is not None and (missing := [name for name in given if name not in verdict.classes]):
-                detail = f"the {split} annotations have no category {_listed(missing)}"
-                remedy = f"Their categories are: {_listed(verdict.classes)}."
+                detail = f"the {split} annotations have no category {listed(missing)}"
+                remedy = f"Their categories are: {listed(verdict.classes)}."
                 faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
         return given
     if train is None:
@@ -196,16 +183,11 @@ def _classes(
         faults.append(
             Fault(
                 pointer="/spec/data/val/annotations",
-                detail=f"training and validation have other categories: {_listed(differing)} in one of them alone",
+                detail=f"training and validation have other categories: {listed(differing)} in one of them alone",
                 remedy="Give `data.classes` the names that both have, or mend a file.",
             )
         )
     return train.classes
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(repr, names[:LISTED])) + more
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

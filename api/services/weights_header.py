@@ -29,9 +29,9 @@ class WeightsHeader:
     metadata: Mapping[str, str]
 
     @property
-    def mmdetection(self) -> bool:
-        """Named as MMDetection names its parameters; the worker translates them."""
-        return any(name.startswith("bbox_head.") for name in self.shapes)
+    def foreign(self) -> bool:
+        """Named as MMDetection or torchvision names its parameters; the worker translates them."""
+        return any(name.startswith(("bbox_head.", "backbone.body.")) for name in self.shapes)
 
     def json_metadata(self, key: str) -> Any:
         """A metadata entry that holds JSON; None where it is missing or is no JSON."""

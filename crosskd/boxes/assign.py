@@ -37,34 +37,34 @@ def atss(anchors: Anchors, sizes: Sequence[Size], strides: Sequence[int], target
     weights = anchors.centres.new_zeros(images, total)
     places, overlaps, owners = [], [], []
     for valid, members in groups.items():
-        weights[members] = _inside(sizes, valid, weights.device).to(weights.dtype)
+        weights[members] = inside(sizes, valid, weights.device).to(weights.dtype)
         boxes = torch.cat([targets.boxes[i] for i in members])
         if len(boxes) == 0:
             continue
-        candidates = _candidates(boxes, sizes, valid, strides, anchors.level_sizes)  # [G, k]
+        candidates = nearest_anchors(boxes, sizes, valid, strides, anchors.level_sizes)  # [G, k]
         owner = torch.cat([torch.arange(starts[i], starts[i + 1], device=boxes.device) for i in members])
         image = torch.cat([torch.full((len(targets.boxes[i]),), i, device=boxes.device) for i in members])
         places.append((candidates + image[:, None] * total).flatten())
         overlaps.append(_positive_overlaps(boxes, candidates, anchors).flatten())
         owners.append(owner[:, None].expand_as(candidates).flatten())
     winner = _winners(places, overlaps, owners, images * total, starts[-1], anchors.centres)
-    return _assignment(winner.view(images, total), weights, anchors.level_sizes, targets, classes)
+    return from_winners(winner.view(images, total), weights, anchors.level_sizes, targets, classes)
 
 
-def _inside(sizes: Sequence[Size], valid: Sequence[Size], device: torch.device) -> Tensor:
-    """[A] bool: whether the cell lies in the image and its own padding."""
+def inside(sizes: Sequence[Size], valid: Sequence[Size], device: torch.device, per_cell: int = 1) -> Tensor:
+    """[A] bool: whether the anchor's cell lies in the image and its own padding."""
     masks = []
     for (height, width), (rows, columns) in zip(sizes, valid, strict=True):
         mask = torch.zeros(height, width, dtype=torch.bool, device=device)
         mask[:rows, :columns] = True
-        masks.append(mask.flatten())
+        masks.append(mask.flatten().repeat_interleave(per_cell))
     return torch.cat(masks)
 
 
-def _candidates(
+def nearest_anchors(
     boxes: Tensor, sizes: Sequence[Size], valid: Sequence[Size], strides: Sequence[int], level_sizes: list[int]
 ) -> Tensor:
-    """[G, k]: indices of the anchors nearest to each box's centre, level by level.
+    """[G, k]: indices of the `TOP` anchors nearest to each box's centre on each level, of one anchor a cell.
 
     The distance is sought among the valid anchors alone, in their own order: anchors at the very same distance
     are common (a box centred between two cells), and this order decides between them as the reference does.
@@ -81,17 +81,21 @@ def _candidates(
     return torch.cat(found, dim=1)
 
 
+def threshold(overlap: Tensor) -> Tensor:
+    """[G, k] -> [G]: the IoU from which a box's candidates are positive, the mean of theirs plus their deviation."""
+    # A lone candidate has no spread: its deviation is 0 rather than 0 / 0.
+    spread = overlap.std(dim=1, correction=min(1, overlap.shape[1] - 1))
+    return overlap.mean(dim=1) + spread
+
+
 def _positive_overlaps(boxes: Tensor, candidates: Tensor, anchors: Anchors) -> Tensor:
     """[G, k]: the IoU of each candidate that is positive for its box, -1 for the others."""
     centres = anchors.centres[candidates]  # [G, k, 2]
-    half = anchors.sides[candidates][..., None] / 2
+    half = anchors.extents[candidates] / 2
     target = boxes[:, None]  # [G, 1, 4]
     overlap = iou(torch.cat((centres - half, centres + half), dim=-1), target)
-    # A lone candidate has no spread: its deviation is 0 rather than 0 / 0.
-    spread = overlap.std(dim=1, correction=min(1, overlap.shape[1] - 1))
-    threshold = overlap.mean(dim=1) + spread
     margins = torch.cat((centres - target[..., :2], target[..., 2:] - centres), dim=-1)
-    positive = (overlap >= threshold[:, None]) & (margins.amin(dim=-1) > INSIDE)
+    positive = (overlap >= threshold(overlap)[:, None]) & (margins.amin(dim=-1) > INSIDE)
     return torch.where(positive, overlap, overlap.new_tensor(-1.0))
 
 
@@ -112,8 +116,11 @@ def _winners(
     return winner.scatter_reduce_(0, place, torch.where(wins, owner, owner.new_tensor(boxes)), "amin")
 
 
-def _assignment(winner: Tensor, weights: Tensor, level_sizes: list[int], targets: Targets, classes: int) -> Assignment:
-    """From box numbers to labels and boxes; the number behind the last box stands for background."""
+def from_winners(winner: Tensor, weights: Tensor, level_sizes: list[int], targets: Targets, classes: int) -> Assignment:
+    """From box numbers [N, A], counted over the batch, to labels and boxes; behind the last box is the background.
+
+    `weights` [N, A] are the label weights.
+    """
     label_of = torch.cat((*targets.labels, torch.full((1,), classes, dtype=torch.long, device=winner.device)))
     box_of = torch.cat((*targets.boxes, weights.new_zeros(1, 4)))
     labels = label_of[winner]

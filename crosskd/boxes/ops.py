@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -37,6 +39,13 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     enclosing = hull[..., 0] * hull[..., 1]
     enclosing = torch.max(enclosing, enclosing.new_tensor(EPSILON))
     return intersection / union - (enclosing - union) / enclosing
+
+
+def overlap_loss(boxes: Tensor, target: Tensor, how: Literal["giou", "iou"]) -> Tensor:
+    """1 - GIoU, or -log IoU (arXiv 1608.01471), element by element: [..., 4] -> [...]."""
+    if how == "giou":
+        return 1 - giou(boxes, target)
+    return -iou(boxes, target).clamp(min=EPSILON).log()
 
 
 def clip(boxes: Tensor, size: Size) -> Tensor:

@@ -1,47 +1,90 @@
-"""Parameter names: ours and MMDetection's, one to one."""
+"""MMDetection: its parameter names and ours, one to one, and what of ours it has no form for."""
 
 from __future__ import annotations
 
-import re
+from torch import Tensor
 
+from crosskd import registry
+from crosskd.config import ModelConfig
+from crosskd.convert import swin
+from crosskd.convert.names import AFFINE, OURS, RESNET, THEIRS, Pairs, translate
 from crosskd.errors import WeightsError
 
-# Ours (a pattern over whole names) and theirs; \1 stands for what the group in the pattern caught.
-_PAIRS = [
-    (r"backbone\.(.+)", r"backbone\.(.+)"),
-    (r"neck\.lateral\.(\d+)\.(weight|bias)", r"neck\.lateral_convs\.(\d+)\.conv\.(weight|bias)"),
-    (r"neck\.output\.(\d+)\.(weight|bias)", r"neck\.fpn_convs\.(\d+)\.conv\.(weight|bias)"),
-    (r"head\.cls_tower\.(\d+)\.conv\.(weight)", r"bbox_head\.cls_convs\.(\d+)\.conv\.(weight)"),
-    (r"head\.cls_tower\.(\d+)\.norm\.(weight|bias)", r"bbox_head\.cls_convs\.(\d+)\.gn\.(weight|bias)"),
-    (r"head\.box_tower\.(\d+)\.conv\.(weight)", r"bbox_head\.reg_convs\.(\d+)\.conv\.(weight)"),
-    (r"head\.box_tower\.(\d+)\.norm\.(weight|bias)", r"bbox_head\.reg_convs\.(\d+)\.gn\.(weight|bias)"),
-    (r"head\.cls\.(weight|bias)", r"bbox_head\.gfl_cls\.(weight|bias)"),
-    (r"head\.box\.(weight|bias)", r"bbox_head\.gfl_reg\.(weight|bias)"),
+_COMMON: Pairs = [
+    *((rf"backbone\.{part}", rf"backbone\.{part}") for part in RESNET),
+    *swin.PAIRS,
+    (rf"neck\.lateral\.(\d+)\.{AFFINE}", rf"neck\.lateral_convs\.(\d+)\.conv\.{AFFINE}"),
+    (rf"neck\.output\.(\d+)\.{AFFINE}", rf"neck\.fpn_convs\.(\d+)\.conv\.{AFFINE}"),
+    (rf"head\.cls_tower\.(\d+)\.conv\.{AFFINE}", rf"bbox_head\.cls_convs\.(\d+)\.conv\.{AFFINE}"),
+    (rf"head\.cls_tower\.(\d+)\.norm\.{AFFINE}", rf"bbox_head\.cls_convs\.(\d+)\.gn\.{AFFINE}"),
+    (rf"head\.box_tower\.(\d+)\.conv\.{AFFINE}", rf"bbox_head\.reg_convs\.(\d+)\.conv\.{AFFINE}"),
+    (rf"head\.box_tower\.(\d+)\.norm\.{AFFINE}", rf"bbox_head\.reg_convs\.(\d+)\.gn\.{AFFINE}"),
     (r"head\.scales\.(\d+)", r"bbox_head\.scales\.(\d+)\.scale"),
     (r"head\.bins", r"bbox_head\.integral\.project"),
 ]
-_GROUP = re.compile(r"\([^()]*\)")
+LAYERS = {"gfl": "gfl", "retinanet": "retina", "atss": "atss", "fcos": "conv"}  # what the prediction layers begin with
+_PAIRS: dict[str, Pairs] = {
+    detector: [
+        *_COMMON,
+        (rf"head\.cls\.{AFFINE}", rf"bbox_head\.{prefix}_cls\.{AFFINE}"),
+        (rf"head\.box\.{AFFINE}", rf"bbox_head\.{prefix}_reg\.{AFFINE}"),
+        (rf"head\.centerness\.{AFFINE}", rf"bbox_head\.{prefix}_centerness\.{AFFINE}"),
+    ]
+    for detector, prefix in LAYERS.items()
+}
 
 
-def _fill(pattern: str, groups: tuple[str, ...]) -> str:
-    """The name that a pattern matches when its groups caught `groups`."""
-    parts = iter(groups)
-    return _GROUP.sub(lambda _: next(parts).replace("\\", ""), pattern).replace("\\.", ".")
+def to_mmdet(name: str, detector: str) -> str:
+    """Our name -> MMDetection's, in a model of `detector`. Raises `WeightsError` for a name that we do not have."""
+    if (found := translate(name, _PAIRS[detector], OURS)) is None:
+        raise _strange(name, "this project's", detector)
+    return found
 
 
-def _translate(name: str, source: int) -> str:
-    for pair in _PAIRS:
-        if match := re.fullmatch(pair[source], name):
-            return _fill(pair[1 - source], match.groups())
-    whose = ("this project's", "MMDetection's")[source]
-    raise WeightsError(f"{name!r} is not one of {whose} names for a GFL detector", remedy="Use weights of a GFL model.")
+def from_mmdet(name: str, detector: str) -> str:
+    """MMDetection's name -> ours. Raises `WeightsError` for a name that such a detector does not have."""
+    if (found := translate(name, _PAIRS[detector], THEIRS)) is None:
+        raise _strange(name, "MMDetection's", detector)
+    return found
 
 
-def to_mmdet(name: str) -> str:
-    """Our name -> MMDetection's. Raises `WeightsError` for a name that we do not have."""
-    return _translate(name, 0)
+def _strange(name: str, whose: str, detector: str) -> WeightsError:
+    return WeightsError(
+        f"{name!r} is not one of {whose} names for a {detector} detector",
+        remedy=f"Use weights of a {detector} model, or name the detector that they are of.",
+    )
 
 
-def from_mmdet(name: str) -> str:
-    """MMDetection's name -> ours. Raises `WeightsError` for a name that a GFL detector does not have."""
-    return _translate(name, 1)
+def tensor_to_mmdet(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:
+    """Our tensor `name` as MMDetection's."""
+    return swin.to_mmdet(name, tensor) if _is_swin(model) else tensor
+
+
+def tensor_from_mmdet(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:
+    """MMDetection's tensor of our `name` as ours."""
+    return swin.from_mmdet(name, tensor) if _is_swin(model) else tensor
+
+
+def _is_swin(model: ModelConfig) -> bool:
+    return registry.BACKBONES[model.backbone.name].family == "swin"
+
+
+def obstacles(model: ModelConfig) -> list[str]:
+    """Why MMDetection cannot be such a detector; empty where it can."""
+    head, entry = model.head, registry.BACKBONES[model.backbone.name]
+    implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
+    faults = {
+        f"its names for a {model.backbone.name} backbone are not known; those for ResNets and Swin are": (
+            entry.family not in ("resnet", "swin")
+        ),
+        "its RetinaNet's anchors are not rounded, and head.whole_pixel_anchors is true": head.whole_pixel_anchors,
+        "its points and anchors lie a stride apart, and head.spread_cells is true": head.spread_cells,
+        f"its FCOS's points lie at 0.5 of a cell, and head.point_offset is {head.point_offset:g}": (
+            head.point_offset != 0.5
+        ),
+        "its scores are products, and postprocess.score is root": model.postprocess.score == "root",
+        f"its {model.detector} heads have a bias exactly where they have no norm, which head.conv_bias changes": (
+            model.detector != "fcos" and head.tower_bias != implied
+        ),
+    }
+    return [why for why, holds in faults.items() if holds]

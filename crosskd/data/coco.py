@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
+from crosskd.data.cache import ImageCache
 from crosskd.data.fields import LISTED
 from crosskd.data.images import ImageFolder
 from crosskd.errors import DataError
@@ -35,7 +36,9 @@ class CocoDataset:
     """A COCO instances file and its image folder.
 
     Crowd and ignored boxes, and boxes narrower than `min_side` original pixels, train nothing; they stay in
-    `annotations`, where the evaluation finds them. With `drop_empty`, images without a box that trains are left out.
+    `annotations`, where the evaluation finds them. With `drop_empty`, images without a box that trains are left out;
+    so are those whose shorter side has fewer than `min_image_side` pixels. Up to `cache_bytes` of decoded images are
+    kept in memory, in each process that reads images of its copy.
 
     Raises:
         DataError: the file is broken, or more than `max_corrupt_images` images are missing.
@@ -48,12 +51,15 @@ class CocoDataset:
         classes: Sequence[str] | None = None,
         *,
         drop_empty: bool = False,
+        min_image_side: int = 0,
         min_side: float = 0.0,
         max_image_pixels: int = 64_000_000,
         max_corrupt_images: int = 0,
+        cache_bytes: int = 0,
     ) -> None:
         self.annotations: Annotations = read_annotations(annotations, classes)
         self.folder = ImageFolder(images, max_image_pixels)
+        self.cache = ImageCache(cache_bytes)
         sides = self.annotations.boxes[:, 2:] - self.annotations.boxes[:, :2]
         self.trains: NDArray[np.bool_] = (
             ~self.annotations.crowd & ~self.annotations.ignore & (sides.min(axis=1, initial=np.inf) >= min_side)
@@ -66,6 +72,13 @@ class CocoDataset:
                 "no image has a box that trains",
                 where=str(self.annotations.path),
                 remedy="Check the boxes and `classes`, or set loader.drop_empty to false.",
+            )
+        self.indices = self.indices[self.sizes.min(axis=1) >= min_image_side]
+        if not len(self.indices):
+            raise DataError(
+                f"no image has a shorter side of {min_image_side} pixels or more",
+                where=str(self.annotations.path),
+                remedy="Lower loader.min_image_side.",
             )
         self._check_files(max_corrupt_images)
         dropped = self.annotations.dropped
@@ -100,9 +113,10 @@ class CocoDataset:
         rows = self.annotations.rows(position)
         height, width = self.annotations.sizes[position].tolist()
         keep = self.trains[rows]
+        name = self.annotations.names[position]
         return Example(
             image_id=int(self.annotations.image_ids[position]),
-            image=self.folder.read(self.annotations.names[position], (height, width)),
+            image=self.cache.get(position, lambda: self.folder.read(name, (height, width))),
             boxes=self.annotations.boxes[rows][keep].astype(np.float32),
             labels=self.annotations.labels[rows][keep],
         )

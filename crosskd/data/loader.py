@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crosskd.config import PixelConfig, TrainConfig
+from crosskd.config import LoaderConfig, PixelConfig, TrainConfig
 from crosskd.data.coco import CocoDataset
 from crosskd.data.fields import Findings
 from crosskd.data.parcel import Parcel
@@ -234,15 +234,25 @@ def build_loader(
         part.images,
         classes if classes is not None else config.data.classes,
         drop_empty=train and config.loader.drop_empty,
+        min_image_side=config.loader.min_image_side if train else 0,
         min_side=config.augment.min_side,
         max_image_pixels=config.data.max_image_pixels,
         max_corrupt_images=config.data.max_corrupt_images,
+        cache_bytes=_cache_bytes(config.loader) if train else 0,
     )
     source = BatchSource(dataset, config, split, config.seed if seed is None else seed, pixels or config.student.pixels)
     batch_size = config.batch_size if train else config.evaluation.batch_size or config.batch_size
     pin = torch.device(device).type == "cuda"
     workers = config.loader.workers
     return Loader(source, batch_size, workers=workers, rank=rank, world_size=world_size, pin_memory=pin)
+
+
+def _cache_bytes(config: LoaderConfig) -> int:
+    """Of each process that decodes training images. The validation's processes live for one pass: nothing comes twice.
+
+    Any worker may be given any image, so several keep the same ones, and more workers keep fewer different ones.
+    """
+    return config.cache_mib * 2**20 // max(1, config.workers)
 
 
 def _context() -> BaseContext:

@@ -29,8 +29,13 @@ class Detector(nn.Module):
         backbone = registry.load(registry.lookup(registry.BACKBONES, config.backbone.name, "backbone").target)
         head = registry.load(registry.lookup(registry.DETECTORS, config.detector, "detector").target)
         self.backbone: Any = backbone(config.backbone, load=pretrained)
-        self.neck = FPN(self.backbone.channels, config.neck.channels, len(config.strides))
+        self.neck = FPN(self.backbone.channels, config.neck, len(config.strides))
         self.head: DenseHead = head(config, num_classes)
+
+    def select_classes(self, kept: Sequence[int]) -> None:
+        """Keep these classes alone, in this order: the detector becomes one of `len(kept)` classes."""
+        self.head.select_classes(kept)
+        self.num_classes = len(kept)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> P3, P4, ..., each [N, C, H_l, W_l]."""

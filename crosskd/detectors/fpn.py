@@ -7,20 +7,31 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosskd.config import NeckConfig
+
 LATERAL = 3  # C3, C4, C5
 
 
 class FPN(nn.Module):
     """[C2, C3, C4, C5] -> [P3, P4, P5, ...], each [N, channels, H_l, W_l], `levels` of them.
 
-    Levels above P5 come from the level below by a strided convolution, without an activation between.
+    Levels above P5 come from the level below by a strided convolution; P6 also, as `config` says, from C5. Between
+    P6 and P7 there can be a ReLU.
     """
 
-    def __init__(self, entering: Sequence[int], channels: int, levels: int) -> None:
+    def __init__(self, entering: Sequence[int], config: NeckConfig, levels: int) -> None:
         super().__init__()
+        self.config = config
+        channels = config.channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in entering[-LATERAL:])
         self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, kernel_size=3, stride=1 if level < LATERAL else 2, padding=1)
+            nn.Conv2d(
+                entering[-1] if level == LATERAL and config.p6_from == "c5" else channels,
+                channels,
+                kernel_size=3,
+                stride=1 if level < LATERAL else 2,
+                padding=1,
+            )
             for level in range(levels)
         )
         for conv in (*self.lateral, *self.output):
@@ -33,6 +44,11 @@ class FPN(nn.Module):
             below = maps[level - 1]
             maps[level - 1] = below + F.interpolate(maps[level], size=below.shape[-2:], mode="nearest")
         pyramid = [conv(m) for conv, m in zip(self.output, maps, strict=False)]
-        for conv in self.output[LATERAL:]:
-            pyramid.append(conv(pyramid[-1]))
+        for level, conv in enumerate(self.output[LATERAL:]):
+            below = pyramid[-1]
+            if level == 0 and self.config.p6_from == "c5":
+                below = features[-1]
+            elif level > 0 and self.config.relu_before_p7:
+                below = F.relu(below)  # not in place: the head reads P6
+            pyramid.append(conv(below))
         return pyramid

@@ -1,10 +1,11 @@
 """One dense head for every detector, cut anywhere.
 
-A detector adds its prediction layers, its assignment and loss, and its decoding; see `gfl.py`.
+A detector adds its anchors, assignment, loss and box code; see `gfl.py`, `retinanet.py`, `atss.py`, `fcos.py`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -12,24 +13,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.boxes.ops import clip, suppress
-from crosskd.config import ModelConfig, PostprocessConfig
+from crosskd import registry
+from crosskd.boxes.anchors import Anchors
+from crosskd.boxes.ops import overlap_loss
+from crosskd.config import HeadConfig, ModelConfig, PostprocessConfig
+from crosskd.detectors.select import select
 from crosskd.losses import full, rank_mean
+from crosskd.registry import BoxMimic
 from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
+
+PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest
 
 
 class ConvNorm(nn.Module):
-    """3 x 3 convolution and group norm; the tower applies the activation, so that it can be cut before it."""
+    """3 x 3 convolution and norm, if any; the tower applies the activation, so that it can be cut before it."""
 
-    def __init__(self, entering: int, channels: int, groups: int) -> None:
+    def __init__(self, entering: int, config: HeadConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(entering, channels, kernel_size=3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(groups, channels)
+        self.conv = nn.Conv2d(entering, config.channels, kernel_size=3, padding=1, bias=config.tower_bias)
+        self.norm = nn.GroupNorm(config.norm_groups, config.channels) if config.norm == "group" else None
         nn.init.normal_(self.conv.weight, std=0.01)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(self.conv(x))
-        return out
+        out: Tensor = self.conv(x)
+        return out if self.norm is None else self.norm(out)
 
 
 class Tower(nn.ModuleList):
@@ -38,15 +47,17 @@ class Tower(nn.ModuleList):
     Law: `back(front(x, i), i)` is the whole tower, for every cut i in 0..depth, on either side of the ReLU.
     """
 
-    def __init__(self, entering: int, channels: int, depth: int, groups: int) -> None:
-        super().__init__(ConvNorm(entering if i == 0 else channels, channels, groups) for i in range(depth))
+    def __init__(self, entering: int, config: HeadConfig) -> None:
+        super().__init__(ConvNorm(entering if i == 0 else config.channels, config) for i in range(config.depth))
 
     def front(self, x: Tensor, cut: int, *, after_relu: bool = True) -> Tensor:
         """[N, C, H, W] behind the first `cut` convolutions; cut 0 is `x` itself."""
         for i in range(cut):
             x = self[i](x)
             if after_relu or i < cut - 1:
-                x = F.relu(x, inplace=True)  # the norm does not need its output, and nobody else holds it yet
+                x = F.relu(
+                    x, inplace=True
+                )  # neither norm nor convolution needs its output, and nobody else holds it yet
         return x
 
     def back(self, x: Tensor, cut: int, *, activated: bool = True) -> Tensor:
@@ -59,20 +70,28 @@ class Tower(nn.ModuleList):
 
 
 class DenseHead(nn.Module, ABC):
-    """Two towers, classes and boxes, over every level of the pyramid, with shared weights.
+    """Two towers, classes and boxes, over every level of the pyramid, with shared weights; then prediction layers.
 
-    Subclasses name their prediction layers in `_predict` and build them in `__init__`.
+    Subclasses supply the anchors, the assignment, the loss and the box code. What a head predicts can be imitated by
+    another through `logits`, `box_distance`, and the divisors of both.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        head = config.head
+        head, entry = config.head, registry.DETECTORS[config.detector]
         self.num_classes = num_classes
         self.strides = list(config.strides)
+        self.weights = config.losses
         self.depth = head.depth
+        self.per_cell = config.anchors_per_cell
+        self.code_size = config.box_channels
         self.channels = head.channels if head.depth else config.neck.channels  # of the maps behind the towers
-        self.cls_tower = Tower(config.neck.channels, head.channels, head.depth, head.norm_groups)
-        self.box_tower = Tower(config.neck.channels, head.channels, head.depth, head.norm_groups)
+        self.cls_tower = Tower(config.neck.channels, head)
+        self.box_tower = Tower(config.neck.channels, head)
+        self.cls = prediction(self.channels, self.per_cell * num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.box = prediction(self.channels, self.per_cell * self.code_size)
+        self.centerness = prediction(self.channels, self.per_cell) if entry.centerness else None
+        self.scales = nn.ParameterList(nn.Parameter(torch.tensor(1.0)) for _ in self.strides) if entry.scales else None
 
     def front(self, features: Sequence[Tensor], cut: int, *, after_relu: bool = True) -> Held:
         """Features per level -> both towers' maps behind convolution `cut`, behind or before its ReLU."""
@@ -84,79 +103,116 @@ class DenseHead(nn.Module, ABC):
 
     def back(self, held: Held, cut: int) -> Predictions:
         """From the maps at the cut to the predictions."""
-        classes, boxes = [], []
+        classes, boxes, centres = [], [], []
         for level, (c, b) in enumerate(zip(held.cls, held.box, strict=True)):
             c = self.cls_tower.back(c, cut, activated=held.activated)
             b = self.box_tower.back(b, cut, activated=held.activated)
-            predicted = self._predict(c, b, level)
-            classes.append(predicted[0])
-            boxes.append(predicted[1])
-        return Predictions(classes, boxes)
+            classes.append(self.cls(c))
+            code = self.box(b)
+            boxes.append(self._code(code if self.scales is None else code * self.scales[level]))
+            if self.centerness is not None:
+                centres.append(self.centerness(self._centerness_input(c, b)))
+        return Predictions(classes, boxes, centres if self.centerness is not None else None)
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:
         return self.back(self.front(features, 0), 0)
 
+    def _code(self, code: Tensor) -> Tensor:
+        """From the box layer's scaled output to the box code."""
+        return code
+
+    def _centerness_input(self, cls: Tensor, box: Tensor) -> Tensor:  # noqa: ARG002 (one of the two is taken)
+        """The tower's map that centerness is predicted from."""
+        return box
+
+    def select_classes(self, kept: Sequence[int]) -> None:
+        """Keep the class logits `kept`, in that order, of every anchor; all else stays as it is."""
+        old, index = self.cls, torch.tensor(kept)
+        rows = (torch.arange(self.per_cell)[:, None] * self.num_classes + index).flatten()
+        self.cls = prediction(self.channels, len(rows))
+        with torch.no_grad():
+            self.cls.weight.copy_(old.weight[rows])
+            self.cls.get_parameter("bias").copy_(old.get_parameter("bias")[rows])
+        self.num_classes = len(kept)
+
+    # --- what subclasses supply ---------------------------------------------------------------------------------------
+
     @abstractmethod
-    def _predict(self, cls: Tensor, box: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Both towers' maps [N, C, H, W] of one level -> class logits [N, K, H, W], box code [N, B, H, W]."""
+    def anchors(self, sizes: Sequence[Size], like: Tensor) -> Anchors:
+        """The anchors for maps of (height, width) `sizes`, in cells; device and dtype are those of `like`."""
 
     @abstractmethod
     def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
         """Which anchor learns what; `sizes` are (height, width) of the feature maps, in cells."""
 
     @abstractmethod
+    def decode(self, codes: Tensor, anchors: Anchors) -> Tensor:
+        """Box codes [..., A, B] of `anchors` -> boxes [..., A, 4] in pixels, not clipped."""
+
     def loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
-        """The detection loss: term -> [L], one value per level."""
+        """The detection loss, in full precision: term -> [L], one value per level."""
+        with torch.autocast(predictions.cls[0].device.type, enabled=False):
+            return self._loss(predictions, assignment)
+
+    @abstractmethod
+    def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
+        """`loss`, with autocast off."""
+
+    # --- what others read ---------------------------------------------------------------------------------------------
+
+    def logits(self, predictions: Predictions) -> Tensor:
+        """Class logits of every anchor, [N, A, K]."""
+        return flatten(predictions.cls, self.num_classes)
+
+    def codes(self, predictions: Predictions) -> Tensor:
+        """Box codes of every anchor, [N, A, B]."""
+        return flatten(predictions.box, self.code_size)
+
+    def decoded(self, predictions: Predictions) -> Tensor:
+        """Boxes of every anchor in pixels, [N, A, 4]."""
+        codes = self.codes(predictions)
+        return self.decode(codes, self.anchors(map_sizes(predictions.cls), codes))
 
     def normaliser(self, assignment: Assignment) -> Tensor:
         """What class losses are divided by: the positives of each image, at least one, averaged over ranks."""
+        return rank_mean(self._count(assignment))
+
+    def mimic_normaliser(self, assignment: Assignment, *, reference: bool = False) -> Tensor:  # noqa: ARG002
+        """What the losses of imitated classes, and of imitated boxes by overlap, are divided by.
+
+        `reference` asks for the reference's value also where that only blows a loss up; see FCOS.
+        """
+        return self.normaliser(assignment)
+
+    def _count(self, assignment: Assignment) -> Tensor:
+        """The positives of the batch, where an image without any counts as one."""
         count = float(sum(max(1, positives) for positives in assignment.positives))
         like = assignment.label_weights
-        return rank_mean(torch.tensor(count, dtype=like.dtype, device=like.device))
+        return torch.tensor(count, dtype=like.dtype, device=like.device)
 
-    @abstractmethod
-    def mimic_boxes(
+    def box_distance(
         self,
-        predictions: Predictions,
-        teacher: Predictions,
-        importance: Tensor,
-        assignment: Assignment,
-        temperature: float,
+        ours: Predictions,
+        theirs: Predictions,
+        how: BoxMimic,
+        temperature: float,  # noqa: ARG002
     ) -> Tensor:
-        """How far the boxes are from the teacher's, each anchor weighed by `importance` [N, A] -> [L]."""
+        """How far two predictions of this head are apart in each anchor's box, [N, A]: 1 - GIoU, or -log IoU.
 
-    @abstractmethod
-    def decode(self, code: Tensor, places: Tensor, width: int, level: int) -> Tensor:
-        """Box codes [D, B] at the cells `places` [D] of one level, `width` cells wide -> boxes [D, 4] in pixels."""
+        `temperature` softens distributions over bins; only GFL has them.
+        """
+        if how == "kl":
+            raise ValueError(f"{type(self).__name__} predicts no distributions to compare by kl")  # pairing checks it
+        return overlap_loss(self.decoded(ours), self.decoded(theirs), how)
 
     @torch.no_grad()
     def detect(self, predictions: Predictions, sizes: Sequence[Size], config: PostprocessConfig) -> list[Detections]:
         """One `Detections` per image, best score first; boxes are clipped to the image's (height, width) in `sizes`.
 
-        Per level the `pre_nms` best of all (cell, class) pairs above the score threshold are decoded; then
-        classwise non-maximum suppression over all levels.
+        Per level the `pre_nms` best of all (anchor, class) pairs above the score threshold are decoded; then
+        classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores.
         """
-        return [self._detect_one(predictions, image, size, config) for image, size in enumerate(sizes)]
-
-    def _detect_one(self, predictions: Predictions, image: int, size: Size, config: PostprocessConfig) -> Detections:
-        boxes, scores, labels = [], [], []
-        for level, (cls, code) in enumerate(zip(predictions.cls, predictions.box, strict=True)):
-            score = full(cls[image]).flatten(1).t().sigmoid()  # [H * W, K]
-            cell, label = (score > config.score_threshold).nonzero(as_tuple=True)
-            best, order = score[cell, label].sort(descending=True)
-            best, order = best[: config.pre_nms], order[: config.pre_nms]
-            cell, label = cell[order], label[order]
-            chosen = full(code[image]).flatten(1).t()[cell]  # [D, B]
-            boxes.append(clip(self.decode(chosen, cell, cls.shape[-1], level), size))
-            scores.append(best)
-            labels.append(label)
-        return suppress(
-            torch.cat(boxes),
-            torch.cat(scores),
-            torch.cat(labels),
-            threshold=config.nms_iou,
-            keep=config.max_detections,
-        )
+        return select(self, predictions, sizes, config)
 
 
 def prediction(entering: int, leaving: int, *, bias: float = 0.0) -> nn.Conv2d:
@@ -167,9 +223,9 @@ def prediction(entering: int, leaving: int, *, bias: float = 0.0) -> nn.Conv2d:
     return conv
 
 
-def flatten(levels: Sequence[Tensor]) -> Tensor:
-    """Maps [N, C, H_l, W_l] -> [N, A, C] in full precision, one level after the other."""
-    return torch.cat([full(x).flatten(2).transpose(1, 2) for x in levels], dim=1)
+def flatten(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Maps [N, a * width, H_l, W_l] -> [N, A, width] in full precision, one level after the other."""
+    return torch.cat([full(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in levels], dim=1)
 
 
 def map_sizes(levels: Sequence[Tensor]) -> list[Size]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from crosskd import registry
 from crosskd.config import CrossKDConfig
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead, flatten
-from crosskd.distill.mimic import importance, mimic_classes
+from crosskd.detectors.head import DenseHead
+from crosskd.distill.mimic import mimic
 from crosskd.distill.statistics import restat
-from crosskd.distill.term import Step
-from crosskd.errors import ConfigError
+from crosskd.distill.term import Step, Term
 from crosskd.structures import Held, Losses, Predictions
 
 
 def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) -> Predictions:
-    """What the teacher's head would predict from the student's features.
+    """What the teacher's head would predict from the student's features, cut behind its convolution `cut`.
 
-    The student's maps at the cut take on the teacher's per-channel statistics and go through the ReLU (at cut 0
-    there is none) and the rest of the teacher's frozen head. The gradient reaches the student's layers up to the
-    cut and none behind it.
+    The student's maps take on the teacher's per-channel statistics and go through the ReLU (at cut 0 there is none)
+    and the rest of the teacher's frozen head. The gradient reaches the student's layers up to the cut and none
+    behind it.
     """
 
     def adapt(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
@@ -32,45 +29,39 @@ def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) 
     return teacher.back(held, cut)
 
 
-def choose_cut(config: CrossKDConfig, student: Detector, teacher: Detector) -> int:
-    """The configured cut, or the one published for this detector as far as both heads reach."""
-    depth = min(student.head.depth, teacher.head.depth)
-    if config.cut is None:
-        return min(registry.DETECTORS[student.config.detector].cut, depth)
-    if config.cut > depth:
-        raise ConfigError(
-            f"the heads cannot be cut behind convolution {config.cut}: the shorter one has {depth}",
-            where="/distill/crosskd/cut",
-            remedy=f"Use a cut from 0 to {depth}.",
-        )
-    return config.cut
+class CrossKD(Term):
+    """The distance between the cross-head's predictions and the teacher's own: classes, boxes, centerness.
 
+    All of it happens in the teacher's head, with its anchors and its box code, whatever the student's are. Where the
+    maps at the cut have other widths, a 1 x 1 convolution per tower, shared by the levels, leads from one to the
+    other.
+    """
 
-class CrossKD:
-    """The distance between the cross-head's predictions and the teacher's own, classes and boxes."""
+    reads_features = False
 
-    def __init__(self, config: CrossKDConfig) -> None:
+    def __init__(self, config: CrossKDConfig, student: Detector, teacher: Detector) -> None:
+        super().__init__()
+        assert config.cut is not None
+        assert config.teacher_cut is not None
         self.config = config
+        ours = student.config.held_channels(config.cut)
+        theirs = teacher.config.held_channels(config.teacher_cut)
+        self.adapt_cls = _adapter(ours, theirs) if ours != theirs else None
+        self.adapt_box = _adapter(ours, theirs) if ours != theirs else None
 
-    def check(self, student: Detector, teacher: Detector) -> None:
-        cut = choose_cut(self.config, student, teacher)
-        section = "head" if cut else "neck"
-        ours, theirs = (getattr(model.config, section).channels for model in (student, teacher))
-        if ours != theirs:
-            raise ConfigError(
-                f"cut behind convolution {cut}, the student's maps have {ours} channels and the teacher's {theirs}",
-                where=f"/student/{section}/channels",
-                remedy=f"Give the student {theirs} {section} channels.",
-            )
+    def forward(self, step: Step) -> Losses:
+        teacher = step.teacher
+        predictions = cross(teacher.head, self._adapted(step.student.held), teacher.held, step.teacher_cut)
+        return mimic("crosskd", teacher.head, predictions, teacher.predictions, teacher.assignment, self.config)
 
-    def __call__(self, step: Step) -> Losses:
-        config, teacher = self.config, step.teacher
-        predictions = cross(teacher.head, step.student.held, teacher.held, step.cut)
-        with torch.autocast(predictions.cls[0].device.type, enabled=False):
-            logits = flatten(teacher.predictions.cls)
-            worth = importance(logits, step.assignment)
-            classes = mimic_classes(step.student.head, predictions, logits, step.assignment, config.beta)
-            boxes = teacher.head.mimic_boxes(
-                predictions, teacher.predictions, worth, step.assignment, config.temperature
-            )
-        return {"crosskd_cls": config.cls_weight * classes, "crosskd_box": config.box_weight * boxes}
+    def _adapted(self, held: Held) -> Held:
+        if self.adapt_cls is None or self.adapt_box is None:
+            return held
+        return Held([self.adapt_cls(x) for x in held.cls], [self.adapt_box(x) for x in held.box], held.activated)
+
+
+def _adapter(entering: int, leaving: int) -> nn.Conv2d:
+    # Without a bias: the statistics behind it take the mean away.
+    conv = nn.Conv2d(entering, leaving, kernel_size=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
+    return conv

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -12,46 +13,73 @@ from crosskd import registry
 from crosskd.config import DistillConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import map_sizes
-from crosskd.distill.crosskd import choose_cut
+from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term, View
 from crosskd.errors import ConfigError
-from crosskd.structures import Losses, Targets
+from crosskd.pairing import require_pair, same_anchors
+from crosskd.structures import Assignment, Losses, Targets
 
 
 class Distiller(nn.Module):
     """Trains `student` on the detection loss and on what the terms draw from `teacher`.
 
-    The teacher is not a submodule: it is in no state dict and among no parameters, so what is trained, saved and
-    averaged is the student alone. It follows `.to()`, stays in evaluation mode and runs under `no_grad`; its head
-    still passes gradients on to the student's features where a term sends them through it.
+    The teacher is not a submodule: it is in no state dict and among no parameters, so what is trained is the student
+    and what the terms learn themselves. It follows `.to()`, stays in evaluation mode and runs under `no_grad`; its
+    head still passes gradients on to the student's features where a term sends them through it.
     """
 
     teacher: Detector
 
-    def __init__(self, student: Detector, teacher: Detector, terms: list[Term], *, cut: int, after_relu: bool) -> None:
+    def __init__(
+        self,
+        student: Detector,
+        teacher: Detector,
+        terms: dict[str, Term],
+        *,
+        cut: int = 0,
+        teacher_cut: int = 0,
+        after_relu: bool = True,
+    ) -> None:
         super().__init__()
         self.student = student
         object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
-        self.terms = terms
+        self.terms = nn.ModuleDict(terms)
+        self.renormalise = Renormalise(student.config.pixels, teacher.config.pixels)
+        self.shared = same_anchors(student.config, teacher.config)
         self.cut = cut
+        self.teacher_cut = teacher_cut
         self.after_relu = after_relu
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
-        """images [N, 3, H, W] -> the student's detection losses and the distillation losses, each [L]."""
+        """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
         with torch.no_grad():
-            teacher = self._view(self.teacher, images)
-        student = self._view(self.student, images)
-        assignment = self.student.head.assign(map_sizes(student.features), targets)
+            teacher_features = self.teacher.features(self.renormalise(images, targets.sizes))
+        features = self.student.features(images)
+        sizes = map_sizes(features)
+        assignment = self.student.head.assign(sizes, targets)
+        theirs = assignment if self.shared else self.teacher.head.assign(sizes, targets)
+        with torch.no_grad():
+            teacher = self._view(self.teacher, teacher_features, theirs, self.teacher_cut)
+        if not any(term.reads_features for term in self.terms.values()):
+            teacher, teacher_features = replace(teacher, features=[]), []  # the largest maps that nobody needs
+        student = self._view(self.student, features, assignment, self.cut)
         losses = self.student.head.loss(student.predictions, assignment)
-        step = Step(student, teacher, assignment, targets, self.cut)
-        for term in self.terms:
+        step = Step(student, teacher, targets, self.cut, self.teacher_cut)
+        for term in self.terms.values():
             losses |= term(step)
         return losses
 
-    def _view(self, model: Detector, images: Tensor) -> View:
-        features = model.features(images)
-        held = model.head.front(features, self.cut, after_relu=self.after_relu)
-        return View(model.head, features, held, model.head.back(held, self.cut))
+    def adapters(self) -> dict[str, str]:
+        """What the terms learn themselves and leave behind, by name."""
+        found: dict[str, str] = {}
+        for name, term in self.terms.items():
+            assert isinstance(term, Term)
+            found |= {f"{name}.{part}": words for part, words in term.adapters().items()}
+        return found
+
+    def _view(self, model: Detector, features: list[Tensor], assignment: Assignment, cut: int) -> View:
+        held = model.head.front(features, cut, after_relu=self.after_relu)
+        return View(model.head, features, held, model.head.back(held, cut), assignment)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -67,34 +95,22 @@ class Distiller(nn.Module):
 
 def build_distiller(student: Detector, teacher: Detector, config: DistillConfig) -> Distiller:
     """Join the pair by the terms of `config`. Raises `ConfigError` where they do not fit together."""
-    _check_pair(student, teacher)
-    terms: list[Term] = []
-    for name, knobs in config.terms().items():
-        term: Term = registry.load(registry.TERMS[name].target)(knobs)
-        term.check(student, teacher)
-        terms.append(term)
+    if student.num_classes != teacher.num_classes:
+        raise ConfigError(
+            f"the teacher knows {teacher.num_classes} classes, the student {student.num_classes}",
+            where="/data/classes",
+            remedy="Narrow the teacher to the student's classes first: `teacher.load_teacher` does.",
+        )
+    config = require_pair(config, student.config, teacher.config)
+    terms: dict[str, Term] = {
+        name: registry.load(registry.TERMS[name].target)(knobs, student, teacher)
+        for name, knobs in config.terms().items()
+    }
     crosskd = config.crosskd
     if crosskd is None:
-        return Distiller(student, teacher, terms, cut=0, after_relu=True)
-    cut = choose_cut(crosskd, student, teacher)
-    return Distiller(student, teacher, terms, cut=cut, after_relu=crosskd.after_relu)
-
-
-def _check_pair(student: Detector, teacher: Detector) -> None:
-    """Every anchor of the one must be the same anchor of the other, and predict the same things."""
-    facts = {
-        "/student/detector": (student.config.detector, teacher.config.detector),
-        "/student/strides": (student.strides, teacher.strides),
-        "/data/classes": (student.num_classes, teacher.num_classes),
-        "/student/head/reg_max": (student.config.head.reg_max, teacher.config.head.reg_max),
-        # Both read the same tensor: an image is normalised once.
-        "/student/pixels": (student.config.pixels, teacher.config.pixels),
-    }
-    for where, (ours, theirs) in facts.items():
-        if ours != theirs:
-            name = where.rpartition("/")[2]
-            raise ConfigError(
-                f"student and teacher differ in {name}: {ours} and {theirs}",
-                where=where,
-                remedy=f"Use a teacher with the student's {name}, or give the student the teacher's.",
-            )
+        return Distiller(student, teacher, terms)
+    assert crosskd.cut is not None
+    assert crosskd.teacher_cut is not None
+    return Distiller(
+        student, teacher, terms, cut=crosskd.cut, teacher_cut=crosskd.teacher_cut, after_relu=crosskd.after_relu
+    )

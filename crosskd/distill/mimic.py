@@ -1,30 +1,100 @@
-"""Dense predictions that imitate the teacher's, whichever head they come from."""
+"""Dense predictions that imitate the teacher's, whichever head they come from. The mimicked head says how."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from crosskd.config import MimicConfig
 from crosskd.detectors.head import DenseHead, flatten
-from crosskd.losses import EPSILON, level_sums, quality_focal
-from crosskd.structures import Assignment, Predictions
+from crosskd.losses import EPSILON, level_sums, quality_focal, rank_own
+from crosskd.registry import BoxMimic
+from crosskd.structures import Assignment, Losses, Predictions
+
+SIDES = 4
 
 
-def mimic_classes(
-    head: DenseHead, predictions: Predictions, teacher: Tensor, assignment: Assignment, beta: float
-) -> Tensor:
-    """Quality focal loss against the teacher's probabilities over all anchors that are not padding -> [L].
+def mimic(
+    name: str, head: DenseHead, ours: Predictions, teacher: Predictions, assignment: Assignment, config: MimicConfig
+) -> Losses:
+    """The distances in classes, boxes and centerness that have a weight, as `{name}_cls` and so on, each [L].
 
-    `teacher` holds its class logits, flattened: [N, A, K]. Divided by the number of positives (see
-    `DenseHead.normaliser`), so that it has the scale of the detection loss.
+    Both predictions are `head`'s: over its anchors, in its box code. `config` has been settled for the pair.
     """
-    distance = quality_focal(flatten(predictions.cls), teacher.sigmoid(), beta).sum(-1) * assignment.label_weights
-    return level_sums(distance, assignment.level_sizes) / (head.normaliser(assignment) + EPSILON)
+    assert config.box is not None
+    with torch.autocast(ours.cls[0].device.type, enabled=False):
+        divisor = head.mimic_normaliser(assignment, reference=config.reference_normaliser)
+        logits = head.logits(teacher)
+        losses = {}
+        if config.cls_weight:
+            classes = mimic_classes(head.logits(ours), logits, assignment, config.beta, divisor)
+            losses[f"{name}_cls"] = config.cls_weight * classes
+        if config.box_weight:
+            worth = importance(logits, assignment)
+            boxes = mimic_boxes(
+                head, ours, teacher, worth, assignment, config.box, temperature=config.temperature, divisor=divisor
+            )
+            losses[f"{name}_box"] = config.box_weight * boxes
+        if config.centerness_weight:
+            near = mimic_centerness(head, ours, teacher, assignment, divisor)
+            losses[f"{name}_centerness"] = config.centerness_weight * near
+    return losses
+
+
+def mimic_classes(ours: Tensor, teacher: Tensor, assignment: Assignment, beta: float, divisor: Tensor) -> Tensor:
+    """Quality focal loss against the teacher's probabilities over all anchors with a label weight -> [L].
+
+    Class logits [N, A, K] both. `divisor` is the head's `mimic_normaliser`, which gives the loss the scale of the
+    detection loss.
+    """
+    distance = quality_focal(ours, teacher.sigmoid(), beta).sum(-1) * assignment.label_weights
+    return level_sums(distance, assignment.level_sizes) / (divisor + EPSILON)
 
 
 def importance(teacher: Tensor, assignment: Assignment) -> Tensor:
-    """The teacher's best class probability, 0 in the padding: what an anchor's box is worth imitating.
+    """The teacher's best class probability: what an anchor's box is worth imitating. 0 without a label weight.
 
     Its class logits [N, A, K] -> [N, A].
     """
     best = teacher.amax(-1).sigmoid()
     return best * (assignment.label_weights > 0)
+
+
+def mimic_boxes(
+    head: DenseHead,
+    ours: Predictions,
+    teacher: Predictions,
+    worth: Tensor,
+    assignment: Assignment,
+    how: BoxMimic,
+    *,
+    temperature: float,
+    divisor: Tensor,
+) -> Tensor:
+    """Distance of the boxes, each anchor weighed by `worth` [N, A] -> [L]; both predictions are in `head`'s code.
+
+    By overlap (giou, iou) the sum is divided by `divisor`, as for classes. By `kl` it is the mean over the sides,
+    divided by the sum of `worth` over all levels of this rank, as the published results were made.
+    """
+    distance = level_sums(head.box_distance(ours, teacher, how, temperature) * worth, assignment.level_sizes)
+    if how != "kl":
+        return distance / (divisor + EPSILON)
+    total = rank_own(worth.sum())
+    # Nothing to weigh by means nothing to learn: 0, where 0 / 0 would end the run.
+    return distance / (SIDES + EPSILON) / total.where(total > 0, total.new_ones(()))
+
+
+def mimic_centerness(
+    head: DenseHead, ours: Predictions, teacher: Predictions, assignment: Assignment, divisor: Tensor
+) -> Tensor:
+    """Cross entropy with the teacher's centerness over the positives -> [L]."""
+    assert ours.centerness is not None
+    assert teacher.centerness is not None
+    logits, aim = flatten(ours.centerness, 1), flatten(teacher.centerness, 1)
+    image, anchor = (assignment.labels < head.num_classes).nonzero(as_tuple=True)
+    distance = F.binary_cross_entropy_with_logits(
+        logits[image, anchor, 0], aim[image, anchor, 0].detach().sigmoid(), reduction="none"
+    )
+    spread = distance.new_zeros(assignment.labels.shape).index_put((image, anchor), distance)
+    return level_sums(spread, assignment.level_sizes) / (divisor + EPSILON)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crosskd.losses import full
+from crosskd import ranks
+from crosskd.losses import full, rank_mean
 
 EPSILON = 1e-6  # added to standard deviations
 
@@ -16,10 +17,25 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     A single value per channel (one image, one cell) has deviation 0 here, not the 0 / 0 of the unbiased formula.
     The gradient of a channel without spread is 0, not the infinite one of a square root at 0: `torch.std` sees
     to that, and a root of the variance written by hand would not.
+
+    With synchronised statistics (see `ranks`) both are taken over the maps of all ranks, and the gradient flows
+    back to all of them.
     """
-    count = x.numel() // x.shape[1]
-    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), correction=min(1, count - 1), keepdim=True)
+    if ranks.synchronised():
+        mean, squares, count = ranks.pooled(x)
+        there = squares > 0
+        spread = torch.where(there, squares, torch.ones_like(squares))
+        return mean, torch.where(there, (spread / (count - 1).clamp(min=1)).sqrt(), torch.zeros_like(squares))
+    values = x.numel() // x.shape[1]
+    deviation, mean = torch.std_mean(x, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
     return mean, deviation
+
+
+def overall_mean(x: Tensor) -> Tensor:
+    """The mean of all elements, []: with synchronised statistics this rank's share of the mean over all ranks."""
+    if not ranks.synchronised():
+        return x.mean()
+    return x.sum() / rank_mean(x.new_tensor(x.numel()))
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -37,9 +53,10 @@ def restat(x: Tensor, like: Tensor) -> Tensor:
     division by the bare epsilon would multiply it by a million.
     """
     x = full(x)
-    if x.numel() == x.shape[1]:
+    if x.numel() == x.shape[1] and not ranks.synchronised():
         return x
     mean, deviation = moments(x)
     mean_like, deviation_like = moments(full(like))
     factor = torch.where(deviation > 0, deviation_like / (deviation + EPSILON), torch.zeros_like(deviation))
-    return torch.addcmul(mean_like, x - mean, factor)
+    # Not factor * (x - mean): the difference would be one more map to keep for the gradient; x is kept anyway.
+    return torch.addcmul(mean_like - mean * factor, x, factor)

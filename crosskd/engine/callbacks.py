@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from crosskd.config import TrainConfig
 from crosskd.structures import Evaluation
 
-Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "uploading"]
+Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"]
 
 
 @dataclass
 class Run:
-    """The live state of one training. Callbacks read it; the loop and `crosskd.train` write it."""
+    """The live state of a training, evaluation or export. Callbacks read it; the loop and `crosskd.train` write it."""
 
-    config: TrainConfig
+    config: Any  # the TrainConfig; where nothing is trained, an EvaluateConfig or ExportConfig
     workdir: Path
     stop: threading.Event = field(default_factory=threading.Event)
     phase: Phase = "preparing"
@@ -36,6 +35,7 @@ class Run:
     best_step: int | None = None
     steps_per_second: float | None = None
     eta_seconds: float | None = None
+    stopped_early: str = ""  # why the run ends before its last step, and as a success
 
     @property
     def epoch(self) -> float:
@@ -61,6 +61,7 @@ class TrainResult:
     manifest: dict[str, Any]
     best_weights: Path
     last_weights: Path
+    stopped_early: str = ""  # why, where the run ended before its last step
 
 
 class Callback:
@@ -75,14 +76,23 @@ class Callback:
     def on_log(self, run: Run, values: dict[str, float]) -> None:
         """Every `log_every` optimizer steps and at the last one: losses, `lr`, `grad_norm` and speeds."""
 
+    def on_progress(self, run: Run) -> None:
+        """`run.step` has moved on in a phase without figures: the batches of an evaluation or an export."""
+
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         """The teacher or the student has been measured on the validation split."""
+
+    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+        """The precision-recall curves of `evaluation`, which was told before, stand complete at `path`."""
 
     def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
         """A weights file stands complete at `path`: the best so far, or (`best` false) the last."""
 
     def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
         """A checkpoint stands complete at `path`. Older ones may be pruned right after this call."""
+
+    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
+        """A file that an evaluation or an export leaves stands complete at `path`."""
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         """Once, after the last file is written. Not called when the run ends with an error."""
@@ -107,9 +117,17 @@ class Callbacks(Callback):
         for callback in self._callbacks:
             callback.on_log(run, values)
 
+    def on_progress(self, run: Run) -> None:
+        for callback in self._callbacks:
+            callback.on_progress(run)
+
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         for callback in self._callbacks:
             callback.on_evaluation(run, evaluation)
+
+    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+        for callback in self._callbacks:
+            callback.on_curves(run, path, evaluation)
 
     def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
         for callback in self._callbacks:
@@ -118,6 +136,10 @@ class Callbacks(Callback):
     def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
         for callback in self._callbacks:
             callback.on_checkpoint(run, path, step)
+
+    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
+        for callback in self._callbacks:
+            callback.on_file(run, path, kind)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         for callback in self._callbacks:

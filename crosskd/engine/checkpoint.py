@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 import re
 import zipfile
@@ -20,7 +21,9 @@ from crosskd.config import TrainConfig
 from crosskd.engine.files import remove_leftovers, replacing, write_text
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
 _NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 
 
@@ -88,16 +91,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def read_checkpoint(source: Path) -> dict[str, Any]:
     """The checkpoint `source`, or the newest sound one in the folder `source`, on the CPU.
 
+    In a folder each must have its digest beside it, as it is written there; a single file may have been brought
+    alone, and is then judged by what is inside.
+
     Raises `ConfigError` where there is none, and `CheckpointCorrupt` when the bytes are not what was written; in a
-    folder, when no checkpoint is sound.
+    folder, when no checkpoint is sound. One that is passed over is logged.
     """
     if source.is_file():
         return _read_file(source)
     faults = []
     for path in list_checkpoints(source):
         try:
+            _require_digest(path)
             return _read_file(path)
         except CheckpointCorrupt as error:
+            log.warning("%s; trying the one before", error.message)
             faults.append(error.message)
     if not faults:
         raise ConfigError("there is no checkpoint", where=str(source), remedy="Start the run without resume.")
@@ -106,6 +114,13 @@ def read_checkpoint(source: Path) -> dict[str, Any]:
         where=str(source),
         remedy="Start the run anew, without resume.",
     )
+
+
+def _require_digest(path: Path) -> None:
+    if not digest_path(path).exists():
+        raise CheckpointCorrupt(
+            f"{path.name} has no sha256 beside it", where=str(path), remedy="Resume from an earlier checkpoint."
+        )
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -133,13 +148,14 @@ def _read_file(path: Path) -> dict[str, Any]:
 # --- does it belong to this run? -------------------------------------------------------------------------------------
 
 # What may differ between a run and its resume: where files lie, how fast the machine is, what is reported when.
-_FREE = {"data", "device", "threads", "evaluation", "checkpoint", "log_every"}
+_FREE = {"data", "device", "threads", "channels_last", "compile", "evaluation", "checkpoint", "log_every"}
 
 
 def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_digest: str | None = None) -> dict[str, Any]:
     """The part of a configuration that decides the weights, as JSON values; data and teacher by content, not path."""
     values = config.model_dump(mode="json", exclude=_FREE)
-    values["loader"].pop("workers")
+    for knob in ("workers", "cache_mib"):
+        values["loader"].pop(knob)
     values["schedule"].pop("max_steps")
     values["student"]["backbone"].pop("init")
     if values["teacher"] is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -42,8 +44,6 @@ class MixedPrecision:
     @classmethod
     def on(cls, device: torch.device, precision: Precision) -> MixedPrecision:
         """Raises `ConfigError` where `device` does not compute in `precision`."""
-        if precision == "fp16" and device.type == "cpu":
-            raise ConfigError("fp16 does not train on a CPU", where="/precision", remedy="Use `bf16` or `fp32` here.")
         if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise ConfigError("this GPU has no bf16", where="/precision", remedy="Use `fp16` or `fp32` here.")
         return cls(device, precision, torch.amp.GradScaler(device.type, enabled=precision == "fp16"))
@@ -51,6 +51,26 @@ class MixedPrecision:
     def autocast(self) -> torch.autocast:
         """A context in which convolutions and matrix products run in `precision`."""
         return torch.autocast(self.device.type, dtype=_FORMATS.get(self.precision), enabled=self.precision != "fp32")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that this process has held so far, of the GPU's memory or (on a CPU) of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # the one counts bytes, Linux KiB
+
+
+def utilisation(device: torch.device, cores: float) -> float | None:
+    """The busy share of a GPU, 0..1, or None where its driver does not tell; of a CPU, the `cores` in use."""
+    if device.type != "cuda":
+        return cores
+    from pynvml import NVMLError  # NVIDIA's own bindings: only a machine with a GPU needs them
+
+    try:
+        return torch.cuda.utilization(device) / 100
+    except (NVMLError, RuntimeError):  # no access from this container, or a part of a GPU, which is not measured
+        return None
 
 
 # What has no error class of its own says it in its text: the CPU's allocator, and libraries that allocate themselves.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+from crosskd import registry
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.structures import Evaluation
 
@@ -18,6 +19,7 @@ _PHASES = {
     "evaluating_teacher": "evaluating the teacher",
     "training": "training",
     "evaluating": "evaluating the student",
+    "exporting": "exporting",
     "uploading": "writing the results",
 }
 
@@ -47,7 +49,7 @@ class LogLines(Callback):
 
     def on_log(self, run: Run, values: dict[str, float]) -> None:
         terms = "  ".join(
-            f"{name} {value:.4f}" for name, value in values.items() if name.startswith(("loss", "crosskd", "pkd"))
+            f"{name} {value:.4f}" for name, value in values.items() if name.startswith(("loss", *registry.TERMS))
         )
         left = "" if run.eta_seconds is None else f"  {timedelta(seconds=round(run.eta_seconds))} left"
         log.info(
@@ -80,5 +82,10 @@ class LogLines(Callback):
     def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
         log.info("wrote %s", path.name)
 
+    def on_file(self, run: Run, path: Path, kind: str) -> None:
+        log.info("wrote %s", path.name)
+
     def on_end(self, run: Run, result: TrainResult) -> None:
+        if result.stopped_early:
+            log.info("stopped early after step %d of %d: %s", result.steps, run.total_steps, result.stopped_early)
         log.info("done after %d steps: best AP %.4f, at step %d", result.steps, result.best_ap, result.best_step)

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from crosskd.engine import distributed
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision, memory_errors
 from crosskd.engine.ema import EMA
 from crosskd.engine.meter import Meter
 from crosskd.engine.optim import Schedule, set_learning_rate
+from crosskd.engine.parallel import keeping
 from crosskd.errors import Diverged, Interrupted
 from crosskd.structures import Batch, Losses
 
@@ -26,6 +28,8 @@ SMALLEST_SCALE = 1e-3  # fp16: still infinite at this loss scale, the gradient i
 
 class Batches(Protocol):
     """Batches in an order that only the epoch's number decides, so that a resume can start in the middle."""
+
+    corrupt: dict[str, str]  # the images that could not be read so far, and why
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -47,6 +51,12 @@ class Training:
     ema: EMA[Any] | None = None
     accumulate: int = 1
     clip_norm: float | None = None
+    parallel: nn.Module | None = None  # the trainee as the ranks of a training share it
+
+    @property
+    def model(self) -> nn.Module:
+        """What is called for the losses of a batch."""
+        return self.trainee if self.parallel is None else self.parallel
 
 
 def fit(
@@ -54,13 +64,14 @@ def fit(
 ) -> None:
     """Train from the position in `run` to its last step.
 
-    `save` writes a checkpoint; `evaluate` measures the student. At an epoch's end the checkpoint comes first: a
-    run that dies while it evaluates has lost nothing, and a resume repeats the evaluation.
+    `save` writes a checkpoint; `evaluate` measures the student, and may set `run.stopped_early`. At an epoch's end
+    the checkpoint comes first: a run that dies while it evaluates has lost nothing, and a resume repeats the
+    evaluation.
 
     Raises `Diverged`, `OutOfMemory`, and `Interrupted` once a requested stop has been checkpointed.
     """
     every = run.config.checkpoint.every_steps
-    meter = Meter(run)
+    meter = Meter(run, training.amp.device)
     saved = run.step
     while True:
         training.trainee.train()
@@ -68,13 +79,14 @@ def fit(
             losses = train_step(run, training, group)
             run.step += 1
             run.batches_done += len(group)
-            meter.count(images=sum(len(batch.images) for batch in group))
+            meter.count(images=sum(len(batch.images) for batch in group) * distributed.world_size())
             if run.step % run.config.log_every == 0 or run.step == run.total_steps:
                 callback.on_log(run, losses | meter.read())
-            if run.stopping or (every and run.step % every == 0):
+            (stopping,) = distributed.any_of(run.stopping)  # asked of one rank, all stop after the same step
+            if stopping or (every and run.step % every == 0):
                 save()
                 saved = run.step
-            if run.stopping:
+            if stopping:
                 raise Interrupted(f"stopped on request after step {run.step}", step=run.step)
         if saved != run.step:
             save()
@@ -83,7 +95,7 @@ def fit(
         if finished or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
             with meter.pause():
                 evaluate()
-        if finished:
+        if finished or run.stopped_early:
             return
         run.epoch_index, run.batches_done = run.epoch_index + 1, 0
 
@@ -105,11 +117,11 @@ def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, fl
     lr = set_learning_rate(optimizer, training.schedule(run.step))
     optimizer.zero_grad(set_to_none=True)
     history: list[Losses] = []
-    for batch in group:
-        with memory_errors(amp.device, batch.images):
+    for left, batch in zip(reversed(range(len(group))), group, strict=True):
+        with memory_errors(amp.device, batch.images), keeping(training.model, left > 0):
             batch = batch.to(amp.device)
             with amp.autocast():
-                losses = training.trainee(batch.images, batch.targets)
+                losses = training.model(batch.images, batch.targets)
             loss = torch.stack([term.sum() for term in losses.values()]).sum() / len(group)
             amp.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         history.append({name: term.detach() for name, term in losses.items()})
@@ -143,7 +155,8 @@ def _checked(run: Run, amp: MixedPrecision, history: list[Losses], norm: Tensor)
     """The means of the terms over the group, as numbers. One transfer from the device. Raises `Diverged`."""
     names = list(history[0])
     sums = torch.stack([torch.stack([losses[name].sum() for name in names]) for losses in history])
-    *means, grad_norm = torch.cat([sums.float().mean(dim=0), norm.float().reshape(1)]).tolist()
+    told = torch.cat([sums.float().mean(dim=0), norm.float().reshape(1)])
+    *means, grad_norm = distributed.mean(told).tolist()  # what is not finite on one rank ends all of them
     values = dict(zip(names, means, strict=True))
     values["loss"] = sum(means)
     for name, value in values.items():

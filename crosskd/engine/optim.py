@@ -59,6 +59,19 @@ def _classified(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool, bool]]:
                 yield parameter, isinstance(module, _NORMS), name == "bias"
 
 
+@torch.no_grad()
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out what the optimizer remembers of each parameter as the parameter is, in memory.
+
+    A checkpoint may come from a run with another memory format, and a fused optimizer reads both side by side,
+    element by element, as they lie there.
+    """
+    for parameter, memory in optimizer.state.items():
+        for name, value in memory.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                memory[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     """Set each group to `factor` times its full rate. Returns the rate of the first group."""
     for group in optimizer.param_groups:

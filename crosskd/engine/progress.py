@@ -40,9 +40,13 @@ class ProgressLine(Callback):
         now = f"loss {values['loss']:.3f}, {values['steps_per_second']:.2f} steps/s{left}"
         self._progress.update(self._task, completed=run.step, now=now)
 
+    def on_progress(self, run: Run) -> None:
+        self._progress.update(self._task, completed=run.step)
+
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         shown = "  ".join(f"{name} {evaluation.metrics[name]:.3f}" for name in ("AP", "AP50", "AP75"))
         self._progress.console.print(f"{evaluation.model} after step {evaluation.step}: {shown}", highlight=False)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
-        self._progress.update(self._task, description="done", completed=run.step, now="")
+        description = "stopped early" if result.stopped_early else "done"
+        self._progress.update(self._task, description=description, completed=run.step, now="")

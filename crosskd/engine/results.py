@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from crosskd.config import ModelConfig
+from crosskd.config import EvaluationConfig, ModelConfig
+from crosskd.engine import distributed
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.weights import write_weights
 from crosskd.structures import Evaluation
@@ -41,11 +42,30 @@ class Results:
         """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in."""
         best = self.best is None or evaluation.ap > self.best.ap
         evaluation = replace(evaluation, best=best)
-        self.evaluations.append(evaluation)
+        numbers = replace(evaluation, curves=None)  # hundreds of curves would fill the checkpoints
+        self.evaluations.append(numbers)
         if best:
-            self.best = evaluation
+            self.best = numbers
             self._best_state = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
         return evaluation
+
+    def out_of_patience(self, config: EvaluationConfig) -> str:
+        """Why the student will hardly get better; empty while it may.
+
+        It follows from the evaluations alone, which travel in the checkpoint: a resumed run stops where the whole one
+        would have. Those that had nothing to measure do not count.
+        """
+        if config.patience is None:
+            return ""
+        record, waited = -1.0, 0
+        for ap in (evaluation.ap for evaluation in self.evaluations if evaluation.ap >= 0):
+            better = record < 0 or ap > record + config.min_delta
+            record, waited = (ap, 0) if better else (record, waited + 1)
+        if waited < config.patience:
+            return ""
+        by = f" by more than {config.min_delta:g}" if config.min_delta else ""
+        evaluations = "1 evaluation was" if waited == 1 else f"{waited} evaluations were"
+        return f"the last {evaluations} not better than AP {record:.4f}{by}"
 
     def write_best(self) -> Path:
         assert self.best is not None
@@ -56,6 +76,8 @@ class Results:
 
     def _write(self, name: str, state: State, evaluation: Evaluation) -> Path:
         path = self.workdir / name
+        if not distributed.is_main():
+            return path
         extra = {"step": str(evaluation.step), "epoch": f"{evaluation.epoch:.4f}", "ap": f"{evaluation.ap:.6f}"}
         write_weights(path, state, model=self.model, classes=self.classes, extra=self.metadata | extra)
         return path
@@ -63,9 +85,9 @@ class Results:
     def state_dict(self, seconds: float) -> dict[str, Any]:
         """For the checkpoint; `seconds` is the time that the run has taken so far."""
         return {
-            "teacher": None if self.teacher is None else asdict(self.teacher),
-            "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-            "best": None if self.best is None else asdict(self.best),
+            "teacher": None if self.teacher is None else self.teacher.numbers(),
+            "evaluations": [evaluation.numbers() for evaluation in self.evaluations],
+            "best": None if self.best is None else self.best.numbers(),
             "best_state": self._best_state,
             "seconds": seconds,
         }
@@ -110,6 +132,7 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **_numbers(evaluation),
         "per_class": evaluation.per_class,
+        "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
     }
 

@@ -104,6 +104,18 @@ def test_older_checkpoints_are_pruned(
     assert (newest.step, newest.sha256) == (30, hashlib.sha256(b"30").hexdigest())
 
 
+def test_the_best_student_stays_beside_the_last_checkpoints(
+    client: TestClient, post_job: Callable[..., str], spec: dict[str, Any], worker: Worker, upload: Any
+) -> None:
+    job = post_job(spec=spec | {"checkpoint": {"keep_last": 3}})
+    worker.claim(job)
+    upload("best.safetensors", b"the best of all")
+    for step in range(10, 60, 10):
+        upload(f"checkpoint-{step:08d}.pt", b"%d" % step)
+    assert names(client, job) == ["best.safetensors", *(f"checkpoint-{step:08d}.pt" for step in (30, 40, 50))]
+    assert client.get(f"/jobs/{job}/weights").content == b"the best of all"
+
+
 def test_the_newest_attempts_checkpoint_counts(
     client: TestClient, job: str, upload: Any, worker: Worker, app: FastAPI
 ) -> None:

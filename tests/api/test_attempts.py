@@ -255,6 +255,23 @@ def test_finish_repeats_its_answer(client: TestClient, post_job: PostJob, worker
     assert client.get(f"/jobs/{job}").json()["status"] == "running"
 
 
+def test_an_early_stop_is_a_success_that_says_so(client: TestClient, post_job: PostJob, worker: Worker) -> None:
+    job = post_job()
+    worker.claim(job)
+    manifest = {"stopped_early": True, "steps": 90, "stop_reason": "the last 3 evaluations were not better"}
+    assert worker.finish("succeeded", result=manifest).json()["status"] == "succeeded"
+    found = client.get(f"/jobs/{job}").json()
+    assert found["stopped_early"] is True
+    reason = "attempt 1 stopped early after step 90: the last 3 evaluations were not better"
+    assert found["transitions"][-1]["reason"] == reason
+
+    other = post_job()
+    worker.claim(other)
+    worker.finish("succeeded", result={"stopped_early": False, "steps": 90, "stop_reason": None})
+    found = client.get(f"/jobs/{other}").json()
+    assert (found["stopped_early"], found["transitions"][-1]["reason"]) == (False, "attempt 1 finished")
+
+
 def test_cancelled_without_being_asked_gives_the_job_back(
     client: TestClient, post_job: PostJob, worker: Worker
 ) -> None:

@@ -47,7 +47,15 @@ def faults(answer: Any) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize("junk", [NOBODY, "x", "%00", "..%2f..", "a" * 10_000, "%F0%9F%90%8D", "0" * 31 + "G", "'"])
 def test_an_id_that_is_none(client: TestClient, junk: str) -> None:
     problem(client.post(f"/jobs/{junk}/cancel"), 404)
-    for path in ("", "/metrics", "/evaluations", "/artifacts", "/artifacts/log.txt", "/weights"):
+    for path in (
+        "",
+        "/metrics",
+        "/evaluations",
+        "/evaluations/0/curves",
+        "/artifacts",
+        "/artifacts/log.txt",
+        "/weights",
+    ):
         problem(client.get(f"/jobs/{junk}{path}"), 404)
 
 

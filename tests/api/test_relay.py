@@ -81,11 +81,22 @@ def test_a_bell_carries_the_id_and_nothing_else(post_job: PostJob, relay: Relay,
     assert bells(broker) == 0
 
 
-@pytest.mark.parametrize(("device", "queue"), [("auto", "any"), ("cpu", "cpu"), ("cuda", "gpu")])
-def test_jobs_are_routed_by_device(
-    client: TestClient, spec: dict[str, Any], relay: Relay, broker: redis.Redis, device: str, queue: str
+@pytest.mark.parametrize(
+    ("device", "gpus", "queue"),
+    [
+        ("auto", 1, "any"),
+        ("cpu", 1, "cpu"),
+        ("cuda", 1, "gpu"),
+        ("auto", 2, "gpu-2"),  # of "any" worker not all have two
+        ("cpu", 2, "cpu"),
+        ("cuda", 4, "gpu-4"),
+    ],
+)
+def test_jobs_are_routed_by_device_and_count(
+    client: TestClient, spec: dict[str, Any], relay: Relay, broker: redis.Redis, device: str, gpus: int, queue: str
 ) -> None:
-    answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec | {"device": device}})
+    changed = spec | {"device": device, "gpus": gpus}
+    answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": changed})
     assert answer.status_code == 201
     relay.tick()
     assert bells(broker, queue) == 1

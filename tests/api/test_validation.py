@@ -24,7 +24,8 @@ def test_every_default_is_filled_in(resolve: Post, root: Path) -> None:
     assert spec["augment"]["val_short_edge"] == 128
     assert spec["evaluation"]["batch_size"] == 4
     assert spec["student"]["backbone"] == {
-        "name": "resnet_tiny", "width": 16, "init": "random", "frozen_stages": -1, "norm_eval": False,
+        "name": "resnet_tiny", "width": 16, "style": "pytorch", "init": "random", "frozen_stages": -1,
+        "norm_eval": False, "norm_frozen": False, "norm_eps": None, "drop_path": 0.0,
     }  # fmt: skip
     assert spec["schedule"]["epochs"] == 12
 
@@ -154,7 +155,6 @@ def test_everything_wrong_at_once(resolve: Post) -> None:
         "/spec/student/backbone/init/file",
         "/spec/teacher/weights/job",
         "/spec/student/strides",
-        "/spec/student/head/channels",
     }
 
 

@@ -39,12 +39,13 @@ def test_reads_what_the_library_writes(tmp_path: Path) -> None:
     assert header.json_metadata("classes") == ["dog"]
     assert header.json_metadata("model") is None
     assert header.json_metadata("none") is None
-    assert not header.mmdetection
+    assert not header.foreign
 
 
-def test_knows_the_names_of_mmdetection() -> None:
-    header = read(framed({"bbox_head.gfl_cls.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)))
-    assert header.mmdetection
+@pytest.mark.parametrize("name", ["bbox_head.gfl_cls.bias", "backbone.body.bn1.bias"])
+def test_knows_the_names_of_mmdetection_and_torchvision(name: str) -> None:
+    header = read(framed({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)))
+    assert header.foreign
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

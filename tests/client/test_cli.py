@@ -81,6 +81,24 @@ def test_a_distil_job_names_its_teacher(service: Service, spec_file: Path) -> No
     assert both.returncode == 2
 
 
+def test_weights_are_evaluated_and_exported(service: Service, home: Path, finished: str) -> None:
+    done = run(service, "submit", "export", "--weights-job", finished, "--name", "graph", "--set", "check_images=2")
+    assert done.returncode == 0, done.stderr
+    with service.client() as client:
+        job = client.job(done.stdout.strip())
+    assert (job.kind, job.name, job.spec["check_images"]) == ("export", "graph", 2)
+    assert job.spec["images"] == str(home / "data" / "images")  # those of the job that made the weights
+
+    data = home / "data"
+    for split in ("train", "val"):
+        (data / f"{split}.json").write_text((data / "instances.json").read_text())
+    done = run(service, "submit", "evaluate", "--weights-job", finished, "--data", str(data), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["spec"]["data"]["val"]["annotations"] == str(data / "val.json")
+    both = run(service, "submit", "evaluate", "--weights-job", "x", "--weights-file", "y")
+    assert both.returncode == 2
+
+
 def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_file: Path, tmp_path: Path) -> None:
     done = run(service, "submit", str(spec_file), "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -208,3 +226,6 @@ def test_the_cores_own_verbs_are_verbs_here(service: Service) -> None:
     done = run(service, "evaluate", "gone.safetensors", "--annotations", "gone.json", "--images", "gone")
     assert done.returncode == 1
     assert "gone" in done.stderr
+    done = run(service, "convert", "gone.pth", "out.safetensors", "--to", "native")
+    assert done.returncode == 1
+    assert "there is no file gone.pth" in done.stderr

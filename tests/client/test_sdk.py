@@ -15,7 +15,8 @@ from client.errors import ApiProblem, ClientError, Unreachable
 from client.parts import HOST, free_port
 from client.sdk import Client
 from crosskd.config import TrainConfig
-from tests.api.conftest import write_spec
+from tests.api.conftest import Worker, write_spec
+from tests.api.test_curves import report
 from tests.client.conftest import Service, serve
 
 WEIGHTS = b"weights" * 100_000
@@ -87,6 +88,18 @@ def test_evaluations_and_artifacts_are_listed(service: Service, finished: str) -
             ("student", 0.25, True)
         ]
         assert "best.safetensors" in {item.name for item in client.artifacts(finished)}
+
+
+def test_curves_are_read_through_their_evaluation(service: Service) -> None:
+    job, worker = service.post("drawn"), Worker(service.http)
+    worker.claim(job)
+    report(worker, "student", 12)
+    with service.client() as client:
+        (measured,) = client.evaluations(job)
+        drawn = client.curves(job, measured.step)
+        assert (drawn.model, drawn.step, drawn.classes["ring"]) == ("student", 12, drawn.mean)
+        with pytest.raises(ApiProblem, match="no curves of the teacher at step 12"):
+            client.curves(job, 12, model="teacher")
 
 
 def test_weights_and_artifacts_are_downloaded(service: Service, finished: str, tmp_path: Path) -> None:

@@ -46,6 +46,22 @@ def test_a_teacher_makes_it_a_distil_job() -> None:
     assert preset == {"spec": {"teacher": {"model": {"detector": "gfl"}}}}  # what came in is left as it was
 
 
+def test_weights_make_it_a_job_on_them(tmp_path: Path) -> None:
+    data = make_data(tmp_path, "train.json", "val.json", "images")
+    images = str(tmp_path / "images")
+    val = {"annotations": str(tmp_path / "val.json"), "images": images}
+    weights = {"job": "abc"}
+
+    job = specs.complete({"spec": {}}, name="n", weights=weights, data=data)
+    assert (job["kind"], job["spec"]) == ("evaluate", {"weights": weights, "data": {"val": val}})
+    job = specs.complete({"spec": {}}, name="n", weights=weights)
+    assert (job["kind"], job["spec"]) == ("export", {"weights": weights})
+    job = specs.complete({"kind": "export", "spec": {}}, name="n", weights=weights, data=data, overrides=["opset=20"])
+    assert (job["kind"], job["spec"]) == ("export", {"weights": weights, "images": images, "opset": 20})
+    job = specs.complete({"spec": {"weights": weights, "data": {"val": val}}}, name="n")
+    assert job["kind"] == "evaluate"
+
+
 def test_values_are_set_by_path_and_read_as_yaml() -> None:
     preset = {"spec": {"schedule": {"epochs": 12, "gamma": 0.1}}}
     overrides = ["schedule.epochs=3", "schedule.milestones=[1, 2]", "ema.decay=0.9", "teacher=null"]

@@ -14,11 +14,22 @@ from crosskd.structures import Targets
 CLASSES = 3
 
 
-def config(*, channels: int = 16, depth: int = 3, backbone: dict[str, Any] | None = None, **more: Any) -> ModelConfig:
+def config(
+    *,
+    detector: str = "gfl",
+    channels: int = 16,
+    depth: int = 3,
+    backbone: dict[str, Any] | None = None,
+    neck: dict[str, Any] | None = None,
+    head: dict[str, Any] | None = None,
+    **more: Any,
+) -> ModelConfig:
+    bins = {"reg_max": more.pop("reg_max", 8)} if detector == "gfl" else {}
     return ModelConfig(
+        detector=detector,
         backbone=BackboneConfig(**{"name": "resnet_tiny", "width": 8, **(backbone or {})}),
-        neck=NeckConfig(channels=channels),
-        head=HeadConfig(channels=channels, depth=depth, norm_groups=4, reg_max=more.pop("reg_max", 8)),
+        neck=NeckConfig(**{"channels": channels, **(neck or {})}),
+        head=HeadConfig(**{"channels": channels, "depth": depth, "norm_groups": 4, **bins, **(head or {})}),
         **more,
     )
 

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from crosskd.average_precision import METRICS, Found, average_precision
 from crosskd.config import AugmentConfig, PostprocessConfig
 from crosskd.data.annotations import read_annotations
 from crosskd.data.loader import build_loader
@@ -20,7 +21,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.detectors.head import DenseHead
 from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, DataError, WeightsError
-from crosskd.evaluate import METRICS, Found, average_precision, evaluate, evaluate_weights, recorded_settings
+from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings
 from crosskd.structures import Detections
 from tests.crosskd.data.files import config, content, many, write
 
@@ -109,6 +110,8 @@ def test_no_detection_is_ap_0_and_no_ground_truth_minus_1(tmp_path):
     result = measured(tmp_path / "none")
     assert set(result.metrics.values()) == {-1}
     assert result.per_class == {"one": -1, "two": -1}
+    assert result.class_metrics == {name: {"AP50": -1, "AP75": -1, "AR100": -1} for name in ("one", "two")}
+    assert set(result.curves.precision.ravel()) == {-1}
 
 
 def evaluate_empty(folder):
@@ -124,6 +127,8 @@ def test_no_image_at_all_is_minus_1(tmp_path):
     assert set(result.metrics.values()) == {-1}
     assert result.images == 0
     assert result.milliseconds_per_image is None
+    assert result.class_metrics["one"] == {"AP50": -1, "AP75": -1, "AR100": -1}
+    assert result.curves.precision.shape == (3, 2, 101)
 
 
 def test_an_image_that_was_left_out_is_not_missed(tmp_path):
@@ -179,7 +184,7 @@ def found(*boxes: tuple[float, float, float, float], scores: list[float] | None 
 
 
 def precision(folder, answers: Found) -> float:
-    return average_precision(read_annotations(folder / "train.json"), {70: answers})[0]["AP"]
+    return average_precision(read_annotations(folder / "train.json"), {70: answers}).metrics["AP"]
 
 
 def test_detections_in_a_crowd_or_on_an_ignored_box_are_neither_right_nor_wrong(tmp_path):
@@ -215,7 +220,8 @@ def test_numbers_are_those_of_pycocotools_on_the_file_itself(tmp_path):
             {"image_id": image["id"], "category_id": int(label) + 1, "bbox": box.tolist(), "score": float(score)}
             for box, label, score in zip(xywh, labels, scores, strict=True)
         ]
-    metrics, per_class = average_precision(read_annotations(tmp_path / "train.json"), answers)
+    result = average_precision(read_annotations(tmp_path / "train.json"), answers)
+    metrics, per_class = result.metrics, result.per_class
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(tmp_path / "train.json")
         by_hand = COCOeval(truth, truth.loadRes(theirs), "bbox")
@@ -230,6 +236,14 @@ def test_numbers_are_those_of_pycocotools_on_the_file_itself(tmp_path):
     assert list(metrics.values()) == pytest.approx(by_hand.stats.tolist(), abs=1e-9)
     assert 0.1 < metrics["AP"] < 0.9
     assert per_class["one"] == pytest.approx(one.stats[0], abs=1e-9)
+    theirs_of_one = dict(zip(METRICS, one.stats.tolist(), strict=True))
+    assert result.class_metrics["one"] == {
+        name: pytest.approx(theirs_of_one[name], abs=1e-9) for name in ("AP50", "AP75", "AR100")
+    }
+    iou_50, iou_75, mean = result.curves.precision[:, result.curves.classes.index("one")]
+    assert np.array_equal(iou_50, one.eval["precision"][0, :, 0, 0, -1])
+    assert np.array_equal(iou_75, one.eval["precision"][5, :, 0, 0, -1])
+    assert mean.mean() == pytest.approx(per_class["one"], abs=1e-12)
 
 
 # --- a weights file --------------------------------------------------------------------------------------------------

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 
 from crosskd.losses import (
@@ -17,7 +12,6 @@ from crosskd.losses import (
     full,
     level_sums,
     quality_focal,
-    rank_mean,
 )
 
 
@@ -79,28 +73,6 @@ def test_full_raises_half_precision_and_keeps_the_rest() -> None:
 def test_level_sums_splits_the_anchors() -> None:
     values = torch.arange(10.0).view(2, 5)
     assert level_sums(values, [3, 2]).tolist() == [0 + 1 + 2 + 5 + 6 + 7, 3 + 4 + 8 + 9]
-
-
-def test_a_normaliser_is_itself_without_ranks() -> None:
-    value = torch.tensor(3.0)
-    assert rank_mean(value) is value
-
-
-def _rank(rank: int, store: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    mean = rank_mean(torch.tensor(float(1 + 4 * rank)))
-    dist.destroy_process_group()
-    os._exit(0 if mean.item() == 3.0 else 1)
-
-
-def test_a_normaliser_is_the_mean_over_ranks(tmp_path: Path) -> None:
-    context = mp.get_context("spawn")
-    ranks = [context.Process(target=_rank, args=(rank, str(tmp_path / "store"))) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def test_binary_cross_entropy_of_extreme_logits_stays_finite() -> None:

@@ -10,30 +10,38 @@ import pytest
 import torch
 
 from crosskd import registry
-from crosskd.config import BackboneConfig, HeadConfig, ModelConfig, NeckConfig
+from crosskd.config import ModelConfig
 from crosskd.detectors.detector import build_detector
 from crosskd.shapes import expected_shapes, parameter_count
 
+OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]
 CASES: list[dict[str, Any]] = [
-    *({"backbone": name} for name in registry.BACKBONES),
-    *({"backbone": name, "width": 8} for name in registry.BACKBONES),
+    *({"detector": detector, "backbone": name} for detector in registry.DETECTORS for name in OURS),
+    *({"backbone": name, "width": 24} for name in OURS),
+    *({"backbone": "mobilenet_v2", "width": width} for width in (8, 16, 40, 72)),  # rounded up and down
     *({"strides": [8, 16, 32, 64, 128][:count]} for count in (3, 4, 5)),
     *({"depth": depth} for depth in (0, 1, 4)),
     {"neck": 24, "head": 48, "reg_max": 7, "classes": 11},
     {"neck": 24, "head": 48, "depth": 0},
+    {"detector": "retinanet", "p6_from": "c5", "octaves": 2, "ratios": [1.0]},
+    {"detector": "retinanet", "p6_from": "c5", "strides": [8, 16, 32], "norm": "group"},
+    {"detector": "fcos", "norm": "none"},
+    {"detector": "atss", "norm": "group", "conv_bias": True},
+    {"detector": "gfl", "norm": "none", "conv_bias": False},
 ]
 
 
 def model_config(case: dict[str, Any]) -> ModelConfig:
-    backbone = {"name": case.get("backbone", "resnet_tiny"), "width": case.get("width"), "init": "random"}
-    head = HeadConfig(
-        channels=case.get("head", 32), depth=case.get("depth", 2), norm_groups=8, reg_max=case.get("reg_max", 16)
-    )
-    return ModelConfig(
-        backbone=BackboneConfig.model_validate(backbone),
-        neck=NeckConfig(channels=case.get("neck", 32)),
-        head=head,
-        strides=case.get("strides", [8, 16, 32, 64, 128]),
+    knobs = ("depth", "reg_max", "octaves", "ratios", "norm", "conv_bias")
+    head = {"channels": case.get("head", 32), "depth": 2, "norm_groups": 8}
+    return ModelConfig.model_validate(
+        {
+            "detector": case.get("detector", "gfl"),
+            "backbone": {"name": case.get("backbone", "resnet_tiny"), "width": case.get("width"), "init": "random"},
+            "neck": {"channels": case.get("neck", 32), "p6_from": case.get("p6_from", "p5")},
+            "head": {**head, **{knob: case[knob] for knob in knobs if knob in case}},
+            "strides": case.get("strides", [8, 16, 32, 64, 128]),
+        }
     )
 
 
@@ -43,10 +51,24 @@ def test_it_is_the_state_dict_without_torch(case: dict[str, Any]) -> None:
     with torch.device("meta"):  # shapes without memory
         model = build_detector(config, classes)
     real = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert expected_shapes(config, classes) == real
+    expected = expected_shapes(config, classes)
+    assert list(expected.items()) == list(real.items())
+    assert not any(expected.untold(name) for name in ("backbone.more", "head.more"))
     assert parameter_count(config, classes) == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_it_needs_no_torch() -> None:
-    program = "import sys, crosskd.shapes; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet"])
+def test_of_a_timm_backbone_it_tells_the_size_and_leaves_the_names_open(name: str) -> None:
+    config = model_config({"backbone": name, "p6_from": "c5"})
+    with torch.device("meta"):
+        model = build_detector(config, 3)
+    real = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = expected_shapes(config, 3)
+    assert expected == {name: shape for name, shape in real.items() if not name.startswith("backbone.")}
+    assert all(expected.untold(name) == name.startswith("backbone.") for name in real)
+    assert parameter_count(config, 3) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_it_needs_neither_torch_nor_timm() -> None:
+    program = "import sys, crosskd.shapes; sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,28 @@ from crosskd.structures import Targets
 from tests.oracle import weight_rule
 
 KINDS = {"plain", "crosskd", "pkd"}
-VARIANTS = {None: True, "preact": False}  # after_relu
-# Sections of kd_cfg, and what may stand in them. None: any value, it is a knob of ours. All else is fixed here.
-KD_CFG: Mapping[str, Mapping[str, Any]] = {
-    "loss_cls_kd": {"type": "KDQualityFocalLoss", "beta": None, "loss_weight": None},
-    "loss_reg_kd": {
-        "type": "KnowledgeDistillationKLDivLoss",
-        "class_reduction": "sum",
-        "T": None,
-        "loss_weight": None,
-    },
-    "loss_feat_kd": {"type": "PKDLoss", "loss_weight": None},
+VARIANTS = {None, "preact", "normbbox"}
+# The head and loss of the variant `normbbox`, in student and teacher.
+NORMBBOX: Mapping[str, Mapping[str, Any]] = {
+    "head": {"norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True, "conv_bias": True},
+    "losses": {"giou": 1.0, "iou": 0.0},
+}
+# Of each detector: how its cases' boxes are mimicked, and its vectors name that.
+BOX_MIMIC = {
+    "KnowledgeDistillationKLDivLoss": "kl",
+    "GIoULoss": "giou",
+    "IoULoss": "iou",
+}
+# Sections of kd_cfg, and what may stand in them, by type. None: any value, it is a knob of ours. All else is fixed.
+KD_CFG: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "loss_cls_kd": [{"type": "KDQualityFocalLoss", "beta": None, "loss_weight": None}],
+    "loss_reg_kd": [
+        {"type": "KnowledgeDistillationKLDivLoss", "class_reduction": "sum", "T": None, "loss_weight": None},
+        {"type": "GIoULoss", "loss_weight": None},
+        {"type": "IoULoss", "loss_weight": None},
+    ],
+    "loss_center_kd": [{"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": None}],
+    "loss_feat_kd": [{"type": "PKDLoss", "loss_weight": None}],
 }
 TEST_CFG = {"nms_pre", "min_bbox_size", "score_thr", "nms", "max_per_img"}
 ALL = 2**31  # more than any image has, for the reference's -1
@@ -67,17 +78,36 @@ class Case:
     def distils(self) -> bool:
         return self.kinds != {"plain"}
 
+    @property
+    def detector(self) -> str:
+        name: str = self.values["detector"]
+        return name
+
     def student(self, dtype: torch.dtype) -> Detector:
-        return self._model(self.values["student_depth"], self.values["seed"], dtype)
+        return self._model(self.values["student_depth"], self.values["seed"], dtype, p6_from="p5")
 
     def teacher(self, dtype: torch.dtype) -> Detector:
         seed = self.values["seed"] + weight_rule.TEACHER_SEED_OFFSET
-        return self._model(self.values["teacher_depth"], seed, dtype)
+        # The README's quirk 11: RetinaNet's teachers alone take P6 from C5.
+        p6_from = "c5" if self.detector == "retinanet" else "p5"
+        return self._model(self.values["teacher_depth"], seed, dtype, p6_from=p6_from)
 
-    def _model(self, depth: int, seed: int, dtype: torch.dtype) -> Detector:
-        backbone = BackboneConfig(name=f"resnet{depth}", init="random", frozen_stages=1, norm_eval=True)
+    def _model(self, depth: int, seed: int, dtype: torch.dtype, *, p6_from: str) -> Detector:
+        caffe = self.detector == "fcos"
+        backbone = BackboneConfig(
+            name=f"resnet{depth}",
+            init="random",
+            frozen_stages=1,
+            norm_eval=True,
+            style="caffe" if caffe else "pytorch",
+            norm_frozen=caffe,
+        )
         config = ModelConfig(
-            detector=self.values["detector"], backbone=backbone, postprocess=_postprocess(self.values["test_cfg"])
+            detector=self.detector,
+            backbone=backbone,
+            neck={"p6_from": p6_from},
+            postprocess=_postprocess(self.values["test_cfg"]),
+            **(NORMBBOX if self.values.get("variant") == "normbbox" else {}),
         )
         model = build_detector(config, self.values["num_classes"])
         fill(model, seed)
@@ -87,14 +117,17 @@ class Case:
         settings = self.values["kd_cfg"]
         crosskd = pkd = None
         if "crosskd" in self.kinds:
-            cls, box = settings["loss_cls_kd"], settings["loss_reg_kd"]
+            cls, box, centre = settings["loss_cls_kd"], settings["loss_reg_kd"], settings.get("loss_center_kd")
             crosskd = CrossKDConfig(
                 cut=self.values["reused_teacher_head_idx"],
                 cls_weight=cls["loss_weight"],
                 beta=cls["beta"],
+                box=BOX_MIMIC[box["type"]],
                 box_weight=box["loss_weight"],
-                temperature=box["T"],
-                after_relu=VARIANTS[self.values.get("variant")],
+                temperature=box.get("T", 1.0),
+                centerness_weight=centre["loss_weight"] if centre else 0.0,
+                after_relu=self.values.get("variant") != "preact",
+                reference_normaliser=True,
             )
         if "pkd" in self.kinds:
             pkd = PKDConfig(weight=settings["loss_feat_kd"]["loss_weight"])
@@ -119,7 +152,7 @@ def fill(model: Detector, seed: int) -> None:
     """Set every tensor of `model` by the rule, which knows MMDetection's names."""
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            value = weight_rule.value(to_mmdet(name), tuple(tensor.shape), seed)
+            value = weight_rule.value(to_mmdet(name, model.config.detector), tuple(tensor.shape), seed)
             if value is not None:
                 tensor.copy_(torch.as_tensor(value))
 
@@ -136,8 +169,8 @@ def _check_distillation(values: Mapping[str, Any]) -> None:
             continue
         if section not in KD_CFG or not isinstance(knobs, Mapping):
             raise UnknownSettingError(f"unknown kd_cfg {section} {knobs!r}")
-        known = KD_CFG[section]
-        for key in {"type", *knobs}:
+        known = next((form for form in KD_CFG[section] if form["type"] == knobs.get("type")), KD_CFG[section][0])
+        for key in {*knobs, *(key for key, fixed in known.items() if fixed is not None)}:
             if key not in known or known[key] not in (None, knobs.get(key)):
                 raise UnknownSettingError(f"unknown kd_cfg {section}.{key} {knobs.get(key)!r}")
 

@@ -10,26 +10,29 @@ from torch import Tensor
 
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import map_sizes
+from crosskd.detectors.fcos import FCOS
+from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.distill.crosskd import cross
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.term import Step, View
+from crosskd.distill.term import Step, Term, View
 from crosskd.structures import Assignment, Detections, Losses, Predictions
 from tests.oracle.case import Case
 
-LOSS_NAMES = {"crosskd_cls": "loss_cls_kd", "crosskd_box": "loss_reg_kd", "pkd": "loss_feat_kd"}
+LOSS_NAMES = {
+    "crosskd_cls": "loss_cls_kd",
+    "crosskd_box": "loss_reg_kd",
+    "crosskd_centerness": "losses_center_kd",
+    "pkd": "loss_feat_kd",
+}
 TOP = 20  # detections of an image that the vectors keep
 
 
-class Recorder:
+class Recorder(Term):
     """A term that distils nothing and keeps the step."""
 
     step: Step
 
-    def check(self, student: Detector, teacher: Detector) -> None:
-        """Every pair can be recorded."""
-
-    def __call__(self, step: Step) -> Losses:
+    def forward(self, step: Step) -> Losses:
         self.step = step
         return {}
 
@@ -44,39 +47,43 @@ def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     if case.distils:
         distiller = build_distiller(student, case.teacher(dtype), case.distill())
         recorder = Recorder()
-        distiller.terms.append(recorder)
+        distiller.terms["recorder"] = recorder
         losses = distiller.train()(images, targets)
-        assignment = recorder.step.assignment
+        assignment = recorder.step.student.assignment
         measured |= _distillation(distiller, recorder.step)
     else:
         losses = student.train()(images, targets)
         with torch.no_grad():
             assignment = student.head.assign(map_sizes(student.features(images)), targets)
-    measured |= _losses(losses) | _assignment(student, assignment)
+    measured |= _losses(losses, case) | _assignment(student, assignment)
     sum(values.sum() for values in losses.values()).backward()
     measured |= _gradients(student)
     return measured | _evaluation(student.eval(), images, case)
 
 
-def _losses(losses: Losses) -> dict[str, Any]:
-    return {
-        "losses": {LOSS_NAMES.get(name, name): values.tolist() for name, values in losses.items()},
-        "total": sum(values.sum().item() for values in losses.values()),
-    }
+def _losses(losses: Losses, case: Case) -> dict[str, Any]:
+    values = {LOSS_NAMES.get(name, name): term.tolist() for name, term in losses.items()}
+    if case.detector == "fcos":  # whose reference sums over the levels, and numbers PKD's
+        features = {f"loss_feat_kd_{level}": value for level, value in enumerate(values.pop("loss_feat_kd", []))}
+        values = {name: sum(term) for name, term in values.items()} | features
+    return {"losses": values, "total": sum(term.sum().item() for term in losses.values())}
 
 
 def _assignment(student: Detector, assignment: Assignment) -> dict[str, Any]:
+    positives = {"n_pos_per_level": assignment.positives_per_level(student.num_classes)}
+    if isinstance(student.head, FCOS):
+        assert assignment.centerness is not None
+        return positives | {"normalisers": {"centerness_sum": assignment.centerness.sum().item()}}
     unweighted = torch.split(assignment.label_weights == 0, assignment.level_sizes, dim=1)
-    return {
+    return positives | {
         "normalisers": {"avg_factor": student.head.normaliser(assignment).item()},
-        "n_pos_per_level": assignment.positives_per_level(student.num_classes),
         "label_weight_zeros_per_level": [int(level.sum()) for level in unweighted],
     }
 
 
 def _gradients(student: Detector) -> dict[str, Any]:
     parameters = dict(student.named_parameters())
-    gradients = {to_mmdet(name): p.grad for name, p in parameters.items()}
+    gradients = {to_mmdet(name, student.config.detector): p.grad for name, p in parameters.items()}
     return {
         "grad_l2": {name: None if g is None else norm([g]) for name, g in gradients.items()},
         "grad_l2_all": norm(g for g in gradients.values() if g is not None),
@@ -88,10 +95,11 @@ def _gradients(student: Detector) -> dict[str, Any]:
 
 @torch.no_grad()
 def _distillation(distiller: Distiller, step: Step) -> dict[str, Any]:
-    crossed = cross(step.teacher.head, step.student.held, step.teacher.held, distiller.cut)
+    crossed = cross(step.teacher.head, step.student.held, step.teacher.held, step.teacher_cut)
     views = {"teacher": step.teacher, "student": step.student}
     return {
-        "outputs": {name: _maps(view) for name, view in views.items()} | {"cross": _predictions(crossed)},
+        "outputs": {name: _maps(view, evaluated=name == "teacher") for name, view in views.items()}
+        | {"cross": _predictions(step.teacher.head, crossed, evaluated=True)},
         "hold": {
             f"{name}_{branch}_hold": [[*summary(x), x.min().item()] for x in maps]
             for name, view in views.items()
@@ -100,12 +108,20 @@ def _distillation(distiller: Distiller, step: Step) -> dict[str, Any]:
     }
 
 
-def _maps(view: View) -> dict[str, Any]:
-    return _predictions(view.predictions) | {"fpn": summaries(view.features)}
+def _maps(view: View, *, evaluated: bool) -> dict[str, Any]:
+    predictions = _predictions(view.head, view.predictions, evaluated=evaluated)
+    return predictions | {"fpn": summaries(view.features)}
 
 
-def _predictions(predictions: Predictions) -> dict[str, Any]:
-    return {"cls_score": summaries(predictions.cls), "bbox_pred": summaries(predictions.box)}
+def _predictions(head: DenseHead, predictions: Predictions, *, evaluated: bool) -> dict[str, Any]:
+    """`evaluated`: by a head in evaluation mode, where the reference's FCOS turns strides into pixels itself."""
+    boxes = predictions.box
+    if isinstance(head, FCOS) and head.config.norm_on_bbox and evaluated:
+        boxes = [box * stride for box, stride in zip(boxes, head.strides, strict=True)]
+    values = {"cls_score": summaries(predictions.cls), "bbox_pred": summaries(boxes)}
+    if predictions.centerness is not None:
+        values["centerness"] = summaries(predictions.centerness)
+    return values
 
 
 @torch.no_grad()
@@ -114,7 +130,7 @@ def _evaluation(student: Detector, images: Tensor, case: Case) -> dict[str, Any]
     detections = student.detect(images, case.targets(images.dtype).sizes)
     return {
         "eval_fpn": summaries(features),
-        "eval_outputs": _predictions(student.head(features)),
+        "eval_outputs": _predictions(student.head, student.head(features), evaluated=True),
         "predictions": [_best(found) for found in detections],
     }
 

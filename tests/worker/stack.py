@@ -95,6 +95,18 @@ class Worker:
         found = [pid for parent in supervisors for pid in children(parent) if "worker.run" in command_line(pid)]
         return found[0] if found else None
 
+    def rank(self, number: int) -> int | None:
+        """The process id of one rank of the training that is running."""
+        wanted = f"RANK={number}"
+        for pid in descendants(self.process.pid):
+            try:
+                variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+            except OSError:
+                continue
+            if "worker.run" in command_line(pid) and wanted in variables:
+                return pid
+        return None
+
     def folder(self) -> Path:
         """The one attempt's folder."""
         (path,) = [path for path in (self.home / "work").iterdir() if path.is_dir()]

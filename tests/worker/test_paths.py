@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crosskd.config import TrainConfig
+from crosskd.config import EvaluateConfig, ExportConfig, TrainConfig
 from crosskd.errors import ConfigError
 from worker.paths import check_paths
 
@@ -67,3 +67,42 @@ def test_a_path_that_is_not_there_is_named(root: Path) -> None:
     with pytest.raises(ConfigError, match="none does not exist") as caught:
         check_paths(config(root, **changes), [root])
     assert caught.value.where == "/teacher/weights/file"
+
+
+def weights_config(root: Path, kind: type[EvaluateConfig | ExportConfig], **changes: Any) -> Any:
+    here = str(root / "file")
+    spec: dict[str, Any] = {
+        "weights": {"file": here},
+        "model": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}},
+    }
+    if kind is EvaluateConfig:
+        spec["data"] = {"val": {"annotations": here, "images": str(root)}}
+    else:
+        spec["images"] = str(root)
+    for pointer, value in changes.items():
+        *parts, last = pointer.split("__")
+        node = spec
+        for part in parts:
+            node = node[part]
+        node[last] = value
+    return kind.model_validate(spec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        (EvaluateConfig, "weights__file"),
+        (EvaluateConfig, "data__val__annotations"),
+        (EvaluateConfig, "data__val__images"),
+        (EvaluateConfig, "model__backbone__init"),
+        (ExportConfig, "weights__file"),
+        (ExportConfig, "images"),
+    ],
+)
+def test_jobs_on_weights_stay_in_the_roots(root: Path, kind: Any, changed: str) -> None:
+    check_paths(weights_config(root, kind), [root])
+    outside = str(root / "link")
+    value = {"file": outside} if changed.endswith("init") else outside
+    with pytest.raises(ConfigError, match="outside") as caught:
+        check_paths(weights_config(root, kind, **{changed: value}), [root])
+    assert caught.value.where == "/" + changed.replace("__", "/") + ("/file" if changed.endswith("init") else "")

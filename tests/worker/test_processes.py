@@ -146,6 +146,34 @@ def test_a_training_killed_by_force(double: Double, broker: ValkeyServer, worker
     until(lambda: worker.training() not in (None, training))
 
 
+def test_a_rank_killed_by_force_ends_the_job_with_its_log(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER, gpus=2))
+    until(lambda: len(steps(double)) > 1)
+    victim, other = (until(lambda rank=rank: worker.rank(rank)) for rank in (1, 0))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not alive(other), 10)
+    failure = Failure.model_validate(finish(double)["failure"])
+    assert failure.failure_class == "infrastructure"
+    assert failure.message.startswith("rank 1 of 2 training processes was killed by signal 9 (SIGKILL)")
+    quoted = failure.log_tail.index("--- the end of what rank 1 printed:")
+    assert any("training and 4 validation images" in line for line in failure.log_tail[quoted:])
+
+
+def test_a_cancel_reaches_all_ranks(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:
+    start(double, broker, "job", spec(data, epochs=FOREVER, gpus=2))
+    until(lambda: steps(double))
+    ranks = [until(lambda rank=rank: worker.rank(rank)) for rank in (0, 1)]
+    double.give_command("cancel")
+    until(lambda: not any(alive(rank) for rank in ranks), 15)
+    assert finish(double)["outcome"] == "cancelled"
+    # Each step is reported once, by rank 0, and the checkpoint is of the last one.
+    assert steps(double) == list(range(1, len(steps(double)) + 1))
+    until(lambda: list((worker.home / "work").iterdir()) == [])
+    assert f"checkpoint-{steps(double)[-1]:08d}.pt" in artifacts(double)
+
+
 def test_a_worker_killed_by_force_takes_the_training_along(
     double: Double, broker: ValkeyServer, worker: Worker, data: Path
 ) -> None:

@@ -5,12 +5,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from api.schemas import reports as wire
+from api.schemas.artifacts import curves_artifact
 from api.schemas.reports import CocoMetrics
 from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Run, TrainResult
-from crosskd.structures import Evaluation
+from crosskd.engine.curves import write_curves
+from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault
 from tests.worker.stack import spec
 from worker.client import AttemptClient, Refused
@@ -83,6 +87,27 @@ def test_a_life_is_told_in_order(
         "manifest.json": ({"kind": "manifest", "step": "5"}, "manifest.json"),
         "log.txt": ({"kind": "log"}, "log.txt"),
     }
+
+
+def test_curves_travel_as_a_file_that_the_wire_can_read(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder
+) -> None:
+    """A report has a bound on its size, the number of classes has none."""
+    drawn = Curves(("A", "B"), np.stack([np.full((3, 101), 0.5), np.full((3, 101), -1.0)], axis=1))
+    numbers = {name: {"AP50": 0.5, "AP75": 0.5, "AR100": 0.5} for name in ("A", "B")}
+    measured = evaluation(curves=drawn, class_metrics=numbers)
+    reporter.on_evaluation(run, measured)
+    reporter.on_curves(run, write_curves(folder.run / "curves", measured), measured)
+    reporter.close(10)
+    (report,) = double.evaluations
+    assert "curves" not in report
+    assert report["class_metrics"] == numbers
+    ((name, query, body),) = double.uploads
+    assert (name, query) == (curves_artifact("student", 5), {"kind": "curves", "step": "5"})
+    found = wire.Curves.model_validate_json(body)
+    assert (found.model, found.step, found.epoch, len(found.recall)) == ("student", 5, 0.5, 101)
+    assert found.mean == found.classes["A"] == dict.fromkeys(("0.50", "0.75", "0.50:0.95"), [0.5] * 101)
+    assert found.classes["B"] is None
 
 
 def test_a_checkpoint_comes_behind_the_reports_before_it(

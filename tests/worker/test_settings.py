@@ -40,7 +40,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("cpu", ["cpu", "any"], ""),
         ("0", ["gpu", "any"], "0"),
         ("3", ["gpu", "any"], "3"),
-        ("0, 1,2,3", ["gpu-4", "gpu", "any"], "0,1,2,3"),
+        ("0, 1,2,3", ["gpu-4", "gpu-3", "gpu-2", "gpu", "any"], "0,1,2,3"),
     ],
 )
 def test_devices_name_the_queues(

@@ -52,6 +52,26 @@ def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
     assert list(folder.outbox.iterdir()) == []
 
 
+def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_one_s_place(
+    double: Double, uploads: Uploads, tmp_path: Path, until: Until
+) -> None:
+    double.faults["artifacts"] = [Fault(delay=0.5)]
+    checkpoint(uploads, tmp_path, 1)
+    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way, slowly
+    checkpoint(uploads, tmp_path, 2)
+    for step in (2, 3):
+        (tmp_path / "curves").write_bytes(b"%d" % step)
+        uploads.submit(tmp_path / "curves", f"curves-student-{step:08d}.json", "curves", step=step, first=True)
+        (tmp_path / "curves").unlink()
+        checkpoint(uploads, tmp_path, step + 1)
+    uploads.close(10)
+    sent = {name: body for name, _, body in double.uploads}
+    assert next(iter(sent)) == "checkpoint-00000001.pt"
+    assert set(list(sent)[1:3]) == {"curves-student-00000002.json", "curves-student-00000003.json"}
+    assert list(sent)[3:] == ["checkpoint-00000004.pt"]
+    assert sent["curves-student-00000003.json"] == b"3"
+
+
 def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
     double: Double, uploads: Uploads, tmp_path: Path, until: Until
 ) -> None:

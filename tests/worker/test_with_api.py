@@ -140,6 +140,8 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
         ("teacher", 0),
         *[("student", 6 * epoch) for epoch in range(1, epochs + 1)],
     ]
+    drawn = api.get(evaluations[-1]["curves"])
+    assert (drawn["step"], drawn["classes"].keys()) == (last, evaluations[-1]["per_class"].keys())
     artifacts = {item["name"]: item for item in api.get(f"/jobs/{student}/artifacts")["items"]}
     assert artifacts.keys() == {
         "best.safetensors", "last.safetensors", "manifest.json", "log.txt", f"checkpoint-{last:08d}.pt",

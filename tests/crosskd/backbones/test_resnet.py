@@ -1,23 +1,21 @@
-"""The backbone is torchvision's ResNet, with its weights, and frozen where it says so."""
+"""The backbone is torchvision's ResNet, or caffe's, and frozen where it says so."""
 
 from __future__ import annotations
-
-import urllib.error
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
+from pydantic import ValidationError
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from crosskd.backbones import pretrained
 from crosskd.backbones.resnet import ResNet
 from crosskd.config import BackboneConfig
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import ConfigError
 
 LAYERS = ["layer1", "layer2", "layer3", "layer4"]
+LEAVES = ("weight", "bias")
 
 
 def tiny(**more: object) -> ResNet:
@@ -73,6 +71,45 @@ def test_one_value_for_a_batch_norm_to_learn_from_is_refused_with_a_remedy() -> 
         assert still(one)[-1].shape == (1, 64, 1, 1)
 
 
+def test_a_caffe_bottleneck_strides_in_its_first_convolution() -> None:
+    torch.manual_seed(0)
+    model = ResNet(BackboneConfig(name="resnet50", width=8, style="caffe")).eval()
+    block = model.layer2[0]
+    x = torch.randn(1, 32, 9, 10)
+
+    def norm(bn: nn.BatchNorm2d, y: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+
+    with torch.no_grad():
+        y = norm(block.bn1, F.conv2d(x, block.conv1.weight, stride=2)).relu()
+        y = norm(block.bn2, F.conv2d(y, block.conv2.weight, padding=1)).relu()
+        y = norm(block.bn3, F.conv2d(y, block.conv3.weight))
+        shortcut = norm(block.downsample[1], F.conv2d(x, block.downsample[0].weight, stride=2))
+        torch.testing.assert_close(block(x), (y + shortcut).relu())
+        strides = [b.conv1.stride for stage in model.stages()[1:] for layer in stage for b in layer]
+        assert strides == [(1, 1)] * 3 + [(2, 2)] + [(1, 1)] * 3 + [(2, 2)] + [(1, 1)] * 5 + [(2, 2)] + [(1, 1)] * 2
+    assert [m.shape[1:] for m in model(torch.randn(1, 3, 33, 64))][-1] == (256, 2, 2)
+
+
+def test_caffe_style_leaves_basic_blocks_as_they_are() -> None:
+    torch.manual_seed(0)
+    plain, caffe = tiny().eval(), tiny(style="caffe").eval()
+    caffe.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    assert torch.equal(plain(images)[-1], caffe(images)[-1])
+
+
+def test_a_wholly_frozen_batch_norm_learns_nothing_at_all() -> None:
+    model = tiny(norm_frozen=True, frozen_stages=0).train()
+    assert model.norm_eval
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    model(torch.randn(2, 3, 64, 64))[-1].square().sum().backward()
+    norms = {f"{name}.{leaf}" for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) for leaf in LEAVES}
+    learns = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert learns == {name for name, _ in model.named_parameters()} - norms - {"conv1.weight"}
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
 def test_norm_eval_leaves_statistics_alone_and_still_learns() -> None:
     model = tiny(norm_eval=True).train()
     assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
@@ -81,47 +118,16 @@ def test_norm_eval_leaves_statistics_alone_and_still_learns() -> None:
     assert torch.equal(model.bn1.running_mean, torch.zeros(8))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_it_starts_from_a_file_of_torchvision_names(tmp_path: Path, suffix: str) -> None:
-    torch.manual_seed(1)
-    state = {**tiny().state_dict(), "fc.weight": torch.zeros(1000, 64), "fc.bias": torch.zeros(1000)}
-    path = tmp_path / f"backbone.{suffix}"
-    if suffix == "pth":
-        torch.save(state, path)
-    else:
-        save_file(state, path)
-    model = tiny(init={"file": str(path)})
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, state[name]), name
-    assert model.frozen_stages == 1
+def test_the_eps_of_every_norm_can_be_chosen() -> None:
+    norms = [m for m in tiny(norm_eps=1e-3).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {1e-3}
+    assert {norm.eps for norm in tiny().modules() if isinstance(norm, nn.BatchNorm2d)} == {1e-5}
+    model = tiny(norm_eps=0, norm_frozen=True).train()
+    assert torch.isfinite(model(torch.randn(2, 3, 64, 64))[-1]).all()
 
 
-def test_every_tensor_of_another_shape_is_listed(tmp_path: Path) -> None:
-    path = tmp_path / "backbone.pth"
-    torch.save(tiny(width=16).state_dict(), path)
-    with pytest.raises(WeightsError) as caught:
-        tiny(init={"file": str(path)})
-    assert "conv1.weight is [16, 3, 7, 7], the model has [8, 3, 7, 7]" in str(caught.value)
-    assert "layer4.0.conv2.weight is" in str(caught.value)
-
-
-def test_a_file_of_another_depth_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "backbone.pth"
-    state = tiny().state_dict()
-    del state["layer4.0.conv2.weight"]
-    torch.save({**state, "layer4.1.conv1.weight": torch.zeros(1)}, path)
-    message = r"1 tensors are missing \['layer4.0.conv2.weight'\] and 1 are unknown"
-    with pytest.raises(WeightsError, match=message) as caught:
-        tiny(init={"file": str(path)})
-    assert caught.value.where == "/student/backbone/init"
-
-
-def test_without_a_network_the_error_says_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    with pytest.raises(WeightsError, match=r"fetched from https://.*resnet18.*pth.*init: \{file: \.\.\.\}"):
-        pretrained.load(nn.Identity(), BackboneConfig(name="resnet18"))
+def test_norms_that_learn_statistics_need_an_eps() -> None:
+    with pytest.raises(ValidationError, match="norm_eps 0 needs norm_eval"):
+        tiny(norm_eps=0)
+    with pytest.raises(ValidationError, match="swin_t has no batch norm"):
+        BackboneConfig(name="swin_t", init="random", norm_eps=1e-5)

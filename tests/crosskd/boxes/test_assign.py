@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 def assign(targets: Targets, sizes: list[Size] = SIZES, strides: list[int] = STRIDES) -> Assignment:
     dtype = targets.boxes[0].dtype
-    return atss(square_anchors(sizes, strides, 8.0, dtype=dtype), sizes, strides, targets, CLASSES)
+    return atss(square_anchors(sizes, strides, 8.0, torch.zeros((), dtype=dtype)), sizes, strides, targets, CLASSES)
 
 
 def overlap(a: Box, b: Box) -> float:

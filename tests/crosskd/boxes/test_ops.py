@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
-from crosskd.boxes.anchors import square_anchors, valid_sizes
+from crosskd.boxes.anchors import octave_anchors, square_anchors, valid_sizes
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import clip, giou, iou, suppress
 
@@ -65,11 +67,31 @@ def test_the_expected_bin_of_a_sharp_distribution_is_its_bin() -> None:
 
 
 def test_anchors_stand_on_the_upper_left_corner_of_their_cells() -> None:
-    anchors = square_anchors([(2, 3), (1, 2)], [8, 16], 8.0)
+    anchors = square_anchors([(2, 3), (1, 2)], [8, 16], 8.0, torch.zeros(()))
     assert anchors.level_sizes == [6, 2]
     assert anchors.centres.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8], [0, 0], [16, 0]]
     assert anchors.boxes()[4].tolist() == [-24, -24, 40, 40]
     assert anchors.boxes()[7].tolist() == [-48, -64, 80, 64]
+
+
+def test_octave_anchors_go_through_ratios_and_then_sizes() -> None:
+    anchors = octave_anchors([(1, 2)], [8], 4.0, 2, [0.5, 2.0], torch.zeros((), dtype=torch.float64))
+    assert anchors.level_sizes == [8]
+    assert anchors.centres.tolist() == [[0, 0]] * 4 + [[8, 0]] * 4
+    root, areas = 2**0.5, anchors.extents.prod(dim=1)
+    torch.testing.assert_close(areas[:4], torch.tensor([1024.0, 2048.0, 1024.0, 2048.0], dtype=torch.float64))
+    expected = torch.tensor([[32 * root, 32 / root], [32 / root, 32 * root]], dtype=torch.float64)
+    torch.testing.assert_close(anchors.extents[[0, 2]], expected)
+
+
+def test_octave_anchors_of_whole_pixels_are_torchvisions() -> None:
+    strides, maps = [8, 16], [torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 2, 2)]
+    sizes = tuple((s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in (32, 64))
+    theirs = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 2)
+    images = ImageList(torch.zeros(1, 3, 24, 32), [(24, 32)])
+    ours = octave_anchors([(3, 4), (2, 2)], strides, 4.0, 3, [0.5, 1.0, 2.0], torch.zeros(()), whole_pixels=True)
+    # torchvision's stride is the image's side over the map's, here 12 and 16 on the second level.
+    torch.testing.assert_close(ours.boxes()[:108], theirs(images, maps)[0][:108])
 
 
 def test_cells_that_reach_into_the_image_are_valid() -> None:

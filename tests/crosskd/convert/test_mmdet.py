@@ -1,52 +1,105 @@
-"""Names, one to one, against the names that MMDetection's checkpoints have."""
+"""Names, one to one, against the names that MMDetection's checkpoints have; and what it cannot be."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from crosskd.config import BackboneConfig, ModelConfig
-from crosskd.convert.mmdet import from_mmdet, to_mmdet
-from crosskd.detectors.detector import build_detector
+from crosskd.config import ModelConfig
+from crosskd.convert.mmdet import from_mmdet, obstacles, to_mmdet
 from crosskd.errors import WeightsError
+from crosskd.registry import DETECTORS
+from crosskd.shapes import expected_shapes
 
-KEYS = json.loads((Path(__file__).parents[2] / "data/oracle/state_dict_keys.json").read_text())
+KEYS: dict[str, dict[str, list[int]]] = json.loads(
+    (Path(__file__).parents[2] / "data/oracle/state_dict_keys.json").read_text()
+)
+OTHER = {"gfl": "retina", "retinanet": "atss", "atss": "gfl", "fcos": "gfl"}  # begins another detector's layers
 
 
-def shapes(backbone: str) -> dict[str, list[int]]:
-    config = ModelConfig(backbone=BackboneConfig(name=backbone, init="random"))
-    return {name: list(tensor.shape) for name, tensor in build_detector(config, 80).state_dict().items()}
+def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
+    return ModelConfig.model_validate({"detector": detector, "backbone": {"name": backbone, "init": "random"}, **more})
 
 
+def shapes(config: ModelConfig) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in expected_shapes(config, 80).items()}
+
+
+def test_every_set_of_names_is_of_a_detector_here() -> None:
+    assert {group.partition("_")[0] for group in KEYS} == set(DETECTORS)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("depth", [18, 50])
-def test_every_tensor_has_its_counterpart_of_the_same_shape(depth: int) -> None:
-    ours, theirs = shapes(f"resnet{depth}"), KEYS[f"gfl_r{depth}"]
-    assert {to_mmdet(name): shape for name, shape in ours.items()} == theirs
-    assert {from_mmdet(name): shape for name, shape in theirs.items()} == ours
+def test_every_tensor_has_its_counterpart_of_the_same_shape(detector: str, depth: int) -> None:
+    ours, theirs = shapes(model(detector, f"resnet{depth}")), KEYS[f"{detector}_r{depth}"]
+    assert {to_mmdet(name, detector): shape for name, shape in ours.items()} == theirs
+    assert {from_mmdet(name, detector): shape for name, shape in theirs.items()} == ours
 
 
-def test_a_teachers_neck_and_head_are_the_same() -> None:
-    ours = {name: shape for name, shape in shapes("resnet50").items() if not name.startswith("backbone")}
-    assert {to_mmdet(name): shape for name, shape in ours.items()} == KEYS["gfl_teacher_r50"]
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_teachers_neck_and_head_are_the_same(detector: str) -> None:
+    # MMDetection's own RetinaNet takes P6 from C5, the published CrossKD students from P5.
+    config = model(detector, "resnet50", neck={"p6_from": "c5" if detector == "retinanet" else "p5"})
+    ours = {name: shape for name, shape in shapes(config).items() if not name.startswith("backbone")}
+    assert {to_mmdet(name, detector): shape for name, shape in ours.items()} == KEYS[f"{detector}_teacher_r50"]
 
 
-@pytest.mark.parametrize("group", ["gfl_r18", "gfl_r50", "gfl_teacher_r50"])
+@pytest.mark.parametrize("group", KEYS)
 def test_there_and_back_is_where_we_were(group: str) -> None:
+    detector = group.partition("_")[0]
     for theirs in KEYS[group]:
-        assert to_mmdet(from_mmdet(theirs)) == theirs
+        assert to_mmdet(from_mmdet(theirs, detector), detector) == theirs
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_names_of_another_detector_are_refused(detector: str) -> None:
+    with pytest.raises(WeightsError, match=f"MMDetection's names for a {detector} detector"):
+        from_mmdet(f"bbox_head.{OTHER[detector]}_cls.weight", detector)
 
 
 @pytest.mark.parametrize(
-    "name", ["bbox_head.retina_cls.weight", "head.cls.weight", "bbox_head.gfl_cls.weight.more", ""]
+    "name",
+    ["head.cls.weight", "bbox_head.gfl_cls.weight.more", "backbone.layer5.0.conv1.weight", "backbone.fc.bias", ""],
 )
 def test_a_strange_name_is_refused(name: str) -> None:
     with pytest.raises(WeightsError, match="MMDetection's names"):
-        from_mmdet(name)
+        from_mmdet(name, "gfl")
 
 
 @pytest.mark.parametrize("name", ["bbox_head.gfl_cls.weight", "head.cls", "neck.lateral.x.weight"])
 def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
     with pytest.raises(WeightsError, match="this project's names"):
-        to_mmdet(name)
+        to_mmdet(name, "gfl")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(model(detector, "resnet50") for detector in DETECTORS),
+        model("retinanet", "swin_t"),
+        model("fcos", "resnet50", head={"conv_bias": True, "norm_on_bbox": True}),
+        model("retinanet", "resnet50", head={"norm": "group"}),
+    ],
+)
+def test_what_mmdetection_can_be(config: ModelConfig) -> None:
+    assert obstacles(config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (model("gfl", "mobilenet_v2"), "names for a mobilenet_v2 backbone"),
+        (model("retinanet", "resnet18", head={"whole_pixel_anchors": True}), "whole_pixel_anchors"),
+        (model("retinanet", "resnet18", head={"spread_cells": True}), "spread_cells"),
+        (model("fcos", "resnet18", head={"point_offset": 0.0}), "point_offset is 0"),
+        (model("fcos", "resnet18", postprocess={"score": "root"}), "postprocess.score is root"),
+        (model("gfl", "resnet18", head={"conv_bias": True}), "conv_bias"),
+    ],
+)
+def test_what_it_cannot_be_has_its_reason(config: ModelConfig, reason: str) -> None:
+    (why,) = obstacles(config)
+    assert reason in why

@@ -51,6 +51,18 @@ def test_a_data_set_without_any_box_is_refused_when_empty_images_are_dropped(tmp
         CocoDataset(write(tmp_path, content(annotations=[])), tmp_path / "images", drop_empty=True)
 
 
+def test_small_images_are_left_out_by_their_shorter_side(tmp_path):
+    data = content()
+    data["images"][0]["height"] = 31
+    path = write(tmp_path, data)
+    for side, ids in ((31, [70, 20]), (32, [20])):
+        found = CocoDataset(path, tmp_path / "images", min_image_side=side)
+        assert [found[i].image_id for i in range(len(found))] == ids
+    with pytest.raises(DataError, match="no image has a shorter side of 49 pixels or more") as refused:
+        CocoDataset(path, tmp_path / "images", min_image_side=49)
+    assert "loader.min_image_side" in str(refused.value)
+
+
 def test_missing_images_are_counted_and_named_before_anything_is_read(tmp_path):
     path = write(tmp_path, content(), images=False)
     with pytest.raises(DataError, match=r"2 of 2 images are missing: a\.png, b\.png"):

@@ -100,6 +100,12 @@ def test_wide_and_tall_images_come_in_batches_of_their_own(folder):
     assert any(len({w >= h for h, w in batch.original_sizes}) == 2 for batch in mixed)
 
 
+def test_small_images_are_left_out_of_the_training_alone(tmp_path):
+    write(tmp_path, many([(64, 48), (64, 31), (30, 64)]))
+    settings = config(tmp_path, loader={"workers": 0, "min_image_side": 32})
+    assert [len(build_loader(settings, split).dataset) for split in ("train", "val")] == [1, 3]
+
+
 def test_validation_has_every_image_once_unpadded_by_others_and_unaugmented(folder):
     loader = build_loader(config(folder, augment={"short_edges": [64], "long_edge": 128, "flip": 1}), "val")
     batches = list(loader)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,35 @@ def test_a_disk_that_is_full_is_told_and_costs_no_older_checkpoint(tmp_path: Pat
     assert read_checkpoint(tmp_path)["step"] == 1
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "emptied"])
-def test_a_broken_checkpoint_is_told_and_the_one_before_is_taken(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "emptied", "another digest", "half a digest"])
+def test_a_broken_checkpoint_is_told_and_the_one_before_is_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     write_checkpoint(tmp_path, 1, {"step": 1, "w": torch.ones(100)})
     newest = write_checkpoint(tmp_path, 2, {"step": 2, "w": torch.ones(100)})
     raw = bytearray(newest.read_bytes())
     raw[len(raw) // 2] ^= 1
-    newest.write_bytes({"flipped bit": bytes(raw), "cut short": bytes(raw[:-50]), "emptied": b""}[damage])
-    with pytest.raises(CheckpointCorrupt, match="sha256"):
+    broken = {"flipped bit": bytes(raw), "cut short": bytes(raw[:-50]), "emptied": b""}
+    digests = {"another digest": "0" * 64 + "  other.pt", "half a digest": digest_path(newest).read_text()[:20]}
+    newest.write_bytes(broken.get(damage, newest.read_bytes()))
+    digest_path(newest).write_text(digests.get(damage, digest_path(newest).read_text()))
+    with pytest.raises(CheckpointCorrupt, match="does not have the sha256"):
         read_checkpoint(newest)
     assert read_checkpoint(tmp_path)["step"] == 1
+    assert f"{newest.name} does not have the sha256 that was written with it; trying the one before" in caplog.text
+
+
+def test_a_checkpoint_whose_digest_is_gone_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Named itself it is read: then it was brought here alone, and whoever brought it has checked it."""
+    write_checkpoint(tmp_path, 1, {"step": 1})
+    newest = write_checkpoint(tmp_path, 2, {"step": 2})
+    digest_path(newest).unlink()
+    assert read_checkpoint(tmp_path)["step"] == 1
+    assert f"{newest.name} has no sha256 beside it" in caplog.text
+    assert read_checkpoint(newest)["step"] == 2
+    digest_path(tmp_path / "checkpoint-00000001.pt").unlink()
+    with pytest.raises(CheckpointCorrupt, match=r"no checkpoint in the folder is sound: .*00000002.*; .*00000001"):
+        read_checkpoint(tmp_path)
 
 
 def test_a_folder_without_a_sound_checkpoint_says_so(tmp_path: Path) -> None:
@@ -133,18 +153,26 @@ def test_a_write_that_is_killed_leaves_the_old_checkpoints_alone(tmp_path: Path,
     assert read_checkpoint(write_checkpoint(tmp_path, 2, {"step": 2}))["step"] == 2
 
 
-def draw() -> list[float]:
-    return [random.random(), float(np.random.rand()), float(np.random.standard_normal()), float(torch.rand(()))]
+DRAWS: dict[str, Callable[[], float]] = {
+    "python": random.random,
+    "python, normal": lambda: random.gauss(0, 1),
+    "numpy": np.random.rand,
+    "numpy, normal": np.random.standard_normal,
+    "torch": lambda: float(torch.rand(())),
+    "torch, normal": lambda: float(torch.randn(())),
+}
 
 
-def test_every_random_generator_is_restored_through_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generator", DRAWS)
+def test_every_random_generator_is_restored_through_a_file(tmp_path: Path, generator: str) -> None:
+    draw = DRAWS[generator]
     seed_all(3)
-    np.random.standard_normal()  # leaves a second value cached in numpy's generator
+    draw()  # of a pair of normal values, the second is kept for the next call
     state = read_checkpoint(write_checkpoint(tmp_path, 0, {"random": random_state()}))["random"]
-    expected = draw()
-    draw()
+    expected = [draw() for _ in range(3)]
+    assert [draw() for _ in range(3)] != expected
     restore_random_state(state)
-    assert draw() == expected
+    assert [draw() for _ in range(3)] == expected
 
 
 def test_another_configuration_is_named_setting_by_setting() -> None:
@@ -174,8 +202,10 @@ def test_what_does_not_decide_the_weights_may_differ() -> None:
     current = fingerprint(
         toy_config(
             data={"train": elsewhere, "val": elsewhere},
-            loader={"workers": 0},
+            loader={"workers": 0, "cache_mib": 100},
             device="cpu",
+            channels_last=True,
+            compile=True,
             threads=1,
             log_every=7,
             checkpoint={"every_steps": 3},

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from crosskd.engine import snapshot
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
+from crosskd.engine.results import Results
 from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
+from tests.crosskd import small
 from tests.crosskd.engine.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
 
 
@@ -57,7 +62,8 @@ def test_losses_fall_and_logs_carry_every_key(tmp_path: Path) -> None:
     recorder = Recorder()
     run_through(run, training, recorder)
     assert set(recorder.logs[0]) == {
-        "step", "loss", "loss_fit", "loss_size", "lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait"
+        "step", "loss", "loss_fit", "loss_size", "lr", "grad_norm",
+        "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation",
     }  # fmt: skip
     assert recorder.logs[0]["loss"] == pytest.approx(recorder.logs[0]["loss_fit"] + recorder.logs[0]["loss_size"])
     early = sum(log["loss"] for log in recorder.logs[:10])
@@ -154,16 +160,18 @@ def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         run_through(run, training)
 
 
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
-def test_no_memory_is_told_with_the_batch(tmp_path: Path, error: Exception) -> None:
+def gpu_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def more_than_there_can_be() -> None:
+    torch.empty(2**50)
+
+
+@pytest.mark.parametrize("fault", [gpu_is_full, more_than_there_can_be])
+def test_no_memory_is_told_with_the_batch(tmp_path: Path, fault: Callable[[], None]) -> None:
     run, training = toy_run(tmp_path, toy_config())
-
-    def refuse(call: int) -> None:
-        raise error
-
-    training.trainee.before_loss = refuse
+    training.trainee.before_loss = lambda call: fault()
     with pytest.raises(OutOfMemory, match="2 images of 8 x 8 pixels") as caught:
         run_through(run, training)
     assert caught.value.failure_class == "out_of_memory"
@@ -204,24 +212,70 @@ def test_other_errors_pass_through(tmp_path: Path) -> None:
         run_through(run, training)
 
 
-def test_bf16_trains_on_the_cpu(tmp_path: Path) -> None:
-    run, training = toy_run(tmp_path, toy_config(precision="bf16"))
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.003)])
+def test_half_precision_computes_what_full_precision_does(tmp_path: Path, precision: str, tolerance: float) -> None:
+    """Losses and gradients of one step, relative to the largest; the weights stay fp32."""
+    found = []
     formats: set[torch.dtype] = set()
-    training.trainee.conv.register_forward_hook(lambda module, args, out: formats.add(out.dtype))
-    run_through(run, training)
-    assert formats == {torch.bfloat16}
-    assert {p.dtype for p in training.trainee.parameters()} == {torch.float32}
+    for number_format in (precision, "fp32"):
+        run, training = toy_run(tmp_path, toy_config(precision=number_format))
+        training.trainee.conv.register_forward_hook(lambda module, args, out: formats.add(out.dtype))
+        training = replace(training, amp=replace(training.amp, scaler=gentle(training.amp.scaler)))
+        values = train_step(run, training, list(training.batches.epoch(0))[:2])
+        assert {p.dtype for p in training.trainee.parameters()} == {torch.float32}
+        gradients = torch.cat([p.grad.flatten() for p in training.trainee.parameters() if p.grad is not None])
+        found.append((values["loss"], gradients))
+    (loss, gradients), (true_loss, true_gradients) = found
+    assert formats == {torch.float32, torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert loss == pytest.approx(true_loss, rel=tolerance)
+    assert not torch.equal(gradients, true_gradients)
+    atol = tolerance * float(true_gradients.abs().max())
+    torch.testing.assert_close(gradients, true_gradients, rtol=0, atol=atol)
 
 
-def test_fp16_is_refused_on_the_cpu_with_a_remedy() -> None:
-    with pytest.raises(ConfigError, match="bf16") as caught:
-        MixedPrecision.on(CPU, "fp16")
-    assert caught.value.where == "/precision"
+def gentle(scaler: torch.amp.GradScaler) -> torch.amp.GradScaler:
+    """Such a scaler as it would be some steps later: its first scale is a try that mostly overflows."""
+    return torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=scaler.is_enabled())
+
+
+def test_fp16_trains_although_its_first_scale_overflows(tmp_path: Path) -> None:
+    twenty = {"epochs": 20, "warmup_steps": 0, "decay": "none"}
+    run, training = toy_run(tmp_path, toy_config(precision="fp16", schedule=twenty))
+    recorder = Recorder()
+    run_through(run, training, recorder)
+    assert recorder.logs[0]["grad_norm"] == float("inf")
+    losses = [log["loss"] for log in recorder.logs]
+    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
+
+
+def test_fp16_scales_its_loss_and_the_gradient_comes_back_unscaled(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(precision="fp16"))
+    training = replace(training, amp=replace(training.amp, scaler=gentle(training.amp.scaler)))
+    seen: list[float] = []
+    training.trainee.out.weight.register_hook(lambda grad: seen.append(float(grad.abs().max())))
+    train_step(run, training, list(training.batches.epoch(0))[:1])
+    assert training.amp.scaler.get_scale() == 2.0**8
+    assert training.trainee.out.weight.grad is not None
+    unscaled = float(training.trainee.out.weight.grad.abs().max())
+    assert seen[0] == pytest.approx(2.0**8 * unscaled)
+
+
+def test_the_scale_of_fp16_is_part_of_a_checkpoint(tmp_path: Path) -> None:
+    """An overflow halves it, and a resumed run must not try the old one again."""
+    run, training = toy_run(tmp_path, toy_config(precision="fp16"))
+    training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
+    train_step(run, training, list(training.batches.epoch(0))[:1])
+    model = small.config()
+    state = snapshot.take(run, training, Results(tmp_path, model, []), {}, seconds=0.0)
+    again, other = toy_run(tmp_path, toy_config(precision="fp16"))
+    assert other.amp.scaler.get_scale() == 2.0**16
+    snapshot.restore(state, again, other, Results(tmp_path, model, []))
+    assert other.amp.scaler.get_scale() == 2.0**15
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_scaler_of_fp16_survives_overflow_and_gives_up_in_the_end(tmp_path: Path, optimizer: str) -> None:
-    """The scaler alone, on the CPU: fp16 arithmetic needs a GPU, its bookkeeping does not."""
+    """The scaler alone, from a small scale on, so that it gives up soon."""
     run, training = toy_run(tmp_path, toy_config(ema={"decay": 0.9}, optimizer={"name": optimizer, "lr": 0.01}))
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-4)
     amp = MixedPrecision(CPU, "fp32", scaler)

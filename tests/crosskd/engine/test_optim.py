@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crosskd.config import OptimizerConfig, ScheduleConfig
-from crosskd.engine.optim import Schedule, build_optimizer, parameter_groups, set_learning_rate
+from crosskd.engine.optim import Schedule, build_optimizer, match_layout, parameter_groups, set_learning_rate
 
 
 def model() -> nn.Module:
@@ -116,3 +116,32 @@ def test_max_steps_cuts_the_run_and_leaves_the_curve() -> None:
     assert (whole.total_steps, cut.total_steps) == (20, 7)
     assert [whole(s) for s in range(7)] == [cut(s) for s in range(7)]
     assert math.isclose(whole(20), 0.0, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_an_optimizer_remembers_is_laid_out_as_its_parameters(name: str) -> None:
+    """A fused step over a parameter and a momentum of different strides would mix up their elements."""
+
+    def steps(net: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for seed in range(count):
+            x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+
+    def build(layout: torch.memory_format) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3, bias=False)).to(memory_format=layout)
+        return net, build_optimizer(net, OptimizerConfig(name=name, lr=0.01, base_batch=None), total_batch=1)
+
+    before, whole = build(torch.contiguous_format), build(torch.contiguous_format)
+    steps(*before, 2)
+    steps(*whole, 2)
+    net, optimizer = build(torch.channels_last)
+    net.load_state_dict(before[0].state_dict())
+    optimizer.load_state_dict(before[1].state_dict())
+    match_layout(optimizer)
+    steps(net, optimizer, 3)
+    steps(*whole, 3)
+    for ours, theirs in zip(net.parameters(), whole[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, check_stride=False)

@@ -48,6 +48,7 @@ class ToyBatches:
     def __init__(self, count: int = 5, size: int = 2) -> None:
         self.count, self.size = count, size
         self.yielded: list[tuple[int, int]] = []
+        self.corrupt: dict[str, str] = {}
 
     def __len__(self) -> int:
         return self.count

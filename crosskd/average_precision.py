@@ -1,0 +1,155 @@
+"""What pycocotools says of detections: the 12 COCO numbers, numbers per class, and precision-recall curves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from crosskd.data.annotations import Annotations
+from crosskd.structures import Curves
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+CLASS_METRICS = ("AP50", "AP75", "AR100")
+NOTHING = -1.0  # what COCO says where there is nothing to measure
+_IOU_50, _IOU_75 = 0, 5  # of COCO's ten: 0.50, 0.55 ... 0.95
+
+
+@dataclass(frozen=True)
+class Found:
+    """The detections of one image in its own pixels."""
+
+    boxes: NDArray[np.float64]  # [D, 4] x1 y1 x2 y2
+    scores: NDArray[np.float64]  # [D]
+    labels: NDArray[np.int64]  # [D]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """-1 stands where there is no ground truth."""
+
+    metrics: dict[str, float]  # METRICS
+    per_class: dict[str, float]  # class name -> AP
+    class_metrics: dict[str, dict[str, float]]  # class name -> CLASS_METRICS
+    curves: Curves
+
+
+def average_precision(truth: Annotations, found: dict[int, Found]) -> Measured:
+    """COCO's numbers over the images in `found` (image id -> detections), whatever order they come in.
+
+    Ground truth flagged `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so
+    would count it as any other.
+    """
+    positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
+    there = sorted((positions[image_id], detections) for image_id, detections in found.items())
+    if not there or not truth.classes:
+        return _nothing(truth.classes)
+    images = [{"id": index + 1} for index, _ in there]
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
+        expected = _coco(images, categories, [box for index, _ in there for box in _expected(truth, index)])
+        answered = _coco(
+            images, categories, [box for index, detections in there for box in _answered(index, detections)]
+        )
+        result = _Evaluator(expected, answered, iouType="bbox")
+        result.evaluate()
+        result.accumulate()
+        result.summarize()
+    # Of [IoU, recall, class, area, detections] and [IoU, class, area, detections]: all areas, most detections.
+    precision = result.eval["precision"][:, :, :, 0, -1]  # [10, 101, K]
+    recall = result.eval["recall"][:, :, 0, -1]  # [10, K]
+    classes = list(enumerate(truth.classes))
+    return Measured(
+        metrics=dict(zip(METRICS, map(float, result.stats), strict=True)),
+        per_class={name: _mean(precision[:, :, label]) for label, name in classes},
+        class_metrics={
+            name: {
+                "AP50": _mean(precision[_IOU_50, :, label]),
+                "AP75": _mean(precision[_IOU_75, :, label]),
+                "AR100": _mean(recall[:, label]),
+            }
+            for label, name in classes
+        },
+        curves=_curves(truth.classes, precision),
+    )
+
+
+class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
+    def _prepare(self) -> None:
+        super()._prepare()
+        for boxes in self._gts.values():
+            for box in boxes:
+                box["ignore"] = bool(box["iscrowd"] or box["set_aside"])
+
+
+def _nothing(classes: list[str]) -> Measured:
+    return Measured(
+        metrics=dict.fromkeys(METRICS, NOTHING),
+        per_class=dict.fromkeys(classes, NOTHING),
+        class_metrics={name: dict.fromkeys(CLASS_METRICS, NOTHING) for name in classes},
+        curves=_curves(classes, np.full((10, 101, len(classes)), NOTHING)),
+    )
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    measured = values[values > NOTHING]
+    return float(measured.mean()) if measured.size else NOTHING
+
+
+def _curves(classes: list[str], precision: NDArray[np.float64]) -> Curves:
+    """Out of the precision [10, 101, K]. Where a class has no ground truth, all of its values are -1."""
+    kept = np.stack([precision[_IOU_50], precision[_IOU_75], precision.mean(axis=0)])  # [3, 101, K]
+    return Curves(tuple(classes), kept.transpose(0, 2, 1))
+
+
+def _coco(images: list[dict[str, Any]], categories: list[dict[str, Any]], boxes: list[dict[str, Any]]) -> COCO:
+    """Ids start at 1: pycocotools takes a matched annotation with id 0 for an unmatched one."""
+    coco = COCO()
+    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]
+    coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _expected(truth: Annotations, index: int) -> list[dict[str, Any]]:
+    rows = truth.rows(index)
+    return [
+        {
+            "image_id": index + 1,
+            "category_id": label + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": area,
+            "iscrowd": int(crowd),
+            "set_aside": ignore,
+        }
+        for (x1, y1, x2, y2), label, area, crowd, ignore in zip(
+            truth.boxes[rows].tolist(),
+            truth.labels[rows].tolist(),
+            truth.areas[rows].tolist(),
+            truth.crowd[rows].tolist(),
+            truth.ignore[rows].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _answered(index: int, found: Found) -> list[dict[str, Any]]:
+    return [
+        {
+            "image_id": index + 1,
+            "category_id": label + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+            "score": score,
+        }
+        for (x1, y1, x2, y2), label, score in zip(
+            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+        )
+    ]

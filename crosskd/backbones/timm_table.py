@@ -1,0 +1,100 @@
+"""Writes the table of the timm models that can be a backbone: `python -m crosskd.backbones.timm_table`. Takes minutes.
+
+A configuration names a timm model, and the service must know it without timm: this table ships with the package.
+Every model is built and run on torch's meta device, which computes shapes alone. Left out is a model that has no
+maps at strides 8, 16 and 32, or that is made for images of one size. `idle` are parameters that no such map depends on,
+as in HRNet, whose last fusion also makes a map at stride 4: processes that train together wait for every gradient, so
+these must not ask for one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from typing import Any
+
+import timm
+import torch
+
+from crosskd import registry
+from crosskd.backbones.timm_features import build, run
+
+log = logging.getLogger(__name__)
+
+STRIDES = (4, 8, 16, 32)
+PYRAMID = STRIDES[1:]
+SIZE = (160, 256)  # pixels of the images that are tried: no square, and no size that any model is made for
+
+
+class Unsuitable(Exception):
+    """Why a model is not in the table."""
+
+
+def describe(name: str) -> dict[str, Any]:
+    """The row of a model: the deepest map at each of `STRIDES`, and its parameters. Raises `Unsuitable`."""
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        raise Unsuitable("made for images of one size")
+    with warnings.catch_warnings(action="ignore"), torch.device("meta"):
+        try:
+            info: Any = timm.create_model(name, features_only=True, pretrained=False).feature_info
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise Unsuitable("no extractor of features") from error
+        every = range(len(info))
+        deepest = {stride: level for level, stride in zip(every, info.reduction(list(every)), strict=True)}
+        strides = [stride for stride in STRIDES if stride in deepest]
+        if strides[-len(PYRAMID) :] != list(PYRAMID):
+            raise Unsuitable(f"maps at strides {sorted(deepest)}")
+        levels = [deepest[stride] for stride in strides]
+        net = build(name, levels[-len(PYRAMID) :])
+        idle = _try(net)
+    row = {
+        "channels": info.channels(levels),
+        "strides": strides,
+        "levels": levels,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "weights": published is not None and bool(published.has_weights),
+    }
+    return row | ({"idle": idle} if idle else {})
+
+
+def _try(net: Any) -> list[str]:
+    """One step, without numbers: the names of the parameters that get no gradient. Raises `Unsuitable`."""
+    expected = [
+        (2, channels, SIZE[0] // stride, SIZE[1] // stride)
+        for channels, stride in zip(net.feature_info.channels(), PYRAMID, strict=True)
+    ]
+    try:
+        maps = run(net.train(), torch.zeros(2, 3, *SIZE))
+    except Exception as error:  # whatever a model of a third party does with a size that it cannot take
+        raise Unsuitable(f"images of {SIZE} fail: {str(error).partition(chr(10))[0][:100]}") from error
+    if [tuple(m.shape) for m in maps] != expected:
+        raise Unsuitable(f"maps of {[tuple(m.shape) for m in maps]}, not {expected}")
+    torch.autograd.backward([m.sum() for m in maps])
+    return [name for name, parameter in net.named_parameters() if parameter.grad is None]
+
+
+def table() -> dict[str, dict[str, Any]]:
+    """Name -> row, of every model of the installed timm that is suitable."""
+    rows = {}
+    for name in timm.list_models():
+        try:
+            rows[name] = describe(name)
+        except Unsuitable as reason:
+            log.info("%s: %s", name, reason)
+    return rows
+
+
+def text(rows: dict[str, dict[str, Any]]) -> str:
+    """The file's content, one line a model."""
+    lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+    return f'{{"timm": {json.dumps(timm.__version__)}, "models": {{\n' + ",\n".join(lines) + "\n}}\n"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+    rows = table()
+    registry.TIMM_TABLE.write_text(text(rows))
+    log.info("%d of %d models written to %s", len(rows), len(timm.list_models()), registry.TIMM_TABLE)

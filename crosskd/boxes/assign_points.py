@@ -1,0 +1,63 @@
+"""Which point learns which box: FCOS (arXiv 1904.01355)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crosskd.boxes.anchors import Anchors
+from crosskd.boxes.assign import from_winners
+from crosskd.boxes.coding import encode_distances
+from crosskd.boxes.ops import area
+from crosskd.structures import Assignment, Targets
+
+REACH = 8  # strides: a level's points learn boxes whose farthest side is 4 to 8 strides away
+
+
+def points_in_boxes(
+    points: Anchors, strides: Sequence[int], targets: Targets, classes: int, *, radius: float | None
+) -> Assignment:
+    """Every point in a box learns it, if its farthest side is within the range of the point's level.
+
+    The ranges are (-1, 64), (64, 128), ..., (512, infinity) for strides 8 to 128: all sizes are covered. In
+    several boxes, a point learns the smallest. With `radius`, in strides, a point must also be that near to the
+    box's centre, along both axes (centre sampling). Padding is not looked at: every label weight is 1.
+    """
+    lowest, highest = _ranges(points, strides)
+    background = sum(len(boxes) for boxes in targets.boxes)
+    winners, start = [], 0
+    for boxes in targets.boxes:
+        winner = torch.full((len(points.centres),), background, dtype=torch.long, device=points.centres.device)
+        if len(boxes):
+            distances = encode_distances(points.centres[:, None], boxes[None])  # [A, G, 4]
+            farthest = distances.amax(-1)
+            fits = (farthest >= lowest[:, None]) & (farthest <= highest[:, None])
+            fits &= _within(points, boxes, distances, radius)
+            size = torch.where(fits, area(boxes)[None], math.inf)
+            smallest, box = size.min(dim=1)
+            winner = torch.where(smallest < math.inf, box + start, winner)
+        winners.append(winner)
+        start += len(boxes)
+    weights = points.centres.new_ones(len(winners), len(points.centres))
+    return from_winners(torch.stack(winners), weights, points.level_sizes, targets, classes)
+
+
+def _ranges(points: Anchors, strides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The shortest and longest distance to a farthest side that each point learns, [A] each."""
+    lowest = torch.where(points.strides == strides[0], -1.0, points.strides * REACH / 2)
+    highest = torch.where(points.strides == strides[-1], math.inf, points.strides * REACH)
+    return lowest, highest
+
+
+def _within(points: Anchors, boxes: Tensor, distances: Tensor, radius: float | None) -> Tensor:
+    """[A, G]: whether the point lies in the box, or in the middle part of it."""
+    if radius is None:
+        return distances.amin(-1) > 0
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2]
+    reach = (radius * points.strides)[:, None, None]  # [A, 1, 1]
+    upper = torch.max(centre - reach, boxes[:, :2])  # never beyond the box
+    lower = torch.min(centre + reach, boxes[:, 2:])
+    return encode_distances(points.centres[:, None], torch.cat((upper, lower), dim=-1)).amin(-1) > 0

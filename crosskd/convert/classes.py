@@ -1,0 +1,45 @@
+"""Class names as the command line gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+from crosskd.data.annotations import read_classes
+from crosskd.errors import ConfigError
+
+BACKGROUND, UNUSED = "__background__", "N/A"
+
+
+def coco_classes(count: int) -> list[str]:
+    """COCO's names in label order: the 80 of its data, or torchvision's 91, which stand at their category ids.
+
+    Of the 91, the background and the ids that COCO does not use are called by their id too: names are unique.
+    Raises `ConfigError` for another count.
+    """
+    names: list[str] = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    if count == len(names):
+        return [f"{name} {place}" if name == UNUSED else name for place, name in enumerate(names)]
+    used = [name for name in names if name not in (BACKGROUND, UNUSED)]
+    if count == len(used):
+        return used
+    raise ConfigError(
+        f"{count} is neither the {len(used)} classes of COCO nor torchvision's {len(names)}",
+        remedy="Give the names themselves, separated by commas.",
+    )
+
+
+def parse_classes(text: str) -> list[str]:
+    """`a,b,c`, or 80 or 91 for COCO's, or a COCO annotation file, whose categories are taken by id.
+
+    Raises `ConfigError`, or `DataError` for an annotation file that is none.
+    """
+    if text.isdecimal():
+        return coco_classes(int(text))
+    if text.endswith(".json"):
+        return read_classes(Path(text))
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(f"--classes {text!r} has an empty name", remedy="Write a,b,c.")
+    return names

@@ -1,0 +1,181 @@
+"""A file of weights from one form to another, with an account of every tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crosskd.config import ModelConfig
+from crosskd.convert.formats import PROJECTS, Format, from_native, require_readable, their_name, to_native
+from crosskd.convert.hints import hints
+from crosskd.convert.load import COUNTER, listed
+from crosskd.convert.recognise import class_count, recognise
+from crosskd.convert.source import OWN_ENTRY, Source, read_source
+from crosskd.detectors.detector import build_detector
+from crosskd.engine.checkpoint import file_digest
+from crosskd.engine.files import replacing
+from crosskd.engine.weights import write_weights
+from crosskd.errors import ConfigError, WeightsError
+from crosskd.tensorfile import check_shapes
+
+SAFETENSORS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every tensor. Names are as the file that is read has them, where not said otherwise."""
+
+    source: Format
+    target: Format
+    detector: str
+    backbone: str
+    classes: int
+    matched: dict[str, str]  # the name in the file that is read -> in the file that is written
+    left_out: list[str]  # read, but always the same in the other form, which has no place for it
+    added: list[str]  # written (by its name there), but always the same and not in the file that is read
+    missing: list[str]  # the model has it, the file has not
+    unexpected: list[str]  # the file has it, the model has not
+    notes: list[str]  # what no tensor tells
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def lines(self) -> list[str]:
+        """Every name on a line of its own, and the counts behind them."""
+        said = [f"matched     {name} -> {target}" for name, target in self.matched.items()]
+        for what in ("left_out", "added", "missing", "unexpected", "notes"):
+            said += [f"{what.replace('_', ' ').removesuffix('s'):<12}{name}" for name in getattr(self, what)]
+        return [
+            *said,
+            f"{PROJECTS[self.source]} to {PROJECTS[self.target]}: {self.detector} with {self.backbone}, "
+            f"{self.classes} classes; {len(self.matched)} tensors matched, {len(self.left_out)} left out, "
+            f"{len(self.added)} added, {len(self.missing)} missing, {len(self.unexpected)} unexpected",
+        ]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is to be written, once the report is to one's liking."""
+
+    report: Report
+    model: ModelConfig
+    classes: list[str] | None
+    extra: Mapping[str, str]
+    state: Mapping[str, Tensor]  # by the target's names
+
+    def write(self, path: Path, *, drop_unexpected: bool = False) -> None:
+        """Write the file, wholly or not at all.
+
+        Raises:
+            WeightsError: a tensor is missing, or (without `drop_unexpected`) one is left that the model does not have.
+            ConfigError: the form and the file's ending, or the lack of class names, do not go together.
+        """
+        report = self.report
+        if report.missing or (report.unexpected and not drop_unexpected):
+            raise WeightsError(
+                f"the file does not fit a {report.detector} with {report.backbone}: "
+                f"{listed('missing', report.missing)}; {listed('unexpected', report.unexpected)}",
+                remedy="Name the model that it holds (--model); --drop-unexpected leaves out what is too much.",
+            )
+        _check_ending(path, report.target)
+        if path.suffix == SAFETENSORS:
+            self._write_safetensors(path)
+        else:
+            self._write_pytorch(path)
+
+    def _write_safetensors(self, path: Path) -> None:
+        if self.classes is None:
+            raise ConfigError(
+                f"nothing says how the {self.report.classes} classes are called",
+                remedy="Give --classes: their names in label order, or 80 or 91 for COCO's.",
+            )
+        names = {} if self.report.target == "native" else {"names": self.report.target}
+        write_weights(path, self.state, model=self.model, classes=self.classes, extra={**self.extra, **names})
+
+    def _write_pytorch(self, path: Path) -> None:
+        tensors = {name: tensor.clone() for name, tensor in self.state.items()}
+        content = tensors if self.report.target == "torchvision" else {"meta": self._meta(), "state_dict": tensors}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+
+    def _meta(self) -> dict[str, object]:
+        """What MMDetection reads, and under a name of its own what we read when the file comes back."""
+        own = {**self.extra, "model": self.model.model_dump_json()}
+        if self.classes is None:
+            return {OWN_ENTRY: own}
+        own["classes"] = json.dumps(self.classes, ensure_ascii=False)
+        return {OWN_ENTRY: own, "dataset_meta": {"classes": tuple(self.classes)}}
+
+
+def prepare(
+    path: Path | str, to: Format, *, model: ModelConfig | None = None, classes: Sequence[str] | None = None
+) -> Conversion:
+    """Read the file `path` and translate it; nothing is written, and a tensor that is missing is only reported.
+
+    `model` says which detector it holds where the file does not; it goes before what the file says, and before what
+    its tensors let one guess. So do `classes`, in label order. Of a training checkpoint of ours the student is taken.
+
+    Raises:
+        WeightsError: the file is none, has tensors of other shapes, or the other project has no such detector.
+        ConfigError: nothing says which model it is, or `classes` are not as many as the model's.
+    """
+    path = Path(path)
+    source = read_source(path)
+    notes: list[str] = []
+    model = model or source.model
+    if model is None:
+        model, notes = recognise(source, file_digest(path))
+    require_readable(source.format, model, source.name)
+    found = to_native(source.tensors, source.format, model)
+    count = class_count(found.state, model)
+    named = _named(classes, source, count)
+
+    wanted = build_detector(model, count, pretrained=False).state_dict()
+    check_shapes(found.state, wanted, source.name)
+    counters = [key for key in wanted if key.endswith(COUNTER) and key not in found.state]
+    missing = [key for key in wanted if key not in found.state and key not in counters]
+    # Tensors keep the type that the file has; only counters, which start at zero, come from the new detector.
+    state = {key: found.state.get(key, wanted[key]) for key in wanted if key not in missing}
+    written = from_native(state, to, model)
+
+    names = {ours: theirs for ours in state if (theirs := their_name(ours, to, model.detector)) in written}
+    report = Report(
+        source=source.format,
+        target=to,
+        detector=model.detector,
+        backbone=model.backbone.name,
+        classes=count,
+        matched={theirs: names[ours] for theirs, ours in found.names.items() if ours in names},
+        left_out=[theirs for theirs, ours in found.names.items() if ours in state and ours not in names],
+        added=[names[ours] for ours in (*found.implied, *counters) if ours in names],
+        missing=[their_name(key, source.format, model.detector) or key for key in missing],
+        unexpected=found.unexpected + [theirs for theirs, ours in found.names.items() if ours not in wanted],
+        notes=notes + hints(model, count, to),
+    )
+    return Conversion(report, model, named, source.extra, written)
+
+
+def _named(classes: Sequence[str] | None, source: Source, count: int) -> list[str] | None:
+    named = list(classes) if classes is not None else source.classes
+    if named is not None and len(named) != count:
+        whose = "--classes" if classes is not None else source.name
+        raise ConfigError(
+            f"{whose} names {len(named)} classes, and the tensors are made for {count}",
+            remedy=f"Give the {count} names in label order.",
+        )
+    if named is not None and len(set(named)) != count:
+        raise ConfigError("class names must be unique", remedy="Give each class a name of its own.")
+    return named
+
+
+def _check_ending(path: Path, target: Format) -> None:
+    if target == "native" and path.suffix != SAFETENSORS:
+        raise ConfigError(
+            f"{path.name} should end in {SAFETENSORS}: model and classes stand in its header",
+            remedy=f"Call it {path.with_suffix(SAFETENSORS).name}.",
+        )

@@ -1,0 +1,115 @@
+"""The forms that a detector's tensors have in files: ours, MMDetection's, torchvision's; told apart and translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from crosskd.config import ModelConfig
+from crosskd.convert import mmdet, torchvision
+from crosskd.errors import WeightsError
+
+Format = Literal["native", "mmdet", "torchvision"]
+PROJECTS: dict[Format, str] = {"native": "this project", "mmdet": "MMDetection", "torchvision": "torchvision"}
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Tensors by our names, and what became of the names in the file."""
+
+    state: dict[str, Tensor]
+    names: dict[str, str]  # the file's -> ours
+    unexpected: list[str]  # as the file calls them
+    implied: list[str]  # ours: what such a file never holds, because it never differs
+
+
+def format_of(names: Iterable[str], file: str) -> Format:
+    """Whose names these are. Raises `WeightsError` for a `file` without a detector's head."""
+    names = list(names)
+    if any(name.startswith("bbox_head.") for name in names):
+        return "mmdet"
+    if any(name.startswith(("head.classification_head.", "head.regression_head.")) for name in names):
+        return "torchvision"
+    if any(name.startswith("head.") for name in names):
+        return "native"
+    raise WeightsError(
+        f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
+        remedy="Use a file this project wrote, an MMDetection checkpoint, or torchvision's RetinaNet or FCOS; "
+        "a backbone goes to `backbone.init`.",
+    )
+
+
+def our_name(name: str, source: Format, detector: str) -> str | None:
+    """The name in a file as ours; None for what a `detector` does not have."""
+    if source == "native":
+        return name
+    if source == "torchvision":
+        return torchvision.from_torchvision(name, detector)
+    try:
+        return mmdet.from_mmdet(name, detector)
+    except WeightsError:
+        return None
+
+
+def their_name(name: str, target: Format, detector: str) -> str | None:
+    """Our name in a file; None for what it has no place for."""
+    if target == "native":
+        return name
+    if target == "torchvision":
+        return torchvision.to_torchvision(name, detector)
+    return mmdet.to_mmdet(name, detector)
+
+
+def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -> Translated:
+    """A file's tensors as those of a `model`. Whether these are all of its tensors, and as large, is not looked at."""
+    found = Translated({}, {}, [], [])
+    for name, tensor in state.items():
+        ours = our_name(name, source, model.detector)
+        if ours is None or ours in found.state:
+            found.unexpected.append(name)
+            continue
+        found.names[name] = ours
+        found.state[ours] = mmdet.tensor_from_mmdet(ours, tensor, model) if source == "mmdet" else tensor
+    if source == "torchvision":
+        implied = torchvision.implied(model)
+        found.state.update(implied)
+        found.implied.extend(implied)
+    return found
+
+
+def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of a `model` as they stand in a file of the other project. Raises `WeightsError` where it has no
+    such detector, with every reason."""
+    if target == "native":
+        return dict(state)
+    reasons = torchvision.obstacles(model, state) if target == "torchvision" else mmdet.obstacles(model)
+    if reasons:
+        raise WeightsError(
+            f"{PROJECTS[target]} cannot be this detector: {'; '.join(reasons)}",
+            remedy="Keep it as this project's own, or train a model that both can be.",
+        )
+    left_out = set(torchvision.without_a_place(state, model)) if target == "torchvision" else set()
+    written = {}
+    for ours, tensor in state.items():
+        if ours in left_out:
+            continue
+        theirs = their_name(ours, target, model.detector)
+        if theirs is None:
+            raise AssertionError(f"{ours} has no place in a file of {PROJECTS[target]}, which `obstacles` did not see")
+        written[theirs] = mmdet.tensor_to_mmdet(ours, tensor, model) if target == "mmdet" else tensor
+    return written
+
+
+def require_readable(source: Format, model: ModelConfig, file: str) -> None:
+    """Raise `WeightsError` where a file of torchvision's is to be a `model` that computes something else with it.
+
+    The tensors fit many models: that P7 lies behind a ReLU, or where the anchors stand, is in none of them.
+    """
+    if source == "torchvision" and (reasons := torchvision.obstacles(model)):
+        raise WeightsError(
+            f"{file} is of torchvision, which cannot be the model it is to be: {'; '.join(reasons)}",
+            remedy="Convert the file first (`crosskd convert`): the model is then recognised and written beside it.",
+        )

@@ -1,0 +1,42 @@
+"""What a file of another project cannot say of a detector, in words for who builds it there."""
+
+from __future__ import annotations
+
+from crosskd.config import ModelConfig
+from crosskd.convert.formats import PROJECTS, Format
+
+
+def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
+    """How to say in the other project what of a `model` is in no tensor."""
+    if target == "native":
+        return []
+    if target == "mmdet":
+        pixels, post = model.pixels, model.postprocess
+        return [
+            f"in the {PROJECTS[target]} config: num_classes={classes}; "
+            f"mean={list(pixels.mean)}, std={list(pixels.std)}, bgr_to_rgb={pixels.order == 'rgb'}; "
+            f"score_thr={post.score_threshold:g}, nms iou_threshold={post.nms_iou:g}, nms_pre={post.pre_nms}, "
+            f"max_per_img={post.max_detections}"
+        ]
+    mean, std = ([round(value / 255, 6) for value in values] for values in (model.pixels.mean, model.pixels.std))
+    post = model.postprocess
+    notes = [
+        f"build it in {PROJECTS[target]} with {_builder(model)}, num_classes={classes}, image_mean={mean}, "
+        f"image_std={std}, score_thresh={post.score_threshold:g}, nms_thresh={post.nms_iou:g}, "
+        f"detections_per_img={post.max_detections}, topk_candidates={post.pre_nms}"
+    ]
+    if model.backbone.norm_eps is not None:
+        notes.append(f"set the eps of its backbone's norms to {model.backbone.norm_eps:g}: the file cannot say it")
+    return notes
+
+
+def _builder(model: ModelConfig) -> str:
+    parts = (model.neck.channels, model.head.depth, model.neck.p6_from, model.head.norm)
+    known = {
+        ("retinanet", (256, 4, "p5", "none")): "retinanet_resnet50_fpn",
+        ("retinanet", (256, 4, "c5", "group")): "retinanet_resnet50_fpn_v2",
+        ("fcos", (256, 4, "p5", "group")): "fcos_resnet50_fpn",
+    }
+    if model.backbone.name == "resnet50" and (name := known.get((model.detector, parts))) is not None:
+        return f"{name}(weights=None, weights_backbone=None)"
+    return f"its {'RetinaNet' if model.detector == 'retinanet' else 'FCOS'} class on a {model.backbone.name} with FPN"

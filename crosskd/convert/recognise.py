@@ -1,0 +1,163 @@
+"""Which detector a file holds that does not say it: told by its tensors, as far as they tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from crosskd import registry
+from crosskd.config import ModelConfig
+from crosskd.convert import mmdet, torchvision
+from crosskd.convert.formats import our_name
+from crosskd.convert.source import Source
+from crosskd.errors import ConfigError
+
+ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
+EPS_FREE = "eeacb38b"  # begins the sha256, and ends the name, of the RetinaNet that torchvision loads with `eps` 0
+
+# How torchvision's builders set up what is no tensor.
+_TORCHVISION: Mapping[str, Mapping[str, Any]] = {
+    "retinanet": {"postprocess": {"score_threshold": 0.05, "nms_iou": 0.5, "pre_nms": 1000, "max_detections": 300}},
+    "fcos": {
+        "head": {"center_sampling": True, "center_radius": 1.5},
+        "losses": {"iou": 0.0, "giou": 1.0},
+        "postprocess": {"score_threshold": 0.2, "nms_iou": 0.6, "pre_nms": 1000, "max_detections": 100},
+    },
+}
+# How MMDetection publishes FCOS; the others as our defaults.
+_CAFFE_PIXELS = {"order": "bgr", "mean": [102.9801, 115.9465, 122.7717], "std": [1.0, 1.0, 1.0]}
+
+
+def recognise(source: Source, digest: str = "") -> tuple[ModelConfig, list[str]]:
+    """The model that a file of another project, or a bare state dict of ours, seems to hold, and what was assumed.
+
+    `digest` is the file's sha256: one published file needs another `norm_eps` than its tensors tell. Raises
+    `ConfigError` where the tensors do not say enough.
+    """
+    try:
+        detector = _detector(source)
+        state = {
+            ours: tensor
+            for name, tensor in source.tensors.items()
+            if (ours := our_name(name, source.format, detector)) is not None
+        }
+        values = _told(state, detector)
+    except IndexError as error:
+        raise _unclear(source, "a tensor has too few dimensions") from error
+    except LookupError as error:
+        raise _unclear(source, f"there is no {error.args[0]!r}") from error
+    notes = _assume(values, source, state, digest)
+    try:
+        return ModelConfig.model_validate(values), notes
+    except ValidationError as error:
+        reasons = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise _unclear(source, reasons) from error
+
+
+def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:
+    """How many classes the tensors of a `model`, by our names, are made for; at least one."""
+    bias = state.get("head.cls.bias")
+    return max(1, bias.numel() // model.anchors_per_cell) if bias is not None else 1
+
+
+def _unclear(source: Source, why: str) -> ConfigError:
+    return ConfigError(
+        f"{source.name} does not say which model it holds, and its tensors do not tell: {why}",
+        remedy="Name the model: --model FILE.yaml, with what `teacher.model` would have in a recipe.",
+    )
+
+
+def _detector(source: Source) -> str:
+    names = source.tensors
+    if source.format == "torchvision":
+        return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
+    if source.format == "mmdet":
+        for detector, prefix in mmdet.LAYERS.items():
+            if f"bbox_head.{prefix}_cls.weight" in names:
+                return detector
+        raise LookupError("bbox_head.*_cls.weight")
+    if "head.bins" in names:
+        return "gfl"
+    if "head.centerness.weight" not in names:
+        return "retinanet"
+    raise _unclear(source, "ATSS and FCOS have the same names")
+
+
+def _told(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
+    """All that shapes and names tell, as values of a `ModelConfig`."""
+    neck = state["neck.output.0.weight"].shape[0]
+    levels = sum(name.startswith("neck.output.") and name.endswith(".weight") for name in state)
+    widest = state["neck.lateral.2.weight"].shape[1]
+    depth = sum(name.startswith("head.cls_tower.") and name.endswith(".conv.weight") for name in state)
+    head: dict[str, Any] = {"depth": depth, "channels": state["head.cls.weight"].shape[1]}
+    if depth:
+        head["norm"] = "group" if "head.cls_tower.0.norm.weight" in state else "none"
+        bias = "head.cls_tower.0.conv.bias" in state
+        if bias != (head["norm"] == "none"):
+            head["conv_bias"] = bias
+    code = state["head.box.weight"].shape[0]
+    if detector == "gfl":
+        head["reg_max"] = code // 4 - 1
+    if detector == "retinanet" and code != 4 * ANCHORS:
+        raise LookupError(f"head of {ANCHORS} anchors a cell")
+    values: dict[str, Any] = {
+        "detector": detector,
+        "backbone": {**_backbone(state), "init": "random"},
+        "neck": {"channels": neck},
+        "head": head,
+        "strides": [8, 16, 32, 64, 128][:levels],
+    }
+    if levels > 3 and neck != widest and state["neck.output.3.weight"].shape[1] == widest:
+        values["neck"]["p6_from"] = "c5"
+    return values
+
+
+def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    if "backbone.features.0.0.weight" in state and "backbone.norms.1.weight" in state:
+        found, family, kind = _counts(state, "backbone.features.", (1, 3, 5, 7)), "swin", None
+        width = state["backbone.features.0.0.weight"].shape[0]
+    else:
+        width = state["backbone.conv1.weight"].shape[0]
+        found, family = _counts(state, "backbone.layer", (1, 2, 3, 4)), "resnet"
+        kind = "bottleneck" if "backbone.layer1.0.conv3.weight" in state else "basic"
+    for name, entry in registry.BACKBONES.items():
+        if entry.family == family and entry.layers == found and kind in (None, entry.block):
+            return {"name": name, "width": width}
+    raise LookupError(f"{family} of {found} blocks")
+
+
+def _counts(state: Mapping[str, Tensor], prefix: str, stages: tuple[int, ...]) -> tuple[int, ...]:
+    """How many blocks each stage has."""
+    blocks = {tuple(name.removeprefix(prefix).split(".")[:2]) for name in state if name.startswith(prefix)}
+    return tuple(sum(stage == str(number) for stage, _ in blocks) for number in stages)
+
+
+def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor], digest: str) -> list[str]:
+    """Fill in what no tensor tells, as the project of the file has it by default; in words what that is."""
+    backbone, detector = values["backbone"], values["detector"]
+    if source.format == "native":
+        return ["every knob that shapes no tensor is assumed to be the default"]
+    if source.format == "mmdet":
+        if detector != "fcos":
+            return [
+                "assumed: ResNet in PyTorch's style, RGB pixels, thresholds by default, as MMDetection publishes it"
+            ]
+        if registry.BACKBONES[backbone["name"]].family == "resnet":
+            backbone |= {"style": "caffe", "norm_frozen": True}
+            values["pixels"] = _CAFFE_PIXELS
+        return ["assumed: ResNet in caffe style, BGR pixels, boxes by exp, as MMDetection publishes FCOS"]
+    for sections in (torchvision.ALWAYS, torchvision.OF_DETECTOR[detector], _TORCHVISION[detector]):
+        for section, knobs in sections.items():
+            values[section] = {**values.get(section, {}), **knobs}
+    if detector == "retinanet" and values["head"].get("norm") == "group":  # the second version
+        values["losses"] = {"l1": 0.0, "giou": 1.0}
+    if not any(name.endswith(torchvision.COUNTER) for name in state):
+        backbone["norm_frozen"] = True
+    notes = ["assumed: anchors, pixel values and thresholds by default, as torchvision's builders have them"]
+    if digest.startswith(EPS_FREE):
+        backbone |= {"norm_frozen": True, "norm_eps": 0.0}
+        notes.append("this is the published RetinaNet that torchvision evaluates with a norm's eps of 0: norm_eps is 0")
+    return notes

@@ -1,0 +1,122 @@
+"""A file of weights, whatever wrote it: its tensors, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from crosskd.config import AugmentConfig, ModelConfig
+from crosskd.convert.formats import Format, format_of
+from crosskd.data.transforms import recorded_scale
+from crosskd.engine.checkpoint import read_checkpoint
+from crosskd.engine.weights import FORMAT, read_header
+from crosskd.errors import WeightsError
+from crosskd.tensorfile import read_content, tensors_in
+
+OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
+_STUDENT = "student."  # begins the student's names in a checkpoint of a distillation
+_FILE_KEYS = ("format", "version", "model", "classes", "names")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The tensors by the file's own names; of model and classes, None where it does not say them."""
+
+    name: str  # of the file
+    format: Format
+    tensors: dict[str, Tensor]
+    model: ModelConfig | None = None
+    classes: list[str] | None = None
+    extra: dict[str, str] = field(default_factory=dict)  # further metadata of ours: step, ap, augment ...
+
+
+def read_source(path: Path | str) -> Source:
+    """Read our safetensors or training checkpoint, an MMDetection or a torchvision file; safetensors or PyTorch.
+
+    Nothing in the file is run. Of a training checkpoint only the student is taken: its average where the run keeps
+    one, as a training delivers it; neither a teacher, nor what distillation terms learn themselves, nor the optimizer.
+    Raises `WeightsError`, and `CheckpointCorrupt` for a checkpoint that is not what its digest says.
+    """
+    path = Path(path)
+    content = read_content(path)
+    if path.suffix != ".safetensors" and _is_checkpoint(content):
+        return _from_checkpoint(read_checkpoint(path), path.name)  # again: this one heeds the digest
+    tensors = tensors_in(content, path.name)
+    own = _own_facts(path, content)
+    model, classes = _described(own, path.name)
+    if classes is None and path.suffix != ".safetensors":
+        classes = _mmdet_classes(content)
+    extra = {key: value for key, value in own.items() if key not in _FILE_KEYS}
+    return Source(path.name, format_of(tensors, path.name), tensors, model, classes, extra)
+
+
+def _own_facts(path: Path, content: Any) -> dict[str, str]:
+    """What we wrote beside the tensors, if we did."""
+    if path.suffix == ".safetensors":
+        metadata = read_header(path)[0]
+        return metadata if metadata.get("format") == FORMAT else {}
+    facts = _meta(content).get(OWN_ENTRY)
+    return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, Mapping) else {}
+
+
+def _meta(content: Any) -> Mapping[str, Any]:
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    return meta if isinstance(meta, Mapping) else {}
+
+
+def _described(facts: Mapping[str, str], name: str) -> tuple[ModelConfig | None, list[str] | None]:
+    try:
+        model = ModelConfig.model_validate_json(facts["model"]) if "model" in facts else None
+        classes = [str(entry) for entry in json.loads(facts["classes"])] if "classes" in facts else None
+    except (ValidationError, ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(
+            f"{name} describes its model in a way that this version does not know",
+            remedy="Save its bare state dict and name the model by a file of its own.",
+        ) from error
+    return model, classes
+
+
+def _mmdet_classes(content: Any) -> list[str] | None:
+    """The class names where MMDetection 3 (`dataset_meta`) or 2 writes them."""
+    meta = _meta(content)
+    facts = meta.get("dataset_meta")
+    for place in (facts if isinstance(facts, Mapping) else {}, meta):
+        for key in ("classes", "CLASSES"):
+            names = place.get(key)
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+                return list(names)
+    return None
+
+
+def _is_checkpoint(content: Any) -> bool:
+    return isinstance(content, Mapping) and {"trainee", "settings", "position"} <= content.keys()
+
+
+def _from_checkpoint(content: Mapping[str, Any], name: str) -> Source:
+    try:
+        state = content["trainee"] if content["ema"] is None else content["ema"]["model"]
+        settings = content["settings"]
+        student = settings["student"]
+        # Where the backbone began is no setting of a resume, and not recorded.
+        student = {**student, "backbone": {**student["backbone"], "init": "random"}}
+        model = ModelConfig.model_validate(student)
+        extra = {
+            "step": str(content["position"]["step"]),
+            "augment": recorded_scale(AugmentConfig.model_validate(settings["augment"])),
+        }
+        classes = settings["data"]["classes"]
+        if any(key.startswith(_STUDENT) for key in state):
+            state = {key.removeprefix(_STUDENT): value for key, value in state.items() if key.startswith(_STUDENT)}
+        tensors = tensors_in(state, name)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise WeightsError(
+            f"{name} is a checkpoint in a form that this version does not know",
+            remedy="Convert it with the version that wrote it.",
+        ) from error
+    return Source(name, format_of(tensors, name), tensors, model, classes, extra)

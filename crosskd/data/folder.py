@@ -1,0 +1,67 @@
+"""Images without annotations: the first of a folder, by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from crosskd.config import AugmentConfig
+from crosskd.data.coco import Example
+from crosskd.data.images import BROKEN, FORMATS, ImageFolder
+from crosskd.data.transforms import Sample, validation_sample
+from crosskd.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+
+
+def read_samples(folder: Path | str, count: int, augment: AugmentConfig, *, max_pixels: int) -> list[Sample]:
+    """The first `count` images that can be read, in the folder or below it, at the scale of the evaluation.
+
+    Raises `DataError` where there is none; fewer than `count` are no error.
+    """
+    images = ImageFolder(folder, max_pixels)
+    samples: list[Sample] = []
+    for name in _names(images.root):
+        try:
+            image = _read(images, name)
+        except DataError as error:
+            log.warning("image skipped: %s", error)
+            continue
+        example = Example(len(samples), image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+        samples.append(validation_sample(example, augment))
+        if len(samples) == count:
+            break
+    if not samples:
+        raise DataError(
+            f"the folder holds no image that can be read ({', '.join(sorted(SUFFIXES))})",
+            where=str(images.root),
+            remedy="Name a folder of images.",
+        )
+    return samples
+
+
+def _names(root: Path) -> Iterator[str]:
+    """Files that are called images, relative to `root`, without listing more folders than are needed."""
+    for folder, below, names in os.walk(root):
+        below.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in SUFFIXES:
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _read(images: ImageFolder, name: str) -> Image.Image:
+    path = images.find(name)
+    try:
+        with Image.open(path, formats=FORMATS) as stored:
+            size = (stored.height, stored.width)
+    except (*BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        message = f"the image cannot be opened: {str(error) or type(error).__name__}"
+        raise DataError(message, where=str(path), remedy="Replace the file.") from None
+    return images.read(name, size)

@@ -1,0 +1,43 @@
+"""What the detectors with hard labels share: the focal loss, the overlap losses, the target of centerness."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from crosskd.boxes.anchors import Anchors
+from crosskd.boxes.coding import centerness
+from crosskd.boxes.ops import overlap_loss
+from crosskd.config import LossConfig
+from crosskd.detectors.positives import Positives
+from crosskd.losses import focal_background, focal_object, level_sums
+from crosskd.structures import Assignment
+
+
+def focal_loss(logits: Tensor, positives: Positives, assignment: Assignment, weights: LossConfig) -> Tensor:
+    """Sum of the focal loss over all anchors and classes of each level, logits [N, A, K] -> [L].
+
+    Every entry counts as background first; the few that are objects are then put right. A one-hot target of the
+    logits' size is never made.
+    """
+    gamma, alpha = weights.focal_gamma, weights.focal_alpha
+    background = focal_background(logits, gamma, alpha).sum(-1) * assignment.label_weights
+    ours = logits[positives.image, positives.anchor, positives.labels]  # [P]
+    correction = focal_object(ours, gamma, alpha) - focal_background(ours, gamma, alpha)
+    total = level_sums(background, assignment.level_sizes) + positives.level_sums(correction, assignment)
+    return weights.focal * total
+
+
+def overlap_losses(boxes: Tensor, target: Tensor, weights: LossConfig) -> Tensor:
+    """The weighted sum of 1 - GIoU and -log IoU, [P, 4] -> [P]."""
+    total = boxes.sum(-1) * 0  # keeps the graph where neither has a weight
+    if weights.giou:
+        total = total + weights.giou * overlap_loss(boxes, target, "giou")
+    if weights.iou:
+        total = total + weights.iou * overlap_loss(boxes, target, "iou")
+    return total
+
+
+def centerness_target(assignment: Assignment, anchors: Anchors, classes: int) -> Tensor:
+    """[N, A]: the centerness of the positives in their boxes, 0 elsewhere."""
+    near = centerness(anchors.centres, assignment.boxes)
+    return near.where(assignment.labels < classes, near.new_zeros(()))

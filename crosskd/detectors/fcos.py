@@ -1,0 +1,94 @@
+"""FCOS (arXiv 1904.01355): points instead of anchors, boxes as four distances, centerness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crosskd.boxes.anchors import Anchors, cell_points
+from crosskd.boxes.assign_points import points_in_boxes
+from crosskd.boxes.coding import decode_distances
+from crosskd.config import ModelConfig
+from crosskd.detectors.classic import centerness_target, focal_loss, overlap_losses
+from crosskd.detectors.head import DenseHead, flatten, map_sizes
+from crosskd.detectors.positives import Positives
+from crosskd.losses import EPSILON, full, rank_mean, rank_share
+from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
+
+REFERENCE_FLOOR = 1e-6  # of the summed centerness, in the reference
+
+
+class FCOS(DenseHead):
+    """The box code is four distances: exp of the scaled output, in pixels; with `norm_on_bbox` its ReLU, in strides."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.config = config.head
+
+    def anchors(self, sizes: Sequence[Size], like: Tensor) -> Anchors:
+        config = self.config
+        return cell_points(sizes, self.strides, config.point_offset, like, spread=config.spread_cells)
+
+    def _code(self, code: Tensor) -> Tensor:
+        code = full(code)  # an exponential soon leaves half precision
+        return F.relu(code) if self.config.norm_on_bbox else code.exp()
+
+    def _centerness_input(self, cls: Tensor, box: Tensor) -> Tensor:
+        return box if self.config.centerness_on_reg else cls
+
+    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+        points = self.anchors(sizes, targets.boxes[0])
+        radius = self.config.center_radius if self.config.center_sampling else None
+        assignment = points_in_boxes(points, self.strides, targets, self.num_classes, radius=radius)
+        return replace(assignment, centerness=centerness_target(assignment, points, self.num_classes))
+
+    def normaliser(self, assignment: Assignment) -> Tensor:
+        """The positives of the batch, averaged over ranks, at least 1."""
+        count = float(sum(assignment.positives))
+        return rank_mean(assignment.label_weights.new_tensor(count), least=1)
+
+    def mimic_normaliser(self, assignment: Assignment, *, reference: bool = False) -> Tensor:
+        """The summed centerness of the positives, averaged over ranks; 1 for a batch without any.
+
+        The reference divides by 1e-6 then, which multiplies a loss that is mostly background by a million.
+        """
+        total = self._centerness_sum(assignment)
+        if reference:
+            return total.clamp(min=rank_share(REFERENCE_FLOOR))
+        return torch.where(total > 0, total, torch.full_like(total, rank_share(1.0)))
+
+    def _centerness_sum(self, assignment: Assignment) -> Tensor:
+        assert assignment.centerness is not None
+        return rank_mean(assignment.centerness.sum())
+
+    def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
+        """Focal, box and centerness loss, each [L].
+
+        The first and the last are divided by the positives; boxes are weighed by the centerness of their points and
+        divided by the sum of it.
+        """
+        assert predictions.centerness is not None
+        assert assignment.centerness is not None
+        codes = self.codes(predictions)
+        positives = Positives.of(assignment, self.anchors(map_sizes(predictions.cls), codes), self.num_classes)
+        centre = positives.gather(assignment.centerness).to(codes.dtype)
+        divisor = self.normaliser(assignment) + EPSILON
+        box = self.decode(positives.gather(codes), positives.anchors)
+        overlap = overlap_losses(box, positives.boxes, self.weights) * centre
+        logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
+        near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
+        total = self._centerness_sum(assignment).clamp(min=REFERENCE_FLOOR)
+        return {
+            "loss_cls": focal_loss(self.logits(predictions), positives, assignment, self.weights) / divisor,
+            "loss_bbox": positives.level_sums(overlap, assignment) / (total + EPSILON),
+            "loss_centerness": positives.level_sums(near, assignment) * (self.weights.centerness / divisor),
+        }
+
+    def decode(self, codes: Tensor, anchors: Anchors) -> Tensor:
+        if self.config.norm_on_bbox:
+            codes = codes * anchors.strides[:, None]
+        return decode_distances(anchors.centres, codes)

@@ -1,0 +1,167 @@
+"""An export, from its configuration to its files: weights ─▶ ONNX graph ─▶ checked and timed on real images."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from crosskd.config import ExportConfig
+from crosskd.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
+from crosskd.data.folder import read_samples
+from crosskd.data.transforms import recorded_scale
+from crosskd.engine.callbacks import Callback, Callbacks, Run
+from crosskd.engine.checkpoint import file_digest
+from crosskd.engine.device import choose_device, memory_errors, set_threads
+from crosskd.engine.files import write_text
+from crosskd.engine.logbook import LogLines, log_file
+from crosskd.engine.results import size_of, versions
+from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
+from crosskd.finished import Description, Finished, describe, load
+from crosskd.onnx_check import Check, Graph, compare, raw_batch
+from crosskd.onnx_graph import Pipeline, write_graph
+from crosskd.sections.jobs import unexportable
+from crosskd.structures import Size
+
+log = logging.getLogger(__name__)
+
+NAME = "model.onnx"
+
+
+def export(
+    config: ExportConfig,
+    workdir: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    weights: Path | None = None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Export weights as `config` says and leave `model.onnx`, `manifest.json` and `log.txt` in `workdir`.
+
+    `weights` is the file behind a `JobRef`. onnxruntime runs the graph on the first `check_images` of the folder
+    `images`, and what it finds is held against what the detector finds. Returns the manifest.
+
+    Raises:
+        ExportError: the model has no form in ONNX, or the graph does not agree with it.
+        Interrupted: `stop` was set before the end.
+        CrossKDError: the weights, the images or the configuration are at fault.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    run = Run(config, workdir, stop or threading.Event())
+    with log_file(workdir / "log.txt"):
+        try:
+            return _export(config, run, Callbacks([LogLines(), *callbacks]), weights)
+        except CrossKDError as error:
+            log.error("%s", error)
+            raise
+
+
+def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | None) -> dict[str, Any]:
+    started = time.perf_counter()
+    set_threads(config.threads)
+    device = choose_device(config.device)
+    callback.on_start(run)
+    callback.on_phase(run, "preparing")
+    description = describe(config, weights)
+    finished = load(config, description, _classes(config, description))
+    detector, augment = finished.detector, finished.augment
+    if reason := unexportable(detector.config):
+        raise ExportError(reason, where="/weights", remedy="Use weights with another backbone.")
+    if config.images is None:
+        message = "the graph is checked on real images, and no folder is named"
+        raise ConfigError(message, where="/images", remedy="Name a folder of images.")
+    samples = read_samples(config.images, config.check_images, augment, max_pixels=config.max_image_pixels)
+
+    _heed(run)
+    callback.on_phase(run, "exporting")
+    path, size = run.workdir / NAME, evaluation_size(augment)
+    pipeline = Pipeline(detector, detector.config.postprocess)
+    write_graph(pipeline, path, opset=config.opset, metadata=_metadata(finished))
+    _heed(run)
+    callback.on_phase(run, "evaluating")
+    graph = Graph(path, threads=torch.get_num_threads())
+    check = compare(graph, detector, samples, augment.pad_to)
+    log.info(
+        "the graph agrees with PyTorch on %d detections in %d images: boxes within %.4f px, scores within %.1e",
+        check.detections,
+        check.images,
+        check.box_difference,
+        check.score_difference,
+    )
+
+    _heed(run)
+    callback.on_phase(run, "uploading")
+    cost = cost_of(detector, size)
+    cost["latency"]["onnx"] = _graph_latency(graph, size, augment.pad_to)
+    if device.type == "cuda":
+        with memory_errors(device):
+            cost["latency"][f"pytorch_{device.type}"] = latency_of(detector.to(device), size)
+    manifest = _manifest(config, finished, path, check) | {
+        "seconds": round(time.perf_counter() - started, 3),
+        "model": {**size_of(detector), **cost},
+    }
+    callback.on_file(run, path, "onnx")
+    write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    callback.on_file(run, run.workdir / "manifest.json", "manifest")
+    return manifest
+
+
+def _classes(config: ExportConfig, description: Description) -> list[str]:
+    known = description.classes
+    if known is not None and config.classes is not None and known != config.classes:
+        raise ConfigError(
+            f"{description.path.name} was trained on other classes: {', '.join(known)}",
+            where="/classes",
+            remedy="Leave `classes` out: the file says them.",
+        )
+    if (classes := known or config.classes) is None:
+        message = f"{description.path.name} does not say its classes"
+        raise ConfigError(message, where="/classes", remedy="Give `classes`, the names in label order.")
+    return classes
+
+
+def _heed(run: Run) -> None:
+    """There is nothing to save: whoever takes it up again begins anew."""
+    if run.stopping:
+        raise Interrupted("stopped on request", step=0)
+
+
+def _graph_latency(graph: Graph, size: Size, multiple: int) -> dict[str, Any]:
+    images, sizes = raw_batch([noise(size)], multiple)
+    timed = median_milliseconds(lambda: graph.run(images, sizes))
+    return {**timed, "device": "cpu", "threads": torch.get_num_threads()}
+
+
+def _metadata(finished: Finished) -> dict[str, str]:
+    """What the file says of itself, so that it can be used without anything else."""
+    return {
+        "classes": json.dumps(finished.classes, ensure_ascii=False),
+        "scale": recorded_scale(finished.augment),
+        "images": "float32 [batch, 3, height, width]: RGB, 0..255, resized by `scale`, padded to a multiple of pad_to",
+        "sizes": "int64 [batch, 2]: height and width of each image in it; what lies beyond is ignored",
+        "boxes": "x1 y1 x2 y2 in pixels of `images`, best score first; the first `counts` rows are detections",
+        "model": finished.detector.config.model_dump_json(),
+        "weights_sha256": finished.digest,
+    }
+
+
+def _manifest(config: ExportConfig, finished: Finished, path: Path, check: Check) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "kind": "export",
+        "threads": torch.get_num_threads(),
+        "versions": versions() | {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "weights_sha256": finished.digest,
+        "config": config.model_dump(mode="json"),
+        "classes": finished.classes,
+        "file": {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size, "opset": config.opset},
+        "check": check.as_dict(),
+    }

@@ -1,0 +1,151 @@
+"""An ONNX graph under onnxruntime, held against the detector that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crosskd.data.transforms import Sample, collate, padded
+from crosskd.detectors.detector import Detector
+from crosskd.errors import ExportError
+from crosskd.onnx_graph import INPUTS
+from crosskd.structures import Detections
+
+BOX_TOLERANCE = 0.1  # pixels
+SCORE_TOLERANCE = 1e-4
+
+
+class Graph:
+    """A graph that `crosskd.onnx_graph` wrote, on the CPU."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        """Raises `ExportError` where onnxruntime does not take the file."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            raise ExportError(
+                f"onnxruntime {onnxruntime.__version__} does not load the graph: {error}",
+                where="/opset",
+                remedy="Use the default opset.",
+            ) from error
+
+    def run(self, images: NDArray[np.float32], sizes: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Images [N, 3, H, W] RGB 0..255 and sizes [N, 2] -> boxes, scores, labels, counts. Raises `ExportError`."""
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(zip(INPUTS, (images, sizes), strict=True)))
+        except Exception as error:
+            count, _, height, width = images.shape
+            raise ExportError(
+                f"onnxruntime cannot run the graph on {count} images of {height} x {width} pixels: {error}",
+                remedy="This is a fault of the exporter; try another opset.",
+            ) from error
+        return outputs
+
+    def detect(self, samples: Sequence[Sample], multiple: int) -> list[Detections]:
+        """The detections of a batch of images as they are, padded to a multiple of `multiple`."""
+        boxes, scores, labels, counts = map(torch.from_numpy, self.run(*raw_batch(samples, multiple)))
+        return [
+            Detections(boxes[image, :count], scores[image, :count], labels[image, :count])
+            for image, count in enumerate(counts.tolist())
+        ]
+
+
+def raw_batch(samples: Sequence[Sample], multiple: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Images as the graph takes them: pixels as they are, zero where padded, and the sizes."""
+    sizes = [sample.size for sample in samples]
+    height, width = padded((max(h for h, _ in sizes), max(w for _, w in sizes)), multiple)
+    images = np.zeros((len(samples), 3, height, width), dtype=np.float32)
+    for image, sample, (h, w) in zip(images, samples, sizes, strict=True):
+        image[:, :h, :w] = sample.pixels.transpose(2, 0, 1)
+    return images, np.array(sizes, dtype=np.int64)
+
+
+@dataclass
+class Check:
+    """What a comparison has found; differences are the largest of all."""
+
+    images: int = 0
+    batches: int = 0
+    detections: int = 0
+    box_difference: float = 0.0  # pixels
+    score_difference: float = 0.0
+    at_the_limit: int = 0  # found by one of the two alone, for its score lies within the tolerance of the last one kept
+
+    def add(self, theirs: Detections, ours: Detections, limit: float) -> list[str]:
+        """Compare one image's detections, PyTorch's and the graph's; what is found by one alone, in words."""
+        free = list(range(len(ours.scores)))
+        alone = []
+        for row in range(len(theirs.scores)):
+            box, score = (ours.boxes[free] - theirs.boxes[row]).abs(), (ours.scores[free] - theirs.scores[row]).abs()
+            same = ours.labels[free] == theirs.labels[row]
+            near = same & (score <= SCORE_TOLERANCE) & (box <= BOX_TOLERANCE).all(dim=1)
+            if not near.any():
+                alone.append(("PyTorch", theirs, row))
+                continue
+            match = int(torch.where(near, score, torch.inf).argmin())
+            self.detections += 1
+            self.box_difference = max(self.box_difference, float(box[match].max()))
+            self.score_difference = max(self.score_difference, float(score[match]))
+            del free[match]
+        alone += [("the graph", ours, row) for row in free]
+        beyond = [entry for entry in alone if abs(float(entry[1].scores[entry[2]]) - limit) > SCORE_TOLERANCE]
+        self.at_the_limit += len(alone) - len(beyond)
+        return [_told(*entry) for entry in beyond]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "box_tolerance": BOX_TOLERANCE, "score_tolerance": SCORE_TOLERANCE}
+
+
+def compare(graph: Graph, detector: Detector, samples: Sequence[Sample], multiple: int) -> Check:
+    """Hold the graph against `detector` (on the CPU) on each image alone, and on two at a time.
+
+    A piece of the first one is among them: images of one size alone would not show a graph that knows only that size.
+
+    Raises `ExportError` where they differ by more than the tolerances.
+    """
+    piece = _piece(samples[0])
+    pairs = [list(samples[i : i + 2]) for i in range(0, len(samples) - 1, 2)] + [[piece, samples[0]]]
+    check = Check(images=len(samples))
+    differing: list[str] = []
+    for batch in [*([sample] for sample in samples), [piece], *pairs]:
+        loaded = collate(batch, detector.config.pixels, multiple)
+        theirs = detector.detect(loaded.images, loaded.targets.sizes)
+        for ours, wanted in zip(graph.detect(batch, multiple), theirs, strict=True):
+            differing += check.add(wanted, ours, _limit(detector, wanted))
+        check.batches += 1
+    if differing:
+        raise ExportError(
+            f"the graph finds other boxes than PyTorch, {len(differing)} in {check.batches} batches: {differing[0]}",
+            remedy="Try another opset; otherwise this is a fault of the exporter.",
+        )
+    return check
+
+
+def _piece(sample: Sample) -> Sample:
+    """The upper left of an image, of another ratio."""
+    height, width = sample.size
+    return replace(sample, pixels=sample.pixels[: max(1, height * 2 // 3), : max(1, width // 2)])
+
+
+def _limit(detector: Detector, found: Detections) -> float:
+    """The score of what was just kept: rounding decides on which side of it a detection falls."""
+    config = detector.config.postprocess
+    full = len(found.scores) == config.max_detections
+    return float(found.scores[-1]) if full else config.score_threshold
+
+
+def _told(who: str, found: Detections, row: int) -> str:
+    box: Tensor = found.boxes[row]
+    corners = ", ".join(f"{value:.1f}" for value in box.tolist())
+    return f"{who} alone has class {int(found.labels[row])} with score {float(found.scores[row]):.4f} at ({corners})"

@@ -1,0 +1,103 @@
+"""The backbone of a detector, by a name of the closed registry. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from crosskd import registry
+from crosskd.sections.knobs import FileRef, Knobs
+from crosskd.sections.names import BackboneName
+
+
+class BackboneConfig(Knobs):
+    """What turns images into C2..C5.
+
+    Stages (`frozen_stages` of them have no gradient and stay in evaluation mode; 0: the stem alone, -1: nothing):
+    ResNet: stem, then layer1..layer4. MobileNetV2: the first convolution, then the blocks that end in C2, C3, C4, C5.
+    Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
+    timm: only -1, since its models have no stages in common.
+    """
+
+    name: BackboneName
+    width: int | None = Field(
+        default=None,
+        ge=8,
+        le=256,
+        description="Channels of the stem; default: the name's own. MobileNetV2: a multiple of 8; Swin: of 3; "
+        "timm: null.",
+    )
+    style: Literal["pytorch", "caffe"] = Field(
+        default="pytorch", description="ResNet: caffe's bottlenecks stride in their first convolution, not the second."
+    )
+    init: Literal["random", "imagenet"] | FileRef | None = Field(
+        default=None,
+        description="imagenet: torchvision's weights; for timm its own default ones. A file: by torchvision's or "
+        "timm's names. Default: imagenet where there are such weights, else random.",
+    )
+    frozen_stages: int | None = Field(
+        default=None, ge=-1, le=4, description="Default: 1 for a pretrained ResNet or MobileNetV2, else -1."
+    )
+    norm_eval: bool | None = Field(
+        default=None,
+        description="Batch norm by running statistics; its affine part learns. Default: if pretrained, where there is "
+        "batch norm.",
+    )
+    norm_frozen: bool = Field(default=False, description="norm_eval, and the affine part does not learn either.")
+    norm_eps: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Added to batch norm's variances; default: the backbone's own, 1e-5. torchvision's published "
+        "RetinaNet was made with 0, which needs norm_eval.",
+    )
+    drop_path: float | None = Field(
+        default=None, ge=0, lt=1, description="Swin: how often the last block is left out (1603.09382). Default: 0.2."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        name = data.get("name") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in registry.BACKBONES:  # a list cannot be looked up
+            return data
+        entry = registry.BACKBONES[name]
+        data = dict(data)
+        if data.get("width") is None:
+            data["width"] = entry.width
+        strided_elsewhere = data.get("style") == "caffe" and entry.block == "bottleneck"
+        publishes = entry.weights and data["width"] == entry.width and not strided_elsewhere
+        if data.get("init") is None:
+            data["init"] = "imagenet" if publishes else "random"
+        if data["init"] == "imagenet" and not publishes:
+            which = f"{name} of width {data['width']}" if not strided_elsewhere else f"{name} in caffe style"
+            raise ValueError(f"there are no imagenet weights for {which}; use random, or a file of them")
+        pretrained = data["init"] != "random"
+        if data.get("frozen_stages") is None:
+            data["frozen_stages"] = entry.frozen_stages if pretrained else -1
+        if data.get("norm_eval") is None:
+            data["norm_eval"] = entry.batch_norm and (pretrained or data.get("norm_frozen") is True)
+        if data.get("drop_path") is None:
+            data["drop_path"] = entry.drop_path
+        return data
+
+    @model_validator(mode="after")
+    def _heeded(self) -> BackboneConfig:
+        """What the backbone would not heed is refused."""
+        name, entry = self.name, registry.BACKBONES[self.name]
+        norm = self.norm_eval or self.norm_frozen or self.norm_eps is not None
+        faults = [
+            (self.width and not entry.width, f"{name} has one width; leave `width` out"),
+            ((self.width or 0) % entry.divisor, f"{name} cannot have that width; use a multiple of {entry.divisor}"),
+            (self.style == "caffe" and entry.family != "resnet", f"{name} has no caffe style; leave `style` out"),
+            (self.frozen_stages != -1 and entry.family == "timm", f"{name} names no stages; use frozen_stages -1"),
+            (norm and not entry.batch_norm, f"{name} has no batch norm; leave norm_eval, norm_frozen and norm_eps out"),
+            (self.norm_frozen and not self.norm_eval, "norm_frozen is norm_eval and more; leave norm_eval out"),
+            (self.norm_eps == 0 and not self.norm_eval, "norm_eps 0 needs norm_eval: a batch may have no variance"),
+            (self.drop_path and not entry.drop_path, f"{name} has no drop path; leave drop_path out"),
+        ]
+        for holds, fault in faults:
+            if holds:
+                raise ValueError(fault)
+        return self

@@ -1,0 +1,71 @@
+"""The data of a training: files, augmentation, loading. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from crosskd.sections.knobs import ClassName, Knobs, PathText, Probability
+
+
+class CocoSplit(Knobs):
+    """One split: a COCO instances file and the folder that its `file_name`s are relative to."""
+
+    annotations: PathText
+    images: PathText
+
+
+class DataConfig(Knobs):
+    """Training and validation split. `classes` is read from the training file when it is not given."""
+
+    train: CocoSplit
+    val: CocoSplit
+    classes: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = Field(
+        default=None, description="Class names in label order; default: the categories by ascending id."
+    )
+    max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the run fails.")
+    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+
+    @model_validator(mode="after")
+    def _classes_once(self) -> DataConfig:
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be unique; remove the repeated names")
+        return self
+
+
+class AugmentConfig(Knobs):
+    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
+
+    short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1, max_length=64)] = Field(
+        default=[800], description="Pixels; more than one: drawn anew for each image (multi-scale)."
+    )
+    long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
+    val_short_edge: int | None = Field(default=None, ge=32, le=4096, description="Default: the largest short edge.")
+    flip: Probability = 0.5
+    pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of this.")
+    min_side: float = Field(
+        default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> AugmentConfig:
+        if self.long_edge < max(self.short_edges):
+            raise ValueError(f"long_edge {self.long_edge} is below the largest short edge {max(self.short_edges)}")
+        return self
+
+
+class LoaderConfig(Knobs):
+    workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the training process.")
+    drop_empty: bool = Field(default=True, description="Leave training images without boxes out.")
+    min_image_side: int = Field(
+        default=0, ge=0, description="Leave training images out whose shorter side has fewer pixels, as stored."
+    )
+    group_by_aspect: bool = Field(default=True, description="Wide images and tall ones in batches of their own.")
+    cache_mib: int = Field(
+        default=0,
+        ge=0,
+        le=2**20,
+        description="MiB of decoded training images that each training process keeps, in equal shares of its loader "
+        "processes; 0: none.",
+    )

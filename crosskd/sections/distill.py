@@ -1,0 +1,129 @@
+"""The distillation terms and their knobs. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from crosskd import registry
+from crosskd.sections.knobs import Knobs, Probability, Weight
+
+_PUBLISHED = "Default: as published for the teacher's detector."
+
+
+class MimicConfig(Knobs):
+    """How predictions imitate the teacher's: what CrossKD and direct mimicking have in common."""
+
+    cls_weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    box_weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    centerness_weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    box: registry.BoxMimic | None = Field(
+        default=None, description="kl: of the distributions over bins (GFL); giou, iou: of the boxes. " + _PUBLISHED
+    )
+    temperature: float = Field(default=1.0, gt=0, le=100, description="Of the distributions over bins.")
+    beta: float = Field(default=1.0, ge=0, le=10, description="Exponent of the quality focal weight |p - q|.")
+    reference_normaliser: bool = Field(
+        default=False,
+        description="FCOS: divide by 1e-6, not by 1, where a batch has no positive, as the reference does.",
+    )
+
+
+class CrossKDConfig(MimicConfig):
+    """CrossKD (arXiv 2306.11369): the student's head features through the teacher's head, against the teacher.
+
+    `after_relu` says where the features are cut: behind the activation, as the published results were made,
+    or before it, as the paper's text reads.
+    """
+
+    cut: int | None = Field(default=None, ge=0, le=16, description="Convs the student keeps; default: as published.")
+    teacher_cut: int | None = Field(
+        default=None, ge=0, le=16, description="Convs of the teacher's that are left out; default: as many."
+    )
+    after_relu: bool = True
+
+
+class PKDConfig(Knobs):
+    """PKD (arXiv 2207.02039): mean squared error of normalised FPN maps."""
+
+    weight: Weight | None = Field(default=None, description=_PUBLISHED)
+
+
+class DirectConfig(MimicConfig):
+    """Prediction mimicking: CrossKD's losses between the student's own predictions and the teacher's.
+
+    The baseline of the CrossKD paper (arXiv 2306.11369). Student and teacher need the same anchors and box code.
+    """
+
+
+class LDConfig(Knobs):
+    """LD (arXiv 2102.12252): KL divergence of GFL's box distributions, at positives and around them."""
+
+    main_weight: Weight = Field(default=0.25, description="Of the main region, the positives; published: 0.25.")
+    vlr_weight: Weight = Field(default=0.25, description="Of the valuable localisation region; published: 0.25.")
+    temperature: float = Field(default=10.0, gt=0, le=100, description="Of the distributions; published: 10.")
+    gamma: Probability = Field(
+        default=0.25,
+        description="The valuable region begins at this share of the IoU from which an anchor is positive; "
+        "published: 0.25.",
+    )
+
+
+class FitNetConfig(Knobs):
+    """FitNets (arXiv 1412.6550): mean squared error of FPN maps, the student's behind a 1 x 1 convolution."""
+
+    weight: Weight = Field(default=1.0, description="The paper has none for detectors.")
+
+
+class FGDConfig(Knobs):
+    """FGD (arXiv 2111.11837): features by foreground, background and attention, and relations between cells.
+
+    Defaults: as published for GFL and RetinaNet.
+    """
+
+    foreground_weight: Weight = Field(default=1e-3, description="Alpha, of features in boxes. FCOS's: 1.6e-3.")
+    background_weight: Weight = Field(default=5e-4, description="Beta, of features outside. FCOS's: 8e-4.")
+    attention_weight: Weight = Field(default=5e-4, description="Gamma, of the attention maps. FCOS's: 8e-4.")
+    global_weight: Weight = Field(default=5e-6, description="Lambda, of relations between cells. FCOS's: 8e-6.")
+    temperature: float = Field(default=0.5, gt=0, le=100, description="Of the attention maps. FCOS's: 0.8.")
+
+
+class MGDConfig(Knobs):
+    """MGD (arXiv 2205.01529): the teacher's FPN maps, made anew from the student's, of which much is masked."""
+
+    weight: Weight = Field(default=2e-5, description="Alpha; published for one-stage detectors: 2e-5.")
+    masked: Probability = Field(
+        default=0.65, description="Lambda, the share of masked cells; published for one-stage detectors: 0.65."
+    )
+
+
+class CWDConfig(Knobs):
+    """CWD (arXiv 2011.13256): KL divergence of each channel's distribution over the cells of an FPN map."""
+
+    weight: Weight = Field(default=5.0, description="Published for RetinaNet: 5.")
+    temperature: float = Field(default=1.0, gt=0, le=100, description="Published for RetinaNet: 1.")
+    levels: int = Field(default=4, ge=1, le=5, description="Maps that are compared, P3 first; published: P3 to P6.")
+
+
+class DistillConfig(Knobs):
+    """The distillation terms by name; a combination names several. An empty section means CrossKD alone."""
+
+    crosskd: CrossKDConfig | None = None
+    pkd: PKDConfig | None = None
+    direct: DirectConfig | None = None
+    ld: LDConfig | None = None
+    fitnet: FitNetConfig | None = None
+    fgd: FGDConfig | None = None
+    mgd: MGDConfig | None = None
+    cwd: CWDConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, data: Any) -> Any:
+        if isinstance(data, dict) and all(data.get(name) is None for name in registry.TERMS):
+            data = {**data, "crosskd": {}}
+        return data
+
+    def terms(self) -> dict[str, Knobs]:
+        """The terms that are on, in the order of the registry."""
+        return {name: knobs for name in registry.TERMS if (knobs := getattr(self, name)) is not None}

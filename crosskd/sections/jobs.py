@@ -1,0 +1,112 @@
+"""What is done with finished weights: they are measured, or exported. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from crosskd import registry
+from crosskd.sections.data import CocoSplit
+from crosskd.sections.knobs import ClassName, FileRef, JobRef, Knobs, PathText
+from crosskd.sections.model import ModelConfig, PostprocessConfig
+
+Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
+DESCRIBED = "Default: as the weights say; needed where they do not."
+
+
+class MeasuredData(Knobs):
+    """The split that is measured."""
+
+    val: CocoSplit
+    classes: Classes | None = Field(
+        default=None, description="Class names in label order; default: the model's, else the categories by id."
+    )
+    max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the job fails.")
+    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+
+    @model_validator(mode="after")
+    def _classes_once(self) -> MeasuredData:
+        _require_unique(self.classes)
+        return self
+
+
+class ScaleConfig(Knobs):
+    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then padded."""
+
+    short_edge: int = Field(default=800, ge=32, le=8192, description="Pixels.")
+    long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
+    pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of this.")
+
+
+class _WeightsConfig(Knobs):
+    """What measuring and exporting have in common: weights, and how detections are made of them."""
+
+    version: Literal[1] = 1
+    weights: JobRef | FileRef
+    model: ModelConfig | None = Field(default=None, description=DESCRIBED)
+    scale: ScaleConfig | None = Field(default=None, description="Default: as in the training, where it is known.")
+    postprocess: PostprocessConfig | None = Field(default=None, description="Default, knob by knob: the model's own.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
+
+
+class EvaluateConfig(_WeightsConfig):
+    """COCO AP of a weights file on a validation split."""
+
+    data: MeasuredData
+    batch_size: int = Field(default=16, ge=1, le=1024)
+    workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the process itself.")
+
+
+class ExportConfig(_WeightsConfig):
+    """A weights file as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
+
+    classes: Classes | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
+    format: Literal["onnx"] = "onnx"
+    opset: int = Field(default=18, ge=18, le=21, description="Of the ONNX operators.")
+    images: PathText | None = Field(
+        default=None,
+        description="A folder of images to check the graph on; default: the validation images of the weights' job.",
+    )
+    check_images: int = Field(default=4, ge=1, le=1000, description="How many of them, the first by name.")
+    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+
+    @model_validator(mode="after")
+    def _classes_once(self) -> ExportConfig:
+        _require_unique(self.classes)
+        return self
+
+
+def with_postprocess(model: ModelConfig, wanted: PostprocessConfig | None) -> ModelConfig:
+    """`model` with the knobs that `wanted` was given, and its own others.
+
+    Raises `pydantic.ValidationError` where its detector does not read one of them.
+    """
+    if wanted is None:
+        return model
+    values = model.model_dump()
+    values["postprocess"] |= wanted.model_dump(include=wanted.model_fields_set)
+    return ModelConfig.model_validate(values)
+
+
+def unexportable(model: ModelConfig) -> str:
+    """Why `model` has no form in ONNX with free image sizes; empty where nothing is known to stand against it."""
+    if registry.BACKBONES[model.backbone.name].family == "swin":
+        return f"{model.backbone.name} cannot be exported: how it lays its windows depends on the size of the image"
+    return ""
+
+
+def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
+    """The scale of the evaluation, out of the values of an `AugmentConfig` or of what a weights file records of one.
+
+    Raises `ValueError` for values that are none.
+    """
+    short = augment.get("val_short_edge") or max(augment.get("short_edges") or [None])
+    return ScaleConfig(short_edge=short, long_edge=augment.get("long_edge"), pad_to=augment.get("pad_to"))
+
+
+def _require_unique(classes: list[str] | None) -> None:
+    if classes is not None and len(set(classes)) != len(classes):
+        raise ValueError("classes must be unique; remove the repeated names")

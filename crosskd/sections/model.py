@@ -1,0 +1,201 @@
+"""A detector: every knob of its parts. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from crosskd import registry
+from crosskd.sections.backbone import BackboneConfig
+from crosskd.sections.knobs import Channels, Knobs, Probability, Weight
+from crosskd.sections.names import DetectorName
+
+PYRAMID = [8, 16, 32, 64, 128]
+GROUPS = 32  # of a group norm, as published
+SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's last level has no deviation
+
+
+class NeckConfig(Knobs):
+    """FPN: P3..P5 from C3..C5, P6 and P7 (where `strides` has them) by strided convolutions."""
+
+    channels: Channels = 256
+    p6_from: Literal["p5", "c5"] = Field(
+        default="p5", description="`c5` (on input) as in MMDetection's and torchvision's RetinaNet."
+    )
+    relu_before_p7: bool = Field(default=False, description="Default: as published for the detector; FCOS has it.")
+
+
+class HeadConfig(Knobs):
+    """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU, then the prediction layers.
+
+    What only one detector reads must keep its default with the others.
+    """
+
+    channels: Channels = 256
+    depth: int = Field(default=4, ge=0, le=16)
+    norm: Literal["group", "none"] = Field(default="group", description="Default: group; none for RetinaNet.")
+    norm_groups: int = Field(
+        default=GROUPS, ge=1, le=256, description="Default: 32, or half the channels where that is less."
+    )
+    conv_bias: bool | None = Field(default=None, description="Of the towers. Default: only where there is no norm.")
+    reg_max: int = Field(default=16, ge=1, le=64, description="GFL: the last bin of the distribution, in strides.")
+    octaves: int = Field(default=3, ge=1, le=16, description="RetinaNet: anchor sizes per cell, 2^(i/octaves) apart.")
+    ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1, max_length=16)] = Field(
+        default=[0.5, 1.0, 2.0], description="RetinaNet: height over width of the anchors."
+    )
+    whole_pixel_anchors: bool = Field(
+        default=False, description="RetinaNet: sizes cut and corners rounded to pixels, as torchvision's are."
+    )
+    center_sampling: bool = Field(default=False, description="FCOS: only cells near a box's centre are positive.")
+    center_radius: float = Field(default=1.5, gt=0, le=16, description="FCOS: how near, in strides.")
+    norm_on_bbox: bool = Field(default=False, description="FCOS: distances by ReLU, in strides; else exp, in pixels.")
+    centerness_on_reg: bool = Field(default=False, description="FCOS: centerness from the box tower.")
+    point_offset: Probability = Field(default=0.5, description="FCOS: where in its cell a point is; torchvision: 0.")
+    spread_cells: bool = Field(
+        default=False,
+        description="RetinaNet, FCOS: a level's cells lie (padded size // cells) pixels apart, as torchvision's do, "
+        "which is less than the stride where that does not divide the size.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_groups(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "norm_groups" not in data and isinstance(data.get("channels"), int):
+            data = {**data, "norm_groups": max(1, min(GROUPS, data["channels"] // SMALLEST_GROUP))}
+        return data
+
+    @model_validator(mode="after")
+    def _groups(self) -> HeadConfig:
+        if self.norm == "none":
+            return self
+        if self.channels % self.norm_groups:
+            raise ValueError(f"channels {self.channels} is no multiple of norm_groups {self.norm_groups}")
+        if self.channels // self.norm_groups < SMALLEST_GROUP:
+            raise ValueError(
+                f"norm_groups {self.norm_groups} leaves one of the {self.channels} channels to a group, and a single "
+                f"value cannot be normalised; use {self.channels // SMALLEST_GROUP} at most"
+            )
+        return self
+
+    @property
+    def tower_bias(self) -> bool:
+        """Whether the towers' convolutions have a bias."""
+        return self.norm == "none" if self.conv_bias is None else self.conv_bias
+
+
+class LossConfig(Knobs):
+    """Weights of the detection loss. Their defaults, and which of them count, are the detector's.
+
+    GFL (arXiv 2006.04388): quality focal, distribution focal, GIoU. RetinaNet (1708.02002): focal, L1 of the box
+    deltas. ATSS (1912.02424): focal, GIoU, centerness. FCOS (1904.01355): focal, IoU, centerness.
+    """
+
+    quality_focal: Weight = 1.0
+    quality_focal_beta: float = Field(default=2.0, ge=0, le=10)
+    distribution_focal: Weight = 0.25
+    giou: Weight = Field(default=2.0, description="Default: 2 for GFL and ATSS, else 0.")
+    focal: Weight = 1.0
+    focal_gamma: float = Field(default=2.0, ge=0, le=10)
+    focal_alpha: Probability = 0.25
+    l1: Weight = Field(default=0.0, description="Default: 1 for RetinaNet.")
+    iou: Weight = Field(default=0.0, description="-log IoU. Default: 1 for FCOS.")
+    centerness: Weight = 1.0
+
+
+class PixelConfig(Knobs):
+    """How an image becomes a tensor: (value - mean) / std per channel, values 0..255."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
+        58.395,
+        57.12,
+        57.375,
+    )
+    order: Literal["rgb", "bgr"] = "rgb"
+
+
+class PostprocessConfig(Knobs):
+    """From predictions to detections."""
+
+    score_threshold: Probability = 0.05
+    nms_iou: Probability = 0.6
+    pre_nms: int = Field(default=1000, ge=1, le=100_000, description="Kept per level before NMS.")
+    max_detections: int = Field(default=100, ge=1, le=10_000, description="Kept per image.")
+    score: Literal["product", "root"] = Field(
+        default="product",
+        description="FCOS. product: class probability times centerness, of cells whose class passes the threshold; "
+        "root: the square root of it passes or fails the threshold, as in torchvision.",
+    )
+
+
+class ModelConfig(Knobs):
+    """A detector. The number of classes is not part of it: it comes with the data."""
+
+    detector: DetectorName = "gfl"
+    backbone: BackboneConfig
+    neck: NeckConfig = NeckConfig()
+    head: HeadConfig = HeadConfig()
+    losses: LossConfig = LossConfig()
+    pixels: PixelConfig = PixelConfig()
+    postprocess: PostprocessConfig = PostprocessConfig()
+    strides: Annotated[list[int], Field(min_length=3, max_length=5)] = Field(
+        default=[8, 16, 32, 64, 128], description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier."
+    )
+    anchor_scale: float = Field(
+        default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _detector_defaults(cls, data: Any) -> Any:
+        """Fill in the detector's own defaults, section by section, under what is given."""
+        name = data.get("detector", "gfl") if isinstance(data, dict) else None
+        if not isinstance(name, str) or name not in registry.DETECTORS:
+            return data
+        data = dict(data)
+        for section, defaults in registry.DETECTORS[name].defaults.items():
+            if section == "":
+                data = {**defaults, **data}
+                continue
+            given = data.get(section, {})
+            if isinstance(given, BaseModel):
+                given = given.model_dump(exclude_unset=True)
+            if isinstance(given, Mapping):
+                data[section] = {**defaults, **given}
+        return data
+
+    @model_validator(mode="after")
+    def _strides(self) -> ModelConfig:
+        if self.strides != PYRAMID[: len(self.strides)]:
+            raise ValueError(f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8")
+        return self
+
+    @model_validator(mode="after")
+    def _only_what_is_read(self) -> ModelConfig:
+        """A knob that the detector does not read must keep its default: it would be heeded by nobody."""
+        reads = registry.DETECTORS[self.detector].reads
+        for knob in sorted(_SPECIFIC - reads):
+            section, _, name = knob.rpartition(".")
+            owner = getattr(self, section) if section else self
+            if getattr(owner, name) != type(owner).model_fields[name].default:
+                readers = sorted(other for other, entry in registry.DETECTORS.items() if knob in entry.reads)
+                raise ValueError(f"{knob} is a knob of {', '.join(readers)}; {self.detector} does not read it")
+        return self
+
+    def held_channels(self, cut: int) -> int:
+        """Of the head's maps behind convolution `cut`."""
+        return self.head.channels if cut else self.neck.channels
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return self.head.octaves * len(self.head.ratios) if self.detector == "retinanet" else 1
+
+    @property
+    def box_channels(self) -> int:
+        """Numbers in the box code of one anchor."""
+        return 4 * (self.head.reg_max + 1) if self.detector == "gfl" else 4
+
+
+_SPECIFIC = frozenset().union(*(entry.reads for entry in registry.DETECTORS.values()))

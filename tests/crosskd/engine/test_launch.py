@@ -1,0 +1,126 @@
+"""Ranks as processes: how they are started, stopped and outlived. What they do is a few lines without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crosskd.engine.launch import RankEnd, _order
+
+LAUNCHER = """
+import sys
+from crosskd.engine.launch import RanksFailed, RanksStopped, launch
+try:
+    launch("tests.crosskd.engine.rank_program", sys.argv[1:], 2, grace=20)
+    print("done")
+except RanksFailed as error:
+    print("failed:", error)
+except RanksStopped as error:
+    print("stopped:", error)
+"""
+LISTENING = "0A"  # in /proc/net/tcp
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    def started(deed: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"OMP_NUM_THREADS": "3", "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", LAUNCHER, deed, str(tmp_path)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return started
+
+
+def ranks(folder: Path) -> list[int]:
+    """The process ids, once both ranks run."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        files = sorted(folder.glob("pid-*"))
+        if len(files) == 2 and all(file.read_text() for file in files):
+            return [int(file.read_text()) for file in files]
+        time.sleep(0.05)
+    raise AssertionError("the ranks did not start")
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the process has open: sockets by the names that /proc/net knows."""
+    return [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_all_ranks_run_to_their_end(start: Start, tmp_path: Path) -> None:
+    said, errors = start("finish").communicate(timeout=60)
+    assert said.splitlines() == ["done"], errors
+    for rank in (0, 1):
+        assert (tmp_path / f"said-{rank}").read_text() == "2 ranks, 3 threads\n"
+
+
+@pytest.mark.parametrize(
+    ("deed", "how"), [("die", "rank 1 was killed by signal 9 (SIGKILL)"), ("fail", "rank 1 exited with status 7")]
+)
+def test_a_rank_that_ends_badly_ends_the_others_and_is_named_first(
+    start: Start, tmp_path: Path, deed: str, how: str
+) -> None:
+    launcher = start(deed)
+    pids = ranks(tmp_path)
+    began = time.monotonic()
+    said, errors = launcher.communicate(timeout=60)
+    assert time.monotonic() - began < 15
+    assert said.startswith(f"failed: {how}"), errors
+    assert gone(pids, 1)
+
+
+def test_a_signal_is_passed_on(start: Start, tmp_path: Path) -> None:
+    launcher = start("heed")
+    pids = ranks(tmp_path)
+    launcher.terminate()
+    said, errors = launcher.communicate(timeout=60)
+    assert said.splitlines() == ["stopped: stopped by signal 15"], errors
+    assert gone(pids, 1)
+
+
+def test_nobody_from_outside_can_reach_the_ranks(start: Start, tmp_path: Path) -> None:
+    """torchrun by itself listens on every interface, and unpickles what it is sent there."""
+    launcher = start("sleep")
+    pids = ranks(tmp_path)
+    held = {link for pid in [launcher.pid, *pids] for link in descriptors(pid)}
+    listening = {
+        f"socket:[{line.split()[9]}]"
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{launcher.pid}/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == LISTENING
+    }
+    launcher.terminate()
+    launcher.communicate(timeout=60)
+    assert held
+    assert not held & listening
+
+
+def test_ranks_do_not_outlive_their_launcher(start: Start, tmp_path: Path) -> None:
+    launcher = start("sleep")
+    pids = ranks(tmp_path)
+    launcher.kill()
+    launcher.communicate(timeout=60)
+    assert gone(pids, 10)
+
+
+def test_who_ended_first() -> None:
+    """Within a second torchrun cannot tell: a rank that was killed comes before one that failed for want of it, and
+    before those that torchrun ended itself."""
+    ended = RankEnd(0, -15, 7.0), RankEnd(1, 1, 8.0), RankEnd(2, -9, 8.0), RankEnd(3, 1, 9.0)
+    assert [end.rank for end in sorted(ended, key=_order)] == [2, 1, 3, 0]

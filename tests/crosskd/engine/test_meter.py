@@ -1,0 +1,81 @@
+"""What the meter reads: speeds, waiting, memory, utilisation, and the time left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pynvml import NVMLError_NotSupported
+
+from crosskd.engine.callbacks import Run
+from crosskd.engine.device import peak_memory, utilisation
+from crosskd.engine.meter import Meter
+from tests.crosskd.engine.toys import CPU, toy_config
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def meter(tmp_path: Path) -> Meter:
+    return Meter(Run(toy_config(), tmp_path, total_steps=10, steps_per_epoch=5), CPU)
+
+
+def read(meter: Meter) -> dict[str, float]:
+    meter.count(images=1)
+    return meter.read()
+
+
+def compute(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_a_sleeping_process_uses_nothing_and_a_computing_one_its_core(meter: Meter) -> None:
+    time.sleep(0.2)
+    assert read(meter)["utilisation"] < 0.5
+    begin = time.perf_counter()
+    compute(0.2)
+    share = 0.2 / (time.perf_counter() - begin)  # what a busy machine left of a core
+    assert read(meter)["utilisation"] == pytest.approx(share, rel=0.3)
+
+
+def test_what_a_pause_computes_is_not_the_training_s(meter: Meter) -> None:
+    with meter.pause():
+        compute(0.3)
+    time.sleep(0.1)
+    assert read(meter)["utilisation"] < 0.5
+
+
+def test_the_share_of_waiting(meter: Meter) -> None:
+    def slow() -> object:
+        for item in range(2):
+            time.sleep(0.1)
+            yield item
+
+    for _ in meter.waiting(slow()):
+        meter.count(images=3)
+    values = meter.read()
+    assert values["data_wait"] > 0.8
+    assert values["images_per_second"] == pytest.approx(3 * values["steps_per_second"])
+
+
+def test_memory_is_the_peak_in_mib(meter: Meter) -> None:
+    before = read(meter)["memory_mib"]
+    assert before == pytest.approx(peak_memory(CPU) / 2**20)
+    held = b"x" * (int(before * 2**20) + 64 * 2**20)  # more than the peak so far, whatever is resident now
+    assert read(meter)["memory_mib"] >= before + 32
+    peak = read(meter)["memory_mib"]
+    del held
+    assert read(meter)["memory_mib"] == peak
+
+
+@pytest.mark.parametrize("fault", [NVMLError_NotSupported(), RuntimeError("no driver")])
+def test_a_gpu_that_does_not_tell_has_no_figure(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> int:
+        raise fault
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert utilisation(GPU, 1.0) is None

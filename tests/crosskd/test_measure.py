@@ -1,0 +1,171 @@
+"""An evaluation from its configuration to its files, and what it tells on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosskd.config import AugmentConfig, DataConfig, EvaluateConfig, PostprocessConfig, TrainConfig
+from crosskd.data.folder import read_samples
+from crosskd.data.transforms import collate
+from crosskd.engine.callbacks import Callback, Run
+from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
+from crosskd.evaluate import evaluate_weights
+from crosskd.measure import measure
+from crosskd.structures import Evaluation
+from tests.crosskd import small
+from tests.crosskd.finished import CLASSES, SCALE, detector, write_finished, write_images
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished(tmp_path_factory.mktemp("weights") / "best.safetensors")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """The ground truth are some of the model's own detections: an untrained one finds nothing else."""
+    data = write_images(tmp_path_factory.mktemp("data"))
+    model = detector()
+    path = Path(data.val.annotations)
+    content = json.loads(path.read_text())
+    augment = AugmentConfig(short_edges=[SCALE["val_short_edge"]], long_edge=SCALE["long_edge"])
+    content["annotations"] = []
+    for image in content["images"]:
+        (Path(data.val.images) / "one").mkdir(exist_ok=True)
+        shutil.copy(Path(data.val.images) / image["file_name"], Path(data.val.images) / "one" / "image.jpg")
+        (sample,) = read_samples(Path(data.val.images) / "one", 1, augment, max_pixels=10**6)
+        batch = collate([sample], model.config.pixels, 32)
+        (found,) = model.detect(batch.images, batch.targets.sizes, PostprocessConfig(score_threshold=0.01))
+        for box, label in zip(found.boxes[::2].tolist(), found.labels[::2].tolist(), strict=True):
+            x1, y1, x2, y2 = (side / sample.scale[0] for side in box)
+            entry = {"id": len(content["annotations"]) + 1, "image_id": image["id"], "category_id": label + 1}
+            bbox = [x1, y1, x2 - x1, y2 - y1]
+            content["annotations"].append({**entry, "bbox": bbox, "area": bbox[2] * bbox[3], "iscrowd": 0})
+    path.write_text(json.dumps(content))
+    return data
+
+
+def make(data: DataConfig, weights: Path, /, **more: Any) -> EvaluateConfig:
+    split = {"val": data.val.model_dump(), **more.pop("data", {})}
+    values = {"weights": {"file": str(weights)}, "data": split, "workers": 0, "batch_size": 2, "device": "cpu"}
+    return EvaluateConfig.model_validate(values | more)
+
+
+class Told(Callback):
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.evaluations: list[Evaluation] = []
+        self.files: list[str] = []
+
+    def on_phase(self, run: Run, phase: Any) -> None:
+        self.phases.append(phase)
+
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+        assert (run.step, run.total_steps) == (2, 2)
+
+    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+        self.files.append(path.name)
+
+    def on_file(self, run: Run, path: Path, kind: Any) -> None:
+        self.files.append(path.name)
+
+
+def test_it_measures_what_evaluate_weights_measures(data: DataConfig, weights: Path, tmp_path: Path) -> None:
+    told = Told()
+    manifest = measure(make(data, weights), tmp_path, callbacks=[told])
+    augment = {"short_edges": [SCALE["val_short_edge"]], "long_edge": SCALE["long_edge"]}
+    training = TrainConfig.model_validate(
+        {
+            "data": data.model_dump(),
+            "student": small.config().model_dump(),
+            "augment": augment,
+            "loader": {"workers": 0},
+        }
+    )
+    # The file says the model; `student.postprocess` as a whole was given here, so it counts.
+    known = measure(make(data, weights, postprocess=training.student.postprocess.model_dump()), tmp_path / "other")
+    assert known["model"]["metrics"] == evaluate_weights(training, weights).metrics
+
+    (evaluation,) = told.evaluations
+    assert evaluation.best
+    assert (evaluation.model, evaluation.step, evaluation.images) == ("student", 0, 4)
+    assert evaluation.metrics["AP"] > 0.1  # else nothing would be compared
+    assert manifest["model"]["metrics"] == evaluation.metrics
+    assert told.phases == ["preparing", "evaluating", "uploading"]
+    assert told.files == ["curves-student-00000000.json", "manifest.json"]
+
+    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+    assert manifest["kind"] == "evaluate"
+    assert manifest["classes"] == CLASSES
+    assert manifest["model"]["image"] == [64, 96]  # the scale that the file records
+    assert manifest["model"]["parameters"] > 0
+    assert "the student after step 0 on 4 images" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_file_behind_a_job_is_given(data: DataConfig, weights: Path, tmp_path: Path) -> None:
+    config = make(data, weights, weights={"job": "0" * 32})
+    with pytest.raises(ConfigError, match="not at hand") as caught:
+        measure(config, tmp_path / "without")
+    assert caught.value.where == "/weights/job"
+    assert measure(config, tmp_path / "with", weights=weights)["weights_sha256"]
+
+
+def test_postprocessing_and_scale_can_be_chosen(data: DataConfig, weights: Path, tmp_path: Path) -> None:
+    scale = {"short_edge": 32, "long_edge": 32}
+    config = make(data, weights, postprocess={"max_detections": 1}, scale=scale)
+    told = Told()
+    manifest = measure(config, tmp_path, callbacks=[told])
+    metrics = told.evaluations[0].metrics
+    assert metrics["AR1"] == metrics["AR100"] > 0
+    assert manifest["model"]["image"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"data": {"classes": ["A", "B"]}}, "/data/classes"),
+        ({"postprocess": {"score": "root"}}, "/postprocess"),
+        ({"weights": {"file": "/nowhere.safetensors"}}, ""),
+    ],
+)
+def test_what_cannot_be_measured(
+    data: DataConfig, weights: Path, tmp_path: Path, changes: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(CrossKDError) as caught:
+        measure(make(data, weights, **changes), tmp_path)
+    assert caught.value.where == where
+    assert caught.value.remedy
+
+
+def test_weights_that_say_nothing_need_a_model(data: DataConfig, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    bare = tmp_path / "bare.safetensors"
+    model = detector()
+    save_file(model.state_dict(), bare)
+    with pytest.raises(ConfigError, match="does not say which model"):
+        measure(make(data, bare), tmp_path / "a")
+    config = make(data, bare, model=model.config.model_dump(), scale=SCALE_OF_OURS)
+    assert measure(config, tmp_path / "b")["classes"] == CLASSES  # the categories of the data, by id
+    wrong = small.config(depth=2, strides=[8, 16, 32])
+    with pytest.raises(WeightsError, match="does not fit"):
+        measure(make(data, bare, model=wrong.model_dump()), tmp_path / "c")
+
+
+SCALE_OF_OURS = {"short_edge": SCALE["val_short_edge"], "long_edge": SCALE["long_edge"]}
+
+
+def test_a_stop_ends_it_with_nothing_kept(data: DataConfig, weights: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted) as caught:
+        measure(make(data, weights), tmp_path, stop=stop)
+    assert caught.value.step == 0
+    assert not (tmp_path / "manifest.json").exists()

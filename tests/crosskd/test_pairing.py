@@ -1,0 +1,104 @@
+"""Which student can learn from which teacher, told without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crosskd import registry
+from crosskd.config import CrossKDConfig, DistillConfig, PKDConfig
+from crosskd.errors import ConfigError
+from crosskd.pairing import require_pair, same_anchors, same_code, settle
+from tests.crosskd import small
+
+
+def crosskd(**knobs: Any) -> DistillConfig:
+    return DistillConfig(crosskd=CrossKDConfig(**knobs))
+
+
+@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
+def test_what_is_published_for_the_teachers_detector_is_the_default(detector: str) -> None:
+    published = registry.DETECTORS[detector].published
+    student, teacher = small.config(depth=4), small.config(detector=detector, depth=4)
+    settled, misfits = settle(DistillConfig(crosskd={}, pkd={}), student, teacher)
+    assert misfits == []
+    assert settled.crosskd is not None
+    assert settled.pkd is not None
+    assert (settled.crosskd.cut, settled.crosskd.teacher_cut) == (published.cut, published.cut)
+    assert (settled.crosskd.box, settled.crosskd.box_weight) == (published.box, published.box_weight)
+    assert settled.crosskd.cls_weight == published.cls_weight
+    assert settled.crosskd.centerness_weight == published.centerness_weight
+    assert settled.pkd.weight == published.pkd_weight
+
+
+def test_what_is_given_stays() -> None:
+    knobs = {"cut": 1, "teacher_cut": 2, "cls_weight": 0.5, "box_weight": 0.25, "centerness_weight": 0.0, "box": "iou"}
+    settled, _ = settle(crosskd(**knobs), small.config(), small.config())
+    assert settled.crosskd is not None
+    assert settled.crosskd.model_dump(include=set(knobs)) == knobs
+
+
+def test_settling_twice_changes_nothing() -> None:
+    once = require_pair(DistillConfig(crosskd={}, pkd={}), small.config(), small.config(detector="atss"))
+    assert require_pair(once, small.config(), small.config(detector="atss")) == once
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "cuts"),
+    [
+        ({"depth": 2}, {"depth": 4}, (2, 2)),
+        ({"depth": 4}, {"depth": 2}, (2, 2)),
+        ({"depth": 4}, {"depth": 4, "detector": "fcos"}, (2, 2)),
+        ({"depth": 0}, {"depth": 4}, (0, 0)),
+    ],
+)
+def test_the_cut_reaches_as_far_as_both_heads_do(
+    student: dict[str, Any], teacher: dict[str, Any], cuts: tuple[int, int]
+) -> None:
+    settled = require_pair(crosskd(), small.config(**student), small.config(**teacher))
+    assert settled.crosskd is not None
+    assert (settled.crosskd.cut, settled.crosskd.teacher_cut) == cuts
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "distill", "where"),
+    [
+        ({"strides": [8, 16, 32]}, {}, crosskd(), "/student/strides"),
+        ({"channels": 8}, {}, DistillConfig(pkd=PKDConfig()), "/student/neck/channels"),
+        ({}, {}, crosskd(cut=4), "/distill/crosskd/cut"),
+        ({"depth": 1}, {}, crosskd(cut=2), "/distill/crosskd/cut"),
+        ({}, {"depth": 1}, crosskd(cut=2), "/distill/crosskd/cut"),
+        ({}, {"depth": 1}, crosskd(cut=2, teacher_cut=2), "/distill/crosskd/teacher_cut"),
+        ({}, {}, crosskd(cut=2, teacher_cut=0), "/distill/crosskd/teacher_cut"),
+        ({}, {"detector": "atss"}, crosskd(box="kl"), "/distill/crosskd/box"),
+        ({}, {"detector": "retinanet"}, crosskd(centerness_weight=1.0), "/distill/crosskd/centerness_weight"),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_refused_and_told_where(
+    student: dict[str, Any], teacher: dict[str, Any], distill: DistillConfig, where: str
+) -> None:
+    _, misfits = settle(distill, small.config(**student), small.config(**teacher))
+    assert [misfit.where for misfit in misfits] == [where]
+    assert misfits[0].remedy
+    with pytest.raises(ConfigError) as caught:
+        require_pair(distill, small.config(**student), small.config(**teacher))
+    assert caught.value.where == where
+
+
+def test_every_misfit_is_told_at_once() -> None:
+    _, misfits = settle(crosskd(cut=4, box="kl"), small.config(strides=[8, 16, 32]), small.config(detector="fcos"))
+    where = {misfit.where for misfit in misfits}
+    assert where == {"/student/strides", "/distill/crosskd/cut", "/distill/crosskd/box"}
+
+
+def test_anchors_and_codes_are_compared_as_they_count() -> None:
+    gfl = small.config()
+    assert same_code(gfl, small.config(backbone={"width": 16}))
+    assert same_anchors(gfl, small.config(reg_max=16))
+    assert not same_code(gfl, small.config(reg_max=16))
+    assert not same_anchors(gfl, small.config(anchor_scale=4.0))
+    assert not same_anchors(gfl, small.config(detector="atss"))
+    points = small.config(detector="fcos")
+    assert not same_anchors(points, small.config(detector="fcos", head={"center_sampling": True}))
+    assert not same_code(points, small.config(detector="fcos", head={"norm_on_bbox": True}))

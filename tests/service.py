@@ -1,0 +1,115 @@
+"""A running stack with jobs small enough for tests: real processes on loopback, on a home of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.schemas.jobs import FINAL, Job
+from client import specs
+from client.home import Home
+from client.local import Stack
+from client.sdk import Client
+from crosskd.data.demo import write_demo
+
+PATIENCE = 420.0  # seconds for one job on a machine that does other things too
+FAST = {
+    "CROSSKD_LEASE_SECONDS": "8",
+    "CROSSKD_HEARTBEAT_SECONDS": "0.5",
+    "CROSSKD_REDELIVER_SECONDS": "2",
+    "CROSSKD_DEVICES": "cpu",
+    "OMP_NUM_THREADS": "1",
+}
+SHORT, LONG = 20, 100  # epochs, of two steps each
+SPEC: dict[str, Any] = {
+    "student": {
+        "backbone": {"name": "resnet_tiny"},
+        "neck": {"channels": 32},
+        "head": {"channels": 32, "depth": 2, "norm_groups": 8},
+        "strides": [8, 16, 32],
+    },
+    "augment": {"short_edges": [64], "long_edge": 64, "flip": 0.0},
+    "loader": {"workers": 0},
+    "batch_size": 8,
+    "optimizer": {"name": "adamw", "lr": 0.004, "base_batch": None, "weight_decay": 0.0},
+    "schedule": {"epochs": SHORT, "warmup_steps": 5, "decay": "cosine"},
+    "clip_norm": 10.0,
+    "evaluation": {"every_epochs": 1000},
+    "checkpoint": {"every_steps": 5},
+    "threads": 1,
+    "log_every": 1,
+}
+
+
+@dataclass
+class Service:
+    """A running stack and a client of it. `restart` stops it in order and starts it again on the same home."""
+
+    home: Path
+    data: dict[str, Any]
+    stack: Stack
+    client: Client
+
+    @classmethod
+    def start(cls, home: Path) -> Service:
+        # Measured on what was trained on: a tiny training shall reach an AP that is not zero.
+        train = write_demo(home / "data" / "tiny", train=16, val=1, size=64, classes=2).train
+        split = train.model_dump(mode="json")
+        service = cls(home, {"train": split, "val": split}, Stack(Home(home), port=0, environment=FAST), Client(""))
+        service._open()
+        return service
+
+    def restart(self) -> None:
+        self.close()
+        self.stack = Stack(Home(self.home), port=0, environment=FAST)
+        self._open()
+
+    def _open(self) -> None:
+        self.stack.start()
+        self.client = Client(self.stack.url)
+        self.client.health()
+
+    def close(self) -> None:
+        self.client.close()
+        self.stack.stop()
+
+    def post(
+        self, name: str, *, epochs: int = SHORT, teacher: dict[str, str] | None = None, **sections: dict[str, Any]
+    ) -> Job:
+        """Post `SPEC`, with whole `sections` of it replaced; with a teacher it is a distillation."""
+        base = {"spec": {**SPEC, "data": self.data, **sections}}
+        body = specs.complete(base, name=name, teacher=teacher, overrides=[f"schedule.epochs={epochs}"])
+        return self.client.create_job(body)
+
+    def train_until(self, job: Job, step: int) -> Job:
+        """Wait until a job's training has come to `step`."""
+        return self._until(job, lambda now: now.progress is not None and now.progress.step >= step, interval=0.1)
+
+    def succeed(self, job: Job) -> Job:
+        ended = self._until(job, lambda now: now.status in FINAL, interval=0.3)
+        assert ended.status == "succeeded", ended.model_dump_json(indent=2)
+        return ended
+
+    def _until(self, job: Job, condition: Callable[[Job], bool], interval: float) -> Job:
+        deadline = time.monotonic() + PATIENCE
+        while not condition(now := self.client.job(job.id)):
+            assert now.status not in FINAL, now.model_dump_json(indent=2)
+            assert time.monotonic() < deadline, now.model_dump_json(indent=2)
+            time.sleep(interval)
+        return now
+
+
+def processes_of(home: Path) -> list[int]:
+    """All living processes that were told of this home."""
+    needle = f"CROSSKD_HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and needle in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has just ended, or is another user's
+    return found
