@@ -20,9 +20,12 @@ demo: $(LOCAL) ## Train a teacher, a student, and a student with CrossKD through
 up: $(LOCAL) ## Run the service in the foreground; state in ./.crosskd
 	@$(BIN)/crosskd up
 
+# One process a core, one thread each: a file's tests stay together, since they share what it starts.
+SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: test
 test: $(DEV) ## Run the tests
-	$(BIN)/python -m pytest
+	$(SPREAD)
 
 .PHONY: test-slow
 test-slow: $(DEV) ## Run the tests that take minutes

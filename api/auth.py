@@ -1,29 +1,201 @@
-"""Who may call: workers present the worker token, of which the API knows only the sha256, and a fencing token."""
+"""Who may call. Four kinds of caller, each with `Authorization: Bearer`, never with a secret in an address:
+
+an API token      `ck_…`   scopes read < write < admin; its sha256 stands in the table `tokens`
+the worker token           claims jobs, keeps leases, reads artifacts; its sha256 is a setting
+an attempt token  `cka_…`  reports for one attempt while that lives; its sha256 stands beside the attempt
+nobody                     everything, but only from this very machine, and only where `CROSSKD_AUTH` is `loopback`
+
+`admit` is a dependency of the whole application: a GET needs `read`, the rest `write`, and administration `admin`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
+import secrets
 from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import select
 
-from api.errors import Unauthorized
+from api.database import Database
+from api.errors import Forbidden, Unauthorized
+from api.models import ApiToken
 from api.schemas.reports import FENCING_HEADER
+from api.schemas.tokens import LOCAL_OWNER, Scope
 
-_bearer = HTTPBearer(auto_error=False, scheme_name="worker", description="The worker token.")
+TOKEN_PREFIX = "ck_"  # noqa: S105 - it tells a token by sight, also to scanners that look for leaked ones
+ATTEMPT_PREFIX = "cka_"
+SECRET_BYTES = 32
+GRANTS: dict[Scope, frozenset[Scope]] = {
+    "read": frozenset({"read"}),
+    "write": frozenset({"read", "write"}),
+    "admin": frozenset({"read", "write", "admin"}),
+}
+WORKERS = "/worker/"  # below it `WorkerDep` decides
+ADMINISTRATION = ("/tokens",)
+# What a probe or a browser asks before it can show a token. None of it tells of a job.
+PUBLIC = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
+WORKER_READS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_api_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="An API token: `crosskd token create`.")
+_worker_bearer = HTTPBearer(auto_error=False, scheme_name="worker", description="The worker token, or an attempt's.")
+
+
+class Caller(NamedTuple):
+    """Who speaks. `token` is the token's id; None for whoever needs none."""
+
+    owner: str
+    scopes: frozenset[Scope]
+    token: str | None = None
+
+
+LOCAL = Caller(LOCAL_OWNER, GRANTS["admin"])
+WORKER = Caller("worker", GRANTS["read"])
+
+
+def new_secret(prefix: str) -> str:
+    """A secret of 256 random bits."""
+    return prefix + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def digest(secret: str) -> str:
+    """What is kept of a secret: its sha256 in hex. It is random, so a slow hash would add nothing."""
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
+
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+
+async def admit(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_api_bearer)]
+) -> None:
+    """Let the request through, and note its caller for `CallerDep`.
+
+    Raises:
+        Unauthorized: no token where one is needed, or one that is unknown, revoked or expired.
+        Forbidden: its scopes do not reach so far.
+        TooManyRequests: it was used too often in too short a time.
+    """
+    path = request.scope["route"].path
+    if path in PUBLIC or path.startswith(WORKERS):
+        return
+    request.state.caller = caller = await _caller_of(request, path, credentials)
+    if caller.token is not None:
+        request.app.state.rates.spend(caller.token)
+    needed = _needed(request.method, path)
+    if needed not in caller.scopes:
+        raise Forbidden(
+            f"this needs a token with the scope `{needed}`", remedy="Use one that an administrator has given it."
+        )
+
+
+def security(path: str) -> list[dict[str, list[str]]]:
+    """What a path asks for, in OpenAPI's words; the empty alternative is this machine, which needs no token."""
+    if path in PUBLIC:
+        return []
+    return [{"worker": []}] if path.startswith(WORKERS) else [{"token": []}, {}]
+
+
+def _needed(method: str, path: str) -> Scope:
+    if path.startswith(ADMINISTRATION):
+        return "admin"
+    return "read" if method in _READS else "write"
+
+
+async def _caller_of(request: Request, path: str, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    settings = request.app.state.settings
+    if credentials is None:
+        if settings.auth == "loopback" and is_local(request):
+            return LOCAL
+        raise Unauthorized(
+            "no token", remedy="Send `Authorization: Bearer <token>`; `crosskd token create` makes one on the server."
+        )
+    if path.startswith(WORKER_READS) and _is_worker(request, credentials):
+        return WORKER
+    # Also where none is needed: who shows a token means it, and must learn that it is wrong.
+    caller = await run_in_threadpool(_look_up, request.app.state.database, credentials.credentials)
+    if caller is None:
+        raise Unauthorized("the token is unknown, revoked or expired", remedy="Ask an administrator for a new one.")
+    return caller
+
+
+def _look_up(database: Database, secret: str) -> Caller | None:
+    with database.reading() as session:
+        token = session.scalar(select(ApiToken).where(ApiToken.sha256 == digest(secret)))
+        if token is None or token.revoked_at is not None:
+            return None
+        if token.expires_at is not None and token.expires_at <= session.now():
+            return None
+        granted = [GRANTS[scope] for scope in token.scopes]
+        return Caller(token.owner, frozenset().union(*granted), token.id)
+
+
+def is_local(request: Request) -> bool:
+    """Whether both ends are this machine, and no proxy or foreign web page speaks through it.
+
+    The name asked for must be the machine's own too: else any page could reach the service through a host name that
+    it points to 127.0.0.1 (DNS rebinding). A proxy that hides itself cannot be told: behind one, `CROSSKD_AUTH=tokens`.
+    """
+    headers = request.headers
+    if any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via")):
+        return False
+    server = request.scope.get("server")
+    if request.client is None or server is None:
+        return False
+    asked = [f"//{headers.get('host', '')}", *headers.getlist("origin")]
+    return all(map(is_loopback, (request.client.host, server[0], *map(_host, asked))))
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+def _is_worker(request: Request, credentials: HTTPAuthorizationCredentials) -> bool:
+    # Constant time: how long a wrong token takes must not tell how much of it is right.
+    return hmac.compare_digest(digest(credentials.credentials), request.app.state.settings.worker_token_sha256)
 
 
 def require_worker(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_worker_bearer)]
 ) -> None:
-    """Raises `Unauthorized` unless the worker token came along."""
+    """Raises `Unauthorized` unless the worker token came along, or, on an attempt's routes, an attempt token.
+
+    Whether that is the token of this attempt is seen where the attempt is read: `services/fencing.py`.
+    """
     if credentials is None:
         raise Unauthorized("no worker token", remedy="Send `Authorization: Bearer <worker token>`.")
-    digest = hashlib.sha256(credentials.credentials.encode(errors="surrogateescape")).hexdigest()
-    # Constant time: how long a wrong token takes must not tell how much of it is right.
-    if not hmac.compare_digest(digest, request.app.state.settings.worker_token_sha256):
+    if _is_worker(request, credentials):
+        return
+    if "attempt" not in request.path_params or not credentials.credentials.startswith(ATTEMPT_PREFIX):
         raise Unauthorized("wrong worker token", remedy="Set CROSSKD_WORKER_TOKEN to the API's.")
 
 
@@ -31,14 +203,26 @@ WorkerDep = Depends(require_worker)
 
 
 class Fence(NamedTuple):
-    """An attempt and the token that proves to speak for it."""
+    """An attempt, the number that proves to be its latest, and the secret that came along.
+
+    `secret_sha256` is None where the worker token did: its holder may speak for each of its attempts.
+    """
 
     attempt: str
     token: int
+    secret_sha256: str | None
 
 
-def _fence(attempt: str, token: Annotated[int, Header(alias=FENCING_HEADER, ge=1, lt=2**31)]) -> Fence:
-    return Fence(attempt, token)
+def _fence(
+    attempt: str,
+    token: Annotated[int, Header(alias=FENCING_HEADER, ge=1, lt=2**31)],
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_worker_bearer)],
+) -> Fence:
+    if credentials is None:
+        raise Unauthorized("no worker token", remedy="Send `Authorization: Bearer <worker token>`.")
+    known = _is_worker(request, credentials)
+    return Fence(attempt, token, None if known else digest(credentials.credentials))
 
 
 FenceDep = Annotated[Fence, Depends(_fence)]

@@ -27,14 +27,21 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 10
 OUTBOX = "outbox"  # the bell's topic for rows that the relay should publish
+WEBHOOKS = "webhooks"  # and for what webhooks are to be told
 
 
 class Bell:
-    """News within this process: who listens to a topic is called when it is rung. Other processes poll."""
+    """News: who listens to a topic is called when it is rung.
+
+    Within this process that is sure. `api/doorbell.py` carries news between processes, as far as the broker does;
+    nobody relies on it, all look at the database now and then.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._listeners: dict[str, list[Callable[[], object]]] = {}
+        self.carry: Callable[[str], object] | None = None  # tells the other processes; must not wait
+        self.connected = False  # whether news of other processes come in
 
     @contextmanager
     def listening(self, topic: str, callback: Callable[[], object]) -> Iterator[None]:
@@ -49,10 +56,24 @@ class Bell:
                     del self._listeners[topic]
 
     def ring(self, topic: str) -> None:
+        """Something has happened here."""
+        self.hear(topic)
+        if self.carry is not None:
+            self.carry(topic)
+
+    def hear(self, topic: str) -> None:
+        """Something has happened, here or in another process."""
         with self._lock:
             listeners = list(self._listeners.get(topic, ()))
         for callback in listeners:
             callback()
+
+    def hear_all(self) -> None:
+        """Anything may have happened."""
+        with self._lock:
+            topics = list(self._listeners)
+        for topic in topics:
+            self.hear(topic)
 
 
 class Session(orm.Session):
@@ -116,7 +137,13 @@ class Database:
     def __init__(self, url: str) -> None:
         self.dialect = make_url(url).get_backend_name()
         # As many connections as the thread pool of the API has threads: none of them ever waits for one.
-        self.engine = create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=self.dialect != "sqlite")
+        self.engine = create_engine(
+            url,
+            pool_size=10,
+            max_overflow=30,
+            pool_pre_ping=self.dialect != "sqlite",
+            hide_parameters=True,  # an error that is logged must not tell what was to be stored
+        )
         self.bell = Bell()
         self._readers = self.engine.execution_options(begin="BEGIN DEFERRED")
         if self.dialect == "sqlite":

@@ -3,16 +3,22 @@
 ApiError
 ├── BadRequest            400   the request cannot be read
 ├── Unauthorized          401   no token, or a wrong one
+├── Forbidden             403   the token's scopes do not reach so far
 ├── NotFound              404
 ├── NotAcceptable         406   no such representation
 ├── Conflict              409   the state forbids it
-│   └── Stale             409   the attempt is no longer the job's live one
+│   ├── InFlight          409   a request under the same Idempotency-Key is being answered
+│   ├── Stale             409   the attempt is no longer the job's live one
+│   └── WrongOffset       409   an upload does not go on where it stopped; `Upload-Offset` tells where that is
 ├── LengthRequired        411
 ├── PreconditionFailed    412   If-Match names another version
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
 ├── RangeNotSatisfiable   416
 ├── InvalidSpec           422   well-formed, but wrong; `errors` lists every fault at once
+├── KeyReused             422   an Idempotency-Key that came with another request
+├── TooManyRequests       429   too many in too short a time; Retry-After says when to come back
+│   └── QuotaExceeded     429   too many jobs of one owner
 ├── Unavailable           503   the database is away; try again
 └── InsufficientStorage   507   the disk is full
 """
@@ -32,12 +38,14 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from api.schemas.errors import MEDIA_TYPE, Fault, Problem
+from api.schemas.artifacts import OFFSET_HEADER
+from api.schemas.errors import IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
 from api.schemas.faults import faults
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 2
+QUOTA_RETRY_SECONDS = 60  # jobs take minutes at least
 
 
 class ApiError(Exception):
@@ -73,6 +81,10 @@ class Unauthorized(ApiError):
         super().__init__(detail, remedy=remedy, headers={"WWW-Authenticate": "Bearer"})
 
 
+class Forbidden(ApiError):
+    status, type, title = 403, "/problems/forbidden", "Forbidden"
+
+
 class NotFound(ApiError):
     status, type, title = 404, "/problems/not-found", "Not Found"
 
@@ -85,8 +97,22 @@ class Conflict(ApiError):
     status, type, title = 409, "/problems/conflict", "Conflict"
 
 
+class InFlight(Conflict):
+    type, title = IN_FLIGHT, "Request In Flight"
+
+    def __init__(self, detail: str, *, remedy: str = "") -> None:
+        super().__init__(detail, remedy=remedy, headers={"Retry-After": "1"})
+
+
 class Stale(Conflict):
     type, title = "/problems/stale-attempt", "Stale Attempt"
+
+
+class WrongOffset(Conflict):
+    type, title = WRONG_OFFSET, "Wrong Upload Offset"
+
+    def __init__(self, detail: str, *, remedy: str, offset: int) -> None:
+        super().__init__(detail, remedy=remedy, headers={OFFSET_HEADER: str(offset)})
 
 
 class LengthRequired(ApiError):
@@ -113,11 +139,29 @@ class InvalidSpec(ApiError):
     status, type, title = 422, "/problems/invalid-request", "Invalid Request"
 
 
+class KeyReused(ApiError):
+    status, type, title = 422, "/problems/idempotency-key-reused", "Idempotency Key Reused"
+
+
+class TooManyRequests(ApiError):
+    status, type, title = 429, "/problems/too-many-requests", "Too Many Requests"
+
+    def __init__(self, detail: str, *, remedy: str = "", retry_after: int = 1) -> None:
+        super().__init__(detail, remedy=remedy, headers={"Retry-After": str(retry_after)})
+
+
+class QuotaExceeded(TooManyRequests):
+    type, title = QUOTA_EXCEEDED, "Quota Exceeded"
+
+    def __init__(self, detail: str, *, remedy: str = "") -> None:
+        super().__init__(detail, remedy=remedy, retry_after=QUOTA_RETRY_SECONDS)
+
+
 class Unavailable(ApiError):
     status, type, title = 503, "/problems/unavailable", "Service Unavailable"
 
-    def __init__(self, detail: str, *, remedy: str = "Try again in a moment.") -> None:
-        super().__init__(detail, remedy=remedy, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    def __init__(self, detail: str, *, remedy: str = "Try again in a moment.", errors: Sequence[Fault] = ()) -> None:
+        super().__init__(detail, remedy=remedy, errors=errors, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
 class InsufficientStorage(ApiError):
@@ -167,6 +211,12 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
             return InvalidSpec("the database cannot store a value of this request", remedy="Look for a NUL character.")
         case _:
             return ApiError("the service failed in an unforeseen way", remedy="The server's log tells more.")
+
+
+def invalid_body(pointer: str, what: str, remedy: str) -> InvalidSpec:
+    """What a request is refused with whose body is of the right type, but wrong at `pointer`."""
+    fault = Fault(pointer=pointer, detail=what, remedy=remedy)
+    return InvalidSpec("the request has one fault; `errors` tells where", errors=[fault])
 
 
 def invalid_query(name: str, what: str, remedy: str) -> InvalidSpec:

@@ -1,15 +1,23 @@
-"""Bounds on requests: JSON bodies, before anything reads them, and how often a query repeats a parameter.
+"""Bounds on requests: JSON bodies, before anything reads them; how often a query repeats a parameter; how many come.
 
-Uploads (PUT) stream and are bounded where they are written.
+A worker's uploads (PUT, PATCH) stream and are bounded where they are written.
 """
 
 from __future__ import annotations
 
+import math
+import re
+import time
+from collections.abc import Callable
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import PayloadTooLarge, problem_response
+from api.errors import PayloadTooLarge, TooManyRequests, problem_response
+from api.schemas.reports import MAX_BATCH_BYTES
 
+_STREAMED = frozenset({"PUT", "PATCH"})
+_BATCH = re.compile(r"/worker/attempts/[^/]+/metrics")
 MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL statement, whose size databases bound
 
 
@@ -21,12 +29,14 @@ class BodyLimit:
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or (scope["method"] in _STREAMED and scope["path"].startswith("/worker/")):
             await self.app(scope, receive, send)
             return
+        # A batch has a bound of its own: what workers may send must not depend on a setting that they do not know.
+        limit = MAX_BATCH_BYTES if _BATCH.fullmatch(scope["path"]) else self.limit
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self.limit:
-            await self._refuse(scope, receive, send)
+        if declared.isdecimal() and int(declared[:20]) > limit:
+            await self._refuse(limit, scope, receive, send)
             return
         size = 0
         refused = False
@@ -35,9 +45,9 @@ class BodyLimit:
             nonlocal size, refused
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.limit and not refused:
+            if size > limit and not refused:
                 refused = True
-                await self._refuse(scope, receive, send)
+                await self._refuse(limit, scope, receive, send)
             # What has been answered already looks to the application like a client that went away.
             return {"type": "http.disconnect"} if refused else message
 
@@ -47,6 +57,32 @@ class BodyLimit:
 
         await self.app(scope, counted, unless_refused)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = PayloadTooLarge(f"the body is larger than {self.limit} bytes", remedy="Send less at once.")
+    async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+        error = PayloadTooLarge(f"the body is larger than {limit} bytes", remedy="Send less at once.")
         await problem_response(error, scope["path"])(scope, receive, send)
+
+
+class RateLimit:
+    """A token bucket for each API token: `burst` requests at once, `per_second` on average.
+
+    Each process counts for itself: several replicas let through as many times as much. For the event loop's thread.
+    """
+
+    def __init__(self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._clock = clock
+        self._full_at: dict[str, float] = {}  # when each bucket will be full again, if nothing more is taken
+
+    def spend(self, token: str) -> None:
+        """Count one request. Raises `TooManyRequests`, which says when the next is welcome."""
+        now = self._clock()
+        full_at = max(self._full_at.get(token, now), now) + 1 / self._per_second
+        excess = full_at - now - self._burst / self._per_second
+        if excess > 1e-9:
+            raise TooManyRequests(
+                f"more than {self._burst} requests at once, or {self._per_second:g} a second, with one token",
+                remedy="Wait as long as Retry-After says.",
+                retry_after=math.ceil(excess),
+            )
+        self._full_at[token] = full_at

@@ -9,23 +9,44 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
+from prometheus_client import Gauge
 from sqlalchemy import inspect
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from api import errors, openapi
+from api.auth import admit, security
 from api.database import Database
-from api.limits import BodyLimit
+from api.doorbell import Doorbell
+from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.relay import Relay
-from api.routes import artifacts, jobs, metrics, system, worker, worker_artifacts
+from api.routes import (
+    artifacts,
+    control,
+    events,
+    jobs,
+    logs,
+    metrics,
+    observability,
+    system,
+    tokens,
+    webhooks,
+    worker,
+    worker_artifacts,
+)
+from api.routes.measured import Measured, Measures
+from api.routes.streams import Streams
 from api.services import artifacts as artifact_service
 from api.services import pulse
+from api.services.figures import Figures
 from api.settings import Settings, SettingsError, load
 from api.storage import LocalStorage, Storage
 
 log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 3600.0
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -43,17 +64,44 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         generate_unique_id_function=openapi.operation_id,
         responses=openapi.PROBLEMS,
+        dependencies=[Depends(admit)],
     )
     app.state.settings = settings
     app.state.database = database
     app.state.storage = LocalStorage(settings.storage)
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
+    app.state.streams = Streams(settings, app.state.closing)
+    app.state.measures = _measures(database, app.state.streams)
+    app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Measured, measures=app.state.measures)  # the outermost: it sees refusals too
     errors.install(app)
-    openapi.install(app)
-    for part in (jobs, metrics, artifacts, worker, worker_artifacts, system):
+    openapi.install(app, security)
+    parts = (
+        jobs,
+        control,
+        metrics,
+        events,
+        logs,
+        artifacts,
+        worker,
+        worker_artifacts,
+        system,
+        observability,
+        tokens,
+        webhooks,
+    )
+    for part in parts:
         app.include_router(part.router)
     return app
+
+
+def _measures(database: Database, streams: Streams) -> Measures:
+    measures = Measures()
+    measures.registry.register(Figures(database))
+    held = Gauge("crosskd_open_streams", "Event and log streams that are held open.", registry=measures.registry)
+    held.set_function(lambda: streams.open)
+    return measures
 
 
 @asynccontextmanager
@@ -64,9 +112,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with ExitStack() as stack:
         stack.callback(database.close)
         stack.enter_context(_closing_on_signal(closing))
+        stack.enter_context(Doorbell(database.bell, settings.broker_url).running())
         stopping = threading.Event()
         stack.enter_context(_thread("pulse", lambda: _beat(database, settings, stopping), stopping.set))
-        stack.enter_context(_thread("sweep", lambda: _sweep(database, app.state.storage), stopping.set))
+        stack.enter_context(_thread("sweep", lambda: _sweep(database, app.state.storage, stopping), stopping.set))
         if settings.relay == "embedded":
             relay = Relay(database, settings)
             stack.enter_context(_thread("relay", relay.run, relay.stop))
@@ -95,13 +144,15 @@ def _beat(database: Database, settings: Settings, stopping: threading.Event) -> 
         stopping.wait(settings.pulse_seconds)
 
 
-def _sweep(database: Database, storage: Storage) -> None:
-    """Once, at the start: what a crash left behind is no hurry, and must not keep the API from starting."""
-    try:
-        if removed := artifact_service.sweep(database, storage):
-            log.info("removed %d files that no artifact names", removed)
-    except (SQLAlchemyError, OSError) as error:
-        log.warning("could not look for files that no artifact names: %s", error)
+def _sweep(database: Database, storage: Storage, stopping: threading.Event) -> None:
+    """At the start and every hour: what crashes and broken uploads leave is no hurry, and must hold up nothing."""
+    while not stopping.is_set():
+        try:
+            if removed := artifact_service.sweep(database, storage):
+                log.info("removed %d files that no artifact names", removed)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("could not look for files that no artifact names: %s", error)
+        stopping.wait(SWEEP_SECONDS)
 
 
 @contextmanager

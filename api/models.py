@@ -12,6 +12,8 @@ from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Index, Met
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
+from api.schemas.tokens import LOCAL_OWNER
+
 ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -65,11 +67,16 @@ class Base(DeclarativeBase):
 
 class Job(Base):
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_status_id", "status", "id"),)
+    __table_args__ = (
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("uq_jobs_retried_from", "retried_from", unique=True),
+        Index("ix_jobs_owner_status_id", "owner", "status", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(16))
     name: Mapped[str] = mapped_column(String(200))
+    owner: Mapped[str] = mapped_column(String(63), default=LOCAL_OWNER, server_default=LOCAL_OWNER)
     labels: Mapped[dict[str, str]]
     status: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
@@ -80,12 +87,27 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    stop_requested_at: Mapped[datetime | None]
+    pause_requested_at: Mapped[datetime | None]  # unset by a resume
+    resume_requested_at: Mapped[datetime | None]  # unset by a pause
     progress: Mapped[dict[str, Any] | None]
     best_ap: Mapped[float | None]
     teacher_ap: Mapped[float | None]
     failure: Mapped[dict[str, Any] | None]
     attempt: Mapped[int] = mapped_column(default=0)  # the fencing counter: number of the last attempt
     resumes: Mapped[int] = mapped_column(default=0)  # times it was queued again after a loss
+    retried_from: Mapped[str | None] = mapped_column(String(32))  # no foreign key: that job may be deleted
+    start: Mapped[dict[str, Any] | None]  # of a retry, the checkpoint it begins with: job, step, best_ap until then
+    last_event: Mapped[int] = mapped_column(default=0, server_default="0")  # number of the last row of its journal
+
+
+class DeletedJob(Base):
+    """What is left of a deleted job: the answer to whoever deletes it again."""
+
+    __tablename__ = "deleted_jobs"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    deleted_at: Mapped[datetime]
 
 
 class JobLabel(Base):
@@ -110,6 +132,19 @@ class Transition(Base):
     reason: Mapped[str]
 
 
+class Event(Base):
+    """The journal of a job: what happened in which order, without a hole; `ref` says where the rest of it stands."""
+
+    __tablename__ = "events"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(16))
+    size: Mapped[int]  # about how many characters it is on the wire
+    ref: Mapped[dict[str, Any]]
+
+
 class Attempt(Base):
     __tablename__ = "attempts"
     __table_args__ = (
@@ -131,6 +166,21 @@ class Attempt(Base):
     failure: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]  # the manifest that the worker handed in
     finish: Mapped[dict[str, Any] | None]  # what was reported and answered, for a repeated report
+    token_sha256: Mapped[str | None] = mapped_column(String(64))  # of its own secret; see api/auth.py
+
+
+class Worker(Base):
+    """A worker as it was last heard of; its attempts say what it does."""
+
+    __tablename__ = "workers"
+    __table_args__ = (Index("ix_workers_last_seen", "last_seen"),)
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    device: Mapped[str] = mapped_column(String(200), primary_key=True)
+    devices: Mapped[list[Any]]
+    versions: Mapped[dict[str, str]]
+    first_seen: Mapped[datetime]
+    last_seen: Mapped[datetime]
 
 
 class Outbox(Base):
@@ -149,6 +199,19 @@ class Outbox(Base):
     due_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
+
+
+class IdempotencyKey(Base):
+    """A request that came with a key: reserved until `lease_expires_at`, then answered with what it holds."""
+
+    __tablename__ = "idempotency_keys"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of who called and the key
+    fingerprint: Mapped[str] = mapped_column(String(64))  # sha256 of the request
+    token: Mapped[str] = mapped_column(String(32))  # of the reservation that holds
+    lease_expires_at: Mapped[datetime]
+    at: Mapped[datetime] = mapped_column(index=True)
+    answer: Mapped[bytes | None]  # encrypted: status, headers and body
 
 
 class Pulse(Base):
@@ -173,6 +236,7 @@ class MetricPoint(Base):
     value: Mapped[float | None]
     kind: Mapped[int] = mapped_column(SmallInteger)
     at: Mapped[datetime]
+    sequence: Mapped[int | None]  # the batch that brought it
 
 
 class MetricBatch(Base):
@@ -193,6 +257,22 @@ class Evaluation(Base):
     report: Mapped[dict[str, Any]]  # the EvaluationReport as it came
 
 
+class LogChunk(Base):
+    """Lines `first` … `first + count - 1` of a job's log, as one batch brought them. Only the newest are kept."""
+
+    __tablename__ = "log_chunks"
+    __table_args__ = (Index("uq_log_chunks_attempt_id_sequence", "attempt_id", "sequence", unique=True),)
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    first: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    count: Mapped[int]
+    end: Mapped[int]  # characters of the job's log up to and with this chunk
+    attempt_id: Mapped[str] = mapped_column(String(32), ForeignKey("attempts.id", ondelete="CASCADE"))
+    attempt: Mapped[int]  # its number
+    sequence: Mapped[int]
+    lines: Mapped[list[Any]]  # of [time, level, text]
+
+
 class Artifact(Base):
     """A published file. `path` is relative to the storage folder; the bytes under it never change."""
 
@@ -209,6 +289,52 @@ class Artifact(Base):
     step: Mapped[int | None]
     path: Mapped[str] = mapped_column(String(1000))
     created_at: Mapped[datetime]
+
+
+class ApiToken(Base):
+    """A client's token. The secret was shown once and is not kept."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (Index("uq_tokens_sha256", "sha256", unique=True),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(63))
+    scopes: Mapped[list[Any]]
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Webhook(Base):
+    """Who is told of an owner's jobs. The secret stands here as it is: what signs cannot be a hash."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    owner: Mapped[str] = mapped_column(String(63), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[Any]]
+    secret: Mapped[str] = mapped_column(String(100))
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """The webhooks' outbox: one event for one webhook. `due_at` is null once it is delivered or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    webhook_id: Mapped[str] = mapped_column(String(32), ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
+    tries: Mapped[int] = mapped_column(default=0)
+    delivered: Mapped[bool] = mapped_column(default=False)
+    problem: Mapped[str] = mapped_column(default="")
 
 
 class Dataset(Base):

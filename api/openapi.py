@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,8 +23,8 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def install(app: FastAPI) -> None:
-    """Describe `app` with the schema that its problems have."""
+def install(app: FastAPI, security: Callable[[str], list[dict[str, list[str]]]]) -> None:
+    """Describe `app` with the schema that its problems have, and with what `security` says of each path."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -32,6 +33,11 @@ def install(app: FastAPI) -> None:
             known = schema.setdefault("components", {}).setdefault("schemas", {})
             known |= problem.pop("$defs")
             known[Problem.__name__] = problem
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation.pop("security", None)
+                    if needed := security(path):
+                        operation["security"] = needed
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import ChannelError, OperationalError
@@ -13,6 +15,18 @@ TIMEOUT_SECONDS = 1.0
 
 class BrokerAway(Exception):
     """The broker cannot be reached."""
+
+
+def ping(url: str) -> None:
+    """Whether the broker answers, asked over a connection of its own. Raises `BrokerAway`."""
+    options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, "retry_on_timeout": False}
+    connection: Any = Connection(url, transport_options=options | {"max_retries": 0})  # type: ignore[no-untyped-call]
+    try:
+        connection.default_channel.client.ping()
+    except Exception as error:  # kombu's, the client library's or the system's: all the same
+        raise BrokerAway(str(error)) from error
+    finally:
+        connection.release()
 
 
 class Producer:

@@ -1,7 +1,8 @@
 """The relay rings the doorbells of the outbox, and the reaper ends attempts that are no longer heard of.
 
-Both run in the API's process on one machine (`CROSSKD_RELAY=embedded`) or beside it (`python -m api.relay`); any
-number of them may run at once. The database is the truth: what the broker forgets is rung again.
+The courier, which posts to webhooks, runs in a thread beside them. All run in the API's process on one machine
+(`CROSSKD_RELAY=embedded`) or beside it (`python -m api.relay`); any number of them may run at once. The database is the
+truth: what the broker forgets is rung again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import logging
 import signal
 import sys
 import time
-from threading import Event
+from threading import Event, Thread
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import OUTBOX, Database
+from api.doorbell import Doorbell
 from api.queue import BrokerAway, Producer
 from api.services import attempts, outbox
+from api.services.courier import Courier
 from api.settings import Settings, SettingsError, load
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # how long a row of another process waits at most
 CHORES_SECONDS = 1.0  # between two looks for lapsed leases and unheard bells
 FAULT_SECONDS = 2.0  # pause after a round that failed
+COURIER_SECONDS = 5.0  # for what it is posting when the relay is stopped; what breaks off is tried again
 BACKOFF_SECONDS = (0.5, 10.0)  # first and longest pause while the broker is away
 
 
@@ -34,6 +38,7 @@ class Relay:
         self.database = database
         self.settings = settings
         self.producer = Producer(settings.broker_url)
+        self.courier = Courier(database, settings)
         self._wake = Event()
         self._stopped = False
         self._pause = 0.0  # the present backoff; 0 while the broker answers
@@ -43,13 +48,17 @@ class Relay:
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
+        self.courier.stop()
 
     def run(self) -> None:
+        courier = Thread(target=self.courier.run, name="courier", daemon=True)
+        courier.start()
         with self.database.bell.listening(OUTBOX, self._wake.set):
             while not self._stopped:
                 self._wake.clear()
                 self._wake.wait(POLL_SECONDS if self._survive_tick() else FAULT_SECONDS)
         self.producer.close()
+        courier.join(COURIER_SECONDS)
 
     def _survive_tick(self) -> bool:
         """A relay that dies would leave every later job waiting."""
@@ -141,7 +150,8 @@ def main() -> int:
     relay = Relay(database, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())
-    relay.run()
+    with Doorbell(database.bell, settings.broker_url).running():
+        relay.run()
     database.close()
     return 0
 

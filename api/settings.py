@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,10 @@ def _split_paths(value: Any) -> Any:
     if isinstance(value, str):
         return [part for part in value.split(os.pathsep) if part]
     return value
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _database_url(url: str) -> str:
@@ -72,6 +77,10 @@ class Settings(BaseSettings):
     worker_token_sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="Hex sha256 of the token that workers present; the token is not kept."
     )
+    auth: Literal["loopback", "tokens"] = Field(
+        default="loopback",
+        description="Whether callers on this machine need no token, or everybody does; behind a proxy: `tokens`.",
+    )
     lease_seconds: float = Field(default=30, gt=0, le=3600, description="An attempt unheard of for so long is lost.")
     max_resumes: int = Field(default=3, ge=0, le=100, description="Times a lost job is queued again.")
     relay: Literal["embedded", "external"] = Field(
@@ -80,6 +89,22 @@ class Settings(BaseSettings):
     redeliver_seconds: float = Field(default=15, gt=0, description="Age at which an unheard doorbell is rung again.")
     coco_check_seconds: float = Field(default=60, gt=0, description="Bound on reading one annotation file.")
     body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes of a JSON body.")
+    upload_limit: int = Field(default=20_000_000_000, ge=1_000, description="Bytes of a file that a worker uploads.")
+    rate_per_second: float = Field(
+        default=50, gt=0, le=100_000, description="Requests of one API token, on average, at each API process."
+    )
+    rate_burst: int = Field(default=100, ge=1, le=100_000, description="Requests of one API token at once.")
+    webhook_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_split_commas)] = Field(
+        default=[], description="Private networks that webhooks may call, such as 10.0.0.0/8; separated by commas."
+    )
+    max_waiting_per_owner: int | None = Field(default=None, ge=1, description="Jobs queued or paused; unset: no bound.")
+    max_running_per_owner: int | None = Field(default=None, ge=1, description="Jobs running; unset: no bound.")
+    log_limit: int = Field(
+        default=4_000_000, ge=1_000, description="Characters of a job's log kept to read and follow; log.txt has all."
+    )
+    max_streams: int = Field(default=500, ge=1, description="Event and log streams that one process holds open.")
+    stream_heartbeat_seconds: float = Field(default=15, gt=0, description="Between two signs of life of a stream.")
+    stream_stall_seconds: float = Field(default=30, gt=0, description="A reader that takes nothing so long is cut off.")
 
     @property
     def pulse_seconds(self) -> float:

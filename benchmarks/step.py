@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from benchmarks import waiting
 from crosskd.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.detectors.head import map_sizes
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.structures import Targets
 
@@ -109,15 +110,26 @@ class Bench:
 
         return run
 
-    def floor(self) -> Callable[[], None]:
-        cross = self.cross_convolutions()
-
-        def run() -> None:
-            self.plain()
-            self.teacher_inference()
-            cross()
-
-        return run
+    def at_once(self) -> None:
+        """The floor's parts in one step with one backward pass: what any implementation must hold together."""
+        head, student = self.teacher.head, self.student
+        with torch.no_grad():
+            kept = head(self.teacher.features(self.images))
+        features = student.features(self.images)
+        held = student.head.front(features, CUT)
+        predictions = student.head.back(held, CUT)
+        losses = student.head.loss(predictions, student.head.assign(map_sizes(features), self.targets))
+        crossed = []
+        for maps, tower, last in ((held.cls, head.cls_tower, head.cls), (held.box, head.box_tower, head.box)):
+            for x in maps:
+                for layer in list(tower)[CUT:]:
+                    x = layer.conv(x)
+                crossed.append(last(x).sum())
+        del features, held, predictions  # as a step does when its forward pass returns
+        total = torch.stack([*crossed, *(term.sum() for term in losses.values())]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        student.zero_grad(set_to_none=True)
+        del kept
 
 
 def _detector(backbone: str) -> Detector:
@@ -150,24 +162,26 @@ def measure(size: int, rounds: int) -> dict[str, float]:
 def peak(size: int, side: str, threads: int) -> float:
     """MiB that three steps of one side add to a fresh process's resident maximum."""
     command = [sys.executable, "-m", "benchmarks.step", "--memory-of", side, "--sizes", str(size)]
-    done = subprocess.run([*command, "--threads", str(threads)], check=True, capture_output=True, text=True)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command += ["--threads", str(threads)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return float(json.loads(done.stdout)["mib"])
 
 
 def memory_of(side: str, size: int) -> None:
     bench = Bench.build(size)
-    run = bench.distil if side == "distil" else bench.floor()
-    before = resident()  # not the maximum so far: the floor's maps come from a pass of the teacher
+    run = bench.distil if side == "distil" else bench.at_once
+    before = resident("VmRSS:")
     for _ in range(3):
         run()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"mib": (after - before) / 1024}))
+    # Not getrusage's maximum: that one outlives an exec, and would be the parent's.
+    print(json.dumps({"mib": (resident("VmHWM:") - before) / 1024}))
 
 
-def resident() -> int:
-    """KiB of this process in memory now."""
+def resident(line: str) -> int:
+    """KiB of this process in memory: now (VmRSS), or at most so far (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return next(int(text.split()[1]) for text in lines if text.startswith(line))
 
 
 def main() -> int:

@@ -68,12 +68,15 @@ def main() -> None:
 @app.command()
 def up(
     home: Annotated[Path | None, typer.Option(envvar="CROSSKD_HOME", help="State folder; default ./.crosskd.")] = None,
+    host: Annotated[
+        str, typer.Option(envvar="CROSSKD_HOST", help="Any but loopback needs an API token: `crosskd token create`.")
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: CROSSKD_PORT, or 8470.")] = None,
 ) -> None:
     """Run the whole service in the foreground until Ctrl-C: broker, database, API and one worker."""
     from client.local import Stack  # here: a client without the `local` extra has the other verbs
 
-    stack = Stack(Home(home or default_home()), port=port, say=print)
+    stack = Stack(Home(home or default_home()), host=host, port=port, say=print)
     on_signals(stack.request_stop)
     print("Starting …", flush=True)
     with stack:
@@ -100,6 +103,14 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Made, or filled if it
 
     write_data(folder)
     print(folder)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
+def token(context: typer.Context) -> None:
+    """API tokens of this home's database: `create NAME --scope read|write|admin`, `list`, `revoke ID`."""
+    from client.tokens import manage  # here: needs the `local` extra
+
+    raise typer.Exit(manage(Home(default_home()), context.args))
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -183,9 +194,45 @@ def watch(job: JobId, url: Url = "") -> None:
 
 @app.command()
 def cancel(job: JobId, url: Url = "") -> None:
-    """Ask for a job's end."""
+    """Discard a job."""
     with connect(url) as client:
         print(f"{job}: {client.cancel(job).status}")
+
+
+@app.command()
+def stop(job: JobId, url: Url = "") -> None:
+    """End a training early and keep its best: it is evaluated, and succeeds."""
+    with connect(url) as client:
+        print(f"{job}: {client.stop(job).status}")
+
+
+@app.command()
+def pause(job: JobId, url: Url = "") -> None:
+    """Free a training's device; `resume` lets it go on from there."""
+    with connect(url) as client:
+        print(f"{job}: {client.pause(job).status}")
+
+
+@app.command()
+def resume(job: JobId, url: Url = "") -> None:
+    """Queue a paused job again."""
+    with connect(url) as client:
+        print(f"{job}: {client.resume(job).status}")
+
+
+@app.command()
+def retry(job: JobId, url: Url = "") -> None:
+    """Post a failed or cancelled job anew, from its last checkpoint, and print the new id."""
+    with connect(url) as client:
+        print(client.retry(job).id)
+
+
+@app.command()
+def delete(job: JobId, url: Url = "") -> None:
+    """Delete a job that is at its end, with all it has made."""
+    with connect(url) as client:
+        client.delete(job)
+    print(f"{job}: deleted")
 
 
 # --- what a job made -------------------------------------------------------------------------------------------------
@@ -204,6 +251,19 @@ def metrics(
     with connect(url) as client:
         rows = list(client.metrics(job, key=key, since_step=since_step, attempt=attempt))
     show_all(rows, tables.metrics_table, as_json)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each line as it comes.")] = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="So many of the last lines.")] = 200,
+    url: Url = "",
+) -> None:
+    """Print the end of a job's log; the whole of it is the artifact log.txt."""
+    with connect(url) as client:
+        for line in client.logs(job, tail=tail, follow=follow):
+            print(line, flush=follow)
 
 
 @app.command()
@@ -299,7 +359,7 @@ def connect(url: str) -> Client:
     if not url:
         owner = read_owner(default_home())
         url = owner.url if owner else DEFAULT_URL
-    return Client(url)
+    return Client(url, token=os.environ.get("CROSSKD_TOKEN"))  # never an argument: those are seen by `ps`
 
 
 def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str] | None:

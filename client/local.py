@@ -19,6 +19,7 @@ from client.errors import StackError
 from client.guard import Guard
 from client.home import Home
 from client.process import Child
+from client.tokens import NONE_LIVE
 
 START_SECONDS = 60.0  # for each part, on a machine that is busy
 MIGRATE_SECONDS = 120.0
@@ -29,21 +30,23 @@ READY_PAUSE = 0.05
 class Stack:
     """The processes of a home. `start` returns when the service answers; `stop` leaves no process behind.
 
-    `port` 0 takes any free one. `say` hears one line for each event that a person should know of. `environment`
-    is added to that of every process. A thread of its own starts and watches the processes; a guard ends them where
-    this process can no longer do so.
+    `host` other than loopback needs an API token to exist, and every caller to show one. `port` 0 takes any free one.
+    `say` hears one line for each event that a person should know of. `environment` is added to that of every process.
+    A thread of its own starts and watches the processes; a guard ends them where this process can no longer do so.
     """
 
     def __init__(
         self,
         home: Home,
         *,
+        host: str = parts.HOST,
         port: int | None = None,
         data_roots: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.home = home
+        self.host = host
         self.port = parts.configured_port() if port is None else port
         self.url = ""
         self.children: dict[str, Child] = {}  # in the order they are started
@@ -72,8 +75,8 @@ class Stack:
         """Raises: `StackError` with what is wrong, what to do, and the end of the log that tells why."""
         self.home.lock()
         try:
-            self.port = parts.free_port(self.port)
-            self.url = f"http://{parts.HOST}:{self.port}"
+            self.port = parts.free_port(self.port, self.host)
+            self.url = parts.address(self.host, self.port)
             self.home.announce(self.url)
             self._guard = Guard()
             self._thread = threading.Thread(target=self._live, name="stack", daemon=True)
@@ -126,10 +129,14 @@ class Stack:
     def _boot(self) -> None:
         port, password = parts.free_port(0), parts.new_password()
         url = parts.broker_url(port, password)
-        told = parts.environments(self.home, self.url, url, self._data_roots, self._environment)
-        self._start(parts.broker(self.home, port, password))
+        exposed = not parts.is_loopback(self.host)
+        more = {**self._environment, "CROSSKD_AUTH": "tokens"} if exposed else self._environment
+        told = parts.environments(self.home, self.url, url, self._data_roots, more)
         self._migrate(parts.migration(self.home, told.api))
-        self._start(parts.api(self.home, told.api, self.port))
+        if exposed:
+            self._require_token(parts.token_check(self.home, told.api))
+        self._start(parts.broker(self.home, port, password))
+        self._start(parts.api(self.home, told.api, self.port, self.host))
         self._start(parts.worker(self.home, told.worker))
 
     def _start(self, part: parts.Part) -> None:
@@ -154,6 +161,18 @@ class Stack:
             return
         if not self._stopping.is_set():
             raise _broken(child, "could not bring the database up to date")
+
+    def _require_token(self, child: Child) -> None:
+        """Raises: `StackError` if strangers could reach the service and nobody could show a token."""
+        child.guard = self._guard
+        if self._stopping.is_set() or child.run(MIGRATE_SECONDS, self._stopping.is_set) or self._stopping.is_set():
+            return
+        if child.exit_code != NONE_LIVE:
+            raise _broken(child, "could not look for API tokens")
+        raise StackError(
+            f"Others can reach {self.host}, and there is no API token to tell them apart.",
+            remedy="Make one with `crosskd token create NAME --scope admin`, or leave --host out.",
+        )
 
     def _supervise(self) -> None:
         for child in self.children.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import secrets
 import socket
@@ -20,6 +21,7 @@ from client.process import Child
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8470
 WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
+SECRETS = ("CROSSKD_TOKEN", "CROSSKD_WORKER_TOKEN")  # each is told to whom it is for, and to nobody else
 
 VALKEY_CONFIG = """\
 bind {host}
@@ -57,11 +59,16 @@ def migration(home: Home, environment: Mapping[str, str]) -> Child:
     return _child(home, "migrate", _python("migrations"), environment)
 
 
-def api(home: Home, environment: Mapping[str, str], port: int) -> Part:
-    command = _python("uvicorn", "api.main:create_app", "--factory", "--host", HOST, "--port", str(port))
+def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST) -> Part:
+    command = _python("uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port))
     # Held requests would keep a stopping server waiting; nobody is served by the log of every poll.
     command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
-    return Part(_child(home, "api", command, environment), lambda: _api_answers(port))
+    return Part(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
+
+
+def token_check(home: Home, environment: Mapping[str, str]) -> Child:
+    """Ends well if there is a live API token, with `client.tokens.NONE_LIVE` if there is none."""
+    return _child(home, "tokens", _python("api.tokens", "check"), environment)
 
 
 def worker(home: Home, environment: Mapping[str, str]) -> Part:
@@ -106,7 +113,7 @@ def environments(
         "PYTHONUNBUFFERED": "1",
     }
     database, storage = f"sqlite:///{home / 'crosskd.db'}", str(home / "artifacts")
-    for name in ("CROSSKD_WORKER_TOKEN", "CROSSKD_WORKER_TOKEN_SHA256", "CROSSKD_DATABASE_URL", "CROSSKD_STORAGE"):
+    for name in (*SECRETS, "CROSSKD_WORKER_TOKEN_SHA256", "CROSSKD_DATABASE_URL", "CROSSKD_STORAGE"):
         common.pop(name, None)
     token = home.worker_token()
     return Environments(
@@ -141,15 +148,32 @@ def configured_port() -> int:
     return int(text)
 
 
-def free_port(port: int) -> int:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def address(host: str, port: int) -> str:
+    """How this machine reaches what listens on `host`; of a wildcard, over loopback."""
+    reached = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def free_port(port: int, host: str | None = None) -> int:
     """`port`, or for 0 any that is free. Raises: `StackError`."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    host = host or HOST
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the server itself will bind: connections that have just ended do not block the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            what = f"Port {port} on {HOST} cannot be used" if port else f"There is no free port on {HOST}"
+            what = f"Port {port} on {host} cannot be used" if port else f"There is no free port on {host}"
             other = port + 1 if 0 < port < 65535 else DEFAULT_PORT
             raise StackError(
                 f"{what} ({error.strerror or error}).",
@@ -186,8 +210,8 @@ def _valkey_answers(port: int, password: str) -> bool:
     return b"+PONG" in reply
 
 
-def _api_answers(port: int) -> bool:
+def _api_answers(url: str) -> bool:
     try:
-        return httpx.get(f"http://{HOST}:{port}/health", timeout=5.0, trust_env=False).is_success
+        return httpx.get(f"{url}/health", timeout=5.0, trust_env=False).is_success
     except httpx.TransportError:
         return False

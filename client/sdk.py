@@ -14,17 +14,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
-from api.schemas.errors import MEDIA_TYPE, Problem
+from api.schemas.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
+from api.schemas.events import Event, EventKind, LogEvent
 from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
+from api.schemas.logs import LogPage, StoredLine
 from api.schemas.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from api.schemas.system import Health, PresetList
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
+from client.events import Away, stream
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -39,12 +43,18 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Client:
     """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
 
-    Once the service has answered, a request that is safe to repeat is repeated for up to `patience` seconds
-    while the service is away: a restart of the API interrupts nobody. `http` is used as it is and stays open.
+    Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
+    restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. `token`
+    is an API token, for a service that asks for one. `http` is used as it is and stays open.
     """
 
     def __init__(
-        self, base_url: str = DEFAULT_URL, http: httpx.Client | None = None, *, patience: float = 60.0
+        self,
+        base_url: str = DEFAULT_URL,
+        http: httpx.Client | None = None,
+        *,
+        token: str | None = None,
+        patience: float = 60.0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.patience = patience
@@ -52,7 +62,10 @@ class Client:
         # A proxy meant for the outside world must not stand between two processes of one machine.
         try:
             outside = urlsplit(self.base_url).hostname not in LOOPBACK
-            self._http = http or httpx.Client(base_url=self.base_url, timeout=TIMEOUT, trust_env=outside)
+            headers = {"authorization": f"Bearer {token}"} if token else None
+            self._http = http or httpx.Client(
+                base_url=self.base_url, headers=headers, timeout=TIMEOUT, trust_env=outside
+            )
         except (ValueError, httpx.InvalidURL) as error:
             raise ClientError(
                 f"{base_url!r} is no address ({error}).", remedy="Use one like http://HOST:PORT."
@@ -73,9 +86,12 @@ class Client:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def create_job(self, job: JobCreate | Mapping[str, Any]) -> Job:
-        """Post a job. Not repeated when the connection breaks: the service may have taken it already."""
-        return _parse(Job, self._send("POST", "/jobs", json=_body(job), repeatable=False))
+    def create_job(self, job: JobCreate | Mapping[str, Any], *, key: str | None = None) -> Job:
+        """Post a job. It goes under an idempotency key, so it is one job however often the request is repeated.
+
+        `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
+        """
+        return _parse(Job, self._send("POST", "/jobs", json=_body(job), headers=_under(key)))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""
@@ -124,7 +140,31 @@ class Client:
             time.sleep(interval)
 
     def cancel(self, job: str) -> Job:
-        return _parse(Job, self._send("POST", f"/jobs/{_segment(job)}/cancel"))
+        """Discard a job; a running one is cancelled as soon as its worker has stopped."""
+        return self._act(job, "cancel")
+
+    def stop(self, job: str) -> Job:
+        """End a training early as a success, with its best student."""
+        return self._act(job, "stop")
+
+    def pause(self, job: str) -> Job:
+        """Free the device; a running training publishes a checkpoint first."""
+        return self._act(job, "pause")
+
+    def resume(self, job: str) -> Job:
+        """Queue a paused job again, from its checkpoint."""
+        return self._act(job, "resume")
+
+    def retry(self, job: str) -> Job:
+        """The retry of a failed or cancelled job: a new one, from its last checkpoint, or the one that there is."""
+        return self._act(job, "retry")
+
+    def delete(self, job: str) -> None:
+        """Delete a job that is at its end, with its reports and artifacts."""
+        self._send("DELETE", f"/jobs/{_segment(job)}")
+
+    def _act(self, job: str, action: str) -> Job:
+        return _parse(Job, self._send("POST", f"/jobs/{_segment(job)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -167,6 +207,31 @@ class Client:
         """Fetch the best student of a job; see `download`."""
         return self._fetch(f"/jobs/{_segment(job)}/weights", BEST_WEIGHTS, target, on_bytes)
 
+    # --- what happens to a job ---------------------------------------------------------------------------------------
+
+    def events(self, job: str, *, kinds: Sequence[EventKind] = (), after: int = 0) -> Iterator[Event]:
+        """All that has happened to a job behind the event `after`, then each event as it comes, until the job ends.
+
+        Over broken connections and restarts of the service nothing is left out and nothing comes twice.
+        """
+        self.job(job)  # a service that was never reached, or a job that there is not, is told at once
+        path = f"/jobs/{_segment(job)}/events"
+        try:
+            yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=_checked)
+        except Away as away:
+            raise _unreachable(self.base_url, away.error) from away
+
+    def logs(self, job: str, *, tail: int = 200, follow: bool = False) -> Iterator[StoredLine]:
+        """The last lines of a job's log; with `follow` also those that come, until the job ends."""
+        path, headers = f"/jobs/{_segment(job)}/logs", {"accept": "application/json"}
+        page = _parse(LogPage, self._send("GET", path, params={"tail": tail}, headers=headers))
+        yield from page.items
+        if not follow:
+            return
+        for event in self.events(job, kinds=["log"], after=page.last_event):
+            if isinstance(event.data, LogEvent):
+                yield from (line for line in event.data.lines if line.number > page.total)
+
     # --- the service -------------------------------------------------------------------------------------------------
 
     def presets(self) -> list[Preset]:
@@ -187,7 +252,7 @@ class Client:
             raise
         return fetch(self._http, path, head, target, patience=self.patience, on_bytes=on_bytes)
 
-    def _send(self, method: str, path: str, *, repeatable: bool = True, **options: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         deadline = time.monotonic() + self.patience
         while True:
             try:
@@ -196,14 +261,11 @@ class Client:
                 remedy = "Use one like http://HOST:PORT."
                 raise ClientError(f"{self.base_url!r} is no address of a service ({error}).", remedy=remedy) from error
             except httpx.TransportError as error:
-                safe = repeatable or isinstance(error, httpx.ConnectError)
-                if not (self._reached and safe) or time.monotonic() > deadline:
+                if not self._reached or time.monotonic() > deadline:
                     raise _unreachable(self.base_url, error) from error
             else:
                 self._reached = True
-                if not (repeatable and response.status_code == httpx.codes.SERVICE_UNAVAILABLE):
-                    return _checked(response)
-                if time.monotonic() > deadline:
+                if not _passing(response) or time.monotonic() > deadline:
                     return _checked(response)
             time.sleep(RETRY_PAUSE)
 
@@ -211,6 +273,20 @@ class Client:
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
     # Only what was set travels: the service fills in the defaults of its own version.
     return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def _under(key: str | None) -> dict[str, str]:
+    """The header of a request that creates."""
+    return {IDEMPOTENCY_HEADER: key or str(uuid4())}
+
+
+def _passing(response: httpx.Response) -> bool:
+    """Whether the same request may be answered otherwise in a moment."""
+    if response.status_code == httpx.codes.CONFLICT:
+        return IN_FLIGHT in response.text  # a former try of this request is still being answered
+    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return QUOTA_EXCEEDED not in response.text  # of a quota only the end of a job helps
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE
 
 
 def _segment(text: str) -> str:

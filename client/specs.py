@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from client.errors import ClientError
+from crosskd.presets import parse_yaml
 
 # Where a data folder keeps its two splits: (annotations, images) of training and of validation.
 LAYOUTS = (
@@ -22,16 +22,19 @@ NAMES_OF_FILES = (".yaml", ".yml", ".json")
 
 def is_file(source: str) -> bool:
     """Whether `source` names a file rather than a preset."""
-    return source.endswith(NAMES_OF_FILES) or Path(source).is_file()
+    try:
+        return source.endswith(NAMES_OF_FILES) or Path(source).is_file()
+    except OSError:  # longer than a file's name can be
+        return False
 
 
 def read_job(path: Path) -> dict[str, Any]:
     """A YAML file with a whole job (`kind`, `name`, `labels`, `spec`) or only its `spec`. Raises: `ClientError`."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ClientError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ClientError(f"{path} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClientError(f"{path} holds no mapping.", remedy="Write the keys of a job or of a TrainConfig.")
@@ -54,18 +57,38 @@ def complete(
     if weights is not None:
         spec["weights"] = weights
     if teacher is not None:
-        spec["teacher"] = {**(spec.get("teacher") or {}), "weights": teacher}
+        known = spec.get("teacher")
+        spec["teacher"] = {**(known if isinstance(known, Mapping) else {}), "weights": teacher}
     if data is not None:
         _put_data(spec, kind or job.get("kind") or _kind(spec | {"data": {}}), data_section(data))
     for text in overrides:
         put(spec, text)
-    return {
+    body = {
         **job,
         "kind": kind or job.get("kind") or _kind(spec),
         "name": job.get("name") or name,
-        "labels": {**job.get("labels", {}), **dict(pair(text) for text in labels)},
+        "labels": _labels(job.get("labels"), labels),
         "spec": spec,
     }
+    _require_json(body)
+    return body
+
+
+def _labels(known: Any, given: Iterable[str]) -> Any:
+    """The labels with those of the command line; what are none stays for the service to refuse."""
+    added = dict(pair(text) for text in given)
+    if known is None or isinstance(known, Mapping):
+        return {**(known or {}), **added}
+    return known
+
+
+def _require_json(body: dict[str, Any]) -> None:
+    """YAML can say what JSON cannot: dates, bytes, sets, numbers that are none, a section within itself."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        remedy = "Use text, finite numbers, lists and sections alone; quote a date."
+        raise ClientError(f"The job cannot be sent as JSON: {error}.", remedy=remedy) from error
 
 
 def _kind(spec: dict[str, Any]) -> str:
@@ -111,8 +134,8 @@ def put(spec: dict[str, Any], text: str) -> None:
         section[parent] = dict(inner or {})
         section = section[parent]
     try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        section[last] = parse_yaml(value)
+    except ValueError as error:
         raise ClientError(f"--set {text}: the value is no YAML.") from error
 
 

@@ -48,7 +48,7 @@ def describe(job: Job) -> str:
     parts: list[str]
     if job.status != "running" or progress is None:
         parts = [job.status]
-        if job.status == "queued" and len(job.attempts) > 0:
+        if job.status in ("queued", "paused") and len(job.attempts) > 0:
             parts.append(job.transitions[-1].reason)
     else:
         parts = [PHASES[progress.phase], f"step {progress.step}/{progress.total_steps}"]

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from crosskd.config import ExportConfig, ModelConfig, TrainConfig
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
-from crosskd.presets import load_recipe, recipe_names
+from crosskd.presets import load_recipe, parse_yaml, recipe_names
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
@@ -64,6 +63,8 @@ def evaluate(
     with _clear_errors():
         split = {"annotations": str(annotations), "images": str(images)}
         values = _read(recipe) if recipe is not None else _settings_of(weights)
+        if "student" not in values:
+            values = {**values, "student": _student_of(weights)}
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
         _evaluate(weights, TrainConfig.model_validate(_with_changes(values, change or [])), as_json)
 
@@ -226,8 +227,13 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
 def _settings_of(weights: Path) -> dict[str, Any]:
     from crosskd.evaluate import recorded_settings
 
-    # The file itself says which model it is; a TrainConfig must name one.
-    return {"student": {"backbone": {"name": "resnet_tiny"}}, **recorded_settings(weights)}
+    return recorded_settings(weights)
+
+
+def _student_of(weights: Path) -> dict[str, Any]:
+    from crosskd.evaluate import recorded_student
+
+    return recorded_student(weights)
 
 
 def _read(recipe: str) -> dict[str, Any]:
@@ -236,7 +242,7 @@ def _read(recipe: str) -> dict[str, Any]:
     if not path.exists() and recipe in recipe_names():
         return load_recipe(recipe)
     try:
-        values = _parsed(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
         raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
@@ -245,20 +251,6 @@ def _read(recipe: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError("the recipe is no mapping of settings", where=recipe, remedy="Start from a packaged one.")
     return values
-
-
-def _parsed(text: str) -> Any:
-    """What a YAML text says. Raises `ValueError`, with a reason on one line, where it says nothing.
-
-    PyYAML's own errors are about the syntax alone: a value that its tag or form promises and that is none (the date
-    2001-99-99, `!!int abc`) ends in whatever Python makes of it, and deep nesting in a full stack.
-    """
-    try:
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _with_options(
@@ -295,7 +287,7 @@ def _with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
                 f"--set {_short(change)} is not KEY.PATH=VALUE", remedy="Write e.g. --set schedule.epochs=24."
             )
         try:
-            value = _parsed(text)
+            value = parse_yaml(text)
         except ValueError as error:
             message = f"the value of --set {_short(change)} is not YAML: {error}"
             raise ConfigError(message, remedy="Quote it.") from error

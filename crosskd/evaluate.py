@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
 from crosskd.average_precision import Found, average_precision
@@ -23,9 +23,11 @@ from crosskd.data.transforms import scale_settings
 from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
-from crosskd.engine.weights import FORMAT, read_header
+from crosskd.engine.weights import FORMAT, class_names, read_header
 from crosskd.errors import ConfigError, Interrupted, WeightsError
 from crosskd.structures import Batch, Detections, Evaluation, Size
+
+_MEND = "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
 
 
 class Measurable(Protocol):
@@ -152,6 +154,21 @@ def recorded_settings(weights: Path) -> dict[str, Any]:
         raise WeightsError(f"{weights.name} has a broken description of its scale: {error}") from error
 
 
+def recorded_student(weights: Path) -> dict[str, Any]:
+    """The model that a weights file of ours names, as the values of `TrainConfig.student`.
+
+    Raises `WeightsError`, and `ConfigError` for any other file.
+    """
+    metadata = _metadata(weights)
+    if not metadata:
+        raise ConfigError(
+            f"{weights.name} does not say which model it holds",
+            remedy="Name a recipe whose student it is (--recipe), or write it anew: crosskd convert IN OUT.safetensors "
+            "--to native.",
+        )
+    return _described(metadata, weights)[0].model_dump()
+
+
 def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) -> Iterator[Batch]:
     """This rank's batches, for as long as any rank has one: nobody waits in a collective that another never enters.
 
@@ -243,10 +260,11 @@ def _with_postprocess(model: ModelConfig, wanted: PostprocessConfig) -> ModelCon
 def _described(metadata: dict[str, str], path: Path) -> tuple[ModelConfig, list[str]]:
     """The model and the classes that a weights file of ours names."""
     try:
-        model = ModelConfig.model_validate_json(metadata["model"])
-        classes = json.loads(metadata["classes"])
-    except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path.name} has a broken description of its model: {error}") from error
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise WeightsError(f"{path.name} names its classes as {classes!r:.80}, not as a list of strings")
-    return model, classes
+        return ModelConfig.model_validate_json(metadata["model"]), class_names(metadata["classes"], distinct=True)
+    except KeyError as error:
+        raise WeightsError(f"{path.name} does not say its {error.args[0]}", remedy=_MEND) from error
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise WeightsError(f"{path.name} has a broken description of its model: {reason}", remedy=_MEND) from error
+    except ValueError as error:
+        raise WeightsError(f"{path.name} has a broken description of its classes: {error}", remedy=_MEND) from error

@@ -13,7 +13,7 @@ from crosskd.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef,
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.checkpoint import file_digest
-from crosskd.engine.weights import read_header
+from crosskd.engine.weights import class_names, read_header
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.sections.jobs import scale_of, with_postprocess
 
@@ -54,7 +54,7 @@ def describe(config: EvaluateConfig | ExportConfig, given: Path | None = None) -
         return Description(
             path,
             ModelConfig.model_validate_json(metadata["model"]) if "model" in metadata else None,
-            [str(name) for name in json.loads(metadata["classes"])] if "classes" in metadata else None,
+            class_names(metadata["classes"], distinct=True) if "classes" in metadata else None,
             scale_of(json.loads(metadata["augment"])) if "augment" in metadata else None,
         )
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -31,17 +31,22 @@ def quality_focal(logits: Tensor, quality: Tensor, beta: float) -> Tensor:
     if beta == 0:
         return entropy
     distance = (logits.sigmoid() - quality).abs()
-    return entropy * (distance if beta == 1 else distance.pow(beta))
+    return entropy * (distance if beta == 1 else _power(distance, beta))
 
 
 def focal_background(logits: Tensor, gamma: float, alpha: float) -> Tensor:
     """Focal loss of a class that is not there (arXiv 1708.02002): (1 - alpha) p^gamma * -log(1 - p), elementwise."""
-    return (1 - alpha) * logits.sigmoid().pow(gamma) * F.softplus(logits)
+    return (1 - alpha) * _power(logits.sigmoid(), gamma) * F.softplus(logits)
 
 
 def focal_object(logits: Tensor, gamma: float, alpha: float) -> Tensor:
     """Focal loss of a class that is there: alpha (1 - p)^gamma * -log(p), elementwise."""
-    return alpha * (-logits).sigmoid().pow(gamma) * F.softplus(-logits)
+    return alpha * _power((-logits).sigmoid(), gamma) * F.softplus(-logits)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """x^exponent of x >= 0. Below 1 its slope at 0 is infinite, and the gradient there is 0 instead of NaN."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny).pow(exponent) if 0 < exponent < 1 else x.pow(exponent)
 
 
 def distribution_focal(logits: Tensor, distance: Tensor) -> Tensor:

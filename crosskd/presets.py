@@ -28,6 +28,20 @@ def recipe_text(name: str) -> str:
     return files("crosskd").joinpath("recipes", name + _SUFFIX).read_text(encoding="utf-8")
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says. Raises `ValueError`, with a reason on one line, where it says nothing.
+
+    PyYAML's own errors are about the syntax alone: a value that its tag or form promises and that is none (the date
+    2001-99-99, `!!int abc`) ends in whatever Python makes of it, and deep nesting in a full stack.
+    """
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def load_recipe(name: str) -> dict[str, Any]:
     """The values of the recipe `name`, for `TrainConfig` once `data` (and a teacher's weights) are added."""
     values: dict[str, Any] = yaml.safe_load(recipe_text(name))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from crosskd.config import FileRef, ModelConfig, TeacherConfig, TrainConfig
 from crosskd.convert.load import load_weights
+from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.engine.weights import read_header
+from crosskd.engine.weights import class_names, read_header
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.pairing import require_pair
 
@@ -56,12 +54,18 @@ def weights_file(teacher: TeacherConfig, given: Path | None = None) -> Path:
 
 
 def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[str] | None]:
-    """Model and classes, from the configuration and from the file; where both speak, they must agree on classes."""
-    metadata = read_header(path)[0] if path.suffix == ".safetensors" else {}
+    """Model and classes, from the configuration and from the file; where both speak, they must agree on classes.
+
+    Of another project's file the names are only a default: it may spell the same classes otherwise.
+    """
+    if path.suffix != ".safetensors":
+        source = read_source(path)
+        return _required(teacher.model or source.model, path), teacher.classes or source.classes
+    metadata = read_header(path)[0]
     try:
         model = ModelConfig.model_validate_json(metadata["model"]) if "model" in metadata else None
-        classes = [str(name) for name in json.loads(metadata["classes"])] if "classes" in metadata else None
-    except (ValidationError, ValueError, TypeError) as error:
+        classes = class_names(metadata["classes"]) if "classes" in metadata else None
+    except ValueError as error:
         raise WeightsError(
             f"{path.name} describes its model in a way that this version does not know",
             where="/teacher/weights",
@@ -73,13 +77,17 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
             where="/teacher/classes",
             remedy="Leave `teacher.classes` out: the file says them.",
         )
-    if (model := teacher.model or model) is None:
+    return _required(teacher.model or model, path), teacher.classes or classes
+
+
+def _required(model: ModelConfig | None, path: Path) -> ModelConfig:
+    if model is None:
         raise ConfigError(
             f"{path.name} does not say which model it holds",
             where="/teacher/model",
             remedy="Give `teacher.model`, the detector that the file was trained as.",
         )
-    return model, teacher.classes or classes
+    return model
 
 
 def _class_map(teacher: list[str], data: list[str]) -> list[int]:

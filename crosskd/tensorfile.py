@@ -14,6 +14,8 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 
+LISTED = 20  # names in a message
+
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """The state dict in a safetensors file or in a PyTorch file, bare or under `state_dict`; on the CPU.
@@ -57,11 +59,21 @@ def tensors_in(content: Any, name: str) -> dict[str, Tensor]:
     state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
         raise WeightsError(f"{name} holds no tensors by name", remedy="Save a state dict, bare or under `state_dict`.")
+    if odd := [key for key, value in state.items() if not _plain(value)]:
+        raise WeightsError(
+            f"{name} has {len(odd)} tensors that are sparse, quantised or without values, such as {odd[0]}",
+            remedy="Save dense tensors of floating-point numbers.",
+        )
     return state
 
 
+def _plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
 def check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> None:
-    """Raise a `WeightsError` that lists every tensor of `given` whose shape is not the one in `wanted`."""
+    """Raise a `WeightsError` that lists every tensor of `given` whose shape is not the one in `wanted`, or which are
+    no floating-point numbers where those in `wanted` are."""
     wrong = [
         f"{key} is {list(tensor.shape)}, the model has {list(wanted[key].shape)}"
         for key, tensor in given.items()
@@ -72,7 +84,29 @@ def check_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name
             f"{name} has {len(wrong)} tensors of other shapes: " + "; ".join(wrong),
             remedy="Use the backbone, widths, strides and number of classes that the file was trained with.",
         )
+    other = [
+        f"{key} is {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in given.items()
+        if key in wanted and wanted[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    if other:
+        raise WeightsError(
+            f"{name} has {len(other)} tensors that are no floating-point numbers: {', '.join(other[:LISTED])}",
+            remedy="Save them as float32, float16 or bfloat16; quantised weights cannot be used.",
+        )
+
+
+def check_finite(given: Mapping[str, Tensor], name: str) -> None:
+    """Raise a `WeightsError` where a tensor holds NaN or infinity: such weights detect nothing, in silence."""
+    wrong = [key for key, tensor in given.items() if not tensor.float().isfinite().all()]
+    if wrong:
+        raise WeightsError(
+            f"{name} has {len(wrong)} tensors with NaN or infinity: {', '.join(wrong[:LISTED])}",
+            remedy="Use weights from before the training diverged.",
+        )
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, LookupError):  # what torch makes of bytes that are no pickle: its text is a bare number
+        return "it is no PyTorch file"
     return (str(error).splitlines() or [type(error).__name__])[0]

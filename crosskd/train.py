@@ -69,18 +69,20 @@ def train(
     resume: Path | None = None,
     teacher_weights: Path | None = None,
     stop: threading.Event | None = None,
+    finish: threading.Event | None = None,
 ) -> TrainResult:
     """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, `manifest.json`, `log.txt`.
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
     `teacher_weights` is the file behind a `JobRef`. Setting `stop` (or `run.request_stop()` in a callback) ends the
-    run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong.
+    run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting
+    `finish` (or `run.request_finish()`) ends it after its step as a success, as an early stop does.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
         _require_unused(workdir)
-    run = Run(config, workdir, stop or threading.Event())
+    run = Run(config, workdir, stop or threading.Event(), finish or threading.Event())
     with distributed.joined(config), log_file(workdir / _log_name()):
         listeners = [LogLines(), *callbacks] if distributed.is_main() else []
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +52,22 @@ class Service:
     data: dict[str, Any]
     stack: Stack
     client: Client
+    environment: dict[str, str] = field(default_factory=lambda: FAST)
 
     @classmethod
-    def start(cls, home: Path) -> Service:
+    def start(cls, home: Path, **settings: str) -> Service:
         # Measured on what was trained on: a tiny training shall reach an AP that is not zero.
         train = write_demo(home / "data" / "tiny", train=16, val=1, size=64, classes=2).train
         split = train.model_dump(mode="json")
-        service = cls(home, {"train": split, "val": split}, Stack(Home(home), port=0, environment=FAST), Client(""))
+        environment = FAST | settings
+        stack = Stack(Home(home), port=0, environment=environment)
+        service = cls(home, {"train": split, "val": split}, stack, Client(""), environment)
         service._open()
         return service
 
     def restart(self) -> None:
         self.close()
-        self.stack = Stack(Home(self.home), port=0, environment=FAST)
+        self.stack = Stack(Home(self.home), port=0, environment=self.environment)
         self._open()
 
     def _open(self) -> None:

@@ -16,12 +16,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event
 from typing import NoReturn
+from uuid import uuid4
 
 import httpx
 from pydantic import ValidationError
 
-from api.schemas.artifacts import ArtifactKind, ArtifactRef
-from api.schemas.errors import Problem
+from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind, ArtifactRef
+from api.schemas.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, WRONG_OFFSET, Problem
+from api.schemas.logs import LogBatch
 from api.schemas.reports import (
     FENCING_HEADER,
     Claim,
@@ -32,7 +34,9 @@ from api.schemas.reports import (
     FinishReport,
     Heartbeat,
     MetricBatch,
+    WorkerCommand,
 )
+from api.schemas.workers import HeartbeatReport
 from worker.digest import CHUNK, content_digest, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -40,7 +44,9 @@ logger = logging.getLogger(__name__)
 FOREVER = float("inf")
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 HEARTBEAT_SECONDS = 5.0
+SLOWEST_DISK = 20_000_000  # bytes a second that an API is given time for
 BUSY = 429
+PASSING = frozenset({IN_FLIGHT, WRONG_OFFSET})  # conflicts that pass
 GONE = frozenset({404, 409, 410})  # of an attempt: it is not the job's live one, or is not there at all
 
 
@@ -102,6 +108,21 @@ def _retry_after(response: httpx.Response) -> float:
     return min(max(seconds, 0.0), 60.0)
 
 
+def _passing(response: httpx.Response) -> bool:
+    """Whether the same request may be answered otherwise in a moment."""
+    if response.status_code == httpx.codes.CONFLICT:
+        return _type_of(response) in PASSING
+    return response.status_code == BUSY or response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+
+
+def _type_of(response: httpx.Response) -> str:
+    """Which kind of problem it is."""
+    try:
+        return Problem.model_validate_json(response.content).type
+    except ValidationError:
+        return ""
+
+
 def _complaint(response: httpx.Response) -> str:
     """The problem document as a sentence."""
     what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
@@ -118,13 +139,13 @@ def _fail(response: httpx.Response) -> NoReturn:
 
 
 def _persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
-    """The first answer that is neither 5xx nor 429, whatever it takes within `retry`."""
+    """The first answer that will not pass (5xx, 429 and some conflicts do), whatever it takes within `retry`."""
     tries, troubled_since = 0, FOREVER
     while True:
         wanted = 0.0
         try:
             response = send()
-            if response.status_code != BUSY and response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            if not _passing(response):
                 return response
             trouble, wanted = _complaint(response), _retry_after(response)
         except httpx.TransportError as exc:
@@ -150,10 +171,10 @@ class WorkerClient:
     def claim(self, job: str, request: ClaimRequest, retry: Retry = ONCE) -> Claim | None:
         """Take the job, or None where it is not to be had: unknown, taken or over.
 
-        A claim whose answer was lost is refused when repeated; its lease lapses and the job is queued again.
+        It goes under a key of its own: one whose answer was lost is had again by the repetition, within `retry`.
         """
-        body = request.model_dump(mode="json")
-        response = _persist(lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body), retry)
+        body, headers = request.model_dump(mode="json"), {IDEMPOTENCY_HEADER: str(uuid4())}
+        response = _persist(lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body, headers=headers), retry)
         if response.status_code in GONE:
             return None
         if not response.is_success:
@@ -203,17 +224,17 @@ class AttemptClient:
         self._url = f"/worker/attempts/{attempt}"
         self._headers = {FENCING_HEADER: str(fencing_token)}
 
-    def heartbeat(self, timeout: float = HEARTBEAT_SECONDS) -> Heartbeat:
+    def heartbeat(self, timeout: float = HEARTBEAT_SECONDS, report: HeartbeatReport | None = None) -> Heartbeat:
         """Renew the lease. Tried once, for `timeout` seconds: the next heartbeat is the repetition."""
-        return Heartbeat.model_validate_json(self._post("heartbeat", None, ONCE, httpx.Timeout(timeout)))
+        body = report.model_dump_json() if report else None
+        return Heartbeat.model_validate_json(self._post("heartbeat", body, ONCE, httpx.Timeout(timeout)))
 
-    def command(self, wait: int) -> Command:
-        """The next command; the API holds the request for `wait` seconds if there is none."""
+    def command(self, wait: int, known: WorkerCommand | None = None) -> Command:
+        """The present command; the API holds the request for up to `wait` seconds while it is the `known` one."""
+        params: dict[str, str | int] = {"wait": wait} if known is None else {"wait": wait, "known": known}
         timeout = httpx.Timeout(30.0, connect=5.0, read=wait + 10.0)
         response = _persist(
-            lambda: self._http.get(
-                f"{self._url}/commands", params={"wait": wait}, headers=self._headers, timeout=timeout
-            ),
+            lambda: self._http.get(f"{self._url}/commands", params=params, headers=self._headers, timeout=timeout),
             ONCE,
         )
         return Command.model_validate_json(self._checked(response))
@@ -224,23 +245,41 @@ class AttemptClient:
     def evaluation(self, report: EvaluationReport, retry: Retry) -> None:
         self._post("evaluations", report.model_dump_json(), retry)
 
+    def log(self, batch: LogBatch, retry: Retry) -> None:
+        self._post("logs", batch.model_dump_json(), retry)
+
     def finish(self, report: FinishReport, retry: Retry) -> Finish:
         return Finish.model_validate_json(self._post("finish", report.model_dump_json(), retry))
 
     def upload(self, path: Path, name: str, kind: ArtifactKind, step: int | None, retry: Retry) -> None:
-        """Stream the file; it must not change meanwhile. The same bytes again are answered like the first."""
-        size = path.stat().st_size
-        headers = {
-            **self._headers,
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(size),
-            "Content-Digest": content_digest(sha256_of(path)),
-        }
+        """Stream the file; it must not change meanwhile. The same bytes again are answered like the first.
+
+        What a broken connection has brought over stays there: a repetition sends only the rest.
+        """
+        size, digest = path.stat().st_size, content_digest(sha256_of(path))
+        url, named = f"{self._url}/artifacts/{name}", {"Repr-Digest": digest, LENGTH_HEADER: str(size)}
         params: dict[str, str | int] = {"kind": kind} if step is None else {"kind": kind, "step": step}
+        # The API answers once it has read the file back and made it durable.
+        timeout = httpx.Timeout(30.0, connect=5.0, read=30.0 + size / SLOWEST_DISK)
+        begun = False
+
+        def send(method: str, offset: int, more: dict[str, str]) -> httpx.Response:
+            body = {"Content-Type": "application/octet-stream", "Content-Length": str(size - offset)}
+            headers = self._headers | body | more
+            with closing(_chunks(path, offset, retry.stop)) as chunks:
+                return self._http.request(method, url, params=params, headers=headers, content=chunks, timeout=timeout)
 
         def put() -> httpx.Response:
-            with closing(_chunks(path, retry.stop)) as chunks:
-                return self._http.put(f"{self._url}/artifacts/{name}", params=params, headers=headers, content=chunks)
+            nonlocal begun
+            if begun:
+                asked = self._http.head(url, headers=self._headers | named)
+                if not asked.is_success:
+                    return asked
+                if offset := int(asked.headers[OFFSET_HEADER]):
+                    logger.info("the upload of %s goes on at byte %d of %d", name, offset, size)
+                    return send("PATCH", offset, named | {OFFSET_HEADER: str(offset)})
+            begun = True
+            return send("PUT", 0, {"Content-Digest": digest})
 
         self._checked(_persist(put, retry))
 
@@ -258,8 +297,9 @@ class AttemptClient:
         return response.content
 
 
-def _chunks(path: Path, stop: Event) -> Generator[bytes]:
+def _chunks(path: Path, offset: int, stop: Event) -> Generator[bytes]:
     with path.open("rb") as file:
+        file.seek(offset)
         while chunk := file.read(CHUNK):
             if stop.is_set():
                 raise Abandoned(f"upload of {path.name}")

@@ -1,4 +1,4 @@
-"""Metrics, progress and evaluations to the API, from a thread of their own, in order, each exactly once.
+"""Metrics, progress, evaluations and log lines to the API, from a thread of their own, in order, each exactly once.
 
 The training thread only appends to a list, and every 500 points to a file. How slow the API is, or whether it is
 there at all, makes no difference to a training step.
@@ -10,16 +10,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from api.schemas.jobs import Progress
+from api.schemas.logs import MAX_LINES, LogBatch, LogLine
 from api.schemas.reports import EvaluationReport, MetricBatch, MetricPoint
 from worker.client import Abandoned, AttemptClient, Refused, Retry, StaleAttempt
-from worker.spool import EvaluationRecord, MetricsRecord, Record, Spool, SpoolFull
+from worker.spool import EvaluationRecord, LogRecord, MetricsRecord, Record, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
 
 BATCH_POINTS = 500
+BATCH_CHARACTERS = 100_000  # of log lines: even if all are escaped, the request stays below the API's limit of 1 MB
+MOST_LINES = 2000  # between two batches
+LOG_SHARE = 0.5  # of the spool: a training that talks while the API is away must not crowd out its metrics
 INTERVAL = 1.0  # seconds between two batches
 
 
@@ -44,6 +48,9 @@ class Delivery:
         self._points: list[MetricPoint] = []
         self._progress: Progress | None = None
         self._sequence = 0
+        self._lines: list[LogLine] = []
+        self._lines_left_out = 0
+        self._log_sequence = 0
         self._spooled = 0  # records so far
         self._taken = 0  # of these, by the API
         self._marks: deque[tuple[int, threading.Event]] = deque()  # set once so many were taken
@@ -77,6 +84,13 @@ class Delivery:
             self._append(EvaluationRecord(body=report))
         self._wake.set()
 
+    def log(self, lines: list[LogLine]) -> None:
+        """Lines of the log, in order among themselves. Never waits for the network."""
+        with self._lock:
+            room = max(MOST_LINES - len(self._lines), 0)
+            self._lines.extend(lines[:room])
+            self._lines_left_out += len(lines[room:])
+
     def mark(self) -> threading.Event:
         """An event that is set when the API has taken all that was told until now. Never waits for the network."""
         taken = threading.Event()
@@ -108,12 +122,30 @@ class Delivery:
         """Turn what has gathered into numbered batches in the spool. The caller holds the lock."""
         points, self._points = self._points, []
         progress, self._progress = self._progress, None
-        if not points and progress is None:
+        if points or progress is not None:
+            for start in range(0, max(len(points), 1), BATCH_POINTS):
+                some = points[start : start + BATCH_POINTS]
+                batch = MetricBatch(sequence=self._sequence, points=some, progress=progress)
+                if self._append(MetricsRecord(body=batch)):
+                    self._sequence += 1
+        self._seal_log()
+
+    def _seal_log(self) -> None:
+        lines, self._lines = self._lines, []
+        if not lines:
             return
-        for start in range(0, max(len(points), 1), BATCH_POINTS):
-            batch = MetricBatch(sequence=self._sequence, points=points[start : start + BATCH_POINTS], progress=progress)
-            if self._append(MetricsRecord(body=batch)):
-                self._sequence += 1
+        if self._lines_left_out:
+            text = f"({self._lines_left_out} lines are left out here: there were too many; log.txt has them all)"
+            lines.append(LogLine(at=lines[-1].at, level="warning", text=text))
+            self._lines_left_out = 0
+        for some in _bounded(lines):
+            try:
+                self._spool.append(LogRecord(body=LogBatch(sequence=self._log_sequence, lines=some)), LOG_SHARE)
+            except SpoolFull:
+                self._lines_left_out += len(some)
+                continue
+            self._log_sequence += 1
+            self._spooled += 1
 
     def _append(self, record: Record) -> bool:
         try:
@@ -169,6 +201,8 @@ class Delivery:
                         self._api.metrics(batch, retry)
                     case EvaluationRecord(body=report):
                         self._api.evaluation(report, retry)
+                    case LogRecord(body=lines):
+                        self._api.log(lines, retry)
             except Refused:
                 # Repeating it would block everything behind it for ever.
                 logger.exception("the API refuses a report; it is left out")
@@ -178,3 +212,17 @@ class Delivery:
             self._taken += 1
             self._settle()
         return True
+
+
+def _bounded(lines: list[LogLine]) -> Iterator[list[LogLine]]:
+    """The lines in batches that the API takes."""
+    batch: list[LogLine] = []
+    characters = 0
+    for line in lines:
+        if batch and (len(batch) == MAX_LINES or characters + len(line.text) > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(line)
+        characters += len(line.text)
+    if batch:
+        yield batch

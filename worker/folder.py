@@ -8,6 +8,7 @@
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     outbox/        files that wait for their upload
+    pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here
 """
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 TAIL_LINES = 200
 TAIL_CHARACTERS = 500  # of one line: even if all are escaped, the report stays below the API's limit of 1 MB
+Request = Literal["pause", "stop"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -93,10 +95,17 @@ class WorkFolder:
             self._lock = None
 
     def write_order(self, order: Order) -> None:
-        _write(self.path / "claim.json", order)
+        _write(self.path / "claim.json", order, exclude={"claim": {"attempt_token"}})  # the environment has it
 
     def read_order(self) -> Order:
         return Order.model_validate_json((self.path / "claim.json").read_bytes())
+
+    def ask(self, request: Request) -> None:
+        """Ask the training for an end that takes its time. A file, not a signal: torchrun passes none of these on."""
+        (self.path / request).touch()
+
+    def asked(self, request: Request) -> bool:
+        return (self.path / request).exists()
 
     def write_outcome(self, outcome: Outcome, rank: int | None = None) -> None:
         """How the training ended, or one rank of it."""
@@ -126,11 +135,11 @@ class WorkFolder:
         return [line.rstrip("\n").replace("\0", "")[:TAIL_CHARACTERS] for line in lines]
 
 
-def _write(path: Path, model: BaseModel) -> None:
+def _write(path: Path, model: BaseModel, exclude: dict[str, set[str]] | None = None) -> None:
     """Write so that a reader sees all of it or nothing, also after a power cut."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
-        file.write(model.model_dump_json(indent=1))
+        file.write(model.model_dump_json(indent=1, exclude=exclude))
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from api.schemas.reports import WorkerCommand
+from api.schemas.workers import DeviceState, HeartbeatReport
 from worker.client import HEARTBEAT_SECONDS, AttemptClient, Retry, StaleAttempt
 
 logger = logging.getLogger(__name__)
@@ -16,11 +18,14 @@ HOLD_SECONDS = 20  # how long the API may hold the request for commands
 EMPTY_SECONDS = 1.0  # between two such requests if the API does not hold them
 BEATS_PER_LEASE = 4  # at least: two heartbeats may get lost, and the third still has its time
 
-Reason = Literal["stale", "cancel", "shutdown"]
+Reason = Literal["stale", "cancel", "shutdown", "pause", "stop"]
 
 
 class Control:
-    """Why an attempt should end before its time, as far as anybody asked for it. Any thread may ask."""
+    """Why an attempt should end before its time, as far as anybody asked for it. Any thread may ask.
+
+    `halt` is set by every reason but `stop`, which lets the training come to an end of its own.
+    """
 
     def __init__(self) -> None:
         self.halt = threading.Event()
@@ -28,7 +33,8 @@ class Control:
 
     def ask(self, reason: Reason) -> None:
         self._reasons.add(reason)
-        self.halt.set()
+        if reason != "stop":
+            self.halt.set()
 
     @property
     def stale(self) -> bool:
@@ -45,13 +51,37 @@ class Control:
         """This worker is being shut down; the job goes on elsewhere."""
         return "shutdown" in self._reasons
 
+    @property
+    def pause(self) -> bool:
+        """The job goes on later: its device is wanted, its checkpoint must not get lost."""
+        return "pause" in self._reasons
+
+    @property
+    def stop(self) -> bool:
+        """The training shall end as a success, with what it has reached."""
+        return "stop" in self._reasons
+
+    @property
+    def hurry(self) -> bool:
+        """Whether there is no time but the grace."""
+        return self.cancel or self.shutdown
+
 
 class Lease:
     """Keeps an attempt alive and turns what the API says into orders. An API that is away changes nothing here."""
 
-    def __init__(self, api: AttemptClient, control: Control, *, lease_seconds: float, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        api: AttemptClient,
+        control: Control,
+        *,
+        lease_seconds: float,
+        heartbeat_seconds: float,
+        devices: Callable[[], list[DeviceState]] = list,
+    ) -> None:
         self._api = api
         self._control = control
+        self._devices = devices
         self._interval = min(heartbeat_seconds, lease_seconds / BEATS_PER_LEASE)
         self._timeout = min(HEARTBEAT_SECONDS, self._interval)  # one that hangs must not delay the next
         self._done = threading.Event()
@@ -77,7 +107,7 @@ class Lease:
         while not self._done.wait(max(0.0, due - time.monotonic())):
             due = time.monotonic() + self._interval
             try:
-                heartbeat = self._api.heartbeat(self._timeout)
+                heartbeat = self._api.heartbeat(self._timeout, HeartbeatReport(devices=self._devices()))
             except StaleAttempt:
                 raise
             except Exception as exc:  # noqa: BLE001 - whatever it was, the next heartbeat must be tried
@@ -93,10 +123,11 @@ class Lease:
 
     def _listen(self) -> None:
         failures, retry = 0, Retry()
-        while not self._done.is_set():
+        known: WorkerCommand | None = None
+        while not self._done.is_set() and known != "cancel":  # which nothing follows
             asked = time.monotonic()
             try:
-                command = self._api.command(HOLD_SECONDS).command
+                command = self._api.command(HOLD_SECONDS, known).command
             except StaleAttempt:
                 raise
             except Exception:  # noqa: BLE001 - as above; the heartbeats have told of it
@@ -106,6 +137,7 @@ class Lease:
             failures = 0
             if command is not None:
                 self._control.ask(command)
-                return
-            if time.monotonic() - asked < EMPTY_SECONDS:
+            if command != known:
+                known = command
+            elif time.monotonic() - asked < EMPTY_SECONDS:
                 self._done.wait(EMPTY_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from api.schemas.jobs import Failure
-from worker.folder import WorkFolder
+from worker.folder import Request, WorkFolder
 from worker.lease import Control
 from worker.settings import Settings
 
@@ -24,7 +26,9 @@ class TrainingProcess:
     With `ranks` above 1 it is `python -m worker.launch FOLDER RANKS`, which starts as many of the former by torchrun.
     """
 
-    def __init__(self, folder: WorkFolder, settings: Settings, ranks: int = 1) -> None:
+    def __init__(self, folder: WorkFolder, settings: Settings, attempt_token: str, ranks: int = 1) -> None:
+        self._folder = folder
+        self._patience = settings.outage_seconds
         self._oom_kills = oom_kills()
         command = ["worker.run", str(folder.path)] if ranks == 1 else ["worker.launch", str(folder.path), str(ranks)]
         with folder.output.open("ab") as output:
@@ -34,22 +38,39 @@ class TrainingProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | {"CUDA_VISIBLE_DEVICES": settings.visible_devices, "PYTHONUNBUFFERED": "1"},
+                env={name: value for name, value in os.environ.items() if name != "CROSSKD_BROKER_URL"}
+                | {
+                    "CUDA_VISIBLE_DEVICES": settings.visible_devices,
+                    "PYTHONUNBUFFERED": "1",
+                    # What trains may speak for its attempt and for nothing else; so it can be stopped for good.
+                    "CROSSKD_WORKER_TOKEN": attempt_token,
+                },
             )
 
     def watch(self, control: Control, grace: float) -> int:
         """Wait for the end and return the exit status (minus the signal's number, if one killed it).
 
         A cancel or a shutdown is SIGTERM first, upon which the training writes and uploads a checkpoint, and SIGKILL
-        after `grace` seconds. A stale attempt has no such rights.
+        after `grace` seconds. A stale attempt has no such rights. A pause, whose checkpoint must not get lost, has the
+        time that the end of a training has while the API is away; a stop may train and evaluate to its end.
         """
-        deadline = None
+        deadline = math.inf
+        told: set[Request | Literal["hurry"]] = set()
         while (status := self._wait(POLL_SECONDS)) is None:
-            if control.stale or (deadline is not None and time.monotonic() > deadline):
+            if control.stale or time.monotonic() > deadline:
                 self.kill()
-            elif deadline is None and control.halt.is_set():
+                continue
+            if control.stop and "stop" not in told:
+                told.add("stop")
+                self._folder.ask("stop")
+            if control.pause and "pause" not in told:
+                told.add("pause")
+                self._folder.ask("pause")
+                deadline = min(deadline, time.monotonic() + self._patience)
+            if control.hurry and "hurry" not in told:
+                told.add("hurry")
                 self._process.terminate()
-                deadline = time.monotonic() + grace
+                deadline = min(deadline, time.monotonic() + grace)
         self.kill()  # what it may have left behind: loader processes
         return status
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,6 +15,7 @@ from typing_extensions import override
 
 from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
 from api.schemas.jobs import Progress
+from api.schemas.logs import LINE_CHARACTERS, Level, LogLine
 from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.structures import Evaluation
@@ -23,6 +26,7 @@ from worker.spool import Spool
 from worker.uploads import Uploads
 
 MEGABYTE = 1_000_000
+HEARD = ("crosskd", "worker.run")  # loggers; never the delivery's own, whose complaints would be delivered by itself
 
 
 def wire_value(value: float) -> float | Literal["NaN", "Infinity", "-Infinity"]:
@@ -53,6 +57,50 @@ def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
     return EvaluationReport(**evaluation.numbers() | {"metrics": CocoMetrics(**evaluation.metrics)})
 
 
+class LogForwarder(logging.Handler):
+    """Hands on what is logged, line by line."""
+
+    def __init__(self, take: Callable[[list[LogLine]], None]) -> None:
+        super().__init__(logging.INFO)
+        self._take = take
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            at, level = datetime.fromtimestamp(record.created, UTC), _level(record.levelno)
+            texts = self.format(record).replace("\0", "").splitlines() or [""]
+            self._take([LogLine(at=at, level=level, text=_encodable(text)) for text in texts])
+        except Exception:  # noqa: BLE001 - as every handler: logging must not end a training
+            self.handleError(record)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear the loggers of the training meanwhile."""
+        loggers = [logging.getLogger(name) for name in HEARD]
+        for logger in loggers:
+            logger.addHandler(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)
+
+
+def _level(number: int) -> Level:
+    named: tuple[tuple[int, Level], ...] = (
+        (logging.CRITICAL, "critical"),
+        (logging.ERROR, "error"),
+        (logging.WARNING, "warning"),
+        (logging.INFO, "info"),
+    )
+    return next((name for least, name in named if number >= least), "debug")
+
+
+def _encodable(text: str) -> str:
+    """A line that JSON can carry: file names may hold bytes that are no UTF-8."""
+    return text[:LINE_CHARACTERS].encode(errors="replace").decode()
+
+
 class Reporter(Callback):
     """Reports and uploads in the background; `close` waits for them.
 
@@ -68,6 +116,8 @@ class Reporter(Callback):
         spool = Spool(folder.spool / "reports.jsonl", spool_megabytes * MEGABYTE)
         self._delivery = Delivery(api, spool, on_stale)
         self._uploads = Uploads(api, folder.outbox, on_stale)
+        self._log = ExitStack()
+        self._log.enter_context(LogForwarder(self._delivery.log).listening())
 
     @override
     def on_phase(self, run: Run, phase: Phase) -> None:
@@ -124,6 +174,7 @@ class Reporter(Callback):
             StaleAttempt, Refused, Undelivered: as `Delivery.close` and `Uploads.close` do.
         """
         began = time.monotonic()
+        self._log.close()
         self._upload_log()
         self._delivery.close(timeout)
         self._uploads.close(max(0.0, timeout - (time.monotonic() - began)))

@@ -80,13 +80,16 @@ def _train(
 ) -> Outcome | None:
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
     from worker.reporter import Reporter
+    from worker.requests import Requests
 
     def stale() -> None:
         folder.write_outcome(Outcome(outcome="stale"), rank)
         end_at_once(EXIT_STALE)
 
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
-    outcome = _run(order, config, folder, stop, [reporter])
+    requests = Requests(folder)
+    outcome = _run(order, config, folder, stop, [reporter, requests])
+    requests.close()
     try:
         reporter.close(settings.outage_seconds)
     except (ApiError, Undelivered, OSError) as exc:

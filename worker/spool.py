@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from api.schemas.logs import LogBatch
 from api.schemas.reports import EvaluationReport, MetricBatch
 
 
@@ -23,7 +24,12 @@ class EvaluationRecord(BaseModel):
     body: EvaluationReport
 
 
-Record = MetricsRecord | EvaluationRecord
+class LogRecord(BaseModel):
+    kind: Literal["log"] = "log"
+    body: LogBatch
+
+
+Record = MetricsRecord | EvaluationRecord | LogRecord
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -46,15 +52,15 @@ class Spool:
         self._end = 0
         self._lock = threading.Lock()
 
-    def append(self, record: Record) -> None:
-        """Add a record at the end.
+    def append(self, record: Record, share: float = 1.0) -> None:
+        """Add a record at the end, if no more than `share` of the space is used then.
 
         Raises:
             SpoolFull: there is no room for it; nothing was written.
         """
         line = record.model_dump_json().encode() + b"\n"
         with self._lock:
-            if self._end - self._head + len(line) > self._limit:
+            if self._end - self._head + len(line) > self._limit * share:
                 raise SpoolFull(f"{self._end - self._head} bytes of reports wait for the API")
             self._file.seek(self._end)
             self._file.write(line)

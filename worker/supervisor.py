@@ -24,6 +24,7 @@ from worker.client import (
 )
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.lease import Control, Lease
+from worker.machine import devices
 from worker.process import TrainingProcess
 from worker.settings import Settings
 from worker.shutdown import ShutdownNotice
@@ -52,7 +53,9 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice) -> None:
         return  # the API rings again, and another worker answers
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
         client = WorkerClient(http)
-        request = ClaimRequest(worker=settings.worker_name, device=settings.devices, versions=versions())
+        request = ClaimRequest(
+            worker=settings.worker_name, device=settings.devices, versions=versions(), devices=devices(settings)
+        )
         try:
             claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
         except ApiError as exc:
@@ -99,6 +102,7 @@ class Supervisor:
             self._control,
             lease_seconds=self._claim.lease_seconds,
             heartbeat_seconds=self._settings.heartbeat_seconds,
+            devices=lambda: devices(self._settings),
         )
         lease.start()
         folder, keep = None, True
@@ -127,7 +131,7 @@ class Supervisor:
         folder.write_order(order)
         if self._control.halt.is_set():
             return Outcome(outcome="released")
-        process = TrainingProcess(folder, self._settings, _ranks(self._claim))
+        process = TrainingProcess(folder, self._settings, self._claim.attempt_token, _ranks(self._claim))
         status = process.watch(self._control, self._settings.grace_seconds)
         outcome = folder.read_outcome()
         if outcome is None and self._control.halt.is_set():

@@ -1,4 +1,4 @@
-"""Jobs: post, list, read, cancel."""
+"""Jobs: post, list, read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
-from fastapi.routing import APIRoute
 
+from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
 from api.errors import invalid_request
 from api.limits import MAX_REPEATS
+from api.routes.idempotent import IdempotencyDep, IdempotentRoute
 from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
-from api.services import jobs, validation
+from api.schemas.tokens import Owner
+from api.services import jobs, quotas, validation
 
 
-class SpecRoute(APIRoute):
+class SpecRoute(IdempotentRoute):
     """A body that its model refuses is still held against the files and the database: all faults in one answer."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -76,6 +78,7 @@ _EXAMPLES: dict[str, Example] = {
 @router.post(
     "/jobs",
     status_code=HTTPStatus.CREATED,
+    dependencies=[IdempotencyDep],
     responses={
         200: {"model": DryRun, "description": "With `dry_run=true`: the job as it would be stored."},
         201: {"headers": {"Location": {"schema": {"type": "string"}}}},
@@ -86,6 +89,7 @@ def create_job(
     request: Request,
     response: Response,
     session: SessionDep,
+    caller: CallerDep,
     dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
 ) -> Job | DryRun:
     """Submit a job. Every fault of the specification is told at once."""
@@ -93,7 +97,8 @@ def create_job(
     if dry_run:
         response.status_code = HTTPStatus.OK
         return DryRun(kind=order.kind, name=order.name, labels=order.labels, spec_version=spec.version, spec=spec)
-    job = jobs.create(session, order, spec.model_dump(mode="json"))
+    quotas.admit(session, request.app.state.settings, caller.owner)
+    job = jobs.create(session, order, spec.model_dump(mode="json"), caller.owner)
     response.headers["Location"] = f"/jobs/{job.id}"
     return jobs.detail(session, job)
 
@@ -105,20 +110,15 @@ def list_jobs(
     label: Annotated[
         list[str], Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these.")
     ],
+    owner: Annotated[Owner | None, Query(description="Whoever's token posted it.")] = None,
     after: Annotated[str | None, Query(description="The id of the last job of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    return jobs.page(session, after=after, limit=limit, statuses=status, labels=label)
+    return jobs.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
 
 
 @router.get("/jobs/{job}")
 def get_job(job: str, session: ReadDep) -> Job:
     """A job with its transitions, attempts and progress."""
     return jobs.detail(session, jobs.find(session, job))
-
-
-@router.post("/jobs/{job}/cancel")
-def cancel_job(job: str, session: SessionDep) -> Job:
-    """Discard a job. A queued one is cancelled at once, a running one as soon as its worker has stopped."""
-    return jobs.detail(session, jobs.cancel(session, job))

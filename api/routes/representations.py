@@ -1,26 +1,28 @@
-"""JSON or CSV, as `Accept` asks (RFC 9110, 12.5.1)."""
+"""JSON, CSV or text, as `Accept` asks (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 from api.errors import NotAcceptable
 from api.schemas.reports import MetricPage, MetricRow
 
 JSON = "application/json"
 CSV = "text/csv"
+PLAIN = "text/plain"
 
 
-def choose(accept: str) -> str:
-    """The media type that the client likes best; JSON when it likes both. Raises `NotAcceptable`."""
+def choose(accept: str, offers: Sequence[str] = (JSON, CSV)) -> str:
+    """The media type that the client likes best; of equals the first. Raises `NotAcceptable`."""
     if not accept.strip():
-        return JSON
+        return offers[0]
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
-    liked = {offer: _quality(offer, ranges) for offer in (JSON, CSV)}
+    liked = {offer: _quality(offer, ranges) for offer in offers}
     best = max(liked, key=lambda offer: liked[offer])
     if liked[best] <= 0:
-        raise NotAcceptable(f"there is no {accept[:200]} here", remedy=f"Accept {JSON} or {CSV}.")
+        raise NotAcceptable(f"there is no {accept[:200]} here", remedy=f"Accept {' or '.join(offers)}.")
     return best
 
 

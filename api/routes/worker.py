@@ -11,6 +11,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
+from api.routes.idempotent import IdempotencyDep, IdempotentRoute
+from api.schemas.logs import LogBatch
 from api.schemas.reports import (
     Claim,
     ClaimRequest,
@@ -20,25 +22,29 @@ from api.schemas.reports import (
     FinishReport,
     Heartbeat,
     MetricBatch,
+    WorkerCommand,
 )
-from api.services import attempts, reports
+from api.schemas.workers import HeartbeatReport
+from api.services import attempts, logs, reports
 from api.services.transitions import topic
 
-router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep])
+router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
 POLL_SECONDS = 1.0  # a cancellation that another replica took is seen so late at most
 
 
-@router.post("/jobs/{job}/claim")
+@router.post("/jobs/{job}/claim", dependencies=[IdempotencyDep])
 def claim_job(job: str, body: ClaimRequest, request: Request, session: SessionDep) -> Claim:
     """Make an attempt of a queued job; one of several claims wins, the others get 409."""
     return attempts.claim(session, request.app.state.settings, job, body)
 
 
 @router.post("/attempts/{attempt}/heartbeat")
-def renew_lease(fence: FenceDep, request: Request, session: SessionDep) -> Heartbeat:
-    """Renew the lease."""
-    return attempts.heartbeat(session, request.app.state.settings, fence)
+def renew_lease(
+    fence: FenceDep, request: Request, session: SessionDep, report: HeartbeatReport | None = None
+) -> Heartbeat:
+    """Renew the lease, and tell how the worker's devices are, if it says so."""
+    return attempts.heartbeat(session, request.app.state.settings, fence, report)
 
 
 @router.get("/attempts/{attempt}/commands")
@@ -47,8 +53,9 @@ async def wait_for_command(
     request: Request,
     database: DatabaseDep,
     wait: Annotated[float, Query(ge=0, le=60, description="Seconds.")] = 20,
+    known: Annotated[WorkerCommand | None, Query(description="The command that the worker has heard.")] = None,
 ) -> Command:
-    """Held until there is a command or the time is over."""
+    """Held until there is another command than `known`, or the time is over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
@@ -60,7 +67,7 @@ async def wait_for_command(
             waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
             rest = deadline - loop.time()
             over = rest <= 0 or request.app.state.closing.is_set() or await request.is_disconnected()
-            if waiting.command.command is not None or over:
+            if waiting.command.command != known or over:
                 return waiting.command
             with suppress(TimeoutError):
                 await asyncio.wait_for(woken.wait(), min(rest, POLL_SECONDS))
@@ -76,6 +83,12 @@ def report_metrics(batch: MetricBatch, fence: FenceDep, session: SessionDep) -> 
 def report_evaluation(report: EvaluationReport, fence: FenceDep, session: SessionDep) -> None:
     """Store an evaluation; one of the same model and step changes nothing."""
     reports.add_evaluation(session, fence, report)
+
+
+@router.post("/attempts/{attempt}/logs", status_code=status.HTTP_204_NO_CONTENT)
+def report_log(batch: LogBatch, fence: FenceDep, request: Request, session: SessionDep) -> None:
+    """Store lines of the log; the same sequence again changes nothing."""
+    logs.add(session, fence, batch, request.app.state.settings.log_limit)
 
 
 @router.post("/attempts/{attempt}/finish")

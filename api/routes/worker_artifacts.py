@@ -1,17 +1,22 @@
-"""`PUT /worker/attempts/{attempt}/artifacts/{name}`: a worker hands in a file."""
+"""`/worker/attempts/{attempt}/artifacts/{name}`: a worker hands in a file.
+
+PUT brings it whole. If that breaks off, HEAD tells how many bytes have arrived, and PATCH brings the rest (the names of
+the headers are those of draft-ietf-httpbis-resumable-upload).
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from api.auth import FenceDep, WorkerDep
+from api.auth import Fence, FenceDep, WorkerDep
 from api.database import DatabaseDep
-from api.errors import BadRequest
-from api.schemas.artifacts import Artifact, ArtifactKind, ArtifactName
+from api.errors import BadRequest, PayloadTooLarge
+from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 from api.services import uploads
+from api.services.uploads import Announced, BrokenOff, Published
 from api.storage import StorageDep
 
 router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep])
@@ -22,6 +27,13 @@ _BODY = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
+_ARRIVED: dict[str, Any] = {
+    "description": "`Upload-Offset` bytes have arrived.",
+    "headers": {OFFSET_HEADER: {"schema": {"type": "integer"}}},
+}
+Step = Annotated[int | None, Query(ge=0, le=2**53)]
+Bytes = Annotated[int, Header(alias=LENGTH_HEADER, ge=0, le=10**18, description="Of the whole file.")]
+ReprDigest = Annotated[str | None, Header(description="Of the whole file: `sha-256=:<base64>:` (RFC 9530).")]
 
 
 @router.put("/artifacts/{name}", status_code=201, openapi_extra=_BODY)
@@ -33,7 +45,7 @@ async def upload_artifact(
     database: DatabaseDep,
     storage: StorageDep,
     kind: ArtifactKind | None = None,
-    step: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    step: Step = None,
     content_length: Annotated[str | None, Header()] = None,
     content_digest: Annotated[str | None, Header(description="`sha-256=:<base64>:` (RFC 9530).")] = None,
 ) -> Artifact:
@@ -42,10 +54,69 @@ async def upload_artifact(
     The file appears whole or not at all.
     """
     announced = uploads.announce(name, kind, step, content_length, content_digest)
-    try:
-        published = await uploads.receive(database, storage, fence, announced, request.stream())
-    except ClientDisconnect:
-        raise BadRequest("the upload broke off", remedy="Send the whole file again.") from None
+    published = await _receive(request, database, storage, fence, announced)
+    assert isinstance(published, Published)  # nothing of a file that comes whole is left to come
     if not published.new:
         response.status_code = 200
     return published.artifact
+
+
+@router.patch(
+    "/artifacts/{name}",
+    status_code=201,
+    openapi_extra=_BODY,
+    responses={204: _ARRIVED, 409: _ARRIVED | {"description": "A stale attempt; or `Upload-Offset` is the right one."}},
+)
+async def continue_artifact(
+    name: ArtifactName,
+    request: Request,
+    response: Response,
+    fence: FenceDep,
+    database: DatabaseDep,
+    storage: StorageDep,
+    offset: Annotated[int, Header(alias=OFFSET_HEADER, ge=0, le=10**18, description="Where the body begins.")],
+    size: Bytes,
+    kind: ArtifactKind | None = None,
+    step: Step = None,
+    content_length: Annotated[str | None, Header()] = None,
+    repr_digest: ReprDigest = None,
+) -> Any:
+    """Go on with an upload: the body is what follows the bytes that have arrived. Answers like PUT once all are there.
+
+    A part of what is missing is taken too, with 204. A body that begins elsewhere gets 409 with the right offset.
+    """
+    announced = uploads.announce(name, kind, step, content_length, repr_digest, "Repr-Digest")
+    found = await _receive(request, database, storage, fence, uploads.go_on(announced, offset, size))
+    if isinstance(found, int):
+        return Response(status_code=204, headers={OFFSET_HEADER: str(found)})
+    if not found.new:
+        response.status_code = 200
+    return found.artifact
+
+
+@router.head("/artifacts/{name}", responses={200: _ARRIVED}, response_class=Response)
+def look_up_upload(
+    name: ArtifactName,
+    fence: FenceDep,
+    database: DatabaseDep,
+    storage: StorageDep,
+    size: Bytes,
+    repr_digest: ReprDigest = None,
+) -> Response:
+    """How many bytes of a file have arrived: all of them once it is published."""
+    digest = uploads.digest_of("Repr-Digest", repr_digest)
+    offset = uploads.arrived(database, storage, fence, name, size, digest)
+    return Response(headers={OFFSET_HEADER: str(offset), LENGTH_HEADER: str(size), "Cache-Control": "no-store"})
+
+
+async def _receive(
+    request: Request, database: DatabaseDep, storage: StorageDep, fence: Fence, announced: Announced
+) -> Published | int:
+    limit = request.app.state.settings.upload_limit
+    if announced.size > limit:
+        raise PayloadTooLarge(f"the file is larger than {limit} bytes", remedy="CROSSKD_UPLOAD_LIMIT sets the bound.")
+    try:
+        return await uploads.receive(database, storage, fence, announced, request.stream())
+    except (ClientDisconnect, BrokenOff):
+        remedy = "HEAD tells how many bytes have arrived; send the rest with PATCH."
+        raise BadRequest("the upload broke off", remedy=remedy) from None

@@ -11,6 +11,9 @@ ArtifactKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curv
 ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+OFFSET_HEADER = "Upload-Offset"  # bytes of an upload that have arrived
+LENGTH_HEADER = "Upload-Length"  # bytes of the whole file
+
 BEST_WEIGHTS = "best.safetensors"  # the best student so far; what GET /jobs/{id}/weights serves
 LAST_WEIGHTS = "last.safetensors"
 LOG = "log.txt"

@@ -107,6 +107,7 @@ class JobSummary(BaseModel):
     id: str
     kind: Kind
     name: str
+    owner: str = Field(default="local", description="Of the token that posted it; `local` without one.")
     labels: dict[str, str]
     status: Status
     created_at: datetime
@@ -125,9 +126,17 @@ class Job(JobSummary):
     spec_version: int
     spec: dict[str, Any] = Field(description="The resolved specification, as stored.")
     cancel_requested_at: datetime | None = Field(default=None, description="When its cancellation was asked for.")
+    stop_requested_at: datetime | None = Field(default=None, description="When its early end was asked for.")
+    pause_requested_at: datetime | None = Field(default=None, description="When its pause was asked for.")
+    retried_from: str | None = Field(default=None, description="The job that this one is a retry of.")
     stopped_early: bool = Field(
-        default=False, description="It ran out of `evaluation.patience`; the last transition says at which step."
+        default=False,
+        description="It was stopped, or ran out of `evaluation.patience`; the last transition says at which step.",
     )
+    queue_position: int | None = Field(
+        default=None, description="While it is queued: how many of its queue come first, and itself. 1 is next."
+    )
+    last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]
     attempts: list[Attempt]
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")

@@ -14,9 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from api.schemas.artifacts import ArtifactRef
 from api.schemas.jobs import Failure, Kind, Progress
+from api.schemas.workers import Devices
 
 FENCING_HEADER = "Fencing-Token"
-MAX_POINTS = 1000
+MAX_POINTS = 1000  # of a batch; more are refused with 413
+MAX_BATCH_BYTES = 1_000_000  # of a batch as JSON; a thousand points with the longest names are a quarter of it
 MAX_LEVELS = 32  # of a manifest
 YEARS = range(1970, 2201)  # any other is a clock gone wrong; the first and last years even break when zones change
 
@@ -33,6 +35,7 @@ class ClaimRequest(_Report):
     worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
     device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
     versions: dict[str, str] = {}
+    devices: Devices = []
 
 
 class Claim(BaseModel):
@@ -40,6 +43,9 @@ class Claim(BaseModel):
 
     attempt: str
     fencing_token: int
+    attempt_token: str = Field(
+        default="", repr=False, description="Speaks for this attempt alone, while it lives; never on disk."
+    )
     lease_seconds: float
     job: str
     kind: Kind
@@ -49,17 +55,25 @@ class Claim(BaseModel):
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
 
 
+WorkerCommand = Literal["cancel", "pause", "stop"]  # the first of these that is asked for
+
+
 class Heartbeat(BaseModel):
     """`POST /worker/attempts/{attempt}/heartbeat` renews the lease."""
 
     lease_expires_at: datetime
-    command: Literal["cancel"] | None = None
+    command: WorkerCommand | None = None
 
 
 class Command(BaseModel):
-    """`GET /worker/attempts/{attempt}/commands?wait=20`: held until there is one or the time is over."""
+    """`GET /worker/attempts/{attempt}/commands?wait=20`: held until there is one or the time is over.
 
-    command: Literal["cancel"] | None = None
+    With `known=pause` it is held for as long as that is still the command. `cancel`: end within the grace, nothing is
+    kept. `pause`: end after a checkpoint. `stop`: take no further step, evaluate, deliver. `pause` and `stop` come to
+    trainings alone.
+    """
+
+    command: WorkerCommand | None = None
 
 
 # JSON has no NaN or infinity; the wire spells them.
@@ -87,18 +101,21 @@ def _containers(outer: Any) -> list[Any]:
     return [item for item in items if isinstance(item, dict | list)]
 
 
+Moment = Annotated[datetime, AfterValidator(_utc)]
+
+
 class MetricPoint(_Report):
     key: MetricKey
     step: int = Field(ge=0, le=2**53)
     value: MetricValue
-    at: Annotated[datetime, AfterValidator(_utc)]
+    at: Moment
 
 
 class MetricBatch(_Report):
     """`POST /worker/attempts/{attempt}/metrics`: all or nothing; the same `sequence` again changes nothing."""
 
     sequence: int = Field(ge=0, le=2**53)
-    points: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []
+    points: Annotated[list[MetricPoint], Field(json_schema_extra={"maxItems": MAX_POINTS})] = []
     progress: Progress | None = None
 
 

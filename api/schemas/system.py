@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from api.schemas.jobs import Preset
 
@@ -12,6 +12,13 @@ class Health(BaseModel):
 
     status: str
     version: str
+
+
+class Ready(BaseModel):
+    """`GET /ready`: everything that the service needs works."""
+
+    status: str
+    checks: list[str] = Field(description="What was tried.")
 
 
 class PresetList(BaseModel):

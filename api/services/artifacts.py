@@ -52,9 +52,15 @@ def open_curves(database: Database, storage: Storage, job_id: str, model: str, s
 
 
 def latest_checkpoint(session: Session, job_id: str) -> wire.ArtifactRef | None:
-    """What a next attempt resumes from."""
+    """The newest that the job itself has made."""
     row = session.execute(newest_checkpoints(job_id).limit(1)).first()
     return None if row is None else _ref(row.Artifact)
+
+
+def resume_point(session: Session, job: Job) -> wire.ArtifactRef | None:
+    """What a next attempt resumes from: of a retry that has made no checkpoint yet, the one that it starts from."""
+    own = latest_checkpoint(session, job.id)
+    return own or (latest_checkpoint(session, job.start["job"]) if job.start else None)
 
 
 def weights_ref(session: Session, section: dict[str, Any] | None) -> wire.ArtifactRef | None:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api.auth import Fence
+from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
 from api.database import Database, Session
 from api.errors import Conflict
 from api.models import ID, Attempt, Job, Pulse
 from api.schemas.jobs import Failure, Kind, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
-from api.services import artifacts, jobs, series
+from api.schemas.workers import HeartbeatReport
+from api.services import artifacts, jobs, quotas, series, workers_seen
 from api.services.fencing import known, live
 from api.services.plain import plain
 from api.services.transitions import move
@@ -32,16 +33,19 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
 
     Raises:
         NotFound: there is no such job.
-        Conflict: it is not queued, or another claim was first.
+        Conflict: it is not queued, another claim was first, or its owner has as many running as may.
     """
     now = session.now()
     counted = {"started_at": func.coalesce(Job.started_at, now), "attempt": Job.attempt + 1}
     possible = ID.fullmatch(job_id) is not None
+    if possible:
+        quotas.allow_run(session, settings, job_id)
     claimed = possible and move(session, job_id, "queued", "running", f"claimed by {request.worker}", **counted)
     job = jobs.find(session, job_id)
     if not claimed:
         raise Conflict(f"the job is {job.status}, not queued", remedy="Leave it: only a queued job can be claimed.")
-    resume = artifacts.latest_checkpoint(session, job.id)
+    resume = artifacts.resume_point(session, job)
+    secret = new_secret(ATTEMPT_PREFIX)
     attempt = Attempt(
         job_id=job.id,
         number=job.attempt,
@@ -52,13 +56,16 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         started_at=now,
         lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
         resumed_from_step=(resume.step or 0) if resume else 0,
+        token_sha256=digest(secret),
     )
     session.add(attempt)
     session.flush()
+    workers_seen.note(session, request.worker, request.device, request.devices, versions=request.versions)
     _rewind(session, job, attempt.resumed_from_step)
     return Claim(
         attempt=attempt.id,
         fencing_token=attempt.number,
+        attempt_token=secret,
         lease_seconds=settings.lease_seconds,
         job=job.id,
         kind=cast(Kind, job.kind),
@@ -71,18 +78,17 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
 
 def _rewind(session: Session, job: Job, step: int) -> None:
     """Take the job's figures back to the step that a new attempt goes on from: what lies behind it is made anew."""
-    evaluations = series.evaluations(session, job.id).items
-    measured = [report.metrics.AP for report in evaluations if report.model == "student" and report.metrics.AP >= 0]
-    job.best_ap = max(measured, default=None)
+    job.best_ap = series.best_ap(session, job, series.LAST)
     if job.progress is not None:
         before = Progress.model_validate(job.progress)
         epoch = before.epoch * step / before.step if before.step else 0.0
         job.progress = Progress(step=step, total_steps=before.total_steps, epoch=epoch).model_dump()
 
 
-def heartbeat(session: Session, settings: Settings, fence: Fence) -> Heartbeat:
+def heartbeat(session: Session, settings: Settings, fence: Fence, report: HeartbeatReport | None) -> Heartbeat:
     """Renew the lease."""
     attempt = live(session, fence)
+    workers_seen.note(session, attempt.worker, attempt.device, report.devices if report else [])
     attempt.lease_expires_at = session.now() + timedelta(seconds=settings.lease_seconds)
     return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt).command)
 
@@ -100,8 +106,9 @@ def look_for_command(database: Database, fence: Fence) -> Waiting:
 
 
 def _command(session: Session, attempt: Attempt) -> Command:
-    asked = session.scalars(select(Job.cancel_requested_at).where(Job.id == attempt.job_id)).one()
-    return Command(command="cancel" if asked else None)
+    columns = (Job.cancel_requested_at, Job.pause_requested_at, Job.stop_requested_at)
+    cancel, pause, stop = session.execute(select(*columns).where(Job.id == attempt.job_id)).one()
+    return Command(command="cancel" if cancel else "pause" if pause else "stop" if stop else None)
 
 
 def finish(session: Session, settings: Settings, fence: Fence, report: FinishReport) -> Finish:
@@ -171,6 +178,7 @@ def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, f
     verdict = _verdict(job, attempt, failure, settings.max_resumes)
     if not move(session, job.id, "running", verdict.status, verdict.reason, **verdict.values):
         raise Conflict(f"the job is {job.status}, not running")
+    quotas.ring_next(session, settings, job.owner)
     return Finish(job=job.id, status=verdict.status, retried=verdict.status == "queued")
 
 
@@ -194,12 +202,16 @@ def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: i
         return Verdict("succeeded", f"{who} {_how_it_ended(attempt.result or {})}")
     if job.cancel_requested_at is not None:
         return Verdict("cancelled", "cancelled by the user")
+    if failure is None and job.pause_requested_at is not None:
+        return Verdict("paused", "paused by the user")
     if failure is None:
         return Verdict("queued", f"worker {attempt.worker} gave the job back")
     what = f"{who} failed ({failure.failure_class}): {failure.message}"
     stored = {"failure": failure.model_dump()}
     if failure.failure_class not in RETRIED:
         return Verdict("failed", what, stored)
+    if job.pause_requested_at is not None:
+        return Verdict("paused", f"{what}; paused by the user")
     if job.resumes >= max_resumes:
         return Verdict("failed", f"{what}; it was resumed {job.resumes} times, and not again", stored)
     return Verdict("queued", f"{what}; resume {job.resumes + 1} of {max_resumes}", {"resumes": job.resumes + 1})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+
 from sqlalchemy import select
 
 from api.auth import Fence
 from api.database import Session
-from api.errors import NotFound, Stale
+from api.errors import NotFound, Stale, Unauthorized
 from api.models import ID, Attempt
 
 
@@ -14,16 +16,24 @@ def known(session: Session, fence: Fence, *, lock: bool = True) -> Attempt:
     """The attempt, live or ended, if the token is its own. Locked until the transaction ends, against the reaper.
 
     Raises:
+        Unauthorized: the secret that came along is not the attempt's own.
         NotFound: there is no such attempt.
         Stale: the token is another attempt's.
     """
     query = select(Attempt).where(Attempt.id == fence.attempt)
     attempt = session.scalar(query.with_for_update() if lock else query) if ID.fullmatch(fence.attempt) else None
+    if fence.secret_sha256 is not None and not _own(attempt, fence.secret_sha256):
+        raise Unauthorized("the token is not this attempt's", remedy="Use the one that the claim answered with.")
     if attempt is None:
         raise NotFound("there is no such attempt", remedy="A claim answers with the attempt's id.")
     if attempt.number != fence.token:
         raise _stale(f"fencing token {fence.token} is not this attempt's")
     return attempt
+
+
+def _own(attempt: Attempt | None, secret_sha256: str) -> bool:
+    kept = attempt.token_sha256 if attempt is not None else None
+    return kept is not None and hmac.compare_digest(kept, secret_sha256)
 
 
 def live(session: Session, fence: Fence, *, lock: bool = True) -> Attempt:

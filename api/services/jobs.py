@@ -1,29 +1,43 @@
-"""Jobs as a client sees them: create, list, read, cancel."""
+"""Jobs as a client sees them: create, list, read. What may be done to one stands in `control`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, func, select
 
 from api.database import Session
-from api.errors import Conflict, NotFound, invalid_query
+from api.errors import NotFound, invalid_query
 from api.models import ID, Attempt, Job, JobLabel, Transition
 from api.schemas import jobs as wire
 from api.schemas.tasks import ANY, queue
-from api.services.transitions import begin, move, topic
+from api.services.transitions import begin
 
-_LINKS = ("metrics", "evaluations", "artifacts", "weights", "cancel")
+_LINKS = (
+    "metrics",
+    "evaluations",
+    "events",
+    "logs",
+    "artifacts",
+    "weights",
+    "cancel",
+    "stop",
+    "pause",
+    "resume",
+    "retry",
+)
+_OF_TRAININGS = frozenset({"weights", "stop", "pause", "resume"})
 QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
 
 
-def create(session: Session, order: wire.JobCreate, spec: dict[str, Any]) -> Job:
+def create(session: Session, order: wire.JobCreate, spec: dict[str, Any], owner: str) -> Job:
     """Store the job and its doorbell. `spec` is the resolved one."""
     now = session.now()
     job = Job(
         kind=order.kind,
         name=order.name,
+        owner=owner,
         labels=order.labels,
         spec=spec,
         spec_version=spec["version"],
@@ -51,12 +65,20 @@ def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
 
 
 def page(
-    session: Session, *, after: str | None, limit: int, statuses: Sequence[str], labels: Sequence[str]
+    session: Session,
+    *,
+    after: str | None,
+    limit: int,
+    statuses: Sequence[str],
+    labels: Sequence[str],
+    owner: str | None = None,
 ) -> wire.JobPage:
-    """Newest first, from below the id `after`; every label must fit, and any of the statuses."""
+    """Newest first, from below the id `after`; owner and every label must fit, and any of the statuses."""
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Job.id < _checked(after))
+    if owner is not None:
+        query = query.where(Job.owner == owner)
     if statuses:
         query = query.where(Job.status.in_(statuses))
     for label in labels:
@@ -64,25 +86,6 @@ def page(
         query = query.where(exists().where(JobLabel.job_id == Job.id, JobLabel.key == key, JobLabel.value == value))
     found = session.scalars(query).all()
     return wire.JobPage(items=[summary(job) for job in found[:limit]], has_more=len(found) > limit)
-
-
-def cancel(session: Session, job_id: str) -> Job:
-    """A queued job is cancelled at once; of a running one the worker is told, and ends it.
-
-    Raises:
-        Conflict: the job has succeeded or failed.
-    """
-    job = find(session, job_id, lock=True)
-    if job.status in ("succeeded", "failed"):
-        raise Conflict(f"the job has {job.status}", remedy="Only a queued or running job can be cancelled.")
-    if job.status == "queued":
-        move(session, job.id, "queued", "cancelled", "cancelled by the user")
-        session.refresh(job)
-    elif job.status == "running" and job.cancel_requested_at is None:
-        job.cancel_requested_at = job.updated_at = session.now()
-        session.flush()
-        session.ring(topic(job.id))
-    return job
 
 
 def summary(job: Job) -> wire.JobSummary:
@@ -98,15 +101,29 @@ def detail(session: Session, job: Job) -> wire.Job:
         **_summary(job),
         spec_version=job.spec_version,
         spec=job.spec,
+        queue_position=_position(session, job),
+        last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,
+        stop_requested_at=job.stop_requested_at,
+        pause_requested_at=job.pause_requested_at,
+        retried_from=job.retried_from,
         stopped_early=any((attempt.result or {}).get("stopped_early") is True for attempt in attempts),
         transitions=[wire.Transition.model_validate(row, from_attributes=True) for row in transitions],
         attempts=[wire.Attempt.model_validate(row, from_attributes=True) for row in attempts],
-        links={"self": here} | {what: f"{here}/{what}" for what in _LINKS if what != "weights" or _trains(job)},
+        links={"self": here} | {what: f"{here}/{what}" for what in _LINKS if trains(job) or what not in _OF_TRAININGS},
     )
 
 
-def _trains(job: Job) -> bool:
+def _position(session: Session, job: Job) -> int | None:
+    """1 is next: among the queued jobs of its queue, in the order in which they were posted."""
+    if job.status != "queued":
+        return None
+    before = select(func.count()).where(Job.status == "queued", Job.id < job.id, Job.queue == job.queue)
+    return 1 + session.scalars(before).one()
+
+
+def trains(job: Job) -> bool:
+    """Whether it has checkpoints, and weights of its own in the end."""
     return job.kind in ("train", "distill")
 
 

@@ -4,34 +4,49 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import update
-
 from api.auth import Fence
 from api.database import Session
-from api.models import Evaluation, Job, MetricBatch, MetricPoint
-from api.schemas.reports import EvaluationReport
+from api.errors import PayloadTooLarge
+from api.models import Attempt, Evaluation, MetricBatch, MetricPoint
+from api.schemas.reports import MAX_POINTS, EvaluationReport
 from api.schemas.reports import MetricBatch as Batch
 from api.schemas.reports import MetricPoint as Point
 from api.services.fencing import live
-from api.services.transitions import topic
+from api.services.journal import append
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point; 0 is a finite number
 
 
 def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
-    """Store a batch whole, once: the same sequence again changes nothing. Raises as `live` does."""
+    """Store a batch whole, once: the same sequence again changes nothing, and costs two look-ups.
+
+    Raises as `live` does, and `PayloadTooLarge` for a batch of too many points.
+    """
     attempt = live(session, fence)
+    if len(batch.points) > MAX_POINTS:
+        raise PayloadTooLarge(
+            f"the batch has {len(batch.points)} points, and at most {MAX_POINTS} are taken at once",
+            remedy="Send several batches, each with a sequence number of its own.",
+        )
     mark = {"attempt_id": attempt.id, "sequence": batch.sequence}
     if not session.insert_if_absent(MetricBatch, mark):
         return
     if batch.points:
-        session.insert_many(MetricPoint, [_row(attempt.id, point) for point in batch.points])
-    if batch.progress is not None:
-        _update_job(session, attempt.job_id, progress=batch.progress.model_dump())
+        session.insert_many(MetricPoint, [_row(mark, point) for point in batch.points])
+    _note_batch(session, attempt, batch)
 
 
-def _row(attempt_id: str, point: Point) -> dict[str, Any]:
-    row = {"attempt_id": attempt_id, "step": point.step, "key": point.key, "at": point.at}
+def _note_batch(session: Session, attempt: Attempt, batch: Batch) -> None:
+    progress = batch.progress.model_dump() if batch.progress else None
+    steps = [point.step for point in batch.points]
+    where = {"first": min(steps), "last": max(steps)} if steps else {}
+    ref = {"attempt": attempt.number, "attempt_id": attempt.id, "sequence": batch.sequence, "progress": progress}
+    values = {} if progress is None else {"progress": progress, "updated_at": session.now()}
+    append(session, attempt.job_id, "metrics", ref | where, size=200 + 120 * len(steps), **values)
+
+
+def _row(mark: dict[str, Any], point: Point) -> dict[str, Any]:
+    row = mark | {"step": point.step, "key": point.key, "at": point.at}
     if isinstance(point.value, str):
         return row | {"value": None, "kind": 1 + NON_FINITE.index(point.value)}
     return row | {"value": point.value, "kind": 0}
@@ -50,12 +65,11 @@ def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> 
     if not session.insert_if_absent(Evaluation, row):
         return
     measured = report.metrics.AP >= 0  # -1: there was nothing to measure
+    best: dict[str, Any] = {}
     if measured and report.model == "teacher":
-        _update_job(session, attempt.job_id, teacher_ap=report.metrics.AP)
+        best["teacher_ap"] = report.metrics.AP
     elif measured and report.best:
-        _update_job(session, attempt.job_id, best_ap=report.metrics.AP)
-
-
-def _update_job(session: Session, job_id: str, **values: Any) -> None:
-    session.execute(update(Job).where(Job.id == job_id).values(updated_at=session.now(), **values))
-    session.ring(topic(job_id))
+        best["best_ap"] = report.metrics.AP
+    ref = {"attempt": attempt.number, "attempt_id": attempt.id, "model": report.model, "step": report.step}
+    size = 1000 + 200 * len(report.per_class)
+    append(session, attempt.job_id, "evaluation", ref, size=size, updated_at=row["at"], **best)

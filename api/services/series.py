@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import Artifact, Attempt, Evaluation, MetricPoint
+from api.models import Artifact, Attempt, Evaluation, Job, MetricPoint
 from api.schemas import reports as wire
 from api.schemas.artifacts import curves_artifact
 from api.services import jobs
@@ -101,6 +101,14 @@ def _points(
         )
         for row in session.execute(query)
     ]
+
+
+def best_ap(session: Session, job: Job, step: int) -> float | None:
+    """The best student's AP up to `step`, of a retry with what its checkpoint had reached before it."""
+    before = job.start["best_ap"] if job.start else None
+    students = (row for row in evaluations(session, job.id).items if row.model == "student" and row.step <= step)
+    found = [before, *(row.metrics.AP for row in students)]
+    return max((ap for ap in found if ap is not None and ap >= 0), default=None)
 
 
 def evaluations(session: Session, job_id: str) -> wire.EvaluationList:

@@ -68,12 +68,13 @@ def resolve(
     named = teacher.classes or source.classes
     before = len(faults)
     _check_classes(teacher, source, classes, faults)
-    named = named or classes
-    if source.shapes is not None and named is not None:
-        expected = expected_shapes(model, len(named))
+    if source.shapes is not None and (known := named or classes) is not None:
+        expected = expected_shapes(model, len(known))
         faults.extend(misfits(source.shapes, expected, _pointer(teacher), "teacher.model"))
+        named = known
     if len(faults) > before:
         return None
+    # A file that only torch reads may still name its classes: None leaves that to the worker.
     return TeacherConfig(weights=source.weights, model=without_init(model), classes=named)
 
 
@@ -127,9 +128,13 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         detail = f"{path.name} is no readable safetensors file: {error}"
         faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
         return None
+    if (classes := _classes_of(header, weights)) is not None and len(set(classes)) != len(classes):
+        detail = f"{path.name} names a class twice"
+        remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
+        faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
+        return None
     if header.foreign:
-        return Source(weights, _model_of(header), _classes_of(header, weights), scale=_scale_of(header))
-    classes = _classes_of(header, weights)
+        return Source(weights, _model_of(header), classes, scale=_scale_of(header))
     return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
 
 

@@ -1,8 +1,10 @@
 """The state machine: one function through which every change of a job's status passes.
 
 (new) ──▶ queued ──▶ running ──▶ succeeded | failed | cancelled
-             ▲  └──────┼──────────────────────▶ cancelled
-             └─────────┘  given back or lost
+           ▲ ▲ │        │ │
+           │ └─┼────────┘ │        given back or lost
+           │   ▼          │
+           └─ paused ◀────┘        and cancelled, from queued and from paused
 """
 
 from __future__ import annotations
@@ -14,24 +16,23 @@ from sqlalchemy import delete, func, insert, select, update
 from api.database import OUTBOX, Session
 from api.models import Job, Outbox, Transition
 from api.schemas.jobs import FINAL
+from api.services import webhooks
+from api.services.journal import append
+from api.services.journal import topic as topic
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "queued": frozenset({"running", "cancelled"}),
-    "running": FINAL | {"queued"},
+    "queued": frozenset({"running", "paused", "cancelled"}),
+    "running": FINAL | {"queued", "paused"},
+    "paused": frozenset({"queued", "cancelled"}),
 }
 
 
-def topic(job_id: str) -> str:
-    """What the bell rings for whenever something about the job has changed."""
-    return f"job:{job_id}"
-
-
-def begin(session: Session, job: Job) -> None:
+def begin(session: Session, job: Job, reason: str = "submitted") -> None:
     """Store a new job, queued."""
     job.status = "queued"
     session.add(job)
     session.flush()
-    _record(session, job.id, None, "queued", "submitted")
+    _record(session, job.id, None, "queued", reason)
     _enqueue(session, job.id)
 
 
@@ -59,17 +60,21 @@ def move(session: Session, job_id: str, from_status: str, to_status: str, reason
 
 def _record(session: Session, job_id: str, from_status: str | None, to_status: str, reason: str) -> None:
     # The job's row is locked by the update before, so nobody else counts at the same time.
-    seq = select(func.coalesce(func.max(Transition.seq), 0) + 1).where(Transition.job_id == job_id).scalar_subquery()
-    session.execute(
-        insert(Transition).values(
+    count = select(func.coalesce(func.max(Transition.seq), 0) + 1).where(Transition.job_id == job_id)
+    seq = session.scalars(
+        insert(Transition)
+        .values(
             job_id=job_id,
-            seq=seq,
+            seq=count.scalar_subquery(),
             at=session.now(),
             from_status=from_status,
             to_status=to_status,
             reason=reason.replace("\0", ""),  # Postgres keeps no NUL; a reason may quote what a worker sent
         )
-    )
+        .returning(Transition.seq)
+    ).one()
+    append(session, job_id, "transition", {"seq": seq})
+    webhooks.tell(session, job_id, from_status, to_status, reason)
 
 
 def _enqueue(session: Session, job_id: str) -> None:

@@ -1,9 +1,15 @@
-"""Uploads: a body of any size, staged, verified by its digest, and published under its name in one step."""
+"""Uploads: a file of any size, staged, verified by its digest, and published under its name in one step.
+
+A file that came only in part stays staged. Its part is named by the attempt, the file's name, its size and its digest:
+a second request for the very same bytes finds it and goes on behind it, in whichever process of the API.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,13 +21,22 @@ from sqlalchemy import select
 
 from api.auth import Fence
 from api.database import Database, Session
-from api.errors import ApiError, BadRequest, InsufficientStorage, LengthRequired, invalid_query
-from api.models import Artifact, Job, new_id
+from api.errors import (
+    ApiError,
+    BadRequest,
+    InFlight,
+    InsufficientStorage,
+    LengthRequired,
+    WrongOffset,
+    invalid_query,
+)
+from api.models import Artifact, Attempt, Job, new_id
 from api.schemas import artifacts as wire
 from api.services.artifacts import as_wire, newest_checkpoints
 from api.services.fencing import live
-from api.storage import Staged, Storage
+from api.storage import Occupied, OtherStart, Staged, Storage
 
+IDLE_SECONDS = 30.0  # a sender that is silent for longer has gone, even if its connection does not say so
 WRITE_SIZE = 1 << 20  # bytes: chunks off the network are smaller, and each write costs a hop to a thread
 _SHA256 = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:;[^,]*)?(?=,|$)")
 _CHECKPOINT = re.compile(r"checkpoint-(\d{8,15})\.pt")
@@ -35,13 +50,23 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Announced(NamedTuple):
-    """What the request says of its body before the first byte of it."""
+    """What the request says before the first byte of its body: the file, and which `length` bytes of it come now."""
 
     name: str
     kind: wire.ArtifactKind
     step: int | None
     size: int
     sha256: bytes
+    offset: int
+    length: int
+
+    def part(self, attempt: str) -> str:
+        """The name of its staged bytes."""
+        return part_name(attempt, self.name, self.size, self.sha256)
+
+
+class BrokenOff(Exception):
+    """Nothing more came for a while: what has arrived is kept, and no longer held by this request."""
 
 
 class Published(NamedTuple):
@@ -50,16 +75,21 @@ class Published(NamedTuple):
 
 
 def announce(
-    name: str, kind: wire.ArtifactKind | None, step: int | None, content_length: str | None, content_digest: str | None
+    name: str,
+    kind: wire.ArtifactKind | None,
+    step: int | None,
+    content_length: str | None,
+    digest: str | None,
+    header: str = "Content-Digest",
 ) -> Announced:
-    """Check the head of an upload. `kind` and `step` follow from the names that the core gives its files.
+    """Check the head of an upload. `kind` and `step` follow from the names that the core gives its files; `header`
+    is the one that `digest` stood in.
 
     Raises:
         LengthRequired, BadRequest: without a length, or without a sha-256 to hold the body against.
         InvalidSpec: neither query nor name tells the kind, or a checkpoint's step.
     """
-    if content_length is None or not re.fullmatch(r"[0-9]{1,18}", content_length):
-        raise LengthRequired("the upload does not say its size", remedy="Send Content-Length, not chunks.")
+    length = _length(content_length)
     checkpoint = _CHECKPOINT.fullmatch(name)
     kind = kind or ("checkpoint" if checkpoint else _KINDS.get(name))
     if kind is None:
@@ -70,52 +100,129 @@ def announce(
         step = int(checkpoint[1])
     if step is None and kind == "checkpoint":
         raise invalid_query("step", "a checkpoint needs its step", "Add ?step=.")
-    return Announced(name, kind, step, int(content_length), _sha256(content_digest))
+    return Announced(name, kind, step, length, digest_of(header, digest), 0, length)
+
+
+def go_on(announced: Announced, offset: int, size: int) -> Announced:
+    """The same head for a body that is bytes `offset` and following of a file of `size` bytes. Raises `BadRequest`."""
+    if offset + announced.length > size:
+        raise BadRequest(
+            f"{announced.length} bytes from byte {offset} on are more than the {size} of the file",
+            remedy="Send Upload-Length as the size of the whole file, Content-Length as that of this body.",
+        )
+    return announced._replace(offset=offset, size=size)
+
+
+def part_name(attempt: str, name: str, size: int, sha256: bytes) -> str:
+    return hashlib.sha256(f"{attempt}\0{name}\0{size}\0{sha256.hex()}".encode()).hexdigest()
+
+
+def _length(content_length: str | None) -> int:
+    if content_length is None or not re.fullmatch(r"[0-9]{1,18}", content_length):
+        raise LengthRequired("the upload does not say its size", remedy="Send Content-Length, not chunks.")
+    return int(content_length)
+
+
+def arrived(database: Database, storage: Storage, fence: Fence, name: str, size: int, sha256: bytes) -> int:
+    """How many bytes of a file there are; all of them once it is published. Raises as `live` does."""
+    with database.reading() as session:
+        attempt = live(session, fence, lock=False)
+        if _standing(session, attempt, name, sha256) is not None:
+            return size
+    return storage.staged_size(part_name(fence.attempt, name, size, sha256))
 
 
 async def receive(
     database: Database, storage: Storage, fence: Fence, announced: Announced, body: AsyncIterator[bytes]
-) -> Published:
-    """Take the body in and publish it, or leave nothing behind. Disk and database work runs in threads.
+) -> Published | int:
+    """Take the body in; publish the file once it is whole, else tell how many bytes of it there are.
+
+    A connection that breaks leaves what has arrived, a body that is refused leaves nothing. Disk and database work
+    runs in threads.
 
     Raises:
         NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
         BadRequest: the body is not what was announced.
+        InFlight, WrongOffset: another request brings the same file; it goes on elsewhere.
+        BrokenOff: nothing came for `IDLE_SECONDS`.
         InsufficientStorage: the disk is full.
     """
-    job_id = await run_sync(_admit, database, fence)
-    with _disk():
-        staged = await run_sync(storage.stage)
-        with staged:
+    admitted = await run_sync(_admit, database, fence, announced)
+    if isinstance(admitted, Published):
+        return admitted
+    with _disk(), await run_sync(_open, storage, fence, announced) as staged:
+        try:
             await _stage(staged, announced, body)
-            return await run_sync(_publish, database, storage, fence, job_id, announced, staged)
+            if staged.size < announced.size:
+                return staged.size
+            return await run_sync(_publish, database, storage, fence, admitted, announced, staged)
+        except (ApiError, OSError):
+            staged.discard()
+            raise
+
+
+def _open(storage: Storage, fence: Fence, announced: Announced) -> Staged:
+    try:
+        return storage.stage(announced.part(fence.attempt), announced.offset)
+    except Occupied:
+        raise InFlight("another request is bringing this file", remedy="Ask with HEAD how much has arrived.") from None
+    except OtherStart as other:
+        raise WrongOffset(
+            f"{other.size} bytes of the file have arrived, the body begins at byte {announced.offset}",
+            remedy=f"Go on at byte {other.size}.",
+            offset=other.size,
+        ) from None
 
 
 async def _stage(staged: Staged, announced: Announced, body: AsyncIterator[bytes]) -> None:
     waiting: list[bytes] = []
-    held = 0
-    async for chunk in body:
+    came = held = 0
+    while (chunk := await _next(body)) is not None:
         waiting.append(chunk)
+        came += len(chunk)
         held += len(chunk)
-        if staged.size + held > announced.size:
+        if came > announced.length:
             break  # refused below
         if held >= WRITE_SIZE:
             await run_sync(staged.write, b"".join(waiting))
             waiting, held = [], 0
-    if staged.size + held != announced.size:
+    if came != announced.length:
         raise BadRequest(
-            f"the body has {staged.size + held} bytes or more, Content-Length said {announced.size}",
+            f"the body has {came} bytes or more, Content-Length said {announced.length}",
             remedy="Send the whole file again.",
         )
     await run_sync(staged.write, b"".join(waiting))
-    if staged.sha256() != announced.sha256:
-        raise BadRequest("the bytes that came are not those of Content-Digest", remedy="Send the whole file again.")
+    if staged.size == announced.size and await run_sync(staged.sha256) != announced.sha256:
+        raise BadRequest("the bytes that came are not those of the digest", remedy="Send the whole file again.")
 
 
-def _admit(database: Database, fence: Fence) -> str:
-    """The job of a live attempt. It is asked before the body is read, and again when that is published."""
+async def _next(body: AsyncIterator[bytes]) -> bytes | None:
+    """The next bytes of the body, None at its end. Raises `BrokenOff`."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await anext(body, None)
+    except TimeoutError:
+        raise BrokenOff from None
+
+
+def _admit(database: Database, fence: Fence, announced: Announced) -> str | Published:
+    """The job of a live attempt. It is asked before the body is read, and again when that is published.
+
+    Or the artifact, where nothing but the answer is missing: it was lost after the publication.
+    """
     with database.reading() as session:
-        return live(session, fence, lock=False).job_id
+        attempt = live(session, fence, lock=False)
+        if 0 < announced.offset == announced.size:
+            artifact = _standing(session, attempt, announced.name, announced.sha256)
+            if artifact is not None:
+                return Published(as_wire(artifact, attempt.number), new=False)
+        return attempt.job_id
+
+
+def _standing(session: Session, attempt: Attempt, name: str, sha256: bytes) -> Artifact | None:
+    """What the attempt has published of just these bytes under the name."""
+    query = select(Artifact).where(Artifact.job_id == attempt.job_id, Artifact.name == name)
+    return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
 
 
 def _publish(
@@ -158,13 +265,13 @@ def _prune(session: Session, storage: Storage, job_id: str) -> None:
         session.after_commit(partial(storage.delete, old.path))
 
 
-def _sha256(content_digest: str | None) -> bytes:
-    """The sha-256 of a Content-Digest (RFC 9530), which may name other digests too."""
-    found = _SHA256.search(content_digest or "")
+def digest_of(header: str, value: str | None) -> bytes:
+    """The sha-256 of a digest header (RFC 9530), which may name other digests too."""
+    found = _SHA256.search(value or "")
     if found is None:
         raise BadRequest(
-            "the upload names no sha-256 of its body",
-            remedy="Send `Content-Digest: sha-256=:<base64 of the 32 bytes>:` (RFC 9530).",
+            "the upload names no sha-256 of its bytes",
+            remedy=f"Send `{header}: sha-256=:<base64 of the 32 bytes>:` (RFC 9530).",
         )
     return base64.b64decode(found[1])
 

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.database import Database
 from api.schemas.errors import Fault
+from api.schemas.faults import faults as as_faults
 from api.schemas.spec import (
     EvaluateConfig,
     ExportConfig,
@@ -68,7 +69,14 @@ def resolve(
     """
     asked = _Asked(**{field.name: getattr(config, field.name, None) for field in fields(_Asked)})
     update = _resolved(database, settings, asked, isinstance(config, ExportConfig), faults)
-    return None if faults else type(config).model_validate(config.model_dump() | update)
+    if faults:
+        return None
+    try:
+        return type(config).model_validate(config.model_dump() | update)
+    except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
+        errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
+        faults.extend(as_faults(errors, {"spec": config.model_dump()}))
+        return None
 
 
 def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:

@@ -10,6 +10,7 @@ from crosskd.data.annotations import read_classes
 from crosskd.errors import ConfigError
 
 BACKGROUND, UNUSED = "__background__", "N/A"
+MOST_DIGITS = 9  # of a count; a longer number is a name
 
 
 def coco_classes(count: int) -> list[str]:
@@ -35,7 +36,7 @@ def parse_classes(text: str) -> list[str]:
 
     Raises `ConfigError`, or `DataError` for an annotation file that is none.
     """
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= MOST_DIGITS:
         return coco_classes(int(text))
     if text.endswith(".json"):
         return read_classes(Path(text))

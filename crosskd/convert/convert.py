@@ -135,12 +135,14 @@ def prepare(
     count = class_count(found.state, model)
     named = _named(classes, source, count)
 
-    wanted = build_detector(model, count, pretrained=False).state_dict()
+    with torch.device("meta"):  # shapes alone: a hostile file may speak of any number of classes
+        wanted = build_detector(model, count, pretrained=False).state_dict()
     check_shapes(found.state, wanted, source.name)
     counters = [key for key in wanted if key.endswith(COUNTER) and key not in found.state]
     missing = [key for key in wanted if key not in found.state and key not in counters]
-    # Tensors keep the type that the file has; only counters, which start at zero, come from the new detector.
-    state = {key: found.state.get(key, wanted[key]) for key in wanted if key not in missing}
+    # Tensors keep the type that the file has; only counters, which start at zero, are new.
+    zero = torch.zeros((), dtype=torch.int64)
+    state = {key: zero if key in counters else found.state[key] for key in wanted if key not in missing}
     written = from_native(state, to, model)
 
     names = {ours: theirs for ours in state if (theirs := their_name(ours, to, model.detector)) in written}
@@ -177,5 +179,5 @@ def _check_ending(path: Path, target: Format) -> None:
     if target == "native" and path.suffix != SAFETENSORS:
         raise ConfigError(
             f"{path.name} should end in {SAFETENSORS}: model and classes stand in its header",
-            remedy=f"Call it {path.with_suffix(SAFETENSORS).name}.",
+            remedy=f"Call it {path.stem or 'weights'}{SAFETENSORS}.",
         )

@@ -9,9 +9,8 @@ from crosskd.convert.formats import require_readable, to_native
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
-from crosskd.tensorfile import check_shapes
+from crosskd.tensorfile import LISTED, check_finite, check_shapes
 
-LISTED = 20  # names in a message
 COUNTER = "num_batches_tracked"  # only batch norm without momentum reads these; some files leave them out
 
 
@@ -33,7 +32,7 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
     (MMDetection's `publish_model.py`), or save its `state_dict` alone.
 
     With `strict`, every tensor of the detector must be there and no other; without it, what is not there keeps its
-    value. A tensor of another shape is always an error. Raises `WeightsError`.
+    value. A tensor of another shape, of whole numbers or with NaN is always an error. Raises `WeightsError`.
     """
     source = read_source(path)
     require_readable(source.format, detector.config, source.name)
@@ -48,6 +47,7 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
             f"{source.name} does not fit the model: {listed('missing', missing)}; {listed('unknown', unexpected)}",
             remedy="Name the model that the file was trained as.",
         )
+    check_finite({key: found.state[key] for key in matched}, source.name)
     detector.load_state_dict({key: found.state[key] for key in matched}, strict=False)
     return LoadReport(matched, missing, unexpected)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from crosskd.config import AugmentConfig, ModelConfig
 from crosskd.convert.formats import Format, format_of
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
-from crosskd.engine.weights import FORMAT, read_header
+from crosskd.engine.weights import FORMAT, class_names, read_header
 from crosskd.errors import WeightsError
 from crosskd.tensorfile import read_content, tensors_in
 
@@ -73,8 +72,8 @@ def _meta(content: Any) -> Mapping[str, Any]:
 def _described(facts: Mapping[str, str], name: str) -> tuple[ModelConfig | None, list[str] | None]:
     try:
         model = ModelConfig.model_validate_json(facts["model"]) if "model" in facts else None
-        classes = [str(entry) for entry in json.loads(facts["classes"])] if "classes" in facts else None
-    except (ValidationError, ValueError, TypeError, RecursionError) as error:
+        classes = class_names(facts["classes"]) if "classes" in facts else None
+    except ValueError as error:
         raise WeightsError(
             f"{name} describes its model in a way that this version does not know",
             remedy="Save its bare state dict and name the model by a file of its own.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.config import NeckConfig
+from crosskd.losses import full
 
 LATERAL = 3  # C3, C4, C5
 
@@ -50,5 +53,18 @@ class FPN(nn.Module):
                 below = features[-1]
             elif level > 0 and self.config.relu_before_p7:
                 below = F.relu(below)  # not in place: the head reads P6
-            pyramid.append(conv(below))
+            pyramid.append(_strided(conv, below))
         return pyramid
+
+
+def _strided(conv: nn.Module, x: Tensor) -> Tensor:
+    """`conv` of `x`, in full precision where `x` has but one column.
+
+    On the CPU oneDNN leaves the part of a bf16 weight gradient that meets nothing but padding as it finds the memory.
+    """
+    kind = x.device.type
+    # The meta device, on which operations are counted, knows no autocast.
+    half = kind != "meta" and torch.is_autocast_enabled(kind) and x.shape[-1] == 1
+    with torch.autocast(kind, enabled=False) if half else contextlib.nullcontext():
+        out: Tensor = conv(full(x) if half else x)
+    return out

@@ -17,7 +17,7 @@ from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term, View
 from crosskd.errors import ConfigError
 from crosskd.pairing import require_pair, same_anchors
-from crosskd.structures import Assignment, Losses, Targets
+from crosskd.structures import Assignment, Losses, Size, Targets
 
 
 class Distiller(nn.Module):
@@ -56,6 +56,7 @@ class Distiller(nn.Module):
             teacher_features = self.teacher.features(self.renormalise(images, targets.sizes))
         features = self.student.features(images)
         sizes = map_sizes(features)
+        _require_same_maps(sizes, map_sizes(teacher_features), images)
         assignment = self.student.head.assign(sizes, targets)
         theirs = assignment if self.shared else self.teacher.head.assign(sizes, targets)
         with torch.no_grad():
@@ -91,6 +92,17 @@ class Distiller(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _require_same_maps(ours: list[Size], theirs: list[Size], images: Tensor) -> None:
+    """Backbones of the same strides can round differently what does not divide by them."""
+    if ours != theirs:
+        height, width = images.shape[-2:]
+        raise ConfigError(
+            f"of images of {height} x {width} pixels the student makes maps of {ours} cells, the teacher of {theirs}",
+            where="/augment/pad_to",
+            remedy="Pad to a multiple of 32: then both come out alike.",
+        )
 
 
 def build_distiller(student: Detector, teacher: Detector, config: DistillConfig) -> Distiller:

@@ -49,7 +49,9 @@ class Renormalised(nn.Module):
     def __init__(self, detector: Detector, given: PixelConfig) -> None:
         super().__init__()
         self.detector = detector
-        self.renormalise = Renormalise(given, detector.config.pixels)
+        place = next(detector.parameters())  # made where the detector already is: nobody moves this one
+        self.renormalise = Renormalise(given, detector.config.pixels).to(place.device)
+        self.train(detector.training)  # or whoever puts back the mode that was found would put it into training
 
     @property
     def num_classes(self) -> int:

@@ -24,6 +24,7 @@ class Run:
     config: Any  # the TrainConfig; where nothing is trained, an EvaluateConfig or ExportConfig
     workdir: Path
     stop: threading.Event = field(default_factory=threading.Event)
+    finish: threading.Event = field(default_factory=threading.Event)
     phase: Phase = "preparing"
     step: int = 0  # optimizer steps taken
     total_steps: int = 0
@@ -49,6 +50,17 @@ class Run:
     def request_stop(self) -> None:
         """Ask the run to finish its step, write a checkpoint and raise `Interrupted`. Any thread may ask."""
         self.stop.set()
+
+    @property
+    def finishing(self) -> bool:
+        return self.finish.is_set()
+
+    def request_finish(self) -> None:
+        """Ask a training to finish its step and to end as a success: evaluated, with its best student delivered.
+
+        Any thread may ask. A stop that is requested as well goes first.
+        """
+        self.finish.set()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from crosskd.engine.parallel import keeping
 from crosskd.errors import Diverged, Interrupted
 from crosskd.structures import Batch, Losses
 
+FINISHED_ON_REQUEST = "on request"
 SMALLEST_SCALE = 1e-3  # fp16: still infinite at this loss scale, the gradient itself is broken
 
 
@@ -66,7 +67,7 @@ def fit(
 
     `save` writes a checkpoint; `evaluate` measures the student, and may set `run.stopped_early`. At an epoch's end
     the checkpoint comes first: a run that dies while it evaluates has lost nothing, and a resume repeats the
-    evaluation.
+    evaluation. A requested finish makes the present step the last, and sets `run.stopped_early`.
 
     Raises `Diverged`, `OutOfMemory`, and `Interrupted` once a requested stop has been checkpointed.
     """
@@ -74,6 +75,7 @@ def fit(
     meter = Meter(run, training.amp.device)
     saved = run.step
     while True:
+        enough = False
         training.trainee.train()
         for group in meter.waiting(_groups(run, training)):
             losses = train_step(run, training, group)
@@ -82,19 +84,25 @@ def fit(
             meter.count(images=sum(len(batch.images) for batch in group) * distributed.world_size())
             if run.step % run.config.log_every == 0 or run.step == run.total_steps:
                 callback.on_log(run, losses | meter.read())
-            (stopping,) = distributed.any_of(run.stopping)  # asked of one rank, all stop after the same step
+            # Asked of one rank, all end after the same step.
+            stopping, enough = distributed.any_of(run.stopping, run.finishing)
             if stopping or (every and run.step % every == 0):
                 save()
                 saved = run.step
             if stopping:
                 raise Interrupted(f"stopped on request after step {run.step}", step=run.step)
+            if enough:
+                break
         if saved != run.step:
             save()
             saved = run.step
         finished = run.step >= run.total_steps
-        if finished or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
+        if finished or enough or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
             with meter.pause():
                 evaluate()
+            (enough,) = distributed.any_of(run.finishing)  # while it evaluated: no further step is needed
+        if enough and not finished:
+            run.stopped_early = FINISHED_ON_REQUEST
         if finished or run.stopped_early:
             return
         run.epoch_index, run.batches_done = run.epoch_index + 1, 0

@@ -35,7 +35,7 @@ class MeasuredData(Knobs):
 class ScaleConfig(Knobs):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then padded."""
 
-    short_edge: int = Field(default=800, ge=32, le=8192, description="Pixels.")
+    short_edge: int = Field(default=800, ge=32, le=4096, description="Pixels.")
     long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
     pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of this.")
 

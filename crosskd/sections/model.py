@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
 from crosskd import registry
 from crosskd.sections.backbone import BackboneConfig
@@ -147,24 +147,32 @@ class ModelConfig(Knobs):
         default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _detector_defaults(cls, data: Any) -> Any:
-        """Fill in the detector's own defaults, section by section, under what is given."""
+    def _detector_defaults(cls, data: Any, handler: ModelWrapValidatorHandler[ModelConfig]) -> ModelConfig:
+        """Fill in the detector's own defaults, section by section, under what is given.
+
+        As with all defaults, `model_fields_set` has none of them: whoever asks what was chosen is not told these.
+        """
         name = data.get("detector", "gfl") if isinstance(data, dict) else None
         if not isinstance(name, str) or name not in registry.DETECTORS:
-            return data
-        data = dict(data)
+            return handler(data)
+        data, filled = dict(data), {}
         for section, defaults in registry.DETECTORS[name].defaults.items():
             if section == "":
+                filled[section] = defaults.keys() - data.keys()
                 data = {**defaults, **data}
                 continue
             given = data.get(section, {})
             if isinstance(given, BaseModel):
                 given = given.model_dump(exclude_unset=True)
             if isinstance(given, Mapping):
+                filled[section] = defaults.keys() - given.keys()
                 data[section] = {**defaults, **given}
-        return data
+        model = handler(data)
+        for section, names in filled.items():
+            (getattr(model, section) if section else model).model_fields_set.difference_update(names)
+        return model
 
     @model_validator(mode="after")
     def _strides(self) -> ModelConfig:

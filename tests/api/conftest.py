@@ -24,6 +24,8 @@ from api.settings import Settings
 WORKER_TOKEN = "a-worker-token-for-tests"
 WORKER = {"Authorization": f"Bearer {WORKER_TOKEN}"}
 DIGEST = hashlib.sha256(WORKER_TOKEN.encode()).hexdigest()
+# A TestClient on this machine.
+HERE: dict[str, Any] = {"base_url": "http://127.0.0.1:8470", "client": ("127.0.0.1", 50000)}
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +126,7 @@ def app(settings: Settings) -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client without a token that shows a 500 as an answer."""
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, raise_server_exceptions=False, **HERE) as client:
         yield client
 
 

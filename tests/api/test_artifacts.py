@@ -236,7 +236,7 @@ def test_the_sweep_removes_what_no_row_names(
     upload("log.txt", b"kept")
     storage: LocalStorage = app.state.storage
     orphan = f"{job}/{new_id()}-log.txt"
-    with storage.stage() as staged:
+    with storage.stage("0" * 64) as staged:
         staged.write(b"a crash came before the commit")
         storage.publish(staged, orphan)
     (settings.storage / "staging" / "left").write_bytes(b"a crash came before the publication")

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +19,10 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.services import uploads
 from api.settings import Settings
 from tests.api.conftest import Worker
+from tests.api.sending import NAME, Upload, half_sent
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB, of which every part is recognisable
 SHA256 = hashlib.sha256(CONTENT)
@@ -187,6 +190,12 @@ def address(app: FastAPI, client: TestClient) -> Iterator[str]:
     listener.close()
 
 
+@pytest.fixture
+def sending(client: TestClient, job: str, worker: Worker) -> Upload:
+    """A file that the job has not yet."""
+    return Upload(client, f"/worker/attempts/{worker.attempt}/artifacts/{NAME}", worker.headers)
+
+
 def test_a_replaced_artifact_while_an_old_download_goes_on(
     address: str, client: TestClient, job: str, worker: Worker
 ) -> None:
@@ -202,7 +211,7 @@ def test_a_replaced_artifact_while_an_old_download_goes_on(
     assert got == old
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(address: str, job: str, worker: Worker, settings: Settings) -> None:
+def test_an_upload_that_breaks_off_is_not_published(address: str, job: str, worker: Worker, settings: Settings) -> None:
     host, port = address.removeprefix("http://").split(":")
     headers = worker.headers | {
         "Host": host,
@@ -215,8 +224,41 @@ def test_an_upload_that_breaks_off_leaves_nothing(address: str, job: str, worker
         connection.sendall(f"PUT {path} HTTP/1.1\r\n{head}\r\n".encode() + bytes(3_000_000))
         staging = settings.storage / "staging"
         _until(lambda: any(path.stat().st_size for path in staging.iterdir()))
-    _until(lambda: not any(staging.iterdir()))
+    assert worker.put("last.safetensors", b"", **{"Content-Digest": f"sha-256=:{'A' * 43}=:"}).status_code == 400
     assert not list((settings.storage / job).glob("*-last.safetensors"))
+
+
+def test_who_is_silent_loses_the_part_to_who_comes_back(
+    address: str,
+    client: TestClient,
+    job: str,
+    sending: Upload,
+    monkeypatch: Any,
+) -> None:
+    """A connection whose other end has vanished looks open for ever."""
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.5)
+    with half_sent(address, sending, 2_000_000):
+        _until(lambda: sending.arrived() > 0)
+        while (answer := sending.go_on(sending.arrived())).status_code == 409:
+            assert answer.json()["type"] in ("/problems/request-in-flight", "/problems/wrong-upload-offset")
+            time.sleep(0.05)
+    assert answer.status_code == 201
+    assert client.get(f"/jobs/{job}/artifacts/{NAME}").content == sending.content
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_was(
+    address: str,
+    client: TestClient,
+    job: str,
+    sending: Upload,
+) -> None:
+    with half_sent(address, sending, 2_000_000):
+        _until(lambda: sending.arrived() > 0)
+    while (answer := sending.go_on(sending.arrived())).status_code == 409:
+        time.sleep(0.01)  # the server has not noticed yet
+    assert answer.status_code == 201
+    assert int(answer.request.headers["upload-offset"]) > 0
+    assert client.get(f"/jobs/{job}/artifacts/{NAME}").content == sending.content
 
 
 def _until(condition: Callable[[], bool]) -> None:

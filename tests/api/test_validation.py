@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.api.conftest import HERE
 from tests.api.specs import CLASSES, TINY, Post, errors, write_weights
 
 # --- what is filled in -----------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def test_a_training_file_without_boxes(resolve: Post, root: Path) -> None:
 def test_a_check_that_takes_too_long(make_settings: Any, spec: dict[str, Any], database_url: str) -> None:
     from api.main import create_app
 
-    with TestClient(create_app(make_settings(coco_check_seconds=1e-6))) as client:
+    with TestClient(create_app(make_settings(coco_check_seconds=1e-6)), **HERE) as client:
         answer = client.post("/jobs", json={"kind": "train", "name": "n", "spec": spec})
         assert "CROSSKD_COCO_CHECK_SECONDS" in answer.json()["errors"][0]["remedy"]
         assert "within 1e-06 s" in errors(answer)["/spec/data/train/annotations"]

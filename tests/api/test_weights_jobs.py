@@ -192,6 +192,33 @@ def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     assert "postprocess.score is a knob of fcos" in found["/spec/postprocess"]
 
 
+@pytest.mark.parametrize("kind", ["evaluate", "export"])
+def test_a_file_that_names_a_class_twice(post: Post, root: Path, spec: dict[str, Any], kind: str) -> None:
+    write_weights(root / "w.safetensors", said=["ring", "ring"])
+    coco = json.loads((root / "instances.json").read_text())
+    coco |= {"categories": coco["categories"][:1], "annotations": coco["annotations"][:1]}
+    (root / "instances.json").write_text(json.dumps(coco))  # as a set, the names are those of the data
+    more = {"images": "images"} if kind == "export" else {}
+    found = errors(post(kind, weights={"file": "w.safetensors"}, **more))
+    assert found == {"/spec/weights/file": "w.safetensors names a class twice"}
+
+
+def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spec: dict[str, Any]) -> None:
+    (root / "w.pth").write_bytes(b"torch")
+    coco = json.loads((root / "instances.json").read_text())
+    coco["categories"] = [{"id": 1 + i, "name": f"c{i}"} for i in range(10_001)]
+    (root / "many.json").write_text(json.dumps(coco))
+    val = spec["data"]["val"] | {"annotations": "many.json"}
+    found = errors(post("evaluate", weights={"file": "w.pth"}, model=TINY, data={"val": val}))
+    assert "at most 10000 items" in found["/spec/data/classes"]
+
+
+def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
+    found = errors(post("evaluate", weights={"job": trained}, scale={"short_edge": 4097, "long_edge": 8192}))
+    assert found.keys() == {"/spec/scale/short_edge"}
+    assert post("evaluate", weights={"job": trained}, scale={"short_edge": 4096, "long_edge": 8192}).status_code == 200
+
+
 def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     swin = TINY | {"backbone": {"name": "swin_t", "init": "random"}}
     write_weights(root / "w.safetensors", swin)

@@ -164,6 +164,24 @@ def test_cancel_and_its_refusal(service: Service, finished: str) -> None:
     assert done.stderr.startswith("409 ")
 
 
+def test_a_job_is_paused_resumed_retried_and_deleted(service: Service) -> None:
+    job = service.post("long")
+    for verb, status in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        done = run(service, verb, job)
+        assert (done.returncode, done.stdout) == (0, f"{job}: {status}\n")
+    done = run(service, "stop", job)
+    assert done.returncode == 1
+    assert done.stderr == "409 Conflict: the job was cancelled. Possible now: retry, delete.\n"
+    again = run(service, "retry", job)
+    assert again.returncode == 0
+    with service.client() as client:
+        assert client.job(again.stdout.strip()).retried_from == job
+        client.cancel(again.stdout.strip())
+    done = run(service, "delete", job)
+    assert (done.returncode, done.stdout) == (0, f"{job}: deleted\n")
+    assert run(service, "show", job).stderr.startswith("404 ")
+
+
 def test_presets_are_listed_and_printed(service: Service) -> None:
     assert "gfl_r18_r50" in run(service, "presets").stdout
     printed = yaml.safe_load(run(service, "presets", "gfl_r18_r50").stdout)

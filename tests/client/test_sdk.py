@@ -156,6 +156,25 @@ def test_cancel_repeats_its_answer_and_refuses_a_finished_job(service: Service, 
     assert caught.value.problem.status == 409
 
 
+def test_every_action_repeats_its_answer(service: Service) -> None:
+    job = service.post("acted upon")
+    service.claimed(job)
+    with service.client() as client:
+        assert client.stop(job) == client.stop(job)
+        assert client.pause(job).pause_requested_at is not None
+        assert client.resume(job) == client.resume(job)
+        assert client.job(job).pause_requested_at is None
+        with pytest.raises(ApiProblem, match=r"is running. Possible now: cancel, pause, stop") as caught:
+            client.delete(job)
+        assert caught.value.problem.status == 409
+        other = service.post("retried")
+        client.cancel(other)
+        assert client.retry(other) == client.retry(other)
+        client.cancel(client.retry(other).id)
+        client.delete(other)
+        client.delete(other)
+
+
 def test_wait_follows_a_job_to_its_end(service: Service) -> None:
     job = service.post("followed")
     worker = service.claimed(job)
@@ -221,21 +240,39 @@ def test_a_service_that_stays_away_is_given_up(home: Path) -> None:
             client.health()
 
 
-def test_a_post_that_may_have_arrived_is_not_sent_again() -> None:
-    sent: list[httpx.Request] = []
+def test_a_post_that_may_have_arrived_is_sent_again_under_its_key(service: Service) -> None:
+    """The service takes the job, and the connection breaks before it can say so."""
+    keys: list[str] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        sent.append(request)
-        if request.method == "GET":
-            return httpx.Response(200, json={"status": "ok", "version": "1"})
-        raise httpx.ReadError("the connection broke")
+    class Breaking(httpx.HTTPTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            response = super().handle_request(request)
+            if request.method == "POST":
+                keys.append(request.headers["idempotency-key"])
+                if len(keys) == 1:
+                    response.read()
+                    raise httpx.ReadError("the connection broke")
+            return response
 
-    with httpx.Client(transport=httpx.MockTransport(answer), base_url="http://127.0.0.1") as http:
-        client = Client("http://127.0.0.1", http)
+    order = {"kind": "train", "name": "broken off", "spec": service.spec}
+    with httpx.Client(transport=Breaking(), base_url=service.url) as http:
+        client = Client(service.url, http)
         client.health()
-        with pytest.raises(Unreachable):
-            client.create_job({})
-    assert [request.method for request in sent] == ["GET", "POST"]
+        jobs = [client.create_job(order), client.create_job(order)]
+        assert [job.id for job in client.jobs() if job.name == "broken off"] == [job.id for job in reversed(jobs)]
+    assert len(keys) == 3
+    assert keys[0] == keys[1]
+    assert keys[1] != keys[2]
+
+
+def test_a_request_that_is_still_being_answered_is_asked_for_again() -> None:
+    problem = {"type": "/problems/request-in-flight", "title": "Request In Flight", "status": 409}
+    header = {"content-type": "application/problem+json"}
+    answers = iter(
+        [httpx.Response(409, json=problem, headers=header), httpx.Response(200, json={"status": "ok", "version": "1"})]
+    )
+    with httpx.Client(transport=httpx.MockTransport(lambda _: next(answers)), base_url="http://127.0.0.1") as http:
+        assert Client("http://127.0.0.1", http).health().status == "ok"
 
 
 @pytest.mark.parametrize(

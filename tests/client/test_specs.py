@@ -74,20 +74,45 @@ def test_values_are_set_by_path_and_read_as_yaml() -> None:
     assert preset["spec"]["schedule"]["epochs"] == 12
 
 
-@pytest.mark.parametrize("text", ["epochs", "=3", "", "seed.deeper=1", "x=[1"])
+@pytest.mark.parametrize("text", ["epochs", "=3", "", "seed.deeper=1", "x=[1", "x=2001-99-99", "x=!!int abc"])
 def test_a_value_that_cannot_be_set_is_refused(text: str) -> None:
     with pytest.raises(ClientError):
         specs.put({"seed": 0}, text)
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"), [("- 1\n", "no mapping"), ("a: [", "no YAML"), ("\x00", "no YAML"), ("3", "no mapping")]
+    ("content", "complaint"),
+    [
+        ("- 1\n", "no mapping"),
+        ("a: [", "no YAML"),
+        ("\x00", "no YAML"),
+        ("3", "no mapping"),
+        ("a: 2001-99-99", "no YAML: month must be in"),
+        ("[" * 3000, "no YAML: it is nested too deeply"),
+    ],
 )
 def test_a_file_that_is_no_job_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(content)
     with pytest.raises(ClientError, match=complaint):
         specs.read_job(file)
+
+
+@pytest.mark.parametrize(
+    "text", ["seed: .nan", "seed: 2001-01-01", "a: !!binary aGk=", "a: !!set {x}", "a: &a [*a]", 'a: "\\ud800"']
+)
+def test_what_json_cannot_say_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    with pytest.raises(ClientError, match="cannot be sent as JSON"):
+        specs.complete(specs.read_job(file), name="n")
+
+
+def test_sections_of_another_form_are_left_to_the_service() -> None:
+    job = specs.complete({"labels": [1], "spec": {"teacher": "x"}}, name="n", teacher={"job": "abc"}, labels=["a=b"])
+    assert job["labels"] == [1]
+    assert job["spec"]["teacher"] == {"weights": {"job": "abc"}}
+    assert specs.complete({"labels": None, "spec": {}}, name="n", labels=["a=b"])["labels"] == {"a": "b"}
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -133,4 +158,5 @@ def test_a_folder_without_data_names_the_layouts(tmp_path: Path) -> None:
 def test_a_name_with_a_suffix_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here").write_text("")
-    assert [specs.is_file(name) for name in ("gone.yaml", "here", "gfl_r18_r50")] == [True, True, False]
+    assert [specs.is_file(name) for name in ("gone.yaml", "here")] == [True, True]
+    assert [specs.is_file(name) for name in ("gfl_r18_r50", "n" * 300)] == [False, False]

@@ -119,6 +119,17 @@ def test_a_stopped_run_goes_on_when_it_is_given_more_patience(
     assert (result.steps, bool(result.stopped_early)) == (12, True)
 
 
+def test_a_requested_finish_delivers_as_an_early_stop_does(data: dict[str, Any], tmp_path: Path) -> None:
+    spec = config(data, evaluation={"every_epochs": 100})
+    story = Story(lambda event, run: run.request_finish() if event == "log 4" else None)
+    result = train(spec, tmp_path, callbacks=[story])
+    assert (result.steps, result.stopped_early) == (4, "on request")
+    assert (result.manifest["stopped_early"], result.manifest["stop_reason"]) == (True, "on request")
+    assert [(evaluation.step, evaluation.best) for evaluation in story.evaluations] == [(4, True)]
+    assert story.events[-4:] == ["training", "uploading", "last.safetensors", "end"]
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["checkpoint-00000004.pt"]
+
+
 def test_the_last_step_is_no_early_stop(data: dict[str, Any], tmp_path: Path) -> None:
     spec = config(data, schedule={"epochs": 2, "warmup_steps": 2}, evaluation={"patience": 1, "min_delta": 0.9})
     result = train(spec, tmp_path)

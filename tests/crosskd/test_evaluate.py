@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from crosskd.average_precision import METRICS, Found, average_precision
-from crosskd.config import AugmentConfig, PostprocessConfig
+from crosskd.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.data.annotations import read_annotations
 from crosskd.data.loader import build_loader
 from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
@@ -21,8 +21,9 @@ from crosskd.detectors.detector import build_detector
 from crosskd.detectors.head import DenseHead
 from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, DataError, WeightsError
-from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings
+from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
 from crosskd.structures import Detections
+from tests.crosskd import small
 from tests.crosskd.data.files import config, content, many, write
 
 SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48)]
@@ -300,6 +301,11 @@ def test_how_detections_are_chosen_can_be_changed_field_by_field(trained):
     assert count() == own
     changed = count(nms_iou=0.4)
     assert changed == own.model_copy(update={"nms_iou": 0.4})
+    # What another detector fills in by itself has not been chosen.
+    filled = small.config(detector="retinanet", postprocess={"max_detections": 3}).postprocess
+    assert filled.nms_iou != own.nms_iou
+    changed = count(**filled.model_dump(include=filled.model_fields_set))
+    assert changed == own.model_copy(update={"max_detections": 3})
 
 
 @pytest.mark.parametrize(
@@ -336,6 +342,14 @@ def test_a_file_of_others_records_no_settings(trained, tmp_path):
     assert recorded_settings(path) == {}  # nor does one of ours that an earlier version wrote
 
 
+def test_a_file_of_ours_says_the_student_and_no_other_does(trained, tmp_path):
+    settings, detector, path = trained
+    assert ModelConfig.model_validate(recorded_student(path)) == settings.student
+    torch.save(detector.state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(ConfigError, match=r"bare\.pth does not say which model it holds"):
+        recorded_student(tmp_path / "bare.pth")
+
+
 def test_a_file_without_a_description_is_the_student_of_the_configuration(trained, tmp_path):
     settings, detector, _ = trained
     torch.save(detector.state_dict(), tmp_path / "bare.pth")
@@ -350,8 +364,10 @@ def test_a_file_without_a_description_is_the_student_of_the_configuration(traine
     ("changes", "message"),
     [
         ({"classes": json.dumps(["one", "three"])}, "knows the classes one, three; the data has one, two"),
-        ({"classes": "7"}, "not as a list of strings"),
-        ({"model": "{}"}, "broken description"),
+        ({"classes": "7"}, "not a list of strings"),
+        ({"classes": '["one", "two", "one"]'}, "a class is named twice"),
+        ({"classes": "[" * 100_000}, "nested too deeply"),
+        ({"model": "{}"}, "broken description of its model: Field required"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(trained, tmp_path, changes, message):

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from crosskd.losses import (
     bins_divergence,
     distribution_focal,
+    focal_background,
+    focal_object,
     full,
     level_sums,
     quality_focal,
@@ -32,6 +34,19 @@ def test_quality_focal_vanishes_at_a_sure_and_right_answer_and_sends_nothing_to_
     assert value < 1e-12
     assert quality.grad is None
     assert logits.grad is not None
+
+
+def test_an_exponent_below_one_has_a_gradient_where_there_is_nothing_to_weigh() -> None:
+    logits = torch.tensor([20.0, 0.0, 0.0], requires_grad=True)
+    quality_focal(logits, torch.tensor([1.0, 0.5, 0.25]), 0.5).sum().backward()  # the first two are met exactly
+    assert logits.grad is not None
+    assert logits.grad[:2].tolist() == [0.0, 0.0]
+    assert logits.grad[2] > 0
+
+    extreme = torch.tensor([-200.0, 200.0], requires_grad=True)
+    (focal_background(extreme, 0.5, 0.25) + focal_object(extreme, 0.5, 0.25)).sum().backward()
+    assert extreme.grad is not None
+    assert extreme.grad.isfinite().all()
 
 
 def test_distribution_focal_is_least_when_the_two_bins_share_the_distance() -> None:

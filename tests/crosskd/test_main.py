@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -19,9 +20,11 @@ from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
+from crosskd.engine.weights import write_weights
 from crosskd.errors import Interrupted
 from crosskd.evaluate import evaluate_weights
 from crosskd.structures import Evaluation
+from tests.crosskd import small
 
 RECIPE = {
     "student": {
@@ -234,6 +237,22 @@ def test_weights_that_are_none(data: Path, tmp_path: Path) -> None:
     bad.write_bytes(b"junk")
     said = failed(invoke("evaluate", bad, "--annotations", data / "val.json", "--images", data / "images"), 1)
     assert "bad.safetensors" in said
+
+
+def test_evaluate_knows_the_model_from_the_file_alone(data: Path, tmp_path: Path) -> None:
+    """Knobs of its detector can be set, and a file that says none is told so."""
+    model = small.detector(detector="fcos")
+    path = tmp_path / "fcos.safetensors"
+    write_weights(path, model.state_dict(), model=model.config, classes=["A", "B", "E"])
+    scale = ("--set", "augment.short_edges=[64]", "--set", "augment.long_edge=64", "--set", "loader.workers=0")
+    split = ("--annotations", data / "val.json", "--images", data / "images", *scale)
+    result = invoke("evaluate", path, *split, "--set", "student.postprocess.score=root")
+    assert result.exit_code == 0, result.output
+    said = failed(invoke("evaluate", path, *split, "--set", "student.losses.l1=1"), 2)
+    assert "fcos does not read it" in said
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    said = failed(invoke("evaluate", tmp_path / "bare.pth", *split), 2)
+    assert "bare.pth does not say which model it holds" in said
 
 
 def test_resuming_nothing_is_said(data: Path, recipe: Path, tmp_path: Path) -> None:

@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
-from crosskd.config import AugmentConfig, DataConfig, EvaluateConfig, PostprocessConfig, TrainConfig
+from crosskd.config import (
+    AugmentConfig,
+    DataConfig,
+    EvaluateConfig,
+    FileRef,
+    PostprocessConfig,
+    TeacherConfig,
+    TrainConfig,
+)
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import collate
 from crosskd.engine.callbacks import Callback, Run
@@ -18,6 +27,7 @@ from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
 from crosskd.evaluate import evaluate_weights
 from crosskd.measure import measure
 from crosskd.structures import Evaluation
+from crosskd.teacher import load_teacher
 from tests.crosskd import small
 from tests.crosskd.finished import CLASSES, SCALE, detector, write_finished, write_images
 
@@ -144,9 +154,24 @@ def test_what_cannot_be_measured(
     assert caught.value.remedy
 
 
-def test_weights_that_say_nothing_need_a_model(data: DataConfig, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+@pytest.mark.parametrize("said", ['["A", "B", "A"]', '"ABE"', "[" * 100_000])
+def test_class_names_that_are_none(data: DataConfig, tmp_path: Path, said: str) -> None:
+    model = detector()
+    path = tmp_path / "w.safetensors"
+    metadata = {"format": "crosskd", "model": model.config.model_dump_json(), "classes": said}
+    save_file(model.state_dict(), path, metadata)
+    with pytest.raises(WeightsError, match=r"w\.safetensors describes its model in a way that this version"):
+        measure(make(data, path), tmp_path / "run")
+    teacher = TeacherConfig(weights=FileRef(file=str(path)))
+    config = TrainConfig(data=data, student=model.config, teacher=teacher)
+    if said.startswith('["A"'):  # a teacher is narrowed by name: the first of that name is taken
+        assert load_teacher(config, ["B", "A"]).num_classes == 2
+        return
+    with pytest.raises(WeightsError, match=r"w\.safetensors describes its model in a way that this version"):
+        load_teacher(config, ["B", "A"])
 
+
+def test_weights_that_say_nothing_need_a_model(data: DataConfig, tmp_path: Path) -> None:
     bare = tmp_path / "bare.safetensors"
     model = detector()
     save_file(model.state_dict(), bare)

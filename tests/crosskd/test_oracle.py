@@ -204,6 +204,8 @@ def test_it_fails_a_tampered_number(folder: Path, capsys: pytest.CaptureFixture[
         {"kd_cfg": {"loss_reg_kd": {"type": "KnowledgeDistillationKLDivLoss", "class_reduction": "mean"}}},
         {"kd_cfg": {"loss_reg_kd": {"type": "SmoothL1Loss"}}},
         {"kd_cfg": {"loss_reg_kd": {"T": 1}}},
+        {"kd_cfg": {"loss_reg_kd": {k: v for k, v in CASES["gfl/base"]["kd_cfg"]["loss_reg_kd"].items() if k != "T"}}},
+        {"kd_cfg": {"loss_feat_kd": {"type": "PKDLoss"}}},
         {"kd_cfg": {"loss_center_kd": {"type": "CrossEntropyLoss"}}},
         {"kd_cfg": {"reused_teacher_head_idx": 2}},
         {"kd_cfg": [1]},

@@ -124,7 +124,7 @@ class Case:
                 beta=cls["beta"],
                 box=BOX_MIMIC[box["type"]],
                 box_weight=box["loss_weight"],
-                temperature=box.get("T", 1.0),
+                temperature=box.get("T", 1.0),  # only distributions have one
                 centerness_weight=centre["loss_weight"] if centre else 0.0,
                 after_relu=self.values.get("variant") != "preact",
                 reference_normaliser=True,
@@ -170,8 +170,8 @@ def _check_distillation(values: Mapping[str, Any]) -> None:
         if section not in KD_CFG or not isinstance(knobs, Mapping):
             raise UnknownSettingError(f"unknown kd_cfg {section} {knobs!r}")
         known = next((form for form in KD_CFG[section] if form["type"] == knobs.get("type")), KD_CFG[section][0])
-        for key in {*knobs, *(key for key, fixed in known.items() if fixed is not None)}:
-            if key not in known or known[key] not in (None, knobs.get(key)):
+        for key in {*knobs, *known}:  # one left out has the reference's default, which the vectors do not say
+            if key not in known or key not in knobs or known[key] not in (None, knobs[key]):
                 raise UnknownSettingError(f"unknown kd_cfg {section}.{key} {knobs.get(key)!r}")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "the-token-of-the-test-worker"
+ATTEMPT_TOKEN = "the-token-of-the-test-attempt"  # good for the calls of an attempt alone
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Fault:
     body: dict[str, Any] = field(default_factory=dict)
     drop: str = ""  # "before" or "after" the request has taken effect
     delay: float = 0.0
-    cut: int | None = None  # bytes of a download after which the connection breaks
+    cut: int | None = None  # bytes of a download, or of an upload, after which the connection breaks
 
 
 @dataclass
@@ -54,7 +55,9 @@ class Double:
         self.batches: dict[int, dict[str, Any]] = {}
         self.batch_order: list[int] = []
         self.evaluations: list[dict[str, Any]] = []
+        self.logs: dict[int, list[dict[str, Any]]] = {}
         self.uploads: list[tuple[str, dict[str, str], bytes]] = []
+        self.parts: dict[str, bytes] = {}  # what has arrived, by digest
         self.files: dict[str, bytes] = {}
         self.finished: list[dict[str, Any]] = []
         self.heartbeats = 0
@@ -74,6 +77,11 @@ class Double:
     def points(self) -> list[dict[str, Any]]:
         """All metric points, in the order in which their batches were taken."""
         return [point for sequence in self.batch_order for point in self.batches[sequence]["points"]]
+
+    @property
+    def log(self) -> list[str]:
+        """All lines of the log, in the order of their batches."""
+        return [line["text"] for _, lines in sorted(self.logs.items()) for line in lines]
 
     def reset(self) -> None:
         """Forget the last attempt's end and command: the next one is about to start."""
@@ -115,19 +123,35 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle()
 
-    do_POST = do_PUT = do_GET
+    do_POST = do_PUT = do_PATCH = do_GET
+
+    def do_HEAD(self) -> None:
+        """Of an upload: how much has arrived. It is a question about a fault, and suffers none itself."""
+        api = self.server.double
+        name, digest, size = self.path.rpartition("/")[2], self.headers["Repr-Digest"], self.headers["Upload-Length"]
+        with api.lock:
+            done = any(name == known and digest == _digest(body) for known, _, body in api.uploads)
+            offset = int(size) if done else len(api.parts.get(digest, b""))
+        self.send_response(200)
+        self.send_header("Upload-Offset", str(offset))
+        self.end_headers()
 
     def _handle(self) -> None:
         api = self.server.double
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
         word = next((w for w in reversed(parts) if w in WORDS), "")
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with api.lock:
+            cut = api.faults[word][0].cut if self.command in ("PUT", "PATCH") and api.faults[word] else None
+        body = self.rfile.read(min(int(self.headers.get("Content-Length", 0)), FOREVER if cut is None else cut))
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         headers = {key.lower(): value for key, value in self.headers.items()}
         with api.lock:
             api.requests.append(Request(self.command, url.path, query, headers, body, time.monotonic()))
             fault = api.faults[word].pop(0) if api.faults[word] else api.always.get(word, Fault())
+            if cut is not None:
+                api.parts[self._named()] = api.parts.get(self._named(), b"") + body
+                fault = Fault(drop="before")
         time.sleep(fault.delay)
         if fault.drop == "before":
             self.close_connection = True
@@ -135,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             self._answer(fault.status, fault.body, fault.headers)
             return
-        if headers.get("authorization") != f"Bearer {TOKEN}":
+        known = (TOKEN, ATTEMPT_TOKEN) if "attempts" in parts else (TOKEN,)
+        if headers.get("authorization", "").removeprefix("Bearer ") not in known:
             self._answer(401, {"title": "who are you?", "status": 401})
             return
         if api.stale and "attempts" in parts:
@@ -180,6 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.double.evaluations.append(json.loads(body))
         return 201, {}
 
+    def _logs(self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault) -> tuple[int, object]:
+        api, batch = self.server.double, json.loads(body)
+        with api.lock:
+            api.logs.setdefault(batch["sequence"], batch["lines"])
+        return 200, {}
+
     def _finish(self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault) -> tuple[int, object]:
         report = json.loads(body)
         self.server.double.finished.append(report)
@@ -191,12 +222,24 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._download(self.server.double.files[parts[-1]], fault)
             return None
-        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-        if self.headers["Content-Digest"] != f"sha-256=:{digest}:":
-            return 422, {"title": "digest", "status": 422, "detail": "the bytes are not those of Content-Digest"}
-        with self.server.double.lock:
-            self.server.double.uploads.append((parts[-1], query, body))
+        api = self.server.double
+        if self.command == "PATCH":
+            have = api.parts.get(self._named(), b"")
+            if any(self._named() == _digest(known) for _, _, known in api.uploads):
+                return 200, {}
+            if int(self.headers["Upload-Offset"]) != len(have):
+                problem = {"title": "offset", "status": 409, "type": "/problems/wrong-upload-offset"}
+                return 409, problem
+            body = have + body
+        if self._named() != _digest(body):
+            return 422, {"title": "digest", "status": 422, "detail": "the bytes are not those of the digest"}
+        with api.lock:
+            api.uploads.append((parts[-1], query, body))
         return 201, {}
+
+    def _named(self) -> str:
+        """The digest that an upload comes with."""
+        return self.headers["Repr-Digest"] or self.headers["Content-Digest"]
 
     def _download(self, data: bytes, fault: Fault) -> None:
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
@@ -211,4 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = fault.cut is not None
 
 
-WORDS = frozenset({"claim", "heartbeat", "commands", "metrics", "evaluations", "finish", "artifacts"})
+def _digest(body: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+
+
+FOREVER = 1 << 62
+WORDS = frozenset({"claim", "heartbeat", "commands", "metrics", "evaluations", "logs", "finish", "artifacts"})

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.worker.double import TOKEN
+from tests.worker.double import ATTEMPT_TOKEN, TOKEN
 
 
 def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
@@ -150,4 +150,5 @@ def spec(data: Path, *, epochs: int, **changes: Any) -> dict[str, Any]:
 def claim(job: str, spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What the API answers to the claim of `job`."""
     attempt = {"attempt": f"{job}-1", "fencing_token": 1, "lease_seconds": 30, "job": job}
+    attempt["attempt_token"] = ATTEMPT_TOKEN
     return {**attempt, "kind": "train", "spec": spec, **changes}

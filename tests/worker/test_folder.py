@@ -33,6 +33,10 @@ def test_order_and_outcome_are_read_back(folder: WorkFolder) -> None:
     order = Order(claim=CLAIM, supervisor=12, resume=folder.resume)
     folder.write_order(order)
     assert folder.read_order() == order
+    secret = "cka_" + "s" * 43
+    folder.write_order(Order(claim=CLAIM.model_copy(update={"attempt_token": secret}), supervisor=12))
+    assert folder.read_order() == Order(claim=CLAIM, supervisor=12)
+    assert secret not in (folder.path / "claim.json").read_text()
     assert folder.read_outcome() is None
     folder.write_outcome(Outcome(outcome="succeeded", result={"AP": 0.5}))
     assert folder.read_outcome() == Outcome(outcome="succeeded", result={"AP": 0.5})

@@ -58,6 +58,23 @@ def test_a_command_is_heard_at_once_and_after_an_outage(double: Double, control:
     assert not control.stale
 
 
+def test_a_stop_halts_nothing_and_other_commands_may_follow(double: Double, control: Control, until: Until) -> None:
+    double.give_command("stop")
+    until(lambda: control.stop, 5)
+    assert not control.halt.is_set()
+    double.give_command("pause")
+    until(lambda: control.pause, 5)
+    assert control.halt.is_set()
+    assert not control.hurry
+    double.give_command("cancel")
+    until(lambda: control.hurry, 5)
+    known = [request.query.get("known") for request in double.seen("commands")]
+    assert list(dict.fromkeys(known)) == [None, "stop", "pause"]
+    seen = len(known)
+    time.sleep(0.3)
+    assert len(double.seen("commands")) == seen  # nothing follows a cancel
+
+
 def test_a_heartbeat_may_bring_the_command(double: Double, control: Control, until: Until) -> None:
     answer = {"lease_expires_at": "2030-01-01T00:00:00Z", "command": "cancel"}
     double.faults["heartbeat"] = [Fault(status=200, body=answer)]

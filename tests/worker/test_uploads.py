@@ -101,6 +101,34 @@ def test_an_upload_survives_an_outage(double: Double, uploads: Uploads, tmp_path
     assert double.uploads[-1][2] == data
 
 
+def test_an_upload_goes_on_where_it_was_cut(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "large").write_bytes(data)
+    double.faults["artifacts"] = [Fault(cut=1_000_000), Fault(cut=500_000), Fault(drop="after")]
+    uploads.submit(tmp_path / "large", "best.safetensors", "weights", step=7)
+    uploads.close(60)
+    assert [(name, query, body == data) for name, query, body in double.uploads] == [
+        ("best.safetensors", {"kind": "weights", "step": "7"}, True)
+    ]
+    sent = [(r.method, r.headers.get("upload-offset"), r.headers["content-length"]) for r in double.seen("artifacts")]
+    assert sent == [
+        ("PUT", None, "3000000"),
+        ("PATCH", "1000000", "2000000"),
+        ("PATCH", "1500000", "1500000"),
+        ("PATCH", "3000000", "0"),
+    ]
+
+
+def test_an_offset_that_has_moved_on_is_asked_for_again(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+    """The API was still taking in what the broken connection had brought."""
+    wrong = {"title": "offset", "status": 409, "type": "/problems/wrong-upload-offset"}
+    double.faults["artifacts"] = [Fault(cut=10), Fault(status=409, body=wrong)]
+    data = checkpoint(uploads, tmp_path, 1)
+    uploads.close(30)
+    assert [body for _, _, body in double.uploads] == [data]
+    assert [request.method for request in double.seen("artifacts")] == ["PUT", "PATCH", "PATCH"]
+
+
 def test_a_refused_file_is_an_error(double: Double, uploads: Uploads, tmp_path: Path, until: Until) -> None:
     double.always["artifacts"] = Fault(status=413, body={"title": "too large", "status": 413})
     checkpoint(uploads, tmp_path, 1)

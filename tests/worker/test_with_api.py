@@ -115,6 +115,11 @@ def worker(api: Api, broker_url: str, data: Path, tmp_path: Path) -> Iterator[Wo
         started.stop()
 
 
+def steps_of(log: list[str]) -> list[str]:
+    """What its lines say of steps, without their times."""
+    return [line[line.index("step ") :] for line in log if "  step " in line]
+
+
 def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: Path) -> None:
     teacher = api.finished(api.post("train", spec(data, epochs=1)))
     assert teacher["status"] == "succeeded", teacher
@@ -122,6 +127,9 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     body = spec(data, epochs=epochs, teacher={"weights": {"job": teacher["id"]}}, checkpoint={"keep_last": 1})
     student = api.post("distill", body)
     until(lambda: api.get(f"/jobs/{student}/metrics", key="loss")["items"])
+    until(lambda: "step " in api.client.get(f"/jobs/{student}/logs").text)  # while it runs
+    (busy,) = api.get("/workers")["items"]
+    assert (busy["name"], busy["attempt"]["job"]) == ("tester", student)
     api.kill()
     training = worker.training()
     api.start()
@@ -135,6 +143,14 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     assert [point["step"] for point in points] == list(range(1, last + 1))
     keys = {point["key"] for point in api.get(f"/jobs/{student}/metrics", limit=1000)["items"]}
     assert {"loss_cls", "crosskd_cls", "lr", "grad_norm"} <= keys
+    assert {"steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"} <= keys
+    told = api.client.get(f"/jobs/{student}/logs", params={"tail": 10_000}).text.splitlines()
+    written = api.client.get(f"/jobs/{student}/artifacts/log.txt").text.splitlines()
+    assert steps_of(told) == steps_of(written) != []  # each line once, through the outage too
+    (idle,) = api.get("/workers")["items"]
+    assert idle["attempt"] is None
+    assert "torch" in idle["versions"]
+    assert 0 < idle["devices"][0]["memory_used_bytes"] < idle["devices"][0]["memory_bytes"]
     evaluations = api.get(f"/jobs/{student}/evaluations")["items"]
     assert [(e["model"], e["step"]) for e in evaluations] == [
         ("teacher", 0),

@@ -272,6 +272,25 @@ def test_class_names_from_the_command_line(tmp_path: Path) -> None:
     assert parse_classes(str(tmp_path / "x.json")) == ["a", "b"]
     with pytest.raises(ConfigError, match="empty name"):
         parse_classes("a,,b")
+    assert parse_classes("9" * 5000) == ["9" * 5000]  # which Python would not read as a number
+
+
+@pytest.mark.parametrize("target", [".", "/"])
+def test_a_folder_is_no_target(tmp_path: Path, target: str) -> None:
+    model = trained()
+    write_weights(tmp_path / "in.safetensors", model.state_dict(), model=model.config, classes=CLASSES)
+    result = invoke(tmp_path / "in.safetensors", target, "--to", "native")
+    assert result.exit_code == 2
+    assert "Call it weights.safetensors." in result.output
+
+
+def test_a_tensor_of_boundless_shape_allocates_nothing(tmp_path: Path) -> None:
+    """A file of one number can call it a million million classes."""
+    model = trained()
+    bias = torch.zeros(1).expand(10**12)
+    torch.save(model.state_dict() | {"head.cls.bias": bias}, tmp_path / "in.pth")
+    with pytest.raises(WeightsError, match="tensors of other shapes"):
+        prepare(tmp_path / "in.pth", "native", model=model.config)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -145,6 +145,50 @@ def test_every_tensor_of_another_shape_is_listed_and_nothing_is_loaded(tmp_path:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_tensors_that_are_no_floating_point_numbers_are_refused(trained: Detector, tmp_path: Path, dtype: Any) -> None:
+    state = trained.state_dict()
+    save_file(state | {"head.cls.bias": state["head.cls.bias"].to(dtype)}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=f"no floating-point numbers: head.cls.bias is {str(dtype)[6:]}"):
+        load_weights(trained, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_numbers_are_taken(trained: Detector, tmp_path: Path, dtype: Any) -> None:
+    state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in
+             trained.state_dict().items()}  # fmt: skip
+    save_file(state, tmp_path / "w.safetensors")
+    load_weights(trained, tmp_path / "w.safetensors")
+    for name, tensor in trained.state_dict().items():
+        assert tensor.dtype in (torch.float32, torch.int64)
+        assert torch.equal(tensor, state[name].to(tensor.dtype))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_detector_is_refused(trained: Detector, tmp_path: Path, value: float) -> None:
+    state = trained.state_dict()
+    save_file(state | {"head.box.bias": torch.full_like(state["head.box.bias"], value)}, tmp_path / "w.safetensors")
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    with pytest.raises(WeightsError, match=r"1 tensors with NaN or infinity: head\.box\.bias"):
+        load_weights(trained, tmp_path / "w.safetensors")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
+
+
+@pytest.mark.parametrize("form", ["sparse", "meta"])
+def test_tensors_that_are_no_plain_ones_are_refused(trained: Detector, tmp_path: Path, form: str) -> None:
+    weight = trained.state_dict()["head.cls.weight"]
+    odd = weight.to_sparse() if form == "sparse" else weight.to("meta")
+    torch.save(trained.state_dict() | {"head.cls.weight": odd}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"sparse, quantised or without values, such as head\.cls\.weight"):
+        load_weights(trained, tmp_path / "w.pth")
+
+
+def test_text_is_said_to_be_no_pytorch_file(trained: Detector, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("hello")
+    with pytest.raises(WeightsError, match=r"w\.pth cannot be read: it is no PyTorch file"):
+        load_weights(trained, tmp_path / "w.pth")
+
+
 class Bomb:
     """What a hostile pickle does when it is read."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from crosskd.config import NeckConfig
 from crosskd.detectors.detector import build_detector
+from crosskd.detectors.fpn import FPN
 from crosskd.errors import ConfigError
 from crosskd.registry import BACKBONES, lookup
 from tests.crosskd import small
@@ -15,6 +17,28 @@ def test_features_have_the_strides_of_the_pyramid() -> None:
     model = small.detector()
     maps = model.features(torch.randn(1, 3, 128, 160))
     assert [tuple(m.shape) for m in maps] == [(1, 16, 128 // s, -(-160 // s)) for s in model.strides]
+
+
+def test_a_pyramid_that_ends_in_a_single_column_has_a_whole_gradient_in_half_precision() -> None:
+    neck = FPN([8, 8, 8], NeckConfig(channels=16), levels=5)
+    maps = [torch.randn(1, 8, 2 * size, size) for size in (4, 2, 1)]
+    gradients = []
+    for _ in range(8):  # of what the library leaves unset, some is zero by chance
+        _fill_freed_memory(float("nan"))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pyramid = neck(maps)
+        neck.zero_grad()
+        torch.stack([level.float().square().sum() for level in pyramid]).sum().backward()
+        gradients.append([conv.weight.grad.clone() for conv in neck.output])
+    assert [level.shape[-1] for level in pyramid] == [4, 2, 1, 1, 1]
+    for again in gradients[1:]:
+        for first, other in zip(gradients[0], again, strict=True):
+            torch.testing.assert_close(other, first, rtol=0, atol=0)
+
+
+def _fill_freed_memory(value: float) -> None:
+    kept = [torch.full((16 * 16 * 9 * size,), value) for size in (1, 2, 1)]
+    del kept
 
 
 def test_every_detection_lies_in_its_own_image() -> None:

@@ -14,6 +14,7 @@ from crosskd.distill.crosskd import CrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.renormalise import Renormalise, Renormalised
 from crosskd.distill.term import Step
+from crosskd.errors import ConfigError
 from tests.crosskd import small
 
 
@@ -171,6 +172,28 @@ def test_a_teacher_of_other_pixels_is_measured_on_its_own() -> None:
     found = Renormalised(teacher, PixelConfig()).detect(images, targets.sizes)
     expected = teacher.detect(Renormalise(PixelConfig(), CAFFE)(images, targets.sizes), targets.sizes)
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_teacher_is_renormalised_for_on_the_device_where_it_is() -> None:
+    teacher = small.detector().to("meta")
+    reader = Renormalised(teacher, PixelConfig(mean=(0, 0, 0), std=(1, 1, 1)))
+    assert reader.renormalise(torch.zeros(1, 3, 32, 32, device="meta"), [(32, 32)]).device.type == "meta"
+
+
+def test_a_teacher_stays_in_the_mode_in_which_it_was() -> None:
+    teacher = small.detector().eval()
+    assert not Renormalised(teacher, PixelConfig()).training
+    assert not teacher.training
+
+
+def test_maps_that_a_backbone_rounds_otherwise_are_refused_with_what_to_pad_to() -> None:
+    student, teacher = small.detector(), small.detector(seed=1)
+    distiller = build_distiller(student, teacher, DistillConfig())
+    images, targets = small.batch()
+    teacher.backbone.register_forward_hook(lambda _module, _given, maps: [m[..., :-1, :] for m in maps])
+    with pytest.raises(ConfigError, match="64 x 96 pixels") as caught:
+        distiller(images, targets)
+    assert caught.value.where == "/augment/pad_to"
 
 
 def test_the_term_keeps_neither_model() -> None:

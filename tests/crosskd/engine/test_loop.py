@@ -134,6 +134,37 @@ def test_a_stop_finishes_its_step_and_writes_a_checkpoint(tmp_path: Path) -> Non
     assert (run.epoch_index, run.batches_done) == (1, 2)
 
 
+@pytest.mark.parametrize("log_every", [1, 7])
+def test_a_requested_finish_makes_its_step_the_last(tmp_path: Path, log_every: int) -> None:
+    run, training = toy_run(tmp_path, toy_config(log_every=log_every, evaluation={"every_epochs": 9}))
+    events = run_through(run, training, Recorder(lambda run: run.request_finish() if run.step == 7 else None))
+    assert events == ["save 5", "save 7", "evaluate 7"]
+    assert run.stopped_early == "on request"
+    assert training.batches.yielded[-1] == (1, 1)
+
+
+def test_a_finish_requested_in_an_evaluation_costs_no_further_step(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    events: list[int] = []
+    fit(run, training, Callback(), save=lambda: None, evaluate=lambda: (events.append(run.step), run.request_finish()))
+    assert (events, run.step, run.stopped_early) == ([5], 5, "on request")
+
+
+def test_a_finish_requested_at_the_last_step_is_no_early_stop(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(schedule={"max_steps": 7}))
+    events = run_through(run, training, Recorder(lambda run: run.request_finish() if run.step == 7 else None))
+    assert (events[-2:], run.stopped_early) == (["save 7", "evaluate 7"], "")
+
+
+def test_a_stop_goes_before_a_finish(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    run.request_finish()
+    run.request_stop()
+    with pytest.raises(Interrupted, match="step 1"):
+        run_through(run, training)
+    assert run.stopped_early == ""
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_change(tmp_path: Path, broken: float) -> None:
     run, training = toy_run(tmp_path, toy_config(accumulate=2))

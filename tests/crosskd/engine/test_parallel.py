@@ -105,6 +105,10 @@ def of_rank(rank: int) -> dict[str, Any]:
     found["stop"] = ending(run, training, Recorder(lambda r: r.request_stop() if rank == 1 and r.step == 4 else None))
 
     run, training = together(Share(rank))
+    asker = Recorder(lambda r: r.request_finish() if rank == 1 and r.step == 4 else None)
+    found["finish"] = (ending(run, training, asker), run.stopped_early)
+
+    run, training = together(Share(rank))
 
     def spoil(call: int) -> None:
         if rank == 1 and call == 5:
@@ -159,6 +163,7 @@ def test_ranks_and_accumulation_are_the_mean_of_their_batches(two: list[dict[str
 
 def test_a_stop_of_one_rank_stops_all_after_the_same_step(two: list[dict[str, Any]]) -> None:
     assert {found["stop"] for found in two} == {"Interrupted in 4, saved [3, 4]: stopped on request after step 4"}
+    assert {found["finish"] for found in two} == {("done after 4", "on request")}
 
 
 def test_a_loss_that_is_broken_on_one_rank_ends_all(two: list[dict[str, Any]]) -> None:

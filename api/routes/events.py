@@ -1,0 +1,66 @@
+"""`GET /jobs/{id}/events`: what happens to a job, as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from sse_starlette.event import ServerSentEvent
+
+from api.database import Database, DatabaseDep
+from api.errors import invalid_query
+from api.limits import MAX_REPEATS
+from api.routes.streams import EventResponse, Streams, follow, streams_of
+from api.schemas.events import EventKind
+from api.services import events
+
+router = APIRouter(tags=["events"])
+
+RETRY_MILLISECONDS = 1000  # after which a browser comes back
+_LAST = 2**53
+# No line breaks to the standard, but to many a reader: written so that nobody breaks the JSON there.
+_BREAKS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`id:`, `event:` (the kind) and `data:` (JSON); it ends with the transition to a final state.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The job has ended, and nothing comes behind `Last-Event-ID`: do not come back."},
+}
+
+
+@router.get("/jobs/{job}/events", response_class=EventResponse, status_code=200, responses=_STREAM)
+async def stream_events(
+    job: str,
+    database: DatabaseDep,
+    streams: Annotated[Streams, Depends(streams_of)],
+    kind: Annotated[list[EventKind], Query(default_factory=list, max_length=MAX_REPEATS, description="Only these.")],
+    after: Annotated[int, Query(ge=0, le=_LAST, description="The same as `Last-Event-ID`, for a first call.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=_LAST, description="Go on behind this event.")] = None,
+) -> Response:
+    """Transitions, metrics, evaluations and log lines of a job: all of them so far, then each as it comes.
+
+    Every event has a number. A reader that comes back with the last one it has seen, to whichever replica, gets what
+    came after it: nothing is missing and nothing comes twice.
+    """
+    start = after if last_event_id is None else last_event_id
+    first = await streams.read(events.read, database, job, start, kind)
+    if start > first.last_event:
+        name = "after" if last_event_id is None else "Last-Event-ID"
+        raise invalid_query(name, f"the job has {first.last_event} events so far", "Give the id of one of its events.")
+    if first.over and not first.events:
+        return Response(status_code=204)
+    return EventResponse(streams, _events(streams, database, job, start, kind))
+
+
+async def _events(
+    streams: Streams, database: Database, job: str, after: int, kinds: list[EventKind]
+) -> AsyncGenerator[ServerSentEvent]:
+    yield ServerSentEvent(retry=RETRY_MILLISECONDS, comment="the events of a job", sep="\n")
+    async with aclosing(follow(streams, database, job, after, kinds)) as found:
+        async for event in found:
+            data = event.data.model_dump_json().translate(_BREAKS)
+            yield ServerSentEvent(data, event=event.kind, id=str(event.id), sep="\n")

@@ -1,0 +1,41 @@
+"""What operators look at: whether the service is ready, who its workers are, and figures for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from api.database import DatabaseDep, ReadDep
+from api.schemas.system import Ready
+from api.schemas.workers import WorkerList
+from api.services import readiness, workers_seen
+from api.storage import StorageDep
+
+router = APIRouter(tags=["system"])
+
+_FIGURES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+@router.get("/ready")
+def get_ready(request: Request, database: DatabaseDep, storage: StorageDep) -> Ready:
+    """Whether everything works that the service needs: database and its revision, broker, storage; 503 says what not.
+
+    Each call tries all of it anew, so the answer turns by itself when a part comes back.
+    """
+    return readiness.check(database, request.app.state.settings.broker_url, storage)
+
+
+@router.get("/workers")
+def list_workers(session: ReadDep) -> WorkerList:
+    """The workers that were heard of within a week, with their devices, versions and what each is at."""
+    return workers_seen.listing(session)
+
+
+@router.get("/metrics", response_class=Response, responses=_FIGURES)
+def get_figures(request: Request) -> Response:
+    """Figures for Prometheus. Latency, bytes and streams are this process's, all others the service's."""
+    return Response(generate_latest(request.app.state.measures.registry), media_type=CONTENT_TYPE_LATEST)

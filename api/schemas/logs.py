@@ -1,0 +1,55 @@
+"""The log of a job on the wire, line by line: what workers hand in while they train, and what a client reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from api.schemas.reports import Moment
+
+LINE_CHARACTERS = 2000
+MAX_LINES = 500  # of one batch
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+
+
+class LogLine(BaseModel):
+    """One line; a message of several lines is several of these."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: Moment
+    level: Level = "info"
+    text: Annotated[str, Field(max_length=LINE_CHARACTERS, pattern=r"^[^\x00]*$")]
+
+
+class LogBatch(BaseModel):
+    """`POST /worker/attempts/{attempt}/logs`: the same `sequence` again changes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sequence: int = Field(ge=0, le=2**53)
+    lines: Annotated[list[LogLine], Field(min_length=1, max_length=MAX_LINES)]
+
+
+class StoredLine(BaseModel):
+    """A line as a client reads it. `number` counts from 1 over all attempts of a job."""
+
+    number: int
+    attempt: int
+    at: AwareDatetime
+    level: Level
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S}  {self.level.upper():<7}  {self.text}"
+
+
+class LogPage(BaseModel):
+    """`GET /jobs/{id}/logs`: the last lines. Older than `oldest` the service keeps none; `log.txt` has them all."""
+
+    items: list[StoredLine]
+    oldest: int = Field(description="Number of the oldest line that is kept; 1 while none was dropped.")
+    total: int = Field(description="Lines reported so far.")
+    last_event: int = Field(description="The event up to which this is the log: what to follow it from.")

@@ -1,0 +1,59 @@
+"""Workers on the wire: what they say of their devices, and the list of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+MAX_DEVICES = 64
+
+_Bytes = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class DeviceState(BaseModel):
+    """A device as its driver tells of it; null is what it does not tell."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")]
+    memory_bytes: _Bytes | None = None
+    memory_used_bytes: _Bytes | None = None
+    utilisation: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="The busy share, 0..1.")
+
+
+Devices = Annotated[list[DeviceState], Field(max_length=MAX_DEVICES)]
+
+
+class HeartbeatReport(BaseModel):
+    """The body of a heartbeat, which may also have none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    devices: Devices = []
+
+
+class LiveAttempt(BaseModel):
+    """What a worker is at."""
+
+    id: str
+    number: int
+    job: str
+
+
+class Worker(BaseModel):
+    """A worker as it was last heard of: with a claim, or a heartbeat of its attempt. An idle one says nothing."""
+
+    name: str
+    device: str = Field(description="Its device set: `cpu`, or indices of GPUs.")
+    devices: list[DeviceState]
+    versions: dict[str, str]
+    attempt: LiveAttempt | None = Field(description="null: it is idle, or gone.")
+    first_seen: AwareDatetime
+    last_seen: AwareDatetime
+
+
+class WorkerList(BaseModel):
+    """`GET /workers`, the last heard first."""
+
+    items: list[Worker]

@@ -1,0 +1,152 @@
+"""POST to an address that a user named, without becoming that user's hand inside our own network (SSRF).
+
+The name is resolved once, here, every address it has is judged, and the connection goes to an address that was judged:
+a name that answers otherwise a moment later (DNS rebinding) gains nothing. No proxy, no redirect, one deadline for all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import httpcore
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+SECONDS = 15.0  # from the first packet to the answer's last header
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class Undeliverable(Exception):
+    """The receiver was not reached, or did not answer with success. The message is fit for whoever owns the webhook."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Forbidden(Undeliverable):
+    """The address belongs to a network that may not be called."""
+
+
+def permitted(address: str, allowed: Iterable[Network]) -> bool:
+    """Whether an IP address is a public one, or in one of the `allowed` networks. One inside another counts too."""
+    outer = ipaddress.ip_address(address.partition("%")[0])
+    return all(_is_public(part) or any(part in network for network in allowed) for part in _unwrapped(outer))
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def _unwrapped(address: Address) -> list[Address]:
+    """The addresses that decide: of an IPv6 address that only carries an IPv4 one, that one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address.sixtofour is not None:
+        return [address.sixtofour]
+    if address.teredo is not None:
+        return list(address.teredo)
+    if address in _NAT64:
+        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+    return [address]
+
+
+def literal(host: str) -> bool:
+    """Whether the host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def post(
+    url: str, headers: Mapping[str, str], body: bytes, allowed: Sequence[Network], seconds: float = SECONDS
+) -> int:
+    """POST `body` to `url`; the status of the answer, whose own body is not read.
+
+    Raises:
+        Forbidden: the host has an address that is neither public nor in `allowed`.
+        Undeliverable: no connection, or no answer in time.
+    """
+    backend = _Guarded(allowed, time.monotonic() + seconds)
+    timeout = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)}
+    request = [(name.encode(), value.encode()) for name, value in headers.items()]
+    try:
+        with (
+            httpcore.ConnectionPool(network_backend=backend) as pool,
+            pool.stream("POST", url, headers=request, content=body, extensions=timeout) as response,
+        ):
+            return int(response.status)
+    except (httpcore.TimeoutException, TimeoutError):
+        raise Undeliverable(f"no answer within {seconds:g} s") from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError, UnicodeError, ValueError) as error:
+        # Not in the error's own words: they may quote the address, and that may hold a secret.
+        raise Undeliverable(f"the connection failed ({type(error).__name__})") from None
+
+
+class _Guarded(httpcore.NetworkBackend):
+    """Connects to addresses that were judged."""
+
+    def __init__(self, allowed: Sequence[Network], deadline: float) -> None:
+        self._allowed = allowed
+        self._deadline = deadline
+        self._plain = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002 - the deadline counts
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        if not found or not all(permitted(address, self._allowed) for address in found):
+            raise Forbidden("the host's address is not a public one")
+        address = min(found, key=lambda address: (":" in address, address))  # IPv4 first: it is reachable more often
+        left = max(self._deadline - time.monotonic(), 0.001)
+        stream = self._plain.connect_tcp(address, port, left, local_address, socket_options)
+        return _Hurried(stream, self._deadline)
+
+
+class _Hurried(httpcore.NetworkStream):
+    """A stream with one deadline for all reads and writes: a receiver that drips must not hold a thread."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout
+        return left
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the deadline counts
+        return self._stream.read(max_bytes, self._left())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the deadline counts
+        self._stream.write(buffer, self._left())
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002 - the deadline counts
+    ) -> httpcore.NetworkStream:
+        return _Hurried(self._stream.start_tls(ssl_context, server_hostname, self._left()), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

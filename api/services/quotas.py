@@ -1,0 +1,71 @@
+"""Quotas: how many jobs of one owner may wait, and how many may run. Without a setting there is none.
+
+What waits is counted when a job is posted, what runs when one is claimed. A job that finds its owner at the quota stays
+queued, and is rung again when one of the owner's jobs ends. The jobs of one owner are counted one request at a time: a
+lock for the owner on Postgres, the database's own single writer on SQLite.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select, update
+
+from api.database import OUTBOX, Session
+from api.errors import Conflict, QuotaExceeded
+from api.models import Job, Outbox
+from api.settings import Settings
+
+WAITING = ("queued", "paused")  # what is paused counts too: else pausing would be a way around the quota
+
+
+def admit(session: Session, settings: Settings, owner: str) -> None:
+    """Raises `QuotaExceeded` if as many jobs of the owner wait as may."""
+    quota = settings.max_waiting_per_owner
+    if quota is None:
+        return
+    _lock(session, owner)
+    if (waiting := _count(session, owner, *WAITING)) >= quota:
+        raise QuotaExceeded(
+            f"{waiting} jobs of {owner} are waiting, and {quota} may",
+            remedy="Wait until one has been started, or cancel one.",
+        )
+
+
+def allow_run(session: Session, settings: Settings, job_id: str) -> None:
+    """Raises `Conflict` if as many jobs of the job's owner run as may."""
+    quota = settings.max_running_per_owner
+    owner = session.scalar(select(Job.owner).where(Job.id == job_id)) if quota is not None else None
+    if quota is None or owner is None:
+        return
+    _lock(session, owner)
+    if (running := _count(session, owner, "running")) >= quota:
+        raise Conflict(
+            f"{running} jobs of {owner} run, and {quota} may", remedy="Leave it: it is rung again when one has ended."
+        )
+
+
+def ring_next(session: Session, settings: Settings, owner: str) -> None:
+    """A job of the owner runs no longer: ring the one that has waited longest, should the quota have held it back."""
+    if settings.max_running_per_owner is None:
+        return
+    next_in_line = (
+        select(Outbox.id)
+        .join(Job, Job.id == Outbox.job_id)
+        .where(Job.owner == owner, Job.status == "queued", Outbox.published_at.is_not(None))
+        .order_by(Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Outbox)
+    )
+    bell = session.scalar(next_in_line)
+    if bell is not None:
+        session.execute(update(Outbox).where(Outbox.id == bell).values(published_at=None, due_at=session.now()))
+        session.ring(OUTBOX)
+
+
+def _lock(session: Session, owner: str) -> None:
+    if session.database.dialect != "sqlite":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"quota:{owner}", 0))))
+
+
+def _count(session: Session, owner: str, *statuses: str) -> int:
+    counted = select(func.count()).select_from(Job).where(Job.owner == owner, Job.status.in_(statuses))
+    return session.scalars(counted).one()

@@ -1,0 +1,55 @@
+"""Who the workers are: noted with every claim and heartbeat, in the transaction of that."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+
+from api.database import Session
+from api.models import Attempt
+from api.models import Worker as Row
+from api.schemas import workers as wire
+
+KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not listed
+LISTED = 1000
+
+
+def note(session: Session, worker: str, device: str, devices: list[wire.DeviceState], **more: Any) -> None:
+    """The worker was heard of. What it says of no device leaves the former as it was."""
+    now = session.now()
+    fresh: dict[str, Any] = {"last_seen": now, **more}
+    if devices:
+        fresh["devices"] = [state.model_dump() for state in devices]
+    first = {"name": worker, "device": device, "first_seen": now, "devices": [], "versions": {}}
+    if not session.insert_if_absent(Row, first | fresh):
+        session.execute(update(Row).where(Row.name == worker, Row.device == device).values(**fresh))
+
+
+def listing(session: Session) -> wire.WorkerList:
+    """Those heard of lately, the last first."""
+    since = session.now() - KEPT
+    rows = session.scalars(select(Row).where(Row.last_seen > since).order_by(Row.last_seen.desc()).limit(LISTED)).all()
+    running = session.execute(
+        select(Attempt.worker, Attempt.device, Attempt.id, Attempt.number, Attempt.job_id)
+        .where(Attempt.status == "running")
+        .order_by(Attempt.started_at)
+    )
+    at_work = {
+        (row.worker, row.device): wire.LiveAttempt(id=row.id, number=row.number, job=row.job_id) for row in running
+    }
+    return wire.WorkerList(
+        items=[
+            wire.Worker(
+                name=row.name,
+                device=row.device,
+                devices=[wire.DeviceState.model_validate(state) for state in row.devices],
+                versions=row.versions,
+                attempt=at_work.get((row.name, row.device)),
+                first_seen=row.first_seen,
+                last_seen=row.last_seen,
+            )
+            for row in rows
+        ]
+    )

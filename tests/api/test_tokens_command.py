@@ -1,0 +1,70 @@
+"""`python -m api.tokens`: the way to the first token, as a process on a database of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.api.conftest import DIGEST
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(database_url: str, tmp_path: Path) -> Run:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")} | {
+        "CROSSKD_HOME": str(tmp_path / "home"),
+        "CROSSKD_DATABASE_URL": database_url,
+        "CROSSKD_WORKER_TOKEN_SHA256": DIGEST,
+    }
+
+    def start(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "api.tokens", *arguments]
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False, timeout=60)
+
+    return start
+
+
+def test_a_token_from_its_making_to_its_end(run: Run, client: TestClient) -> None:
+    assert run("check").returncode == 3
+    made = run("create", "ci", "--scope", "read", "--owner", "ann", "--days", "7")
+    assert made.returncode == 0, made.stderr
+    secret = made.stdout.removesuffix("\n")
+    assert "\n" not in secret  # nothing else stands there: $(…) takes it as it is
+    assert secret not in made.stderr
+    headers = {"Authorization": f"Bearer {secret}"}
+    assert client.get("/jobs", headers=headers).status_code == 200
+    assert client.get("/tokens", headers=headers).status_code == 403
+    assert run("check").returncode == 0
+
+    listed = run("list").stdout
+    assert secret not in listed
+    (line,) = listed.splitlines()
+    assert "ann" in line
+    assert "until 2" in line
+    revoked = run("revoke", line.split()[0])
+    assert "(revoked 2" in revoked.stdout
+    assert client.get("/jobs", headers=headers).status_code == 401
+    assert run("check").returncode == 3
+
+
+def test_what_cannot_be_done_is_told(run: Run) -> None:
+    unknown = run("revoke", "0" * 32)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "no such token" in unknown.stderr
+    wrong = run("create", "ci", "--owner", "a b", "--days", "0")
+    assert wrong.returncode == 1
+    assert "owner" in wrong.stderr
+    assert "days" in wrong.stderr
+    assert run("create").returncode == 2
+    unset = run("list", CROSSKD_DATABASE_URL="mysql://x")
+    assert unset.returncode == 2
+    assert "CROSSKD_DATABASE_URL" in unset.stderr
+    for done in (unknown, wrong, unset):
+        assert "Traceback" not in done.stderr

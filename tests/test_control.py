@@ -1,0 +1,157 @@
+"""Cancel, stop, pause, resume, retry and delete on the whole service, with real processes and real trainings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from api.schemas.jobs import FINAL, Job
+from client.errors import ApiProblem
+from tests.service import PATIENCE, Service, processes_of
+from tests.test_end_to_end import assert_whole, command_of, training_of
+
+pytestmark = pytest.mark.timeout(600)
+
+GRACE = 3.0
+STEPS = 80
+EPOCHS = STEPS // 2
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service.start(tmp_path_factory.mktemp("home"), CROSSKD_GRACE_SECONDS=str(GRACE))
+    try:
+        yield service
+    finally:
+        service.close()
+        assert processes_of(service.home) == []
+
+
+@pytest.fixture(scope="module")
+def whole(service: Service) -> Job:
+    """A training that nobody disturbs."""
+    return service.succeed(service.post("whole", epochs=EPOCHS))
+
+
+@pytest.fixture(scope="module")
+def cancelled(service: Service) -> tuple[Job, datetime]:
+    """A training that was cancelled, and when."""
+    job = service.post("cancelled", epochs=EPOCHS)
+    service.train_until(job, 10)
+    at = datetime.now(UTC)
+    service.client.cancel(job.id)
+    return service.client.wait(job.id, interval=0.1, timeout=PATIENCE), at
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def weights(service: Service, job: Job) -> dict[str, str]:
+    """sha256 of the weights by name."""
+    return {item.name: item.sha256 for item in service.client.artifacts(job.id) if item.kind == "weights"}
+
+
+def steps(service: Service, job: Job) -> list[int]:
+    return [row.step for row in service.client.metrics(job.id, key="loss")]
+
+
+def trainings(service: Service) -> list[int]:
+    return [pid for pid in processes_of(service.home) if "worker.run" in command_of(pid)]
+
+
+def test_a_cancel_reaches_the_training_within_two_seconds(service: Service, cancelled: tuple[Job, datetime]) -> None:
+    job, at = cancelled
+    assert job.status == "cancelled"
+    points = list(service.client.metrics(job.id, key="loss"))
+    assert (points[-1].at - at).total_seconds() < 2  # no step was taken later
+    assert points[-1].step < STEPS
+    assert (job.finished_at or at).timestamp() - at.timestamp() < 2 + GRACE + 5
+    checkpoints = {item.step for item in service.client.artifacts(job.id) if item.kind == "checkpoint"}
+    assert points[-1].step in checkpoints  # uploaded within the grace
+
+
+def test_a_cancelled_hung_training_is_killed_when_its_grace_is_over(service: Service) -> None:
+    job = service.train_until(service.post("hung", epochs=EPOCHS), 1)
+    training = training_of(service, job)
+    os.kill(training, signal.SIGSTOP)
+    began = time.monotonic()
+    service.client.cancel(job.id)
+    assert service.client.wait(job.id, interval=0.1, timeout=PATIENCE).status == "cancelled"
+    assert GRACE - 1 < time.monotonic() - began < GRACE + 5
+    assert command_of(training) == ""
+
+
+def test_a_stopped_job_succeeds_with_its_best(service: Service, tmp_path: Path) -> None:
+    job = service.train_until(service.post("stopped", epochs=EPOCHS), 10)
+    service.client.stop(job.id)
+    job = service.succeed(job)
+    last = steps(service, job)[-1]
+    assert last < STEPS
+    assert job.stopped_early
+    assert job.transitions[-1].reason == f"attempt 1 stopped early after step {last}: on request"
+    (evaluation,) = service.client.evaluations(job.id)
+    assert (evaluation.step, evaluation.best, evaluation.metrics.AP) == (last, True, job.best_ap)
+    assert service.client.weights(job.id, tmp_path / "best").stat().st_size > 1000
+    assert service.client.stop(job.id).status == "succeeded"
+
+
+def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Service, whole: Job) -> None:
+    job = service.post("paused", epochs=EPOCHS)
+    service.train_until(job, 10)
+    service.client.pause(job.id)
+    until(lambda: service.client.job(job.id).status == "paused")
+    assert trainings(service) == []
+    last = steps(service, job)[-1]
+    assert last in {item.step for item in service.client.artifacts(job.id) if item.kind == "checkpoint"}
+    between = service.succeed(service.post("between", epochs=1))  # the worker has time for others
+    assert service.client.job(job.id).status == "paused"
+
+    service.client.resume(job.id)
+    job = service.succeed(job)
+    assert [change.to_status for change in job.transitions] == [
+        "queued", "running", "paused", "queued", "running", "succeeded",
+    ]  # fmt: skip
+    assert job.attempts[1].resumed_from_step == last < STEPS
+    assert_whole(service, job)
+    assert weights(service, job) == weights(service, whole) != weights(service, between)
+
+
+def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(
+    service: Service, cancelled: tuple[Job, datetime], whole: Job
+) -> None:
+    former, _ = cancelled
+    last = steps(service, former)[-1]
+    again = service.succeed(service.client.retry(former.id))
+    assert again.retried_from == former.id
+    assert again.attempts[0].resumed_from_step == last
+    assert steps(service, again) == list(range(last + 1, STEPS + 1))
+    assert weights(service, again) == weights(service, whole)
+    assert service.client.retry(former.id).id == again.id
+
+
+def test_a_deleted_job_leaves_no_file(service: Service) -> None:
+    job = service.train_until(service.post("deleted", epochs=EPOCHS), 6)
+    with pytest.raises(ApiProblem, match="is running"):
+        service.client.delete(job.id)
+    service.client.cancel(job.id)
+    assert service.client.wait(job.id, interval=0.1, timeout=PATIENCE).status in FINAL
+
+    def files() -> list[Path]:
+        return [path for path in service.home.rglob(f"{job.id}/*") if path.is_file()]
+
+    assert files() != []
+    service.client.delete(job.id)
+    service.client.delete(job.id)
+    assert files() == []
+    with pytest.raises(ApiProblem, match="no such job"):
+        service.client.job(job.id)

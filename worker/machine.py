@@ -1,0 +1,68 @@
+"""What this worker's devices are and how busy, without torch: for the API's list of workers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from api.schemas.workers import DeviceState
+from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def devices(settings: Settings) -> list[DeviceState]:
+    """The GPUs of this worker's device set, or the machine's memory where it computes on the CPU."""
+    if settings.devices == "cpu":
+        return [_machine()]
+    return _gpus(settings.devices.split(","))
+
+
+def _machine() -> DeviceState:
+    pages, free = os.sysconf("SC_PHYS_PAGES"), None
+    size = os.sysconf("SC_PAGE_SIZE")
+    try:  # what the kernel would give without swapping; SC_AVPHYS_PAGES counts its caches as taken
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        logger.debug("this system does not tell how much memory is free")
+    total = pages * size
+    return DeviceState(
+        name=f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        memory_bytes=total,
+        memory_used_bytes=None if free is None else max(total - free, 0),
+    )
+
+
+def _gpus(wanted: list[str]) -> list[DeviceState]:
+    """By NVIDIA's own bindings; a worker whose driver does not tell names its GPUs and no more."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception as error:  # noqa: BLE001 - not installed, no driver, no access: all the same to a list
+        logger.debug("NVML does not answer: %s", error)
+        return [DeviceState(name=f"GPU {index}") for index in wanted]
+    try:
+        return [_gpu(index) for index in wanted]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(index: str) -> DeviceState:
+    import pynvml
+
+    told: dict[str, Any] = {"name": f"GPU {index}"}
+    try:
+        find = pynvml.nvmlDeviceGetHandleByIndex if index.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
+        handle = find(int(index) if index.isdecimal() else index)
+        told["name"] = pynvml.nvmlDeviceGetName(handle)[:100]
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        told |= {"memory_bytes": memory.total, "memory_used_bytes": memory.used}
+        told["utilisation"] = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+    except pynvml.NVMLError as error:  # a part of a GPU has no utilisation of its own
+        logger.debug("GPU %s does not tell all: %s", index, error)
+    return DeviceState(**told)
