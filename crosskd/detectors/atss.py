@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_deltas
 from crosskd.config import ModelConfig
-from crosskd.detectors.classic import centerness_target, focal_loss, overlap_losses
-from crosskd.detectors.head import DenseHead, flatten, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.classic import centerness_losses, centerness_target
+from crosskd.detectors.head import DenseHead
 from crosskd.losses import EPSILON, rank_mean
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
@@ -37,27 +35,13 @@ class ATSS(DenseHead):
         return replace(assignment, centerness=centerness_target(assignment, anchors, self.num_classes))
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
-        """Focal, GIoU and centerness loss, each [L].
+        """Focal, GIoU and centerness loss; the second is divided by the positives' summed centerness, at least 1.
 
-        The first and the last are divided by the positives, the second by the sum of their centerness, at least 1;
-        both are averaged over ranks.
+        That sum is averaged over ranks, as the number of positives is.
         """
-        assert predictions.centerness is not None
-        assert assignment.centerness is not None
-        codes = self.codes(predictions)
-        positives = Positives.of(assignment, self.anchors(map_sizes(predictions.cls), codes), self.num_classes)
-        centre = positives.gather(assignment.centerness).to(codes.dtype)
-        divisor = self.normaliser(assignment) + EPSILON
-        box = self.decode(positives.gather(codes), positives.anchors)
-        overlap = overlap_losses(box, positives.boxes, self.weights) * centre
-        logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
-        near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
-        total = rank_mean(centre.sum(), least=1)
-        return {
-            "loss_cls": focal_loss(self.logits(predictions), positives, assignment, self.weights) / divisor,
-            "loss_bbox": positives.level_sums(overlap, assignment) / (1 + EPSILON) / total,
-            "loss_centerness": positives.level_sums(near, assignment) * (self.weights.centerness / divisor),
-        }
+        return centerness_losses(
+            self, predictions, assignment, lambda centre: (1 + EPSILON) * rank_mean(centre.sum(), least=1)
+        )
 
     def decode(self, codes: Tensor, anchors: Anchors) -> Tensor:
         return decode_deltas(anchors.boxes(), codes, STDS)

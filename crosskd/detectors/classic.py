@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
+from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.coding import centerness
 from crosskd.boxes.ops import overlap_loss
 from crosskd.config import LossConfig
+from crosskd.detectors.head import DenseHead, flatten, map_sizes
 from crosskd.detectors.positives import Positives
-from crosskd.losses import focal_background, focal_object, level_sums
-from crosskd.structures import Assignment
+from crosskd.losses import EPSILON, focal_background, focal_object, level_sums
+from crosskd.structures import Assignment, Losses, Predictions
 
 
 def focal_loss(logits: Tensor, positives: Positives, assignment: Assignment, weights: LossConfig) -> Tensor:
@@ -35,6 +39,31 @@ def overlap_losses(boxes: Tensor, target: Tensor, weights: LossConfig) -> Tensor
     if weights.iou:
         total = total + weights.iou * overlap_loss(boxes, target, "iou")
     return total
+
+
+def centerness_losses(
+    head: DenseHead, predictions: Predictions, assignment: Assignment, box_divisor: Callable[[Tensor], Tensor]
+) -> Losses:
+    """Focal, box and centerness loss of a head that predicts centerness, each [L].
+
+    The first and the last are divided by the positives. Boxes are weighed by the centerness of their anchors, and
+    divided by what `box_divisor` makes of these [P].
+    """
+    assert predictions.centerness is not None
+    assert assignment.centerness is not None
+    codes = head.codes(predictions)
+    positives = Positives.of(assignment, head.anchors(map_sizes(predictions.cls), codes), head.num_classes)
+    centre = positives.gather(assignment.centerness).to(codes.dtype)
+    divisor = head.normaliser(assignment) + EPSILON
+    box = head.decode(positives.gather(codes), positives.anchors)
+    overlap = overlap_losses(box, positives.boxes, head.weights) * centre
+    logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
+    near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
+    return {
+        "loss_cls": focal_loss(head.logits(predictions), positives, assignment, head.weights) / divisor,
+        "loss_bbox": positives.level_sums(overlap, assignment) / box_divisor(centre),
+        "loss_centerness": positives.level_sums(near, assignment) * (head.weights.centerness / divisor),
+    }
 
 
 def centerness_target(assignment: Assignment, anchors: Anchors, classes: int) -> Tensor:

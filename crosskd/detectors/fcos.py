@@ -13,9 +13,8 @@ from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_points import points_in_boxes
 from crosskd.boxes.coding import decode_distances
 from crosskd.config import ModelConfig
-from crosskd.detectors.classic import centerness_target, focal_loss, overlap_losses
-from crosskd.detectors.head import DenseHead, flatten, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.classic import centerness_losses, centerness_target
+from crosskd.detectors.head import DenseHead
 from crosskd.losses import EPSILON, full, rank_mean, rank_share
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
@@ -66,27 +65,9 @@ class FCOS(DenseHead):
         return rank_mean(assignment.centerness.sum())
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
-        """Focal, box and centerness loss, each [L].
-
-        The first and the last are divided by the positives; boxes are weighed by the centerness of their points and
-        divided by the sum of it.
-        """
-        assert predictions.centerness is not None
-        assert assignment.centerness is not None
-        codes = self.codes(predictions)
-        positives = Positives.of(assignment, self.anchors(map_sizes(predictions.cls), codes), self.num_classes)
-        centre = positives.gather(assignment.centerness).to(codes.dtype)
-        divisor = self.normaliser(assignment) + EPSILON
-        box = self.decode(positives.gather(codes), positives.anchors)
-        overlap = overlap_losses(box, positives.boxes, self.weights) * centre
-        logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
-        near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
+        """Focal, box and centerness loss; the second is divided by the positives' summed centerness."""
         total = self._centerness_sum(assignment).clamp(min=REFERENCE_FLOOR)
-        return {
-            "loss_cls": focal_loss(self.logits(predictions), positives, assignment, self.weights) / divisor,
-            "loss_bbox": positives.level_sums(overlap, assignment) / (total + EPSILON),
-            "loss_centerness": positives.level_sums(near, assignment) * (self.weights.centerness / divisor),
-        }
+        return centerness_losses(self, predictions, assignment, lambda _: total + EPSILON)
 
     def decode(self, codes: Tensor, anchors: Anchors) -> Tensor:
         if self.config.norm_on_bbox:
