@@ -15,8 +15,8 @@ from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.structures import Evaluation
 from crosskd.train import train
-from tests.crosskd.test_train import CLASSES, Died, Story, digest
-from tests.crosskd.test_train import config as training
+from tests.crosskd.trainings import CLASSES, Died, Story, digest
+from tests.crosskd.trainings import config as training
 
 # No gain is large enough, so the second evaluation after the first is the last: of five epochs of 3 steps, 3 are run.
 IMPATIENT = {"schedule": {"epochs": 5, "warmup_steps": 2}, "evaluation": {"patience": 2, "min_delta": 0.9}}

@@ -17,8 +17,8 @@ from crosskd.engine.compiled import require_compiler
 from crosskd.engine.weights import read_weights
 from crosskd.errors import ConfigError
 from crosskd.train import train
-from tests.crosskd.test_train import CLASSES, Story, distilled
-from tests.crosskd.test_train import config as training
+from tests.crosskd.trainings import CLASSES, Story, distilled
+from tests.crosskd.trainings import config as training
 
 # Of the first step's losses and gradient norm against those of fp32, relative.
 TOLERANCES = {"bf16": 0.03, "fp16": 0.005, "channels_last": 1e-4, "compile": 1e-4}
