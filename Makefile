@@ -31,6 +31,10 @@ test: $(DEV) ## Run the tests
 test-slow: $(DEV) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
+.PHONY: test-faults
+test-faults: $(DEV) ## Run the service under injected faults: docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and import contracts
 	$(BIN)/ruff check

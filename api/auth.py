@@ -27,6 +27,7 @@ from api.errors import Forbidden, Unauthorized
 from api.models import ApiToken
 from api.schemas.reports import FENCING_HEADER
 from api.schemas.tokens import LOCAL_OWNER, Scope
+from api.settings import Settings
 
 TOKEN_PREFIX = "ck_"  # noqa: S105 - it tells a token by sight, also to scanners that look for leaked ones
 ATTEMPT_PREFIX = "cka_"
@@ -37,7 +38,7 @@ GRANTS: dict[Scope, frozenset[Scope]] = {
     "admin": frozenset({"read", "write", "admin"}),
 }
 WORKERS = "/worker/"  # below it `WorkerDep` decides
-ADMINISTRATION = ("/tokens",)
+ADMINISTRATION = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
 PUBLIC = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
 WORKER_READS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
@@ -95,11 +96,14 @@ async def admit(
         )
 
 
-def security(path: str) -> list[dict[str, list[str]]]:
-    """What a path asks for, in OpenAPI's words; the empty alternative is this machine, which needs no token."""
+def security(settings: Settings, path: str) -> list[dict[str, list[str]]]:
+    """What a path asks for, in OpenAPI's words; an empty alternative is this machine, where that needs no token."""
     if path in PUBLIC:
         return []
-    return [{"worker": []}] if path.startswith(WORKERS) else [{"token": []}, {}]
+    if path.startswith(WORKERS):
+        return [{"worker": []}]
+    also: list[dict[str, list[str]]] = [{"worker": []}] if path.startswith(WORKER_READS) else []
+    return [{"token": []}, *also, *([{}] if settings.auth == "loopback" else [])]
 
 
 def _needed(method: str, path: str) -> Scope:
@@ -184,12 +188,12 @@ def _is_worker(request: Request, credentials: HTTPAuthorizationCredentials) -> b
     return hmac.compare_digest(digest(credentials.credentials), request.app.state.settings.worker_token_sha256)
 
 
-def require_worker(
+async def require_worker(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_worker_bearer)]
 ) -> None:
-    """Raises `Unauthorized` unless the worker token came along, or, on an attempt's routes, an attempt token.
+    """Raises `Unauthorized` unless the worker token came along; on an attempt's routes an attempt token may.
 
-    Whether that is the token of this attempt is seen where the attempt is read: `services/fencing.py`.
+    Whether that is this very attempt's is known once the attempt has been read: `services/fencing.py`.
     """
     if credentials is None:
         raise Unauthorized("no worker token", remedy="Send `Authorization: Bearer <worker token>`.")
@@ -213,7 +217,7 @@ class Fence(NamedTuple):
     secret_sha256: str | None
 
 
-def _fence(
+async def _fence(
     attempt: str,
     token: Annotated[int, Header(alias=FENCING_HEADER, ge=1, lt=2**31)],
     request: Request,

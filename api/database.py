@@ -15,17 +15,22 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import Engine, create_engine, event, func, literal, make_url, orm, select
+from sqlalchemy import Engine, bindparam, create_engine, event, func, make_url, orm, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 10
+BUSY_SECONDS = 10  # for a lock, or for a connection of the pool; then the request is told to come back
+CONNECT_SECONDS = 5
+ABANDONED_SECONDS = 300  # a transaction in which nothing happens for longer: its process hangs, and holds up others
+_CONNECTING: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 20_000}  # the latter in ms
+_ARRAY = "every_"  # of the names of parameters that hold a column of many rows
 OUTBOX = "outbox"  # the bell's topic for rows that the relay should publish
 WEBHOOKS = "webhooks"  # and for what webhooks are to be told
 
@@ -113,22 +118,56 @@ class Session(orm.Session):
         clock: datetime = self.scalars(select(func.clock_timestamp())).one()
         return clock.astimezone(UTC)
 
+    def lock(self, name: str) -> None:
+        """Wait until nobody else holds the name's lock, and hold it until the transaction ends.
+
+        On SQLite a transaction that writes holds the lock of the whole database already.
+        """
+        if self.database.dialect != "sqlite":
+            self.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+
     def insert_if_absent(self, table: type[orm.DeclarativeBase], row: dict[str, Any]) -> bool:
         """Insert the row unless it breaks a unique constraint; whether it was inserted."""
-        dialect = sqlite if self.database.dialect == "sqlite" else postgresql
-        insert = dialect.insert(table).values(row).on_conflict_do_nothing()
-        return self.connection().execute(insert, execution_options={"preserve_rowcount": True}).rowcount == 1
+        statement = _insert_if_absent(self.database.dialect, table, tuple(row))
+        return self.connection().execute(statement, row, execution_options={"preserve_rowcount": True}).rowcount == 1
 
-    def insert_many(self, table: type[orm.DeclarativeBase], rows: list[dict[str, Any]]) -> None:
-        """Insert the rows that break no unique constraint; each has the same columns, and none is JSON."""
-        if self.database.dialect == "sqlite":
-            self.connection().execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
-            return
+    def insert_many(
+        self, table: type[orm.DeclarativeBase], rows: list[dict[str, Any]], merge: Callable[[Any], Any] | None = None
+    ) -> int:
+        """Insert the rows whose primary key is new; each has the same columns, and none is JSON. How many changed.
+
+        The others are left out, or merged: from the columns of a row that is there already in the way, named by
+        SQL's `excluded`, `merge` makes what to set.
+        """
+        statement = _insert_many(self.database.dialect, table, tuple(rows[0]), merge)
+        parameters: Any = rows
+        if self.database.dialect != "sqlite":
+            parameters = {_ARRAY + name: [row[name] for row in rows] for name in rows[0]}
+        done = self.connection().execute(statement, parameters, execution_options={"preserve_rowcount": True})
+        return done.rowcount
+
+
+@cache  # to build a statement takes longer than to run it
+def _insert_if_absent(dialect: str, table: type[orm.DeclarativeBase], names: tuple[str, ...]) -> Any:
+    insert = sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+    return insert.values({name: bindparam(name) for name in names}).on_conflict_do_nothing()
+
+
+@cache
+def _insert_many(
+    dialect: str, table: type[orm.DeclarativeBase], names: tuple[str, ...], merge: Callable[[Any], Any] | None
+) -> Any:
+    insert: Any
+    if dialect == "sqlite":
+        insert = sqlite.insert(table)
+    else:
         # One statement with one array per column: several times as fast as a statement per row.
-        columns = [table.__table__.c[name] for name in rows[0]]
-        arrays = (literal([row[c.name] for row in rows], postgresql.ARRAY(c.type)) for c in columns)
-        unnested = select(*(func.unnest(array) for array in arrays))
-        self.connection().execute(postgresql.insert(table).from_select(columns, unnested).on_conflict_do_nothing())
+        columns = [table.__table__.c[name] for name in names]
+        arrays = (bindparam(_ARRAY + c.name, type_=postgresql.ARRAY(c.type)) for c in columns)
+        insert = postgresql.insert(table).from_select(columns, select(*(func.unnest(array) for array in arrays)))
+    if merge is None:
+        return insert.on_conflict_do_nothing()
+    return insert.on_conflict_do_update(index_elements=table.__table__.primary_key, set_=merge(insert.excluded))
 
 
 class Database:
@@ -136,11 +175,15 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.dialect = make_url(url).get_backend_name()
+        # Of a server that hangs nothing comes, not even a refusal. The address may say otherwise.
+        bounds = {} if self.dialect == "sqlite" or "connect_timeout" in make_url(url).query else _CONNECTING
         # As many connections as the thread pool of the API has threads: none of them ever waits for one.
         self.engine = create_engine(
             url,
             pool_size=10,
             max_overflow=30,
+            pool_timeout=BUSY_SECONDS,
+            connect_args=bounds,
             pool_pre_ping=self.dialect != "sqlite",
             hide_parameters=True,  # an error that is logged must not tell what was to be stored
         )
@@ -149,6 +192,8 @@ class Database:
         if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            event.listen(self.engine, "connect", _prepare_postgres)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -173,6 +218,13 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:
+    connection.autocommit = True  # in a transaction, a rollback would take the settings back
+    connection.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{ABANDONED_SECONDS}s'")
+    connection.autocommit = False
 
 
 def _begin_sqlite(connection: Any) -> None:

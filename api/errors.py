@@ -19,8 +19,8 @@ ApiError
 ├── KeyReused             422   an Idempotency-Key that came with another request
 ├── TooManyRequests       429   too many in too short a time; Retry-After says when to come back
 │   └── QuotaExceeded     429   too many jobs of one owner
-├── Unavailable           503   the database is away; try again
-└── InsufficientStorage   507   the disk is full
+├── Unavailable           503   the database is away, or something else that comes back by itself; try again
+└── InsufficientStorage   507   a disk is full, or a bound on the bytes stored is reached; make room and come back
 """
 
 from __future__ import annotations
@@ -28,24 +28,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from itertools import compress
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
+from api import outages
+from api.process_log import current_request_id
 from api.schemas.artifacts import OFFSET_HEADER
 from api.schemas.errors import IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
 from api.schemas.faults import faults
+from api.schemas.process_log import REQUEST_ID_HEADER
+from api.storage import StorageAway
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 2
 QUOTA_RETRY_SECONDS = 60  # jobs take minutes at least
+FULL_RETRY_SECONDS = 10  # somebody has to make room first
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
 class ApiError(Exception):
@@ -167,9 +174,13 @@ class Unavailable(ApiError):
 class InsufficientStorage(ApiError):
     status, type, title = 507, "/problems/insufficient-storage", "Insufficient Storage"
 
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        super().__init__(detail, remedy=remedy, headers={"Retry-After": str(FULL_RETRY_SECONDS)})
+
 
 def problem_response(error: ApiError, instance: str = "") -> JSONResponse:
     """The answer that tells of `error`; `instance` is the path that was asked for."""
+    request_id = current_request_id() or ""
     problem = Problem(
         type=error.type,
         title=error.title,
@@ -177,9 +188,12 @@ def problem_response(error: ApiError, instance: str = "") -> JSONResponse:
         detail=error.detail,
         remedy=error.remedy,
         instance=instance,
+        request_id=request_id,
         errors=error.errors,
     )
-    return JSONResponse(problem.model_dump(), error.status, error.headers, media_type=MEDIA_TYPE)
+    # Named here too: the answer to what nobody foresaw is made outside of every middleware.
+    headers = {**error.headers, REQUEST_ID_HEADER: request_id} if request_id else error.headers
+    return JSONResponse(problem.model_dump(), error.status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -187,13 +201,43 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _answer)
     app.add_exception_handler(RequestValidationError, _answer)
     app.add_exception_handler(HTTPException, _answer)
-    for away in (OperationalError, InterfaceError, PoolTimeout, DataError):
-        app.add_exception_handler(away, _answer)
+    app.add_exception_handler(SQLAlchemyError, _answer_outage)
+    app.add_exception_handler(OSError, _answer_outage)
     app.add_exception_handler(Exception, _answer)  # Starlette re-raises it for the server's log
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     return problem_response(_as_api_error(request, error), request.url.path)
+
+
+async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
+    found = of_outage(error)
+    if found is None:
+        raise error
+    return problem_response(found, request.url.path)
+
+
+def of_outage(error: Exception) -> ApiError | None:
+    """What a request is refused with for an error of what the API stands on; None: it is a fault of its own."""
+    match error:
+        case DataError():
+            return InvalidSpec("the database cannot store a value of this request", remedy="Look for a NUL character.")
+        case SQLAlchemyError():
+            found = outages.of_database(error)
+            if found is None:
+                return None
+            log.error("database: %s", error)
+            if found == "full":
+                remedy = "Make room on its disk, then repeat the request."
+                return InsufficientStorage("the disk of the database is full", remedy=remedy)
+            return Unavailable("the database does not answer")
+        case StorageAway():
+            log.error("storage: %s", error)
+            return Unavailable("the storage of the artifacts does not answer")
+        case OSError() if outages.of_disk(error):
+            log.error("disk: %s", error)
+            return InsufficientStorage("a disk of the API is full", remedy="Make room on it, then repeat the request.")
+    return None
 
 
 def _as_api_error(request: Request, error: Exception) -> ApiError:
@@ -203,12 +247,7 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
         case RequestValidationError():
             return invalid_request(request, error)
         case HTTPException():
-            return _of_status(error)
-        case OperationalError() | InterfaceError() | PoolTimeout():
-            log.error("database: %s", error)
-            return Unavailable("the database does not answer")
-        case DataError():
-            return InvalidSpec("the database cannot store a value of this request", remedy="Look for a NUL character.")
+            return _of_status(request, error)
         case _:
             return ApiError("the service failed in an unforeseen way", remedy="The server's log tells more.")
 
@@ -252,7 +291,7 @@ def _body_model(request: Request) -> Any:
     return None if field is None else field.field_info.annotation
 
 
-def _of_status(error: HTTPException) -> ApiError:
+def _of_status(request: Request, error: HTTPException) -> ApiError:
     """Starlette's own: an unknown path, a method that a path lacks, a body that cannot be read."""
     remedies = {404: "GET /openapi.json lists the paths.", 405: "The Allow header lists the methods."}
     kinds = {kind.status: kind for kind in (BadRequest, NotFound, PayloadTooLarge)}
@@ -260,5 +299,14 @@ def _of_status(error: HTTPException) -> ApiError:
     phrase = HTTPStatus(error.status_code).phrase
     # The class of one answer: its status is known only now.
     kind = type(base.__name__, (base,), {"status": error.status_code, "title": phrase})
-    found: ApiError = kind(error.detail, remedy=remedies.get(error.status_code, ""), headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    found: ApiError = kind(error.detail, remedy=remedies.get(error.status_code, ""), headers=headers)
     return found
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path; the router knows only those of the first route that has it."""
+    scope = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
+    routes = request.app.routes
+    fits = (any(route.matches(scope | {"method": one})[0] is Match.FULL for route in routes) for one in _METHODS)
+    return ", ".join(compress(_METHODS, fits))

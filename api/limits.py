@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import PayloadTooLarge, TooManyRequests, problem_response
 from api.schemas.reports import MAX_BATCH_BYTES
 
-_STREAMED = frozenset({"PUT", "PATCH"})
+_STREAMED = re.compile(r"(PUT|PATCH) /worker/attempts/[^/]+/artifacts/.*")
 _BATCH = re.compile(r"/worker/attempts/[^/]+/metrics")
 MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL statement, whose size databases bound
 
@@ -29,7 +29,7 @@ class BodyLimit:
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] in _STREAMED and scope["path"].startswith("/worker/")):
+        if scope["type"] != "http" or _STREAMED.fullmatch(f"{scope['method']} {scope['path']}"):
             await self.app(scope, receive, send)
             return
         # A batch has a bound of its own: what workers may send must not depend on a setting that they do not know.

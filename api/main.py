@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -15,7 +16,7 @@ from prometheus_client import Gauge
 from sqlalchemy import inspect
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from api import errors, openapi
+from api import errors, openapi, process_log
 from api.auth import admit, security
 from api.database import Database
 from api.doorbell import Doorbell
@@ -24,6 +25,7 @@ from api.models import Job
 from api.relay import Relay
 from api.routes import (
     artifacts,
+    audit,
     control,
     events,
     jobs,
@@ -35,14 +37,18 @@ from api.routes import (
     webhooks,
     worker,
     worker_artifacts,
+    worker_uploads,
 )
+from api.routes.correlated import Correlated
 from api.routes.measured import Measured, Measures
 from api.routes.streams import Streams
+from api.schemas import tracing
 from api.services import artifacts as artifact_service
-from api.services import pulse
+from api.services import pulse, retention
 from api.services.figures import Figures
 from api.settings import Settings, SettingsError, load
-from api.storage import LocalStorage, Storage
+from api.storage import Storage
+from api.stores.choose import open_storage
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +58,13 @@ SWEEP_SECONDS = 3600.0
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Without `settings` they come from the environment. Ends the process if it cannot be run."""
     try:
-        settings = settings or load()
+        if settings is None:  # this process is ours
+            settings = load()
+            process_log.configure(settings)
+            tracing.start("crosskd-api", settings.otel_endpoint)
         database = Database(settings.database_url)
         _check_tables(database)
+        storage = open_storage(settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None
     app = FastAPIOffline(  # the pages of /docs come with the package, not from a content network
@@ -68,15 +78,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
-    app.state.storage = LocalStorage(settings.storage)
+    app.state.storage = storage
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
     app.state.measures = _measures(database, app.state.streams)
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
-    app.add_middleware(Measured, measures=app.state.measures)  # the outermost: it sees refusals too
+    app.add_middleware(Measured, measures=app.state.measures)  # outside of the limits: it sees refusals too
+    app.add_middleware(Correlated)
     errors.install(app)
-    openapi.install(app, security)
+    openapi.install(app, partial(security, settings))
     parts = (
         jobs,
         control,
@@ -86,10 +97,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         artifacts,
         worker,
         worker_artifacts,
+        worker_uploads,
         system,
         observability,
         tokens,
         webhooks,
+        audit,
     )
     for part in parts:
         app.include_router(part.router)
@@ -110,12 +123,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database: Database = app.state.database
     closing: threading.Event = app.state.closing
     with ExitStack() as stack:
+        stack.callback(tracing.stop)
         stack.callback(database.close)
         stack.enter_context(_closing_on_signal(closing))
         stack.enter_context(Doorbell(database.bell, settings.broker_url).running())
         stopping = threading.Event()
         stack.enter_context(_thread("pulse", lambda: _beat(database, settings, stopping), stopping.set))
-        stack.enter_context(_thread("sweep", lambda: _sweep(database, app.state.storage, stopping), stopping.set))
+        sweep = partial(_sweep, database, app.state.storage, settings, stopping)
+        stack.enter_context(_thread("sweep", sweep, stopping.set))
         if settings.relay == "embedded":
             relay = Relay(database, settings)
             stack.enter_context(_thread("relay", relay.run, relay.stop))
@@ -144,14 +159,16 @@ def _beat(database: Database, settings: Settings, stopping: threading.Event) -> 
         stopping.wait(settings.pulse_seconds)
 
 
-def _sweep(database: Database, storage: Storage, stopping: threading.Event) -> None:
+def _sweep(database: Database, storage: Storage, settings: Settings, stopping: threading.Event) -> None:
     """At the start and every hour: what crashes and broken uploads leave is no hurry, and must hold up nothing."""
     while not stopping.is_set():
         try:
+            if removed := retention.collect(database, storage, settings.keep_checkpoints):
+                log.info("removed %d checkpoints of jobs at their end", removed)
             if removed := artifact_service.sweep(database, storage):
                 log.info("removed %d files that no artifact names", removed)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("could not look for files that no artifact names: %s", error)
+            log.warning("could not look for checkpoints and files that nobody needs: %s", error)
         stopping.wait(SWEEP_SECONDS)
 
 

@@ -12,6 +12,9 @@ from sqlalchemy import JSON, BigInteger, Dialect, Double, ForeignKey, Index, Met
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
+from api.process_log import current_request_id
+from api.schemas import tracing
+from api.schemas.tasks import NORMAL_PRIORITY
 from api.schemas.tokens import LOCAL_OWNER
 
 ID = re.compile(r"[0-9a-f]{32}")
@@ -99,6 +102,9 @@ class Job(Base):
     retried_from: Mapped[str | None] = mapped_column(String(32))  # no foreign key: that job may be deleted
     start: Mapped[dict[str, Any] | None]  # of a retry, the checkpoint it begins with: job, step, best_ap until then
     last_event: Mapped[int] = mapped_column(default=0, server_default="0")  # number of the last row of its journal
+    priority: Mapped[int] = mapped_column(SmallInteger, default=NORMAL_PRIORITY, server_default=str(NORMAL_PRIORITY))
+    request_id: Mapped[str | None] = mapped_column(String(128), default=current_request_id)  # of what has made it
+    traceparent: Mapped[str | None] = mapped_column(String(55), default=lambda: tracing.traceparent() or None)
 
 
 class DeletedJob(Base):
@@ -108,6 +114,15 @@ class DeletedJob(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     deleted_at: Mapped[datetime]
+
+
+class Tally(Base):
+    """Attempts of deleted jobs, by how they ended."""
+
+    __tablename__ = "tallies"
+
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    count: Mapped[int]
 
 
 class JobLabel(Base):
@@ -188,7 +203,7 @@ class Outbox(Base):
 
     __tablename__ = "outbox"
     __table_args__ = (
-        Index("ix_outbox_due_at", "due_at", postgresql_where=text("published_at IS NULL"),
+        Index("ix_outbox_priority_id", "priority", "id", postgresql_where=text("published_at IS NULL"),
               sqlite_where=text("published_at IS NULL")),
     )  # fmt: skip
 
@@ -199,6 +214,7 @@ class Outbox(Base):
     due_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="4")  # the broker's: 0 comes first
 
 
 class IdempotencyKey(Base):
@@ -237,6 +253,23 @@ class MetricPoint(Base):
     kind: Mapped[int] = mapped_column(SmallInteger)
     at: Mapped[datetime]
     sequence: Mapped[int | None]  # the batch that brought it
+
+
+class MetricSummary(Base):
+    """The points of a key whose step lies in [bucket * width, (bucket + 1) * width); see `services/summaries.py`."""
+
+    __tablename__ = "metric_summaries"
+    __table_args__ = {"sqlite_with_rowid": False}
+
+    attempt_id: Mapped[str] = mapped_column(String(32), ForeignKey("attempts.id", ondelete="CASCADE"), primary_key=True)
+    width: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # steps
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    bucket: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    points: Mapped[int]
+    low: Mapped[float | None]  # of the finite ones, if there are any
+    high: Mapped[float | None]
+    kinds: Mapped[int] = mapped_column(SmallInteger)  # a bit for each kind of point that is not finite
+    last_step: Mapped[int]
 
 
 class MetricBatch(Base):

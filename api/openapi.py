@@ -38,6 +38,9 @@ def install(app: FastAPI, security: Callable[[str], list[dict[str, list[str]]]])
                     operation.pop("security", None)
                     if needed := security(path):
                         operation["security"] = needed
+                    for status, answer in operation["responses"].items():
+                        if status[0] in "45":  # also one that is described for what else it holds
+                            answer.setdefault("content", _PROBLEM["content"])
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import ChannelError, OperationalError
 
-from api.schemas.tasks import RUN_JOB
+from api.schemas.tasks import BROKER_STEPS, RUN_JOB
 
 TIMEOUT_SECONDS = 1.0
 
@@ -42,17 +43,25 @@ class Producer:
                 "retry_on_timeout": False,
                 "max_retries": 0,  # the relay decides when to try again
                 "interval_start": 0,
+                "priority_steps": BROKER_STEPS,
             },
             task_ignore_result=True,
             worker_enable_remote_control=False,
         )
         self._connection: Connection | None = None
 
-    def send(self, queue: str, job_id: str) -> None:
-        """Ring the bell of a job. Raises `BrokerAway`."""
+    def send(self, queue: str, job_id: str, priority: int, headers: Mapping[str, str] | None = None) -> None:
+        """Ring the bell of a job; `priority` is the broker's, 0 comes first. Raises `BrokerAway`."""
         try:
             self._app.send_task(
-                RUN_JOB, args=(job_id,), queue=queue, connection=self._connect(), retry=False, ignore_result=True
+                RUN_JOB,
+                args=(job_id,),
+                queue=queue,
+                priority=priority,
+                headers=headers,
+                connection=self._connect(),
+                retry=False,
+                ignore_result=True,
             )
         except (OperationalError, OSError, ChannelError) as error:
             self.close()

@@ -15,9 +15,11 @@ from threading import Event, Thread
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from api import process_log
 from api.database import OUTBOX, Database
 from api.doorbell import Doorbell
 from api.queue import BrokerAway, Producer
+from api.schemas import tracing
 from api.services import attempts, outbox
 from api.services.courier import Courier
 from api.settings import Settings, SettingsError, load
@@ -109,12 +111,20 @@ class Relay:
             rung: list[str] = []
             try:
                 for bell in bells:
-                    self.producer.send(bell.queue, bell.job_id)
+                    self._ring(bell)
                     rung.append(bell.id)
             finally:
                 with self.database.transaction() as session:
                     outbox.mark_published(session, rung)
                     outbox.give_back(session, [bell.id for bell in bells if bell.id not in rung])
+
+    def _ring(self, bell: outbox.Doorbell) -> None:
+        """The message says of whose request it comes, so that a worker's log tells it before there is a claim."""
+        with tracing.span(f"send {bell.queue}", "PRODUCER", bell.traceparent, job=bell.job_id):
+            headers = {"request_id": bell.request_id, tracing.TRACEPARENT: tracing.traceparent()}
+            given = {name: value for name, value in headers.items() if value}
+            self.producer.send(bell.queue, bell.job_id, bell.priority, given)
+        log.info("rang for a worker of %s", bell.queue, extra={"job": bell.job_id, "request_id": bell.request_id})
 
     def _take(self) -> list[outbox.Doorbell]:
         with self.database.reading() as session:  # an idle relay writes nothing
@@ -132,17 +142,18 @@ class Relay:
         age = self.settings.redeliver_seconds
         with self.database.reading() as session:
             waiting = outbox.unheard(session, age)
-        for queue, jobs in waiting.items():
-            if (missing := jobs - self.producer.depth(queue)) > 0:
+        for rung in waiting:
+            if (missing := rung.bells - self.producer.depth(rung.queue)) > 0:
                 with self.database.transaction() as session:
-                    outbox.ring_again(session, queue, missing, age)
+                    outbox.ring_again(session, rung, missing, age)
 
 
 def main() -> int:
     """`python -m api.relay`: until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = load()
+        process_log.configure(settings)
+        tracing.start("crosskd-relay", settings.otel_endpoint)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal, before anything runs
         return 2
@@ -153,6 +164,7 @@ def main() -> int:
     with Doorbell(database.bell, settings.broker_url).running():
         relay.run()
     database.close()
+    tracing.stop()
     return 0
 
 

@@ -7,15 +7,20 @@ addresses carry passwords.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
+
+from api.schemas import tracing
+from api.schemas.process_log import LogFormat, LogLevel
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
 
@@ -34,6 +39,10 @@ def _split_commas(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
 def _database_url(url: str) -> str:
     try:
         driver = make_url(url).drivername
@@ -42,6 +51,27 @@ def _database_url(url: str) -> str:
     if driver not in DRIVERS:
         raise ValueError(f"driver {driver!r} is not supported; use {' or '.join(DRIVERS)}")
     return url
+
+
+def _storage_url(url: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?", url):
+        raise ValueError("is no address of a bucket; use s3://BUCKET or s3://BUCKET/PREFIX, without a key in it")
+    return url
+
+
+def _endpoint(url: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?/?", url):
+        raise ValueError("(or AWS_ENDPOINT_URL) is no address of a server; use https://HOST:PORT, without a key in it")
+    return url.rstrip("/")
+
+
+def _first_of(*names: str) -> Callable[[], str | None]:
+    """The first of the environment's variables that is set, as the tools of a cloud read them."""
+    return lambda: next(filter(None, map(os.environ.get, names)), None)
+
+
+def _secret(name: str) -> Callable[[], SecretStr | None]:
+    return lambda: SecretStr(os.environ[name]) if os.environ.get(name) else None
 
 
 def _broker_url(url: str) -> str:
@@ -65,6 +95,27 @@ class Settings(BaseSettings):
     home: Folder = Field(default=Path(".crosskd"), validate_default=True, description="State folder.")
     storage: Folder = Field(
         default_factory=lambda data: data.get("home", Path()) / "artifacts", description="Folder of artifacts."
+    )
+    storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
+        default=None, description="s3://BUCKET/PREFIX: artifacts lie there; the folder then holds uploads on the way."
+    )
+    storage_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default_factory=_first_of("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        validate_default=True,
+        description="The server that has the bucket; unset: that of Amazon for the region.",
+    )
+    storage_public_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default=None, description="The same server as workers and clients reach it; unset: as the API does."
+    )
+    storage_region: str = Field(default_factory=lambda: _first_of("AWS_REGION", "AWS_DEFAULT_REGION")() or "us-east-1")
+    storage_access_key_id: str | None = Field(default_factory=_first_of("AWS_ACCESS_KEY_ID"))
+    storage_secret_access_key: SecretStr | None = Field(default_factory=_secret("AWS_SECRET_ACCESS_KEY"))
+    storage_session_token: SecretStr | None = Field(default_factory=_secret("AWS_SESSION_TOKEN"))
+    storage_link_seconds: int = Field(
+        default=3600, ge=10, le=604_800, description="How long an address in the bucket is good for who was given it."
+    )
+    storage_part_size: int = Field(
+        default=256 << 20, ge=1_000, le=5_000_000_000, description="Bytes of a file that travel to a bucket in one go."
     )
     data_roots: Annotated[list[Folder], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)] = Field(
         default_factory=lambda data: [data.get("home", Path()) / "data"],
@@ -99,12 +150,26 @@ class Settings(BaseSettings):
     )
     max_waiting_per_owner: int | None = Field(default=None, ge=1, description="Jobs queued or paused; unset: no bound.")
     max_running_per_owner: int | None = Field(default=None, ge=1, description="Jobs running; unset: no bound.")
+    keep_checkpoints: int = Field(
+        default=3, ge=1, le=1000, description="Last checkpoints that stay of a job at its end, beside its best one."
+    )
+    min_free_bytes: int = Field(
+        default=500_000_000, ge=0, description="Of the disk, left to the database: uploads that would take it get 507."
+    )
+    storage_limit: int | None = Field(default=None, ge=0, description="Bytes of all artifacts; unset: no bound.")
+    storage_limit_per_owner: int | None = Field(default=None, ge=0, description="Bytes of one owner's artifacts.")
     log_limit: int = Field(
         default=4_000_000, ge=1_000, description="Characters of a job's log kept to read and follow; log.txt has all."
     )
     max_streams: int = Field(default=500, ge=1, description="Event and log streams that one process holds open.")
     stream_heartbeat_seconds: float = Field(default=15, gt=0, description="Between two signs of life of a stream.")
     stream_stall_seconds: float = Field(default=30, gt=0, description="A reader that takes nothing so long is cut off.")
+
+    log_format: LogFormat = Field(default="text", description="Of this process's own log, on its standard error.")
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    otel_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", description="Where spans go, by OTLP over HTTP; needs `crosskd[otel]`."
+    )
 
     @property
     def pulse_seconds(self) -> float:
@@ -129,6 +194,7 @@ def load() -> Settings:
         *([] if given else _unwritable("DATA_ROOTS", settings.data_roots[0])),
         *(f"CROSSKD_DATA_ROOTS: {root} is no folder; create it or leave it out" for root in settings.data_roots
           if given and not root.is_dir()),
+        *filter(None, [tracing.complaint(settings.otel_endpoint)]),
     ]  # fmt: skip
     if faults:
         raise SettingsError("\n".join(faults))

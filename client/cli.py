@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from api.schemas.jobs import Job
+from client import audit as audits
 from client import specs, tables
 from client.errors import ClientError
 from client.home import Home, default_home, read_owner
@@ -113,6 +114,18 @@ def token(context: typer.Context) -> None:
     raise typer.Exit(manage(Home(default_home()), context.args))
 
 
+@app.command()
+def audit(
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file, and compare its sha256.")] = False,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Compare the service's rows with its files, both ways; exit code 1 if they differ. Needs an admin's token."""
+    with connect(url) as client:
+        agrees = audits.show(client.audit(verify=verify), as_json=as_json)
+    raise typer.Exit(0 if agrees else FAILED)
+
+
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +141,9 @@ def submit(
     name: Annotated[str | None, typer.Option(help="Default: the file's or the preset's name.")] = None,
     kind: Annotated[str | None, typer.Option(help="train, distill, evaluate or export; default: by the spec.")] = None,
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE")] = [],  # noqa: B006 - typer's own form
+    priority: Annotated[
+        int | None, typer.Option(help="1 (last) to 9 (first) of the jobs that wait; default: 5.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and images/.")] = None,
     teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
@@ -149,6 +165,7 @@ def submit(
             name=name or Path(source).stem,
             kind=kind,
             labels=label,
+            priority=priority,
             data=data,
             teacher=teacher,
             weights=weights,

@@ -8,7 +8,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -86,7 +87,9 @@ def _stream(
     headers = {"accept-encoding": "identity"}
     if here:
         headers |= {"range": f"bytes={here}-", "if-range": f'"{sha256}"'}
-    with http.stream("GET", path, headers=headers) as response:
+    with _answer(http, path, headers, f'"{sha256}"') as response:
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # no better than no answer
+            raise httpx.RemoteProtocolError("the service is away")
         if not response.is_success:
             raise DownloadError(f"{path} answered {response.status_code} {response.reason_phrase} in mid-download.")
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
@@ -103,6 +106,27 @@ def _stream(
             os.fsync(file.fileno())
     if done < size:
         raise httpx.RemoteProtocolError(f"{done} of {size} bytes came")
+
+
+@contextmanager
+def _answer(http: httpx.Client, path: str, headers: dict[str, str], etag: str) -> Iterator[httpx.Response]:
+    """The service's answer, or that of the storage which it names. Raises `TransportError` if that refuses."""
+    with http.stream("GET", path, headers=headers, follow_redirects=False) as told:
+        if not (told.is_redirect and "repr-digest" in told.headers):
+            yield told
+            return
+        location = told.url.join(told.headers["location"])
+        current = told.headers.get("etag") == etag
+    # The address is the permission: our connections and none of our headers, which hold the token. The storage has a
+    # tag of its own, so it is the service's that tells whether what is here already goes with it.
+    passed = ("accept-encoding", "range") if current else ("accept-encoding",)
+    request = httpx.Request("GET", location, headers={name: headers[name] for name in passed if name in headers})
+    request.extensions["timeout"] = http.timeout.as_dict()
+    response = http.send(request, stream=True, auth=None, follow_redirects=False)
+    with closing(response):
+        if not response.is_success:
+            raise httpx.RemoteProtocolError(f"the storage answered {response.status_code}")
+        yield response
 
 
 def _verify(part: Path, sha256: str) -> None:

@@ -47,16 +47,17 @@ def stream(
                 answer = source.response
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return
-                if not answer.is_success and answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # no better than no answer
+                    raise httpx.RemoteProtocolError("the service is away")
+                if not answer.is_success:
                     answer.read()
                     check(answer)
-                if answer.is_success:
-                    trouble = None
-                    for sent in source.iter_sse():
-                        if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
-                            data = model.model_validate_json(sent.data)
-                            yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
-                            after = int(sent.id)
+                trouble = None
+                for sent in source.iter_sse():
+                    if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
+                        data = model.model_validate_json(sent.data)
+                        yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
+                        after = int(sent.id)
         except httpx.TransportError as error:
             since = time.monotonic() if trouble is None else since
             trouble = error

@@ -22,6 +22,10 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8470
 WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
 SECRETS = ("CROSSKD_TOKEN", "CROSSKD_WORKER_TOKEN")  # each is told to whom it is for, and to nobody else
+BUCKET_SECRETS = (  # for the API: a worker is given addresses
+    *("CROSSKD_STORAGE_SECRET_ACCESS_KEY", "CROSSKD_STORAGE_SESSION_TOKEN"),
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
 
 VALKEY_CONFIG = """\
 bind {host}
@@ -61,7 +65,7 @@ def migration(home: Home, environment: Mapping[str, str]) -> Child:
 
 def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST) -> Part:
     command = _python("uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port))
-    # Held requests would keep a stopping server waiting; nobody is served by the log of every poll.
+    # Held requests would keep a stopping server waiting; the application tells of requests itself.
     command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
     return Part(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
 
@@ -74,7 +78,7 @@ def token_check(home: Home, environment: Mapping[str, str]) -> Child:
 def worker(home: Home, environment: Mapping[str, str]) -> Part:
     grace = _seconds(environment, "CROSSKD_GRACE_SECONDS", WORKER_GRACE) + 5.0
     child = _child(home, "worker", _python("worker"), environment, grace)
-    return Part(child, lambda: any(line.endswith(" ready.") for line in child.tail()))
+    return Part(child, lambda: any(" ready." in line for line in child.tail()))
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
@@ -124,7 +128,7 @@ def environments(
             "CROSSKD_WORKER_TOKEN_SHA256": token_sha256(token),
         },
         worker={
-            **common,
+            **{name: value for name, value in common.items() if name not in BUCKET_SECRETS},
             "CROSSKD_API_URL": url,
             "CROSSKD_WORKER_TOKEN": token,
             "CROSSKD_WORKER_NAME": values.get("CROSSKD_WORKER_NAME") or "local",

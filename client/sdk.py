@@ -20,12 +20,14 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
+from api.schemas.audit import Finding, Progress, Summary
 from api.schemas.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from api.schemas.events import Event, EventKind, LogEvent
 from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
 from api.schemas.logs import LogPage, StoredLine
 from api.schemas.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from api.schemas.system import Health, PresetList
+from client import audit
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.events import Away, stream
@@ -241,6 +243,14 @@ class Client:
         """Whether the service answers, and its version."""
         return _parse(Health, self._send("GET", "/health"))
 
+    def audit(self, *, verify: bool = False) -> Iterator[Finding | Progress | Summary]:
+        """What the service's rows and files say differently, each as it is found, then a summary; for administrators.
+
+        `verify` reads every file. Raises: `ClientError` when it breaks off before the summary.
+        """
+        self.health()  # a service that was never reached is told at once
+        return audit.stream(self._http, verify, _checked)
+
     # --- transport ---------------------------------------------------------------------------------------------------
 
     def _fetch(self, path: str, name: str, target: Path, on_bytes: OnBytes | None) -> Path:
@@ -255,6 +265,7 @@ class Client:
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         deadline = time.monotonic() + self.patience
         while True:
+            wanted = 0.0
             try:
                 response = self._http.request(method, path, **options)
             except httpx.UnsupportedProtocol as error:
@@ -267,7 +278,8 @@ class Client:
                 self._reached = True
                 if not _passing(response) or time.monotonic() > deadline:
                     return _checked(response)
-            time.sleep(RETRY_PAUSE)
+                wanted = _retry_after(response)
+            time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
 
 
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
@@ -287,6 +299,12 @@ def _passing(response: httpx.Response) -> bool:
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return QUOTA_EXCEEDED not in response.text  # of a quota only the end of a job helps
     return response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the service asks to wait; 0 if it says none, or a date."""
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else 0.0
 
 
 def _segment(text: str) -> str:

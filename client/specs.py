@@ -47,6 +47,7 @@ def complete(
     name: str,
     kind: str | None = None,
     labels: Iterable[str] = (),
+    priority: int | None = None,
     data: Path | None = None,
     teacher: dict[str, str] | None = None,
     weights: dict[str, str] | None = None,
@@ -70,6 +71,8 @@ def complete(
         "labels": _labels(job.get("labels"), labels),
         "spec": spec,
     }
+    if priority is not None:
+        body["priority"] = priority
     _require_json(body)
     return body
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from crosskd.errors import WeightsError
 
 LISTED = 20  # names in a message
+MAX_ENTRIES = 100_000  # of a PyTorch archive; the largest detectors have a few thousand tensors
+MAX_GROWTH = 8  # unpacked bytes to each packed one; torch itself packs nothing
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
@@ -30,7 +33,7 @@ def read_content(path: Path | str) -> Any:
     """All that a safetensors or PyTorch file holds, on the CPU: as `read_tensors`, whatever it is."""
     path = Path(path)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        return load_file(path) if path.suffix == ".safetensors" else read_pytorch(path)
     except FileNotFoundError as error:
         raise WeightsError(f"there is no file {path.name}", remedy="Check the path.") from error
     except pickle.UnpicklingError as error:
@@ -45,9 +48,27 @@ def read_content(path: Path | str) -> Any:
         ) from error
 
 
-def _unpickle(path: Path) -> Any:
+def read_pytorch(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU: tensors and plain containers. Nothing of it is run or unpacked to disk.
+
+    Raises `ValueError` for an archive that would take many times its size in memory, before any of it is read, and
+    what `torch.load` raises.
+    """
+    if zipfile.is_zipfile(path):
+        _require_modest(path)
     with warnings.catch_warnings(action="ignore"):  # about odd pickles, which are refused or read either way
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _require_modest(path: Path) -> None:
+    """torch stores tensors as they are, but reads compressed ones too, and a megabyte of those can hold gigabytes."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    packed, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"it holds {len(entries)} entries, and at most {MAX_ENTRIES} are read")
+    if unpacked > MAX_GROWTH * packed:
+        raise ValueError(f"its {packed} bytes unpack to {unpacked}, more than {MAX_GROWTH} times as many")
 
 
 def tensors_in(content: Any, name: str) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"))
+    service = Service.start(tmp_path_factory.mktemp("home"), CROSSKD_LOG_LEVEL="DEBUG")
     try:
         yield service
     finally:
@@ -76,7 +76,7 @@ def test_nothing_that_is_written_holds_a_secret(service: Service, capfd: pytest.
         for secret in (wrong, api_token, worker_token, attempt_token):
             headers = {"Authorization": f"Bearer {secret}", "Fencing-Token": "x"}
             for method, path in (
-                ("GET", "/jobs?limit=x"),
+                ("GET", f"/jobs?limit=x&access_token={secret}"),
                 ("POST", "/worker/attempts/x/heartbeat"),
                 ("POST", "/tokens"),
             ):

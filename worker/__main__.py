@@ -14,8 +14,10 @@ def main() -> None:
         settings = read_settings()
     except SettingsError as exc:
         sys.exit(f"the worker cannot start:\n{exc}")
-    command = [sys.executable, "-m", "celery", "--app", "worker.app", "worker"]
-    arguments = ["--loglevel", "INFO", "--hostname", f"{settings.worker_name}-{os.getpid()}@%h", *sys.argv[1:]]
+    command = [sys.executable, "-m", "celery", "--app", "worker.app"]
+    if settings.log_format == "json":
+        command.append("--quiet")  # a banner is no JSON
+    arguments = ["worker", "--hostname", f"{settings.worker_name}-{os.getpid()}@%h", *sys.argv[1:]]
     os.execv(sys.executable, command + arguments)  # noqa: S606 - the same process: signals reach Celery itself
 
 

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,9 +21,11 @@ from uuid import uuid4
 import httpx
 from pydantic import ValidationError
 
+from api.schemas import tracing
 from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind, ArtifactRef
 from api.schemas.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, WRONG_OFFSET, Problem
 from api.schemas.logs import LogBatch
+from api.schemas.process_log import REQUEST_ID_HEADER
 from api.schemas.reports import (
     FENCING_HEADER,
     Claim,
@@ -36,7 +38,9 @@ from api.schemas.reports import (
     MetricBatch,
     WorkerCommand,
 )
+from api.schemas.uploads import UploadPart, UploadPlan
 from api.schemas.workers import HeartbeatReport
+from worker import direct
 from worker.digest import CHUNK, content_digest, sha256_of
 
 logger = logging.getLogger(__name__)
@@ -55,7 +59,10 @@ class ApiError(Exception):
 
 
 class Unreachable(ApiError):
-    """No usable answer (none at all, 5xx or 429) until the caller's patience ran out."""
+    """No usable answer (none at all, 5xx or 429) until the caller's patience ran out.
+
+    Also 507, a full disk: what is sent is kept here until somebody has made room there.
+    """
 
 
 class Refused(ApiError):
@@ -152,9 +159,12 @@ def _persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response
             trouble = f"{type(exc).__name__}: {exc}"
         # Counted from the first failure: a long transfer that broke late has not used up any patience.
         troubled_since = min(troubled_since, time.monotonic())
-        delay = retry.delay(tries, wanted)
-        if time.monotonic() - troubled_since + delay > retry.patience:
+        left = troubled_since + retry.patience - time.monotonic()
+        if left <= 0:
             raise Unreachable(trouble)
+        # A server that asks for more time than there is gets what there is: a caller who tries again at once would
+        # give it none.
+        delay = min(retry.delay(tries, wanted), left)
         if tries == 0:
             logger.warning("the API does not answer, trying again: %s", trouble)
         if retry.stop.wait(delay):
@@ -201,7 +211,12 @@ class WorkerClient:
         """One transfer, from where the last one stopped if those bytes are still current."""
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{ref.sha256}"'} if 0 < have < ref.size else {}
-        with self.http.stream("GET", ref.url, headers={"Accept-Encoding": "identity", **headers}) as response:
+        with ExitStack() as stack:
+            told = direct.asked(self.http, ref.url, {"Accept-Encoding": "identity", **headers})
+            response = stack.enter_context(told)
+            if direct.elsewhere(response):
+                wanted = have if have < ref.size else 0
+                response = stack.enter_context(direct.read(self.http, response, wanted, f'"{ref.sha256}"'))
             if not response.is_success:
                 response.read()
                 if response.is_client_error and response.status_code != BUSY:
@@ -217,10 +232,15 @@ class WorkerClient:
 
 
 class AttemptClient:
-    """The calls of one attempt. Each raises `StaleAttempt` once another attempt has taken its place."""
+    """The calls of one attempt. Each raises `StaleAttempt` once another attempt has taken its place.
 
-    def __init__(self, http: httpx.Client, attempt: str, fencing_token: int) -> None:
+    `refusals`: seconds that a storage may refuse, at ever new addresses, what the API has a file sent to it. An outage
+    passes by itself and is waited for as long as `Retry` says; this is a fault of somebody's settings.
+    """
+
+    def __init__(self, http: httpx.Client, attempt: str, fencing_token: int, *, refusals: float = 3600.0) -> None:
         self._http = http
+        self._refusals = refusals
         self._url = f"/worker/attempts/{attempt}"
         self._headers = {FENCING_HEADER: str(fencing_token)}
 
@@ -251,12 +271,21 @@ class AttemptClient:
     def finish(self, report: FinishReport, retry: Retry) -> Finish:
         return Finish.model_validate_json(self._post("finish", report.model_dump_json(), retry))
 
-    def upload(self, path: Path, name: str, kind: ArtifactKind, step: int | None, retry: Retry) -> None:
-        """Stream the file; it must not change meanwhile. The same bytes again are answered like the first.
+    def upload(
+        self, path: Path, name: str, kind: ArtifactKind, step: int | None, retry: Retry, sha256: bytes | None = None
+    ) -> None:
+        """Stream the file, to the API or where it says; it must not change meanwhile. The same bytes again are
+        answered like the first.
+
+        `sha256` is what they must have; unset, it is read from the file as it is now.
 
         What a broken connection has brought over stays there: a repetition sends only the rest.
+
+        Raises:
+            Refused: by the API; or by the storage, again and again for as long as it may.
         """
-        size, digest = path.stat().st_size, content_digest(sha256_of(path))
+        sha256 = sha256 or sha256_of(path)
+        size, digest = path.stat().st_size, content_digest(sha256)
         url, named = f"{self._url}/artifacts/{name}", {"Repr-Digest": digest, LENGTH_HEADER: str(size)}
         params: dict[str, str | int] = {"kind": kind} if step is None else {"kind": kind, "step": step}
         # The API answers once it has read the file back and made it durable.
@@ -281,7 +310,43 @@ class AttemptClient:
             begun = True
             return send("PUT", 0, {"Content-Digest": digest})
 
-        self._checked(_persist(put, retry))
+        through_api = False
+        refused_at = FOREVER  # since then the storage has taken nothing
+        upload = f"{self._url}/uploads/{name}"
+        request: dict[str, object] = {"size": size, "sha256": sha256.hex(), **params}
+
+        def deliver(part: UploadPart, checksum: str) -> None:
+            nonlocal refused_at
+            try:
+                direct.send(self._http, part, checksum, lambda at, count: _chunks(path, at, retry.stop, count))
+            except direct.StorageRefused as refusal:
+                if time.monotonic() - refused_at >= self._refusals:
+                    remedy = "look at the rights of the API's credentials, its clock, and the settings of the bucket"
+                    raise Refused(f"{name} is not taken: {refusal}; {remedy}", httpx.codes.FORBIDDEN) from None
+                refused_at = min(refused_at, time.monotonic())
+                raise
+            refused_at = FOREVER
+
+        def bring() -> httpx.Response:
+            nonlocal through_api
+            if through_api:
+                return put()
+            asked = self._http.post(upload, json=request, headers=self._headers)
+            if not asked.is_success:
+                return asked
+            plan = UploadPlan.model_validate_json(asked.content)
+            if plan.through == "api":
+                through_api = True
+                return put()
+            found, md5 = direct.checksums(path, plan.parts)
+            if found != sha256:
+                raise Refused(f"{name} has changed since it was written", httpx.codes.BAD_REQUEST)
+            for part, checksum in zip(plan.parts, md5, strict=True):
+                if not part.arrived:
+                    deliver(part, checksum)
+            return self._http.put(upload, json=request | {"md5": md5}, headers=self._headers, timeout=timeout)
+
+        self._checked(_persist(bring, retry))
 
     def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
         url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
@@ -297,13 +362,21 @@ class AttemptClient:
         return response.content
 
 
-def _chunks(path: Path, offset: int, stop: Event) -> Generator[bytes]:
+def _chunks(path: Path, offset: int, stop: Event, count: int | None = None) -> Generator[bytes]:
+    """From `offset` to the end, or `count` bytes of it."""
     with path.open("rb") as file:
         file.seek(offset)
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(CHUNK if count is None else min(CHUNK, count)):
+            count = None if count is None else count - len(chunk)
             if stop.is_set():
                 raise Abandoned(f"upload of {path.name}")
             yield chunk
+
+
+def speak_for(http: httpx.Client, request_id: str) -> None:
+    """Let every further call name the request that the work is done for, and the span that it is done in."""
+    named = {REQUEST_ID_HEADER: request_id, tracing.TRACEPARENT: tracing.traceparent()}
+    http.headers.update({name: value for name, value in named.items() if value})
 
 
 def connect(api_url: str, token: str) -> httpx.Client:
@@ -312,5 +385,5 @@ def connect(api_url: str, token: str) -> httpx.Client:
         base_url=api_url,
         headers={"Authorization": f"Bearer {token}", "User-Agent": "crosskd-worker"},
         timeout=TIMEOUT,
-        follow_redirects=True,  # to presigned addresses; httpx drops the token on the way to another host
+        follow_redirects=True,  # of a proxy, to https perhaps; to the storage itself goes `worker.direct`
     )

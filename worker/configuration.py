@@ -12,6 +12,7 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 
+from api.schemas.tasks import BROKER_STEPS
 from worker.settings import Settings
 
 
@@ -41,6 +42,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "health_check_interval": 15,
             "retry_on_timeout": True,
+            "priority_steps": BROKER_STEPS,
         },
         # Where jobs come from.
         "task_queues": [_queue(name) for name in settings.queues],

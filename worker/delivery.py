@@ -11,24 +11,57 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from api.schemas.jobs import Progress
-from api.schemas.logs import MAX_LINES, LogBatch, LogLine
+from api.schemas.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
 from api.schemas.reports import EvaluationReport, MetricBatch, MetricPoint
 from worker.client import Abandoned, AttemptClient, Refused, Retry, StaleAttempt
-from worker.spool import EvaluationRecord, LogRecord, MetricsRecord, Record, Spool, SpoolFull
+from worker.spool import EvaluationRecord, LogRecord, MetricsRecord, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
 
 BATCH_POINTS = 500
 BATCH_CHARACTERS = 100_000  # of log lines: even if all are escaped, the request stays below the API's limit of 1 MB
 MOST_LINES = 2000  # between two batches
-LOG_SHARE = 0.5  # of the spool: a training that talks while the API is away must not crowd out its metrics
+# Of the spool, how much may be full: a training that talks while the API is away must not crowd out its metrics, nor
+# these the few evaluations, which are what the training is for.
+LOG_SHARE = 0.5
+METRICS_SHARE = 0.9
 INTERVAL = 1.0  # seconds between two batches
 
 
 class Undelivered(Exception):
     """The API did not take everything in the time it was given."""
+
+
+@dataclass
+class Gap:
+    """What found no room in the spool and will be missing for ever. It is told in the job's log."""
+
+    points: int = 0
+    evaluations: int = 0
+    first: int | None = None  # step
+    last: int | None = None
+
+    def add(self, record: MetricsRecord | EvaluationRecord) -> None:
+        if isinstance(record, EvaluationRecord):
+            self.evaluations += 1
+            steps = [record.body.step]
+        else:
+            self.points += len(record.body.points)
+            steps = [point.step for point in record.body.points]
+        self.first = min([*steps, *([] if self.first is None else [self.first])], default=None)
+        self.last = max([*steps, *([] if self.last is None else [self.last])], default=None)
+
+    def __str__(self) -> str:
+        what = [f"{self.points} metric points"] if self.points else []
+        what += [f"{self.evaluations} evaluations"] if self.evaluations else []
+        return (
+            f"{' and '.join(what)} between the steps {self.first} and {self.last} are missing: the API was away until "
+            "the spool was full (CROSSKD_SPOOL_MEGABYTES of the worker)"
+        )
 
 
 class Delivery:
@@ -54,7 +87,8 @@ class Delivery:
         self._spooled = 0  # records so far
         self._taken = 0  # of these, by the API
         self._marks: deque[tuple[int, threading.Event]] = deque()  # set once so many were taken
-        self._dropped = 0
+        self._full = False
+        self._gap = Gap()
         self._lock = threading.Lock()  # of everything above: the training thread and ours both seal batches
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -126,18 +160,22 @@ class Delivery:
             for start in range(0, max(len(points), 1), BATCH_POINTS):
                 some = points[start : start + BATCH_POINTS]
                 batch = MetricBatch(sequence=self._sequence, points=some, progress=progress)
-                if self._append(MetricsRecord(body=batch)):
+                if self._append(MetricsRecord(body=batch), METRICS_SHARE):
                     self._sequence += 1
         self._seal_log()
 
     def _seal_log(self) -> None:
+        """The lines that have gathered, and what is to be said of reports that found no room, once there is some."""
         lines, self._lines = self._lines, []
-        if not lines:
-            return
-        if self._lines_left_out:
+        room = len(self._spool) < self._spool.limit * LOG_SHARE / 2
+        if self._lines_left_out and (lines or room):
             text = f"({self._lines_left_out} lines are left out here: there were too many; log.txt has them all)"
-            lines.append(LogLine(at=lines[-1].at, level="warning", text=text))
+            lines.append(_warning(text))
             self._lines_left_out = 0
+        if self._gap.first is not None and room:
+            logger.error("%s", self._gap)
+            lines.append(_warning(str(self._gap)))
+            self._gap = Gap()
         for some in _bounded(lines):
             try:
                 self._spool.append(LogRecord(body=LogBatch(sequence=self._log_sequence, lines=some)), LOG_SHARE)
@@ -147,15 +185,17 @@ class Delivery:
             self._log_sequence += 1
             self._spooled += 1
 
-    def _append(self, record: Record) -> bool:
+    def _append(self, record: MetricsRecord | EvaluationRecord, share: float = 1.0) -> bool:
         try:
-            self._spool.append(record)
+            self._spool.append(record, share)
         except SpoolFull as exc:
             # Stopping a training for the sake of its curve would be worse than a hole in the curve.
-            if self._dropped == 0:
-                logger.error("reports are dropped until the API is back: %s", exc)
-            self._dropped += 1
+            if not self._full:
+                logger.error("reports are left out until the API takes some: %s", exc)
+            self._full = True
+            self._gap.add(record)
             return False
+        self._full = False
         self._spooled += 1
         return True
 
@@ -189,7 +229,10 @@ class Delivery:
                     self._seal()
                 sealed = time.monotonic()
             if not self._send_head():
-                return
+                with self._lock:
+                    self._seal_log()  # there is room now, if there was none before
+                if len(self._spool) == 0:
+                    return
 
     def _send_head(self) -> bool:
         """Deliver the oldest record; false when there is none."""
@@ -203,15 +246,21 @@ class Delivery:
                         self._api.evaluation(report, retry)
                     case LogRecord(body=lines):
                         self._api.log(lines, retry)
-            except Refused:
+            except Refused as exc:
                 # Repeating it would block everything behind it for ever.
                 logger.exception("the API refuses a report; it is left out")
+                if not isinstance(record, LogRecord):
+                    self.log([_warning(f"the API refuses a report, which is left out: {exc}")])
         if record is None:
             return False
         with self._lock:
             self._taken += 1
             self._settle()
         return True
+
+
+def _warning(text: str) -> LogLine:
+    return LogLine(at=datetime.now(UTC), level="warning", text=text[:LINE_CHARACTERS])
 
 
 def _bounded(lines: list[LogLine]) -> Iterator[list[LogLine]]:

@@ -9,21 +9,25 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from api.schemas.jobs import Failure, FailureClass
+from api.schemas.remedies import remedied
 from crosskd.errors import CrossKDError
 
 SPEC = "/spec"
 _CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
-_OUT_OF_MEMORY_REMEDY = "Use a smaller batch_size (with accumulate, if you like), smaller images or bf16."
 
 
 def describe(error: BaseException, spec: Mapping[str, Any]) -> Failure:
-    """What went wrong, where in the job, and what to do. Classes decide whether the job is tried again."""
+    """What went wrong, where in the job, and what to do: always. Classes decide whether the job is tried again."""
+    return remedied(_described(error, spec))
+
+
+def _described(error: BaseException, spec: Mapping[str, Any]) -> Failure:
     if isinstance(error, CrossKDError):
         where = SPEC + error.where if _is_pointer(error.where, spec) else error.where
         return Failure(failure_class=_class_of(error), message=error.message, where=where, remedy=error.remedy)
     message = f"{type(error).__name__}: {error}"
     if _is_out_of_memory(error):
-        return Failure(failure_class="out_of_memory", message=message, remedy=_OUT_OF_MEMORY_REMEDY)
+        return Failure(failure_class="out_of_memory", message=message)
     remedy = ""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         remedy = "Free space on the worker's disk (CROSSKD_HOME)."

@@ -27,6 +27,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel
 
 from api.schemas.jobs import Failure
+from api.schemas.process_log import readable
 from api.schemas.reports import Claim
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Order(BaseModel):
     resume: Path | None = None
     teacher: Path | None = None
     weights: Path | None = None
+    traceparent: str = ""
 
 
 class Outcome(BaseModel):
@@ -132,7 +134,7 @@ class WorkFolder:
                 lines = deque(file, maxlen=TAIL_LINES)
         except FileNotFoundError:
             return []
-        return [line.rstrip("\n").replace("\0", "")[:TAIL_CHARACTERS] for line in lines]
+        return [readable(line.rstrip("\n")).replace("\0", "")[:TAIL_CHARACTERS] for line in lines]
 
 
 def _write(path: Path, model: BaseModel, exclude: dict[str, set[str]] | None = None) -> None:

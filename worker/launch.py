@@ -15,7 +15,7 @@ from crosskd.engine.launch import RankEnd, RanksFailed, RanksStopped, launch
 from worker.folder import Outcome, WorkFolder
 from worker.lifeline import tie_to
 from worker.process import oom_kills, sudden_end
-from worker.run import EXIT_FAILED, EXIT_LOST
+from worker.run import EXIT_FAILED, EXIT_LOST, write_log
 from worker.settings import read_settings
 
 logger = logging.getLogger("worker.launch")
@@ -51,13 +51,14 @@ def judge(told: Mapping[int, Outcome], ends: list[RankEnd], ranks: int, oom_kill
 
 def main(argv: list[str]) -> int:
     """Train what the folder's claim says in several processes. Returns the exit status."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     folder, ranks = WorkFolder(Path(argv[1])), int(argv[2])
-    tie_to(folder.read_order().supervisor)
+    order, settings = folder.read_order(), read_settings()
+    write_log(settings, order.claim)
+    tie_to(order.supervisor)
     before = oom_kills()
     ends: list[RankEnd] = []
     try:
-        launch("worker.run", [argv[1]], ranks, grace=read_settings().grace_seconds, scratch=folder.path)
+        launch("worker.run", [argv[1]], ranks, grace=settings.grace_seconds, scratch=folder.path)
     except RanksStopped as exc:
         logger.info("all ranks have ended: %s", exc)
     except RanksFailed as exc:

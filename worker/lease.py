@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import Literal
 
 from api.schemas.reports import WorkerCommand
@@ -88,7 +90,9 @@ class Lease:
 
     def start(self) -> None:
         for target in (self._beat, self._listen):
-            threading.Thread(target=self._guarded, args=(target,), name=target.__name__, daemon=True).start()
+            inherited = copy_context()  # whose job it is: what these threads log says so too
+            run = partial(inherited.run, self._guarded, target)
+            threading.Thread(target=run, name=target.__name__, daemon=True).start()
 
     def stop(self) -> None:
         """Let the lease go. The threads end by themselves; one may still sit in its request for a while."""

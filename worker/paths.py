@@ -59,6 +59,12 @@ def check_paths(config: Knobs, roots: Sequence[Path]) -> None:
                 where=pointer,
                 remedy=f"Use a path below {names}, or add its folder to CROSSKD_DATA_ROOTS on the worker.",
             )
+        if real.exists() and not (real.is_dir() if pointer.endswith("/images") else real.is_file()):
+            raise ConfigError(
+                f"{path} is no {'folder' if pointer.endswith('/images') else 'regular file'} on this worker",
+                where=pointer,
+                remedy="Images are named by their folder, all else by a file; pipes and devices are not read.",
+            )
         if not real.exists():
             raise ConfigError(
                 f"{path} does not exist on this worker",

@@ -18,6 +18,7 @@ from api.schemas.jobs import Progress
 from api.schemas.logs import LINE_CHARACTERS, Level, LogLine
 from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.engine.checkpoint import digest_path
 from crosskd.structures import Evaluation
 from worker.client import AttemptClient
 from worker.delivery import Delivery
@@ -156,7 +157,8 @@ class Reporter(Callback):
         # nothing from before it, and reports that the API lacks then would be lacking for ever.
         reported = self._delivery.mark()
         name = f"checkpoint-{step:08d}.pt"
-        self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported)
+        written = bytes.fromhex(digest_path(path).read_text(encoding="ascii").split()[0])
+        self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported, sha256=written)
         self._upload_log()
 
     @override

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from api.schemas import process_log, tracing
 from api.schemas.jobs import SPECS
+from api.schemas.reports import Claim
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from crosskd.engine.launch import divert_output, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
-from worker.client import ApiError, AttemptClient, connect
+from worker.client import ApiError, AttemptClient, connect, speak_for
 from worker.delivery import Undelivered
 from worker.failures import describe, invalid_spec
 from worker.folder import Order, Outcome, WorkFolder
@@ -58,13 +60,14 @@ def train(
     if rank:
         return _run(order, config, folder, stop, [])
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
+        speak_for(http, order.claim.request_id)
         return _train(
             order,
             config,
             folder,
             settings,
             stop,
-            AttemptClient(http, order.claim.attempt, order.claim.fencing_token),
+            AttemptClient(http, order.claim.attempt, order.claim.fencing_token, refusals=settings.outage_seconds),
             rank,
         )
 
@@ -81,21 +84,27 @@ def _train(
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
     from worker.reporter import Reporter
     from worker.requests import Requests
+    from worker.witness import Witness
 
     def stale() -> None:
         folder.write_outcome(Outcome(outcome="stale"), rank)
         end_at_once(EXIT_STALE)
 
+    witnesses = [Witness(settings.journal, order.claim, settings.worker_name)] if settings.journal else []
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
     requests = Requests(folder)
-    outcome = _run(order, config, folder, stop, [reporter, requests])
+    outcome = _run(order, config, folder, stop, [*witnesses, reporter, requests])
     requests.close()
+    delivered = True
     try:
         reporter.close(settings.outage_seconds)
     except (ApiError, Undelivered, OSError) as exc:
         logger.exception("not everything reached the API")
+        delivered = False
         if outcome is not None and outcome.outcome == "succeeded":
             outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    for witness in witnesses:
+        witness.ended(outcome.outcome if outcome else "", delivered=delivered)
     return outcome
 
 
@@ -136,6 +145,12 @@ def _work(
     return result.manifest
 
 
+def write_log(settings: Settings, claim: Claim, rank: int | None = None) -> None:
+    """Set up this process's log: it is about one attempt from its first line to its last."""
+    about = {"request_id": claim.request_id or None, "job": claim.job, "attempt": claim.attempt, "rank": rank}
+    process_log.configure(settings.log_format, settings.log_level, **about)
+
+
 def main(argv: list[str]) -> int:
     """Train what the folder's claim says and leave the outcome there. Returns the exit status."""
     stop = threading.Event()
@@ -149,14 +164,20 @@ def main(argv: list[str]) -> int:
     rank = None if parent is None else int(os.environ["RANK"])
     if rank:
         divert_output(folder.rank_output(rank))
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    order = folder.read_order()
+    order, settings = folder.read_order(), read_settings()
+    write_log(settings, order.claim, rank)
     tie_to(order.supervisor if parent is None else parent)
-    outcome = train(order, folder, read_settings(), stop, rank)
+    if not rank:
+        tracing.start("crosskd-training", settings.otel_endpoint)
+    claim = order.claim
+    with tracing.span(claim.kind, parent=order.traceparent, job=claim.job, attempt=claim.attempt) as span:
+        outcome = train(order, folder, settings, stop, rank)
+        if outcome is not None and outcome.outcome == "failed":
+            tracing.failed(span, outcome.failure.failure_class if outcome.failure else "")
     if outcome is None:
         return EXIT_LOST
     folder.write_outcome(outcome, rank)
+    tracing.flush()
     return EXIT_FAILED if outcome.outcome == "failed" else 0
 
 

@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api.schemas import tracing
+from api.schemas.process_log import LogFormat, LogLevel
 from api.schemas.tasks import ANY, queue
 
 PREFIX = "CROSSKD_"
@@ -32,6 +34,10 @@ def _detect_devices() -> str:
     return visible.split(",")[0] or "cpu"
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """What a worker needs to know. Every field is the variable of its name: `api_url` is `CROSSKD_API_URL`."""
 
@@ -49,10 +55,21 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(default=5.0, gt=0, le=300)
     grace_seconds: float = Field(default=20.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL.")
     outage_seconds: float = Field(
-        default=3600.0, ge=0, description="How long the end of a training waits for an API that is away."
+        default=3600.0,
+        ge=0,
+        description="How long the end of a training waits for an API that is away, and an upload at any time for a "
+        "storage that refuses it.",
     )
     keep_failed_hours: float = Field(default=24.0, ge=0, description="How long the files of a failed attempt stay.")
     spool_megabytes: int = Field(default=64, ge=1, le=100_000, description="Undelivered reports kept on disk.")
+    log_format: LogFormat = Field(default="text", description="Of the logs of the worker and of its trainings.")
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    otel_endpoint: str | None = Field(
+        default=None, pattern=r"^https?://", description="Where spans go, by OTLP over HTTP; needs `crosskd[otel]`."
+    )
+    journal: Path | None = Field(
+        default=None, description="A folder for each training's own record of what it reports, for an audit."
+    )
 
     @field_validator("data_roots", mode="before")
     @classmethod
@@ -127,6 +144,8 @@ def read_settings() -> Settings:
         settings = Settings()
     except ValidationError as exc:
         raise SettingsError("\n".join(_fault(error) for error in exc.errors(include_input=False))) from None
+    if fault := tracing.complaint(settings.otel_endpoint):
+        raise SettingsError(fault)
     try:
         settings.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.work):

@@ -47,7 +47,7 @@ class Spool:
     def __init__(self, path: Path, limit: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b")
-        self._limit = limit
+        self.limit = limit
         self._head = 0  # where the oldest undelivered record begins
         self._end = 0
         self._lock = threading.Lock()
@@ -60,7 +60,7 @@ class Spool:
         """
         line = record.model_dump_json().encode() + b"\n"
         with self._lock:
-            if self._end - self._head + len(line) > self._limit * share:
+            if self._end - self._head + len(line) > self.limit * share:
                 raise SpoolFull(f"{self._end - self._head} bytes of reports wait for the API")
             self._file.seek(self._end)
             self._file.write(line)

@@ -7,7 +7,11 @@ import os
 import platform
 import time
 from importlib import metadata
+from typing import NamedTuple
 
+from structlog.contextvars import bound_contextvars
+
+from api.schemas import tracing
 from api.schemas.jobs import Failure
 from api.schemas.reports import Claim, ClaimRequest, FinishReport
 from worker.client import (
@@ -21,6 +25,7 @@ from worker.client import (
     Unreachable,
     WorkerClient,
     connect,
+    speak_for,
 )
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.lease import Control, Lease
@@ -46,7 +51,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run_job(job: str, settings: Settings, notice: ShutdownNotice) -> None:
+class Origin(NamedTuple):
+    """The request that made a job, as the bell tells of it; the claim tells it for certain."""
+
+    request_id: str = ""
+    traceparent: str = ""
+
+
+UNKNOWN = Origin()
+
+
+def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin = UNKNOWN) -> None:
     """Claim the job and see it through. A job that is not to be had is somebody else's: that is no error."""
     sweep(settings.work, settings.keep_failed_hours)
     if notice.announced:
@@ -57,25 +72,38 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice) -> None:
             worker=settings.worker_name, device=settings.devices, versions=versions(), devices=devices(settings)
         )
         try:
-            claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
+            with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
+                speak_for(http, origin.request_id)
+                claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
         except ApiError as exc:
             logger.warning("job %s could not be claimed: %s", job, exc)
             return
         if claim is None:
             logger.info("job %s is not to be had", job)
             return
-        logger.info("job %s: attempt %s (%d)", job, claim.attempt, claim.fencing_token)
-        control = Control()
+        request_id = claim.request_id or origin.request_id
+        parent = claim.traceparent or origin.traceparent
+        with (
+            bound_contextvars(request_id=request_id, attempt=claim.attempt),
+            tracing.span("attempt", parent=parent, job=job, attempt=claim.attempt),
+        ):
+            speak_for(http, request_id)
+            _see_through(claim, client, settings, notice)
 
-        def on_shutdown() -> None:
-            control.ask("shutdown")
 
-        notice.subscribe(on_shutdown)
-        try:
-            api = AttemptClient(http, claim.attempt, claim.fencing_token)
-            Supervisor(claim, client, api, settings, control).run()
-        finally:
-            notice.unsubscribe(on_shutdown)
+def _see_through(claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice) -> None:
+    logger.info("job %s: attempt %s (%d)", claim.job, claim.attempt, claim.fencing_token)
+    control = Control()
+
+    def on_shutdown() -> None:
+        control.ask("shutdown")
+
+    notice.subscribe(on_shutdown)
+    try:
+        api = AttemptClient(client.http, claim.attempt, claim.fencing_token)
+        Supervisor(claim, client, api, settings, control).run()
+    finally:
+        notice.unsubscribe(on_shutdown)
 
 
 def _ranks(claim: Claim) -> int:
@@ -140,10 +168,13 @@ class Supervisor:
 
     def _prepare(self, folder: WorkFolder) -> Order:
         """Download what the training starts from, verified."""
-        order = Order(claim=self._claim, supervisor=os.getpid())
+        order = Order(claim=self._claim, supervisor=os.getpid(), traceparent=tracing.traceparent())
         retry = Retry(patience=self._settings.outage_seconds, stop=self._control.halt)
         if self._claim.resume is not None:
             self._client.download(self._claim.resume, folder.resume, retry)
+            # In the core's form, which looks once more: the disk may change what was right when it came.
+            digest = f"{self._claim.resume.sha256}  {folder.resume.name}\n"
+            folder.resume.with_name(folder.resume.name + ".sha256").write_text(digest)
             order.resume = folder.resume
         if self._claim.teacher is not None:
             self._client.download(self._claim.teacher, folder.teacher, retry)
@@ -185,5 +216,10 @@ class Supervisor:
                 return False
             logger.info("job %s: %s, now %s", self._claim.job, report.outcome, answer.status)
             return True
-        logger.warning("job %s: the attempt is another's; its files stay for a while", self._claim.job)
+        logger.warning(
+            "job %s: the attempt is another's; its files stay in %s for %g hours (CROSSKD_KEEP_FAILED_HOURS)",
+            self._claim.job,
+            self._settings.work / self._claim.attempt,
+            self._settings.keep_failed_hours,
+        )
         return False

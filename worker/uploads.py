@@ -30,6 +30,7 @@ class Upload:
     kind: ArtifactKind
     step: int | None
     after: threading.Event | None  # sent only once this is set
+    sha256: bytes | None  # of what was written; None: of whatever is there
 
 
 class Uploads:
@@ -63,10 +64,12 @@ class Uploads:
         slot: str = "",
         after: threading.Event | None = None,
         first: bool = False,
+        sha256: bytes | None = None,
     ) -> None:
         """Queue the file for upload as `name`, to be sent not before `after`. `slot` defaults to the name.
 
         `first`: ahead of all that waits, also of a checkpoint that takes the place of one that waits already.
+        `sha256`: of what was written; the API then refuses bytes that the disk has changed since.
         """
         with self._changed:
             if self.error is not None:
@@ -75,7 +78,7 @@ class Uploads:
             staged = self._outbox / f"{self._count:06d}-{name}"
             _stage(path, staged, growing=kind == "log")
             superseded = self._waiting.get(slot or name)
-            upload = {slot or name: Upload(staged, name, kind, step, after)}
+            upload = {slot or name: Upload(staged, name, kind, step, after, sha256)}
             self._waiting = {**upload, **self._waiting} | upload if first else self._waiting | upload
             self._changed.notify()
         if superseded is not None:
@@ -121,7 +124,7 @@ class Uploads:
         try:
             while (upload := self._next()) is not None:
                 self._await(upload)
-                self._api.upload(upload.staged, upload.name, upload.kind, upload.step, retry)
+                self._api.upload(upload.staged, upload.name, upload.kind, upload.step, retry, upload.sha256)
                 upload.staged.unlink()
                 logger.info("uploaded %s", upload.name)
         except Abandoned:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from api.database import DatabaseDep, ReadDep
-from api.routes.file_response import FileResponse, file_response
+from api.routes.file_response import FileResponse, artifact_response
 from api.schemas.artifacts import ArtifactList
 from api.services import artifacts
 from api.storage import StorageDep
 
 router = APIRouter(prefix="/jobs/{job}", tags=["artifacts"])
 
-_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BYTES = {"content": dict.fromkeys(("application/octet-stream", "application/json", "text/plain"), _BINARY)}
 _DOWNLOAD: dict[str, Any] = {
     "response_class": FileResponse,
     "status_code": 200,  # FastAPI would look for it among the arguments of the class
@@ -23,6 +24,7 @@ _DOWNLOAD: dict[str, Any] = {
         200: _BYTES,
         206: {"description": "The part that `Range` asks for.", **_BYTES},
         304: {"description": "`If-None-Match` names the version that stands."},
+        307: {"description": "The bytes lie in a bucket: `Location` gives them for a while, without a token."},
     },
 }
 
@@ -35,15 +37,13 @@ def list_artifacts(job: str, session: ReadDep) -> ArtifactList:
 
 @router.head("/artifacts/{name}", include_in_schema=False, response_class=FileResponse)
 @router.get("/artifacts/{name}", **_DOWNLOAD)
-def download_artifact(
-    job: str, name: str, request: Request, database: DatabaseDep, storage: StorageDep
-) -> FileResponse:
+def download_artifact(job: str, name: str, request: Request, database: DatabaseDep, storage: StorageDep) -> Response:
     """A published file: HEAD, `Range`, `If-Range`, `If-Match` and `If-None-Match` are understood."""
-    return file_response(request, artifacts.open_artifact(database, storage, job, name))
+    return artifact_response(request, artifacts.open_artifact(database, storage, job, name))
 
 
 @router.head("/weights", include_in_schema=False, response_class=FileResponse)
 @router.get("/weights", **_DOWNLOAD)
-def download_weights(job: str, request: Request, database: DatabaseDep, storage: StorageDep) -> FileResponse:
+def download_weights(job: str, request: Request, database: DatabaseDep, storage: StorageDep) -> Response:
     """The best student so far, alone, as safetensors."""
-    return file_response(request, artifacts.open_weights(database, storage, job))
+    return artifact_response(request, artifacts.open_weights(database, storage, job))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from sse_starlette.event import ServerSentEvent
@@ -23,10 +23,19 @@ _LAST = 2**53
 # No line breaks to the standard, but to many a reader: written so that nobody breaks the JSON there.
 _BREAKS = str.maketrans({mark: f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"})
 
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "description": "Of each event of the stream.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": list(get_args(EventKind))},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "`id:`, `event:` (the kind) and `data:` (JSON); it ends with the transition to a final state.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
     },
     204: {"description": "The job has ended, and nothing comes behind `Last-Event-ID`: do not come back."},
 }

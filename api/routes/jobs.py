@@ -10,15 +10,17 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
+from pydantic import Field
 
 from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
 from api.errors import invalid_request
 from api.limits import MAX_REPEATS
+from api.models import ID
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
 from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
 from api.schemas.tokens import Owner
-from api.services import jobs, quotas, validation
+from api.services import job_list, jobs, quotas, validation
 
 
 class SpecRoute(IdempotentRoute):
@@ -96,7 +98,8 @@ def create_job(
     spec = validation.resolve(session, request.app.state.settings, order)
     if dry_run:
         response.status_code = HTTPStatus.OK
-        return DryRun(kind=order.kind, name=order.name, labels=order.labels, spec_version=spec.version, spec=spec)
+        same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
+        return DryRun(**same, spec_version=spec.version, spec=spec)
     quotas.admit(session, request.app.state.settings, caller.owner)
     job = jobs.create(session, order, spec.model_dump(mode="json"), caller.owner)
     response.headers["Location"] = f"/jobs/{job.id}"
@@ -108,14 +111,20 @@ def list_jobs(
     session: ReadDep,
     status: Annotated[list[Status], Query(default_factory=list, max_length=MAX_REPEATS, description="Any of these.")],
     label: Annotated[
-        list[str], Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these.")
+        list[Annotated[str, Field(json_schema_extra={"pattern": "^[^=\\x00]+=[^\\x00]*$"})]],
+        Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these."),
     ],
     owner: Annotated[Owner | None, Query(description="Whoever's token posted it.")] = None,
-    after: Annotated[str | None, Query(description="The id of the last job of the page before.")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            description="The id of the last job of the page before.", json_schema_extra={"pattern": f"^{ID.pattern}$"}
+        ),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    return jobs.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
+    return job_list.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
 
 
 @router.get("/jobs/{job}")

@@ -10,8 +10,17 @@ from api.database import DatabaseDep, ReadDep
 from api.limits import MAX_REPEATS
 from api.routes.file_response import FileResponse, file_response
 from api.routes.representations import CSV, choose, to_csv
-from api.schemas.reports import Curves, EvaluationList, MetricKey, MetricPage, Model
-from api.services import artifacts, series
+from api.schemas.reports import (
+    Curves,
+    EvaluationList,
+    MetricBucket,
+    MetricBuckets,
+    MetricKey,
+    MetricPage,
+    MetricRow,
+    Model,
+)
+from api.services import artifacts, downsampling, series
 from api.storage import StorageDep
 
 router = APIRouter(tags=["metrics"])
@@ -21,7 +30,7 @@ Step = Annotated[int, Query(ge=0, le=2**53)]
 
 @router.get(
     "/jobs/{job}/metrics",
-    response_model=MetricPage,
+    response_model=MetricPage | MetricBuckets,
     responses={200: {"content": {CSV: {"schema": {"type": "string"}}}, "description": "As `Accept` asks."}},
 )
 def get_metrics(
@@ -34,19 +43,33 @@ def get_metrics(
     since_step: Step = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     attempt: Annotated[int | None, Query(ge=1, lt=2**31, description="One attempt's points, replaced or not.")] = None,
+    buckets: Annotated[
+        int | None,
+        Query(ge=1, le=downsampling.MAX_BUCKETS, description="Not points, but at most so many summaries of each key."),
+    ] = None,
+    until_step: Annotated[int, Query(ge=0, le=2**53, description="With `buckets`: the last step.")] = 2**53,
     accept: Annotated[str, Header()] = "",
 ) -> Any:
     """Metric points by step and key, whole steps only; `Link` leads to the next page.
 
+    With `buckets` the whole series at once: count, min, max and last of as many steps each as it takes, so spikes and
+    values that are not finite survive; at most 4,000 over all keys, and then fewer of each.
+
     After a resume the new attempt's points stand in place of earlier ones behind the checkpoint's step.
     """
     media_type = choose(accept)
+    if buckets is not None:
+        found = downsampling.read(
+            session, job, keys=key, since_step=since_step, until_step=until_step, buckets=buckets, attempt=attempt
+        )
+        body = to_csv(MetricBucket, found.items) if media_type == CSV else found.model_dump_json()
+        return Response(body, media_type=media_type, headers={"Vary": "Accept"})
     page = series.page(session, job, keys=key, since_step=since_step, limit=limit, attempt=attempt)
     headers = {"Vary": "Accept"}
     if page.next_step is not None:
         following = request.url.include_query_params(since_step=page.next_step)
         headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
-    body = to_csv(page) if media_type == CSV else page.model_dump_json()
+    body = to_csv(MetricRow, page.items) if media_type == CSV else page.model_dump_json()
     return Response(body, media_type=media_type, headers=headers)
 
 

@@ -26,7 +26,7 @@ def get_ready(request: Request, database: DatabaseDep, storage: StorageDep) -> R
 
     Each call tries all of it anew, so the answer turns by itself when a part comes back.
     """
-    return readiness.check(database, request.app.state.settings.broker_url, storage)
+    return readiness.check(database, request.app.state.settings, storage)
 
 
 @router.get("/workers")

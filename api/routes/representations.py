@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from pydantic import BaseModel
+
 from api.errors import NotAcceptable
-from api.schemas.reports import MetricPage, MetricRow
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -47,12 +48,13 @@ def _quality(offer: str, ranges: list[tuple[str, float]]) -> float:
     return 0.0
 
 
-def to_csv(page: MetricPage) -> str:
-    """One line per point under a header line."""
+def to_csv(model: type[BaseModel], items: Sequence[BaseModel]) -> str:
+    """One line for each of the model's items under a header line; what is a list there, with spaces between."""
     text = io.StringIO()
     writer = csv.writer(text)
-    columns = list(MetricRow.model_fields)
-    writer.writerow(columns)
-    for row in page.items:
-        writer.writerow(row.model_dump(mode="json")[column] for column in columns)
+    writer.writerow(model.model_fields)
+    for item in items:
+        row = item.model_dump(mode="json")
+        values = (row[column] for column in model.model_fields)
+        writer.writerow(" ".join(value) if isinstance(value, list) else value for value in values)
     return text.getvalue()

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
+from api.routes.streams import FAR_SECONDS
 from api.schemas.logs import LogBatch
 from api.schemas.reports import (
     Claim,
@@ -30,7 +31,7 @@ from api.services.transitions import topic
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
-POLL_SECONDS = 1.0  # a cancellation that another replica took is seen so late at most
+POLL_SECONDS = 1.0  # a cancellation that another replica took is seen so late at most, if the broker does not tell
 
 
 @router.post("/jobs/{job}/claim", dependencies=[IdempotencyDep])
@@ -65,18 +66,22 @@ async def wait_for_command(
             woken.clear()
             # Looked up after the bell is heard for the first time: what came in between is not missed.
             waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
-            rest = deadline - loop.time()
-            over = rest <= 0 or request.app.state.closing.is_set() or await request.is_disconnected()
-            if waiting.command.command != known or over:
+            if waiting.command.command != known:
                 return waiting.command
-            with suppress(TimeoutError):
-                await asyncio.wait_for(woken.wait(), min(rest, POLL_SECONDS))
+            again = loop.time() + (FAR_SECONDS if database.bell.connected else POLL_SECONDS)
+            while not woken.is_set() and (now := loop.time()) < again:
+                if now >= deadline or request.app.state.closing.is_set() or await request.is_disconnected():
+                    return waiting.command
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), min(deadline - now, again - now, POLL_SECONDS))
 
 
 @router.post("/attempts/{attempt}/metrics", status_code=status.HTTP_204_NO_CONTENT)
-def report_metrics(batch: MetricBatch, fence: FenceDep, session: SessionDep) -> None:
+def report_metrics(batch: MetricBatch, fence: FenceDep, database: DatabaseDep) -> None:
     """Store a batch of points, all or none; the same sequence again changes nothing."""
-    reports.add_batch(session, fence, batch)
+    # By far the most frequent request: a session that is no dependency saves it two changes of thread.
+    with database.transaction() as session:
+        reports.add_batch(session, fence, batch)
 
 
 @router.post("/attempts/{attempt}/evaluations", status_code=status.HTTP_204_NO_CONTENT)

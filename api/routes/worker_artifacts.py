@@ -21,7 +21,17 @@ from api.storage import StorageDep
 
 router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep])
 
-_BODY = {
+
+def _digest(name: str, of: str) -> dict[str, Any]:
+    """The description of a header that must come; FastAPI would answer 422 for one that is missing, it is told 400."""
+    form = {"type": "string", "pattern": "^sha-256=:[A-Za-z0-9+/]{43}=:$"}
+    description = f"Of {of}: `sha-256=:<base64>:` (RFC 9530)."
+    return {
+        "parameters": [{"name": name, "in": "header", "required": True, "description": description, "schema": form}]
+    }
+
+
+_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
@@ -33,10 +43,21 @@ _ARRIVED: dict[str, Any] = {
 }
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 Bytes = Annotated[int, Header(alias=LENGTH_HEADER, ge=0, le=10**18, description="Of the whole file.")]
-ReprDigest = Annotated[str | None, Header(description="Of the whole file: `sha-256=:<base64>:` (RFC 9530).")]
+# No client sets it by hand, and no description can make one leave it out.
+ContentLength = Annotated[str | None, Header(include_in_schema=False)]
+ContentDigest = Annotated[str | None, Header(include_in_schema=False)]
+ReprDigest = Annotated[str | None, Header(include_in_schema=False)]
 
 
-@router.put("/artifacts/{name}", status_code=201, openapi_extra=_BODY)
+_REPEATED: dict[str, Any] = {"model": Artifact, "description": "These very bytes stood under the name already."}
+
+
+@router.put(
+    "/artifacts/{name}",
+    status_code=201,
+    responses={200: _REPEATED},
+    openapi_extra=_BODY | _digest("Content-Digest", "the body"),
+)
 async def upload_artifact(
     name: ArtifactName,
     request: Request,
@@ -46,8 +67,8 @@ async def upload_artifact(
     storage: StorageDep,
     kind: ArtifactKind | None = None,
     step: Step = None,
-    content_length: Annotated[str | None, Header()] = None,
-    content_digest: Annotated[str | None, Header(description="`sha-256=:<base64>:` (RFC 9530).")] = None,
+    content_length: ContentLength = None,
+    content_digest: ContentDigest = None,
 ) -> Artifact:
     """Publish the body under `name`, replacing what stood there: 201, or 200 if these very bytes did.
 
@@ -64,8 +85,12 @@ async def upload_artifact(
 @router.patch(
     "/artifacts/{name}",
     status_code=201,
-    openapi_extra=_BODY,
-    responses={204: _ARRIVED, 409: _ARRIVED | {"description": "A stale attempt; or `Upload-Offset` is the right one."}},
+    openapi_extra=_BODY | _digest("Repr-Digest", "the whole file"),
+    responses={
+        200: _REPEATED,
+        204: _ARRIVED,
+        409: _ARRIVED | {"description": "A stale attempt; or `Upload-Offset` is the right one."},
+    },
 )
 async def continue_artifact(
     name: ArtifactName,
@@ -78,7 +103,7 @@ async def continue_artifact(
     size: Bytes,
     kind: ArtifactKind | None = None,
     step: Step = None,
-    content_length: Annotated[str | None, Header()] = None,
+    content_length: ContentLength = None,
     repr_digest: ReprDigest = None,
 ) -> Any:
     """Go on with an upload: the body is what follows the bytes that have arrived. Answers like PUT once all are there.
@@ -94,7 +119,12 @@ async def continue_artifact(
     return found.artifact
 
 
-@router.head("/artifacts/{name}", responses={200: _ARRIVED}, response_class=Response)
+@router.head(
+    "/artifacts/{name}",
+    responses={200: _ARRIVED},
+    response_class=Response,
+    openapi_extra=_digest("Repr-Digest", "the whole file"),
+)
 def look_up_upload(
     name: ArtifactName,
     fence: FenceDep,
@@ -109,14 +139,20 @@ def look_up_upload(
     return Response(headers={OFFSET_HEADER: str(offset), LENGTH_HEADER: str(size), "Cache-Control": "no-store"})
 
 
+def within_limit(request: Request, announced: Announced) -> Announced:
+    """Raises `PayloadTooLarge` for a file that is."""
+    if announced.size > (limit := request.app.state.settings.upload_limit):
+        raise PayloadTooLarge(f"the file is larger than {limit} bytes", remedy="CROSSKD_UPLOAD_LIMIT sets the bound.")
+    return announced
+
+
 async def _receive(
     request: Request, database: DatabaseDep, storage: StorageDep, fence: Fence, announced: Announced
 ) -> Published | int:
-    limit = request.app.state.settings.upload_limit
-    if announced.size > limit:
-        raise PayloadTooLarge(f"the file is larger than {limit} bytes", remedy="CROSSKD_UPLOAD_LIMIT sets the bound.")
+    within_limit(request, announced)
+    settings = request.app.state.settings
     try:
-        return await uploads.receive(database, storage, fence, announced, request.stream())
+        return await uploads.receive(database, storage, settings, fence, announced, request.stream())
     except (ClientDisconnect, BrokenOff):
         remedy = "HEAD tells how many bytes have arrived; send the rest with PATCH."
         raise BadRequest("the upload broke off", remedy=remedy) from None

@@ -39,4 +39,5 @@ class Problem(BaseModel):
     detail: Text = ""
     remedy: Text = ""
     instance: Text = ""
+    request_id: str = Field(default="", description="As in `X-Request-ID`: by it the service's logs tell more.")
     errors: list[Fault] = []

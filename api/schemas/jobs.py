@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
+from api.schemas.errors import Text
+from api.schemas.scalars import Count, Number
+from api.schemas.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 
 Kind = Literal["train", "distill", "evaluate", "export"]
@@ -35,6 +38,11 @@ def _of_kind(value: Any, _union: object, info: ValidationInfo) -> Any:
 Spec = Annotated[TrainConfig | EvaluateConfig | ExportConfig, WrapValidator(_of_kind)]
 
 
+Priority = Annotated[
+    int, Field(ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, description="1 (last) to 9 (first) among the jobs that wait.")
+]
+
+
 class JobCreate(BaseModel):
     """`POST /jobs`."""
 
@@ -43,6 +51,7 @@ class JobCreate(BaseModel):
     kind: Kind
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00]+$")]
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    priority: Priority = NORMAL_PRIORITY
     spec: Spec = Field(
         description="TrainConfig to train and distill, EvaluateConfig to evaluate, ExportConfig to export."
     )
@@ -52,10 +61,10 @@ class Failure(BaseModel):
     """Why an attempt ended badly. `failure_class` decides whether the job is tried again."""
 
     failure_class: FailureClass
-    message: str
-    where: str = ""
-    remedy: str = ""
-    log_tail: list[str] = Field(default=[], max_length=200)
+    message: Text
+    where: Text = ""
+    remedy: Text = ""
+    log_tail: list[Text] = Field(default=[], max_length=200)
 
 
 def _finite(value: float | None) -> float | None:
@@ -63,16 +72,16 @@ def _finite(value: float | None) -> float | None:
 
 
 # JSON has no NaN: a loss that is none is unknown here, and spelt in the metrics.
-Measured = Annotated[float | None, AfterValidator(_finite)]
+Measured = Annotated[Number | None, AfterValidator(_finite)]
 
 
 class Progress(BaseModel):
     """How far the running attempt is. `step` counts optimizer steps; of an evaluation or export, batches."""
 
     phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"] = "preparing"
-    step: int = 0
-    total_steps: int = 0
-    epoch: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    step: Count = 0
+    total_steps: Count = 0
+    epoch: Annotated[Number, Field(allow_inf_nan=False)] = 0.0
     loss: Measured = None
     steps_per_second: Measured = None
     eta_seconds: Measured = None
@@ -109,6 +118,7 @@ class JobSummary(BaseModel):
     name: str
     owner: str = Field(default="local", description="Of the token that posted it; `local` without one.")
     labels: dict[str, str]
+    priority: Priority = NORMAL_PRIORITY
     status: Status
     created_at: datetime
     updated_at: datetime
@@ -136,6 +146,7 @@ class Job(JobSummary):
     queue_position: int | None = Field(
         default=None, description="While it is queued: how many of its queue come first, and itself. 1 is next."
     )
+    request_id: str | None = Field(default=None, description="Of the request that made it; its log lines carry it.")
     last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]
     attempts: list[Attempt]
@@ -155,6 +166,7 @@ class DryRun(BaseModel):
     kind: Kind
     name: str
     labels: dict[str, str]
+    priority: Priority = NORMAL_PRIORITY
     spec_version: int
     spec: Spec
 

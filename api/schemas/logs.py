@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.schemas.reports import Moment
+from api.schemas.scalars import Count
 
 LINE_CHARACTERS = 2000
 MAX_LINES = 500  # of one batch
@@ -29,7 +30,7 @@ class LogBatch(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sequence: int = Field(ge=0, le=2**53)
+    sequence: Count
     lines: Annotated[list[LogLine], Field(min_length=1, max_length=MAX_LINES)]
 
 

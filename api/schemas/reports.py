@@ -10,10 +10,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.artifacts import ArtifactRef
+from api.schemas.errors import Text
 from api.schemas.jobs import Failure, Kind, Progress
+from api.schemas.scalars import Count, Flag, Number
 from api.schemas.workers import Devices
 
 FENCING_HEADER = "Fencing-Token"
@@ -34,7 +36,7 @@ class ClaimRequest(_Report):
 
     worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
     device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
-    versions: dict[str, str] = {}
+    versions: dict[Text, Text] = {}
     devices: Devices = []
 
 
@@ -50,6 +52,8 @@ class Claim(BaseModel):
     job: str
     kind: Kind
     spec: dict[str, Any]
+    request_id: str = Field(default="", description="Of the request that made the job: to log, and to send with calls.")
+    traceparent: str = Field(default="", description="The trace of that request, where traces are made.")
     resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
@@ -77,7 +81,7 @@ class Command(BaseModel):
 
 
 # JSON has no NaN or infinity; the wire spells them.
-MetricValue = Annotated[float, Field(allow_inf_nan=False)] | Literal["NaN", "Infinity", "-Infinity"]
+MetricValue = Annotated[Number, Field(allow_inf_nan=False)] | Literal["NaN", "Infinity", "-Infinity"]
 
 
 def _utc(moment: datetime) -> datetime:
@@ -85,6 +89,13 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError(f"the time is outside the years {YEARS[0]} to {YEARS[-1]}; set the clock of the worker")
     # Without a zone it would be read in the zone of whichever machine the API runs on.
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _spelt(value: Any) -> Any:
+    """Pydantic reads a number, or a text of digits, as seconds or milliseconds since 1970, by how large it is."""
+    if isinstance(value, datetime) or (isinstance(value, str) and "-" in value[1:]):
+        return value
+    raise ValueError("it is no date and time; write it as in 2026-01-31T12:00:00Z")
 
 
 def _shallow(value: dict[str, Any]) -> dict[str, Any]:
@@ -101,12 +112,12 @@ def _containers(outer: Any) -> list[Any]:
     return [item for item in items if isinstance(item, dict | list)]
 
 
-Moment = Annotated[datetime, AfterValidator(_utc)]
+Moment = Annotated[datetime, BeforeValidator(_spelt), AfterValidator(_utc)]
 
 
 class MetricPoint(_Report):
     key: MetricKey
-    step: int = Field(ge=0, le=2**53)
+    step: Count
     value: MetricValue
     at: Moment
 
@@ -114,7 +125,7 @@ class MetricPoint(_Report):
 class MetricBatch(_Report):
     """`POST /worker/attempts/{attempt}/metrics`: all or nothing; the same `sequence` again changes nothing."""
 
-    sequence: int = Field(ge=0, le=2**53)
+    sequence: Count
     points: Annotated[list[MetricPoint], Field(json_schema_extra={"maxItems": MAX_POINTS})] = []
     progress: Progress | None = None
 
@@ -122,26 +133,26 @@ class MetricBatch(_Report):
 class CocoMetrics(_Report):
     """The 12 numbers of COCO, 0..1; -1 where there is nothing to measure, as pycocotools has it."""
 
-    AP: float
-    AP50: float
-    AP75: float
-    APs: float
-    APm: float
-    APl: float
-    AR1: float
-    AR10: float
-    AR100: float
-    ARs: float
-    ARm: float
-    ARl: float
+    AP: Number
+    AP50: Number
+    AP75: Number
+    APs: Number
+    APm: Number
+    APl: Number
+    AR1: Number
+    AR10: Number
+    AR100: Number
+    ARs: Number
+    ARm: Number
+    ARl: Number
 
 
 class ClassMetrics(_Report):
     """Of one class, 0..1; -1 where it has no ground truth."""
 
-    AP50: float
-    AP75: float
-    AR100: float
+    AP50: Number
+    AP75: Number
+    AR100: Number
 
 
 Model = Literal["student", "teacher"]
@@ -151,15 +162,15 @@ class EvaluationReport(_Report):
     """`POST /worker/attempts/{attempt}/evaluations`: idempotent on (attempt, model, step)."""
 
     model: Model
-    step: int = Field(ge=0, le=2**53)
-    epoch: float = 0.0
+    step: Count
+    epoch: Number = 0.0
     metrics: CocoMetrics
-    per_class: dict[str, float] = Field(default={}, description="AP by class name.")
-    class_metrics: dict[str, ClassMetrics] = Field(default={}, description="More numbers by class name.")
-    images: int = Field(default=0, ge=0)
-    seconds: float = Field(default=0.0, ge=0)
-    best: bool = Field(default=False, description="The best student so far.")
-    milliseconds_per_image: float | None = None
+    per_class: dict[Text, Number] = Field(default={}, description="AP by class name.")
+    class_metrics: dict[Text, ClassMetrics] = Field(default={}, description="More numbers by class name.")
+    images: Count = 0
+    seconds: Number = Field(default=0.0, ge=0)
+    best: Flag = Field(default=False, description="The best student so far.")
+    milliseconds_per_image: Number | None = None
 
 
 class Evaluation(EvaluationReport):
@@ -206,6 +217,26 @@ class MetricPage(BaseModel):
     next_step: int | None = None
 
 
+class MetricBucket(BaseModel):
+    """The points of a key whose step is `step` or one of the `width` - 1 behind it."""
+
+    key: str
+    step: int
+    points: int = Field(description="How many there are; a bucket without any is left out.")
+    min: float | None = Field(description="Of the finite values; null: there is none.")
+    max: float | None
+    last: MetricValue
+    last_step: int = Field(description="The step of `last`.")
+    non_finite: list[Literal["NaN", "Infinity", "-Infinity"]] = Field(description="Which of them occur, in this order.")
+
+
+class MetricBuckets(BaseModel):
+    """`GET /jobs/{id}/metrics?buckets=1000`, ordered by step, key: series from afar, in which spikes survive."""
+
+    width: int = Field(description="Steps in a bucket.")
+    items: list[MetricBucket]
+
+
 class FinishReport(_Report):
     """`POST /worker/attempts/{attempt}/finish`: repeating it repeats the answer.
 
@@ -217,7 +248,7 @@ class FinishReport(_Report):
     result: Annotated[dict[str, Any], AfterValidator(_shallow)] = Field(
         default={}, description="The manifest: sizes, parameters, speed, best AP."
     )
-    log_tail: list[str] = Field(default=[], max_length=200)
+    log_tail: list[Text] = Field(default=[], max_length=200)
 
 
 class Finish(BaseModel):

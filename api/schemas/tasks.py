@@ -10,5 +10,15 @@ def queue(device: str = "cpu", count: int = 1) -> str:
     return device if count == 1 else f"{device}-{count}"
 
 
+LOWEST_PRIORITY, NORMAL_PRIORITY, HIGHEST_PRIORITY = 1, 5, 9
+# Each priority has a list of its own at the broker; both sides must name the same ones.
+BROKER_STEPS = list(range(HIGHEST_PRIORITY))
+
+
+def broker_priority(priority: int) -> int:
+    """A job's priority as Celery's transport for Redis has it: there 0 comes first and 9 last."""
+    return HIGHEST_PRIORITY - priority
+
+
 # A job that names no device goes where any worker listens.
 ANY = "any"

@@ -24,7 +24,9 @@ class TokenCreate(BaseModel):
         default=["write"], description="`write` may read too, `admin` everything."
     )
     owner: Owner = Field(default="admin", description="Whose jobs those are that it posts; quotas count by owner.")
-    days: Annotated[int, Field(ge=1, le=3650)] | None = Field(default=None, description="Until it expires.")
+    days: Annotated[int, Field(strict=True, ge=1, le=3650)] | None = Field(
+        default=None, description="Until it expires."
+    )
 
 
 class Token(BaseModel):

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-MAX_DEVICES = 64
+from api.schemas.scalars import Count, Number
 
-_Bytes = Annotated[int, Field(ge=0, le=2**53)]
+MAX_DEVICES = 64
 
 
 class DeviceState(BaseModel):
@@ -17,9 +17,9 @@ class DeviceState(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")]
-    memory_bytes: _Bytes | None = None
-    memory_used_bytes: _Bytes | None = None
-    utilisation: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="The busy share, 0..1.")
+    memory_bytes: Count | None = None
+    memory_used_bytes: Count | None = None
+    utilisation: Annotated[Number, Field(ge=0, le=1)] | None = Field(default=None, description="The busy share, 0..1.")
 
 
 Devices = Annotated[list[DeviceState], Field(max_length=MAX_DEVICES)]

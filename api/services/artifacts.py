@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from api.database import Database, Session
 from api.errors import ApiError, NotFound
@@ -15,11 +16,12 @@ from api.models import Artifact, Attempt, Job
 from api.schemas import artifacts as wire
 from api.schemas.jobs import FINAL
 from api.services import jobs
-from api.storage import Storage
+from api.storage import Storage, StoredFile, check_key
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 ORPHAN_SECONDS = 6 * 3600.0  # older than any transaction that may still be about to name a file
 _BATCH = 500  # keys in one query
+_OURS = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}-.+")  # a job's id, an id of its own, and a name
 
 
 class Opened(NamedTuple):
@@ -29,6 +31,13 @@ class Opened(NamedTuple):
     file: BinaryIO
 
 
+class Linked(NamedTuple):
+    """An artifact, and where the storage gives its bytes to whoever has the address."""
+
+    artifact: wire.Artifact
+    url: str
+
+
 def listing(session: Session, job_id: str) -> wire.ArtifactList:
     """Without the curves, which are found through the evaluations. Raises `NotFound` if there is no such job."""
     jobs.find(session, job_id)
@@ -36,19 +45,21 @@ def listing(session: Session, job_id: str) -> wire.ArtifactList:
     return wire.ArtifactList(items=[as_wire(row.Artifact, row.number) for row in rows])
 
 
-def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> Opened:
+def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> Opened | Linked:
     """Raises `NotFound`: no such job, or no such artifact; then it names those that there are."""
-    return _open(database, storage, job_id, name, _unknown)
+    return _look(database, storage, job_id, name, _unknown)
 
 
-def open_weights(database: Database, storage: Storage, job_id: str) -> Opened:
+def open_weights(database: Database, storage: Storage, job_id: str) -> Opened | Linked:
     """The best student. Raises `NotFound`, telling when there will be one or why there never will."""
-    return _open(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
+    return _look(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
 
 
 def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> Opened:
     """Of one evaluation. Raises `NotFound`, naming the steps that have curves."""
-    return _open(database, storage, job_id, wire.curves_artifact(model, step), _no_curves)
+    found = _look(database, storage, job_id, wire.curves_artifact(model, step), _no_curves, here=True)
+    assert isinstance(found, Opened)
+    return found
 
 
 def latest_checkpoint(session: Session, job_id: str) -> wire.ArtifactRef | None:
@@ -84,14 +95,38 @@ def newest_checkpoints(job_id: str) -> Select[Artifact, int]:
 def sweep(database: Database, storage: Storage, older_than: float = ORPHAN_SECONDS) -> int:
     """Remove what crashes left behind: staged files, and published ones that no row names. How many there were."""
     removed = storage.sweep_staging(older_than)
-    for keys in _batches(stored.key for stored in storage.files() if stored.age > older_than):
+    old = (stored.key for stored in storage.files() if is_ours(stored.key) and age(stored) > older_than)
+    for keys in _batches(old):
         with database.reading() as session:
-            named = set(session.scalars(select(Artifact.path).where(Artifact.path.in_(keys))))
+            named = set(session.scalars(select(Artifact.path).where(of_keys(keys))))
         for key in keys:
             if key not in named:
                 storage.delete(key)
                 removed += 1
     return removed
+
+
+def is_ours(key: str) -> bool:
+    """Whether a file is called as one of ours is; any other is a stranger's, and left alone: buckets are shared."""
+    try:
+        return _OURS.fullmatch(check_key(key)) is not None
+    except ValueError:
+        return False
+
+
+def age(stored: StoredFile) -> float:
+    """Seconds since a file was published, or written if its key does not say when it was made.
+
+    Bytes may have been staged for long before they are published: by their own age alone a file could be taken for an
+    orphan while the transaction that names it is about to commit.
+    """
+    made = re.match(r"[^/]*/([0-9a-f]{12})[0-9a-f]{20}-", stored.key)  # the milliseconds of `new_id`
+    return min(stored.age, time.time() - int(made[1], 16) / 1000) if made else stored.age
+
+
+def of_keys(keys: Sequence[str]) -> ColumnElement[bool]:
+    """The rows that name one of the keys; a key begins with its job, which finds them by an index."""
+    return and_(Artifact.job_id.in_({key.partition("/")[0] for key in keys}), Artifact.path.in_(keys))
 
 
 def as_wire(artifact: Artifact, attempt: int) -> wire.Artifact:
@@ -125,7 +160,10 @@ def _url(artifact: Artifact) -> str:
     return f"/jobs/{artifact.job_id}/artifacts/{artifact.name}"
 
 
-def _open(database: Database, storage: Storage, job_id: str, name: str, missing: Any) -> Opened:
+def _look(
+    database: Database, storage: Storage, job_id: str, name: str, missing: Any, *, here: bool = False
+) -> Opened | Linked:
+    """`here`: the bytes themselves, wherever they lie. A page in a browser could not read them from a bucket."""
     for _ in range(3):
         with database.reading() as session:
             job = jobs.find(session, job_id)
@@ -133,16 +171,32 @@ def _open(database: Database, storage: Storage, job_id: str, name: str, missing:
             if row is None:
                 raise missing(session, job, name)
         try:
-            file = storage.open(row.Artifact.path)
+            found = _opened if here else _linked
+            if (whole := found(storage, as_wire(row.Artifact, row.number), row.Artifact.path)) is not None:
+                return whole
         except FileNotFoundError:
             continue  # replaced between the look into the database and this one: look again
-        if os.fstat(file.fileno()).st_size == row.Artifact.size:
-            return Opened(as_wire(row.Artifact, row.number), file)
-        file.close()
     raise ApiError(
         f"the stored file of {name} is gone or damaged",
-        remedy="The storage folder does not match the database; restore it from a backup.",
+        remedy="The storage does not match the database; restore it from a backup.",
     )
+
+
+def _linked(storage: Storage, artifact: wire.Artifact, key: str) -> Opened | Linked | None:
+    """None for a file of another size than its row says. Raises `FileNotFoundError`."""
+    link = storage.link(key)
+    if link is None:
+        return _opened(storage, artifact, key)
+    return Linked(artifact, link.url) if link.size == artifact.size else None
+
+
+def _opened(storage: Storage, artifact: wire.Artifact, key: str) -> Opened | None:
+    file = storage.open(key)
+    if file.seek(0, os.SEEK_END) == artifact.size:
+        file.seek(0)
+        return Opened(artifact, file)
+    file.close()
+    return None
 
 
 def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None:

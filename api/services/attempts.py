@@ -6,7 +6,7 @@ import logging
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
@@ -16,7 +16,7 @@ from api.models import ID, Attempt, Job, Pulse
 from api.schemas.jobs import Failure, Kind, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
 from api.schemas.workers import HeartbeatReport
-from api.services import artifacts, jobs, quotas, series, workers_seen
+from api.services import artifacts, failures, jobs, quotas, series, workers_seen
 from api.services.fencing import known, live
 from api.services.plain import plain
 from api.services.transitions import move
@@ -35,8 +35,7 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         NotFound: there is no such job.
         Conflict: it is not queued, another claim was first, or its owner has as many running as may.
     """
-    now = session.now()
-    counted = {"started_at": func.coalesce(Job.started_at, now), "attempt": Job.attempt + 1}
+    counted = {"attempt": Job.attempt + 1}
     possible = ID.fullmatch(job_id) is not None
     if possible:
         quotas.allow_run(session, settings, job_id)
@@ -44,6 +43,8 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
     job = jobs.find(session, job_id)
     if not claimed:
         raise Conflict(f"the job is {job.status}, not queued", remedy="Leave it: only a queued job can be claimed.")
+    now = session.now()  # only now: until it had the job's row, the attempt before may not have ended
+    job.started_at = job.started_at or now
     resume = artifacts.resume_point(session, job)
     secret = new_secret(ATTEMPT_PREFIX)
     attempt = Attempt(
@@ -70,6 +71,8 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         job=job.id,
         kind=cast(Kind, job.kind),
         spec=job.spec,
+        request_id=job.request_id or "",
+        traceparent=job.traceparent or "",
         resume=resume,
         teacher=artifacts.weights_ref(session, job.spec.get("teacher")),
         weights=artifacts.weights_ref(session, job.spec),
@@ -122,16 +125,16 @@ def finish(session: Session, settings: Settings, fence: Fence, report: FinishRep
         return Finish.model_validate(attempt.finish["answer"])
     live(session, fence)
     attempt.result = plain(report.result)
-    answer = _end(session, settings, attempt, report.outcome, _failure(report))
+    answer = _end(session, settings, attempt, report.outcome, _failure(session, attempt, report))
     attempt.finish = {"outcome": report.outcome, "answer": answer.model_dump()}
     return answer
 
 
-def _failure(report: FinishReport) -> Failure | None:
+def _failure(session: Session, attempt: Attempt, report: FinishReport) -> Failure | None:
     if report.outcome != "failed":
         return None
     failure = report.failure or Failure(failure_class="infrastructure", message="the worker gave no reason")
-    return failure if failure.log_tail else failure.model_copy(update={"log_tail": report.log_tail})
+    return failures.complete(session, attempt, failure, report.log_tail)
 
 
 def reap(session: Session, settings: Settings) -> int:
@@ -156,11 +159,10 @@ def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
     failure = Failure(
         failure_class="lost",
         message=f"worker {attempt.worker} was not heard of for {settings.lease_seconds:g} s",
-        remedy="Look whether that machine runs and reaches the API; its own log tells how it ended.",
     )
     try:
         with session.begin_nested():
-            _end(session, settings, attempt, "lost", failure)
+            _end(session, settings, attempt, "lost", failures.complete(session, attempt, failure))
     except OperationalError:  # the database is away: that concerns them all
         raise
     except Exception:
@@ -207,7 +209,7 @@ def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: i
     if failure is None:
         return Verdict("queued", f"worker {attempt.worker} gave the job back")
     what = f"{who} failed ({failure.failure_class}): {failure.message}"
-    stored = {"failure": failure.model_dump()}
+    stored = {"failure": failures.brief(failure).model_dump()}
     if failure.failure_class not in RETRIED:
         return Verdict("failed", what, stored)
     if job.pause_requested_at is not None:

@@ -24,14 +24,14 @@ from api.database import Session
 from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel
 from api.schemas.jobs import FINAL
-from api.services import artifacts, jobs, quotas, series
+from api.services import artifacts, jobs, quotas, series, tallies
 from api.services.transitions import begin, move, topic
 from api.settings import Settings
 from api.storage import Storage
 
 WAITING = ("queued", "running", "paused")  # not yet at an end
 RETRIED = ("failed", "cancelled")
-_CARRIED = ("kind", "name", "labels", "spec", "spec_version", "queue")  # from a job to its retry
+_CARRIED = ("kind", "name", "labels", "priority", "spec", "spec_version", "queue")  # from a job to its retry
 
 
 def cancel(session: Session, job_id: str) -> Job:
@@ -157,6 +157,7 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
         )
     for path in session.scalars(select(Artifact.path).where(Artifact.job_id == job.id)):
         session.after_commit(partial(storage.delete, path))
+    tallies.keep(session, job.id)
     session.execute(delete(Job).where(Job.id == job.id))  # everything else of it goes by ON DELETE CASCADE
     session.add(DeletedJob(id=job.id, deleted_at=session.now()))
 

@@ -18,6 +18,7 @@ from api.database import Database, Session
 from api.models import Artifact, Attempt, Job
 from api.models import Worker as WorkerRow
 from api.schemas.jobs import AttemptStatus, Progress, Status
+from api.services import tallies
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ def _up(up: bool) -> Metric:
 def _read(session: Session) -> Iterator[Metric]:
     now = session.now()
     yield _gauge("crosskd_jobs", "Jobs by state.", ["status"], _counted(session, Job.status, get_args(Status)))
-    ended = _counted(session, Attempt.status, get_args(AttemptStatus))
+    gone = tallies.kept(session)  # with their jobs
+    found = _counted(session, Attempt.status, get_args(AttemptStatus))
+    ended = [([status], count + gone.get(status, 0)) for [status], count in found]
     attempts = CounterMetricFamily("crosskd_attempts_ended", "Attempts by how they ended.", labels=["status"])
     for labels, count in ended:
         if labels != ["running"]:
@@ -70,6 +73,9 @@ def _read(session: Session) -> Iterator[Metric]:
     queues = session.execute(queued).all()
     depth = [([queue], count) for queue, count, _ in queues]
     yield _gauge("crosskd_queue_depth", "Jobs that wait, by queue.", ["queue"], depth)
+    at_work = select(Job.queue, func.count()).where(Job.status == "running").group_by(Job.queue)
+    busy = [([queue], count) for queue, count in session.execute(at_work)]
+    yield _gauge("crosskd_queue_running", "Jobs that run, by the queue that they came through.", ["queue"], busy)
     ages = [([queue], max((now - since).total_seconds(), 0)) for queue, _, since in queues]
     yield _gauge("crosskd_queue_age_seconds", "How long the one waits that has waited longest.", ["queue"], ages)
 

@@ -1,15 +1,14 @@
-"""Jobs as a client sees them: create, list, read. What may be done to one stands in `control`."""
+"""Jobs as a client sees them: create, read. What may be done to one stands in `control`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import and_, func, or_, select
 
 from api.database import Session
-from api.errors import NotFound, invalid_query
-from api.models import ID, Attempt, Job, JobLabel, Transition
+from api.errors import NotFound
+from api.models import ID, Attempt, Job, JobLabel, Outbox, Transition
 from api.schemas import jobs as wire
 from api.schemas.tasks import ANY, queue
 from api.services.transitions import begin
@@ -39,6 +38,7 @@ def create(session: Session, order: wire.JobCreate, spec: dict[str, Any], owner:
         name=order.name,
         owner=owner,
         labels=order.labels,
+        priority=order.priority,
         spec=spec,
         spec_version=spec["version"],
         queue=_queue(spec),
@@ -64,30 +64,6 @@ def find(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def page(
-    session: Session,
-    *,
-    after: str | None,
-    limit: int,
-    statuses: Sequence[str],
-    labels: Sequence[str],
-    owner: str | None = None,
-) -> wire.JobPage:
-    """Newest first, from below the id `after`; owner and every label must fit, and any of the statuses."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
-    if after is not None:
-        query = query.where(Job.id < _checked(after))
-    if owner is not None:
-        query = query.where(Job.owner == owner)
-    if statuses:
-        query = query.where(Job.status.in_(statuses))
-    for label in labels:
-        key, value = _pair(label)
-        query = query.where(exists().where(JobLabel.job_id == Job.id, JobLabel.key == key, JobLabel.value == value))
-    found = session.scalars(query).all()
-    return wire.JobPage(items=[summary(job) for job in found[:limit]], has_more=len(found) > limit)
-
-
 def summary(job: Job) -> wire.JobSummary:
     return wire.JobSummary.model_validate(_summary(job))
 
@@ -97,11 +73,15 @@ def detail(session: Session, job: Job) -> wire.Job:
     transitions = session.scalars(select(Transition).where(Transition.job_id == job.id).order_by(Transition.seq))
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.number)).all()
     here = f"/jobs/{job.id}"
+    told = _summary(job)
+    if job.failure is not None and attempts:
+        told["failure"] = attempts[-1].failure or job.failure  # with its lines, which a list of jobs leaves out
     return wire.Job(
-        **_summary(job),
+        **told,
         spec_version=job.spec_version,
         spec=job.spec,
         queue_position=_position(session, job),
+        request_id=job.request_id,
         last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,
         stop_requested_at=job.stop_requested_at,
@@ -115,11 +95,12 @@ def detail(session: Session, job: Job) -> wire.Job:
 
 
 def _position(session: Session, job: Job) -> int | None:
-    """1 is next: among the queued jobs of its queue, in the order in which they were posted."""
-    if job.status != "queued":
+    """1 is next: among the queued jobs of its queue, by priority and then in the order in which they were queued."""
+    bell = select(Outbox.priority, Outbox.id).where(Outbox.job_id == job.id)  # there as long as the job is queued
+    if (own := session.execute(bell).first()) is None:
         return None
-    before = select(func.count()).where(Job.status == "queued", Job.id < job.id, Job.queue == job.queue)
-    return 1 + session.scalars(before).one()
+    before = or_(Outbox.priority < own.priority, and_(Outbox.priority == own.priority, Outbox.id < own.id))
+    return 1 + session.scalars(select(func.count()).where(Outbox.queue == job.queue, before)).one()
 
 
 def trains(job: Job) -> bool:
@@ -129,16 +110,3 @@ def trains(job: Job) -> bool:
 
 def _summary(job: Job) -> dict[str, Any]:
     return {name: getattr(job, name) for name in wire.JobSummary.model_fields}
-
-
-def _checked(after: str) -> str:
-    if not ID.fullmatch(after):
-        raise invalid_query("after", "is no job's id", "Give the id of the last job of the page before.")
-    return after
-
-
-def _pair(label: str) -> tuple[str, str]:
-    key, equals, value = label.partition("=")
-    if not equals or not key or "\0" in label:
-        raise invalid_query("label", f"{label!r} is no key=value", "Write label=KEY=VALUE; repeat it for several.")
-    return key, value

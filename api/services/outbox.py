@@ -6,10 +6,10 @@ to, and a relay that dies gives its rows back when they fall due.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 
 from api.database import Session
 from api.models import Job, Outbox
@@ -21,6 +21,9 @@ class Doorbell(NamedTuple):
     id: str
     job_id: str
     queue: str
+    priority: int
+    request_id: str | None
+    traceparent: str | None
 
 
 def any_due(session: Session) -> bool:
@@ -29,14 +32,17 @@ def any_due(session: Session) -> bool:
 
 
 def take(session: Session, limit: int = 100) -> list[Doorbell]:
-    """Due rows, oldest first; another relay does not see them meanwhile."""
+    """Due rows, by priority and then by age; another relay does not see them meanwhile."""
     now = session.now()
-    due = select(Outbox).where(Outbox.published_at.is_(None), Outbox.due_at <= now).order_by(Outbox.due_at, Outbox.id)
-    rows = session.scalars(due.limit(limit).with_for_update(skip_locked=True)).all()
+    due = select(Outbox).where(Outbox.published_at.is_(None), Outbox.due_at <= now)
+    due = due.order_by(Outbox.priority, Outbox.id).limit(limit)
+    rows = session.scalars(due.with_for_update(skip_locked=True)).all()
     for row in rows:
         row.due_at = now + TAKEN_FOR
         row.attempts += 1
-    return [Doorbell(row.id, row.job_id, row.queue) for row in rows]
+    asked = select(Job.id, Job.request_id, Job.traceparent).where(Job.id.in_([row.job_id for row in rows]))
+    origins = {job: origin for job, *origin in session.execute(asked)}
+    return [Doorbell(row.id, row.job_id, row.queue, row.priority, *origins[row.job_id]) for row in rows]
 
 
 def mark_published(session: Session, ids: list[str]) -> None:
@@ -48,28 +54,45 @@ def give_back(session: Session, ids: list[str]) -> None:
     session.execute(update(Outbox).where(Outbox.id.in_(ids)).values(due_at=session.now()))
 
 
-def unheard(session: Session, older_than: float) -> dict[str, int]:
-    """Queues with a job that still waits although its bell rang so many seconds ago → rung jobs that wait there."""
+class Rung(NamedTuple):
+    """What rang for the jobs that wait in a queue: how many bells, and when the last one did."""
+
+    queue: str
+    bells: int
+    last: datetime | None  # as the database types it: where there is a bell there is one
+
+
+def unheard(session: Session, older_than: float) -> list[Rung]:
+    """Of each queue with a job that still waits although its bell rang so many seconds ago."""
     limit = session.now() - timedelta(seconds=older_than)
-    query = (
-        select(Outbox.queue, func.count().label("rung"))
-        .join(Job, Job.id == Outbox.job_id)
-        .where(Job.status == "queued", Outbox.published_at.is_not(None))
-        .group_by(Outbox.queue)
-        .having(func.min(Outbox.published_at) < limit)
-    )
-    return {row.queue: row.rung for row in session.execute(query)}
+    query = _rung().having(func.min(Outbox.published_at) < limit)
+    return [Rung(*row) for row in session.execute(query)]
 
 
-def ring_again(session: Session, queue: str, count: int, older_than: float) -> None:
-    """Make the `count` bells of a queue due that rang longest ago."""
-    now = session.now()
+def _rung() -> Select[str, int, datetime | None]:
+    columns = Outbox.queue, func.count(), func.max(Outbox.published_at, type_=Outbox.published_at.type)
+    query = select(*columns).join(Job, Job.id == Outbox.job_id)
+    return query.where(Job.status == "queued", Outbox.published_at.is_not(None)).group_by(Outbox.queue)
+
+
+def ring_again(session: Session, seen: Rung, count: int, older_than: float) -> None:
+    """Make `count` bells of a queue due: those of the first priorities, and of these the ones that rang longest ago.
+
+    None if the queue is not as it was `seen` any more: then another relay may have done so just now.
+    """
+    session.lock(f"bells:{seen.queue}")
+    if session.execute(_rung().where(Outbox.queue == seen.queue)).one_or_none() != seen:
+        return
+    now, queue = session.now(), seen.queue
     oldest = (
         select(Outbox.id)
         .join(Job, Job.id == Outbox.job_id)
         .where(Job.status == "queued", Outbox.queue == queue)
         .where(Outbox.published_at < now - timedelta(seconds=older_than))
-        .order_by(Outbox.published_at)
+        .order_by(Outbox.priority, Outbox.published_at, Outbox.id)
         .limit(count)
+        .with_for_update(skip_locked=True, of=Outbox)
     )
-    session.execute(update(Outbox).where(Outbox.id.in_(oldest.scalar_subquery())).values(published_at=None, due_at=now))
+    session.execute(
+        update(Outbox).where(Outbox.id.in_(session.scalars(oldest).all())).values(published_at=None, due_at=now)
+    )

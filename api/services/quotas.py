@@ -22,7 +22,7 @@ def admit(session: Session, settings: Settings, owner: str) -> None:
     quota = settings.max_waiting_per_owner
     if quota is None:
         return
-    _lock(session, owner)
+    session.lock(f"quota:{owner}")
     if (waiting := _count(session, owner, *WAITING)) >= quota:
         raise QuotaExceeded(
             f"{waiting} jobs of {owner} are waiting, and {quota} may",
@@ -36,7 +36,7 @@ def allow_run(session: Session, settings: Settings, job_id: str) -> None:
     owner = session.scalar(select(Job.owner).where(Job.id == job_id)) if quota is not None else None
     if quota is None or owner is None:
         return
-    _lock(session, owner)
+    session.lock(f"quota:{owner}")
     if (running := _count(session, owner, "running")) >= quota:
         raise Conflict(
             f"{running} jobs of {owner} run, and {quota} may", remedy="Leave it: it is rung again when one has ended."
@@ -44,14 +44,14 @@ def allow_run(session: Session, settings: Settings, job_id: str) -> None:
 
 
 def ring_next(session: Session, settings: Settings, owner: str) -> None:
-    """A job of the owner runs no longer: ring the one that has waited longest, should the quota have held it back."""
+    """A job of the owner runs no longer: ring the one that comes first, should the quota have held it back."""
     if settings.max_running_per_owner is None:
         return
     next_in_line = (
         select(Outbox.id)
         .join(Job, Job.id == Outbox.job_id)
         .where(Job.owner == owner, Job.status == "queued", Outbox.published_at.is_not(None))
-        .order_by(Job.id)
+        .order_by(Outbox.priority, Outbox.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=Outbox)
     )
@@ -59,11 +59,6 @@ def ring_next(session: Session, settings: Settings, owner: str) -> None:
     if bell is not None:
         session.execute(update(Outbox).where(Outbox.id == bell).values(published_at=None, due_at=session.now()))
         session.ring(OUTBOX)
-
-
-def _lock(session: Session, owner: str) -> None:
-    if session.database.dialect != "sqlite":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"quota:{owner}", 0))))
 
 
 def _count(session: Session, owner: str, *statuses: str) -> int:

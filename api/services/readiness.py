@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -16,16 +15,16 @@ from api.errors import Unavailable
 from api.queue import BrokerAway, ping
 from api.schemas.errors import Fault
 from api.schemas.system import Ready
-from api.storage import Storage
+from api.services import capacity
+from api.settings import Settings
+from api.storage import Storage, StorageAway
 
 log = logging.getLogger(__name__)
 
-PROBE = b"probe" * 1000  # bytes; a disk that is full takes an empty file
 
-
-def check(database: Database, broker_url: str, storage: Storage) -> Ready:
+def check(database: Database, settings: Settings, storage: Storage) -> Ready:
     """Try everything. Raises `Unavailable` with a fault for each part that does not work."""
-    faults = [*_database(database), *_broker(broker_url), *_storage(storage)]
+    faults = [*_database(database), *_broker(settings.broker_url), *_storage(storage), *_room(database, settings)]
     if faults:
         names = ", ".join(fault.pointer for fault in faults)
         log.warning("not ready: %s", "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
@@ -69,12 +68,19 @@ def _broker(url: str) -> list[Fault]:
 
 def _storage(storage: Storage) -> list[Fault]:
     try:
-        with storage.stage(os.urandom(32).hex()) as staged:
-            try:
-                staged.write(PROBE)
-            finally:
-                staged.discard()
+        storage.probe()
+    except StorageAway as away:
+        remedy = "Look whether the bucket is there, and whether the credentials may write to it."
+        return [Fault(pointer="storage", detail=str(away), remedy=remedy)]
     except OSError as error:
         what = error.strerror or type(error).__name__
         return [Fault(pointer="storage", detail=f"it takes no files ({what})", remedy="Make room, or mend its folder.")]
     return []
+
+
+def _room(database: Database, settings: Settings) -> list[Fault]:
+    try:
+        with database.reading() as session:
+            return list(capacity.shortages(session, settings))
+    except (SQLAlchemyError, OSError):
+        return []  # told already, as the fault that it is

@@ -11,6 +11,7 @@ from api.models import Attempt, Evaluation, MetricBatch, MetricPoint
 from api.schemas.reports import MAX_POINTS, EvaluationReport
 from api.schemas.reports import MetricBatch as Batch
 from api.schemas.reports import MetricPoint as Point
+from api.services import summaries
 from api.services.fencing import live
 from api.services.journal import append
 
@@ -32,7 +33,8 @@ def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
     if not session.insert_if_absent(MetricBatch, mark):
         return
     if batch.points:
-        session.insert_many(MetricPoint, [_row(mark, point) for point in batch.points])
+        rows = [_row(mark, point) for point in batch.points]
+        summaries.add(session, mark, rows, stored=session.insert_many(MetricPoint, rows))
     _note_batch(session, attempt, batch)
 
 
@@ -41,7 +43,7 @@ def _note_batch(session: Session, attempt: Attempt, batch: Batch) -> None:
     steps = [point.step for point in batch.points]
     where = {"first": min(steps), "last": max(steps)} if steps else {}
     ref = {"attempt": attempt.number, "attempt_id": attempt.id, "sequence": batch.sequence, "progress": progress}
-    values = {} if progress is None else {"progress": progress, "updated_at": session.now()}
+    values: dict[str, Any] = {} if progress is None else {"progress": progress, "touch": True}
     append(session, attempt.job_id, "metrics", ref | where, size=200 + 120 * len(steps), **values)
 
 

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -16,9 +18,12 @@ from sqlalchemy import delete, func, insert, select, update
 from api.database import OUTBOX, Session
 from api.models import Job, Outbox, Transition
 from api.schemas.jobs import FINAL
+from api.schemas.tasks import broker_priority
 from api.services import webhooks
 from api.services.journal import append
 from api.services.journal import topic as topic
+
+log = logging.getLogger(__name__)
 
 ALLOWED: dict[str, frozenset[str]] = {
     "queued": frozenset({"running", "paused", "cancelled"}),
@@ -46,10 +51,14 @@ def move(session: Session, job_id: str, from_status: str, to_status: str, reason
     if to_status in FINAL:
         values["finished_at"] = now
     change = update(Job).where(Job.id == job_id, Job.status == from_status)
-    moved = session.execute(change.values(status=to_status, updated_at=now, **values).returning(Job.id)).all()
-    if not moved:
+    moving = change.values(status=to_status, updated_at=now, **values).returning(Job.request_id)
+    moved = session.execute(moving).first()
+    if moved is None:
         return False
     _record(session, job_id, from_status, to_status, reason)
+    # The job's own id, not that of the request which moves it: by it everything that became of a job is found.
+    about = {"job": job_id, "request_id": moved.request_id}
+    session.after_commit(partial(log.info, "%s → %s: %s", from_status, to_status, reason, extra=about))
     if from_status == "queued":
         session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     if to_status == "queued":
@@ -80,6 +89,6 @@ def _record(session: Session, job_id: str, from_status: str | None, to_status: s
 def _enqueue(session: Session, job_id: str) -> None:
     """The doorbell's row, in the same transaction as the job: neither is ever there without the other."""
     now = session.now()
-    queue = session.scalars(select(Job.queue).where(Job.id == job_id)).one()
-    session.add(Outbox(job_id=job_id, queue=queue, created_at=now, due_at=now))
+    queue, priority = session.execute(select(Job.queue, Job.priority).where(Job.id == job_id)).one()
+    session.add(Outbox(job_id=job_id, queue=queue, priority=broker_priority(priority), created_at=now, due_at=now))
     session.ring(OUTBOX)

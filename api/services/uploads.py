@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import errno
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 from anyio.to_thread import run_sync
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
+from api import outages
 from api.auth import Fence
 from api.database import Database, Session
 from api.errors import (
@@ -26,16 +27,22 @@ from api.errors import (
     BadRequest,
     InFlight,
     InsufficientStorage,
+    InvalidSpec,
     LengthRequired,
+    PayloadTooLarge,
     WrongOffset,
     invalid_query,
 )
-from api.models import Artifact, Attempt, Job, new_id
+from api.models import Artifact, Attempt, new_id
 from api.schemas import artifacts as wire
-from api.services.artifacts import as_wire, newest_checkpoints
+from api.services import capacity
+from api.services.artifacts import as_wire
 from api.services.fencing import live
-from api.storage import Occupied, OtherStart, Staged, Storage
+from api.services.retention import trim
+from api.settings import Settings
+from api.storage import Occupied, OtherStart, Staged, Storage, StorageAway
 
+MAX_FILES = 20_000  # of a job; evaluations make one each
 IDLE_SECONDS = 30.0  # a sender that is silent for longer has gone, even if its connection does not say so
 WRITE_SIZE = 1 << 20  # bytes: chunks off the network are smaller, and each write costs a hop to a thread
 _SHA256 = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:;[^,]*)?(?=,|$)")
@@ -46,7 +53,6 @@ _KINDS: dict[str, wire.ArtifactKind] = {
     wire.LOG: "log",
     wire.MANIFEST: "manifest",
 }
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Announced(NamedTuple):
@@ -90,17 +96,26 @@ def announce(
         InvalidSpec: neither query nor name tells the kind, or a checkpoint's step.
     """
     length = _length(content_length)
+    kind, step = named(name, kind, step)
+    return Announced(name, kind, step, length, digest_of(header, digest), 0, length)
+
+
+def named(
+    name: str,
+    kind: wire.ArtifactKind | None,
+    step: int | None,
+    refused: Callable[[str, str, str], InvalidSpec] = invalid_query,
+) -> tuple[wire.ArtifactKind, int | None]:
+    """Kind and step of a file, by its name where they are not given. Raises `InvalidSpec`, made by `refused`."""
     checkpoint = _CHECKPOINT.fullmatch(name)
     kind = kind or ("checkpoint" if checkpoint else _KINDS.get(name))
     if kind is None:
-        raise invalid_query(
-            "kind", f"the name {name!r} tells no kind", "Add ?kind=checkpoint, weights, log or manifest."
-        )
+        raise refused("kind", f"the name {name!r} tells no kind", "Add `kind`: checkpoint, weights, log or manifest.")
     if step is None and checkpoint:
         step = int(checkpoint[1])
     if step is None and kind == "checkpoint":
-        raise invalid_query("step", "a checkpoint needs its step", "Add ?step=.")
-    return Announced(name, kind, step, length, digest_of(header, digest), 0, length)
+        raise refused("step", "a checkpoint needs its step", "Add `step`.")
+    return kind, step
 
 
 def go_on(announced: Announced, offset: int, size: int) -> Announced:
@@ -127,13 +142,18 @@ def arrived(database: Database, storage: Storage, fence: Fence, name: str, size:
     """How many bytes of a file there are; all of them once it is published. Raises as `live` does."""
     with database.reading() as session:
         attempt = live(session, fence, lock=False)
-        if _standing(session, attempt, name, sha256) is not None:
+        if standing(session, attempt, name, sha256) is not None:
             return size
     return storage.staged_size(part_name(fence.attempt, name, size, sha256))
 
 
 async def receive(
-    database: Database, storage: Storage, fence: Fence, announced: Announced, body: AsyncIterator[bytes]
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    fence: Fence,
+    announced: Announced,
+    body: AsyncIterator[bytes],
 ) -> Published | int:
     """Take the body in; publish the file once it is whole, else tell how many bytes of it there are.
 
@@ -145,17 +165,19 @@ async def receive(
         BadRequest: the body is not what was announced.
         InFlight, WrongOffset: another request brings the same file; it goes on elsewhere.
         BrokenOff: nothing came for `IDLE_SECONDS`.
-        InsufficientStorage: the disk is full.
+        InsufficientStorage: the disk is full, or as many bytes are stored as may be.
     """
-    admitted = await run_sync(_admit, database, fence, announced)
+    admitted = await run_sync(_admit, database, settings, fence, announced)
     if isinstance(admitted, Published):
         return admitted
     with _disk(), await run_sync(_open, storage, fence, announced) as staged:
         try:
-            await _stage(staged, announced, body)
+            await _stage(staged, settings, announced, body)
             if staged.size < announced.size:
                 return staged.size
-            return await run_sync(_publish, database, storage, fence, admitted, announced, staged)
+            return await run_sync(_publish, database, storage, settings, fence, admitted, announced, staged)
+        except StorageAway:
+            raise  # what has arrived is good, and published once the storage is back
         except (ApiError, OSError):
             staged.discard()
             raise
@@ -174,7 +196,7 @@ def _open(storage: Storage, fence: Fence, announced: Announced) -> Staged:
         ) from None
 
 
-async def _stage(staged: Staged, announced: Announced, body: AsyncIterator[bytes]) -> None:
+async def _stage(staged: Staged, settings: Settings, announced: Announced, body: AsyncIterator[bytes]) -> None:
     waiting: list[bytes] = []
     came = held = 0
     while (chunk := await _next(body)) is not None:
@@ -184,7 +206,7 @@ async def _stage(staged: Staged, announced: Announced, body: AsyncIterator[bytes
         if came > announced.length:
             break  # refused below
         if held >= WRITE_SIZE:
-            await run_sync(staged.write, b"".join(waiting))
+            await run_sync(_write, staged, settings, b"".join(waiting))
             waiting, held = [], 0
     if came != announced.length:
         raise BadRequest(
@@ -196,6 +218,11 @@ async def _stage(staged: Staged, announced: Announced, body: AsyncIterator[bytes
         raise BadRequest("the bytes that came are not those of the digest", remedy="Send the whole file again.")
 
 
+def _write(staged: Staged, settings: Settings, content: bytes) -> None:
+    capacity.keep_free(settings, len(content))  # others write meanwhile, too
+    staged.write(content)
+
+
 async def _next(body: AsyncIterator[bytes]) -> bytes | None:
     """The next bytes of the body, None at its end. Raises `BrokenOff`."""
     try:
@@ -205,7 +232,7 @@ async def _next(body: AsyncIterator[bytes]) -> bytes | None:
         raise BrokenOff from None
 
 
-def _admit(database: Database, fence: Fence, announced: Announced) -> str | Published:
+def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:
     """The job of a live attempt. It is asked before the body is read, and again when that is published.
 
     Or the artifact, where nothing but the answer is missing: it was lost after the publication.
@@ -213,24 +240,49 @@ def _admit(database: Database, fence: Fence, announced: Announced) -> str | Publ
     with database.reading() as session:
         attempt = live(session, fence, lock=False)
         if 0 < announced.offset == announced.size:
-            artifact = _standing(session, attempt, announced.name, announced.sha256)
+            artifact = standing(session, attempt, announced.name, announced.sha256)
             if artifact is not None:
                 return Published(as_wire(artifact, attempt.number), new=False)
+        capacity.keep_free(settings, announced.length)
+        capacity.admit(session, settings, attempt.job_id, announced.name, announced.kind, announced.size)
         return attempt.job_id
 
 
-def _standing(session: Session, attempt: Attempt, name: str, sha256: bytes) -> Artifact | None:
+def standing(session: Session, attempt: Attempt, name: str, sha256: bytes) -> Artifact | None:
     """What the attempt has published of just these bytes under the name."""
     query = select(Artifact).where(Artifact.job_id == attempt.job_id, Artifact.name == name)
     return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
 
 
 def _publish(
-    database: Database, storage: Storage, fence: Fence, job_id: str, announced: Announced, staged: Staged
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    fence: Fence,
+    job_id: str,
+    announced: Announced,
+    staged: Staged,
 ) -> Published:
     key = f"{job_id}/{new_id()}-{announced.name}"
     # Outside of the transaction: to sync a large file takes seconds, and SQLite has one writer at a time.
     storage.publish(staged, key)
+    return record(database, storage, settings, fence, job_id, announced, key)
+
+
+def record(
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    fence: Fence,
+    job_id: str,
+    announced: Announced,
+    key: str,
+) -> Published:
+    """Name a file that lies in the storage, under its key, as what was announced; what stood there before goes.
+
+    Raises:
+        NotFound, Stale, InsufficientStorage, PayloadTooLarge: it may not be; it is removed.
+    """
     try:
         with database.transaction() as session:
             attempt, now = live(session, fence), session.now()
@@ -239,6 +291,7 @@ def _publish(
             sha256 = announced.sha256.hex()
             repeated = artifact is not None and artifact.sha256 == sha256
             if artifact is None:
+                _require_few(session, job_id)
                 artifact = Artifact(job_id=job_id, name=announced.name)
                 session.add(artifact)
             else:
@@ -249,20 +302,21 @@ def _publish(
             artifact.created_at = now
             session.flush()
             if announced.kind == "checkpoint":
-                _prune(session, storage, job_id)
+                trim(session, storage, job_id)
+            capacity.settle(session, settings, job_id)
             return Published(as_wire(artifact, attempt.number), new=not repeated)
-    except ApiError:
-        # Refused, so surely not committed. After any other error the row may stand: then only the sweep can tell.
-        storage.delete(key)
+    except (ApiError, SQLAlchemyError) as error:
+        # What was refused, or found the database's disk full, is surely not committed: its bytes would fill the disk
+        # with every repetition. After any other error the row may stand: then only the sweep can tell.
+        if isinstance(error, ApiError) or outages.of_database(error) == "full":
+            storage.delete(key)
         raise
 
 
-def _prune(session: Session, storage: Storage, job_id: str) -> None:
-    """Drop the job's older checkpoints beyond `checkpoint.keep_last`; their files go after the commit."""
-    spec = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
-    for old in session.scalars(newest_checkpoints(job_id).offset(spec["checkpoint"]["keep_last"])):
-        session.delete(old)
-        session.after_commit(partial(storage.delete, old.path))
+def _require_few(session: Session, job_id: str) -> None:
+    count = session.scalars(select(func.count()).where(Artifact.job_id == job_id)).one()
+    if count >= MAX_FILES:
+        raise PayloadTooLarge(f"the job has {count} files already", remedy="Bring the next under a name that it has.")
 
 
 def digest_of(header: str, value: str | None) -> bytes:
@@ -281,7 +335,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not outages.of_disk(error):
             raise
         raise InsufficientStorage(
             "the disk of the artifacts is full", remedy="Free space in CROSSKD_STORAGE, then send the file again."

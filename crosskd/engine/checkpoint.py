@@ -20,6 +20,7 @@ import torch
 from crosskd.config import TrainConfig
 from crosskd.engine.files import remove_leftovers, replacing, write_text
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+from crosskd.tensorfile import read_pytorch
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _read_file(path: Path) -> dict[str, Any]:
             )
         if not zipfile.is_zipfile(path):  # torch would take it for a bare pickle
             raise ValueError("it is cut short, or no checkpoint at all")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_pytorch(path)
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise ValueError(f"not a checkpoint of format {FORMAT}")
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

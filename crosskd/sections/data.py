@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from crosskd.sections.knobs import ClassName, Knobs, PathText, Probability
+from crosskd.sections.knobs import MAX_PIXELS, ClassName, Knobs, PathText, Probability
 
 
 class CocoSplit(Knobs):
@@ -25,7 +25,9 @@ class DataConfig(Knobs):
         default=None, description="Class names in label order; default: the categories by ascending id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the run fails.")
-    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+    max_image_pixels: int = Field(
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+    )
 
     @model_validator(mode="after")
     def _classes_once(self) -> DataConfig:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from crosskd import registry
 from crosskd.sections.data import CocoSplit
-from crosskd.sections.knobs import ClassName, FileRef, JobRef, Knobs, PathText
+from crosskd.sections.knobs import MAX_PIXELS, ClassName, FileRef, JobRef, Knobs, PathText
 from crosskd.sections.model import ModelConfig, PostprocessConfig
 
 Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
@@ -24,7 +24,9 @@ class MeasuredData(Knobs):
         default=None, description="Class names in label order; default: the model's, else the categories by id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the job fails.")
-    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+    max_image_pixels: int = Field(
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+    )
 
     @model_validator(mode="after")
     def _classes_once(self) -> MeasuredData:
@@ -71,7 +73,9 @@ class ExportConfig(_WeightsConfig):
         description="A folder of images to check the graph on; default: the validation images of the weights' job.",
     )
     check_images: int = Field(default=4, ge=1, le=1000, description="How many of them, the first by name.")
-    max_image_pixels: int = Field(default=64_000_000, ge=1, description="A larger image is refused unread.")
+    max_image_pixels: int = Field(
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+    )
 
     @model_validator(mode="after")
     def _classes_once(self) -> ExportConfig:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Knobs(BaseModel):
@@ -12,12 +12,28 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`batch_size: true` is a slip of the hand, which Pydantic would read as 1."""
+        given = value if isinstance(value, list | tuple) else [value]
+        wrong = any(isinstance(item, bool) for item in given)
+        if wrong and bool not in _named_in(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("true and false are no values of this knob; give one of its type")
+        return value
+
+
+def _named_in(annotation: Any) -> set[Any]:
+    """Every type that an annotation mentions."""
+    return {annotation, *(found for inner in get_args(annotation) for found in _named_in(inner))}
+
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
+MAX_PIXELS = 1_000_000_000  # of an image, whatever a configuration would allow: three gigabytes as RGB
 Channels = Annotated[int, Field(ge=8, le=4096)]
 
 

@@ -20,6 +20,7 @@ from api.database import Database
 from api.main import create_app
 from api.models import Base
 from api.settings import Settings
+from tests.s3 import S3, s3_server
 
 WORKER_TOKEN = "a-worker-token-for-tests"
 WORKER = {"Authorization": f"Bearer {WORKER_TOKEN}"}
@@ -50,6 +51,13 @@ def postgres() -> Iterator[Callable[[str], str]]:
     admin.dispose()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A server of buckets."""
+    with s3_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -210,6 +218,9 @@ class Worker:
     def put(self, name: str, content: Any, **headers: str) -> Any:
         path = f"/worker/attempts/{self.attempt}/artifacts/{name}"
         return self.client.put(path, content=content, headers=self.headers | headers)
+
+    def commit(self, name: str, body: Any) -> Any:
+        return self.client.put(f"/worker/attempts/{self.attempt}/uploads/{name}", json=body, headers=self.headers)
 
     def finish(self, outcome: str, **more: Any) -> Any:
         return self.post("finish", {"outcome": outcome, **more})

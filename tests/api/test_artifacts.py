@@ -16,11 +16,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.database import Database
-from api.models import Artifact, new_id
+from api.models import Artifact
 from api.services import artifacts, uploads
 from api.services.uploads import announce
 from api.settings import Settings
-from api.storage import LocalStorage
+from api.stores.local import LocalStorage
 from tests.api.conftest import WORKER, Worker
 
 
@@ -193,6 +193,30 @@ def test_names_are_plain(client: TestClient, job: str, upload: Any, stored: Call
     assert stored() == []
 
 
+def test_a_job_has_so_many_files_and_no_more(
+    client: TestClient, job: str, upload: Any, stored: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_FILES", 2)
+    for name in ("log.txt", "manifest.json", "log.txt"):
+        assert upload(name, name.encode()).is_success
+    refused = upload("best.safetensors", b"one too many")
+    assert (refused.status_code, refused.json()["detail"]) == (413, "the job has 2 files already")
+    assert names(client, job) == ["log.txt", "manifest.json"]
+    assert len(stored()) == 2
+
+
+def test_a_staged_file_that_is_a_link_is_not_followed(
+    settings: Settings, upload: Any, worker: Worker, tmp_path: Path, stored: Callable[[], list[str]]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    content = b"a line"
+    part = uploads.part_name(worker.attempt, "log.txt", len(content), hashlib.sha256(content).digest())
+    (settings.storage / "staging" / part).symlink_to(outside)
+    assert not upload("log.txt", content).is_success
+    assert outside.read_bytes() == b"mine"
+
+
 def test_a_kind_or_step_that_nothing_tells(client: TestClient, job: str, upload: Any) -> None:
     answer = upload("model.onnx", b"x")
     assert answer.status_code == 422
@@ -235,7 +259,7 @@ def test_the_sweep_removes_what_no_row_names(
 ) -> None:
     upload("log.txt", b"kept")
     storage: LocalStorage = app.state.storage
-    orphan = f"{job}/{new_id()}-log.txt"
+    orphan = f"{job}/{'0' * 32}-log.txt"  # its key is as old as its bytes
     with storage.stage("0" * 64) as staged:
         staged.write(b"a crash came before the commit")
         storage.publish(staged, orphan)

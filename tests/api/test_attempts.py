@@ -103,6 +103,28 @@ def test_heartbeat_renews_the_lease(post_job: PostJob, worker: Worker, database:
     assert reap_after(database, settings, 20) == 1
 
 
+def test_an_attempt_begins_after_the_one_before_has_ended(
+    client: TestClient, post_job: PostJob, worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = post_job()
+    worker.claim(job)
+
+    def give_back(*_: Any) -> None:
+        """What a claim may have to wait for, after it has looked at the clock."""
+        assert worker.finish("released").status_code == 200
+
+    monkeypatch.setattr(attempts.quotas, "allow_run", give_back)
+    assert Worker(client).claim(job).status_code == 200
+
+    with database.reading() as session:
+        first, second = session.scalars(select(Attempt).order_by(Attempt.number))
+        queued = session.scalars(
+            select(Transition.at).where(Transition.to_status == "queued", Transition.seq > 1)
+        ).one()
+    assert first.ended_at is not None
+    assert first.ended_at <= queued <= second.started_at
+
+
 def test_lost_job_is_resumed_so_often_and_no_more(
     client: TestClient, post_job: PostJob, worker: Worker, database: Database, settings: Settings
 ) -> None:

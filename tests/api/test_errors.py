@@ -70,9 +70,15 @@ def test_an_attempt_that_is_none(client: TestClient, junk: str) -> None:
 
 def test_unknown_paths_and_methods(client: TestClient) -> None:
     assert "openapi.json" in problem(client.get("/nothing/here"), 404)["remedy"]
-    answer = client.delete("/jobs")
-    assert "GET" in answer.headers["allow"] or "POST" in answer.headers["allow"]
-    problem(answer, 405)
+    for method, path, allowed in (
+        ("DELETE", "/jobs", "GET, POST"),
+        ("PUT", f"/jobs/{NOBODY}", "DELETE, GET"),
+        ("POST", f"/jobs/{NOBODY}/weights", "GET, HEAD"),
+        ("OPTIONS", f"/worker/attempts/{NOBODY}/artifacts/log.txt", "HEAD, PATCH, PUT"),
+    ):
+        answer = client.request(method, path)
+        problem(answer, 405)
+        assert answer.headers["allow"] == allowed
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,8 @@ def test_the_documented_problem_is_a_real_one(client: TestClient, spec: dict[str
     spec["student"]["backbone"]["name"] = "resnet19"
     spec["data"]["val"] = spec["data"]["val"] | {"images": "../outside"}
     answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
-    assert json.loads(answer.text.replace(str(settings.data_roots[0]), "/data")) == documented
+    told = json.loads(answer.text.replace(str(settings.data_roots[0]), "/data"))
+    assert told == documented | {"request_id": answer.headers["x-request-id"]}
 
 
 def test_faults_of_a_union_are_those_of_the_branch_meant(client: TestClient, spec: dict[str, Any]) -> None:

@@ -154,6 +154,33 @@ def test_a_queued_job_has_a_place(client: TestClient, post_job: PostJob, spec: d
     assert [place(job) for job in ids] == [None, 1, 2]
 
 
+def test_places_follow_priorities_and_then_the_order_of_queueing(
+    client: TestClient, post_job: PostJob, worker: Worker
+) -> None:
+    ids = {name: post_job(name, priority=priority) for name, priority in (("a", 5), ("b", 1), ("c", 9), ("d", 5))}
+
+    def places() -> str:
+        told = {name: client.get(f"/jobs/{job}").json()["queue_position"] for name, job in ids.items()}
+        waiting = sorted((place, name) for name, place in told.items() if place is not None)
+        assert [place for place, _ in waiting] == list(range(1, len(waiting) + 1))
+        return "".join(name for _, name in waiting)
+
+    assert places() == "cadb"
+    worker.claim(ids["a"])
+    worker.finish("released")  # it is rung anew, and so comes behind those of its priority
+    assert places() == "cdab"
+    assert client.get("/jobs").json()["items"][0]["priority"] == 5
+    assert client.get(f"/jobs/{ids['c']}").json()["priority"] == 9
+
+
+@pytest.mark.parametrize("priority", [0, 10, 1.5, "high", None])
+def test_what_is_no_priority_is_refused(client: TestClient, spec: dict[str, Any], priority: Any) -> None:
+    order = {"kind": "train", "name": "x", "spec": spec, "priority": priority}
+    answer = client.post("/jobs", json=order)
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/priority"]
+
+
 def families(client: TestClient) -> dict[str, dict[tuple[str, ...], float]]:
     """Name -> values of the labels, which come in the order of their names -> value."""
     answer = client.get("/metrics")
@@ -183,7 +210,7 @@ def test_figures_for_prometheus(
     assert client.request("BREW", "/pot").status_code == 404
     told = families(client)
     assert (told["crosskd_jobs"]["queued",], told["crosskd_jobs"]["running",]) == (1, 1)
-    assert told["crosskd_queue_depth"] == {("cpu",): 1}
+    assert told["crosskd_queue_depth"] == told["crosskd_queue_running"] == {("cpu",): 1}
     assert 0 <= told["crosskd_queue_age_seconds"]["cpu",] < 60
     assert told["crosskd_job_steps_per_second"] == {(job, "train"): 3.5}
     assert 0 <= told["crosskd_heartbeat_age_seconds"]["0", "w"] < 60
@@ -202,6 +229,22 @@ def test_figures_for_prometheus(
     assert counts["other", "none", "404"] == 1
     assert told["crosskd_http_bytes_total"]["received",] > 100
     assert told["crosskd_http_bytes_total"]["sent",] > 100
+
+
+def test_a_deleted_job_takes_nothing_off_the_counters(
+    client: TestClient, post_job: PostJob, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A counter that sinks counts, to Prometheus, from the beginning."""
+    monkeypatch.setattr(figures, "FRESH_SECONDS", -1.0)
+    for _ in range(2):
+        job = post_job()
+        worker.claim(job)
+        worker.finish("released")
+        worker.claim(job)
+        worker.finish("failed", failure={"failure_class": "user", "message": "x"})
+        assert client.delete(f"/jobs/{job}").status_code == 204
+    told = families(client)["crosskd_attempts_ended_total"]
+    assert (told["released",], told["failed",], told["lost",]) == (2, 2, 0)
 
 
 def test_the_database_is_not_read_for_every_scrape(client: TestClient, post_job: PostJob) -> None:

@@ -26,6 +26,7 @@ from api.relay import Relay
 from api.schemas.tasks import RUN_JOB
 from api.services import outbox
 from api.settings import Settings
+from tests.api.bells import bells, key
 from tests.api.conftest import HERE, Worker
 from tests.api.test_attempts import reap_after
 
@@ -59,10 +60,6 @@ def relay(database: Database, settings: Settings) -> Iterator[Relay]:
     relay.producer.close()
 
 
-def bells(broker: redis.Redis, queue: str = "cpu") -> int:
-    return int(broker.llen(queue))  # type: ignore[arg-type]
-
-
 def age(database: Database, seconds: float) -> None:
     """Make every bell older."""
     with database.transaction() as session:
@@ -73,7 +70,7 @@ def age(database: Database, seconds: float) -> None:
 def test_a_bell_carries_the_id_and_nothing_else(post_job: PostJob, relay: Relay, broker: redis.Redis) -> None:
     job = post_job()
     relay.tick()
-    message = json.loads(broker.lpop("cpu"))  # type: ignore[arg-type]
+    message = json.loads(broker.lpop(key("cpu")))  # type: ignore[arg-type]
     assert message["headers"]["task"] == RUN_JOB
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     assert (args, kwargs) == ([job], {})
@@ -164,7 +161,7 @@ def test_a_silent_broker_costs_a_second(tmp_path: Path) -> None:
     """It accepts the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         producer = Producer(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
-        for call in (lambda: producer.send("cpu", "x"), lambda: producer.depth("cpu")):
+        for call in (lambda: producer.send("cpu", "x", 0), lambda: producer.depth("cpu")):
             began = time.monotonic()
             with pytest.raises(BrokerAway):
                 call()
@@ -202,7 +199,7 @@ def test_a_long_queue_is_not_rung_twice(
         relay.remind()
         relay.publish()
         assert bells(broker) == 4
-    broker.lpop("cpu")  # a worker took it and died before it claimed
+    broker.lpop(key("cpu"))  # a worker took it and died before it claimed
     for _ in range(3):
         age(database, 60)
         relay.remind()

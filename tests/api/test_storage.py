@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from api.storage import LocalStorage, Occupied, OtherStart
+from api.storage import Occupied, OtherStart
+from api.stores.local import LocalStorage
 
 JOB = "0" * 32
 PART = "f" * 64
@@ -135,7 +136,7 @@ def test_lists_what_is_published_with_its_age(storage: LocalStorage) -> None:
     hour_ago = time.time() - 3600
     os.utime(storage._root / JOB / "1-a", (hour_ago, hour_ago))
     with storage.stage(PART):
-        ages = dict(storage.files())
+        ages = {stored.key: stored.age for stored in storage.files()}
     assert ages.keys() == {f"{JOB}/1-a", f"{JOB}/2-b"}
     assert ages[f"{JOB}/1-a"] > 3599 > 60 > ages[f"{JOB}/2-b"]
 

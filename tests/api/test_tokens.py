@@ -267,6 +267,8 @@ def test_no_route_of_an_attempt_takes_another_attempts_token(
         "finish": {"outcome": "released"},
         "logs": {"sequence": 0, "lines": [{"at": "2026-01-01T00:00:00Z", "level": "info", "text": "x"}]},
     }
+    size_and_digest = {"size": 9, "sha256": "0" * 64}
+    uploads = {"POST": size_and_digest, "PUT": size_and_digest | {"md5": ["0" * 32]}}
     digest = f"sha-256=:{'A' * 43}=:"
     upload = {"Content-Digest": digest, "Repr-Digest": digest, "Upload-Offset": "0", "Upload-Length": "9"}
     tried = 0
@@ -275,7 +277,8 @@ def test_no_route_of_an_attempt_takes_another_attempts_token(
             continue
         concrete = path.replace("{attempt}", worker.attempt).replace("{name}", "log.txt")
         headers = bearer(stolen) | {"Fencing-Token": str(worker.token)} | upload
-        answer = client.request(method, concrete, json=bodies.get(path.rpartition("/")[2]), headers=headers)
+        body = uploads[method] if "/uploads/" in path else bodies.get(path.rpartition("/")[2])
+        answer = client.request(method, concrete, json=body, headers=headers)
         assert answer.status_code == 401, (method, path, answer.text)
         tried += 1
     assert tried >= 6

@@ -40,11 +40,11 @@ def spec_file(service: Service, tmp_path: Path) -> Path:
 
 
 def test_submit_posts_a_file_and_prints_the_id(service: Service, spec_file: Path) -> None:
-    done = run(service, "submit", str(spec_file), "--label", "a=b", "--set", "schedule.epochs=3")
+    done = run(service, "submit", str(spec_file), "--label", "a=b", "--set", "schedule.epochs=3", "--priority", "7")
     assert done.returncode == 0, done.stderr
     with service.client() as client:
         job = client.job(done.stdout.strip())
-    assert (job.name, job.labels, job.spec["schedule"]["epochs"]) == ("small", {"a": "b"}, 3)
+    assert (job.name, job.labels, job.spec["schedule"]["epochs"], job.priority) == ("small", {"a": "b"}, 3, 7)
 
 
 def test_submit_posts_a_preset_on_a_data_folder(service: Service, home: Path, finished: str) -> None:

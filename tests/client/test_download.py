@@ -27,6 +27,7 @@ class Source:
     content: bytes = CONTENT
     sent: bytes | None = None  # other bytes than announced
     break_after: list[int] = field(default_factory=list)  # bytes after which each next answer breaks off
+    away: int = 0  # so many answers that it is not there, after the first that broke off
     ignore_range: bool = False
     requests: list[str | None] = field(default_factory=list)  # the Range of every GET
 
@@ -49,6 +50,10 @@ def http(source: Source) -> Iterator[httpx.Client]:
         def do_GET(self) -> None:
             wanted = self.headers.get("range")
             source.requests.append(wanted)
+            if source.away and len(source.requests) > 1:
+                source.away -= 1
+                self._head(503, 0)
+                return
             match = re.fullmatch(r"bytes=(\d+)-", wanted or "")
             fresh = self.headers.get("if-range") in (None, f'"{source.sha256}"')
             start = int(match[1]) if match and fresh and not source.ignore_range else 0
@@ -98,6 +103,12 @@ def test_a_broken_transfer_goes_on_where_it_stopped(http: httpx.Client, tmp_path
     source.break_after = [300_000, 300_000]
     assert bring(http, tmp_path / "file").read_bytes() == CONTENT
     assert source.requests == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_service_that_is_away_in_between_is_waited_for(http: httpx.Client, tmp_path: Path, source: Source) -> None:
+    source.break_after, source.away = [300_000], 2
+    assert bring(http, tmp_path / "file").read_bytes() == CONTENT
+    assert source.requests == [None, *["bytes=300000-"] * 3]
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_stopped(http: httpx.Client, tmp_path: Path, source: Source) -> None:

@@ -85,6 +85,14 @@ def test_a_database_of_ones_own_is_kept(tmp_path: Path) -> None:
     assert "CROSSKD_DATABASE_URL" not in told.worker
 
 
+def test_the_keys_to_a_bucket_are_for_the_api_alone(tmp_path: Path) -> None:
+    keys = dict.fromkeys(parts.BUCKET_SECRETS, "secret")
+    told = parts.environments(Home(tmp_path), "", "", [], {"CROSSKD_STORAGE_URL": "s3://bucket", **keys})
+    assert keys.items() <= told.api.items()
+    assert told.api["CROSSKD_STORAGE_URL"] == "s3://bucket"
+    assert "secret" not in told.worker.values()
+
+
 def test_the_broker_keeps_what_it_was_told_and_asks_for_its_password(tmp_path: Path) -> None:
     home = Home(tmp_path / 'a "quoted" home')
     port, password = parts.free_port(0), parts.new_password()

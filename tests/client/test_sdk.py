@@ -240,6 +240,45 @@ def test_a_service_that_stays_away_is_given_up(home: Path) -> None:
             client.health()
 
 
+def away(times: int, status: int, **headers: str) -> tuple[httpx.Client, list[str]]:
+    """A connection to a service that is away for so many requests, and the methods that came."""
+    methods: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        methods.append(request.method)
+        if len(methods) <= times:
+            return httpx.Response(status, headers=headers)
+        return httpx.Response(200, json={"status": "ok", "version": "1"})
+
+    return httpx.Client(base_url="http://service", transport=httpx.MockTransport(answer)), methods
+
+
+def test_a_service_that_says_when_it_is_back_is_asked_then() -> None:
+    http, methods = away(1, 503, **{"retry-after": "1"})
+    began = time.monotonic()
+    with http, Client(http=http) as client:
+        assert client.health().status == "ok"
+    assert 1.0 <= time.monotonic() - began < 10
+    assert len(methods) == 2
+
+
+def test_patience_bounds_what_a_service_asks_for() -> None:
+    http, methods = away(100, 503, **{"retry-after": "3600"})
+    began = time.monotonic()
+    with http, Client(http=http, patience=0.2) as client, pytest.raises(ApiProblem, match="503"):
+        client.health()
+    assert time.monotonic() - began < 10
+    assert len(methods) == 2
+
+
+def test_a_full_disk_is_told_at_once() -> None:
+    http, methods = away(100, 507, **{"retry-after": "10"})
+    with http, Client(http=http) as client, pytest.raises(ApiProblem) as caught:
+        client.health()
+    assert caught.value.problem.status == 507
+    assert len(methods) == 1
+
+
 def test_a_post_that_may_have_arrived_is_sent_again_under_its_key(service: Service) -> None:
     """The service takes the job, and the connection breaks before it can say so."""
     keys: list[str] = []

@@ -64,6 +64,7 @@ class Double:
         self.command: str | None = None
         self.commanded = threading.Event()
         self.stale = False
+        self.stale_status = 409
         self.server = _Server(("127.0.0.1", port), _Handler)
         self.server.double = self
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
@@ -164,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {"title": "who are you?", "status": 401})
             return
         if api.stale and "attempts" in parts:
-            self._answer(409, {"title": "stale", "status": 409, "detail": "another attempt has taken its place"})
+            problem = {"title": "stale", "status": api.stale_status, "detail": "another attempt has taken its place"}
+            self._answer(api.stale_status, problem)
             return
         answer = getattr(self, f"_{word}")(parts, query, body, fault)
         if fault.drop == "after":
@@ -216,6 +218,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.double.finished.append(report)
         return 200, {"job": "job", "status": report["outcome"], "retried": False}
 
+    def _uploads(self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault) -> tuple[int, object]:
+        return 200, {"through": "api"}
+
     def _artifacts(
         self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault
     ) -> tuple[int, object] | None:
@@ -259,4 +264,6 @@ def _digest(body: bytes) -> str:
 
 
 FOREVER = 1 << 62
-WORDS = frozenset({"claim", "heartbeat", "commands", "metrics", "evaluations", "logs", "finish", "artifacts"})
+WORDS = frozenset(
+    {"claim", "heartbeat", "commands", "metrics", "evaluations", "logs", "finish", "artifacts", "uploads"}
+)

@@ -45,7 +45,9 @@ def test_every_call_carries_the_worker_token_and_the_fencing_token(double: Doubl
         assert request.path.startswith("/worker/attempts/attempt-1/")
 
 
-@pytest.mark.parametrize("fault", [Fault(status=500), Fault(status=503), Fault(drop="before"), Fault(drop="after")])
+@pytest.mark.parametrize(
+    "fault", [Fault(status=500), Fault(status=503), Fault(status=507), Fault(drop="before"), Fault(drop="after")]
+)
 def test_a_call_is_repeated_until_it_is_answered(double: Double, attempt: AttemptClient, fault: Fault) -> None:
     double.faults["metrics"] = [fault, fault, fault]
     attempt.metrics(MetricBatch(sequence=3), QUICK)
@@ -101,6 +103,15 @@ def test_patience_ends(double: Double, attempt: AttemptClient) -> None:
     with pytest.raises(Unreachable, match="503"):
         attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3, first=0.05, longest=0.1))
     assert 3 <= len(double.seen("metrics")) <= 12
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_gets_all_of_it(double: Double, attempt: AttemptClient) -> None:
+    double.always["metrics"] = Fault(status=507, headers={"Retry-After": "60"})
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="507"):
+        attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3))
+    assert 0.3 <= time.monotonic() - began < 10
+    assert len(double.seen("metrics")) == 2
 
 
 def test_no_api_at_all_is_unreachable() -> None:
@@ -172,6 +183,17 @@ def test_a_download_resumes_where_it_was_cut(double: Double, http: httpx.Client,
     last = double.seen("artifacts")[-1].headers
     assert int(last["range"].removeprefix("bytes=").removesuffix("-")) > 0
     assert last["if-range"] == f'"{hashlib.sha256(data).hexdigest()}"'
+
+
+def test_a_proxys_redirect_is_followed(double: Double, http: httpx.Client, tmp_path: Path) -> None:
+    data = os.urandom(100_000)
+    double.files["weights"] = data
+    double.faults["artifacts"] = [Fault(status=301, headers={"Location": reference(data).url})]
+    WorkerClient(http).download(reference(data), tmp_path / "weights", QUICK)
+    assert (tmp_path / "weights").read_bytes() == data
+    double.always["artifacts"] = Fault(status=301, headers={"Location": reference(data).url})
+    with pytest.raises(Unreachable, match="redirected more than"):
+        WorkerClient(http).download(reference(data), tmp_path / "again", QUICK)
 
 
 def test_a_download_of_other_bytes_is_refused(double: Double, http: httpx.Client, tmp_path: Path) -> None:

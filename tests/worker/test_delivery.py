@@ -138,13 +138,15 @@ def test_a_slow_api_never_holds_the_training_up(double: Double, delivery: Delive
     assert steps(double) == list(range(3000))
 
 
-def test_a_full_spool_drops_reports_and_goes_on(
+def test_a_full_spool_leaves_metrics_out_and_tells_how_many(
     double: Double, attempt: AttemptClient, folder: WorkFolder, until: Until
 ) -> None:
+    """The training goes on, its evaluations have room of their own, and nothing is lost silently."""
     delivery = Delivery(attempt, Spool(folder.spool / "r", 100_000), lambda: None, interval=0.05)
     double.always["metrics"] = Fault(status=503)
     for step in range(5000):
         delivery.metrics(points(step, 1), progress(step))
+    delivery.evaluation(evaluation(4999))
     double.always.clear()
     until(lambda: len(double.batches) > 0, 30)
     until(lambda: len(delivery._spool) == 0, 30)
@@ -152,6 +154,26 @@ def test_a_full_spool_drops_reports_and_goes_on(
     delivery.close(10)
     assert steps(double) == sorted(set(steps(double)))
     assert steps(double)[-1] == 5000
+    assert [report["step"] for report in double.evaluations] == [4999]
+    missing = sorted(set(range(5001)) - set(steps(double)))
+    assert len(missing) > 500
+    assert double.log == [
+        f"{len(missing)} metric points between the steps {missing[0]} and {missing[-1]} are missing: "
+        "the API was away until the spool was full (CROSSKD_SPOOL_MEGABYTES of the worker)"
+    ]
+
+
+def test_a_gap_is_told_at_the_end_too(double: Double, attempt: AttemptClient, folder: WorkFolder) -> None:
+    delivery = Delivery(attempt, Spool(folder.spool / "r", 100_000), lambda: None, interval=60)
+    for step in range(3000):
+        delivery.metrics(points(step, 1), progress(step))
+    for step in range(200):
+        delivery.evaluation(evaluation(step))
+    delivery.close(30)
+    assert len(double.log) == 1
+    points_told, evaluations_told, *_ = (int(word) for word in double.log[0].split() if word.isdecimal())
+    assert points_told == 3000 - len(steps(double)) > 0
+    assert evaluations_told == 200 - len(double.evaluations) > 0
     assert len(steps(double)) < 5001
 
 
@@ -171,6 +193,8 @@ def test_a_refused_report_does_not_block_those_behind_it(double: Double, deliver
     delivery.close(10)
     assert steps(double) == list(range(500, 1000))
     assert len(double.evaluations) == 1
+    (line,) = double.log
+    assert line.startswith("the API refuses a report, which is left out: POST /worker/attempts/")
 
 
 def test_an_api_that_stays_away_is_reported(double: Double, delivery: Delivery, http: httpx.Client) -> None:

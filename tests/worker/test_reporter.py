@@ -13,6 +13,7 @@ from api.schemas.artifacts import curves_artifact
 from api.schemas.reports import CocoMetrics
 from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Run, TrainResult
+from crosskd.engine.checkpoint import digest_path, file_digest
 from crosskd.engine.curves import write_curves
 from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault
@@ -37,6 +38,11 @@ def run(folder: WorkFolder, tmp_path: Path) -> Run:
     return Run(config, folder.run, phase="training", step=5, total_steps=20, steps_per_epoch=10)
 
 
+def write_digest(path: Path) -> None:
+    """What the core writes beside a checkpoint."""
+    digest_path(path).write_text(f"{file_digest(path)}  {path.name}\n")
+
+
 def evaluation(**changes: object) -> Evaluation:
     metrics = dict.fromkeys(CocoMetrics.model_fields, 0.25) | {"APl": -1.0}
     values = {"model": "student", "step": 5, "epoch": 0.5, "metrics": metrics, "per_class": {"A": 0.5}, "best": True}
@@ -56,6 +62,7 @@ def test_a_life_is_told_in_order(
 ) -> None:
     for name in ("best.safetensors", "last.safetensors", "checkpoint", "manifest.json", "log.txt"):
         (folder.run / name).write_text(name)
+    write_digest(folder.run / "checkpoint")
     run.loss, run.eta_seconds = float("nan"), 12.5
     reporter.on_phase(run, "training")
     reporter.on_log(run, {"loss": float("nan"), "lr": 0.01})
@@ -115,6 +122,7 @@ def test_a_checkpoint_comes_behind_the_reports_before_it(
 ) -> None:
     """Killed right after the checkpoint is published, the attempt leaves no hole that a resume would never fill."""
     (folder.run / "checkpoint").write_text("state")
+    write_digest(folder.run / "checkpoint")
     double.always["metrics"] = double.always["evaluations"] = Fault(status=503)
     began = time.monotonic()
     reporter.on_evaluation(run, evaluation())
@@ -139,6 +147,7 @@ def test_a_checkpoint_whose_reports_stay_undelivered_is_never_sent(
     double: Double, reporter: Reporter, run: Run, folder: WorkFolder
 ) -> None:
     (folder.run / "checkpoint").write_text("state")
+    write_digest(folder.run / "checkpoint")
     double.always["metrics"] = Fault(status=503)
     reporter.on_log(run, {"loss": 1.0})
     reporter.on_checkpoint(run, folder.run / "checkpoint", 5)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 class Api:
     """The API as a process, on one port over its restarts."""
 
-    def __init__(self, home: Path, data: Path, broker_url: str) -> None:
+    def __init__(self, home: Path, data: Path, broker_url: str, **settings: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.log = home / "api.log"
@@ -37,6 +37,7 @@ class Api:
             "CROSSKD_DATA_ROOTS": str(data),
             "CROSSKD_WORKER_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
             "CROSSKD_REDELIVER_SECONDS": "2",
+            **settings,
         }
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
         self._run("alembic", "upgrade", "head").wait(60)

@@ -1,0 +1,44 @@
+"""`GET /audit`: whether the database and the storage agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from starlette.concurrency import iterate_in_threadpool
+
+from api.database import DatabaseDep
+from api.routes.streams import Streams, TextResponse, streams_of
+from api.schemas.audit import MEDIA_TYPE
+from api.services.audit import Audit
+from api.storage import StorageDep
+
+router = APIRouter(tags=["system"])
+
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A JSON object a line: findings, signs of life, and a summary at the end.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/audit", response_class=Response, responses=_LINES)
+async def stream_audit(
+    database: DatabaseDep,
+    storage: StorageDep,
+    streams: Annotated[Streams, Depends(streams_of)],
+    verify: Annotated[bool, Query(description="Read every file, and compare its sha256.")] = False,
+) -> Response:
+    """Rows without their file, files without a row, and those that differ: each as it is found, then a summary.
+
+    It may take long, and says how far it is every few seconds. An answer that ends without a summary has broken off.
+    """
+    audit = Audit(database, storage, verify=verify, stopped=streams.closing.is_set)
+    return TextResponse(streams, iterate_in_threadpool(_lines(audit)), {"Content-Type": MEDIA_TYPE})
+
+
+def _lines(audit: Audit) -> Iterator[str]:
+    for line in audit.lines():
+        yield f"{line.model_dump_json(exclude_none=True)}\n"

@@ -1,0 +1,49 @@
+"""How a worker brings a file to the storage by itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from api.schemas.artifacts import ArtifactKind, Sha256
+from api.schemas.scalars import Count
+
+Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class UploadRequest(BaseModel):
+    """The file that is to come; `kind` and `step` follow from the names that the core gives its files."""
+
+    size: Count = Field(description="Bytes.")
+    sha256: Sha256
+    kind: ArtifactKind | None = None
+    step: Count | None = None
+
+
+class UploadPart(BaseModel):
+    """Bytes `offset` up to `offset + size` of the file, to be sent by PUT, without a token, to `url`."""
+
+    url: str
+    offset: int
+    size: int
+    arrived: bool = Field(description="Whether that many bytes lie there already.")
+
+
+class UploadPlan(BaseModel):
+    """Where the bytes go.
+
+    `api`: by PUT, and PATCH, to this API. `storage`: each of `parts` to its own address until `expires_at`, then
+    commit.
+    """
+
+    through: Literal["api", "storage"]
+    parts: list[UploadPart] = []
+    expires_at: datetime | None = None
+
+
+class UploadCommit(UploadRequest):
+    """All parts were sent."""
+
+    md5: list[Md5] = Field(max_length=100_000, description="Of each part, in order; the storage checks it too.")

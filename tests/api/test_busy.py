@@ -1,0 +1,50 @@
+"""A database that is there and has no time: the request is told to come back, and then it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, text
+
+from api.settings import Settings
+
+PostJob = Callable[..., str]
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("api.database.BUSY_SECONDS", 1)
+    return make_settings()
+
+
+def refused(answer: Any) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_lock_that_is_not_given_back(client: TestClient, post_job: PostJob, settings: Settings) -> None:
+    job = post_job()
+    sqlite = settings.database_url.startswith("sqlite")
+    holder = create_engine(settings.database_url, isolation_level="AUTOCOMMIT" if sqlite else "READ COMMITTED")
+    with holder.connect() as connection:
+        connection.execute(text("BEGIN IMMEDIATE" if sqlite else "LOCK TABLE jobs IN EXCLUSIVE MODE"))
+        refused(client.post(f"/jobs/{job}/cancel"))
+        assert client.get(f"/jobs/{job}").json()["status"] == "queued"  # who only reads waits for nobody
+        connection.execute(text("ROLLBACK"))
+    holder.dispose()
+    assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
+
+
+def test_a_pool_that_is_exhausted(client: TestClient, app: FastAPI, post_job: PostJob) -> None:
+    post_job()
+    engine = app.state.database.engine
+    with ExitStack() as stack:
+        for _ in range(40 - engine.pool.checkedout()):
+            stack.enter_context(engine.connect())
+        refused(client.get("/jobs"))
+    assert client.get("/jobs").status_code == 200
