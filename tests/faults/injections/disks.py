@@ -1,0 +1,129 @@
+"""Disks that fill, and disks that change what was written to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.faults.load import CHECKPOINT_BYTES
+from tests.faults.proxy import Delay
+from tests.faults.scene import LONGER, Injected, NothingToHit, Scene
+from tests.faults.stack import APIS
+
+
+def full_api_disk(scene: Scene) -> Injected:
+    """The APIs' disk takes no checkpoint any more, then it does again: uploads are refused by 507 and repeated."""
+    with scene.stack.holding(*APIS), scene.victim() as run:
+        output = scene.work(run) / "output.txt"
+        refused = False
+        with scene.stack.small_files([scene.stack.pid(name) for name in APIS], CHECKPOINT_BYTES):
+            deadline = time.monotonic() + LONGER
+            while not refused and time.monotonic() < deadline:
+                with suppress(OSError):
+                    refused = "answered 507" in output.read_text()
+                time.sleep(0.1)
+            time.sleep(0.5)
+        survives = scene.survives(run.attempt)
+        return Injected("the APIs' disk", lambda: refused and survives())
+
+
+def full_worker_disk(scene: Scene) -> Injected:
+    """The worker's disk takes no checkpoint any more: the attempt fails, another one goes on."""
+    with scene.victim() as run:
+        with scene.stack.small_files([run.training], CHECKPOINT_BYTES):
+            deadline = time.monotonic() + LONGER
+            while scene.attempt(run.attempt)["status"] == "running" and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return Injected(f"the disk of {run.worker}", scene.failed(run.attempt, "File too large", "checkpoint"))
+
+
+def damage_published_checkpoint(scene: Scene) -> Injected:
+    """Bytes of a published checkpoint flip, then its training is killed: who resumes from it must notice."""
+    with scene.victim() as run:
+        wake = scene.stack.freeze([run.training])  # no newer checkpoint comes
+        try:
+            newest = scene.stack.postgres.rows(
+                "SELECT path FROM artifacts WHERE job_id = %(job)s AND kind = 'checkpoint' ORDER BY step DESC LIMIT 1",
+                job=run.job,
+            )[0]["path"]
+            noticed = False
+            with _flipped(scene.stack.artifacts / newest):
+                os.kill(run.training, signal.SIGKILL)
+                deadline = time.monotonic() + 2 * LONGER
+                while not noticed and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    noticed = _refused_to_resume(scene, run.job)
+        finally:
+            wake()
+        return Injected(newest, lambda: noticed)
+
+
+def _refused_to_resume(scene: Scene, job: str) -> bool:
+    found = scene.stack.postgres.rows("SELECT failure FROM attempts WHERE job_id = %(job)s AND status = 'failed'",
+                                      job=job)  # fmt: skip
+    return any("sha256" in row["failure"]["message"] for row in found)
+
+
+def damage_downloaded_checkpoint(scene: Scene) -> Injected:
+    """Bytes of a checkpoint flip on the worker's disk, after it was downloaded and before the training reads it."""
+    with scene.victim() as run:
+        os.kill(run.training, signal.SIGKILL)
+        scene.wait(scene.ended(run.attempt, "failed"), 2 * LONGER, "the end of the training has not been told")
+    deadline = time.monotonic() + (30.0 if scene.alone else LONGER)
+    while time.monotonic() < deadline:
+        rows = scene.stack.postgres.rows(
+            "SELECT id, worker FROM attempts WHERE job_id = %(job)s AND status = 'running'",
+            job=run.job,
+        )
+        for row in rows:
+            resume = scene.stack.home / row["worker"] / "work" / row["id"] / "resume.pt"
+            if resume.exists():  # it gets this name when its digest was found right
+                flip(resume)
+                return Injected(f"{row['worker']}: resume.pt of {row['id']}", scene.failed(row["id"], "sha256"))
+        time.sleep(0.01)
+    raise NothingToHit("nobody has downloaded the checkpoint")
+
+
+def damage_waiting_checkpoint(scene: Scene) -> Injected:
+    """Bytes of checkpoints flip on the worker's disk while they wait for their upload: none may be published."""
+    with scene.victim() as run:
+        flipped: set[int] = set()
+        deadline = time.monotonic() + 2 * LONGER
+        with scene.stack.proxy.troubled(Delay(0.03), f"{run.worker}:api"):  # so that they do wait
+            while scene.attempt(run.attempt)["status"] == "running" and time.monotonic() < deadline:
+                for path in (scene.work(run) / "outbox").glob("*-checkpoint-*.pt"):
+                    with suppress(FileNotFoundError):  # a newer one has just taken its place
+                        if (number := path.stat().st_ino) not in flipped:
+                            flip(path)
+                            flipped.add(number)
+                time.sleep(0.02)
+        if not flipped:
+            raise NothingToHit("no checkpoint waited for its upload")
+        refused = scene.failed(run.attempt, "not those of the digest")
+        return Injected(f"{len(flipped)} checkpoints of {run.attempt} on {run.worker}", refused)
+
+
+def flip(path: Path) -> bytes:
+    """Turn 16 bytes in the middle of a file, where the tensors are, to others. What they were."""
+    with path.open("r+b") as file:
+        place = path.stat().st_size // 2
+        file.seek(place)
+        before = file.read(16)
+        file.seek(place)
+        file.write(bytes(byte ^ 0xFF for byte in before))
+    return before
+
+
+@contextmanager
+def _flipped(path: Path) -> Iterator[None]:
+    """Bytes flip meanwhile. They are put back: the checker shall find what the service did, not what we did."""
+    flip(path)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            flip(path)
