@@ -1,10 +1,11 @@
 """From `POST /jobs` to claimed, on an idle worker: the whole way through SQL, outbox, relay, broker, worker and claim.
 
-    python -m benchmarks.dispatch [--jobs 30]
+    python -m benchmarks.dispatch [--jobs 200]
 
 The clock starts before the request is sent and stops when the API first answers that the job is running, asked every
 5 ms: what a user sees, and never less than the truth. Each job is cancelled once it was claimed, and the next is
 posted when the worker is idle again (its pool process asks for a task as soon as the one before has ended).
+It is met where the median is under 300 ms and the 99th percentile under a second.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 from api.schemas.jobs import JobCreate
+from benchmarks.timing import percentile
 from client.home import Home
 from client.local import Stack
 from client.sdk import Client
@@ -24,8 +26,8 @@ from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.presets import load_recipe
 
-TARGET = 1.0  # seconds, median
-IDLE = 2.0  # seconds a worker is given after its last job
+MEDIAN, P99 = 0.3, 1.0  # seconds
+IDLE = 0.5  # seconds a worker is given after its last job
 
 
 def once(client: Client, job: JobCreate) -> tuple[float, float]:
@@ -42,13 +44,9 @@ def once(client: Client, job: JobCreate) -> tuple[float, float]:
     return answered, claimed
 
 
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=30)
+    parser.add_argument("--jobs", type=int, default=200)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Stack(Home(Path(folder)), port=0) as stack:
         data = Path(folder) / "data" / "demo"
@@ -69,8 +67,8 @@ def main() -> int:
     for name, values in (("to its answer", answered), ("to claimed", claimed)):
         figures = (statistics.median(values), percentile(values, 0.99), min(values), max(values))
         print(f"| {name} | {' | '.join(f'{1000 * figure:.0f}' for figure in figures)} |")
-    met = statistics.median(claimed) < TARGET
-    print(f"target: median under {TARGET:g} s: {'met' if met else 'MISSED'}")
+    met = statistics.median(claimed) < MEDIAN and percentile(claimed, 0.99) < P99
+    print(f"target: median under {1000 * MEDIAN:g} ms, p99 under {P99:g} s: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 
 
