@@ -27,7 +27,7 @@ from api.schemas.reports import (
 )
 from api.schemas.workers import HeartbeatReport
 from api.services import attempts, logs, reports
-from api.services.transitions import topic
+from api.services.journal import commands_topic
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
@@ -61,7 +61,7 @@ async def wait_for_command(
     deadline = loop.time() + wait
     waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
     woken = asyncio.Event()
-    with database.bell.listening(topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
+    with database.bell.listening(commands_topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
         while True:
             woken.clear()
             # Looked up after the bell is heard for the first time: what came in between is not missed.

@@ -25,7 +25,8 @@ from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel
 from api.schemas.jobs import FINAL
 from api.services import artifacts, jobs, quotas, series, tallies
-from api.services.transitions import begin, move, topic
+from api.services.journal import commands_topic
+from api.services.transitions import begin, move
 from api.settings import Settings
 from api.storage import Storage
 
@@ -168,7 +169,7 @@ def _ask(session: Session, job: Job, **columns: Any) -> None:
         setattr(job, name, value)
     job.updated_at = session.now()
     session.flush()
-    session.ring(topic(job.id))
+    session.ring(commands_topic(job.id))
 
 
 def _cancelling(job: Job) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Row, select
 
 from api.database import Database, Session
-from api.models import Artifact, Event, LogChunk, MetricPoint, Transition
+from api.models import ID, Artifact, Event, Job, LogChunk, MetricPoint, Transition
 from api.models import Evaluation as EvaluationRow
 from api.schemas import events as wire
 from api.schemas.artifacts import curves_artifact
@@ -20,6 +20,14 @@ from api.services.logs import lines_of
 from api.services.reports import NON_FINITE
 
 PAGE_EVENTS = 100
+_POINT = (
+    MetricPoint.sequence,
+    MetricPoint.key,
+    MetricPoint.step,
+    MetricPoint.value,
+    MetricPoint.kind,
+    MetricPoint.at,
+)
 PAGE_CHARACTERS = 200_000  # about: what one stream has in memory
 
 
@@ -32,14 +40,21 @@ class Page(NamedTuple):
 def read(database: Database, job_id: str, after: int, kinds: Collection[str]) -> Page:
     """Events behind the number `after`, of these kinds (none given: of all). Raises `NotFound`."""
     with database.reading() as session:
-        job = jobs.find(session, job_id)  # its status first: an end that is seen here has all its events below
-        query = select(Event.seq, Event.kind, Event.size, Event.ref).where(Event.job_id == job.id, Event.seq > after)
+        job = _state(session, job_id)  # its status first: an end that is seen here has all its events below
+        query = select(Event.seq, Event.kind, Event.size, Event.ref).where(Event.job_id == job_id, Event.seq > after)
         if kinds:
             query = query.where(Event.kind.in_(kinds))
         rows = session.execute(query.order_by(Event.seq).limit(PAGE_EVENTS + 1)).all()
         page = _bounded(rows)
-        events = _Reader(session, job.id).events(page)
+        events = _Reader(session, job_id).events(page)
         return Page(events, job.status in FINAL and len(page) == len(rows), job.last_event)
+
+
+def _state(session: Session, job_id: str) -> Row[str, int] | Job:
+    """The job, or its two columns that are asked for: every stream does so for every event, and a spec is long."""
+    query = select(Job.status, Job.last_event).where(Job.id == job_id)
+    found = session.execute(query).first() if ID.fullmatch(job_id) else None
+    return jobs.find(session, job_id) if found is None else found
 
 
 def _bounded(rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
@@ -102,13 +117,13 @@ class _Reader:
             return
         first, last = min(ref["first"] for ref in told), max(ref["last"] for ref in told)
         query = (
-            select(MetricPoint)
+            select(*_POINT)
             .where(MetricPoint.attempt_id == attempt_id, MetricPoint.step >= first, MetricPoint.step <= last)
             .where(MetricPoint.sequence.in_([ref["sequence"] for ref in told]))
             .order_by(MetricPoint.step, MetricPoint.key)
         )
         number = told[0]["attempt"]
-        for row in self._session.scalars(query):
+        for row in self._session.execute(query):
             value = cast(Any, row.value if row.kind == 0 else NON_FINITE[row.kind - 1])
             assert row.sequence is not None  # it was asked for
             yield row.sequence, MetricRow(key=row.key, step=row.step, value=value, at=row.at, attempt=number)

@@ -25,6 +25,11 @@ def topic(job_id: str) -> str:
     return f"job:{job_id}"
 
 
+def commands_topic(job_id: str) -> str:
+    """What the bell rings for whenever a worker may have to do something else: far less often."""
+    return f"commands:{job_id}"
+
+
 def append(
     session: Session,
     job_id: str,

@@ -20,8 +20,7 @@ from api.models import Job, Outbox, Transition
 from api.schemas.jobs import FINAL
 from api.schemas.tasks import broker_priority
 from api.services import webhooks
-from api.services.journal import append
-from api.services.journal import topic as topic
+from api.services.journal import append, commands_topic
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def move(session: Session, job_id: str, from_status: str, to_status: str, reason
         session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     if to_status == "queued":
         _enqueue(session, job_id)
-    session.ring(topic(job_id))
+    session.ring(commands_topic(job_id))  # `append` has told the others
     return True
 
 
