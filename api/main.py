@@ -22,6 +22,7 @@ from api.database import Database
 from api.doorbell import Doorbell
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
+from api.pace import Pace
 from api.relay import Relay
 from api.routes import (
     artifacts,
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
     app.state.measures = _measures(database, app.state.streams)
+    app.state.pace = Pace(settings.reports_per_second)
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Measured, measures=app.state.measures)  # outside of the limits: it sees refusals too

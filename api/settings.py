@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     coco_check_seconds: float = Field(default=60, gt=0, description="Bound on reading one annotation file.")
     body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes of a JSON body.")
     upload_limit: int = Field(default=20_000_000_000, ge=1_000, description="Bytes of a file that a worker uploads.")
+    reports_per_second: float = Field(
+        default=40, gt=0, description="Batches of metrics for which this process asks all its workers together."
+    )
     rate_per_second: float = Field(
         default=50, gt=0, le=100_000, description="Requests of one API token, on average, at each API process."
     )

@@ -22,6 +22,7 @@ HOLD_SECONDS = 20  # of a request for commands
 PATIENCE = 30.0
 
 Latencies = dict[str, list[float]]
+Answer = tuple[int, dict[str, str]]  # status, and headers by their names in small letters
 
 
 class Connection:
@@ -31,8 +32,8 @@ class Connection:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def call(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> int:
-        """The status of the answer, whose body is read and dropped. Raises `OSError` or `EOFError`."""
+    async def call(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+        """Status and headers of the answer, whose body is read and dropped. Raises `OSError` or `EOFError`."""
         try:
             reader, status, told = await self.send(method, path, headers, body)
             if length := int(told.get("content-length", 0)):
@@ -40,7 +41,7 @@ class Connection:
         except (OSError, EOFError):
             self.close()
             raise
-        return status
+        return status, told
 
     async def send(
         self, method: str, path: str, headers: dict[str, str], body: bytes
@@ -82,34 +83,50 @@ class Load:
     def fault(self, name: str) -> None:
         self.faults[name] = self.faults.get(name, 0) + 1
 
-    async def every(self, interval: float, name: str, act: Callable[[int], Awaitable[int]]) -> None:
+    async def every(self, interval: float, name: str, act: Callable[[int], Awaitable[Answer]]) -> None:
         """Do it at fixed times from a random moment on."""
         due = self.start + random.random() * interval
         number = 0
         while due < self.end:
             await asyncio.sleep(due - time.monotonic())
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    status = await act(number)
-                if status >= 400:
-                    self.fault(f"{name}: {status}")
-            except (OSError, EOFError) as error:
-                self.fault(f"{name}: {type(error).__name__}")
-            self.latencies.setdefault(name, []).append(time.monotonic() - due)
+            await self.timed(name, due, act(number))
             number += 1
             due += interval
+
+    async def timed(self, name: str, due: float, call: Awaitable[Answer]) -> dict[str, str]:
+        """The headers of the answer; none after a fault."""
+        told: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(PATIENCE):
+                status, told = await call
+            if status >= 400:
+                self.fault(f"{name}: {status}")
+        except (OSError, EOFError) as error:
+            self.fault(f"{name}: {type(error).__name__}")
+        self.latencies.setdefault(name, []).append(time.monotonic() - due)
+        return told
 
     async def worker(self, attempt: dict[str, Any], first: int) -> None:
         path, headers = attempt["path"], attempt["headers"]
         reports, beats, holds = (Connection(self.port) for _ in range(3))
         typed = headers | {"Content-Type": "application/json"}
 
-        async def report(number: int) -> int:
-            step = first + number
-            body = {"sequence": step, "points": points(step), "progress": {"step": step, "phase": "training"}}
-            return await reports.call("POST", f"{path}/metrics", typed, json.dumps(body).encode())
+        async def report() -> None:
+            """A step a second; a batch after each, or as rarely as the API asks for: as real workers do."""
+            due, step, interval = self.start + random.random(), first, 1.0
+            while due < self.end:
+                await asyncio.sleep(due - time.monotonic())
+                last = first + int(due - self.start)
+                some = [point for number in range(step, last + 1) for point in points(number)]
+                body = {"sequence": last, "points": some, "progress": {"step": last, "phase": "training"}}
+                told = await self.timed(
+                    "POST metrics", due, reports.call("POST", f"{path}/metrics", typed, json.dumps(body).encode())
+                )
+                step = last + 1
+                interval = float(told.get("report-interval", 1.0))
+                due += interval
 
-        async def beat(_number: int) -> int:
+        async def beat(_number: int) -> Answer:
             try:
                 return await beats.call("POST", f"{path}/heartbeat", headers)
             finally:
@@ -121,9 +138,7 @@ class Load:
 
         held = asyncio.create_task(hold())
         try:
-            await asyncio.gather(
-                self.every(1.0, "POST metrics", report), self.every(BEAT_SECONDS, "POST heartbeat", beat)
-            )
+            await asyncio.gather(report(), self.every(BEAT_SECONDS, "POST heartbeat", beat))
         finally:
             held.cancel()
             with suppress(asyncio.CancelledError, OSError, EOFError):

@@ -3,10 +3,11 @@
     python -m benchmarks.load [--workers 200] [--streams 200] [--seconds 600]
     python -m benchmarks.load --knee [--seconds 20]
 
-A worker posts ten points a second as one batch (as real workers do), a heartbeat every 5 s, and holds a request for
-commands; a stream follows the events of one job; six readers ask for lists, a job and its series once a second. A
-latency counts from when a request was due. The load comes from a process of its own (`benchmarks.generator`), whose
-share of the CPU is shown beside that of the API and of Postgres: all of them share the machine's cores.
+As a real one, a worker makes ten points a second and posts them once a second, or as rarely as the API asks
+(`Report-Interval`); it posts a heartbeat every 5 s, and holds a request for commands. A stream follows the events of
+one job; six readers ask for lists, a job and its series once a second. A latency counts from when a request was due.
+The load comes from a process of its own (`benchmarks.generator`), whose share of the CPU is shown beside that of the
+API and of Postgres: all of them share the machine's cores.
 
 It is met where the 99th percentile of every endpoint is under 250 ms, nothing failed, and the API's memory over the
 second half of the run grows by less than 2 % (by the line of least squares). `--knee` doubles the workers (a stream

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
@@ -28,6 +29,7 @@ from api.schemas.logs import LogBatch
 from api.schemas.process_log import REQUEST_ID_HEADER
 from api.schemas.reports import (
     FENCING_HEADER,
+    INTERVAL_HEADER,
     Claim,
     ClaimRequest,
     Command,
@@ -113,6 +115,12 @@ def _retry_after(response: httpx.Response) -> float:
     except ValueError:
         return 0.0
     return min(max(seconds, 0.0), 60.0)
+
+
+def _interval(response: httpx.Response) -> float:
+    """Seconds that the API would like to be left alone with metrics; 0 if it does not say."""
+    value = response.headers.get(INTERVAL_HEADER, "")
+    return float(value) if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", value) else 0.0
 
 
 def _passing(response: httpx.Response) -> bool:
@@ -259,8 +267,9 @@ class AttemptClient:
         )
         return Command.model_validate_json(self._checked(response))
 
-    def metrics(self, batch: MetricBatch, retry: Retry) -> None:
-        self._post("metrics", batch.model_dump_json(), retry)
+    def metrics(self, batch: MetricBatch, retry: Retry) -> float:
+        """Send a batch; how many seconds the next may wait, 0 if the API does not say."""
+        return _interval(self._answer("metrics", batch.model_dump_json(), retry))
 
     def evaluation(self, report: EvaluationReport, retry: Retry) -> None:
         self._post("evaluations", report.model_dump_json(), retry)
@@ -349,10 +358,13 @@ class AttemptClient:
         self._checked(_persist(bring, retry))
 
     def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
+        return self._answer(what, body, retry, timeout).content
+
+    def _answer(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> httpx.Response:
         url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
-        return self._checked(
-            _persist(lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry)
-        )
+        response = _persist(lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry)
+        self._checked(response)
+        return response
 
     def _checked(self, response: httpx.Response) -> bytes:
         if response.status_code in GONE:

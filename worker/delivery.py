@@ -30,6 +30,7 @@ MOST_LINES = 2000  # between two batches
 LOG_SHARE = 0.5
 METRICS_SHARE = 0.9
 INTERVAL = 1.0  # seconds between two batches
+LONGEST_INTERVAL = 60.0  # whatever the API asks for
 
 
 class Undelivered(Exception):
@@ -77,7 +78,8 @@ class Delivery:
         self._api = api
         self._on_stale = on_stale
         self._spool = spool
-        self._interval = interval
+        self._shortest = interval
+        self._interval = interval  # what the API asks for, if that is longer
         self._points: list[MetricPoint] = []
         self._progress: Progress | None = None
         self._sequence = 0
@@ -241,7 +243,8 @@ class Delivery:
             try:
                 match record:
                     case MetricsRecord(body=batch):
-                        self._api.metrics(batch, retry)
+                        asked = self._api.metrics(batch, retry)
+                        self._interval = max(self._shortest, min(asked, LONGEST_INTERVAL))
                     case EvaluationRecord(body=report):
                         self._api.evaluation(report, retry)
                     case LogRecord(body=lines):

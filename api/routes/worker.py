@@ -6,15 +6,17 @@ import asyncio
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, status
+from fastapi import APIRouter, Query, Request, Response, status
 from starlette.concurrency import run_in_threadpool
 
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
+from api.pace import SHORTEST
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
 from api.routes.streams import FAR_SECONDS
 from api.schemas.logs import LogBatch
 from api.schemas.reports import (
+    INTERVAL_HEADER,
     Claim,
     ClaimRequest,
     Command,
@@ -77,11 +79,18 @@ async def wait_for_command(
 
 
 @router.post("/attempts/{attempt}/metrics", status_code=status.HTTP_204_NO_CONTENT)
-def report_metrics(batch: MetricBatch, fence: FenceDep, database: DatabaseDep) -> None:
-    """Store a batch of points, all or none; the same sequence again changes nothing."""
+def report_metrics(
+    batch: MetricBatch, fence: FenceDep, request: Request, response: Response, database: DatabaseDep
+) -> None:
+    """Store a batch of points, all or none; the same sequence again changes nothing.
+
+    Where many workers report, `Report-Interval` asks each to gather its points for so many seconds.
+    """
     # By far the most frequent request: a session that is no dependency saves it two changes of thread.
     with database.transaction() as session:
         reports.add_batch(session, fence, batch)
+    if (seconds := request.app.state.pace.interval(fence.attempt)) > SHORTEST:
+        response.headers[INTERVAL_HEADER] = f"{seconds:.1f}"
 
 
 @router.post("/attempts/{attempt}/evaluations", status_code=status.HTTP_204_NO_CONTENT)

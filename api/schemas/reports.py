@@ -19,6 +19,7 @@ from api.schemas.scalars import Count, Flag, Number
 from api.schemas.workers import Devices
 
 FENCING_HEADER = "Fencing-Token"
+INTERVAL_HEADER = "Report-Interval"  # of an answer: seconds that the next batch of metrics may wait
 MAX_POINTS = 1000  # of a batch; more are refused with 413
 MAX_BATCH_BYTES = 1_000_000  # of a batch as JSON; a thousand points with the longest names are a quarter of it
 MAX_LEVELS = 32  # of a manifest

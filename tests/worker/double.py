@@ -23,7 +23,10 @@ ATTEMPT_TOKEN = "the-token-of-the-test-attempt"  # good for the calls of an atte
 
 @dataclass
 class Fault:
-    """What goes wrong with one request. `where` is the endpoint's last word: metrics, artifacts, heartbeat ..."""
+    """What goes wrong with one request. `where` is the endpoint's last word: metrics, artifacts, heartbeat ...
+
+    `headers` come with the answer also if nothing goes wrong.
+    """
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -172,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.drop == "after":
             self.close_connection = True
         elif answer is not None:
-            self._answer(*answer)
+            self._answer(*answer, fault.headers)
 
     def _answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

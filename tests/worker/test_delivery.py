@@ -53,6 +53,19 @@ def test_points_arrive_in_batches_in_order(double: Double, delivery: Delivery) -
     assert double.batches[double.batch_order[-1]]["progress"]["step"] == 1199
 
 
+def test_batches_are_as_rare_as_the_api_asks(double: Double, delivery: Delivery) -> None:
+    double.always["metrics"] = Fault(headers={"Report-Interval": "0.6"})
+    until = time.monotonic() + 2
+    step = 0
+    while time.monotonic() < until:
+        delivery.metrics(points(step, 1), progress(step))
+        step += 1
+        time.sleep(0.02)
+    delivery.close(10)
+    assert steps(double) == list(range(step))
+    assert 3 <= len(double.batches) <= 5  # the first at once, one every 0.6 s, and what is left at the end
+
+
 def test_a_phase_is_told_at_once_without_points(attempt: AttemptClient, folder: WorkFolder, double: Double) -> None:
     delivery = Delivery(attempt, Spool(folder.spool / "reports", 1000), lambda: None, interval=60)
     delivery.progress(Progress(phase="evaluating"))
