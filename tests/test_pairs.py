@@ -12,7 +12,7 @@ from api.schemas.jobs import Job
 from crosskd.engine.weights import read_weights
 from tests.service import SPEC, Service, processes_of
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 EPOCHS = 2
 STUDENT: dict[str, Any] = SPEC["student"]
