@@ -152,6 +152,7 @@ def test_a_killed_training_is_taken_up_from_its_checkpoint(service: Service) -> 
     assert_whole(service, job)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_job_taken_up(service: Service) -> None:
     job = service.post("kill the worker", epochs=LONG)
     service.train_until(job, 20)
@@ -164,6 +165,7 @@ def test_a_killed_worker_is_replaced_and_its_job_taken_up(service: Service) -> N
     assert_whole(service, job)
 
 
+@pytest.mark.slow
 def test_a_killed_api_costs_a_running_job_nothing(service: Service) -> None:
     job = service.post("kill the api", epochs=LONG)
     service.train_until(job, 20)
@@ -175,6 +177,7 @@ def test_a_killed_api_costs_a_running_job_nothing(service: Service) -> None:
     assert_whole(service, job)
 
 
+@pytest.mark.slow
 def test_a_broker_that_forgets_everything_loses_no_job(service: Service) -> None:
     running = service.post("kill the broker", epochs=LONG)
     service.train_until(running, 20)
