@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from tests.faults.processes import until
 from tests.faults.scene import Scene
 from tests.faults.stack import Stack
 from tests.faults.verdict import judge, told
+from tests.worker.stack import alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -26,8 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, reference: Reference) -> Ite
         yield stack
         server = stack.postgres.pid
     assert stack.processes() == []
-    with pytest.raises(ProcessLookupError):
-        os.kill(server, 0)
+    until(lambda: not alive(server), 10, "the end of Postgres")
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,14 @@ def empty_broker(scene: Scene) -> Injected:
 
 
 def restart_postgres(scene: Scene) -> Injected:
-    """Postgres restarted, every connection torn, while a batch of metrics is half-way into its transaction."""
+    """Postgres restarted, every connection torn, while a report or an upload is half-way into its transaction."""
     with scene.stack.holding(POSTGRES), scene.victim() as run:
         postgres = scene.stack.postgres
         with ExitStack() as open_:
             connection = open_.enter_context(postgres.connection())
             open_.callback(connection.close)  # its end comes with the server's
-            # The batch's rows are in, its transaction waits for the job's row: there it is when the server goes.
+            # Whoever writes about the job has begun its transaction and waits for the job's row: there it is when the
+            # server goes.
             connection.execute("SELECT id FROM jobs WHERE id = %s FOR UPDATE", (run.job,))
             waiting = _until_blocked(scene, 5.0)
             postgres.restart()
@@ -51,7 +52,7 @@ def _until_blocked(scene: Scene, seconds: float) -> int:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = scene.stack.postgres.rows(
-            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ILIKE 'UPDATE jobs%%'"
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query !~* '^SELECT'"
         )
         if found:
             return len(found)
