@@ -325,4 +325,4 @@ def test_the_service_lives_like_the_model(live: Live, backend: str) -> None:
 
 @pytest.mark.slow
 def test_the_service_lives_like_the_model_for_longer(live: Live) -> None:
-    live(300, 80)
+    live(50, 80)
