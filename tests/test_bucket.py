@@ -236,6 +236,16 @@ def test_a_file_that_the_disk_has_changed_is_not_sent(work: Work, file: Path, re
     assert recorder.seen == []
 
 
+def fetch(who: str, client: Client, work: Work, target: Path) -> None:
+    """Download the weights, as a client does or as a worker does."""
+    if who == "client":
+        client.weights(work.job, target)
+    else:
+        url = f"/jobs/{work.job}/artifacts/best.safetensors"
+        ref = ArtifactRef(name="best.safetensors", url=url, sha256=SHA256, size=len(CONTENT))
+        work.worker.download(ref, target, RETRY)
+
+
 @pytest.mark.parametrize("who", ["client", "worker"])
 def test_a_download_that_breaks_off_goes_on_where_it_was(
     client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str, monkeypatch: Any
@@ -245,12 +255,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
     recorder.seen.clear()
     recorder.cuts.append(100_000)
     target = tmp_path / "fetched"
-    if who == "client":
-        client.weights(work.job, target)
-    else:
-        url = f"/jobs/{work.job}/artifacts/best.safetensors"
-        ref = ArtifactRef(name="best.safetensors", url=url, sha256=SHA256, size=len(CONTENT))
-        work.worker.download(ref, target, RETRY)
+    fetch(who, client, work, target)
     assert target.read_bytes() == CONTENT
     first, second = recorder.seen
     assert "range" not in first.headers
@@ -264,12 +269,7 @@ def test_an_address_that_is_no_longer_good_is_asked_for_anew(
     work.upload(file, "best.safetensors")
     recorder.refusals.append(403)
     target = tmp_path / "fetched"
-    if who == "client":
-        client.weights(work.job, target)
-    else:
-        url = f"/jobs/{work.job}/artifacts/best.safetensors"
-        ref = ArtifactRef(name="best.safetensors", url=url, sha256=SHA256, size=len(CONTENT))
-        work.worker.download(ref, target, RETRY)
+    fetch(who, client, work, target)
     assert target.read_bytes() == CONTENT
 
 
