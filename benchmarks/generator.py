@@ -18,7 +18,7 @@ from typing import Any
 
 POINTS = 10  # a second, of each worker
 BEAT_SECONDS = 5.0
-HOLD_SECONDS = 20  # of a request for commands
+HOLD_SECONDS = (15, 20)  # of a request for commands
 PATIENCE = 30.0
 
 Latencies = dict[str, list[float]]
@@ -108,12 +108,14 @@ class Load:
 
     async def worker(self, attempt: dict[str, Any], first: int) -> None:
         path, headers = attempt["path"], attempt["headers"]
+        begin = random.random() * BEAT_SECONDS
+        await asyncio.sleep(begin)
         reports, beats, holds = (Connection(self.port) for _ in range(3))
         typed = headers | {"Content-Type": "application/json"}
 
         async def report() -> None:
             """A step a second; a batch after each, or as rarely as the API asks for: as real workers do."""
-            due, step, interval = self.start + random.random(), first, 1.0
+            due, step, interval = self.start + begin, first, 1.0
             while due < self.end:
                 await asyncio.sleep(due - time.monotonic())
                 last = first + int(due - self.start)
@@ -127,14 +129,11 @@ class Load:
                 due += interval
 
         async def beat(_number: int) -> Answer:
-            try:
-                return await beats.call("POST", f"{path}/heartbeat", headers)
-            finally:
-                beats.close()  # the server closes what was idle for as long, at the very moment of the next one
+            return await beats.call("POST", f"{path}/heartbeat", headers)
 
         async def hold() -> None:
             while time.monotonic() < self.end:
-                await holds.call("GET", f"{path}/commands?wait={HOLD_SECONDS}", headers)
+                await holds.call("GET", f"{path}/commands?wait={random.randint(*HOLD_SECONDS)}", headers)
 
         held = asyncio.create_task(hold())
         try:

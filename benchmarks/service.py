@@ -161,8 +161,9 @@ class Service:
         return str(answer.json()["id"])
 
     def claim(self, job: str) -> Attempt:
+        """By a worker of its own."""
         bearer = {"Authorization": f"Bearer {self._token}"}
-        answer = self.http.post(f"/worker/jobs/{job}/claim", json={"worker": "benchmark"}, headers=bearer)
+        answer = self.http.post(f"/worker/jobs/{job}/claim", json={"worker": f"benchmark of {job}"}, headers=bearer)
         answer.raise_for_status()
         claim = answer.json()
         headers = {

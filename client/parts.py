@@ -67,6 +67,7 @@ def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST)
     command = _python("uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port))
     # Held requests would keep a stopping server waiting; the application tells of requests itself.
     command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
+    command += ["--timeout-keep-alive", "30"]  # longer than a worker keeps a connection that is idle: it must not break
     return Part(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
 
 

@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 FOREVER = float("inf")
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+IDLE_SECONDS = 20.0  # that a connection is kept for the next call: fewer than the API keeps it, which would break it
 HEARTBEAT_SECONDS = 5.0
 SLOWEST_DISK = 20_000_000  # bytes a second that an API is given time for
 BUSY = 429
@@ -397,5 +398,6 @@ def connect(api_url: str, token: str) -> httpx.Client:
         base_url=api_url,
         headers={"Authorization": f"Bearer {token}", "User-Agent": "crosskd-worker"},
         timeout=TIMEOUT,
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=IDLE_SECONDS),
         follow_redirects=True,  # of a proxy, to https perhaps; to the storage itself goes `worker.direct`
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from worker.client import HEARTBEAT_SECONDS, AttemptClient, Retry, StaleAttempt
 
 logger = logging.getLogger(__name__)
 
-HOLD_SECONDS = 20  # how long the API may hold the request for commands
+HOLD_SECONDS = (15, 20)  # how long the API may hold the request for commands: not in step with other workers
 EMPTY_SECONDS = 1.0  # between two such requests if the API does not hold them
 BEATS_PER_LEASE = 4  # at least: two heartbeats may get lost, and the third still has its time
 
@@ -131,7 +132,7 @@ class Lease:
         while not self._done.is_set() and known != "cancel":  # which nothing follows
             asked = time.monotonic()
             try:
-                command = self._api.command(HOLD_SECONDS, known).command
+                command = self._api.command(random.randint(*HOLD_SECONDS), known).command  # noqa: S311
             except StaleAttempt:
                 raise
             except Exception:  # noqa: BLE001 - as above; the heartbeats have told of it

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import iterate_in_threadpool
 
 from api.database import DatabaseDep
+from api.routes.in_one_go import InOneGo
 from api.routes.streams import Streams, TextResponse, streams_of
 from api.schemas.audit import MEDIA_TYPE
 from api.services.audit import Audit
 from api.storage import StorageDep
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], route_class=InOneGo)
 
 _LINES: dict[int | str, dict[str, Any]] = {
     200: {

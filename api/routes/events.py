@@ -12,11 +12,12 @@ from sse_starlette.event import ServerSentEvent
 from api.database import Database, DatabaseDep
 from api.errors import invalid_query
 from api.limits import MAX_REPEATS
+from api.routes.in_one_go import InOneGo
 from api.routes.streams import EventResponse, Streams, follow, streams_of
 from api.schemas.events import EventKind
 from api.services import events
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=InOneGo)
 
 RETRY_MILLISECONDS = 1000  # after which a browser comes back
 _LAST = 2**53

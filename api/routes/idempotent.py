@@ -8,11 +8,10 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, Header, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import Database, DatabaseDep, Session, SessionDep
+from api.routes.in_one_go import InOneGo, at_once
 from api.schemas.errors import IDEMPOTENCY_HEADER
 from api.services import idempotency
 from api.services.idempotency import Answer, Reservation
@@ -38,18 +37,20 @@ class _Pending(NamedTuple):
     def keep(self, response: Response) -> None:
         headers = [(name, value) for name, value in response.headers.items() if name != "content-length"]
         answer = Answer(response.status_code, headers, bytes(response.body))
-        idempotency.complete(self.session, self.reservation, answer)
+        with self.session:
+            idempotency.complete(self.session, self.reservation, answer)
+            self.session.commit()
 
     def release(self) -> None:
         try:
-            self.session.rollback()  # first: SQLite has one writer at a time
+            self.session.close()  # first: SQLite has one writer at a time
             with self.database.transaction() as session:
                 idempotency.release(session, self.reservation)
         except SQLAlchemyError as error:
             log.warning("an idempotency key stays taken until its lease lapses: %s", error)
 
 
-class IdempotentRoute(APIRoute):
+class IdempotentRoute(InOneGo):
     """Keeps the answer of a request that came with a key, and gives it again; not a refusal: it made nothing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -59,14 +60,14 @@ class IdempotentRoute(APIRoute):
             try:
                 response = await handle(request)
                 if (pending := _pending(request)) is not None:
-                    await run_in_threadpool(pending.keep, response)
+                    await at_once(pending.keep, response)
                 return response
             except Replayed as found:
                 status, headers, body = found.answer
                 return Response(body, status, dict(headers))
             except Exception:
                 if (pending := _pending(request)) is not None:
-                    await run_in_threadpool(pending.release)
+                    await at_once(pending.release)
                 raise
 
         return answer
@@ -106,6 +107,7 @@ def _reserve(
         found = idempotency.reserve(own, caller, key, fingerprint)
     if isinstance(found, Answer):
         raise Replayed(found)
+    session.kept_open = True
     request.state.idempotency = _Pending(found, session, database)
 
 

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from api.database import Database, DatabaseDep
+from api.routes.in_one_go import InOneGo
 from api.routes.representations import JSON, PLAIN, choose
 from api.routes.streams import Streams, TextResponse, follow, streams_of
 from api.schemas.events import LogEvent
 from api.schemas.logs import LogPage, StoredLine
 from api.services import logs
 
-router = APIRouter(tags=["logs"])
+router = APIRouter(tags=["logs"], route_class=InOneGo)
 
 LINES_AT_ONCE = 100
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from api.database import DatabaseDep, ReadDep
 from api.limits import MAX_REPEATS
 from api.routes.file_response import FileResponse, file_response
+from api.routes.in_one_go import InOneGo
 from api.routes.representations import CSV, choose, to_csv
 from api.schemas.reports import (
     Curves,
@@ -23,7 +24,7 @@ from api.schemas.reports import (
 from api.services import artifacts, downsampling, series
 from api.storage import StorageDep
 
-router = APIRouter(tags=["metrics"])
+router = APIRouter(tags=["metrics"], route_class=InOneGo)
 
 Step = Annotated[int, Query(ge=0, le=2**53)]
 

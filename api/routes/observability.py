@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.database import DatabaseDep, ReadDep
+from api.routes.in_one_go import InOneGo
 from api.schemas.system import Ready
 from api.schemas.workers import WorkerList
 from api.services import readiness, workers_seen
 from api.storage import StorageDep
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], route_class=InOneGo)
 
 _FIGURES: dict[int | str, dict[str, Any]] = {
     200: {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}

@@ -115,8 +115,8 @@ async def follow(
                 after = event.id
             if page.over:
                 return
-            if not page.events:
-                await watch.heard()
+            if not page.more:
+                await watch.heard()  # at once, if something has happened since the page was asked for
 
 
 class EventResponse(EventSourceResponse):

@@ -13,7 +13,6 @@ from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
 from api.pace import SHORTEST
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.routes.streams import FAR_SECONDS
 from api.schemas.logs import LogBatch
 from api.schemas.reports import (
     INTERVAL_HEADER,
@@ -33,7 +32,7 @@ from api.services.journal import commands_topic
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
-POLL_SECONDS = 1.0  # a cancellation that another replica took is seen so late at most, if the broker does not tell
+POLL_SECONDS = 1.0  # between two looks while no news come from other processes; should one get lost, a heartbeat tells
 
 
 @router.post("/jobs/{job}/claim", dependencies=[IdempotencyDep])
@@ -70,25 +69,25 @@ async def wait_for_command(
             waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
             if waiting.command.command != known:
                 return waiting.command
-            again = loop.time() + (FAR_SECONDS if database.bell.connected else POLL_SECONDS)
-            while not woken.is_set() and (now := loop.time()) < again:
-                if now >= deadline or request.app.state.closing.is_set() or await request.is_disconnected():
+            while not woken.is_set():
+                left = deadline - loop.time()
+                if left <= 0 or request.app.state.closing.is_set() or await request.is_disconnected():
                     return waiting.command
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), min(deadline - now, again - now, POLL_SECONDS))
+                    await asyncio.wait_for(woken.wait(), min(left, POLL_SECONDS))
+                if not database.bell.connected:
+                    break
 
 
 @router.post("/attempts/{attempt}/metrics", status_code=status.HTTP_204_NO_CONTENT)
 def report_metrics(
-    batch: MetricBatch, fence: FenceDep, request: Request, response: Response, database: DatabaseDep
+    batch: MetricBatch, fence: FenceDep, request: Request, response: Response, session: SessionDep
 ) -> None:
     """Store a batch of points, all or none; the same sequence again changes nothing.
 
     Where many workers report, `Report-Interval` asks each to gather its points for so many seconds.
     """
-    # By far the most frequent request: a session that is no dependency saves it two changes of thread.
-    with database.transaction() as session:
-        reports.add_batch(session, fence, batch)
+    reports.add_batch(session, fence, batch)
     if (seconds := request.app.state.pace.interval(fence.attempt)) > SHORTEST:
         response.headers[INTERVAL_HEADER] = f"{seconds:.1f}"
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import invalid_body
+from api.routes.in_one_go import InOneGo
 from api.routes.worker_artifacts import within_limit
 from api.schemas.artifacts import Artifact, ArtifactName
 from api.schemas.uploads import UploadCommit, UploadPlan, UploadRequest
@@ -14,7 +15,7 @@ from api.services import direct_uploads, uploads
 from api.services.uploads import Announced
 from api.storage import StorageDep
 
-router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep])
+router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=InOneGo)
 
 
 @router.post("/uploads/{name}")

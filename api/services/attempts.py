@@ -17,7 +17,7 @@ from api.schemas.jobs import Failure, Kind, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
 from api.schemas.workers import HeartbeatReport
 from api.services import artifacts, failures, jobs, quotas, series, workers_seen
-from api.services.fencing import known, live
+from api.services.fencing import fenced, known, live
 from api.services.plain import plain
 from api.services.transitions import move
 from api.settings import Settings
@@ -61,7 +61,7 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
     )
     session.add(attempt)
     session.flush()
-    workers_seen.note(session, request.worker, request.device, request.devices, versions=request.versions)
+    workers_seen.note(session, now, request.worker, request.device, request.devices, versions=request.versions)
     _rewind(session, job, attempt.resumed_from_step)
     return Claim(
         attempt=attempt.id,
@@ -91,9 +91,10 @@ def _rewind(session: Session, job: Job, step: int) -> None:
 def heartbeat(session: Session, settings: Settings, fence: Fence, report: HeartbeatReport | None) -> Heartbeat:
     """Renew the lease."""
     attempt = live(session, fence)
-    workers_seen.note(session, attempt.worker, attempt.device, report.devices if report else [])
-    attempt.lease_expires_at = session.now() + timedelta(seconds=settings.lease_seconds)
-    return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt).command)
+    now = session.now()
+    workers_seen.note(session, now, attempt.worker, attempt.device, report.devices if report else [])
+    attempt.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
+    return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt.job_id).command)
 
 
 class Waiting(NamedTuple):
@@ -104,13 +105,13 @@ class Waiting(NamedTuple):
 def look_for_command(database: Database, fence: Fence) -> Waiting:
     """What the worker should do now. Raises as `live` does."""
     with database.reading() as session:
-        attempt = live(session, fence, lock=False)
-        return Waiting(attempt.job_id, _command(session, attempt))
+        attempt = fenced(session, fence, lock=False)
+        return Waiting(attempt.job_id, _command(session, attempt.job_id))
 
 
-def _command(session: Session, attempt: Attempt) -> Command:
+def _command(session: Session, job_id: str) -> Command:
     columns = (Job.cancel_requested_at, Job.pause_requested_at, Job.stop_requested_at)
-    cancel, pause, stop = session.execute(select(*columns).where(Job.id == attempt.job_id)).one()
+    cancel, pause, stop = session.execute(select(*columns).where(Job.id == job_id)).one()
     return Command(command="cancel" if cancel else "pause" if pause else "stop" if stop else None)
 
 

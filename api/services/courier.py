@@ -72,4 +72,4 @@ class Courier:
             # By its id: an address may hold a secret of its receiver's.
             log.warning("webhook %s did not take %s: %s", parcel.webhook, parcel.id, error)
         with self.database.transaction() as session:
-            webhooks.settle(session, parcel.id, trouble)
+            webhooks.settle(session, parcel, trouble)

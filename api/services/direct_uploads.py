@@ -16,7 +16,7 @@ from api.models import new_id
 from api.schemas import uploads as wire
 from api.services import capacity
 from api.services.artifacts import as_wire
-from api.services.fencing import live
+from api.services.fencing import fenced
 from api.services.uploads import Announced, Published, record, standing
 from api.settings import Settings
 from api.storage import Damaged, Direct, Missing, Storage
@@ -91,7 +91,7 @@ def commit(
 def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:
     """The job of a live attempt; or the artifact, if these very bytes stand there already."""
     with database.reading() as session:
-        attempt = live(session, fence, lock=False)
+        attempt = fenced(session, fence, lock=False)
         artifact = standing(session, attempt, announced.name, announced.sha256)
         if artifact is not None:
             return Published(as_wire(artifact, attempt.number), new=False)

@@ -33,6 +33,7 @@ PAGE_CHARACTERS = 200_000  # about: what one stream has in memory
 
 class Page(NamedTuple):
     events: list[wire.Event]
+    more: bool  # others stand behind these already
     over: bool  # the job has ended, and nothing comes behind these
     last_event: int  # of the job, when the page was read
 
@@ -47,7 +48,8 @@ def read(database: Database, job_id: str, after: int, kinds: Collection[str]) ->
         rows = session.execute(query.order_by(Event.seq).limit(PAGE_EVENTS + 1)).all()
         page = _bounded(rows)
         events = _Reader(session, job_id).events(page)
-        return Page(events, job.status in FINAL and len(page) == len(rows), job.last_event)
+        more = len(page) < len(rows)
+        return Page(events, more, job.status in FINAL and not more, job.last_event)
 
 
 def _state(session: Session, job_id: str) -> Row[str, int] | Job:

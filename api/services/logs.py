@@ -11,7 +11,7 @@ from api.database import Session
 from api.models import LogChunk
 from api.schemas.logs import MAX_LINES, LogBatch, LogPage, StoredLine
 from api.services import jobs
-from api.services.fencing import live
+from api.services.fencing import fenced
 from api.services.journal import append
 
 CHUNKS_AT_ONCE = 50
@@ -22,7 +22,7 @@ def add(session: Session, fence: Fence, batch: LogBatch, limit: int) -> None:
 
     An attempt's batches come one after the other, so one that is not newer than the last has been stored before.
     """
-    attempt = live(session, fence)
+    attempt = fenced(session, fence)
     known = session.scalar(select(func.max(LogChunk.sequence)).where(LogChunk.attempt_id == attempt.id))
     if known is not None and batch.sequence <= known:
         return
@@ -67,7 +67,10 @@ def tail(session: Session, job_id: str, count: int) -> LogPage:
     oldest, total = ends[0] or 1, ends[1] or 0
     found: list[StoredLine] = []
     # A chunk that begins before the wanted lines may reach into them.
-    query = select(LogChunk).where(LogChunk.job_id == job.id, LogChunk.first > total - count - MAX_LINES)
-    for chunk in session.scalars(query.order_by(LogChunk.first).execution_options(yield_per=CHUNKS_AT_ONCE)):
-        found += [line for line in lines_of(chunk) if line.number > total - count]
+    query = select(LogChunk).where(LogChunk.job_id == job.id).order_by(LogChunk.first).limit(CHUNKS_AT_ONCE)
+    behind = total - count - MAX_LINES
+    while chunks := session.scalars(query.where(LogChunk.first > behind)).all():
+        behind = chunks[-1].first
+        found += [line for chunk in chunks for line in lines_of(chunk) if line.number > total - count]
+        session.expunge_all()  # the lines are what is wanted: not the chunks too, as long as the session lives
     return LogPage(items=found, oldest=oldest, total=total, last_event=last_event)

@@ -7,12 +7,12 @@ from typing import Any
 from api.auth import Fence
 from api.database import Session
 from api.errors import PayloadTooLarge
-from api.models import Attempt, Evaluation, MetricBatch, MetricPoint
+from api.models import Evaluation, MetricBatch, MetricPoint
 from api.schemas.reports import MAX_POINTS, EvaluationReport
 from api.schemas.reports import MetricBatch as Batch
 from api.schemas.reports import MetricPoint as Point
 from api.services import summaries
-from api.services.fencing import live
+from api.services.fencing import Fenced, fenced
 from api.services.journal import append
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point; 0 is a finite number
@@ -23,7 +23,7 @@ def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
 
     Raises as `live` does, and `PayloadTooLarge` for a batch of too many points.
     """
-    attempt = live(session, fence)
+    attempt = fenced(session, fence)
     if len(batch.points) > MAX_POINTS:
         raise PayloadTooLarge(
             f"the batch has {len(batch.points)} points, and at most {MAX_POINTS} are taken at once",
@@ -38,7 +38,7 @@ def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
     _note_batch(session, attempt, batch)
 
 
-def _note_batch(session: Session, attempt: Attempt, batch: Batch) -> None:
+def _note_batch(session: Session, attempt: Fenced, batch: Batch) -> None:
     progress = batch.progress.model_dump() if batch.progress else None
     steps = [point.step for point in batch.points]
     where = {"first": min(steps), "last": max(steps)} if steps else {}
@@ -56,7 +56,7 @@ def _row(mark: dict[str, Any], point: Point) -> dict[str, Any]:
 
 def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> None:
     """Store an evaluation once per model and step. Raises as `live` does."""
-    attempt = live(session, fence)
+    attempt = fenced(session, fence)
     row = {
         "attempt_id": attempt.id,
         "model": report.model,

@@ -33,11 +33,11 @@ from api.errors import (
     WrongOffset,
     invalid_query,
 )
-from api.models import Artifact, Attempt, new_id
+from api.models import Artifact, new_id
 from api.schemas import artifacts as wire
 from api.services import capacity
 from api.services.artifacts import as_wire
-from api.services.fencing import live
+from api.services.fencing import Fenced, fenced
 from api.services.retention import trim
 from api.settings import Settings
 from api.storage import Occupied, OtherStart, Staged, Storage, StorageAway
@@ -141,7 +141,7 @@ def _length(content_length: str | None) -> int:
 def arrived(database: Database, storage: Storage, fence: Fence, name: str, size: int, sha256: bytes) -> int:
     """How many bytes of a file there are; all of them once it is published. Raises as `live` does."""
     with database.reading() as session:
-        attempt = live(session, fence, lock=False)
+        attempt = fenced(session, fence, lock=False)
         if standing(session, attempt, name, sha256) is not None:
             return size
     return storage.staged_size(part_name(fence.attempt, name, size, sha256))
@@ -238,7 +238,7 @@ def _admit(database: Database, settings: Settings, fence: Fence, announced: Anno
     Or the artifact, where nothing but the answer is missing: it was lost after the publication.
     """
     with database.reading() as session:
-        attempt = live(session, fence, lock=False)
+        attempt = fenced(session, fence, lock=False)
         if 0 < announced.offset == announced.size:
             artifact = standing(session, attempt, announced.name, announced.sha256)
             if artifact is not None:
@@ -248,7 +248,7 @@ def _admit(database: Database, settings: Settings, fence: Fence, announced: Anno
         return attempt.job_id
 
 
-def standing(session: Session, attempt: Attempt, name: str, sha256: bytes) -> Artifact | None:
+def standing(session: Session, attempt: Fenced, name: str, sha256: bytes) -> Artifact | None:
     """What the attempt has published of just these bytes under the name."""
     query = select(Artifact).where(Artifact.job_id == attempt.job_id, Artifact.name == name)
     return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
@@ -285,7 +285,7 @@ def record(
     """
     try:
         with database.transaction() as session:
-            attempt, now = live(session, fence), session.now()
+            attempt, now = fenced(session, fence), session.now()
             query = select(Artifact).where(Artifact.job_id == job_id, Artifact.name == announced.name)
             artifact = session.scalar(query)
             sha256 = announced.sha256.hex()

@@ -208,11 +208,13 @@ def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
 
 
-def settle(session: Session, delivery_id: str, trouble: Undeliverable | None) -> None:
+def settle(session: Session, parcel: Parcel, trouble: Undeliverable | None) -> None:
     """Note what came of a try: it is over, or due again later. Old ones go."""
-    row = session.get(WebhookDelivery, delivery_id)
-    if row is None:
-        return  # its webhook was deleted meanwhile
+    # One at a time of each webhook: below, one ends the others.
+    webhook = session.scalar(select(Webhook).where(Webhook.id == parcel.webhook).with_for_update())
+    row = session.get(WebhookDelivery, parcel.id)
+    if webhook is None or row is None:
+        return  # deleted meanwhile
     now = session.now()
     row.delivered = trouble is None
     row.problem = str(trouble or "")
@@ -223,7 +225,7 @@ def settle(session: Session, delivery_id: str, trouble: Undeliverable | None) ->
         jitter = random.uniform(1.0, 1.2)  # noqa: S311 - no secret: it keeps receivers from being called all at once
         row.due_at = now + timedelta(seconds=DELAYS[row.tries - 1] * jitter)
     if gone:
-        session.get_one(Webhook, row.webhook_id).disabled_at = now
+        webhook.disabled_at = now
         waiting = update(WebhookDelivery).where(WebhookDelivery.webhook_id == row.webhook_id)
         session.execute(waiting.where(WebhookDelivery.due_at.is_not(None)).values(due_at=None, problem=row.problem))
     over = delete(WebhookDelivery).where(WebhookDelivery.webhook_id == row.webhook_id, WebhookDelivery.due_at.is_(None))

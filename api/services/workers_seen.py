@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select, update
@@ -16,15 +16,17 @@ KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not li
 LISTED = 1000
 
 
-def note(session: Session, worker: str, device: str, devices: list[wire.DeviceState], **more: Any) -> None:
+def note(
+    session: Session, now: datetime, worker: str, device: str, devices: list[wire.DeviceState], **more: Any
+) -> None:
     """The worker was heard of. What it says of no device leaves the former as it was."""
-    now = session.now()
     fresh: dict[str, Any] = {"last_seen": now, **more}
     if devices:
         fresh["devices"] = [state.model_dump() for state in devices]
-    first = {"name": worker, "device": device, "first_seen": now, "devices": [], "versions": {}}
-    if not session.insert_if_absent(Row, first | fresh):
-        session.execute(update(Row).where(Row.name == worker, Row.device == device).values(**fresh))
+    known = update(Row).where(Row.name == worker, Row.device == device).values(**fresh).returning(Row.name)
+    if session.scalar(known) is None:
+        first = {"name": worker, "device": device, "first_seen": now, "devices": [], "versions": {}}
+        session.insert_if_absent(Row, first | fresh)  # not there only if it came this very moment: then it is as fresh
 
 
 def listing(session: Session) -> wire.WorkerList:
