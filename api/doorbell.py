@@ -16,6 +16,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from api.database import Bell
+from api.schemas.broker import broker
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Doorbell:
 
     def __init__(self, bell: Bell, broker_url: str) -> None:
         self._bell = bell
-        self._url = broker_url
+        self._broker = broker(broker_url)
         self._own = os.urandom(8).hex()
         self._topics: dict[str, None] = {}  # in order, each once
         self._lock = threading.Lock()
@@ -74,7 +75,8 @@ class Doorbell:
         """Do the work until told to stop; a broker that is away is tried again, quietly after the first time."""
         away = False
         while not self._stopped.is_set():
-            connection: Any = Connection(self._url, transport_options=_OPTIONS)  # type: ignore[no-untyped-call]
+            options = _OPTIONS | self._broker.options
+            connection: Any = Connection(self._broker.url, transport_options=options)  # type: ignore[no-untyped-call]
             try:
                 client = connection.default_channel.client
                 client.ping()

@@ -9,6 +9,7 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import ChannelError, OperationalError
 
+from api.schemas.broker import broker
 from api.schemas.tasks import BROKER_STEPS, RUN_JOB
 
 TIMEOUT_SECONDS = 1.0
@@ -20,8 +21,10 @@ class BrokerAway(Exception):
 
 def ping(url: str) -> None:
     """Whether the broker answers, asked over a connection of its own. Raises `BrokerAway`."""
-    options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS, "retry_on_timeout": False}
-    connection: Any = Connection(url, transport_options=options | {"max_retries": 0})  # type: ignore[no-untyped-call]
+    address = broker(url)
+    options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    options |= {"retry_on_timeout": False, "max_retries": 0, **address.options}
+    connection: Any = Connection(address.url, transport_options=options)  # type: ignore[no-untyped-call]
     try:
         connection.default_channel.client.ping()
     except Exception as error:  # kombu's, the client library's or the system's: all the same
@@ -34,7 +37,8 @@ class Producer:
     """Sends doorbells over one connection, which is made anew after a fault. For one thread."""
 
     def __init__(self, url: str) -> None:
-        self._app = Celery("crosskd", broker=url, set_as_current=False)
+        address = broker(url)
+        self._app = Celery("crosskd", broker=address.url, set_as_current=False)
         self._app.conf.update(
             broker_connection_timeout=TIMEOUT_SECONDS,
             broker_transport_options={
@@ -44,6 +48,7 @@ class Producer:
                 "max_retries": 0,  # the relay decides when to try again
                 "interval_start": 0,
                 "priority_steps": BROKER_STEPS,
+                **address.options,
             },
             task_ignore_result=True,
             worker_enable_remote_control=False,

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from api.schemas import tracing
+from api.schemas import broker, tracing
 from api.schemas.process_log import LogFormat, LogLevel
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
@@ -74,12 +74,6 @@ def _secret(name: str) -> Callable[[], SecretStr | None]:
     return lambda: SecretStr(os.environ[name]) if os.environ.get(name) else None
 
 
-def _broker_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "redis+socket://", "unix://")):
-        raise ValueError("is no broker address; use redis://HOST:PORT/NUMBER")
-    return url
-
-
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -124,7 +118,7 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default_factory=lambda data: f"sqlite:///{data.get('home', Path()) / 'crosskd.db'}"
     )
-    broker_url: Annotated[str, AfterValidator(_broker_url)] = "redis://127.0.0.1:6379/0"
+    broker_url: Annotated[str, AfterValidator(broker.check)] = "redis://127.0.0.1:6379/0"
     worker_token_sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="Hex sha256 of the token that workers present; the token is not kept."
     )

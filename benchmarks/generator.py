@@ -83,14 +83,12 @@ class Load:
     def fault(self, name: str) -> None:
         self.faults[name] = self.faults.get(name, 0) + 1
 
-    async def every(self, interval: float, name: str, act: Callable[[int], Awaitable[Answer]]) -> None:
-        """Do it at fixed times from a random moment on."""
-        due = self.start + random.random() * interval
-        number = 0
+    async def every(self, interval: float, begin: float, name: str, act: Callable[[], Awaitable[Answer]]) -> None:
+        """Do it at fixed times, the first `begin` seconds after the start."""
+        due = self.start + begin
         while due < self.end:
             await asyncio.sleep(due - time.monotonic())
-            await self.timed(name, due, act(number))
-            number += 1
+            await self.timed(name, due, act())
             due += interval
 
     async def timed(self, name: str, due: float, call: Awaitable[Answer]) -> dict[str, str]:
@@ -128,7 +126,7 @@ class Load:
                 interval = float(told.get("report-interval", 1.0))
                 due += interval
 
-        async def beat(_number: int) -> Answer:
+        async def beat() -> Answer:
             return await beats.call("POST", f"{path}/heartbeat", headers)
 
         async def hold() -> None:
@@ -137,7 +135,7 @@ class Load:
 
         held = asyncio.create_task(hold())
         try:
-            await asyncio.gather(report(), self.every(BEAT_SECONDS, "POST heartbeat", beat))
+            await asyncio.gather(report(), self.every(BEAT_SECONDS, begin, "POST heartbeat", beat))
         finally:
             held.cancel()
             with suppress(asyncio.CancelledError, OSError, EOFError):
@@ -163,7 +161,7 @@ class Load:
 
     async def reader(self, name: str, path: str) -> None:
         connection = Connection(self.port)
-        await self.every(1.0, name, lambda _: connection.call("GET", path, {}))
+        await self.every(1.0, random.random(), name, lambda: connection.call("GET", path, {}))
         connection.close()
 
 

@@ -4,8 +4,9 @@
     python -m benchmarks.load --knee [--seconds 20]
 
 As a real one, a worker makes ten points a second and posts them once a second, or as rarely as the API asks
-(`Report-Interval`); it posts a heartbeat every 5 s, and holds a request for commands. A stream follows the events of
-one job; six readers ask for lists, a job and its series once a second. A latency counts from when a request was due.
+(`Report-Interval`); it posts a heartbeat every 5 s, and holds a request for commands. All come within the first 5 s.
+A stream follows the events of one job; six readers ask for lists, a job and its series once a second. A latency
+counts from when a request was due.
 The load comes from a process of its own (`benchmarks.generator`), whose share of the CPU is shown beside that of the
 API and of Postgres: all of them share the machine's cores.
 

@@ -31,7 +31,8 @@ from client.sdk import Client
 from tests.api.conftest import DIGEST, WORKER_TOKEN, write_spec
 from tests.s3 import KEY, S3, SECRET, Recorder, s3_server
 from tests.service import Service
-from worker.client import AttemptClient, Refused, Retry, WorkerClient, connect
+from worker.client import AttemptClient, WorkerClient, connect
+from worker.retry import Refused, Retry
 from worker.uploads import Uploads
 
 PART_SIZE = 100_000

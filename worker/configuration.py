@@ -12,6 +12,7 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 
+from api.schemas.broker import broker
 from api.schemas.tasks import BROKER_STEPS
 from worker.settings import Settings
 
@@ -30,9 +31,10 @@ def _queue(name: str) -> Queue:
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a worker with these settings of ours."""
+    address = broker(settings.broker_url)
     return {
         # The broker: redis or valkey. A worker outlives it and comes back to it by itself, for ever.
-        "broker_url": settings.broker_url,
+        "broker_url": address.url,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -43,6 +45,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 15,
             "retry_on_timeout": True,
             "priority_steps": BROKER_STEPS,
+            **address.options,
         },
         # Where jobs come from.
         "task_queues": [_queue(name) for name in settings.queues],

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from api.schemas.jobs import Progress
 from api.schemas.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
 from api.schemas.reports import EvaluationReport, MetricBatch, MetricPoint
-from worker.client import Abandoned, AttemptClient, Refused, Retry, StaleAttempt
+from worker.client import AttemptClient
+from worker.retry import Abandoned, Refused, Retry, StaleAttempt
 from worker.spool import EvaluationRecord, LogRecord, MetricsRecord, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)

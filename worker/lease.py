@@ -13,7 +13,8 @@ from typing import Literal
 
 from api.schemas.reports import WorkerCommand
 from api.schemas.workers import DeviceState, HeartbeatReport
-from worker.client import HEARTBEAT_SECONDS, AttemptClient, Retry, StaleAttempt
+from worker.client import HEARTBEAT_SECONDS, AttemptClient
+from worker.retry import Retry, StaleAttempt
 
 logger = logging.getLogger(__name__)
 

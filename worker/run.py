@@ -23,12 +23,13 @@ from api.schemas.reports import Claim
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from crosskd.engine.launch import divert_output, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
-from worker.client import ApiError, AttemptClient, connect, speak_for
+from worker.client import AttemptClient, connect, speak_for
 from worker.delivery import Undelivered
 from worker.failures import describe, invalid_spec
 from worker.folder import Order, Outcome, WorkFolder
 from worker.lifeline import end_at_once, tie_to
 from worker.paths import check_paths
+from worker.retry import ApiError
 from worker.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # it imports torch

@@ -10,10 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AnyHttpUrl, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from api.schemas import tracing
+from api.schemas import broker, tracing
 from api.schemas.process_log import LogFormat, LogLevel
 from api.schemas.tasks import ANY, queue
 
@@ -45,7 +54,7 @@ class Settings(BaseSettings):
 
     api_url: AnyHttpUrl
     worker_token: SecretStr
-    broker_url: str = Field(default="redis://127.0.0.1:6379/0", pattern=r"^(redis|rediss|redis\+socket|unix)://")
+    broker_url: Annotated[str, AfterValidator(broker.check)] = "redis://127.0.0.1:6379/0"
     home: Path = Path(".crosskd")
     data_roots: Annotated[list[Path], NoDecode] = Field(default=[], description="Separated as in PATH.")
     devices: str = Field(

@@ -14,23 +14,12 @@ from structlog.contextvars import bound_contextvars
 from api.schemas import tracing
 from api.schemas.jobs import Failure
 from api.schemas.reports import Claim, ClaimRequest, FinishReport
-from worker.client import (
-    Abandoned,
-    ApiError,
-    AttemptClient,
-    BadDownload,
-    Refused,
-    Retry,
-    StaleAttempt,
-    Unreachable,
-    WorkerClient,
-    connect,
-    speak_for,
-)
+from worker.client import AttemptClient, WorkerClient, connect, speak_for
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.lease import Control, Lease
 from worker.machine import devices
 from worker.process import TrainingProcess
+from worker.retry import Abandoned, ApiError, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 from worker.settings import Settings
 from worker.shutdown import ShutdownNotice
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.schemas.artifacts import ArtifactKind
-from worker.client import Abandoned, AttemptClient, Retry, StaleAttempt
+from worker.client import AttemptClient
 from worker.delivery import Undelivered
+from worker.retry import Abandoned, Retry, StaleAttempt
 
 logger = logging.getLogger(__name__)
 

@@ -14,17 +14,8 @@ from api.schemas.artifacts import ArtifactRef
 from api.schemas.jobs import Failure
 from api.schemas.reports import ClaimRequest, FinishReport, MetricBatch
 from tests.worker.double import TOKEN, Double, Fault
-from worker.client import (
-    Abandoned,
-    AttemptClient,
-    BadDownload,
-    Refused,
-    Retry,
-    StaleAttempt,
-    Unreachable,
-    WorkerClient,
-    connect,
-)
+from worker.client import AttemptClient, WorkerClient, connect
+from worker.retry import Abandoned, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 
 QUICK = Retry(patience=10, first=0.01, longest=0.02)
 

@@ -15,9 +15,10 @@ from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import CheckpointCorrupt
 from tests.worker.double import Double
 from tests.worker.stack import claim
-from worker.client import AttemptClient, Refused, WorkerClient
+from worker.client import AttemptClient, WorkerClient
 from worker.folder import WorkFolder
 from worker.lease import Control
+from worker.retry import Refused
 from worker.settings import Settings
 from worker.supervisor import Supervisor
 from worker.uploads import Uploads

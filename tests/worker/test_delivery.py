@@ -11,9 +11,10 @@ import pytest
 from api.schemas.jobs import Progress
 from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from tests.worker.double import TOKEN, Double, Fault
-from worker.client import AttemptClient, StaleAttempt, connect
+from worker.client import AttemptClient, connect
 from worker.delivery import BATCH_POINTS, Delivery, Undelivered
 from worker.folder import WorkFolder
+from worker.retry import StaleAttempt
 from worker.spool import Spool
 
 Until = Callable[[Callable[[], object], float], None]

@@ -18,10 +18,11 @@ from crosskd.engine.curves import write_curves
 from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault
 from tests.worker.stack import spec
-from worker.client import AttemptClient, Refused
+from worker.client import AttemptClient
 from worker.delivery import Undelivered
 from worker.folder import WorkFolder
 from worker.reporter import Reporter, wire_value
+from worker.retry import Refused
 
 Until = Callable[[Callable[[], object], float], None]
 

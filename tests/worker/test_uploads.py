@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.worker.double import Double, Fault
-from worker.client import AttemptClient, Refused, StaleAttempt
+from worker.client import AttemptClient
 from worker.delivery import Undelivered
 from worker.folder import WorkFolder
+from worker.retry import Refused, StaleAttempt
 from worker.uploads import Uploads
 
 Until = Callable[[Callable[[], object], float], None]

@@ -16,7 +16,8 @@ from crosskd.data.demo import write_demo
 from tests.worker.double import TOKEN
 from tests.worker.stack import spec
 from tests.worker.test_with_api import Api
-from worker.client import AttemptClient, Retry, WorkerClient, connect
+from worker.client import AttemptClient, WorkerClient, connect
+from worker.retry import Retry
 
 SIZE = 60_000_000
 PIECE = 25_000_000  # bytes after which a connection is cut

@@ -1,0 +1,35 @@
+"""The broker's address, as API, relay and worker are given it.
+
+redis://[:PASSWORD@]HOST:PORT/NUMBER          rediss:// over TLS; unix:// and redis+socket:// a socket
+sentinel://[:PASSWORD@]HOST:PORT;sentinel://HOST:PORT/NUMBER?master_name=NAME
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_DIRECT = ("redis://", "rediss://", "redis+socket://", "unix://")
+_SENTINELS = re.compile(r"(?P<url>sentinel://[^;?]+(;sentinel://[^;?]+)*)\?master_name=(?P<name>[\w.-]+)")
+
+
+class Broker(NamedTuple):
+    """What kombu wants to know."""
+
+    url: str
+    options: dict[str, str]  # of the transport
+
+
+def check(url: str) -> str:
+    """The address itself. Raises `ValueError` for one that names no broker."""
+    if url.startswith("sentinel://") and not _SENTINELS.fullmatch(url):
+        raise ValueError("names no primary; use sentinel://HOST:PORT;sentinel://HOST:PORT/NUMBER?master_name=NAME")
+    if not url.startswith((*_DIRECT, "sentinel://")):
+        raise ValueError("is no broker address; use redis://HOST:PORT/NUMBER")
+    return url
+
+
+def broker(url: str) -> Broker:
+    """For an address that `check` let pass."""
+    found = _SENTINELS.fullmatch(url)
+    return Broker(url, {}) if found is None else Broker(found["url"], {"master_name": found["name"]})

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from api.schemas.broker import broker, check
+
+DIRECT = ["redis://:secret@h:6379/0", "rediss://h/1", "unix:///run/valkey.sock", "redis+socket:///run/valkey.sock"]
+
+
+@pytest.mark.parametrize("url", DIRECT)
+def test_an_address_of_one_broker_is_kept(url: str) -> None:
+    assert check(url) == url
+    assert broker(url) == (url, {})
+
+
+def test_sentinels_name_the_group_whose_primary_they_know() -> None:
+    url = "sentinel://:secret@a:26379;sentinel://:secret@b:26379/0"
+    assert check(f"{url}?master_name=bells") == f"{url}?master_name=bells"
+    assert broker(f"{url}?master_name=bells") == (url, {"master_name": "bells"})
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("amqp://h", "redis://HOST:PORT"),
+        ("", "redis://HOST:PORT"),
+        ("sentinel://h:26379", "master_name=NAME"),
+        ("sentinel://h:26379?master_name=", "master_name=NAME"),
+        ("sentinel://h:26379;redis://h?master_name=x", "master_name=NAME"),
+    ],
+)
+def test_what_names_no_broker_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        check(url)

@@ -1,0 +1,141 @@
+"""Calls to the API that may be repeated without harm, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import NoReturn
+
+import httpx
+from pydantic import ValidationError
+
+from api.schemas.errors import IN_FLIGHT, WRONG_OFFSET, Problem
+
+logger = logging.getLogger(__name__)
+
+FOREVER = float("inf")
+BUSY = 429
+PASSING = frozenset({IN_FLIGHT, WRONG_OFFSET})  # conflicts that pass
+
+
+class ApiError(Exception):
+    """A call to the API came to nothing."""
+
+
+class Unreachable(ApiError):
+    """No usable answer (none at all, 5xx or 429) until the caller's patience ran out.
+
+    Also 507, a full disk: what is sent is kept here until somebody has made room there.
+    """
+
+
+class Refused(ApiError):
+    """The API understood and said no (4xx); repeating the call would repeat the answer."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StaleAttempt(ApiError):
+    """The attempt is no longer the job's live one: whatever works for it must stop at once."""
+
+
+class Abandoned(ApiError):
+    """The caller set its stop event while the call was waiting or streaming."""
+
+
+class BadDownload(ApiError):
+    """What arrived is not what the API announced."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a failed call is repeated: waits grow from `first` to `longest` seconds, with jitter.
+
+    `patience` is how many seconds of failures are borne, `stop` ends a wait early.
+    """
+
+    patience: float = FOREVER
+    stop: Event = field(default_factory=Event)
+    first: float = 0.2
+    longest: float = 5.0
+
+    def delay(self, tries: int, wanted: float = 0.0) -> float:
+        backoff = min(self.longest, self.first * 2.0 ** min(tries, 16))
+        return max(wanted, backoff * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+
+
+ONCE = Retry(patience=0.0)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait, at most a minute: it may be back sooner than it thinks."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+    except ValueError:
+        return 0.0
+    return min(max(seconds, 0.0), 60.0)
+
+
+def _passing(response: httpx.Response) -> bool:
+    """Whether the same request may be answered otherwise in a moment."""
+    if response.status_code == httpx.codes.CONFLICT:
+        return _type_of(response) in PASSING
+    return response.status_code == BUSY or response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+
+
+def _type_of(response: httpx.Response) -> str:
+    """Which kind of problem it is."""
+    try:
+        return Problem.model_validate_json(response.content).type
+    except ValidationError:
+        return ""
+
+
+def complaint(response: httpx.Response) -> str:
+    """The problem document as a sentence."""
+    what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        return what
+    faults = [f"{fault.pointer}: {fault.detail}" for fault in problem.errors]
+    return f"{what}: " + "; ".join([problem.detail or problem.title, *faults])
+
+
+def fail(response: httpx.Response) -> NoReturn:
+    raise Refused(complaint(response), response.status_code)
+
+
+def persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
+    """The first answer that will not pass (5xx, 429 and some conflicts do), whatever it takes within `retry`."""
+    tries, troubled_since = 0, FOREVER
+    while True:
+        wanted = 0.0
+        try:
+            response = send()
+            if not _passing(response):
+                return response
+            trouble, wanted = complaint(response), _retry_after(response)
+        except httpx.TransportError as exc:
+            trouble = f"{type(exc).__name__}: {exc}"
+        # Counted from the first failure: a long transfer that broke late has not used up any patience.
+        troubled_since = min(troubled_since, time.monotonic())
+        left = troubled_since + retry.patience - time.monotonic()
+        if left <= 0:
+            raise Unreachable(trouble)
+        # A server that asks for more time than there is gets what there is: a caller who tries again at once would
+        # give it none.
+        delay = min(retry.delay(tries, wanted), left)
+        if tries == 0:
+            logger.warning("the API does not answer, trying again: %s", trouble)
+        if retry.stop.wait(delay):
+            raise Abandoned(trouble)
+        tries += 1
