@@ -65,7 +65,7 @@ class IdempotentRoute(InOneGo):
             except Replayed as found:
                 status, headers, body = found.answer
                 return Response(body, status, dict(headers))
-            except Exception:
+            except BaseException:  # cancelled, too: a session that stays open holds its locks
                 if (pending := _pending(request)) is not None:
                     await at_once(pending.release)
                 raise
