@@ -142,6 +142,7 @@ def test_weights_that_do_not_exist_yet_are_explained(service: Service, teacher: 
 # --- what is killed --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_taken_up_from_its_checkpoint(service: Service) -> None:
     job = service.post("kill the training", epochs=LONG)
     job = service.train_until(job, 20)
@@ -193,6 +194,7 @@ def test_a_broker_that_forgets_everything_loses_no_job(service: Service) -> None
 # --- stop and start --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_it_has_forgotten_nothing(service: Service, teacher: Job) -> None:
     job = service.post("stop and start", epochs=LONG)
     service.train_until(job, 20)

@@ -7,17 +7,20 @@ sentinel://[:PASSWORD@]HOST:PORT;sentinel://HOST:PORT/NUMBER?master_name=NAME
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _DIRECT = ("redis://", "rediss://", "redis+socket://", "unix://")
 _SENTINELS = re.compile(r"(?P<url>sentinel://[^;?]+(;sentinel://[^;?]+)*)\?master_name=(?P<name>[\w.-]+)")
+
+# No second try of the same one: while it is waited for, the next is not asked.
+_ASKING = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
 
 
 class Broker(NamedTuple):
     """What kombu wants to know."""
 
     url: str
-    options: dict[str, str]  # of the transport
+    options: dict[str, Any]  # of the transport
 
 
 def check(url: str) -> str:
@@ -32,4 +35,6 @@ def check(url: str) -> str:
 def broker(url: str) -> Broker:
     """For an address that `check` let pass."""
     found = _SENTINELS.fullmatch(url)
-    return Broker(url, {}) if found is None else Broker(found["url"], {"master_name": found["name"]})
+    if found is None:
+        return Broker(url, {})
+    return Broker(found["url"], {"master_name": found["name"], "sentinel_kwargs": _ASKING})

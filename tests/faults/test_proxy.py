@@ -13,6 +13,8 @@ import pytest
 
 from tests.faults.proxy import HOST, Cut, Delay, Drop, Proxy
 
+pytestmark = pytest.mark.faults  # beside what it is for
+
 SILENCE = 0.3  # seconds in which a lost answer surely would have come
 
 

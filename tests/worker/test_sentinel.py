@@ -72,6 +72,8 @@ def answers(client: redis.Redis) -> bool:
 
 
 def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Path) -> None:
+    with pytest.raises(BrokerAway):
+        ping(brokers.url.replace(GROUP, "others"))
     ping(brokers.url)
     with ExitStack() as stack:
         here, there, heard = Bell(), Bell(), threading.Event()
@@ -104,8 +106,3 @@ def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Pa
         until(reaches_the_worker("afterwards"))
         until(carried)
         ping(brokers.url)
-
-
-def test_a_group_that_the_sentinel_does_not_know(brokers: Brokers) -> None:
-    with pytest.raises(BrokerAway):
-        ping(brokers.url.replace(GROUP, "others"))
