@@ -248,10 +248,12 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
 
     Nothing comes unasked but that news, so it can be seen; a ping would cost each request a trip to the server.
     """
-    news = poll()  # not select(), which knows no descriptor above 1023
-    news.register(connection, POLLIN)
-    if news.poll(0):
-        raise DisconnectionError("the server has closed the connection")
+    if not connection.closed:
+        news = poll()  # not select(), which knows no descriptor above 1023
+        news.register(connection, POLLIN)
+        if not news.poll(0):
+            return
+    raise DisconnectionError("the server has closed the connection")
 
 
 def _begin_sqlite(connection: Any) -> None:

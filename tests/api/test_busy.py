@@ -48,3 +48,16 @@ def test_a_pool_that_is_exhausted(client: TestClient, app: FastAPI, post_job: Po
             stack.enter_context(engine.connect())
         refused(client.get("/jobs"))
     assert client.get("/jobs").status_code == 200
+
+
+def test_connections_that_the_server_has_closed(client: TestClient, app: FastAPI, settings: Settings) -> None:
+    if settings.database_url.startswith("sqlite"):
+        pytest.skip("it has no server")
+    assert client.get("/jobs").status_code == 200  # at least one waits in the pool now
+    admin = create_engine(settings.database_url)
+    with admin.connect() as connection:
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ended = connection.scalars(text(f"SELECT pg_terminate_backend(pid, 5000) {others}")).all()
+    admin.dispose()
+    assert ended
+    assert [client.get("/jobs").status_code for _ in range(3)] == [200] * 3
