@@ -126,6 +126,7 @@ def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Ser
     assert weights(service, job) == weights(service, whole) != weights(service, between)
 
 
+@pytest.mark.slow
 def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(
     service: Service, cancelled: tuple[Job, datetime], whole: Job
 ) -> None:

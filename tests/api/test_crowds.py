@@ -9,24 +9,16 @@ from pkgutil import iter_modules
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 import api.routes
 from api.routes.in_one_go import InOneGo
-from api.settings import Settings
 from tests.api.conftest import Worker
 
 PostJob = Callable[..., str]
 
-CROWD = 100  # and 40 threads
-
-
-@pytest.fixture
-def settings(make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("api.database.BUSY_SECONDS", 5)  # after which a request for a lock is refused
-    return make_settings()
+CROWD = 60  # and 40 threads
 
 
 def at_the_same_time(app: FastAPI, requests: list[dict[str, Any]]) -> list[int]:

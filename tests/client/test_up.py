@@ -138,7 +138,8 @@ def test_a_stop_during_the_start_is_heeded(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "client.cli", "demo", "--home", str(tmp_path)]
     environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}

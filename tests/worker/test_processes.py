@@ -338,6 +338,7 @@ def test_a_spec_that_cannot_be_run_fails_as_the_users(
     assert Failure.model_validate(finish(double)["failure"]).failure_class == "diverged"
 
 
+@pytest.mark.slow
 def test_a_broker_that_dies_and_comes_back_empty(double: Double, data: Path, tmp_path: Path) -> None:
     with closing_broker() as first:
         port, url = first.port, f"{first.connection_url}/0"

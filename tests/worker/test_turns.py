@@ -58,6 +58,7 @@ def start(api: Api, broker: ValkeyServer, data: Path, tmp_path: Path) -> Iterato
         worker.stop()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_shut_down_costs_its_job_no_attempt(api: Api, start: Start, data: Path) -> None:
     """SIGTERM: it writes a checkpoint, uploads it and gives the job back; another worker goes on behind it."""
     body = spec(data / "stays", epochs=30, evaluation={"every_epochs": 1000})
