@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, select
 
@@ -23,13 +23,11 @@ def known(session: Session, fence: Fence) -> Attempt:
     """
     query = select(Attempt).where(Attempt.id == fence.attempt).with_for_update()
     attempt = session.scalar(query) if ID.fullmatch(fence.attempt) else None
-    _check(attempt, fence)
-    assert attempt is not None  # as it was checked
-    return attempt
+    return _checked(attempt, fence)
 
 
 class Fenced(NamedTuple):
-    """What most reports need of their attempt: an object of the session takes several times as long to make."""
+    """What most reports need of their attempt; they are frequent, and an object of the session costs more to make."""
 
     id: str
     number: int
@@ -42,27 +40,27 @@ _FENCED = select(*(Attempt.__table__.c[name] for name in Fenced._fields)).where(
     Attempt.__table__.c.id == bindparam("of_attempt")
 )
 _LOCKED = _FENCED.with_for_update()
+A = TypeVar("A", Attempt, Fenced)
 
 
 def fenced(session: Session, fence: Fence, *, lock: bool = True) -> Fenced:
-    """The same of an attempt that still runs. Raises as `live` does."""
+    """An attempt that still runs; locked as by `known`, unless told otherwise. Raises as `live` does."""
     row = None
     if ID.fullmatch(fence.attempt):
         row = session.connection().execute(_LOCKED if lock else _FENCED, {"of_attempt": fence.attempt}).one_or_none()
-    attempt = None if row is None else Fenced(*row)
-    _check(attempt, fence)
-    assert attempt is not None  # as it was checked
+    attempt = _checked(None if row is None else Fenced(*row), fence)
     _check_live(attempt)
     return attempt
 
 
-def _check(attempt: Attempt | Fenced | None, fence: Fence) -> None:
+def _checked(attempt: A | None, fence: Fence) -> A:
     if fence.secret_sha256 is not None and not _own(attempt, fence.secret_sha256):
         raise Unauthorized("the token is not this attempt's", remedy="Use the one that the claim answered with.")
     if attempt is None:
         raise NotFound("there is no such attempt", remedy="A claim answers with the attempt's id.")
     if attempt.number != fence.token:
         raise _stale(f"fencing token {fence.token} is not this attempt's")
+    return attempt
 
 
 def _own(attempt: Attempt | Fenced | None, secret_sha256: str) -> bool:
