@@ -1,0 +1,163 @@
+"""A job's life: post it, watch it, steer it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from api.schemas.jobs import Job
+from client import specs, tables
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
+from client.sdk import Client
+from client.watch import follow
+
+app = typer.Typer()
+
+
+@app.command()
+def submit(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC.yaml|PRESET|KIND",
+            help="A job or its spec; a preset; or `evaluate` or `export`, from nothing.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="Default: the file's or the preset's name.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, distill, evaluate or export; default: by the spec.")] = None,
+    label: Annotated[list[str], typer.Option(metavar="KEY=VALUE")] = [],  # noqa: B006 - typer's own form
+    priority: Annotated[
+        int | None, typer.Option(help="1 (last) to 9 (first) of the jobs that wait; default: 5.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and images/.")] = None,
+    teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
+    teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
+    weights_job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Evaluate or export: its best weights.")
+    ] = None,
+    weights_file: Annotated[Path | None, typer.Option(help="Evaluate or export: a file in one of the roots.")] = None,
+    values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+    url: Url = "",
+) -> None:
+    """Post a job and print its id."""
+    teacher = job_or_file("teacher", teacher_job, teacher_file)
+    weights = job_or_file("weights", weights_job, weights_file)
+    with connect(url) as client:
+        job = specs.complete(
+            read_source(client, source),
+            name=name or Path(source).stem,
+            kind=kind,
+            labels=label,
+            priority=priority,
+            data=data,
+            teacher=teacher,
+            weights=weights,
+            overrides=values,
+        )
+        if dry_run:
+            resolved = client.dry_run(job).model_dump(mode="json", exclude={"spec_version"})  # it can be posted again
+            print(yaml.safe_dump(resolved, sort_keys=False), end="")
+            return
+        created = client.create_job(job)
+        print(created.id, flush=True)
+        if watch:
+            finish(follow(client, created.id, console()))
+
+
+@app.command("jobs")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = [],  # noqa: B006
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """List the jobs, newest first."""
+    with connect(url) as client:
+        jobs = list(client.jobs(status=status, labels=dict(specs.pair(text) for text in label)))
+    show_all(jobs, tables.jobs_table, as_json)
+
+
+@app.command()
+def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
+    """Show a job: state, history, attempts, and why it failed if it did."""
+    with connect(url) as client:
+        answer = client.job(job)
+    print(answer.model_dump_json(indent=2) if as_json else "\n".join(tables.job_lines(answer)))
+
+
+@app.command()
+def watch(job: JobId, url: Url = "") -> None:
+    """Follow a job to its end; exit code 0 if it succeeds."""
+    with connect(url) as client:
+        finish(follow(client, job, console()))
+
+
+@app.command()
+def cancel(job: JobId, url: Url = "") -> None:
+    """Discard a job."""
+    with connect(url) as client:
+        print(f"{job}: {client.cancel(job).status}")
+
+
+@app.command()
+def stop(job: JobId, url: Url = "") -> None:
+    """End a training early and keep its best: it is evaluated, and succeeds."""
+    with connect(url) as client:
+        print(f"{job}: {client.stop(job).status}")
+
+
+@app.command()
+def pause(job: JobId, url: Url = "") -> None:
+    """Free a training's device; `resume` lets it go on from there."""
+    with connect(url) as client:
+        print(f"{job}: {client.pause(job).status}")
+
+
+@app.command()
+def resume(job: JobId, url: Url = "") -> None:
+    """Queue a paused job again."""
+    with connect(url) as client:
+        print(f"{job}: {client.resume(job).status}")
+
+
+@app.command()
+def retry(job: JobId, url: Url = "") -> None:
+    """Post a failed or cancelled job anew, from its last checkpoint, and print the new id."""
+    with connect(url) as client:
+        print(client.retry(job).id)
+
+
+@app.command()
+def delete(job: JobId, url: Url = "") -> None:
+    """Delete a job that is at its end, with all it has made."""
+    with connect(url) as client:
+        client.delete(job)
+    print(f"{job}: deleted")
+
+
+def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str] | None:
+    """Weights as a spec names them."""
+    if job and file:
+        raise typer.BadParameter(f"give --{what}-job or --{what}-file, not both")
+    return {"job": job} if job else {"file": str(file.absolute())} if file else None
+
+
+def read_source(client: Client, source: str) -> dict[str, Any]:
+    if source in specs.OF_WEIGHTS and not Path(source).is_file():
+        return {"kind": source, "spec": {}}
+    return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
+
+
+def finish(job: Job) -> None:
+    """Say how a job ended, by text and by exit code."""
+    print(f"{job.id}: {job.status}" + (f", AP {job.best_ap:.3f}" if job.best_ap is not None else ""))
+    if job.status != "succeeded":
+        for line in tables.failure_lines(job):
+            print(line, file=sys.stderr)
+        raise typer.Exit(FAILED)

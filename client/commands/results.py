@@ -1,0 +1,106 @@
+"""What jobs have made, what they can be made of, and whether the service still holds all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from client import audit as audits
+from client import tables
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all
+
+app = typer.Typer()
+
+
+@app.command()
+def metrics(
+    job: JobId,
+    key: Annotated[str | None, typer.Option(help="One series, such as loss.")] = None,
+    since_step: Annotated[int, typer.Option(min=0)] = 0,
+    attempt: Annotated[int | None, typer.Option(help="An earlier try, as it was.")] = None,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Print a job's metric points."""
+    with connect(url) as client:
+        rows = list(client.metrics(job, key=key, since_step=since_step, attempt=attempt))
+    show_all(rows, tables.metrics_table, as_json)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each line as it comes.")] = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="So many of the last lines.")] = 200,
+    url: Url = "",
+) -> None:
+    """Print the end of a job's log; the whole of it is the artifact log.txt."""
+    with connect(url) as client:
+        for line in client.logs(job, tail=tail, follow=follow):
+            print(line, flush=follow)
+
+
+@app.command()
+def evaluations(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
+    """Print COCO's figures for every evaluated checkpoint."""
+    with connect(url) as client:
+        rows = client.evaluations(job)
+    show_all(rows, tables.evaluations_table, as_json)
+
+
+@app.command()
+def artifacts(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
+    """List the files a job published."""
+    with connect(url) as client:
+        items = client.artifacts(job)
+    show_all(items, tables.artifacts_table, as_json)
+
+
+@app.command()
+def download(
+    job: JobId,
+    name: Annotated[str | None, typer.Argument(help="An artifact; default: the best student's weights.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file or a folder.")] = Path(),
+    url: Url = "",
+) -> None:
+    """Fetch an artifact, verified by its sha256; a broken transfer goes on where it stopped."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    screen = Console(stderr=True)
+    silent = not screen.is_terminal
+    with connect(url) as client, Progress(*columns, console=screen, transient=True, disable=silent) as bars:
+        row = bars.add_task("", total=None)
+
+        def on_bytes(done: int, size: int) -> None:
+            bars.update(row, completed=done, total=size)
+
+        path = (
+            client.download(job, name, output, on_bytes) if name is not None else client.weights(job, output, on_bytes)
+        )
+    print(path)
+
+
+@app.command()
+def presets(name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None, url: Url = "") -> None:
+    """List the ready-made configurations."""
+    with connect(url) as client:
+        if name is None:
+            show_all(client.presets(), tables.presets_table, as_json=False)
+        else:
+            print(yaml.safe_dump(read_preset(client, name), sort_keys=False), end="")
+
+
+@app.command()
+def audit(
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file, and compare its sha256.")] = False,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Compare the service's rows with its files, both ways; exit code 1 if they differ. Needs an admin's token."""
+    with connect(url) as client:
+        agrees = audits.show(client.audit(verify=verify), as_json=as_json)
+    raise typer.Exit(0 if agrees else FAILED)

@@ -1,0 +1,52 @@
+"""What the verbs that ask the service have in common: options, the client, tables or JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from client.errors import ClientError
+from client.home import default_home, read_owner
+from client.sdk import DEFAULT_URL, Client
+
+FAILED = 1
+INTERRUPTED = 130
+
+Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; default: the stack of this home.")]
+JobId = Annotated[str, typer.Argument(help="A job's id.", metavar="JOB")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
+
+
+def connect(url: str) -> Client:
+    """A client of `url`, or of the stack that runs on this home, or of the default address."""
+    if not url:
+        owner = read_owner(default_home())
+        url = owner.url if owner else DEFAULT_URL
+    return Client(url, token=os.environ.get("CROSSKD_TOKEN"))  # never an argument: those are seen by `ps`
+
+
+def read_preset(client: Client, name: str) -> dict[str, Any]:
+    found = {preset.name: preset for preset in client.presets()}
+    if name not in found:
+        raise ClientError(f"There is no preset or file {name!r}.", remedy=f"Presets: {', '.join(sorted(found))}.")
+    return {"kind": found[name].kind, "spec": found[name].spec}
+
+
+def console() -> Console:
+    return Console(highlight=False, markup=False)
+
+
+def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
+    else:
+        # A file or a pipe has no width to fit into: lines stay whole.
+        width = None if sys.stdout.isatty() else 10_000
+        Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table(items))
