@@ -36,7 +36,7 @@ from api.schemas.reports import (
 from api.schemas.workers import HeartbeatReport
 from worker import direct
 from worker.digest import CHUNK, sha256_of
-from worker.retry import BUSY, ONCE, Abandoned, BadDownload, Retry, StaleAttempt, complaint, fail, persist
+from worker.retry import BUSY, ONCE, Abandoned, BadDownload, Retry, StaleAttempt, complaint, fail, passing, persist
 from worker.sending import Upload
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ class WorkerClient:
         with ExitStack() as stack:
             told = direct.asked(self.http, ref.url, {"Accept-Encoding": "identity", **headers})
             response = stack.enter_context(told)
+            if response.status_code == httpx.codes.NOT_FOUND:
+                response.read()
+                if passing(response):
+                    return response
             if direct.elsewhere(response):
                 wanted = have if have < ref.size else 0
                 response = stack.enter_context(direct.read(self.http, response, wanted, f'"{ref.sha256}"'))

@@ -28,7 +28,7 @@ class ApiError(Exception):
 
 
 class Unreachable(ApiError):
-    """No usable answer (none at all, 5xx or 429) until the caller's patience ran out.
+    """No usable answer (none at all, 5xx, 429 or a proxy's 404) until the caller's patience ran out.
 
     Also 507, a full disk: what is sent is kept here until somebody has made room there.
     """
@@ -84,27 +84,29 @@ def _retry_after(response: httpx.Response) -> float:
     return min(max(seconds, 0.0), 60.0)
 
 
-def _passing(response: httpx.Response) -> bool:
+def passing(response: httpx.Response) -> bool:
     """Whether the same request may be answered otherwise in a moment."""
-    if response.status_code == httpx.codes.CONFLICT:
-        return _type_of(response) in PASSING
-    return response.status_code == BUSY or response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+    status = response.status_code
+    if status == httpx.codes.NOT_FOUND:
+        return _problem(response) is None  # a proxy's own words while it has lost the API; the API explains itself
+    if status == httpx.codes.CONFLICT:
+        problem = _problem(response)
+        return problem is not None and problem.type in PASSING
+    return status == BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
-def _type_of(response: httpx.Response) -> str:
-    """Which kind of problem it is."""
+def _problem(response: httpx.Response) -> Problem | None:
     try:
-        return Problem.model_validate_json(response.content).type
+        return Problem.model_validate_json(response.content)
     except ValidationError:
-        return ""
+        return None
 
 
 def complaint(response: httpx.Response) -> str:
     """The problem document as a sentence."""
     what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValidationError:
+    problem = _problem(response)
+    if problem is None:
         return what
     faults = [f"{fault.pointer}: {fault.detail}" for fault in problem.errors]
     return f"{what}: " + "; ".join([problem.detail or problem.title, *faults])
@@ -115,13 +117,13 @@ def fail(response: httpx.Response) -> NoReturn:
 
 
 def persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
-    """The first answer that will not pass (5xx, 429 and some conflicts do), whatever it takes within `retry`."""
+    """The first answer that will not pass (5xx, 429, some conflicts and a proxy's 404 do), within `retry`."""
     tries, troubled_since = 0, FOREVER
     while True:
         wanted = 0.0
         try:
             response = send()
-            if not _passing(response):
+            if not passing(response):
                 return response
             trouble, wanted = complaint(response), _retry_after(response)
         except httpx.TransportError as exc:

@@ -69,6 +69,23 @@ def test_a_strange_retry_after_is_no_reason_to_wait(double: Double, attempt: Att
     assert time.monotonic() - began < 1.0
 
 
+def test_a_proxy_that_has_lost_the_api_is_waited_for(double: Double, attempt: AttemptClient) -> None:
+    """Its 404 is no problem document: nobody has said that the attempt is gone."""
+    double.faults["metrics"] = [Fault(status=404)] * 2
+    attempt.metrics(MetricBatch(sequence=1), QUICK)
+    assert double.batch_order == [1]
+    double.faults["heartbeat"] = [Fault(status=404)]
+    with pytest.raises(Unreachable, match="404"):
+        attempt.heartbeat()
+
+
+def test_a_download_waits_for_it_too(double: Double, http: httpx.Client, tmp_path: Path) -> None:
+    double.files["weights"] = b"bytes"
+    double.faults["artifacts"] = [Fault(status=404)]
+    WorkerClient(http).download(reference(b"bytes"), tmp_path / "w", QUICK)
+    assert (tmp_path / "w").read_bytes() == b"bytes"
+
+
 @pytest.mark.parametrize("status", [404, 409, 410])
 def test_an_attempt_that_is_not_the_live_one_is_stale(double: Double, attempt: AttemptClient, status: int) -> None:
     double.faults["heartbeat"] = [Fault(status=status, body={"title": "gone", "status": status})]
@@ -203,7 +220,7 @@ def test_bytes_of_an_older_file_are_not_continued(double: Double, http: httpx.Cl
 
 
 def test_a_missing_file_is_refused_at_once(double: Double, http: httpx.Client, tmp_path: Path) -> None:
-    double.always["artifacts"] = Fault(status=404)
+    double.always["artifacts"] = Fault(status=404, body={"title": "Not Found", "status": 404})
     with pytest.raises(Refused):
         WorkerClient(http).download(reference(b"x"), tmp_path / "weights", QUICK)
     assert len(double.seen("artifacts")) == 1
