@@ -48,7 +48,7 @@ class TrainingProcess:
             )
 
     def watch(self, control: Control, grace: float) -> int:
-        """Wait for the end and return the exit status (minus the signal's number, if one killed it).
+        """Wait for the end and return the exit status (minus the signal's number, if one killed it). `kill` follows.
 
         A cancel or a shutdown is SIGTERM first, upon which the training writes and uploads a checkpoint, and SIGKILL
         after `grace` seconds. A stale attempt has no such rights. A pause, whose checkpoint must not get lost, has the
@@ -71,11 +71,10 @@ class TrainingProcess:
                 told.add("hurry")
                 self._process.terminate()
                 deadline = min(deadline, time.monotonic() + grace)
-        self.kill()  # what it may have left behind: loader processes
         return status
 
     def kill(self) -> None:
-        """SIGKILL to the process and all it has started."""
+        """SIGKILL to the process and all it has started, or left behind, such as loader processes."""
         with suppress(ProcessLookupError, PermissionError):  # the latter is macOS for: only zombies are left
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from importlib import metadata
+from threading import Event
 from typing import NamedTuple
 
 from structlog.contextvars import bound_contextvars
@@ -16,6 +17,7 @@ from api.schemas.jobs import Failure
 from api.schemas.reports import Claim, ClaimRequest, FinishReport
 from worker.client import AttemptClient, WorkerClient, connect, speak_for
 from worker.folder import Order, Outcome, WorkFolder, sweep
+from worker.hold_off import HoldOff
 from worker.lease import Control, Lease
 from worker.machine import devices
 from worker.process import TrainingProcess
@@ -48,11 +50,13 @@ class Origin(NamedTuple):
 
 
 UNKNOWN = Origin()
+_hold_off = HoldOff()  # of this pool process, which works on one job after the other
 
 
 def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin = UNKNOWN) -> None:
     """Claim the job and see it through. A job that is not to be had is somebody else's: that is no error."""
     sweep(settings.work, settings.keep_failed_hours)
+    _held_off(notice)
     if notice.announced:
         return  # the API rings again, and another worker answers
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
@@ -80,6 +84,15 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
             _see_through(claim, client, settings, notice)
 
 
+def _held_off(notice: ShutdownNotice) -> None:
+    stopping = Event()
+    notice.subscribe(stopping.set)
+    try:
+        _hold_off.wait(stopping)
+    finally:
+        notice.unsubscribe(stopping.set)
+
+
 def _see_through(claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice) -> None:
     logger.info("job %s: attempt %s (%d)", claim.job, claim.attempt, claim.fencing_token)
     control = Control()
@@ -88,9 +101,12 @@ def _see_through(claim: Claim, client: WorkerClient, settings: Settings, notice:
         control.ask("shutdown")
 
     notice.subscribe(on_shutdown)
+    began = time.monotonic()
     try:
         api = AttemptClient(client.http, claim.attempt, claim.fencing_token)
-        Supervisor(claim, client, api, settings, control).run()
+        report = Supervisor(claim, client, api, settings, control).run()
+        spoiled = report.failure is not None and report.failure.failure_class == "infrastructure"
+        _hold_off.ended(spoiled=spoiled, seconds=time.monotonic() - began)
     finally:
         notice.unsubscribe(on_shutdown)
 
@@ -99,6 +115,14 @@ def _ranks(claim: Claim) -> int:
     """How many processes the job wants. A spec that says nonsense is refused by the training, in words."""
     wanted = claim.spec.get("gpus", 1) if claim.kind in ("train", "distill") else 1
     return wanted if isinstance(wanted, int) and wanted > 1 else 1
+
+
+def _infrastructure(message: str) -> Failure:
+    return Failure(failure_class="infrastructure", message=message)
+
+
+def _broken(message: str) -> FinishReport:
+    return FinishReport(outcome="failed", failure=_infrastructure(message))
 
 
 class Supervisor:
@@ -113,7 +137,8 @@ class Supervisor:
         self._settings = settings
         self._control = control
 
-    def run(self) -> None:
+    def run(self) -> FinishReport:
+        """See it through; how it ended, as the API was told, or would have been."""
         lease = Lease(
             self._api,
             self._control,
@@ -129,12 +154,13 @@ class Supervisor:
             keep = not self._finish(report) or report.outcome == "failed"
         except (OSError, ValueError) as exc:
             logger.exception("job %s could not be worked on", self._claim.job)
-            failure = Failure(failure_class="infrastructure", message=f"{type(exc).__name__}: {exc}")
-            self._finish(FinishReport(outcome="failed", failure=failure))
+            report = _broken(f"{type(exc).__name__}: {exc}")
+            self._finish(report)
         finally:
             lease.stop()
             if folder is not None:
                 folder.release(keep=keep)
+        return report
 
     def _train(self, folder: WorkFolder) -> Outcome:
         """Fetch, start, watch. Whatever happens is an outcome."""
@@ -143,13 +169,15 @@ class Supervisor:
         except Abandoned:
             return Outcome(outcome="released")
         except (Refused, Unreachable, BadDownload) as exc:
-            failure = Failure(failure_class="infrastructure", message=f"the job's files could not be fetched: {exc}")
-            return Outcome(outcome="failed", failure=failure)
+            return Outcome(outcome="failed", failure=_infrastructure(f"the job's files could not be fetched: {exc}"))
         folder.write_order(order)
         if self._control.halt.is_set():
             return Outcome(outcome="released")
         process = TrainingProcess(folder, self._settings, self._claim.attempt_token, _ranks(self._claim))
-        status = process.watch(self._control, self._settings.grace_seconds)
+        try:
+            status = process.watch(self._control, self._settings.grace_seconds)
+        finally:
+            process.kill()  # also where the watch broke off: nobody else would, and the next job wants the device
         outcome = folder.read_outcome()
         if outcome is None and self._control.halt.is_set():
             return Outcome(outcome="released")  # we killed it ourselves when its grace was over
@@ -188,8 +216,8 @@ class Supervisor:
         return FinishReport(outcome="released", log_tail=tail)
 
     def _finish(self, report: FinishReport) -> bool:
-        """Report the end; false when the API did not hear it, and the reaper will draw its own conclusion."""
-        deadline = time.monotonic() + self._settings.outage_seconds
+        """Report the end; false when the API did not take it: then the files here are all that tells of it."""
+        deadline, refused = time.monotonic() + self._settings.outage_seconds, False
         while not self._control.stale:
             try:
                 answer = self._api.finish(report, Retry(patience=STEP_PATIENCE))
@@ -200,11 +228,15 @@ class Supervisor:
                     continue
                 logger.error("job %s: its end could not be reported: %s", self._claim.job, exc)
                 return False
-            except Refused:
+            except Refused as exc:
                 logger.exception("job %s: the API refuses the report of its end", self._claim.job)
-                return False
+                if refused:
+                    return False
+                # Told nothing, the API would give it up for lost, and nobody would learn why.
+                refused, report = True, _broken(f"the API refused the report of its end, {report.outcome}: {exc}")
+                continue
             logger.info("job %s: %s, now %s", self._claim.job, report.outcome, answer.status)
-            return True
+            return not refused
         logger.warning(
             "job %s: the attempt is another's; its files stay in %s for %g hours (CROSSKD_KEEP_FAILED_HOURS)",
             self._claim.job,
