@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 10  # for a lock, or for a connection of the pool; then the request is told to come back
 CONNECT_SECONDS = 5
-ABANDONED_SECONDS = 300  # a transaction in which nothing happens for longer: its process hangs, and holds up others
+ABANDONED_SECONDS = 20  # a transaction in which nothing happens for longer: its process hangs, and holds up others
 _CONNECTING: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 20_000}  # the latter in ms
 _ROWS = "all_rows"  # the parameter that holds them
 OUTBOX = "outbox"  # the bell's topic for rows that the relay should publish

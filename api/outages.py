@@ -21,6 +21,7 @@ _FULL_SQLITE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlit
 _FULL_POSTGRES = "53100"
 # For EFBIG Postgres has no code of its own, and its words depend on the language: this is where it extends a table.
 _EXTENDS = frozenset({"mdextend", "mdzeroextend"})
+_LOCKS = frozenset({"55P03", "40P01"})
 _READ_ONLY = "25006"  # a server that has just become, or is still, a replica
 
 
@@ -41,6 +42,11 @@ def of_database(error: SQLAlchemyError) -> Outage | None:
         return "full"
     lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
     return "away" if lost or getattr(error.orig, "sqlstate", None) == _READ_ONLY else None
+
+
+def of_a_lock(error: DBAPIError) -> bool:
+    """Whether a statement waited for somebody else's lock for too long, or in a circle."""
+    return getattr(error.orig, "sqlstate", None) in _LOCKS
 
 
 def _full(error: DBAPIError) -> bool:

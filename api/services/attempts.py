@@ -13,6 +13,7 @@ from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
 from api.database import Database, Session
 from api.errors import Conflict
 from api.models import ID, Attempt, Job, Pulse
+from api.outages import of_a_lock
 from api.schemas.jobs import Failure, Kind, Progress
 from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
 from api.schemas.workers import HeartbeatReport
@@ -149,8 +150,16 @@ def reap(session: Session, settings: Settings) -> int:
     pulse = session.get(Pulse, 1)
     if pulse is None or now - pulse.at > lease / 2 or now - pulse.since < lease:
         return 0
-    lapsed = select(Attempt).where(Attempt.status == "running", Attempt.lease_expires_at < now).limit(REAPED_AT_ONCE)
-    attempts = session.scalars(lapsed.with_for_update(skip_locked=True)).all()
+    lapsed = (
+        select(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Attempt.status == "running", Attempt.lease_expires_at < now)
+        .limit(REAPED_AT_ONCE)
+        .with_for_update(
+            skip_locked=True, of=(Attempt, Job)
+        )  # the job's row is wanted next: whoever has it comes first
+    )
+    attempts = session.scalars(lapsed).all()
     return sum(_lose(session, settings, attempt) for attempt in attempts)
 
 
@@ -164,8 +173,11 @@ def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
     try:
         with session.begin_nested():
             _end(session, settings, attempt, "lost", failures.complete(session, attempt, failure))
-    except OperationalError:  # the database is away: that concerns them all
-        raise
+    except OperationalError as error:
+        if not of_a_lock(error):  # the database is away: that concerns them all
+            raise
+        log.warning("attempt %s has lapsed, and is ended in a later round: %s", attempt_id, error.orig)
+        return False
     except Exception:
         log.exception("attempt %s has lapsed and cannot be ended", attempt_id)
         return False

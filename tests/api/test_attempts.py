@@ -193,6 +193,21 @@ def test_an_attempt_that_cannot_be_ended_holds_up_no_other(
         assert [job["attempts"][0]["status"] for job in found] == ["lost", "running", "lost"]
 
 
+def test_an_attempt_whose_job_is_locked_holds_up_no_other(
+    backend: str, client: TestClient, post_job: PostJob, database: Database, settings: Settings
+) -> None:
+    """Say by a replica that hangs in the middle of a request."""
+    if backend == "sqlite":
+        pytest.skip("it has one writer at a time, who locks everything")
+    jobs = [post_job(str(n)) for n in range(3)]
+    for job in jobs:
+        Worker(client).claim(job)
+    with database.transaction() as session:
+        session.get(Job, jobs[1], with_for_update=True)
+        assert reap_after(database, settings, 60) == 2
+    assert reap_after(database, settings, 60) == 1
+
+
 @pytest.mark.parametrize(("step", "best_ap"), [(40, 0.3), (20, 0.2), (15, 0.1), (None, None)])
 def test_a_claim_takes_the_figures_back_to_the_checkpoint(
     client: TestClient, post_job: PostJob, worker: Worker, step: int | None, best_ap: float | None
