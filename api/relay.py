@@ -139,13 +139,13 @@ class Relay:
         Only as many as are missing, and only those that rang long ago: a worker that has just taken a bell needs a
         moment to claim its job, and a long queue is not rung twice.
         """
-        age = self.settings.redeliver_seconds
+        age, quota = self.settings.redeliver_seconds, self.settings.max_running_per_owner
         with self.database.reading() as session:
-            waiting = outbox.unheard(session, age)
+            waiting = outbox.unheard(session, age, quota)
         for rung in waiting:
             if (missing := rung.bells - self.producer.depth(rung.queue)) > 0:
                 with self.database.transaction() as session:
-                    outbox.ring_again(session, rung, missing, age)
+                    outbox.ring_again(session, rung, missing, age, quota)
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from api.models import ID
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
 from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
 from api.schemas.tokens import Owner
-from api.services import job_list, jobs, quotas, validation
+from api.services import former_weights, job_list, jobs, quotas, validation
 
 
 class SpecRoute(IdempotentRoute):
@@ -100,8 +100,10 @@ def create_job(
         response.status_code = HTTPStatus.OK
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
         return DryRun(**same, spec_version=spec.version, spec=spec)
+    stored = spec.model_dump(mode="json")
     quotas.admit(session, request.app.state.settings, caller.owner)
-    job = jobs.create(session, order, spec.model_dump(mode="json"), caller.owner)
+    former_weights.hold(session, stored)
+    job = jobs.create(session, order, stored, caller.owner)
     response.headers["Location"] = f"/jobs/{job.id}"
     return jobs.detail(session, job)
 

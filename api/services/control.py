@@ -24,7 +24,7 @@ from api.database import Session
 from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel
 from api.schemas.jobs import FINAL
-from api.services import artifacts, jobs, quotas, series, tallies
+from api.services import artifacts, former_weights, jobs, quotas, series, tallies
 from api.services.journal import commands_topic
 from api.services.transitions import begin, move
 from api.settings import Settings
@@ -121,7 +121,7 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
         return known
     if former.status not in RETRIED:
         raise _refused(session, former)
-    _require_weights(session, former)
+    former_weights.hold(session, former.spec)
     quotas.admit(session, settings, owner)
     start, now = _start(session, former), session.now()
     job = Job(
@@ -221,16 +221,6 @@ def _start(session: Session, former: Job) -> dict[str, Any] | None:
     # Locked, so that nobody deletes it before this retry stands.
     source = session.get(Job, former.start["job"], with_for_update=True)
     return None if source is None else former.start
-
-
-def _require_weights(session: Session, job: Job) -> None:
-    for section in (job.spec.get("teacher"), job.spec):
-        named = ((section or {}).get("weights") or {}).get("job")
-        if named and artifacts.weights_ref(session, section) is None:
-            raise Conflict(
-                f"the weights of the job {named}, which this one needs, are gone",
-                remedy="Post a job with other weights.",
-            )
 
 
 def _needed_by(session: Session, job_id: str) -> str | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, update
+from sqlalchemy.orm import aliased
 
 from api.database import Session
 from api.models import Job, Outbox
@@ -62,32 +63,48 @@ class Rung(NamedTuple):
     last: datetime | None  # as the database types it: where there is a bell there is one
 
 
-def unheard(session: Session, older_than: float) -> list[Rung]:
-    """Of each queue with a job that still waits although its bell rang so many seconds ago."""
+def unheard(session: Session, older_than: float, running_quota: int | None = None) -> list[Rung]:
+    """Of each queue with a job that still waits although its bell rang so many seconds ago.
+
+    What `running_quota` (of an owner) holds back waits for no bell: every one of them would cost a claim in vain.
+    """
     limit = session.now() - timedelta(seconds=older_than)
-    query = _rung().having(func.min(Outbox.published_at) < limit)
+    query = _rung(running_quota).having(func.min(Outbox.published_at) < limit)
     return [Rung(*row) for row in session.execute(query)]
 
 
-def _rung() -> Select[str, int, datetime | None]:
+def _rung(running_quota: int | None) -> Select[str, int, datetime | None]:
     columns = Outbox.queue, func.count(), func.max(Outbox.published_at, type_=Outbox.published_at.type)
-    query = select(*columns).join(Job, Job.id == Outbox.job_id)
-    return query.where(Job.status == "queued", Outbox.published_at.is_not(None)).group_by(Outbox.queue)
+    return select(*columns).join(Job, Job.id == Outbox.job_id).where(_waits(running_quota)).group_by(Outbox.queue)
 
 
-def ring_again(session: Session, seen: Rung, count: int, older_than: float) -> None:
+def _waits(running_quota: int | None) -> ColumnElement[bool]:
+    """Of a bell and its job: it rang, and the job could be claimed."""
+    waits = and_(Job.status == "queued", Outbox.published_at.is_not(None))
+    if running_quota is None:
+        return waits
+    queued, running = aliased(Job), aliased(Job)
+    bell = aliased(Outbox)
+    place = func.row_number().over(partition_by=queued.owner, order_by=(bell.priority, bell.id)).label("place")
+    line = select(bell.id, queued.owner, place).join(queued, queued.id == bell.job_id).where(queued.status == "queued")
+    first = line.subquery()
+    at_work = select(func.count()).where(running.owner == first.c.owner, running.status == "running").scalar_subquery()
+    return and_(waits, Outbox.id.in_(select(first.c.id).where(first.c.place <= running_quota - at_work)))
+
+
+def ring_again(session: Session, seen: Rung, count: int, older_than: float, running_quota: int | None = None) -> None:
     """Make `count` bells of a queue due: those of the first priorities, and of these the ones that rang longest ago.
 
     None if the queue is not as it was `seen` any more: then another relay may have done so just now.
     """
     session.lock(f"bells:{seen.queue}")
-    if session.execute(_rung().where(Outbox.queue == seen.queue)).one_or_none() != seen:
+    if session.execute(_rung(running_quota).where(Outbox.queue == seen.queue)).one_or_none() != seen:
         return
     now, queue = session.now(), seen.queue
     oldest = (
         select(Outbox.id)
         .join(Job, Job.id == Outbox.job_id)
-        .where(Job.status == "queued", Outbox.queue == queue)
+        .where(_waits(running_quota), Outbox.queue == queue)
         .where(Outbox.published_at < now - timedelta(seconds=older_than))
         .order_by(Outbox.priority, Outbox.published_at, Outbox.id)
         .limit(count)

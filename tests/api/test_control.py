@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from api.database import Database
 from api.models import Base, DeletedJob, Job, Outbox
-from api.services import artifacts
+from api.services import artifacts, validation
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.specs import write_weights
@@ -407,6 +407,39 @@ def test_what_another_job_needs_is_not_deleted(
     act(teacher, "delete", 204)
     detail, _ = refusal(act(user, "retry", 409))
     assert detail == f"the weights of the job {teacher}, which this one needs, are gone"
+
+
+def test_weights_that_go_while_a_job_is_posted(
+    act: Act,
+    client: TestClient,
+    post_job: PostJob,
+    worker: Worker,
+    spec: dict[str, Any],
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Validation takes its time, and locks nothing; what it saw may be gone when the job is stored."""
+    teacher = post_job()
+    worker.claim(teacher)
+    upload(worker, "best.safetensors", write_weights(root / "w.safetensors").read_bytes())
+    worker.finish("succeeded")
+    resolve = validation.resolve
+
+    def and_delete(*arguments: Any) -> Any:
+        spec = resolve(*arguments)
+        act(teacher, "delete", 204)
+        return spec
+
+    monkeypatch.setattr(validation, "resolve", and_delete)
+    order = {
+        "kind": "evaluate",
+        "name": "e",
+        "spec": {"weights": {"job": teacher}, "data": {"val": spec["data"]["val"]}},
+    }
+    answer = client.post("/jobs", json=order)
+    assert answer.status_code == 409, answer.text
+    assert refusal(answer.json())[0] == f"the weights of the job {teacher}, which this one needs, are gone"
+    assert client.get("/jobs").json()["items"] == []
 
 
 def test_files_of_a_deleted_job_that_stayed_are_swept(

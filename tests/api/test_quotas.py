@@ -6,6 +6,7 @@ import base64
 import hashlib
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from api.database import Database
 from api.errors import TooManyRequests
 from api.limits import RateLimit
 from api.models import Outbox
+from api.services import outbox
 from api.settings import Settings
 from tests.api.conftest import Worker
 
@@ -132,6 +134,36 @@ def test_so_many_jobs_of_an_owner_may_run(client: TestClient, ann: Owner, bob: O
     assert not rung(database, later)
     assert idle.claim(third).status_code == 200
     assert Worker(client).claim(later).status_code == 409
+
+
+def test_what_the_quota_holds_back_waits_for_no_bell(
+    client: TestClient, ann: Owner, bob: Owner, database: Database
+) -> None:
+    """Or every reminder would ring for all of it, and each bell cost a worker a claim in vain."""
+    worker = Worker(client)
+    worker.claim(ann.job())
+    first, *_ = [ann.job() for _ in range(3)]
+    with database.transaction() as session:
+        for bell in session.scalars(select(Outbox)):
+            bell.published_at = session.now() - timedelta(minutes=1)
+
+    def heard_of() -> list[int]:
+        with database.reading() as session:
+            return [found.bells for found in outbox.unheard(session, 5, running_quota=2)]
+
+    assert heard_of() == [1]  # one more of hers may run
+    with database.transaction() as session:
+        (seen,) = outbox.unheard(session, 5, running_quota=2)
+        outbox.ring_again(session, seen, 10, 5, running_quota=2)
+    assert rung(database, first)
+    assert Worker(client).claim(first).status_code == 200
+    assert heard_of() == []
+    bobs = bob.job()
+    with database.transaction() as session:
+        session.scalars(select(Outbox).where(Outbox.job_id == bobs)).one().published_at = session.now() - timedelta(1)
+    assert heard_of() == [1]
+    with database.reading() as session:
+        assert [found.bells for found in outbox.unheard(session, 5)] == [3]
 
 
 def test_requests_of_a_token_are_counted(client: TestClient, ann: Owner, bob: Owner) -> None:
