@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from api.database import Database
 from api.models import Base
+from api.schemas.tasks import queue
 from api.services import figures
 from tests import k8s
 from tests.compose import command_line, fill, health_check, read_compose
@@ -190,7 +191,7 @@ def test_the_api_can_lose_a_pod() -> None:
     probes = {
         probe: container("Deployment", "api")[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")
     }
-    assert probes == {"livenessProbe": "/health", "readinessProbe": "/ready"}
+    assert probes == {"livenessProbe": "/health", "readinessProbe": "/ready?part=database&part=migrations"}
 
 
 def test_one_port_runs_through_all_files() -> None:
@@ -209,12 +210,15 @@ def test_postgres_has_a_connection_for_everybody(tmp_path: Any) -> None:
     each = pool.size() + pool._max_overflow
     database.close()
     (flag, setting) = container("StatefulSet", "postgres")["args"]
-    most = (
-        named("HorizontalPodAutoscaler", "api")["spec"]["maxReplicas"]
-        + named("Deployment", "relay")["spec"]["replicas"]
-    )
+    most = 0
+    for name, kind, count in (("api", "HorizontalPodAutoscaler", "maxReplicas"), ("relay", "Deployment", "replicas")):
+        surge = named("Deployment", name)["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+        most += named(kind, name)["spec"][count] + surge
     assert flag == "-c"
     assert int(setting.removeprefix("max_connections=")) >= each * most + 10
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert f"{each * most}" in page
+    assert setting in page
 
 
 def test_workers_are_scaled_by_figures_that_there_are(tmp_path: Any) -> None:
@@ -227,8 +231,11 @@ def test_workers_are_scaled_by_figures_that_there_are(tmp_path: Any) -> None:
     for worker in ("worker-gpu", "worker-gpu-4"):
         (trigger,) = named("ScaledObject", worker)["spec"]["triggers"]
         asked = set(re.findall(r"crosskd_\w+", trigger["metadata"]["query"]))
-        assert asked == {"crosskd_queue_depth", "crosskd_queue_running", "crosskd_database_up"}
+        assert asked == {"crosskd_queue_depth", "crosskd_workers_busy", "crosskd_database_up"}
         assert asked <= told
+        (devices,) = (e["value"] for e in container("Deployment", worker)["env"] if e["name"] == "CROSSKD_DEVICES")
+        own = queue("gpu", len(devices.split(",")))
+        assert f'crosskd_workers_busy{{queue="{own}"}}' in trigger["metadata"]["query"]
 
 
 def test_every_queue_of_gpus_has_its_scaler() -> None:
@@ -237,8 +244,8 @@ def test_every_queue_of_gpus_has_its_scaler() -> None:
         for scaler in EXAMPLE
         if scaler["kind"] == "ScaledObject"
     ]
-    for queue in ("any", "gpu", "gpu-2", "gpu-3", "gpu-4"):
-        assert sum(bool(found and re.fullmatch(found[1], queue)) for found in patterns) == 1, queue
+    for name in ("any", "gpu", "gpu-2", "gpu-3", "gpu-4"):
+        assert sum(bool(found and re.fullmatch(found[1], name)) for found in patterns) == 1, name
 
 
 @pytest.mark.parametrize("component", ["postgres", "valkey"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.database import DatabaseDep, ReadDep
 from api.routes.in_one_go import InOneGo
-from api.schemas.system import Ready
+from api.schemas.system import Part, Ready
 from api.schemas.workers import WorkerList
 from api.services import readiness, workers_seen
 from api.storage import StorageDep
@@ -22,12 +22,20 @@ _FIGURES: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/ready")
-def get_ready(request: Request, database: DatabaseDep, storage: StorageDep) -> Ready:
+def get_ready(
+    request: Request,
+    database: DatabaseDep,
+    storage: StorageDep,
+    part: Annotated[list[Part] | None, Query(description="Try only these; without it, all.")] = None,
+) -> Ready:
     """Whether everything works that the service needs: database and its revision, broker, storage; 503 says what not.
 
-    Each call tries all of it anew, so the answer turns by itself when a part comes back.
+    Each call tries all of it anew, so the answer turns by itself when a part comes back. A load balancer asks for
+    `part=database&part=migrations`: what all replicas lack together is no reason to send nobody a request, since
+    without a broker or with a full storage they still answer most of them.
     """
-    return readiness.check(database, request.app.state.settings, storage)
+    asked = tuple(name for name in get_args(Part) if part is None or name in part)
+    return readiness.check(database, request.app.state.settings, storage, asked)
 
 
 @router.get("/workers")

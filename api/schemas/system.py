@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 from api.schemas.jobs import Preset
+
+Part = Literal["database", "migrations", "broker", "storage"]
 
 
 class Health(BaseModel):
@@ -15,10 +19,10 @@ class Health(BaseModel):
 
 
 class Ready(BaseModel):
-    """`GET /ready`: everything that the service needs works."""
+    """`GET /ready`: everything that was asked for works."""
 
     status: str
-    checks: list[str] = Field(description="What was tried.")
+    checks: list[Part] = Field(description="What was tried.")
 
 
 class PresetList(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from api.database import Database, Session
 from api.models import Artifact, Attempt, Job
 from api.models import Worker as WorkerRow
 from api.schemas.jobs import AttemptStatus, Progress, Status
+from api.schemas.tasks import queue
 from api.services import tallies
 
 log = logging.getLogger(__name__)
@@ -71,12 +73,15 @@ def _read(session: Session) -> Iterator[Metric]:
 
     queued = select(Job.queue, func.count(), func.min(Job.updated_at)).where(Job.status == "queued").group_by(Job.queue)
     queues = session.execute(queued).all()
-    depth = [([queue], count) for queue, count, _ in queues]
+    depth = [([name], count) for name, count, _ in queues]
     yield _gauge("crosskd_queue_depth", "Jobs that wait, by queue.", ["queue"], depth)
     at_work = select(Job.queue, func.count()).where(Job.status == "running").group_by(Job.queue)
-    busy = [([queue], count) for queue, count in session.execute(at_work)]
+    busy = [([name], count) for name, count in session.execute(at_work)]
     yield _gauge("crosskd_queue_running", "Jobs that run, by the queue that they came through.", ["queue"], busy)
-    ages = [([queue], max((now - since).total_seconds(), 0)) for queue, _, since in queues]
+    yield _gauge(
+        "crosskd_workers_busy", "Workers with an attempt, by the queue of their device set.", ["queue"], _busy(session)
+    )
+    ages = [([name], max((now - since).total_seconds(), 0)) for name, _, since in queues]
     yield _gauge("crosskd_queue_age_seconds", "How long the one waits that has waited longest.", ["queue"], ages)
 
     running = select(Job.id, Job.kind, Job.progress).where(Job.status == "running").order_by(Job.id)
@@ -90,6 +95,15 @@ def _read(session: Session) -> Iterator[Metric]:
     stored = session.scalars(select(func.coalesce(func.sum(Artifact.size), 0))).one()
     yield GaugeMetricFamily("crosskd_artifact_bytes", "Bytes of all published artifacts.", value=float(stored))
     yield from _workers(session)
+
+
+def _busy(session: Session) -> list[tuple[list[str], float]]:
+    """A worker also takes jobs of smaller queues than its own; what it occupies is its own device set."""
+    counted = select(Attempt.device, func.count()).where(Attempt.status == "running").group_by(Attempt.device)
+    found: Counter[str] = Counter()
+    for device, count in session.execute(counted):
+        found[queue() if device == "cpu" else queue("gpu", device.count(",") + 1)] += count
+    return [([name], float(count)) for name, count in sorted(found.items())]
 
 
 def _workers(session: Session) -> Iterator[Metric]:

@@ -1,8 +1,9 @@
-"""Whether the service can do all of its work: database, its revision, broker, storage. Load balancers ask."""
+"""Whether the service can do its work: database, its revision, broker, storage. Monitors and load balancers ask."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -14,7 +15,7 @@ from api.database import Database
 from api.errors import Unavailable
 from api.queue import BrokerAway, ping
 from api.schemas.errors import Fault
-from api.schemas.system import Ready
+from api.schemas.system import Part, Ready
 from api.services import capacity
 from api.settings import Settings
 from api.storage import Storage, StorageAway
@@ -22,22 +23,40 @@ from api.storage import Storage, StorageAway
 log = logging.getLogger(__name__)
 
 
-def check(database: Database, settings: Settings, storage: Storage) -> Ready:
-    """Try everything. Raises `Unavailable` with a fault for each part that does not work."""
-    faults = [*_database(database), *_broker(settings.broker_url), *_storage(storage), *_room(database, settings)]
+def check(database: Database, settings: Settings, storage: Storage, parts: Sequence[Part]) -> Ready:
+    """Try these parts. Raises `Unavailable` with a fault for each that does not work."""
+    faults: list[Fault] = []
+    if {"database", "migrations"} & set(parts):
+        faults += [fault for fault in _database(database) if fault.pointer in parts or fault.pointer == "database"]
+    if "broker" in parts:
+        faults += _broker(settings.broker_url)
+    if "storage" in parts:
+        faults += [*_storage(storage), *_room(database, settings)]
     if faults:
         names = ", ".join(fault.pointer for fault in faults)
         log.warning("not ready: %s", "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
         raise Unavailable(f"not ready: {names}", errors=faults)
-    return Ready(status="ready", checks=["database", "migrations", "broker", "storage"])
+    return Ready(status="ready", checks=list(parts))
+
+
+@cache
+def _scripts() -> ScriptDirectory | None:
+    found = find_spec("migrations")
+    folders = list(found.submodule_search_locations or []) if found else []
+    return ScriptDirectory(folders[0]) if folders else None
 
 
 @cache
 def head() -> str | None:
     """The newest revision that this code knows; None where the migrations are not installed."""
-    found = find_spec("migrations")
-    folders = list(found.submodule_search_locations or []) if found else []
-    return ScriptDirectory(folders[0]).get_current_head() if folders else None
+    scripts = _scripts()
+    return scripts.get_current_head() if scripts else None
+
+
+@cache
+def _known() -> frozenset[str]:
+    scripts = _scripts()
+    return frozenset(script.revision for script in scripts.walk_revisions()) if scripts else frozenset()
 
 
 def _database(database: Database) -> list[Fault]:
@@ -46,13 +65,15 @@ def _database(database: Database) -> list[Fault]:
             session.execute(text("SELECT 1"))
     except SQLAlchemyError:
         return [Fault(pointer="database", detail="it does not answer", remedy="Look whether it runs.")]
-    remedy = "Run `python -m migrations` with this version, or the version that fits the database."
+    remedy = "Run `python -m migrations` with this version."
     try:
         with database.reading() as session:
             revision = session.scalar(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         revision = None
-    if revision == head():
+    # One that this code does not know is a newer version's, which has just migrated: until its processes have taken
+    # over, the older ones go on, or nobody would answer meanwhile.
+    if revision == head() or (revision is not None and revision not in _known()):
         return []
     return [Fault(pointer="migrations", detail=f"the database is at {revision}, not at {head()}", remedy=remedy)]
 

@@ -47,9 +47,9 @@ def migrated(database: Database) -> Iterator[None]:
         session.execute(text("DROP TABLE alembic_version"))
 
 
-def red(client: TestClient) -> dict[str, str]:
+def red(client: TestClient, *parts: str) -> dict[str, str]:
     """What is not ready, by part."""
-    answer = client.get("/ready")
+    answer = client.get("/ready", params={"part": parts})
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["retry-after"]) > 0
@@ -68,6 +68,11 @@ def test_ready_turns_red_and_green_by_itself(
     with database.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     assert red(client) == {"migrations": f"the database is at 0001, not at {readiness.head()}"}
+    assert red(client, "migrations").keys() == {"migrations"}
+    assert client.get("/ready?part=database").json() == {"status": "ready", "checks": ["database"]}
+    with database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+    assert client.get("/ready").status_code == 200  # the next version has migrated, and is about to take over
     with database.transaction() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": readiness.head()})
 
@@ -86,13 +91,15 @@ def test_a_broker_that_is_away_is_told(
 ) -> None:
     away = make_settings(broker_url="redis://127.0.0.1:1/0")
     monkeypatch.setattr(client.app.state, "settings", away)  # type: ignore[attr-defined]
-    assert red(client).keys() == {"broker"}
+    assert red(client).keys() == red(client, "storage", "broker").keys() == {"broker"}
+    assert client.get("/ready?part=database&part=migrations").json()["checks"] == ["database", "migrations"]
+    assert client.get("/ready?part=disk").status_code == 422
 
 
 def test_a_database_without_a_revision_or_away_is_told(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert red(client).keys() == {"migrations"}
     monkeypatch.setattr(client.app.state, "database", Database("sqlite:////nowhere/x.db"))  # type: ignore[attr-defined]
-    assert red(client).keys() == {"database"}
+    assert red(client).keys() == red(client, "migrations").keys() == {"database"}
 
 
 def claim(client: TestClient, job: str, name: str, **more: Any) -> dict[str, str]:
@@ -211,6 +218,7 @@ def test_figures_for_prometheus(
     told = families(client)
     assert (told["crosskd_jobs"]["queued",], told["crosskd_jobs"]["running",]) == (1, 1)
     assert told["crosskd_queue_depth"] == told["crosskd_queue_running"] == {("cpu",): 1}
+    assert told["crosskd_workers_busy"] == {("gpu",): 1}  # where it is, whosever queue its job came through
     assert 0 <= told["crosskd_queue_age_seconds"]["cpu",] < 60
     assert told["crosskd_job_steps_per_second"] == {(job, "train"): 3.5}
     assert 0 <= told["crosskd_heartbeat_age_seconds"]["0", "w"] < 60
