@@ -4,15 +4,17 @@
     python -m benchmarks.load --knee [--seconds 20]
 
 As a real one, a worker makes ten points a second and posts them once a second, or as rarely as the API asks
-(`Report-Interval`); it posts a heartbeat every 5 s, and holds a request for commands. All come within the first 5 s.
-A stream follows the events of one job; six readers ask for lists, a job and its series once a second. A latency
-counts from when a request was due.
+(`Report-Interval`); it posts a heartbeat every 5 s, a line of its log at some moment of each minute, an evaluation
+(80 classes) at some moment of each ten minutes, and holds a request for commands. All come within the first 5 s.
+A stream follows the events of one job; eight readers ask for lists, a job, its series, evaluations and log once a
+second. A latency counts from when a request was due; of held requests and streams it is counted what failed.
 The load comes from a process of its own (`benchmarks.generator`), whose share of the CPU is shown beside that of the
 API and of Postgres: all of them share the machine's cores.
 
-It is met where the 99th percentile of every endpoint is under 250 ms, nothing failed, and the API's memory over the
-second half of the run grows by less than 2 % (by the line of least squares). `--knee` doubles the workers (a stream
-each) until a 99th percentile passes 250 ms, then halves the distance.
+It is met where the 99th percentile of every endpoint in the table is under 250 ms, nothing failed, the streams have
+told at least 95 % of the batches that their workers posted (the last ones are on their way), and the API's memory over
+the second half of the run grows by less than 2 % (by the line of least squares). `--knee` doubles the workers (a
+stream each) until a 99th percentile passes 250 ms or one of the others fails, then halves the distance.
 """
 
 from __future__ import annotations
@@ -33,19 +35,27 @@ from benchmarks.timing import percentile
 
 TARGET = 0.25  # seconds, 99th percentile
 FLAT = 0.02
+TOLD = 0.95  # of the batches, by the streams
 LOOK_SECONDS = 1.0
 
 
 class Round(NamedTuple):
     latencies: dict[str, list[float]]
     faults: dict[str, int]
-    events: int
+    events: int  # that the streams told of batches
+    batches: int  # that were taken from workers whose job has a stream
+    held: int  # requests for commands that were answered
     memory: list[float]  # MiB, once a second
     shares: dict[str, float]  # of one core, by process
 
     @property
     def worst(self) -> float:
         return max(percentile(values, 0.99) for values in self.latencies.values())
+
+    @property
+    def carried(self) -> bool:
+        """In time, without a fault, and told to the streams."""
+        return self.worst < TARGET and not self.faults and self.events >= TOLD * self.batches
 
 
 class Bench:
@@ -84,7 +94,8 @@ class Bench:
             "Postgres": (_postgres_cpu() - postgres) / wall,
             "load generator": found["cpu"] / wall,
         }
-        return Round(found["latencies"], found["faults"], found["events"], memory, shares)
+        counts = (found["events"], found["batches"], found["held"])
+        return Round(found["latencies"], found["faults"], *counts, memory, shares)
 
 
 def _postgres_cpu() -> float:
@@ -112,9 +123,8 @@ def show(result: Round) -> None:
         figures = (statistics.median(values), percentile(values, 0.99), max(values))
         print(f"| {name} | {len(values):,} | {' | '.join(f'{1000 * figure:.0f}' for figure in figures)} |")
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.shares.items())
-    print(
-        f"{result.events:,} events seen by the streams; CPU, of one core: {shares}; faults: {result.faults or 'none'}"
-    )
+    print(f"the streams told {result.events:,} of {result.batches:,} batches; {result.held:,} held requests answered")
+    print(f"CPU, of one core: {shares}; faults: {result.faults or 'none'}")
     first, last = result.memory[0], result.memory[-1]
     half = f"second half {100 * growth(result.memory):+.2f} %"
     print(f"memory of the API: {first:.0f} MiB at the start, {last:.0f} MiB at the end, {half}", flush=True)
@@ -125,7 +135,7 @@ def steady(bench: Bench, workers: int, streams: int, seconds: float) -> bool:
     result = bench.run(workers, streams, seconds)
     print(f"{workers} workers, {streams} streams, {seconds:g} s")
     show(result)
-    return result.worst < TARGET and not result.faults and growth(result.memory) < FLAT
+    return result.carried and growth(result.memory) < FLAT
 
 
 def knee(bench: Bench, seconds: float) -> None:
@@ -138,7 +148,7 @@ def knee(bench: Bench, seconds: float) -> None:
         result = bench.run(workers, workers, seconds)
         shares = f"{100 * result.shares['API']:.0f} | {100 * result.shares['load generator']:.0f}"
         print(f"| {workers} | {1000 * result.worst:.0f} | {shares} |", flush=True)
-        if result.worst < TARGET and not result.faults:
+        if result.carried:
             carried = workers
         else:
             refused = workers
@@ -158,7 +168,7 @@ def main() -> int:
             knee(bench, arguments.seconds or 20.0)
             return 0
         met = steady(bench, arguments.workers, arguments.streams, arguments.seconds or 600.0)
-    print(f"p99 under {1000 * TARGET:g} ms, memory flat: {'met' if met else 'MISSED'}")
+    print(f"p99 under {1000 * TARGET:g} ms, batches told to the streams, memory flat: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 
 

@@ -76,7 +76,7 @@ def _exposure_faults(service: Mapping[str, Any]) -> Iterator[str]:
         if not port.startswith("127.0.0.1:"):
             yield f"publishes {port} beyond this machine"
     for key, value in service.get("environment", {}).items():
-        if SECRET.search(key) and not re.fullmatch(r"\$\{\w+:\?[^}]+\}", str(value)):
+        if SECRET.search(key) and not re.fullmatch(r"\$\{\w+(:\?[^}]+|:-)\}", str(value)):
             yield f"has {key} in the file; write ${{{key}:?what to do}}"
     if service.get("privileged") or "docker.sock" in str(service.get("volumes")):
         yield "could take over the host"

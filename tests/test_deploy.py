@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import tomllib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
+import api.settings
+import worker.settings
 from tests.compose import fill, read_compose, rule_faults, schema_faults
 from tests.dockerfile import ROOT, build_context, copies, read_stages
 
@@ -21,6 +25,24 @@ STAGES = read_stages((ROOT / "Dockerfile").read_text())
 COMPOSE = read_compose()
 SERVICES: dict[str, Any] = COMPOSE["services"]
 TARGETS = ("api", "worker")
+NEEDED = {
+    "CROSSKD_DATA": "/srv/data",
+    "POSTGRES_PASSWORD": "p$ss:/@",
+    "CROSSKD_WORKER_TOKEN": "a-worker-token-of-some-length",
+    "CROSSKD_WORKER_TOKEN_SHA256": "0" * 64,
+}
+TAKEN = {  # if they are there; by the settings that read them
+    "api": {
+        "CROSSKD_AUTH": "tokens",
+        "CROSSKD_RELAY": "external",
+        "CROSSKD_STORAGE_URL": "s3://bucket/artifacts",
+        "CROSSKD_STORAGE_REGION": "eu-north-1",
+        "CROSSKD_STORAGE_ENDPOINT": "https://minio:9000",
+        "CROSSKD_STORAGE_ACCESS_KEY_ID": "id",
+        "CROSSKD_STORAGE_SECRET_ACCESS_KEY": "key",
+    },
+    "worker": {"CROSSKD_DEVICES": "0,1", "CROSSKD_WORKER_NAME": "cellar"},
+}
 
 
 def put(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -80,6 +102,7 @@ def test_compose_meets_the_rules_of_the_house() -> None:
         ("services.api.ports", ["8000:8000"], "beyond this machine"),
         ("services.postgres.environment.POSTGRES_PASSWORD", "hunter2", "in the file"),
         ("services.worker.environment.CROSSKD_WORKER_TOKEN", "${CROSSKD_WORKER_TOKEN}", "in the file"),
+        ("services.api.environment.CROSSKD_STORAGE_SECRET_ACCESS_KEY", "${KEY:-minio}", "in the file"),
         ("services.api.cap_drop", [], "privileges"),
         ("services.worker.privileged", True, "take over the host"),
     ],
@@ -121,18 +144,69 @@ def test_one_port_runs_through_all_files() -> None:
 
 
 def test_a_missing_secret_says_what_to_do() -> None:
-    variables = {
-        "CROSSKD_DATA": "/srv/data",
-        "POSTGRES_PASSWORD": "p$ss:/@",
-        "CROSSKD_WORKER_TOKEN": "t",
-        "CROSSKD_WORKER_TOKEN_SHA256": "0" * 64,
-    }
-    filled = fill(COMPOSE, variables)
+    filled = fill(COMPOSE, NEEDED)
     assert filled["services"]["api"]["environment"]["PGPASSWORD"] == "p$ss:/@"
     assert filled["services"]["api"]["ports"] == ["127.0.0.1:8000:8000"]
-    for name in variables:
+    for name in NEEDED:
         with pytest.raises(LookupError, match=f"{name}: set it to"):
-            fill(COMPOSE, {**variables, name: ""})
+            fill(COMPOSE, {**NEEDED, name: ""})
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment of nobody's settings."""
+    for name in list(os.environ):
+        if name.startswith(("CROSSKD_", "AWS_")):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("service", "settings"), [("api", api.settings.Settings), ("worker", worker.settings.Settings)]
+)
+def test_what_the_environment_says_arrives(service: str, settings: Any, bare: pytest.MonkeyPatch) -> None:
+    """And what it leaves out, Compose passes on as empty: the settings have their defaults then."""
+    told = TAKEN[service]
+
+    def read(variables: dict[str, str]) -> dict[str, Any]:
+        for name, value in fill(SERVICES[service]["environment"], variables).items():
+            bare.setenv(name, str(value))
+        found = settings().model_dump(include={name.removeprefix("CROSSKD_").lower() for name in told})
+        return {name: getattr(value, "get_secret_value", lambda value=value: value)() for name, value in found.items()}
+
+    assert read(NEEDED | told) == {name.removeprefix("CROSSKD_").lower(): value for name, value in told.items()}
+    plain = read(NEEDED)
+    for name in told:
+        bare.delenv(name)
+    defaults = settings().model_dump(include=set(plain))
+    assert plain == defaults | ({"devices": "0"} if service == "worker" else {})
+
+
+def test_the_header_names_every_variable() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    header = text[: text.index("name: crosskd")]
+    assert set(re.findall(r"\$\{(\w+)", text)) - set(re.findall(r"\w+", header)) == set()
+
+
+class Override(yaml.SafeLoader):
+    """Knows Compose's own tag."""
+
+
+Override.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
+
+
+def test_the_override_in_the_documents_fits() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    example = yaml.load(page.partition("```yaml\n")[2].partition("```")[0], Override)
+    merged = copy.deepcopy(COMPOSE)
+    for name, service in example["services"].items():
+        own = merged["services"].setdefault(name, {})
+        for variable in service.get("environment", {}):
+            assert variable in SERVICES["api"]["environment"]
+        own |= service | {"environment": own.get("environment", {}) | service.get("environment", {})}
+    assert schema_faults(merged) == []
+    assert merged["services"]["relay"]["environment"].keys() <= SERVICES["api"]["environment"].keys()
+    assert merged["services"]["valkey"]["command"][:-2] == SERVICES["valkey"]["command"]
 
 
 # --- Dockerfile ------------------------------------------------------------------------------------------------------

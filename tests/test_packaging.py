@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # it installs the package anew
 
 ROOT = Path(__file__).parent.parent
 TORCH = {"torch", "torchvision", "pycocotools"}
-DATA_FOLDERS = ("crosskd/backbones", "crosskd/recipes", "api/web", "migrations")
+DATA_FOLDERS = ("crosskd/backbones", "crosskd/recipes", "migrations")
 
 
 @pytest.fixture(scope="module")
