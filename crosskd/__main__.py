@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from crosskd.config import ExportConfig, ModelConfig, TrainConfig
+from crosskd.engine.launch import leaving_at_once
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.presets import load_recipe, parse_yaml, recipe_names
 
@@ -347,4 +348,5 @@ def _clear_errors() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m crosskd")
+    with leaving_at_once():
+        app(prog_name="python -m crosskd")

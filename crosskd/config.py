@@ -94,7 +94,13 @@ class TrainConfig(Knobs):
     augment: AugmentConfig = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()
     batch_size: int = Field(default=16, ge=1, le=4096, description="Images per process and step.")
-    accumulate: int = Field(default=1, ge=1, le=1024, description="Batches per optimizer step.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Batches per optimizer step. Each is divided by its own positives (GFL, ATSS, FCOS: unlike the "
+        "batches of several processes, which share the mean of theirs).",
+    )
     gpus: int = Field(
         default=1,
         ge=1,

@@ -27,12 +27,14 @@ def judge(told: Mapping[int, Outcome], ends: list[RankEnd], ranks: int, oom_kill
     """The training's outcome and the rank that decided it.
 
     `told` is what ranks said of their end, `ends` those that ended with an error, the first of them first. A rank
-    that only lost another says nothing and exits with `EXIT_LOST`; torchrun's own signals to the rest come later.
+    that only lost another exits with `EXIT_LOST`, and what it says counts only where nobody knows better; torchrun's
+    own signals to the rest come later.
     """
+    lost = [end.rank for end in ends if end.status == EXIT_LOST]
     for rank, outcome in told.items():
         if outcome.outcome == "stale":
             return outcome, rank
-    failed = [(rank, outcome) for rank, outcome in sorted(told.items()) if outcome.outcome == "failed"]
+    failed = [(rank, told[rank]) for rank in sorted(told) if told[rank].outcome == "failed" and rank not in lost]
     for rank, outcome in failed:
         if outcome.failure is not None and outcome.failure.failure_class != "infrastructure":
             return outcome, rank
@@ -43,6 +45,9 @@ def judge(told: Mapping[int, Outcome], ends: list[RankEnd], ranks: int, oom_kill
         return Outcome(outcome="failed", failure=failure), first.rank
     if failed:
         return failed[0][1], failed[0][0]
+    for rank in lost:
+        if rank in told:
+            return told[rank], rank
     if ends:
         failure = sudden_end(f"rank {ends[0].rank} of {ranks} training processes", ends[0].status, oom_kills_before)
         return Outcome(outcome="failed", failure=failure), ends[0].rank

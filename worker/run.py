@@ -21,7 +21,7 @@ from api.schemas import process_log, tracing
 from api.schemas.jobs import SPECS
 from api.schemas.reports import Claim
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
-from crosskd.engine.launch import divert_output, launcher
+from crosskd.engine.launch import divert_output, launcher, leaving_at_once
 from crosskd.errors import CrossKDError, Interrupted, RankLost
 from worker.client import AttemptClient, connect, speak_for
 from worker.delivery import Undelivered
@@ -39,15 +39,19 @@ logger = logging.getLogger("worker.run")
 
 EXIT_FAILED = 1
 EXIT_STALE = 4
-EXIT_LOST = 5  # another rank has ended, and knows why
+EXIT_LOST = 5  # most likely another rank has ended, and knows why
+
+
+class Lost(Outcome):
+    """The end of a rank that a collective failed; it counts where no rank knows better."""
 
 
 def train(
     order: Order, folder: WorkFolder, settings: Settings, stop: threading.Event, rank: int | None = None
-) -> Outcome | None:
+) -> Outcome:
     """Run the training that `order` asks for and report it; whatever goes wrong becomes the outcome.
 
-    `rank` is which process of several this is; None says there is one. None is the outcome where another rank ended.
+    `rank` is which process of several this is; None says there is one. The outcome is `Lost` where a collective failed.
     """
     try:
         config = SPECS[order.claim.kind].model_validate(order.claim.spec)
@@ -81,7 +85,7 @@ def _train(
     stop: threading.Event,
     api: AttemptClient,
     rank: int | None,
-) -> Outcome | None:
+) -> Outcome:
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
     from worker.reporter import Reporter
     from worker.requests import Requests
@@ -102,23 +106,21 @@ def _train(
     except (ApiError, Undelivered, OSError) as exc:
         logger.exception("not everything reached the API")
         delivered = False
-        if outcome is not None and outcome.outcome == "succeeded":
+        if outcome.outcome == "succeeded":
             outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
     for witness in witnesses:
-        witness.ended(outcome.outcome if outcome else "", delivered=delivered)
+        witness.ended("" if isinstance(outcome, Lost) else outcome.outcome, delivered=delivered)
     return outcome
 
 
-def _run(
-    order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
-) -> Outcome | None:
+def _run(order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]) -> Outcome:
     try:
         manifest = _work(order, config, folder, stop, callbacks)
     except Interrupted:
         return Outcome(outcome="released")
     except RankLost as exc:
-        logger.error("%s", exc)
-        return None
+        logger.error("%s", exc)  # its cause stands in the log already
+        return Lost(outcome="failed", failure=describe(exc, order.claim.spec))
     except Exception as exc:
         logger.exception("the training ended with an error")
         return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
@@ -173,14 +175,15 @@ def main(argv: list[str]) -> int:
     claim = order.claim
     with tracing.span(claim.kind, parent=order.traceparent, job=claim.job, attempt=claim.attempt) as span:
         outcome = train(order, folder, settings, stop, rank)
-        if outcome is not None and outcome.outcome == "failed":
+        if outcome.outcome == "failed":
             tracing.failed(span, outcome.failure.failure_class if outcome.failure else "")
-    if outcome is None:
-        return EXIT_LOST
     folder.write_outcome(outcome, rank)
     tracing.flush()
+    if isinstance(outcome, Lost):
+        return EXIT_LOST
     return EXIT_FAILED if outcome.outcome == "failed" else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    with leaving_at_once():
+        sys.exit(main(sys.argv))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +14,7 @@ from crosskd.boxes.coding import decode_distances
 from crosskd.config import ModelConfig
 from crosskd.detectors.classic import centerness_losses, centerness_target
 from crosskd.detectors.head import DenseHead
-from crosskd.losses import EPSILON, full, rank_mean, rank_share
+from crosskd.losses import EPSILON, full, rank_mean
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
 REFERENCE_FLOOR = 1e-6  # of the summed centerness, in the reference
@@ -51,18 +50,16 @@ class FCOS(DenseHead):
         return rank_mean(assignment.label_weights.new_tensor(count), least=1)
 
     def mimic_normaliser(self, assignment: Assignment, *, reference: bool = False) -> Tensor:
-        """The summed centerness of the positives, averaged over ranks; 1 for a batch without any.
+        """The summed centerness of the positives, averaged over ranks, at least 1.
 
-        The reference divides by 1e-6 then, which multiplies a loss that is mostly background by a million.
+        The reference divides by as little as 1e-6, which multiplies a loss that is mostly background: by a million in
+        a batch without a positive, by fifty in one whose only positive lies at its box's rim (centerness 0.02).
         """
-        total = self._centerness_sum(assignment)
-        if reference:
-            return total.clamp(min=rank_share(REFERENCE_FLOOR))
-        return torch.where(total > 0, total, torch.full_like(total, rank_share(1.0)))
+        return self._centerness_sum(assignment, least=REFERENCE_FLOOR if reference else 1.0)
 
-    def _centerness_sum(self, assignment: Assignment) -> Tensor:
+    def _centerness_sum(self, assignment: Assignment, least: float = 0.0) -> Tensor:
         assert assignment.centerness is not None
-        return rank_mean(assignment.centerness.sum())
+        return rank_mean(assignment.centerness.sum(), least)
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
         """Focal, box and centerness loss; the second is divided by the positives' summed centerness."""

@@ -44,13 +44,18 @@ class MixedPrecision:
     @classmethod
     def on(cls, device: torch.device, precision: Precision) -> MixedPrecision:
         """Raises `ConfigError` where `device` does not compute in `precision`."""
-        if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        if precision == "bf16" and device.type == "cuda" and not _computes_bf16():
             raise ConfigError("this GPU has no bf16", where="/precision", remedy="Use `fp16` or `fp32` here.")
         return cls(device, precision, torch.amp.GradScaler(device.type, enabled=precision == "fp16"))
 
     def autocast(self) -> torch.autocast:
         """A context in which convolutions and matrix products run in `precision`."""
         return torch.autocast(self.device.type, dtype=_FORMATS.get(self.precision), enabled=self.precision != "fp32")
+
+
+def _computes_bf16() -> bool:
+    """Whether the GPU itself does: torch also counts emulation, which is slower than fp32."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def peak_memory(device: torch.device) -> int:

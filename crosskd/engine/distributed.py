@@ -7,6 +7,7 @@ ranks, in the same order. `engine.launch` starts the processes, `engine.parallel
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,11 +23,16 @@ from crosskd.engine.device import choose_device
 from crosskd.engine.launch import meeting_point
 from crosskd.errors import ConfigError, RankLost
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # How long a rank waits for another that lives and does not come, e.g. while it writes to a slow disk. One that dies
-# is noticed at once, by its connections and by whoever started the ranks.
+# is noticed at once: under gloo by its connections, and under either backend by torchrun, which looks ten times a
+# second and ends the others. NCCL's ranks on one machine share memory and would wait this long; torch then ends them
+# (TORCH_NCCL_ASYNC_ERROR_HANDLING, as it is by default). A shorter time would end sound ones that write slowly.
 PATIENCE = timedelta(hours=2)
+_QUOTED = 500  # characters of what a failed collective says
 
 
 def launched() -> int:
@@ -37,6 +43,8 @@ def launched() -> int:
 @contextlib.contextmanager
 def joined(config: TrainConfig) -> Iterator[None]:
     """Be one of `config.gpus` processes meanwhile; with one, nothing happens.
+
+    An error on GPUs leaves the process group behind: the process then has to end by `launch.leaving_at_once`.
 
     Raises:
         ConfigError: other than `config.gpus` processes were started, or there are not as many GPUs.
@@ -58,8 +66,13 @@ def joined(config: TrainConfig) -> Iterator[None]:
     try:
         with ranks.synchronising(config.sync_statistics):
             yield
-    finally:
-        dist.destroy_process_group()  # the others notice at once when this is an error's end
+    except BaseException:
+        # By gloo the others learn at once from a closed connection. NCCL waits here until what is queued is done, and
+        # the others may sit in a collective that this rank will never enter: the error would be told after PATIENCE.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _require_processes(config: TrainConfig) -> None:
@@ -80,7 +93,8 @@ def _require_gpus(wanted: int) -> None:
         )
 
 
-# What a collective says when a peer is gone: gloo's texts, and the classes of NCCL's errors.
+# What a collective says when a peer is gone: gloo's texts, and the classes of NCCL's errors. The latter have many other
+# causes (a full /dev/shm, one GPU for two ranks): what they say is passed on.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
 
 
@@ -92,11 +106,19 @@ def noticing_loss() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)):
             raise
+        log.exception("a collective failed")
         raise RankLost(
-            "another process of this training has ended",
+            f"a collective failed, most likely because another process of this training has ended: {_in_a_line(error)}",
             where="/gpus",
-            remedy="Read what that process said; this one could only stop.",
+            remedy="Read what the other processes said; this one could only stop.",
         ) from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    """What it says, without the stack of C++. NCCL's first line names a place, and its last line the cause."""
+    text = str(error).partition("Exception raised from")[0]
+    line = "; ".join(stripped for part in text.splitlines() if (stripped := part.strip())).replace(":; ", ": ")
+    return line if len(line) <= _QUOTED else f"{line[:_QUOTED]}…"
 
 
 def active() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import socket
@@ -9,9 +11,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 GRACE_SECONDS = 30.0  # between a signal that is passed on to the ranks and SIGKILL
 ORPHAN_SECONDS = 0.5  # between two looks of a rank whether its launcher lives
@@ -118,6 +122,38 @@ def end_with(launcher: int) -> None:
     threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
+@contextlib.contextmanager
+def leaving_at_once() -> Iterator[None]:
+    """Around all that a process does: where an error leaves a process group behind, end without clean-up.
+
+    NCCL's clean-up would wait for ranks that wait for this one. Once it is gone, torchrun ends them. The exit status
+    is that of `SystemExit`; another exception prints its traceback and is 1.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not _in_group():
+            raise
+        if isinstance(error, SystemExit):
+            _leave(error.code if isinstance(error.code, int) else int(error.code is not None))
+        traceback.print_exception(error)
+        _leave(1)
+
+
+def _in_group() -> bool:
+    distributed = sys.modules.get("torch.distributed")  # whoever has not imported it is in no group
+    return distributed is not None and bool(distributed.is_available() and distributed.is_initialized())
+
+
+def _leave(status: int) -> NoReturn:
+    try:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # nobody may read what is printed
+        os._exit(status)
+
+
 def divert_output(path: Path) -> None:
     """Append to `path` what this process, and what it starts, prints from now on."""
     sys.stdout.flush()
@@ -137,4 +173,5 @@ def _prepare_environment(count: int, grace: float) -> None:
     # All ranks are on this machine: nobody else needs to reach them, nor does its name have to resolve.
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if loopback:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+        for backend in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", loopback[0])

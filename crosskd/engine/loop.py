@@ -39,6 +39,16 @@ class Batches(Protocol):
         """Those of epoch `index`, without the first `start`."""
 
 
+class Group(Protocol):
+    """The batches of one optimizer step, to be gone through once: a list, or what fetches them meanwhile."""
+
+    def __len__(self) -> int:
+        """How many: the share of each in the loss is known before the last has come."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One after the other."""
+
+
 @dataclass(frozen=True)
 class Training:
     """The parts that the loop drives."""
@@ -77,11 +87,11 @@ def fit(
     while True:
         enough = False
         training.trainee.train()
-        for group in meter.waiting(_groups(run, training)):
+        for group in _groups(run, training, meter):
             losses = train_step(run, training, group)
             run.step += 1
             run.batches_done += len(group)
-            meter.count(images=sum(len(batch.images) for batch in group) * distributed.world_size())
+            meter.count(images=group.images * distributed.world_size())
             if run.step % run.config.log_every == 0 or run.step == run.total_steps:
                 callback.on_log(run, losses | meter.read())
             # Asked of one rank, all end after the same step.
@@ -108,18 +118,38 @@ def fit(
         run.epoch_index, run.batches_done = run.epoch_index + 1, 0
 
 
-def _groups(run: Run, training: Training) -> Iterator[list[Batch]]:
+class _Group:
+    """The batches of one step, fetched one by one while it goes on: all of them together may not fit into memory."""
+
+    def __init__(self, batches: Iterator[Batch], length: int) -> None:
+        self._batches, self._length = batches, length
+        self.images = 0  # in the batches fetched so far
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in islice(self._batches, self._length):
+            self.images += len(batch.images)
+            yield batch
+
+
+def _groups(run: Run, training: Training, meter: Meter) -> Iterator[_Group]:
     """What is left of the epoch, in groups of `accumulate` batches; the epoch's last group may be shorter."""
-    if run.step >= run.total_steps or run.batches_done >= len(training.batches):
+    left = len(training.batches) - run.batches_done
+    if run.step >= run.total_steps or left <= 0:
         return
-    batches = training.batches.epoch(run.epoch_index, run.batches_done)
-    while group := list(islice(batches, training.accumulate)):
+    batches = meter.waiting(training.batches.epoch(run.epoch_index, run.batches_done))
+    while left > 0:
+        group = _Group(batches, min(training.accumulate, left))
+        left -= len(group)
         yield group
         if run.step >= run.total_steps:
             return
+    next(batches, None)  # there is none; the loader gets to its own end
 
 
-def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, float]:
+def train_step(run: Run, training: Training, group: Group) -> dict[str, float]:
     """One optimizer step over the mean loss of a group of batches. Returns each term, `loss`, `lr`, `grad_norm`."""
     amp, optimizer = training.amp, training.optimizer
     lr = set_learning_rate(optimizer, training.schedule(run.step))
@@ -134,7 +164,7 @@ def train_step(run: Run, training: Training, group: list[Batch]) -> dict[str, fl
             amp.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         history.append({name: term.detach() for name, term in losses.items()})
 
-    with memory_errors(amp.device, group[-1].images):  # the optimizer's state is made by its first step
+    with memory_errors(amp.device, batch.images):  # the optimizer's state is made by its first step
         values = _update(run, training, history)
     run.loss = values["loss"]
     return values | {"lr": lr}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,8 @@ from crosskd.engine import distributed
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.weights import write_weights
 from crosskd.structures import Evaluation
+
+log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -39,8 +42,13 @@ class Results:
         self._best_state: State = {}
 
     def add(self, evaluation: Evaluation, student: nn.Module) -> Evaluation:
-        """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in."""
-        best = self.best is None or evaluation.ap > self.best.ap
+        """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in.
+
+        Where there is nothing to measure (AP -1), the latest counts as the best.
+        """
+        if evaluation.ap < 0 and not self.evaluations:
+            log.warning("the validation split has nothing to measure: the best weights will be the latest")
+        best = self.best is None or evaluation.ap > self.best.ap or evaluation.ap == self.best.ap < 0
         evaluation = replace(evaluation, best=best)
         numbers = replace(evaluation, curves=None)  # hundreds of curves would fill the checkpoints
         self.evaluations.append(numbers)

@@ -25,7 +25,7 @@ class MimicConfig(Knobs):
     beta: float = Field(default=1.0, ge=0, le=10, description="Exponent of the quality focal weight |p - q|.")
     reference_normaliser: bool = Field(
         default=False,
-        description="FCOS: divide by 1e-6, not by 1, where a batch has no positive, as the reference does.",
+        description="FCOS: divide by a summed centerness below 1, too, down to 1e-6, as the reference does.",
     )
 
 

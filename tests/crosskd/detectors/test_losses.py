@@ -8,7 +8,7 @@ from torchvision.ops import box_iou
 
 from crosskd import registry
 from crosskd.detectors.detector import build_detector
-from crosskd.structures import Targets
+from crosskd.structures import Assignment, Targets
 from tests.crosskd import small
 
 EVERY = pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
@@ -48,6 +48,25 @@ def test_images_without_boxes_still_teach_the_background_and_reach_every_paramet
     assert not any(values.any() for name, values in losses.items() if name != "loss_cls")
     small.total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def nearness(centerness: list[float]) -> Assignment:
+    """Of one image: the summed centerness is all that FCOS divides imitation by."""
+    cells = len(centerness)
+    labels = torch.zeros(1, cells, dtype=torch.long)
+    near = torch.tensor([centerness])
+    return Assignment(labels, torch.ones(1, cells), torch.zeros(1, cells, 4), [cells], [cells], centerness=near)
+
+
+@pytest.mark.parametrize(
+    ("centerness", "divisor", "reference"),
+    [([0.02], 1.0, 0.02), ([0.3, 0.3], 1.0, 0.6), ([0.0], 1.0, 1e-6), ([1.0], 1.0, 1.0), ([0.9, 0.7], 1.6, 1.6)],
+)
+def test_fcos_divides_imitation_by_one_at_least(centerness: list[float], divisor: float, reference: float) -> None:
+    """A single positive at the rim of its box multiplied the whole loss by fifty."""
+    head, assignment = small.detector(detector="fcos").head, nearness(centerness)
+    assert head.mimic_normaliser(assignment).item() == pytest.approx(divisor)
+    assert head.mimic_normaliser(assignment, reference=True).item() == pytest.approx(reference)
 
 
 @EVERY

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -38,15 +41,67 @@ def test_another_number_of_processes_is_refused(
     assert not distributed.active()
 
 
+@pytest.fixture
+def destroyed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Pretends that this is one of two ranks on a kind of device; what it returns lists the groups that were left."""
+
+    def on(device: str) -> list[str]:
+        left: list[str] = []
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("CROSSKD_MEETING", raising=False)
+        monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device(device))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+        monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+        monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append(device))
+        return left
+
+    return on
+
+
+@pytest.mark.parametrize(("device", "left_on_error"), [("cpu", ["cpu"]), ("cuda", [])])
+def test_an_error_does_not_wait_for_the_others(
+    device: str, left_on_error: list[str], destroyed: Callable[[str], list[str]]
+) -> None:
+    """NCCL's group ends when all ranks end it, and those that sit in a collective would come hours later."""
+    left = destroyed(device)
+    with pytest.raises(OSError, match="disk is full"), distributed.joined(toy_config(gpus=2)):
+        raise OSError("the disk is full")
+    assert left == left_on_error
+    left.clear()
+    with distributed.joined(toy_config(gpus=2)):
+        assert left == []
+    assert left == [device]
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "said"),
     [
-        RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:1: Connection reset by peer"),
-        dist.DistBackendError("NCCL error: remote process exited"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:1: Connection reset by peer"),
+            "Connection reset by peer",
+        ),
+        (dist.DistBackendError("NCCL error: remote process exited"), "remote process exited"),
+        (
+            dist.DistBackendError(
+                "NCCL error in: NCCLUtils.cpp:94, invalid usage\nLast error:\nDuplicate GPU detected : rank 0\n"
+                "Exception raised from create at NCCLUtils.cpp:94\nframe #0: c10::Error"
+            ),
+            "has ended: NCCL error in: NCCLUtils.cpp:94, invalid usage; Last error: Duplicate GPU detected : rank 0",
+        ),
     ],
 )
-def test_a_peer_that_is_gone_is_told_from_other_errors(error: RuntimeError) -> None:
-    with pytest.raises(RankLost, match="another process of this training has ended"), distributed.noticing_loss():
+def test_a_collective_s_error_is_told_from_others_with_what_it_said(
+    error: RuntimeError, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.ERROR),
+        pytest.raises(RankLost, match="another process of this training has ended") as caught,
+        distributed.noticing_loss(),
+    ):
         raise error
+    assert caught.value.message.endswith(said)
+    assert caplog.records[-1].exc_info is not None
     with pytest.raises(RuntimeError, match="shapes"), distributed.noticing_loss():
         raise RuntimeError("shapes do not fit")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crosskd.engine.launch import RankEnd, _order
+from crosskd.engine.launch import RankEnd, _order, _prepare_environment
 
 LAUNCHER = """
 import sys
@@ -23,6 +23,21 @@ except RanksFailed as error:
     print("failed:", error)
 except RanksStopped as error:
     print("stopped:", error)
+"""
+ABANDONING = """
+import atexit, sys, time
+import torch.distributed as dist
+from crosskd.engine.launch import leaving_at_once
+from crosskd.errors import DataError
+
+atexit.register(time.sleep, 300)  # as NCCL's clean-up, which waits for the others
+with leaving_at_once():
+    if sys.argv[1] == "joined":
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    else:
+        atexit.unregister(time.sleep)
+    print("told", end="")
+    raise {"exit": SystemExit(7), "error": DataError("an image is broken")}[sys.argv[2]]
 """
 LISTENING = "0A"  # in /proc/net/tcp
 Start = Callable[[str], subprocess.Popen[str]]
@@ -117,6 +132,24 @@ def test_ranks_do_not_outlive_their_launcher(start: Start, tmp_path: Path) -> No
     launcher.kill()
     launcher.communicate(timeout=60)
     assert gone(pids, 10)
+
+
+@pytest.mark.parametrize("group", ["joined", "none"])
+@pytest.mark.parametrize(("end", "status"), [("exit", 7), ("error", 1)])
+def test_a_group_that_an_error_leaves_behind_holds_nobody_up(group: str, end: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONING, group, end], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "told"
+    assert ("DataError: an image is broken" in done.stderr) is (end == "error")
+
+
+def test_ranks_of_one_machine_meet_on_its_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"GLOO_SOCKET_IFNAME": "eth7"})
+    _prepare_environment(2, 1.0)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"  # the user's own
+    assert os.environ["NCCL_SOCKET_IFNAME"].startswith("lo")
 
 
 def test_who_ended_first() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
 from crosskd.engine.results import Results
 from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
+from crosskd.structures import Batch
 from tests.crosskd import small
 from tests.crosskd.engine.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
 
@@ -108,6 +110,38 @@ def test_accumulation_is_the_mean_over_the_group_the_short_last_one_too(tmp_path
     train_step(run, training, batches)
     for name, parameter in training.trainee.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], msg=name)
+
+
+def test_the_batches_of_a_group_are_fetched_one_by_one(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(accumulate=4))
+    fetched: list[int] = []
+    training.trainee.before_loss = lambda call: fetched.append(len(training.batches.yielded))
+    run_through(run, training)
+    assert fetched == list(range(1, 16))
+
+
+class SlowBatches(ToyBatches):
+    """Each comes late; `ends` counts the epochs that were fetched to their end."""
+
+    ends = 0
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        for batch in super().epoch(index, start):
+            time.sleep(0.1)
+            yield batch
+        self.ends += 1
+
+
+def test_all_batches_of_a_group_are_waited_for(tmp_path: Path) -> None:
+    batches = SlowBatches()
+    run, training = toy_run(tmp_path, toy_config(accumulate=3, schedule={"epochs": 2}), batches)
+    recorder = Recorder()
+    run_through(run, training, recorder)
+    assert [log["step"] for log in recorder.logs] == [1, 2, 3, 4]
+    assert all(log["data_wait"] > 0.5 for log in recorder.logs[1:])  # the first step is slow by itself
+    rates = [log["images_per_second"] / log["steps_per_second"] for log in recorder.logs]
+    assert rates == pytest.approx([6, 4] * 2)
+    assert batches.ends  # where the run goes on, the loader gets to its own end
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
@@ -333,6 +367,15 @@ def test_no_gpu_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == CPU
     with pytest.raises(ConfigError, match="no CUDA device"):
         choose_device("cuda")
+
+
+def test_bf16_that_a_gpu_only_emulates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ConfigError, match="no bf16"):
+        MixedPrecision.on(gpu, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert MixedPrecision.on(gpu, "bf16").precision == "bf16"
 
 
 def test_callbacks_hear_in_order_and_one_that_fails_ends_the_run(tmp_path: Path) -> None:

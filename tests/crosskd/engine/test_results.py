@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,25 @@ def test_the_best_is_kept_through_worse_ones_and_a_resume(tmp_path: Path) -> Non
     assert restored.best is not None
     assert (restored.best.step, restored.best.ap) == (2, 0.3)
     torch.testing.assert_close(restored.state_dict(1.0)["best_state"], wanted, rtol=0, atol=0)
+
+
+def test_where_nothing_can_be_measured_the_latest_is_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    latest = nn.Linear(1, 1)
+    with caplog.at_level(logging.WARNING):
+        found = after(tmp_path, -1.0, -1.0)
+        assert found.add(evaluation(-1.0, 2), latest).best
+    assert found.best is not None
+    assert found.best.step == 2
+    torch.testing.assert_close(found.state_dict(1.0)["best_state"], latest.state_dict(), rtol=0, atol=0)
+    assert [record.message for record in caplog.records] == [
+        "the validation split has nothing to measure: the best weights will be the latest"
+    ]
+
+
+def test_as_good_is_not_better(tmp_path: Path) -> None:
+    found = after(tmp_path, 0.0, 0.0)
+    assert found.best is not None
+    assert found.best.step == 0
 
 
 def test_curves_are_handed_on_and_never_kept(tmp_path: Path) -> None:
