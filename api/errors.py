@@ -2,6 +2,7 @@
 
 ApiError
 ├── BadRequest            400   the request cannot be read
+│   └── DigestMismatch    400   the bytes that came are not those of the digest; they are forgotten
 ├── Unauthorized          401   no token, or a wrong one
 ├── Forbidden             403   the token's scopes do not reach so far
 ├── NotFound              404
@@ -10,6 +11,7 @@ ApiError
 │   ├── InFlight          409   a request under the same Idempotency-Key is being answered
 │   ├── Stale             409   the attempt is no longer the job's live one
 │   └── WrongOffset       409   an upload does not go on where it stopped; `Upload-Offset` tells where that is
+├── Gone                  410   the storage has lost a file
 ├── LengthRequired        411
 ├── PreconditionFailed    412   If-Match names another version
 ├── PayloadTooLarge       413
@@ -42,7 +44,7 @@ from starlette.routing import Match
 from api import outages
 from api.process_log import current_request_id
 from api.schemas.artifacts import OFFSET_HEADER
-from api.schemas.errors import IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
+from api.schemas.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
 from api.schemas.faults import faults
 from api.schemas.process_log import REQUEST_ID_HEADER
 from api.storage import StorageAway
@@ -79,6 +81,10 @@ class ApiError(Exception):
 
 class BadRequest(ApiError):
     status, type, title = 400, "/problems/bad-request", "Bad Request"
+
+
+class DigestMismatch(BadRequest):
+    type, title = DIGEST_MISMATCH, "Digest Mismatch"
 
 
 class Unauthorized(ApiError):
@@ -120,6 +126,14 @@ class WrongOffset(Conflict):
 
     def __init__(self, detail: str, *, remedy: str, offset: int) -> None:
         super().__init__(detail, remedy=remedy, headers={OFFSET_HEADER: str(offset)})
+
+
+class Gone(ApiError):
+    status, type, title = 410, "/problems/gone", "Gone"
+
+    def __init__(self, detail: str, *, remedy: str) -> None:
+        # A cache may keep a 410, and a backup may bring the file back.
+        super().__init__(detail, remedy=remedy, headers={"Cache-Control": "no-store"})
 
 
 class LengthRequired(ApiError):

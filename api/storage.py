@@ -152,6 +152,9 @@ class Storage(Protocol):
             FileNotFoundError: there is no such file.
         """
 
+    def size(self, key: str) -> int:
+        """Bytes of a file, without reading them. Raises as `open` does."""
+
     def link(self, key: str) -> Link | None:
         """Where to read a file without this process in between; None: only by `open`. Raises as `open` does."""
 

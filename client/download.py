@@ -15,10 +15,24 @@ from pathlib import Path
 import httpx
 
 from client.errors import DownloadError
+from client.events import AWAY, retry_after
 
 OnBytes = Callable[[int, int], None]  # (bytes here, bytes in all)
 
 RETRY_PAUSE = 0.5
+VERSIONS = 5  # of a file that are begun with: a running job replaces its best weights now and then
+
+
+class _Away(httpx.TransportError):
+    """The service, or a proxy before it, asks to come back after `wait` seconds."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(f"the service answered {response.status_code}")
+        self.wait = retry_after(response)
+
+
+class _Replaced(Exception):
+    """Under the name there are other bytes now than were announced."""
 
 
 def fetch(
@@ -33,8 +47,22 @@ def fetch(
     """Bring `path` to the file `target`. `head` is the answer to HEAD: it announces size and digest.
 
     The part file's name carries the digest, so a later call finds what an earlier one left behind, and bytes of
-    two versions never mix. Raises: `DownloadError`.
+    two versions never mix. What is replaced meanwhile is begun anew. Raises: `DownloadError`.
     """
+    for _ in range(VERSIONS):
+        try:
+            return _bring(http, path, head, target, patience, on_bytes)
+        except _Replaced:
+            head = _head(http, path, patience)
+    raise DownloadError(
+        f"{path} was replaced {VERSIONS} times while it was downloaded.", remedy="Download it when the job is calmer."
+    )
+
+
+def _bring(
+    http: httpx.Client, path: str, head: httpx.Response, target: Path, patience: float, on_bytes: OnBytes | None
+) -> Path:
+    """The very version that `head` announces. Raises `_Replaced` if there is another now."""
     sha256, size = announced(head)
     part = target.with_name(f".{target.name}.{sha256[:16]}.part")
     try:
@@ -42,6 +70,9 @@ def fetch(
         _fill(http, path, part, sha256, size, patience, on_bytes)
         _verify(part, sha256)
         part.replace(target)
+    except _Replaced:
+        part.unlink(missing_ok=True)  # nobody has the rest of it any more
+        raise
     except OSError as error:
         raise DownloadError(f"Cannot store {target}: {error.strerror or error}.") from error
     return target
@@ -49,16 +80,53 @@ def fetch(
 
 def announced(head: httpx.Response) -> tuple[str, int]:
     """(sha256 in hex, bytes) that an answer announces by Repr-Digest (RFC 9530) or by its ETag."""
-    digest = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", head.headers.get("repr-digest", ""))
-    etag = re.fullmatch(r'"([0-9a-f]{64})"', head.headers.get("etag", ""))
-    size = head.headers.get("content-length", "")
+    sha256, size = _version(head), head.headers.get("content-length", "")
+    if not sha256 or not size.isdigit():
+        raise DownloadError(f"{head.request.url} announces no sha256 and size, so it cannot be verified.")
+    return sha256, int(size)
+
+
+def _version(answer: httpx.Response) -> str:
+    """The sha256 in hex of the whole file that an answer is about; empty if it does not say."""
+    digest = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", answer.headers.get("repr-digest", ""))
+    etag = re.fullmatch(r'"([0-9a-f]{64})"', answer.headers.get("etag", ""))
     try:
         sha256 = base64.b64decode(digest[1], validate=True).hex() if digest else etag[1] if etag else ""
     except binascii.Error:
-        sha256 = ""
-    if len(sha256) != 64 or not size.isdigit():
-        raise DownloadError(f"{head.request.url} announces no sha256 and size, so it cannot be verified.")
-    return sha256, int(size)
+        return ""
+    return sha256 if len(sha256) == 64 else ""
+
+
+def _head(http: httpx.Client, path: str, patience: float) -> httpx.Response:
+    """The answer to HEAD; a service that is away is waited for."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            head = http.head(path)
+            _check(head, path)
+            return head
+        except httpx.TransportError as error:
+            _wait(path, error, deadline)
+
+
+def _check(answer: httpx.Response, path: str) -> None:
+    """Raises `_Away`, which passes, and `DownloadError`."""
+    if answer.status_code in AWAY:
+        raise _Away(answer)
+    if not answer.is_success:
+        raise DownloadError(f"{path} answered {answer.status_code} {answer.reason_phrase} in mid-download.")
+
+
+def _wait(path: str, error: httpx.TransportError, deadline: float) -> None:
+    """Until the next try. Raises `DownloadError` if it is too late for one."""
+    left = deadline - time.monotonic()
+    if left < 0:
+        raise DownloadError(
+            f"The download of {path} broke off ({error or type(error).__name__}).",
+            remedy="Run the same command again: it goes on where it stopped.",
+        ) from error
+    wanted = error.wait if isinstance(error, _Away) else 0.0
+    time.sleep(max(RETRY_PAUSE, min(wanted, left)))
 
 
 def _fill(
@@ -72,12 +140,7 @@ def _fill(
         except httpx.TransportError as error:
             if part.exists() and part.stat().st_size > here:
                 deadline = time.monotonic() + patience
-            if time.monotonic() > deadline:
-                raise DownloadError(
-                    f"The download of {path} broke off ({error or type(error).__name__}).",
-                    remedy="Run the same command again: it goes on where it stopped.",
-                ) from error
-            time.sleep(RETRY_PAUSE)
+            _wait(path, error, deadline)
 
 
 def _stream(
@@ -87,11 +150,8 @@ def _stream(
     headers = {"accept-encoding": "identity"}
     if here:
         headers |= {"range": f"bytes={here}-", "if-range": f'"{sha256}"'}
-    with _answer(http, path, headers, f'"{sha256}"') as response:
-        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # no better than no answer
-            raise httpx.RemoteProtocolError("the service is away")
-        if not response.is_success:
-            raise DownloadError(f"{path} answered {response.status_code} {response.reason_phrase} in mid-download.")
+    with _answer(http, path, headers, sha256) as response:
+        _check(response, path)
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         with part.open("ab" if resumed else "wb") as file:
             done = here if resumed else 0
@@ -109,17 +169,21 @@ def _stream(
 
 
 @contextmanager
-def _answer(http: httpx.Client, path: str, headers: dict[str, str], etag: str) -> Iterator[httpx.Response]:
-    """The service's answer, or that of the storage which it names. Raises `TransportError` if that refuses."""
+def _answer(http: httpx.Client, path: str, headers: dict[str, str], sha256: str) -> Iterator[httpx.Response]:
+    """The service's answer, or that of the storage which it names.
+
+    Raises: `_Replaced` if it is about another file; `TransportError` if the storage refuses.
+    """
     with http.stream("GET", path, headers=headers, follow_redirects=False) as told:
+        # The service's word alone: the storage has a tag of its own.
+        if (version := _version(told)) and version != sha256:
+            raise _Replaced
         if not (told.is_redirect and "repr-digest" in told.headers):
             yield told
             return
         location = told.url.join(told.headers["location"])
-        current = told.headers.get("etag") == etag
-    # The address is the permission: our connections and none of our headers, which hold the token. The storage has a
-    # tag of its own, so it is the service's that tells whether what is here already goes with it.
-    passed = ("accept-encoding", "range") if current else ("accept-encoding",)
+    # The address is the permission: our connections and none of our headers, which hold the token.
+    passed = ("accept-encoding", "range") if version else ("accept-encoding",)
     request = httpx.Request("GET", location, headers={name: headers[name] for name in passed if name in headers})
     request.extensions["timeout"] = http.timeout.as_dict()
     response = http.send(request, stream=True, auth=None, follow_redirects=False)

@@ -186,7 +186,15 @@ def test_the_storage_hears_nothing_but_the_request(
         http.headers.update({"Authorization": f"Bearer {api.token}", "Cookie": "c=1", "X-Request-ID": "ours"})
         Client(api.url, http=http).weights(work.job, tmp_path / "b")
     assert len(recorder.seen) == 5
-    allowed = {"host", "accept-encoding", "range", "content-length", "content-md5", "content-type"}
+    allowed = {
+        "host",
+        "accept-encoding",
+        "range",
+        "content-length",
+        "content-md5",
+        "content-type",
+        "content-disposition",
+    }
     for seen in recorder.seen:
         assert set(seen.headers) <= allowed, seen
         assert "X-Amz-Signature=" in seen.path

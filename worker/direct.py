@@ -48,8 +48,8 @@ def checksums(path: Path, parts: list[UploadPart]) -> tuple[bytes, list[str]]:
     return whole.digest(), found
 
 
-def send(http: httpx.Client, part: UploadPart, md5: str, chunks: Chunks) -> None:
-    """Bring one part to its address. The storage refuses bytes of another MD5.
+def send(http: httpx.Client, part: UploadPart, name: str, md5: str, chunks: Chunks) -> None:
+    """Bring one part of the file `name` to its address. The storage refuses bytes of another MD5.
 
     Raises:
         httpx.TransportError: it did not get there.
@@ -59,6 +59,8 @@ def send(http: httpx.Client, part: UploadPart, md5: str, chunks: Chunks) -> None
         "Content-Length": str(part.size),
         "Content-MD5": base64.b64encode(bytes.fromhex(md5)).decode(),
         "Content-Type": "application/octet-stream",
+        # The only part of a file becomes the file, with what is said of it here.
+        "Content-Disposition": f'attachment; filename="{name}"',
     }
     with closing(chunks(part.offset, part.size)) as body:
         request = httpx.Request("PUT", part.url, headers=headers, content=body)

@@ -90,8 +90,7 @@ def passing(response: httpx.Response) -> bool:
     if status == httpx.codes.NOT_FOUND:
         return _problem(response) is None  # a proxy's own words while it has lost the API; the API explains itself
     if status == httpx.codes.CONFLICT:
-        problem = _problem(response)
-        return problem is not None and problem.type in PASSING
+        return kind_of(response) in PASSING
     return status == BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
@@ -100,6 +99,12 @@ def _problem(response: httpx.Response) -> Problem | None:
         return Problem.model_validate_json(response.content)
     except ValidationError:
         return None
+
+
+def kind_of(response: httpx.Response) -> str:
+    """The type of the problem that it tells of, if it tells of one."""
+    problem = _problem(response)
+    return "" if problem is None else problem.type
 
 
 def complaint(response: httpx.Response) -> str:

@@ -12,10 +12,11 @@ from threading import Event
 import httpx
 
 from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind
+from api.schemas.errors import DIGEST_MISMATCH
 from api.schemas.uploads import UploadPart, UploadPlan
 from worker import direct
 from worker.digest import CHUNK, content_digest, sha256_of
-from worker.retry import FOREVER, Abandoned, Refused
+from worker.retry import FOREVER, Abandoned, Refused, kind_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +58,28 @@ class Upload:
         self._timeout = httpx.Timeout(30.0, connect=5.0, read=30.0 + self._size / SLOWEST_DISK)
         self._through_api = False
         self._begun = False  # something of it may lie at the API
+        self._begun_again = False
         self._refused_at = FOREVER  # since then the storage has taken nothing
 
     def bring(self) -> httpx.Response:
-        """One try. Raises `Refused` for a file that has changed, and where the storage refuses for too long."""
+        """One try; a second where what lay there had gone bad on the way: nothing of it is kept.
+
+        Raises `Refused` for a file that has changed, and where the storage refuses for too long.
+        """
+        answer = self._try()
+        if self._begun_again or kind_of(answer) != DIGEST_MISMATCH:
+            return answer
+        self._begun_again = True  # were it bad once more, it would be for ever
+        if sha256_of(self._path) != self._sha256:
+            raise self._changed()
+        logger.warning("%s arrived damaged, all of it is sent again", self._name)
+        self._begun = False
+        return self._try()
+
+    def _changed(self) -> Refused:
+        return Refused(f"{self._name} has changed since it was written", httpx.codes.BAD_REQUEST)
+
+    def _try(self) -> httpx.Response:
         if self._through_api:
             return self._to_the_api()
         request: dict[str, object] = {"size": self._size, "sha256": self._sha256.hex(), **self._params}
@@ -73,7 +92,7 @@ class Upload:
             return self._to_the_api()
         found, md5 = direct.checksums(self._path, plan.parts)
         if found != self._sha256:
-            raise Refused(f"{self._name} has changed since it was written", httpx.codes.BAD_REQUEST)
+            raise self._changed()
         for part, checksum in zip(plan.parts, md5, strict=True):
             if not part.arrived:
                 self._to_the_storage(part, checksum)
@@ -102,7 +121,7 @@ class Upload:
 
     def _to_the_storage(self, part: UploadPart, checksum: str) -> None:
         try:
-            direct.send(self._http, part, checksum, self._chunks)
+            direct.send(self._http, part, self._name, checksum, self._chunks)
         except direct.StorageRefused as refusal:
             if time.monotonic() - self._refused_at >= self._refusals:
                 remedy = "look at the rights of the API's credentials, its clock, and the settings of the bucket"

@@ -27,8 +27,9 @@ from api.schemas.reports import (
     WorkerCommand,
 )
 from api.schemas.workers import HeartbeatReport
-from api.services import attempts, logs, reports
+from api.services import artifacts, attempts, logs, reports
 from api.services.journal import commands_topic
+from api.storage import StorageDep
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
@@ -36,9 +37,12 @@ POLL_SECONDS = 1.0  # between two looks while no news come from other processes;
 
 
 @router.post("/jobs/{job}/claim", dependencies=[IdempotencyDep])
-def claim_job(job: str, body: ClaimRequest, request: Request, session: SessionDep) -> Claim:
+def claim_job(
+    job: str, body: ClaimRequest, request: Request, session: SessionDep, database: DatabaseDep, storage: StorageDep
+) -> Claim:
     """Make an attempt of a queued job; one of several claims wins, the others get 409."""
-    return attempts.claim(session, request.app.state.settings, job, body)
+    lost = artifacts.lost_checkpoints(database, storage, job)  # before the transaction, which waits for no bucket
+    return attempts.claim(session, request.app.state.settings, job, body, lost)
 
 
 @router.post("/attempts/{attempt}/heartbeat")

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from api.auth import Fence, FenceDep, WorkerDep
 from api.database import DatabaseDep
-from api.errors import BadRequest, PayloadTooLarge
+from api.errors import BadRequest, PayloadTooLarge, Unavailable
 from api.routes.in_one_go import InOneGo
 from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 from api.services import uploads
@@ -42,6 +42,7 @@ _ARRIVED: dict[str, Any] = {
     "description": "`Upload-Offset` bytes have arrived.",
     "headers": {OFFSET_HEADER: {"schema": {"type": "integer"}}},
 }
+_GO_ON = "HEAD tells how many bytes have arrived; send the rest with PATCH."
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 Bytes = Annotated[int, Header(alias=LENGTH_HEADER, ge=0, le=10**18, description="Of the whole file.")]
 # No client sets it by hand, and no description can make one leave it out.
@@ -154,6 +155,7 @@ async def _receive(
     settings = request.app.state.settings
     try:
         return await uploads.receive(database, storage, settings, fence, announced, request.stream())
-    except (ClientDisconnect, BrokenOff):
-        remedy = "HEAD tells how many bytes have arrived; send the rest with PATCH."
-        raise BadRequest("the upload broke off", remedy=remedy) from None
+    except ClientDisconnect:  # nobody hears it
+        raise BadRequest("the upload broke off", remedy=_GO_ON) from None
+    except BrokenOff:  # a sender that comes to itself again must not take it for the last word
+        raise Unavailable("nothing more of the upload came", remedy=_GO_ON) from None

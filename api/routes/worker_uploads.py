@@ -19,7 +19,7 @@ router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], depende
 
 
 @router.post("/uploads/{name}")
-def plan_upload(
+async def plan_upload(
     name: ArtifactName,
     body: UploadRequest,
     request: Request,
@@ -29,7 +29,7 @@ def plan_upload(
 ) -> UploadPlan:
     """Where the file goes, and which parts of it have arrived: asked again, it tells how to go on."""
     announced = _announced(request, name, body)
-    return direct_uploads.plan(database, storage, request.app.state.settings, fence, announced)
+    return await direct_uploads.plan(database, storage, request.app.state.settings, fence, announced)
 
 
 @router.put(
@@ -40,7 +40,7 @@ def plan_upload(
         409: {"description": "A stale attempt; or not all parts have arrived: ask for the plan."},
     },
 )
-def commit_upload(
+async def commit_upload(
     name: ArtifactName,
     body: UploadCommit,
     request: Request,
@@ -56,7 +56,7 @@ def commit_upload(
     announced = _announced(request, name, body)
     checksums = [bytes.fromhex(md5) for md5 in body.md5]
     settings = request.app.state.settings
-    published = direct_uploads.commit(database, storage, settings, fence, announced, checksums)
+    published = await direct_uploads.commit(database, storage, settings, fence, announced, checksums)
     if not published.new:
         response.status_code = 200
     return published.artifact

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 MEDIA_TYPE = "application/problem+json"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 WRONG_OFFSET = "/problems/wrong-upload-offset"  # `type` of a 409 whose Upload-Offset tells the right one
+DIGEST_MISMATCH = "/problems/digest-mismatch"  # `type` of a 400: none of the file is kept, all of it may be sent again
 IN_FLIGHT = "/problems/request-in-flight"  # `type` of a 409 that passes: the request is being answered right now
 QUOTA_EXCEEDED = "/problems/quota-exceeded"  # `type` of a 429 that does not pass by itself: jobs must end first
 

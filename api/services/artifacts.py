@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -11,12 +12,14 @@ from typing import Any, BinaryIO, NamedTuple
 from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from api.database import Database, Session
-from api.errors import ApiError, NotFound
-from api.models import Artifact, Attempt, Job
+from api.errors import Gone, NotFound
+from api.models import Artifact, Attempt, DeletedJob, Job
 from api.schemas import artifacts as wire
 from api.schemas.jobs import FINAL
 from api.services import jobs
 from api.storage import Storage, StoredFile, check_key
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 ORPHAN_SECONDS = 6 * 3600.0  # older than any transaction that may still be about to name a file
@@ -68,10 +71,48 @@ def latest_checkpoint(session: Session, job_id: str) -> wire.ArtifactRef | None:
     return None if row is None else _ref(row.Artifact)
 
 
-def resume_point(session: Session, job: Job) -> wire.ArtifactRef | None:
-    """What a next attempt resumes from: of a retry that has made no checkpoint yet, the one that it starts from."""
-    own = latest_checkpoint(session, job.id)
-    return own or (latest_checkpoint(session, job.start["job"]) if job.start else None)
+def resume_point(session: Session, job: Job, lost: frozenset[str] = frozenset()) -> wire.ArtifactRef | None:
+    """What a next attempt resumes from: of a retry that has made no checkpoint yet, the one that it starts from.
+
+    `lost`: keys to step over, which `lost_checkpoints` has found.
+    """
+    return next((_ref(found) for found in _checkpoints(session, job) if found.path not in lost), None)
+
+
+def lost_checkpoints(database: Database, storage: Storage, job_id: str) -> frozenset[str]:
+    """The keys of a queued job's newest checkpoints whose files the storage has not, or not whole.
+
+    It is asked before the claim's transaction, which must not wait for a bucket. None is told where not one of them
+    is to be had: rather than that all are lost, a disk is not mounted, and to train anew would replace what lies there.
+    The attempt then fails, and says of what. So it goes with a storage that is away: it may be back for the download.
+    """
+    with database.reading() as session:
+        job = session.get(Job, job_id)
+        known = list(_checkpoints(session, job)) if job is not None and job.status == "queued" else []
+    lost: set[str] = set()
+    for checkpoint in known:
+        if _is_there(storage, checkpoint):
+            return frozenset(lost)
+        log.error("job %s: the stored file of %s is gone or damaged: %s", job_id, checkpoint.name, checkpoint.path)
+        lost.add(checkpoint.path)
+    return frozenset()
+
+
+def _checkpoints(session: Session, job: Job) -> Iterator[Artifact]:
+    """Those that an attempt may resume from, the best first."""
+    for job_id in (job.id, job.start["job"]) if job.start else (job.id,):
+        yield from (row.Artifact for row in session.execute(newest_checkpoints(job_id)))
+
+
+def _is_there(storage: Storage, artifact: Artifact) -> bool:
+    """As far as can be said at little cost: to read a checkpoint takes minutes."""
+    try:
+        return storage.size(artifact.path) == artifact.size
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        log.warning("whether %s is there cannot be said: %s", artifact.path, error)
+        return True
 
 
 def weights_ref(session: Session, section: dict[str, Any] | None) -> wire.ArtifactRef | None:
@@ -93,17 +134,37 @@ def newest_checkpoints(job_id: str) -> Select[Artifact, int]:
 
 
 def sweep(database: Database, storage: Storage, older_than: float = ORPHAN_SECONDS) -> int:
-    """Remove what crashes left behind: staged files, and published ones that no row names. How many there were."""
+    """Remove what crashes left behind: staged files, and published ones that no row names. How many there were.
+
+    Only of jobs that this database knows: beside an empty or a wrong one, every file would be one too many. A true
+    orphan's job is known, for of deleted ones the id is kept for ever. What stays is told by the audit.
+    """
     removed = storage.sweep_staging(older_than)
     old = (stored.key for stored in storage.files() if is_ours(stored.key) and age(stored) > older_than)
+    strange = 0
     for keys in _batches(old):
         with database.reading() as session:
             named = set(session.scalars(select(Artifact.path).where(of_keys(keys))))
+            jobs_known = _known({_job_of(key) for key in keys}, session)
         for key in keys:
-            if key not in named:
+            if _job_of(key) not in jobs_known:
+                strange += 1
+            elif key not in named:
                 storage.delete(key)
                 removed += 1
+    if strange:
+        log.warning("%d files are left alone: this database has never known their jobs (see `crosskd audit`)", strange)
     return removed
+
+
+def _known(job_ids: set[str], session: Session) -> set[str]:
+    """Those of jobs that there are or were. Looked for in this order: a deletion in between hides none."""
+    there = session.scalars(select(Job.id).where(Job.id.in_(job_ids)))
+    return {*there, *session.scalars(select(DeletedJob.id).where(DeletedJob.id.in_(job_ids)))}
+
+
+def _job_of(key: str) -> str:
+    return key.partition("/")[0]
 
 
 def is_ours(key: str) -> bool:
@@ -126,7 +187,7 @@ def age(stored: StoredFile) -> float:
 
 def of_keys(keys: Sequence[str]) -> ColumnElement[bool]:
     """The rows that name one of the keys; a key begins with its job, which finds them by an index."""
-    return and_(Artifact.job_id.in_({key.partition("/")[0] for key in keys}), Artifact.path.in_(keys))
+    return and_(Artifact.job_id.in_({_job_of(key) for key in keys}), Artifact.path.in_(keys))
 
 
 def as_wire(artifact: Artifact, attempt: int) -> wire.Artifact:
@@ -176,7 +237,8 @@ def _look(
                 return whole
         except FileNotFoundError:
             continue  # replaced between the look into the database and this one: look again
-    raise ApiError(
+    log.error("job %s: the stored file of %s is gone or damaged", job_id, name)
+    raise Gone(
         f"the stored file of {name} is gone or damaged",
         remedy="The storage does not match the database; restore it from a backup.",
     )

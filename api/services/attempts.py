@@ -29,8 +29,10 @@ RETRIED = frozenset({"infrastructure", "lost"})
 REAPED_AT_ONCE = 100
 
 
-def claim(session: Session, settings: Settings, job_id: str, request: ClaimRequest) -> Claim:
-    """Make an attempt of a queued job.
+def claim(
+    session: Session, settings: Settings, job_id: str, request: ClaimRequest, lost: frozenset[str] = frozenset()
+) -> Claim:
+    """Make an attempt of a queued job. `lost`: keys of checkpoints that it cannot resume from.
 
     Raises:
         NotFound: there is no such job.
@@ -46,7 +48,7 @@ def claim(session: Session, settings: Settings, job_id: str, request: ClaimReque
         raise Conflict(f"the job is {job.status}, not queued", remedy="Leave it: only a queued job can be claimed.")
     now = session.now()  # only now: until it had the job's row, the attempt before may not have ended
     job.started_at = job.started_at or now
-    resume = artifacts.resume_point(session, job)
+    resume = artifacts.resume_point(session, job, lost)
     secret = new_secret(ATTEMPT_PREFIX)
     attempt = Attempt(
         job_id=job.id,

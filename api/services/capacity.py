@@ -18,6 +18,7 @@ from api.errors import InsufficientStorage
 from api.models import Artifact, Job
 from api.schemas.errors import Fault
 from api.schemas.jobs import FINAL
+from api.services import retention
 from api.settings import Settings
 
 NEARLY = 0.99  # of the bytes that may be stored: what comes next is as good as refused
@@ -35,17 +36,16 @@ def keep_free(settings: Settings, coming: int) -> None:
 
 
 def admit(session: Session, settings: Settings, job_id: str, name: str, kind: str, size: int) -> None:
-    """Raises `InsufficientStorage` where an upload cannot fit, whatever its publication removes.
+    """Raises `InsufficientStorage` where an upload cannot fit, with what its publication removes.
 
-    That is the file of the same name, and of the job's checkpoints perhaps all.
+    That is the file of the same name, and those checkpoints that a newer one makes superfluous.
     """
     if not _bounded(settings):
         return
-    replaced: ColumnElement[bool] = Artifact.name == name
+    going: ColumnElement[bool] = Artifact.name == name
     if kind == "checkpoint":
-        replaced = or_(replaced, Artifact.kind == "checkpoint")
-    going = session.scalars(_bytes().where(Artifact.job_id == job_id, replaced)).one()
-    _check(session, settings, job_id, size - going)
+        going = or_(going, Artifact.id.in_(_superseded(session, job_id)))
+    _check(session, settings, job_id, size - session.scalars(_bytes().where(Artifact.job_id == job_id, going)).one())
 
 
 def settle(session: Session, settings: Settings, job_id: str) -> None:
@@ -85,6 +85,13 @@ def _check(session: Session, settings: Settings, job_id: str, growth: int) -> No
         if (used := _used(session, owner)) + growth > per_owner:
             what = f"artifacts of {owner} would have {used + growth:,} bytes, and {per_owner:,} may be"
             raise InsufficientStorage(what, remedy=_remedy(session, owner, "CROSSKD_STORAGE_LIMIT_PER_OWNER"))
+
+
+def _superseded(session: Session, job_id: str) -> list[str]:
+    """The checkpoints that `retention.trim` removes once a newer one is published."""
+    spec = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
+    last: int = spec.get("checkpoint", {}).get("keep_last", 1)
+    return [found.id for found in retention.superfluous(session, job_id, max(last - 1, 0))]
 
 
 def _bytes() -> Select[int]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 
+from anyio.to_thread import run_sync
+
 from api.auth import Fence
 from api.database import Database
-from api.errors import BadRequest, WrongOffset
+from api.errors import BadRequest, DigestMismatch, WrongOffset
 from api.models import new_id
 from api.schemas import uploads as wire
 from api.services import capacity
@@ -20,11 +22,12 @@ from api.services.fencing import fenced
 from api.services.uploads import Announced, Published, record, standing
 from api.settings import Settings
 from api.storage import Damaged, Direct, Missing, Storage
+from api.stores.threads import PUBLISHING, STAGING
 
 log = logging.getLogger(__name__)
 
 
-def plan(
+async def plan(
     database: Database, storage: Storage, settings: Settings, fence: Fence, announced: Announced
 ) -> wire.UploadPlan:
     """Where a file goes, and what of it has arrived.
@@ -32,12 +35,13 @@ def plan(
     Raises:
         NotFound, Stale: the attempt is not there, or no longer its job's.
         InsufficientStorage: as many bytes are stored as may be.
+        Unavailable: too many wait for the storage already.
     """
-    admitted = _admit(database, settings, fence, announced)
+    admitted = await run_sync(_admit, database, settings, fence, announced)
     if storage.direct is None:
         return wire.UploadPlan(through="api")
     published = isinstance(admitted, Published)
-    slots = storage.direct.slots(announced.part(fence.attempt), announced.size)
+    slots = await STAGING.run_if_soon(storage.direct.slots, announced.part(fence.attempt), announced.size)
     parts = [
         wire.UploadPart(url=slot.url, offset=slot.offset, size=slot.size, arrived=slot.arrived or published)
         for slot in slots
@@ -46,7 +50,7 @@ def plan(
     return wire.UploadPlan(through="storage", parts=parts, expires_at=expires)
 
 
-def commit(
+async def commit(
     database: Database,
     storage: Storage,
     settings: Settings,
@@ -59,14 +63,23 @@ def commit(
     Raises:
         NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
         WrongOffset: not everything has arrived.
-        BadRequest: what has arrived is not what was announced; it is forgotten.
+        DigestMismatch: what has arrived is not what was announced; it is forgotten.
         InsufficientStorage: as many bytes are stored as may be.
+        Unavailable: too many wait for the storage already.
     """
-    admitted = _admit(database, settings, fence, announced)
+    admitted = await run_sync(_admit, database, settings, fence, announced)
     if isinstance(admitted, Published):
         return admitted
-    direct, part = _direct(storage), announced.part(fence.attempt)
     key = f"{admitted}/{new_id()}-{announced.name}"
+    direct = _direct(storage)
+    await PUBLISHING.run_if_soon(_publish, direct, fence, announced, checksums, key)
+    published = await run_sync(record, database, storage, settings, fence, admitted, announced, key)
+    await STAGING.run(_forget, direct, fence, announced)
+    return published
+
+
+def _publish(direct: Direct, fence: Fence, announced: Announced, checksums: list[bytes], key: str) -> None:
+    part = announced.part(fence.attempt)
     try:
         direct.publish(part, announced.size, announced.sha256, checksums, key)
     except Missing as missing:
@@ -77,15 +90,16 @@ def commit(
         ) from None
     except Damaged as damaged:
         direct.discard(part, announced.size)
-        raise BadRequest(
+        raise DigestMismatch(
             f"what arrived in the storage is not what was announced: {damaged}", remedy="Send the whole file again."
         ) from None
-    published = record(database, storage, settings, fence, admitted, announced, key)
+
+
+def _forget(direct: Direct, fence: Fence, announced: Announced) -> None:
     try:
-        direct.discard(part, announced.size)
+        direct.discard(announced.part(fence.attempt), announced.size)
     except OSError as error:  # the sweep will
         log.warning("the parts of %s are left in the storage: %s", announced.name, error)
-    return published
 
 
 def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:

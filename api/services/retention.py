@@ -34,7 +34,7 @@ def trim(session: Session, storage: Storage, job_id: str, most: int | None = Non
     """
     spec = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
     last: int = spec.get("checkpoint", {}).get("keep_last", 1)
-    surplus = _surplus(session, job_id, last if most is None else min(last, most))
+    surplus = superfluous(session, job_id, last if most is None else min(last, most))
     if not surplus:
         return 0
     # As it was seen: a name that was published anew meanwhile has another path, and is another checkpoint.
@@ -53,7 +53,8 @@ def collect(database: Database, storage: Storage, most: int) -> int:
     return sum(_trim_ended(database, storage, job_id, most) for job_id in _ended(database, most))
 
 
-def _surplus(session: Session, job_id: str, last: int) -> Sequence[Artifact]:
+def superfluous(session: Session, job_id: str, last: int) -> Sequence[Artifact]:
+    """A job's checkpoints but its newest `last`, and its best."""
     checkpoints = [row.Artifact for row in session.execute(newest_checkpoints(job_id))]
     older = checkpoints[last:]
     best = _best_step(session, job_id) if older else None
@@ -102,7 +103,7 @@ def _ended(database: Database, most: int) -> Iterator[str]:
 def _trim_ended(database: Database, storage: Storage, job_id: str, most: int) -> int:
     try:
         with database.reading() as session:  # its best may be the one too many, which stays: nothing is written then
-            if not _surplus(session, job_id, most):
+            if not superfluous(session, job_id, most):
                 return 0
     except NotFound:  # deleted meanwhile
         return 0

@@ -25,11 +25,13 @@ from api.database import Database, Session
 from api.errors import (
     ApiError,
     BadRequest,
+    DigestMismatch,
     InFlight,
     InsufficientStorage,
     InvalidSpec,
     LengthRequired,
     PayloadTooLarge,
+    Unavailable,
     WrongOffset,
     invalid_query,
 )
@@ -41,6 +43,7 @@ from api.services.fencing import Fenced, fenced
 from api.services.retention import trim
 from api.settings import Settings
 from api.storage import Occupied, OtherStart, Staged, Storage, StorageAway
+from api.stores.threads import PUBLISHING, STAGING
 
 MAX_FILES = 20_000  # of a job; evaluations make one each
 IDLE_SECONDS = 30.0  # a sender that is silent for longer has gone, even if its connection does not say so
@@ -162,22 +165,23 @@ async def receive(
 
     Raises:
         NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
-        BadRequest: the body is not what was announced.
+        BadRequest: the body is not what was announced; `DigestMismatch` if nothing but its bytes are wrong.
         InFlight, WrongOffset: another request brings the same file; it goes on elsewhere.
         BrokenOff: nothing came for `IDLE_SECONDS`.
         InsufficientStorage: the disk is full, or as many bytes are stored as may be.
+        Unavailable: too many wait for the storage already.
     """
     admitted = await run_sync(_admit, database, settings, fence, announced)
     if isinstance(admitted, Published):
         return admitted
-    with _disk(), await run_sync(_open, storage, fence, announced) as staged:
+    with _disk(), await STAGING.run_if_soon(_open, storage, fence, announced) as staged:
         try:
             await _stage(staged, settings, announced, body)
             if staged.size < announced.size:
                 return staged.size
-            return await run_sync(_publish, database, storage, settings, fence, admitted, announced, staged)
-        except StorageAway:
-            raise  # what has arrived is good, and published once the storage is back
+            return await _publish(database, storage, settings, fence, admitted, announced, staged)
+        except (StorageAway, Unavailable):
+            raise  # what has arrived is good, and published once the storage is back, or has time
         except (ApiError, OSError):
             staged.discard()
             raise
@@ -206,16 +210,16 @@ async def _stage(staged: Staged, settings: Settings, announced: Announced, body:
         if came > announced.length:
             break  # refused below
         if held >= WRITE_SIZE:
-            await run_sync(_write, staged, settings, b"".join(waiting))
+            await STAGING.run(_write, staged, settings, b"".join(waiting))
             waiting, held = [], 0
     if came != announced.length:
         raise BadRequest(
             f"the body has {came} bytes or more, Content-Length said {announced.length}",
             remedy="Send the whole file again.",
         )
-    await run_sync(staged.write, b"".join(waiting))
-    if staged.size == announced.size and await run_sync(staged.sha256) != announced.sha256:
-        raise BadRequest("the bytes that came are not those of the digest", remedy="Send the whole file again.")
+    await STAGING.run(staged.write, b"".join(waiting))
+    if staged.size == announced.size and await PUBLISHING.run_if_soon(staged.sha256) != announced.sha256:
+        raise DigestMismatch("the bytes that came are not those of the digest", remedy="Send the whole file again.")
 
 
 def _write(staged: Staged, settings: Settings, content: bytes) -> None:
@@ -254,7 +258,7 @@ def standing(session: Session, attempt: Fenced, name: str, sha256: bytes) -> Art
     return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
 
 
-def _publish(
+async def _publish(
     database: Database,
     storage: Storage,
     settings: Settings,
@@ -265,8 +269,8 @@ def _publish(
 ) -> Published:
     key = f"{job_id}/{new_id()}-{announced.name}"
     # Outside of the transaction: to sync a large file takes seconds, and SQLite has one writer at a time.
-    storage.publish(staged, key)
-    return record(database, storage, settings, fence, job_id, announced, key)
+    await PUBLISHING.run(storage.publish, staged, key)
+    return await run_sync(record, database, storage, settings, fence, job_id, announced, key)
 
 
 def record(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from api.storage import STAGING, Occupied, OtherStart, Staged, StoredFile, check_key, check_part
+from api.storage import STAGING, Occupied, OtherStart, Staged, StorageAway, StoredFile, check_key, check_part
 
+_JOB = re.compile(r"[0-9a-f]{32}")  # what the folder of a job is called
 PROBE = b"probe" * 1000  # bytes; a disk that is full takes an empty file
 
 
@@ -108,13 +110,20 @@ class LocalStorage:
             raise TypeError(f"{type(staged).__name__} was not staged here")
         target = self._path(key)
         staged.sync()
-        target.parent.mkdir(exist_ok=True)
-        staged.path.replace(target)
+        try:
+            _move(staged.path, target)
+        except FileNotFoundError:  # a deletion has just removed the folder, which was empty
+            _move(staged.path, target)
         _sync_folder(target.parent)
         _sync_folder(self._root)  # the job's folder may be new
 
     def open(self, key: str) -> BinaryIO:
-        return self._path(key).open("rb")
+        with self._there():
+            return self._path(key).open("rb")
+
+    def size(self, key: str) -> int:
+        with self._there():
+            return self._path(key).stat().st_size
 
     def link(self, key: str) -> None:  # noqa: ARG002 - the other storage has some
         return None
@@ -127,14 +136,17 @@ class LocalStorage:
                 staged.discard()
 
     def delete(self, key: str) -> None:
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds more, or is gone
+            path.parent.rmdir()
 
     def files(self) -> Iterator[StoredFile]:
         now = time.time()
         for folder in self._root.iterdir():
             if folder.name == STAGING or not folder.is_dir():
                 continue
-            for path in folder.iterdir():
+            for path in _entries(folder):
                 with suppress(FileNotFoundError):  # deleted while we look
                     found = path.stat()
                     yield StoredFile(f"{folder.name}/{path.name}", now - found.st_mtime, found.st_size)
@@ -148,11 +160,41 @@ class LocalStorage:
                     removed += 1
         return removed
 
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """A file that is missing is not gone where all are: a disk that is not mounted may come back."""
+        try:
+            yield
+        except FileNotFoundError:
+            if not self._staging.is_dir():
+                raise StorageAway(f"{self._root} is no folder of artifacts") from None
+            raise
+
     def _part(self, part: str) -> Path:
         return self._staging / check_part(part)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder: nothing, if its last file went meanwhile, or it is a stranger's and closed to us.
+
+    The top of a disk has one such, `lost+found`.
+    """
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        if _JOB.fullmatch(folder.name):
+            raise
+        return []
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    source.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

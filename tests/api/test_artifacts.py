@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from api.database import Database
 from api.models import Artifact
+from api.schemas.errors import DIGEST_MISMATCH
 from api.services import artifacts, uploads
 from api.services.uploads import announce
 from api.settings import Settings
@@ -239,6 +240,12 @@ def test_a_full_disk(client: TestClient, job: str, upload: Any, monkeypatch: Any
     assert upload("log.txt", b"x").status_code == 201
 
 
+def test_bytes_that_went_bad_are_told_as_such(job: str, upload: Any) -> None:
+    """A worker that knows it was right sends all of it once more."""
+    answer = upload("log.txt", b"fine", **{"Content-Digest": digest(b"other")})
+    assert (answer.status_code, answer.json()["type"]) == (400, DIGEST_MISMATCH)
+
+
 def test_no_such_attempt(client: TestClient) -> None:
     headers = WORKER | {"Fencing-Token": "1", "Content-Digest": digest(b"x")}
     for attempt in ("x", "0" * 32, "%00"):
@@ -272,6 +279,32 @@ def test_the_sweep_removes_what_no_row_names(
     assert artifacts.sweep(database, storage) == 2
     assert [stored.key for stored in storage.files()] == _paths(database)
     assert client.get(f"/jobs/{job}/artifacts/log.txt").content == b"kept"
+
+
+def test_the_sweep_beside_another_database_removes_nothing(
+    client: TestClient, app: FastAPI, job: str, upload: Any, empty_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An API that is started with an empty or a wrong one must not take all there is for orphans."""
+    upload("log.txt", b"kept")
+    other = Database(f"sqlite:///{empty_file}")
+    assert artifacts.sweep(other, app.state.storage, older_than=-60) == 0
+    other.close()
+    assert "1 files are left alone" in caplog.text
+    assert client.get(f"/jobs/{job}/artifacts/log.txt").content == b"kept"
+
+
+def test_the_sweep_knows_deleted_jobs(
+    client: TestClient, database: Database, app: FastAPI, job: str, upload: Any, worker: Worker, monkeypatch: Any
+) -> None:
+    """What a crash after the deletion of a job has left."""
+    upload("log.txt", b"left")
+    worker.finish("succeeded")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "delete", lambda *_: None)
+        assert client.delete(f"/jobs/{job}").status_code == 204
+    assert [stored.size for stored in app.state.storage.files()] == [4]
+    assert artifacts.sweep(database, app.state.storage, older_than=-60) == 1
+    assert list(app.state.storage.files()) == []
 
 
 def _paths(database: Database) -> list[str]:

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.database import Database
-from api.models import Artifact
+from api.models import Artifact, Job
 from api.services import artifacts
 from api.settings import Settings
 from api.storage import Storage, StorageAway
@@ -150,7 +150,87 @@ def test_a_file_that_is_gone_is_said_not_linked(client: TestClient, job: str, up
     (file,) = storage.files()
     storage.delete(file.key)
     answer = client.get(f"/jobs/{job}/artifacts/log.txt", follow_redirects=False)
-    assert (answer.status_code, answer.json()["detail"]) == (500, "the stored file of log.txt is gone or damaged")
+    assert (answer.status_code, answer.json()["detail"]) == (410, "the stored file of log.txt is gone or damaged")
+    assert (answer.json()["type"], answer.headers["cache-control"]) == ("/problems/gone", "no-store")
+
+
+class TestLostCheckpoints:
+    """A queued job with three checkpoints, of which the storage has lost some."""
+
+    @pytest.fixture
+    def job(self, post_job: Callable[..., str], spec: dict[str, Any], worker: Worker) -> str:
+        job = post_job(spec=spec | {"checkpoint": {"keep_last": 3}})
+        assert worker.claim(job).status_code == 200
+        for step in (10, 20, 30):
+            Sender(worker).through_api(f"checkpoint-{step:08d}.pt", b"%d" % step)
+        assert worker.finish("released").status_code == 200
+        return job
+
+    @pytest.fixture
+    def lose(self, storage: Storage, database: Database) -> Callable[..., None]:
+        def lose(*steps: int) -> None:
+            for file in list(storage.files()):
+                if any(file.key.endswith(f"-{step:08d}.pt") for step in steps):
+                    storage.delete(file.key)
+
+        return lose
+
+    @staticmethod
+    def step(database: Database, storage: Storage, job: str) -> int | None:
+        """Where the next attempt goes on."""
+        lost = artifacts.lost_checkpoints(database, storage, job)
+        with database.reading() as session:
+            point = artifacts.resume_point(session, session.get_one(Job, job), lost)
+        return None if point is None else point.step
+
+    def test_the_next_older_one_is_taken(
+        self, database: Database, storage: Storage, job: str, lose: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        assert self.step(database, storage, job) == 30
+        assert "gone" not in caplog.text
+        lose(30)
+        assert self.step(database, storage, job) == 20
+        assert "checkpoint-00000030.pt is gone or damaged" in caplog.text
+        lose(20)
+        assert self.step(database, storage, job) == 10
+
+    def test_a_claim_steps_over_it(self, worker: Worker, job: str, lose: Any) -> None:
+        lose(30)
+        assert worker.claim(job).json()["resume"]["step"] == 20
+
+    def test_one_of_another_size_is_lost_too(
+        self, database: Database, storage: Storage, job: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        size = type(storage).size
+        shorter = lambda self, key: size(self, key) - key.endswith("-00000030.pt")  # noqa: E731
+        monkeypatch.setattr(type(storage), "size", shorter)
+        assert self.step(database, storage, job) == 20
+
+    def test_where_all_are_lost_nothing_is_begun_anew(
+        self, database: Database, storage: Storage, job: str, lose: Any
+    ) -> None:
+        """A disk that is not mounted looks like that; the attempt fails of the download."""
+        lose(10, 20, 30)
+        assert self.step(database, storage, job) == 30
+
+    def test_a_storage_that_is_away_has_lost_nothing(
+        self, database: Database, storage: Storage, job: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: Any) -> Any:
+            raise StorageAway("the bucket does not answer")
+
+        monkeypatch.setattr(type(storage), "size", away)
+        assert self.step(database, storage, job) == 30
+
+    def test_a_retry_has_those_of_the_job_that_it_is_of(
+        self, client: TestClient, database: Database, storage: Storage, job: str, worker: Worker, lose: Any
+    ) -> None:
+        assert worker.claim(job).status_code == 200
+        worker.finish("failed", failure={"failure_class": "user", "message": "no"})
+        retry = client.post(f"/jobs/{job}/retry").json()["id"]
+        assert self.step(database, storage, retry) == 30
+        lose(30)
+        assert self.step(database, storage, retry) == 20
 
 
 def test_older_checkpoints_are_pruned(client: TestClient, job: str, upload: Any, storage: Storage) -> None:

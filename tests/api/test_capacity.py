@@ -14,8 +14,10 @@ from sqlalchemy import update
 
 from api.database import Database
 from api.models import Job
+from api.schemas.reports import CocoMetrics
 from api.services import capacity
 from api.settings import Settings
+from api.stores.local import LocalStorage
 from tests.api.conftest import Worker
 
 PostJob = Callable[..., str]
@@ -140,11 +142,32 @@ def test_what_a_publication_removes_makes_room(
     assert stored() == [300, 600]
     assert put(worker, "last.safetensors", 400).status_code == 201
     refused(put(worker, "last.safetensors", 401))
-    # It passes the first look, which does not know which checkpoints stay, and is refused by the second.
     refused(put(worker, "checkpoint-00000004.pt", 601))
     assert stored() == [400, 600]
     names = {item["name"] for item in client.get(worker_artifacts(client)).json()["items"]}
     assert names == {"last.safetensors", "checkpoint-00000003.pt"}
+
+
+@pytest.mark.parametrize("settings", [{"storage_limit": LIMIT}], indirect=True)
+def test_a_checkpoint_beside_which_others_stay_is_refused_before_it_comes(
+    client: TestClient, post_job: PostJob, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all of it would come, be refused, and come again without end."""
+    spec["checkpoint"] = {"keep_last": 3}
+    _, worker = busy(client, post_job)
+    for step in (1, 2, 3):
+        assert put(worker, f"checkpoint-{step:08d}.pt", 300).status_code == 201
+    assert put(worker, "checkpoint-00000004.pt", 400).status_code == 201  # the first goes for it
+    assert put(worker, "checkpoint-00000004.pt", 300).status_code == 201
+    metrics = dict.fromkeys(CocoMetrics.model_fields, 0.5)
+    report = {"model": "student", "step": 2, "metrics": metrics, "best": True}
+    assert worker.post("evaluations", report).status_code == 204
+
+    def no_more(*_: Any) -> Any:
+        raise AssertionError("its body was read")
+
+    monkeypatch.setattr(LocalStorage, "stage", no_more)
+    refused(put(worker, "checkpoint-00000005.pt", 300))  # the second is the best, and stays
 
 
 def worker_artifacts(client: TestClient) -> str:

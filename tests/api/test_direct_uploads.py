@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.schemas.errors import DIGEST_MISMATCH
 from api.services import artifacts
 from api.settings import Settings
 from api.storage import StorageAway
@@ -126,6 +127,7 @@ def test_wrong_bytes_are_refused_and_forgotten(
     refused = upload.commit()
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
     assert "not what was announced" in refused.json()["detail"]
+    assert refused.json()["type"] == DIGEST_MISMATCH
     assert client.get(f"/jobs/{job}/artifacts").json() == {"items": []}
     assert everything(storage) == []
     for part in upload.parts():

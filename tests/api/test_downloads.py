@@ -180,7 +180,7 @@ def test_damaged_storage_is_said_not_served(client: TestClient, job: str, settin
     else:
         stored.write_bytes(CONTENT[:-1])
     answer = client.get(f"/jobs/{job}/weights")
-    assert answer.status_code == 500
+    assert answer.status_code == 410
     assert answer.json()["detail"] == "the stored file of best.safetensors is gone or damaged"
 
 
@@ -251,6 +251,27 @@ def test_who_is_silent_loses_the_part_to_who_comes_back(
             time.sleep(0.05)
     assert answer.status_code == 201
     assert client.get(f"/jobs/{job}/artifacts/{NAME}").content == sending.content
+
+
+def test_who_was_silent_and_goes_on_is_told_to_come_back(
+    address: str, job: str, sending: Upload, monkeypatch: Any
+) -> None:
+    """Not that the upload is refused: a worker would end its training for it."""
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.1)
+    with half_sent(address, sending, 100) as connection:
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["detail"]) == (503, "nothing more of the upload came")
+        assert answer.headers["Retry-After"] == "2"
+
+
+def test_a_disk_that_is_not_mounted_is_away_not_empty(client: TestClient, job: str, settings: Settings) -> None:
+    elsewhere = settings.storage.rename(settings.storage.with_name("elsewhere"))
+    settings.storage.mkdir()
+    assert client.get(f"/jobs/{job}/weights").status_code == 503
+    settings.storage.rmdir()
+    elsewhere.rename(settings.storage)
+    assert client.get(f"/jobs/{job}/weights").content == CONTENT
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_was(

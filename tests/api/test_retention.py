@@ -154,11 +154,11 @@ def test_a_name_that_was_published_anew_is_another_checkpoint(
 ) -> None:
     job = train(steps=3)
     with database.reading() as session:
-        seen = retention._surplus(session, job, 1)
+        seen = retention.superfluous(session, job, 1)
         session.expunge_all()
     assert [found.step for found in seen] == [2, 1]
     checkpoint(worker, 1, b"from a later attempt")
-    with patched(retention, "_surplus", lambda *_: seen), database.transaction() as session:
+    with patched(retention, "superfluous", lambda *_: seen), database.transaction() as session:
         assert retention.trim(session, storage, job) == 1
     assert steps(database, job) == [1, 3]
     assert agree(database, storage)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.download import announced, fetch
+from client.download import RETRY_PAUSE, VERSIONS, announced, fetch
 from client.errors import DownloadError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -27,8 +28,10 @@ class Source:
     content: bytes = CONTENT
     sent: bytes | None = None  # other bytes than announced
     break_after: list[int] = field(default_factory=list)  # bytes after which each next answer breaks off
-    away: int = 0  # so many answers that it is not there, after the first that broke off
+    away: list[int] = field(default_factory=list)  # statuses of the answers after the first, which broke off
+    versions: list[bytes] = field(default_factory=list)  # what takes the place of the content before each next GET
     ignore_range: bool = False
+    retry_after: str = ""
     requests: list[str | None] = field(default_factory=list)  # the Range of every GET
 
     @property
@@ -50,9 +53,10 @@ def http(source: Source) -> Iterator[httpx.Client]:
         def do_GET(self) -> None:
             wanted = self.headers.get("range")
             source.requests.append(wanted)
+            if source.versions:
+                source.content = source.versions.pop(0)
             if source.away and len(source.requests) > 1:
-                source.away -= 1
-                self._head(503, 0)
+                self._head(source.away.pop(0), 0)
                 return
             match = re.fullmatch(r"bytes=(\d+)-", wanted or "")
             fresh = self.headers.get("if-range") in (None, f'"{source.sha256}"')
@@ -65,6 +69,8 @@ def http(source: Source) -> Iterator[httpx.Client]:
             self.send_response(status)
             self.send_header("Content-Length", str(length))
             self.send_header("ETag", f'"{source.sha256}"')
+            if status == 503 and source.retry_after:
+                self.send_header("Retry-After", source.retry_after)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
@@ -106,9 +112,47 @@ def test_a_broken_transfer_goes_on_where_it_stopped(http: httpx.Client, tmp_path
 
 
 def test_a_service_that_is_away_in_between_is_waited_for(http: httpx.Client, tmp_path: Path, source: Source) -> None:
-    source.break_after, source.away = [300_000], 2
+    source.break_after, source.away = [300_000], [429, 502, 503, 504]
     assert bring(http, tmp_path / "file").read_bytes() == CONTENT
-    assert source.requests == [None, *["bytes=300000-"] * 3]
+    assert source.requests == [None, *["bytes=300000-"] * 5]
+
+
+def test_as_long_as_the_service_asks(
+    http: httpx.Client, tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    source.break_after, source.away, source.retry_after = [300_000], [503], "7"
+    assert bring(http, tmp_path / "file").read_bytes() == CONTENT
+    assert waits == [RETRY_PAUSE, 7.0]
+
+
+def test_a_refusal_in_between_is_the_end(http: httpx.Client, tmp_path: Path, source: Source) -> None:
+    source.break_after, source.away = [300_000], [404]
+    with pytest.raises(DownloadError, match="404"):
+        bring(http, tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), 500_000, 200_000])
+@pytest.mark.parametrize("broken", [False, True], ids=["at once", "after a break"])
+def test_what_is_replaced_meanwhile_is_begun_anew(
+    http: httpx.Client, tmp_path: Path, source: Source, broken: bool, size: int
+) -> None:
+    """A running job has better weights now, as large as those or not."""
+    new = CONTENT[::-1][:size]
+    source.break_after, source.versions = [300_000] * broken, [CONTENT] * broken + [new]
+    assert bring(http, tmp_path / "file").read_bytes() == new
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    # One answer is thrown away, before its body: then all of the new one.
+    assert source.requests[-2:] == [("bytes=300000-" if broken else None), None]
+
+
+def test_what_is_replaced_again_and_again_is_given_up(http: httpx.Client, tmp_path: Path, source: Source) -> None:
+    source.versions = [bytes([number]) * 100 for number in range(20)]
+    with pytest.raises(DownloadError, match=f"replaced {VERSIONS} times"):
+        bring(http, tmp_path / "file")
+    assert len(source.requests) == VERSIONS
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_later_call_goes_on_where_an_earlier_one_stopped(http: httpx.Client, tmp_path: Path, source: Source) -> None:

@@ -33,6 +33,7 @@ class Fault:
     body: dict[str, Any] = field(default_factory=dict)
     drop: str = ""  # "before" or "after" the request has taken effect
     delay: float = 0.0
+    hold: threading.Event | None = None  # answered once it is set
     cut: int | None = None  # bytes of a download, or of an upload, after which the connection breaks
 
 
@@ -157,6 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
                 api.parts[self._named()] = api.parts.get(self._named(), b"") + body
                 fault = Fault(drop="before")
         time.sleep(fault.delay)
+        if fault.hold is not None:
+            fault.hold.wait(60)
         if fault.drop == "before":
             self.close_connection = True
             return

@@ -56,15 +56,15 @@ def test_points_arrive_in_batches_in_order(double: Double, delivery: Delivery) -
 
 def test_batches_are_as_rare_as_the_api_asks(double: Double, delivery: Delivery) -> None:
     double.always["metrics"] = Fault(headers={"Report-Interval": "0.6"})
-    until = time.monotonic() + 2
-    step = 0
-    while time.monotonic() < until:
+    began, step = time.monotonic(), 0
+    while time.monotonic() < began + 2:
         delivery.metrics(points(step, 1), progress(step))
         step += 1
         time.sleep(0.02)
     delivery.close(10)
     assert steps(double) == list(range(step))
-    assert 3 <= len(double.batches) <= 5  # the first at once, one every 0.6 s, and what is left at the end
+    # The first at once, one every 0.6 s, and what is left at the end.
+    assert 2 <= len(double.batches) <= (time.monotonic() - began) / 0.6 + 2
 
 
 def test_a_phase_is_told_at_once_without_points(attempt: AttemptClient, folder: WorkFolder, double: Double) -> None:
@@ -139,15 +139,18 @@ def test_reports_made_while_nobody_listens_are_replayed(folder: WorkFolder, unti
     assert len({id(batch) for batch in back.batches.values()}) == len(back.batch_order)
 
 
-def test_a_slow_api_never_holds_the_training_up(double: Double, delivery: Delivery) -> None:
-    double.always["metrics"] = Fault(delay=0.4)
+def test_a_slow_api_never_holds_the_training_up(double: Double, delivery: Delivery, until: Until) -> None:
+    trained = threading.Event()
+    double.always["metrics"] = Fault(hold=trained)
+    delivery.metrics(points(0, 1), progress(0))
+    until(lambda: double.seen("metrics"), 10)  # it is on its way until the training is over
     longest = 0.0
-    for step in range(3000):
+    for step in range(1, 3000):
         began = time.monotonic()
         delivery.metrics(points(step, 1), progress(step))
         longest = max(longest, time.monotonic() - began)
-    assert longest < 0.3
-    double.always.clear()
+    assert longest < 2
+    trained.set()
     delivery.close(30)
     assert steps(double) == list(range(3000))
 
@@ -179,10 +182,13 @@ def test_a_full_spool_leaves_metrics_out_and_tells_how_many(
 
 def test_a_gap_is_told_at_the_end_too(double: Double, attempt: AttemptClient, folder: WorkFolder) -> None:
     delivery = Delivery(attempt, Spool(folder.spool / "r", 100_000), lambda: None, interval=60)
+    # The first evaluation wakes the sender, and what it sent meanwhile would make room for the next ones.
+    double.always["metrics"] = double.always["evaluations"] = Fault(status=503)
     for step in range(3000):
         delivery.metrics(points(step, 1), progress(step))
     for step in range(200):
         delivery.evaluation(evaluation(step))
+    double.always.clear()
     delivery.close(30)
     assert len(double.log) == 1
     points_told, evaluations_told, *_ = (int(word) for word in double.log[0].split() if word.isdecimal())

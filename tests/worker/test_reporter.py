@@ -129,7 +129,7 @@ def test_a_checkpoint_comes_behind_the_reports_before_it(
     reporter.on_evaluation(run, evaluation())
     reporter.on_log(run, {"loss": 1.0})
     reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
-    assert time.monotonic() - began < 0.3  # the training does not wait
+    assert time.monotonic() - began < 3  # the training does not wait
     until(lambda: double.seen("evaluations"), 5)
     del double.always["evaluations"]
     until(lambda: double.seen("metrics"), 10)

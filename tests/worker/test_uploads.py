@@ -34,14 +34,16 @@ def checkpoint(uploads: Uploads, folder: Path, step: int) -> bytes:
 def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
     double: Double, uploads: Uploads, folder: WorkFolder, tmp_path: Path, until: Until
 ) -> None:
-    double.faults["artifacts"] = [Fault(delay=0.5)]
+    all_submitted = threading.Event()
+    double.faults["artifacts"] = [Fault(hold=all_submitted)]
     data = {1: checkpoint(uploads, tmp_path, 1)}
-    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way, slowly
+    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way
     data[2] = checkpoint(uploads, tmp_path, 2)
     (tmp_path / "best").write_bytes(b"weights")
     uploads.submit(tmp_path / "best", "best.safetensors", "weights", step=2)
     for step in (3, 4):
         data[step] = checkpoint(uploads, tmp_path, step)
+    all_submitted.set()
     uploads.close(10)
     assert [name for name, _, _ in double.uploads] == [
         "checkpoint-00000001.pt",
@@ -56,15 +58,17 @@ def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
 def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_one_s_place(
     double: Double, uploads: Uploads, tmp_path: Path, until: Until
 ) -> None:
-    double.faults["artifacts"] = [Fault(delay=0.5)]
+    all_submitted = threading.Event()
+    double.faults["artifacts"] = [Fault(hold=all_submitted)]
     checkpoint(uploads, tmp_path, 1)
-    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way, slowly
+    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way
     checkpoint(uploads, tmp_path, 2)
     for step in (2, 3):
         (tmp_path / "curves").write_bytes(b"%d" % step)
         uploads.submit(tmp_path / "curves", f"curves-student-{step:08d}.json", "curves", step=step, first=True)
         (tmp_path / "curves").unlink()
         checkpoint(uploads, tmp_path, step + 1)
+    all_submitted.set()
     uploads.close(10)
     sent = {name: body for name, _, body in double.uploads}
     assert next(iter(sent)) == "checkpoint-00000001.pt"
@@ -76,7 +80,8 @@ def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_on
 def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
     double: Double, uploads: Uploads, tmp_path: Path, until: Until
 ) -> None:
-    double.faults["artifacts"] = [Fault(delay=0.3)]
+    all_submitted = threading.Event()
+    double.faults["artifacts"] = [Fault(hold=all_submitted)]
     checkpoint(uploads, tmp_path, 1)
     until(lambda: len(double.seen("artifacts")) == 1, 5)
     log, best = tmp_path / "log.txt", tmp_path / "best.safetensors"
@@ -88,6 +93,7 @@ def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
         file.write(b"another line\n")
     (tmp_path / "new").write_bytes(b"second")
     (tmp_path / "new").replace(best)
+    all_submitted.set()
     uploads.close(10)
     assert {name: body for name, _, body in double.uploads[1:]} == {
         "log.txt": b"one line\n",
