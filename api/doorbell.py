@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from kombu.connection import Connection
@@ -75,23 +76,23 @@ class Doorbell:
         """Do the work until told to stop; a broker that is away is tried again, quietly after the first time."""
         away = False
         while not self._stopped.is_set():
-            options = _OPTIONS | self._broker.options
-            connection: Any = Connection(self._broker.url, transport_options=options)  # type: ignore[no-untyped-call]
             try:
-                client = connection.default_channel.client
-                client.ping()
-                if away:
-                    log.info("the broker carries news again")
-                away = False
-                work(client)
+                with self._connection() as connection:
+                    client = connection.default_channel.client
+                    client.ping()
+                    if away:
+                        log.info("the broker carries news again")
+                    away = False
+                    work(client)
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try may do better
                 if not away:
                     log.warning("the broker carries no news, the database is asked instead: %s", error)
                 away = True
-            finally:
-                with suppress(Exception):
-                    connection.release()
             self._stopped.wait(PAUSE_SECONDS)
+
+    def _connection(self) -> Any:
+        options = _OPTIONS | self._broker.options
+        return Connection(self._broker.url, transport_options=options)  # type: ignore[no-untyped-call]
 
     def _tell(self, client: Any) -> None:
         while not self._stopped.is_set():
@@ -99,11 +100,23 @@ class Doorbell:
             self._wake.clear()
             with self._lock:
                 topics, self._topics = self._topics, {}
-            if topics:
-                pipeline = client.pipeline(transaction=False)
-                for topic in topics:
-                    pipeline.publish(CHANNEL, f"{self._own} {topic}")
-                pipeline.execute()
+            try:
+                self._publish(client, topics)
+            except Exception:
+                self._put_back(topics)
+                raise
+
+    def _publish(self, client: Any, topics: Iterable[str]) -> None:
+        pipeline = client.pipeline(transaction=False)
+        for topic in topics:
+            pipeline.publish(CHANNEL, f"{self._own} {topic}")
+        pipeline.execute()  # nothing, if there is none
+
+    def _put_back(self, topics: dict[str, None]) -> None:
+        """For the next connection to tell, before what came meanwhile."""
+        with self._lock:
+            self._topics = dict(islice((topics | self._topics).items(), WAITING))
+        self._wake.set()
 
     def _hear(self, client: Any) -> None:
         with client.pubsub(ignore_subscribe_messages=True) as inbox:

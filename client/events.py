@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import httpx
-from httpx_sse import connect_sse
+from httpx_sse import EventSource, connect_sse
 from pydantic import BaseModel
 
 from api.schemas.events import DATA, Event, EventKind
@@ -14,6 +14,8 @@ from api.schemas.events import DATA, Event, EventKind
 # The service gives a sign of life every 15 s; a connection that is silent for longer is dead.
 TIMEOUT = httpx.Timeout(45.0, connect=10.0)
 PAUSE = 0.5  # before coming back
+# What passes by itself: too many requests; an API, or whatever stands before it, that restarts.
+AWAY = frozenset({429, 502, 503, 504})
 MODELS: dict[str, type[BaseModel]] = {str(kind): model for kind, model in DATA.items()}
 
 
@@ -36,31 +38,48 @@ def stream(
 ) -> Iterator[Event]:
     """The events at `path` behind the number `after`, until there will be no more.
 
-    `check` raises for an answer that is a refusal. Raises `Away` after `patience` seconds without an answer.
+    A stream that ends is gone on with behind its last event. No answer, or one of `AWAY`, is trouble that passes: for
+    `patience` seconds. Then `Away` is raised, or the answer is left to `check`, which raises for any that is a refusal.
     """
-    trouble: httpx.TransportError | None = None
-    since = 0.0  # of the trouble
+    since: float | None = None  # when the trouble began
     while True:
+        wanted = 0.0
         headers = {"Last-Event-ID": str(after)} if after else {}
         try:
             with connect_sse(http, "GET", path, params={"kind": kinds}, headers=headers, timeout=TIMEOUT) as source:
                 answer = source.response
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return
-                if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:  # no better than no answer
-                    raise httpx.RemoteProtocolError("the service is away")
-                if not answer.is_success:
-                    answer.read()
-                    check(answer)
-                trouble = None
-                for sent in source.iter_sse():
-                    if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
-                        data = model.model_validate_json(sent.data)
-                        yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
-                        after = int(sent.id)
+                if answer.status_code in AWAY and _left(since, patience) >= 0:
+                    since, wanted = since or time.monotonic(), retry_after(answer)
+                else:
+                    if not answer.is_success:
+                        answer.read()
+                        check(answer)
+                    since = None
+                    for event in _events(source):
+                        yield event
+                        after = event.id
         except httpx.TransportError as error:
-            since = time.monotonic() if trouble is None else since
-            trouble = error
-            if time.monotonic() - since > patience:
+            since = since or time.monotonic()
+            if _left(since, patience) < 0:
                 raise Away(error) from error
-        time.sleep(PAUSE)
+        time.sleep(max(PAUSE, min(wanted, _left(since, patience))))
+
+
+def _left(since: float | None, patience: float) -> float:
+    """Seconds of patience, of which trouble has taken what has passed since it began."""
+    return patience if since is None else since + patience - time.monotonic()
+
+
+def _events(source: EventSource) -> Iterator[Event]:
+    for sent in source.iter_sse():
+        if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
+            data = model.model_validate_json(sent.data)
+            yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
+
+
+def retry_after(response: httpx.Response) -> float:
+    """Seconds that the service asks to wait; 0 if it says none, or a date."""
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else 0.0

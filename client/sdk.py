@@ -30,7 +30,7 @@ from api.schemas.system import Health, PresetList
 from client import audit
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
-from client.events import Away, stream
+from client.events import AWAY, Away, retry_after, stream
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -38,6 +38,7 @@ PAGE = 100  # jobs asked for at once
 POINTS = 1000  # metric points asked for at once
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RETRY_PAUSE = 0.5
+READS = ("GET", "HEAD")
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -278,7 +279,7 @@ class Client:
                 self._reached = True
                 if not _passing(response) or time.monotonic() > deadline:
                     return _checked(response)
-                wanted = _retry_after(response)
+                wanted = retry_after(response)
             time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
 
 
@@ -298,13 +299,9 @@ def _passing(response: httpx.Response) -> bool:
         return IN_FLIGHT in response.text  # a former try of this request is still being answered
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return QUOTA_EXCEEDED not in response.text  # of a quota only the end of a job helps
-    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the service asks to wait; 0 if it says none, or a date."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0
+    if response.request.method in READS:
+        return response.status_code in AWAY
+    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE  # 502 and 504: it may have been done, who knows
 
 
 def _segment(text: str) -> str:

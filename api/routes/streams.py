@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -19,8 +21,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from api.auth import Caller
 from api.database import Database
-from api.errors import NotFound, Unavailable
+from api.errors import NotFound, TooManyRequests, Unavailable
+from api.models import ApiToken
 from api.schemas.events import Event
 from api.services import events
 from api.services.journal import topic
@@ -32,6 +36,8 @@ READS_AT_ONCE = 8  # of all streams: a crowd of readers must leave threads to th
 NEAR_SECONDS = 1.0  # between two looks at the database while no news come from other processes
 FAR_SECONDS = 5.0  # ... and while they do: in case that some get lost
 SLICE_SECONDS = 0.5  # how late a stream notices that the server is told to stop
+LONGEST_SECONDS = 3600.0  # then a token has to be shown anew: it may have been revoked, or have expired
+TOKENS_SHARE = 4  # of the streams, one token may hold one part in so many
 
 T = TypeVar("T")
 
@@ -43,21 +49,45 @@ class Streams:
         self.settings = settings
         self.closing = closing
         self.open = 0
+        self._of_tokens: Counter[str] = Counter()
         self._reads = anyio.Semaphore(READS_AT_ONCE)
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Raises `Unavailable` when there are as many as there may be."""
+    def one(self, token: str | None) -> Iterator[None]:
+        """Only the event loop's thread counts. Whoever needs no token has no share of his own.
+
+        Raises:
+            Unavailable: there are as many as there may be.
+            TooManyRequests: as many as one token may hold.
+        """
         if self.open >= self.settings.max_streams:
             raise Unavailable(
                 f"{self.open} streams are open, and no more are held",
                 remedy="Try again in a moment, or raise CROSSKD_MAX_STREAMS, or start another API.",
             )
-        self.open += 1  # only the event loop's thread counts
+        with self._share(token):
+            self.open += 1
+            try:
+                yield
+            finally:
+                self.open -= 1
+
+    @contextmanager
+    def _share(self, token: str | None) -> Iterator[None]:
+        if token is None:
+            yield
+            return
+        share = max(1, self.settings.max_streams // TOKENS_SHARE)
+        if self._of_tokens[token] >= share:
+            raise TooManyRequests(
+                f"{share} streams are open with this token, and no more are held", remedy="Close one.", retry_after=5
+            )
+        self._of_tokens[token] += 1
         try:
             yield
         finally:
-            self.open -= 1
+            self._of_tokens[token] -= 1
+            self._of_tokens += Counter()  # forgets those that have none
 
     async def read(self, work: Callable[..., T], *arguments: Any) -> T:
         async with self._reads:
@@ -96,16 +126,27 @@ class Watch:
 
 
 async def follow(
-    streams: Streams, database: Database, job: str, after: int, kinds: Sequence[str]
+    streams: Streams,
+    database: Database,
+    job: str,
+    after: int,
+    kinds: Sequence[str],
+    stands: Callable[[], bool] | None = None,
 ) -> AsyncGenerator[Event]:
     """The events of a job behind the number `after`, each as it comes, until the job has ended or the server stops.
 
-    It also ends when the job is deleted or the database goes away: the reader comes back and hears what is the case.
+    It also ends when the job is deleted or the database goes away, and after an hour: the reader comes back and hears
+    what is the case. `stands` is for a reader who cannot: asked then in a thread, it says whether to go on.
     """
     watch = Watch(database, job, streams.closing)
+    until = _hence()
     with watch.listening():
         while not watch.closing:
             try:
+                if asyncio.get_running_loop().time() >= until:
+                    if stands is None or not await streams.read(stands):
+                        return
+                    until = _hence()
                 page = await streams.read(events.read, database, job, after, kinds)
             except (NotFound, SQLAlchemyError) as error:
                 log.warning("a stream of job %s ends: %s", job, error)
@@ -116,7 +157,32 @@ async def follow(
             if page.over:
                 return
             if not page.more:
+                # Events of other kinds are not to be gone through again at each bell. The number is older than the
+                # page: what came in between is not passed over.
+                after = max(after, page.last_event)
                 await watch.heard()  # at once, if something has happened since the page was asked for
+
+
+def _hence() -> float:
+    # Those that began together, when a server did, do not all come back together.
+    jitter = random.uniform(0.75, 1.0)  # noqa: S311 - no secret
+    return asyncio.get_running_loop().time() + LONGEST_SECONDS * jitter
+
+
+def stands(database: Database, caller: Caller) -> bool:
+    """Whether the token that a stream began with would still be let in."""
+    if caller.token is None:
+        return True
+    with database.reading() as session:
+        token = session.get(ApiToken, caller.token)
+        if token is None or token.revoked_at is not None:
+            return False
+        return token.expires_at is None or token.expires_at > session.now()
+
+
+def _token(scope: Scope) -> str | None:
+    caller: Caller | None = scope.get("state", {}).get("caller")  # `admit` has noted it
+    return None if caller is None else caller.token
 
 
 class EventResponse(EventSourceResponse):
@@ -131,7 +197,7 @@ class EventResponse(EventSourceResponse):
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._streams.one():
+        with self._streams.one(_token(scope)):
             try:
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:
@@ -152,7 +218,7 @@ class TextResponse(StreamingResponse):
             with anyio.fail_after(stall):
                 await send(message)
 
-        with self._streams.one():
+        with self._streams.one(_token(scope)):
             try:
                 await super().__call__(scope, receive, in_time)
             except (TimeoutError, ClientDisconnect):  # the latter is what Starlette may make of the former

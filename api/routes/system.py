@@ -11,11 +11,14 @@ from api.schemas.system import Health, PresetList
 
 router = APIRouter(tags=["system"])
 
+VERSION = version("crosskd")
 
+
+# A coroutine, which needs no thread: those may all wait for a database that is away.
 @router.get("/health")
-def get_health() -> Health:
+async def get_health() -> Health:
     """Whether the process answers. It asks nothing of the database, so a probe kills no API that only waits for it."""
-    return Health(status="ok", version=version("crosskd"))
+    return Health(status="ok", version=VERSION)
 
 
 @router.get("/presets")

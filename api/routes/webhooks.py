@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
-from api.auth import CallerDep
-from api.database import DatabaseDep, ReadDep, SessionDep
+from api.auth import Caller, CallerDep
+from api.database import Database, DatabaseDep, ReadDep, SessionDep
+from api.errors import Unavailable
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
+from api.routes.in_one_go import at_once
 from api.schemas.webhooks import CallResult, DeliveryList, NewWebhook, WebhookCreate, WebhookList
 from api.services import webhooks
-from api.services.pinned import Undeliverable
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
+
+TESTS_AT_ONCE = 4  # of this process: a receiver may take its time, and holds a thread meanwhile
+
+_tests = threading.BoundedSemaphore(TESTS_AT_ONCE)
 
 
 @router.post("", status_code=HTTPStatus.CREATED, dependencies=[IdempotencyDep])
@@ -45,15 +54,27 @@ def list_deliveries(webhook: str, session: ReadDep, caller: CallerDep) -> Delive
 
 
 @router.post("/{webhook}/test")
-def test_webhook(webhook: str, request: Request, database: DatabaseDep, caller: CallerDep) -> CallResult:
-    """Send a `ping` now, once, and say what came of it."""
+async def test_webhook(webhook: str, request: Request, database: DatabaseDep, caller: CallerDep) -> CallResult:
+    """Send a `ping` now, once, and say what came of it. 503 while others are being tested: come back in a moment."""
     now = datetime.now(UTC)
-    with database.reading() as session:
-        parcel = webhooks.ping(webhooks.find(session, webhook, caller), now)
-    # Outside of any transaction: a receiver may take its time.
-    trouble: Undeliverable | None = None
-    try:
-        webhooks.send(parcel, request.app.state.settings, now)
-    except Undeliverable as error:
-        trouble = error
+    parcel = await run_in_threadpool(_ping, database, webhook, caller, now)
+    with _one_of_few():
+        # Outside of any transaction and of the pool: heartbeats need its threads.
+        trouble = await at_once(webhooks.attempt, parcel, request.app.state.settings, now)
     return webhooks.as_result(trouble)
+
+
+def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> webhooks.Parcel:
+    with database.reading() as session:
+        return webhooks.ping(webhooks.find(session, webhook, caller), now)
+
+
+@contextmanager
+def _one_of_few() -> Iterator[None]:
+    """Raises `Unavailable`, not 429: the places are the process's, and other callers may have taken them all."""
+    if not _tests.acquire(blocking=False):
+        raise Unavailable(f"{TESTS_AT_ONCE} webhooks are being tested, and no more are at once")
+    try:
+        yield
+    finally:
+        _tests.release()

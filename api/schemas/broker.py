@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-_DIRECT = ("redis://", "rediss://", "redis+socket://", "unix://")
+_SOCKETS = ("redis+socket://", "unix://")
+_DIRECT = ("redis://", "rediss://", *_SOCKETS)
 _SENTINELS = re.compile(r"(?P<url>sentinel://[^;?]+(;sentinel://[^;?]+)*)\?master_name=(?P<name>[\w.-]+)")
 
 # No second try of the same one: while it is waited for, the next is not asked.
@@ -29,7 +31,19 @@ def check(url: str) -> str:
         raise ValueError("names no primary; use sentinel://HOST:PORT;sentinel://HOST:PORT/NUMBER?master_name=NAME")
     if not url.startswith((*_DIRECT, "sentinel://")):
         raise ValueError("is no broker address; use redis://HOST:PORT/NUMBER")
+    if not all(map(_whole, url.split(";"))):
+        raise ValueError("is no broker address; percent-encode the password")
     return url
+
+
+def _whole(part: str) -> bool:
+    """Whether host and port are what they seem: a `/`, `?` or `#` in a password ends them before they begin."""
+    try:
+        parts = urlsplit(part)
+        _ = parts.port
+    except ValueError:  # not in its own words: they quote what may be a part of the password
+        return False
+    return part.startswith(_SOCKETS) or "@" not in parts.path + parts.query + parts.fragment
 
 
 def broker(url: str) -> Broker:

@@ -1,9 +1,13 @@
-"""The courier posts what the webhooks' outbox holds, several at once: a slow receiver delays nobody but itself."""
+"""The courier posts what the webhooks' outbox holds, several at once, and takes more as soon as one of them is over.
+
+A receiver that is slow holds some of the places, never all: `webhooks.take` bounds what is on its way to one webhook
+and for one owner. Others wait only where the receivers of several owners are slow at once; theirs is the next place.
+"""
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Event
 
@@ -11,12 +15,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import WEBHOOKS, Database
 from api.services import webhooks
-from api.services.pinned import Undeliverable
 from api.settings import Settings
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 8
+AT_ONCE = 16
 POLL_SECONDS = 1.0  # how long a row of another process waits at most
 FAULT_SECONDS = 2.0
 
@@ -27,6 +30,7 @@ class Courier:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
+        self._going: dict[Future[None], webhooks.Parcel] = {}
         self._wake = Event()
         self._stopped = False
 
@@ -42,7 +46,7 @@ class Courier:
             while not self._stopped:
                 self._wake.clear()
                 try:
-                    busy = self.tick(threads)
+                    self.fill(threads)
                 except SQLAlchemyError as error:
                     log.error("the database does not answer: %s", error)
                     self._wake.wait(FAULT_SECONDS)
@@ -50,26 +54,35 @@ class Courier:
                     log.exception("the courier failed; it goes on")
                     self._wake.wait(FAULT_SECONDS)
                 else:
-                    if not busy:
-                        self._wake.wait(POLL_SECONDS)
+                    self._wake.wait(POLL_SECONDS)
 
-    def tick(self, threads: ThreadPoolExecutor) -> bool:
-        """Try what is due, `AT_ONCE` at most; whether there was something."""
-        with self.database.reading() as session:  # an idle courier writes nothing
-            if not webhooks.any_due(session):
-                return False
+    def fill(self, threads: ThreadPoolExecutor) -> list[Future[None]]:
+        """Begin to try what is due, as far as there is room; what has begun. The end of each wakes `run`."""
+        self._going = {future: parcel for future, parcel in self._going.items() if not future.done()}
+        room = AT_ONCE - len(self._going)
+        if not (room and self._any_due()):
+            return []
         with self.database.transaction() as session:
-            parcels = webhooks.take(session, AT_ONCE)
-        list(threads.map(self._deliver, parcels))
-        return bool(parcels)
+            parcels = webhooks.take(session, room, self._going.values())
+        begun = {threads.submit(self._deliver, parcel): parcel for parcel in parcels}
+        self._going |= begun
+        for future in begun:
+            future.add_done_callback(lambda _: self._wake.set())
+        return list(begun)
+
+    def _any_due(self) -> bool:
+        with self.database.reading() as session:  # an idle courier writes nothing
+            return webhooks.any_due(session)
 
     def _deliver(self, parcel: webhooks.Parcel) -> None:
-        trouble: Undeliverable | None = None
+        """What goes wrong here only delays the row: it is due again when nobody has settled it."""
         try:
-            webhooks.send(parcel, self.settings, datetime.now(UTC))
-        except Undeliverable as error:
-            trouble = error
-            # By its id: an address may hold a secret of its receiver's.
-            log.warning("webhook %s did not take %s: %s", parcel.webhook, parcel.id, error)
-        with self.database.transaction() as session:
-            webhooks.settle(session, parcel, trouble)
+            trouble = webhooks.attempt(parcel, self.settings, datetime.now(UTC))
+            if trouble is not None:  # by its id: an address may hold a secret of its receiver's
+                log.warning("webhook %s did not take %s: %s", parcel.webhook, parcel.id, trouble)
+            with self.database.transaction() as session:
+                webhooks.settle(session, parcel, trouble)
+        except SQLAlchemyError as error:
+            log.error("what became of %s could not be noted: %s", parcel.id, error)
+        except Exception:
+            log.exception("the courier failed at %s; it goes on", parcel.id)

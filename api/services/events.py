@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import Row, select
 
 from api.database import Database, Session
+from api.errors import NotFound
 from api.models import ID, Artifact, Event, Job, LogChunk, MetricPoint, Transition
 from api.models import Evaluation as EvaluationRow
 from api.schemas import events as wire
@@ -93,6 +94,8 @@ class _Reader:
         numbers = [ref["seq"] for ref in refs.values()]
         query = select(Transition).where(Transition.job_id == self._job, Transition.seq.in_(numbers))
         found = {row.seq: row for row in self._session.scalars(query)}
+        if not found.keys() >= set(numbers):
+            raise _gone()
         return {
             seq: WireTransition.model_validate(found[ref["seq"]], from_attributes=True) for seq, ref in refs.items()
         }
@@ -135,7 +138,9 @@ class _Reader:
         curves = frozenset(self._session.scalars(drawn))
         found = {}
         for seq, ref in refs.items():
-            row = self._session.get_one(EvaluationRow, (ref["attempt_id"], ref["model"], ref["step"]))
+            row = self._session.get(EvaluationRow, (ref["attempt_id"], ref["model"], ref["step"]))
+            if row is None:
+                raise _gone()
             name = curves_artifact(row.model, row.step)
             link = f"/jobs/{self._job}/evaluations/{row.step}/curves?model={row.model}" if name in curves else None
             rest = {"attempt": ref["attempt"], "at": row.at, "curves": link}
@@ -154,3 +159,8 @@ class _Reader:
             )
             for seq, ref in refs.items()
         }
+
+
+def _gone() -> NotFound:
+    """The journal told of a row that is not there any more: the job was deleted between two statements."""
+    return NotFound("the job was deleted meanwhile", remedy="GET /jobs lists the jobs.")

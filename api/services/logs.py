@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import delete, func, select
 
@@ -14,7 +14,7 @@ from api.services import jobs
 from api.services.fencing import fenced
 from api.services.journal import append
 
-CHUNKS_AT_ONCE = 50
+CHUNKS_AT_ONCE = 20  # so many has a reader in memory who follows slowly
 
 
 def add(session: Session, fence: Fence, batch: LogBatch, limit: int) -> None:
@@ -57,20 +57,41 @@ def lines_of(chunk: LogChunk) -> list[StoredLine]:
     ]
 
 
-def tail(session: Session, job_id: str, count: int) -> LogPage:
-    """The last `count` lines that are kept."""
+class Extent(NamedTuple):
+    """How far the log of a job goes."""
+
+    oldest: int  # number of the oldest line that is kept
+    total: int  # and of the newest
+    last_event: int
+
+
+def extent(session: Session, job_id: str) -> Extent:
+    """Raises `NotFound`."""
     job = jobs.find(session, job_id)
     last_event = job.last_event  # before the lines: what comes in between is told twice rather than never
     ends: Any = session.execute(
         select(func.min(LogChunk.first), func.max(LogChunk.first + LogChunk.count - 1)).where(LogChunk.job_id == job.id)
     ).one()
-    oldest, total = ends[0] or 1, ends[1] or 0
-    found: list[StoredLine] = []
+    return Extent(ends[0] or 1, ends[1] or 0, last_event)
+
+
+def part(session: Session, job_id: str, behind: int, total: int) -> list[StoredLine]:
+    """Some of the lines behind the number `behind` and up to the number `total`, the first ones; none: no more."""
     # A chunk that begins before the wanted lines may reach into them.
-    query = select(LogChunk).where(LogChunk.job_id == job.id).order_by(LogChunk.first).limit(CHUNKS_AT_ONCE)
-    behind = total - count - MAX_LINES
-    while chunks := session.scalars(query.where(LogChunk.first > behind)).all():
-        behind = chunks[-1].first
-        found += [line for chunk in chunks for line in lines_of(chunk) if line.number > total - count]
-        session.expunge_all()  # the lines are what is wanted: not the chunks too, as long as the session lives
-    return LogPage(items=found, oldest=oldest, total=total, last_event=last_event)
+    query = select(LogChunk).where(LogChunk.job_id == job_id, LogChunk.first > behind - MAX_LINES)
+    query = query.where(LogChunk.first + LogChunk.count - 1 > behind, LogChunk.first <= total)
+    chunks = session.scalars(query.order_by(LogChunk.first).limit(CHUNKS_AT_ONCE)).all()
+    session.expunge_all()  # the lines are what is wanted: not the chunks too, as long as the session lives
+    # A line that has come since `total` was read is an event to follow: not to be told here too.
+    return [line for chunk in chunks for line in lines_of(chunk) if behind < line.number <= total]
+
+
+def tail(session: Session, job_id: str, count: int) -> LogPage:
+    """The last `count` lines that are kept."""
+    known = extent(session, job_id)
+    found: list[StoredLine] = []
+    behind = known.total - count
+    while lines := part(session, job_id, behind, known.total):
+        behind = lines[-1].number
+        found += lines
+    return LogPage(items=found, oldest=known.oldest, total=known.total, last_event=known.last_event)

@@ -11,15 +11,20 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpcore
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-SECONDS = 15.0  # from the first packet to the answer's last header
+SECONDS = 15.0  # from the name's look-up to the answer's last header
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# What `is_global` lets pass: the services of Azure's hosts, addresses for documentation, the former site-local ones.
+_REFUSED = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "3fff::/20", "fec0::/10")))
 
 
 class Undeliverable(Exception):
@@ -41,6 +46,8 @@ def permitted(address: str, allowed: Iterable[Network]) -> bool:
 
 
 def _is_public(address: Address) -> bool:
+    if any(address in network for network in _REFUSED):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
@@ -79,7 +86,9 @@ def post(
     """
     backend = _Guarded(allowed, time.monotonic() + seconds)
     timeout = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)}
-    request = [(name.encode(), value.encode()) for name, value in headers.items()]
+    # The host in our own words: httpcore would leave out an IPv6 address's brackets.
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    request = [(name.encode(), value.encode()) for name, value in {"host": host, **headers}.items()]
     try:
         with (
             httpcore.ConnectionPool(network_backend=backend) as pool,
@@ -109,13 +118,35 @@ class _Guarded(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = _resolved(host, port, self._left())
         if not found or not all(permitted(address, self._allowed) for address in found):
             raise Forbidden("the host's address is not a public one")
         address = min(found, key=lambda address: (":" in address, address))  # IPv4 first: it is reachable more often
-        left = max(self._deadline - time.monotonic(), 0.001)
-        stream = self._plain.connect_tcp(address, port, left, local_address, socket_options)
+        stream = self._plain.connect_tcp(address, port, self._left(), local_address, socket_options)
         return _Hurried(stream, self._deadline)
+
+    def _left(self) -> float:
+        return max(self._deadline - time.monotonic(), 0.001)
+
+
+def _resolved(host: str, port: int, seconds: float) -> set[str]:
+    """The addresses of a name. A look-up cannot be told to hurry: one that takes too long is left to itself."""
+    answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+            answers.put(error)
+
+    Thread(target=look_up, name="look-up", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
+        raise httpcore.ConnectTimeout from None
+    if isinstance(answer, Exception):
+        raise answer
+    return {str(info[4][0]) for info in answer}
 
 
 class _Hurried(httpcore.NetworkStream):

@@ -12,6 +12,8 @@ import hashlib
 import hmac
 import random
 import secrets
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,6 +29,9 @@ from api.services.pinned import Undeliverable, literal, permitted, post
 from api.settings import Settings
 
 PER_OWNER = 20
+# On their way at once from one courier: of one webhook, and of all webhooks of one owner.
+AT_ONCE = 2
+AT_ONCE_PER_OWNER = 4
 SHOWN = 100  # deliveries
 KEEP = timedelta(days=7)  # of deliveries that are over
 TAKEN_FOR = timedelta(seconds=60)  # longer than a try takes: a courier that dies only delays its rows
@@ -40,9 +45,11 @@ class Parcel(NamedTuple):
 
     id: str
     webhook: str
+    owner: str
     url: str
     secret: str
     body: bytes
+    tries: int  # with this one
 
 
 # --- for their owners ------------------------------------------------------------------------------------------------
@@ -134,7 +141,12 @@ def _delivery(row: WebhookDelivery) -> wire.Delivery:
 def ping(webhook: Webhook, now: datetime) -> Parcel:
     """A test call, which no row remembers."""
     event = wire.Event(type="ping", timestamp=now, data={"webhook": webhook.id})
-    return Parcel(f"ping-{secrets.token_hex(8)}", webhook.id, webhook.url, webhook.secret, _encode(event))
+    return _parcel(f"ping-{secrets.token_hex(8)}", webhook, event, 1)
+
+
+def _parcel(name: str, webhook: Webhook, event: wire.Event, tries: int) -> Parcel:
+    body = event.model_dump_json().encode()
+    return Parcel(name, webhook.id, webhook.owner, webhook.url, webhook.secret, body, tries)
 
 
 # --- for the courier -------------------------------------------------------------------------------------------------
@@ -167,23 +179,57 @@ def any_due(session: Session) -> bool:
     return session.scalar(due) is not None
 
 
-def take(session: Session, limit: int) -> list[Parcel]:
-    """Due deliveries, oldest first; another courier does not see them meanwhile."""
+def take(session: Session, limit: int, going: Iterable[Parcel] = ()) -> list[Parcel]:
+    """Due deliveries beside those that are `going`; another courier does not see them meanwhile.
+
+    Each time one of whoever has the fewest on their way, among them of whoever has waited longest: neither a long
+    backlog nor many receivers that never answer come in the way of others.
+    """
     now = session.now()
-    due = (
-        select(WebhookDelivery, Webhook)
-        .join(Webhook, Webhook.id == WebhookDelivery.webhook_id)
-        .where(WebhookDelivery.due_at <= now)
-        .order_by(WebhookDelivery.due_at, WebhookDelivery.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=WebhookDelivery)
-    )
-    taken = []
-    for row, webhook in session.execute(due).all():
+    waiting = _waiting(session, now)
+    owners = Counter(parcel.owner for parcel in going)
+    hooks = Counter(parcel.webhook for parcel in going)
+    taken: list[Parcel] = []
+    while waiting and len(taken) < limit:
+        webhook = min(waiting, key=lambda one: (owners[one.owner], hooks[one.id]))
+        full = hooks[webhook.id] >= AT_ONCE or owners[webhook.owner] >= AT_ONCE_PER_OWNER
+        row = None if full else _next(session, webhook, now)
+        if row is None:
+            waiting.remove(webhook)
+            continue
         row.due_at = now + TAKEN_FOR
         row.tries += 1
-        taken.append(Parcel(row.id, webhook.id, webhook.url, webhook.secret, _encode(wire.Event(**row.event))))
+        owners[webhook.owner] += 1
+        hooks[webhook.id] += 1
+        taken.append(_parcel(row.id, webhook, wire.Event(**row.event), row.tries))
     return taken
+
+
+def _waiting(session: Session, now: datetime) -> list[Webhook]:
+    """Webhooks that something is due for, the one that has waited longest first."""
+    due = (
+        select(WebhookDelivery.webhook_id, func.min(WebhookDelivery.due_at).label("since"))
+        .where(WebhookDelivery.due_at <= now)
+        .group_by(WebhookDelivery.webhook_id)
+        .subquery()
+    )
+    found = select(Webhook).join(due, due.c.webhook_id == Webhook.id)
+    return list(session.scalars(found.order_by(due.c.since, Webhook.id)))
+
+
+def _next(session: Session, webhook: Webhook, now: datetime) -> WebhookDelivery | None:
+    due = select(WebhookDelivery).where(WebhookDelivery.webhook_id == webhook.id, WebhookDelivery.due_at <= now)
+    oldest = due.order_by(WebhookDelivery.due_at, WebhookDelivery.id).limit(1)
+    return session.scalar(oldest.with_for_update(skip_locked=True))
+
+
+def attempt(parcel: Parcel, settings: Settings, now: datetime) -> Undeliverable | None:
+    """Post it, signed; what came in the way."""
+    try:
+        send(parcel, settings, now)
+    except Undeliverable as error:
+        return error
+    return None
 
 
 def send(parcel: Parcel, settings: Settings, now: datetime) -> None:
@@ -209,17 +255,22 @@ def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
 
 
 def settle(session: Session, parcel: Parcel, trouble: Undeliverable | None) -> None:
-    """Note what came of a try: it is over, or due again later. Old ones go."""
+    """Note what came of a try: it is over, or due again later. Old ones go.
+
+    A try that took so long that another courier has taken the row since is not the row's try any more.
+    """
     # One at a time of each webhook: below, one ends the others.
     webhook = session.scalar(select(Webhook).where(Webhook.id == parcel.webhook).with_for_update())
     row = session.get(WebhookDelivery, parcel.id)
     if webhook is None or row is None:
         return  # deleted meanwhile
+    if row.delivered or row.tries != parcel.tries:
+        return
     now = session.now()
     row.delivered = trouble is None
     row.problem = str(trouble or "")
     gone = trouble is not None and trouble.status == GONE
-    if trouble is None or gone or row.tries > len(DELAYS):
+    if trouble is None or gone or webhook.disabled_at is not None or row.tries > len(DELAYS):
         row.due_at = None
     else:
         jitter = random.uniform(1.0, 1.2)  # noqa: S311 - no secret: it keeps receivers from being called all at once
@@ -230,10 +281,6 @@ def settle(session: Session, parcel: Parcel, trouble: Undeliverable | None) -> N
         session.execute(waiting.where(WebhookDelivery.due_at.is_not(None)).values(due_at=None, problem=row.problem))
     over = delete(WebhookDelivery).where(WebhookDelivery.webhook_id == row.webhook_id, WebhookDelivery.due_at.is_(None))
     session.execute(over.where(WebhookDelivery.created_at < now - KEEP))
-
-
-def _encode(event: wire.Event) -> bytes:
-    return event.model_dump_json().encode()
 
 
 def as_result(trouble: Undeliverable | None) -> wire.CallResult:

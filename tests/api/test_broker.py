@@ -28,8 +28,16 @@ def test_sentinels_name_the_group_whose_primary_they_know() -> None:
         ("sentinel://h:26379", "master_name=NAME"),
         ("sentinel://h:26379?master_name=", "master_name=NAME"),
         ("sentinel://h:26379;redis://h?master_name=x", "master_name=NAME"),
+        ("redis://:s3cr/et@host:6379/0", "percent-encode"),
+        ("redis://:s3cr#et@host:6379/0", "percent-encode"),
+        ("rediss://user:12/s3cr@host:6379/0", "percent-encode"),
+        ("redis://:12?s3cr@host:6379/0", "percent-encode"),
+        ("sentinel://:s3cr@a:1;sentinel://:s3cr/et@b:1/0?master_name=x", "percent-encode"),
+        ("redis://[s3cr:6379/0", "percent-encode"),
     ],
 )
 def test_what_names_no_broker_is_refused(url: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=reason) as caught:
         check(url)
+    assert "s3cr" not in str(caught.value)
+    assert caught.value.__context__ is None  # nor does a traceback tell a part of a password

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import delete, select
+from sqlalchemy import delete, event, select, update
 
+from api.auth import GRANTS, LOCAL, Caller
 from api.database import Database
-from api.models import Event, Job, MetricPoint
+from api.errors import NotFound
+from api.models import ApiToken, Event, Job, MetricPoint
+from api.routes import streams as open_streams
+from api.routes.streams import Streams, follow, stands
 from api.schemas.events import DATA
 from api.services import events
+from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.client.conftest import EVALUATION
+from tests.client.test_process import until
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"
@@ -195,3 +205,109 @@ def test_a_deleted_job_takes_its_journal_along(database: Database, life: str) ->
         session.execute(delete(Job).where(Job.id == life))
     with database.reading() as session:
         assert session.scalars(select(Event)).all() == []
+
+
+@contextmanager
+def after_reading(database: Database, words: str, do: Callable[[], object]) -> Iterator[None]:
+    """Do something once, behind the first statement that has these words."""
+    done: list[str] = []
+
+    def look(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if words in statement and not done:
+            done.append(statement)
+            do()
+
+    event.listen(database.engine, "after_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(database.engine, "after_cursor_execute", look)
+    assert done
+
+
+@pytest.mark.parametrize("kind", ["transition", "evaluation"])
+def test_a_job_that_is_deleted_while_it_is_read(database: Database, settings: Settings, life: str, kind: str) -> None:
+    if settings.database_url.startswith("sqlite"):
+        pytest.skip("a reader there sees what was when it began")
+
+    def remove() -> None:
+        with database.transaction() as session:
+            session.execute(delete(MetricPoint))
+            session.execute(delete(Job).where(Job.id == life))
+
+    with after_reading(database, "FROM events", remove), pytest.raises(NotFound):
+        events.read(database, life, 0, [kind])
+
+
+def test_what_was_passed_over_is_not_gone_through_again(
+    database: Database, settings: Settings, post_job: PostJob, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = post_job()
+    worker.claim(job)
+    worker.post("logs", {"sequence": 0, "lines": [line("one")]})
+    asked = [0]
+    read = events.read
+
+    def noted(database: Database, job: str, after: int, kinds: list[str]) -> events.Page:
+        asked.append(after)
+        return read(database, job, after, kinds)
+
+    monkeypatch.setattr(events, "read", noted)
+
+    def train() -> None:
+        try:
+            for sequence in range(3):
+                worker.post("metrics", {"sequence": sequence, "points": points(("loss", sequence, 1))})
+                until(lambda last=4 + sequence: asked[-1] == last)  # type: ignore[misc]
+            worker.post("logs", {"sequence": 1, "lines": [line("two")]})
+        finally:
+            worker.finish("succeeded")
+
+    async def listen() -> list[int]:
+        streams = Streams(settings, threading.Event())
+        async with aclosing(follow(streams, database, job, 0, ["log"])) as found:
+            return [one.id async for one in found]
+
+    with ThreadPoolExecutor(1) as training:
+        trained = training.submit(train)
+        assert anyio.run(listen) == [3, 7]
+        trained.result()
+
+
+def test_a_stream_ends_after_an_hour_unless_its_token_stands(
+    database: Database, settings: Settings, post_job: PostJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "LONGEST_SECONDS", 0.0)
+    job = post_job()
+    answers = [True, True, False]
+
+    async def listen(asked: Callable[[], bool] | None) -> int:
+        streams = Streams(settings, threading.Event())
+        with anyio.fail_after(60):
+            async with aclosing(follow(streams, database, job, 0, [], asked)) as found:
+                return len([one async for one in found])
+
+    assert anyio.run(listen, None) == 0
+    assert anyio.run(listen, lambda: answers.pop(0)) == 1
+    assert answers == []
+
+
+def test_a_token_stands_until_it_is_revoked_or_expires(client: TestClient, database: Database) -> None:
+    made = client.post("/tokens", json={"name": "x", "owner": "ann", "scopes": ["read"]}).json()
+    caller = Caller("ann", GRANTS["read"], made["id"])
+    asked = partial(stands, database, caller)
+    assert stands(database, LOCAL)
+    assert asked()
+
+    def change(**values: Any) -> None:
+        with database.transaction() as session:
+            session.execute(update(ApiToken).values(**values))
+
+    with database.reading() as session:
+        now = session.now()
+    change(expires_at=now)
+    assert not asked()
+    change(expires_at=None)
+    assert asked()
+    assert client.delete(f"/tokens/{made['id']}").is_success
+    assert not asked()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
+import anyio
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
-from api.schemas.logs import LINE_CHARACTERS, MAX_LINES
+from api.auth import LOCAL
+from api.database import Database
+from api.routes import logs as route
+from api.routes.streams import Streams
+from api.schemas.logs import LINE_CHARACTERS, MAX_LINES, StoredLine
+from api.services import logs
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.test_events import stream
@@ -65,6 +75,80 @@ def test_only_the_newest_lines_are_kept_and_the_stream_says_so(client: TestClien
     worker.finish("succeeded")
     told = [(data["dropped"], len(data["lines"])) for _, kind, data in stream(client, job) if kind == "log"]
     assert told == [(4, 0), (4, 0), (0, 4), (0, 4), (0, 4)]
+
+
+def test_what_comes_while_it_is_read_is_left_to_the_events(database: Database, job: str, worker: Worker) -> None:
+    worker.post("logs", batch(0, "one", "two"))
+
+    def come(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "max(" in statement and not came:  # how far the log goes is known by now
+            came.append(statement)
+            assert worker.post("logs", batch(1, "three")).status_code == 204
+
+    came: list[str] = []
+    event.listen(database.engine, "after_cursor_execute", come)
+    try:
+        with database.reading() as session:
+            page = logs.tail(session, job, 10)
+    finally:
+        event.remove(database.engine, "after_cursor_execute", come)
+    assert came
+    assert ([line.text for line in page.items], page.total) == (["one", "two"], 2)
+
+
+def test_parts_of_a_log_make_the_whole(
+    client: TestClient, database: Database, job: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "CHUNKS_AT_ONCE", 2)
+    for sequence in range(7):
+        worker.post("logs", batch(sequence, *(f"{sequence} {place}" for place in range(1 + sequence % 3))))
+    with database.reading() as session:
+        for count in range(15):
+            numbers = [line.number for line in logs.tail(session, job, count).items]
+            assert numbers == list(range(13, 0, -1))[:count][::-1], count
+    worker.finish("succeeded")
+    assert len(client.get(f"/jobs/{job}/logs?follow=true&tail=5").text.splitlines()) == 5
+
+
+def test_a_follower_holds_only_a_part(
+    database: Database, settings: Settings, job: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "CHUNKS_AT_ONCE", 2)
+    for sequence in range(10):
+        worker.post("logs", batch(sequence, *["x"] * 20))
+    with database.reading() as session:
+        known = logs.extent(session, job)
+
+    def count() -> int:
+        return sum(type(one) is StoredLine for one in gc.get_objects())
+
+    async def read() -> list[int]:
+        """How many lines were in memory each time that some were told."""
+        streams = Streams(settings, threading.Event())
+        held = []
+        async with aclosing(route._followed(streams, database, job, LOCAL, known, 1000)) as parts:
+            async for part in parts:
+                assert part.count("\n") == 40
+                held.append(count())
+                if len(held) * 40 == known.total:
+                    break
+        return held
+
+    before = count()
+    assert max(anyio.run(read)) - before <= 80  # those told last, and those that come next
+
+
+def test_a_long_answer_is_made_off_the_event_loop(
+    client: TestClient, job: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.post("logs", batch(0, "one"))
+    threads = []
+    text = route._text
+    monkeypatch.setattr(route, "_text", lambda lines: threads.append(threading.get_ident()) or text(lines))
+    assert client.get(f"/jobs/{job}/logs").text.endswith("one\n")
+    assert client.portal is not None
+    assert threads
+    assert client.portal.call(threading.get_ident) not in threads
 
 
 def test_lines_go_on_over_attempts(client: TestClient, job: str, worker: Worker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,11 @@ def report(worker: Worker, number: int, text: str | None = None) -> None:
     """One batch of points and one of lines."""
     point = {"key": "loss", "step": number, "value": number, "at": AT}
     assert worker.post("metrics", {"sequence": number, "points": [point]}).status_code == 204
-    line = {"at": AT, "text": f"line {number}" if text is None else text}
-    assert worker.post("logs", {"sequence": number, "lines": [line]}).status_code == 204
+    assert worker.post("logs", log_batch(number, f"line {number}" if text is None else text)).status_code == 204
+
+
+def log_batch(number: int, text: str) -> dict[str, Any]:
+    return {"sequence": number, "lines": [{"at": AT, "text": text}]}
 
 
 def test_a_reader_of_the_other_replica_hears_at_once(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
@@ -126,15 +129,15 @@ def test_a_reader_of_the_other_replica_hears_at_once(replicas: tuple[Api, Api], 
     with second.http.stream("GET", f"/jobs/{job}/events?kind=log") as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith(":")
-        time.sleep(1)  # both are in touch with the broker
-        for number in range(5):
-            report(worker, number)
-            reported = time.monotonic()
+        for number in range(30):  # until both are in touch with the broker, and on a busy machine a few times more
+            began = time.monotonic()
+            assert worker.post("logs", log_batch(number, f"line {number}")).status_code == 204
             assert any(f'"line {number}"' in line for line in lines)
-            delays.append(time.monotonic() - reported)
-            time.sleep(0.3)
-    # Without the broker it would be up to a second, as the next test shows.
-    assert sorted(delays)[2] < 0.3
+            delays.append(time.monotonic() - began)
+            if sum(delay < 0.6 for delay in delays) == 3:
+                return
+    # Each is reported when the one before was heard: without the broker the next look is a second away.
+    raise AssertionError(delays)
 
 
 def test_without_the_broker_the_database_tells(environment: dict[str, str], replicas: tuple[Api, Api]) -> None:
@@ -211,20 +214,21 @@ def test_the_client_follows_over_a_restart(environment: dict[str, str], replicas
 
     def follow() -> None:
         with Client(other.url) as client:
-            told.extend(line.text for line in client.logs(job, tail=1, follow=True))
+            for line in client.logs(job, tail=1, follow=True):
+                told.append(line.text)
 
     follower = threading.Thread(target=follow)
     follower.start()
-    time.sleep(0.5)
+    until(lambda: told)
     report(worker, 2)
-    time.sleep(0.5)
+    until(lambda: len(told) == 2)
     other.process.kill()
     other.process.wait()
     report(worker, 3)
     other.process = subprocess.Popen(other.process.args, cwd=ROOT, env=environment)
     report(worker, 4)
     assert worker.finish("succeeded").status_code == 200
-    follower.join(60)
+    follower.join(120)
     other.close()
     assert told == ["line 1", "line 2", "line 3", "line 4"]
 
@@ -254,7 +258,32 @@ def test_streams_are_bounded_and_freed(replicas: tuple[Api, Api], environment: d
     assert api.http.get(f"/jobs/{job}/logs").status_code == 200  # nothing stays open for it
     for http in readers:
         http.close()
-    until(lambda: open_one(api, job), 10)
+    until(lambda: open_one(api, job))
+
+
+def test_one_token_holds_only_its_share(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
+    api = replicas[1]
+    job, _ = begin(api, environment)
+    order = {"name": "x", "owner": "ann", "scopes": ["read"]}
+    first, second = (f"Bearer {api.http.post('/tokens', json=order).json()['token']}" for _ in range(2))
+
+    def status(path: str, token: str) -> int:
+        with api.http.stream("GET", f"/jobs/{job}/{path}", headers={"authorization": token}) as answer:
+            if answer.status_code == 429:
+                assert int(answer.headers["retry-after"]) > 0
+            return answer.status_code
+
+    until(lambda: not open_streams(api))
+    with api.http.stream("GET", f"/jobs/{job}/events", headers={"authorization": first}) as answer:
+        assert answer.status_code == 200
+        assert [status(path, first) for path in ("events", "logs?follow=true")] == [429, 429]  # of three, one
+        assert status("events", second) == 200
+    until(lambda: status("events", first) == 200)
+
+
+def open_streams(api: Api) -> int:
+    (found,) = re.findall(r"^crosskd_open_streams (\d+)", api.http.get("/metrics").text, flags=re.MULTILINE)
+    return int(found)
 
 
 def open_one(api: Api, job: str) -> bool:
@@ -272,15 +301,13 @@ def test_a_reader_that_takes_nothing_is_cut_off(
     for sequence in range(100):  # more than the buffers of the sockets hold
         lines = [{"at": AT, "text": "x" * 1900}] * 50
         assert worker.post("logs", {"sequence": sequence, "lines": lines}).status_code == 204
-    with ExitStack() as sleepers:
-        for _ in range(3):
-            sleeper = sleepers.enter_context(socket.socket())
-            sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sleeper.connect(("127.0.0.1", api.port))
-            sleeper.sendall(f"GET /jobs/{job}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            assert sleeper.recv(15) == b"HTTP/1.1 200 OK"
-        assert not open_one(api, job)
-        until(lambda: open_one(api, job), 20)
+    until(lambda: not open_streams(api))
+    with socket.socket() as sleeper:
+        sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sleeper.connect(("127.0.0.1", api.port))
+        sleeper.sendall(f"GET /jobs/{job}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert sleeper.recv(15) == b"HTTP/1.1 200 OK"  # it was held
+        until(lambda: not open_streams(api))
 
 
 def test_a_silent_stream_gives_signs_of_life(replicas: tuple[Api, Api], environment: dict[str, str]) -> None:
@@ -296,9 +323,8 @@ def test_open_streams_do_not_hold_up_the_end(environment: dict[str, str], replic
     with httpx.Client(base_url=api.url, timeout=30) as http, http.stream("GET", f"/jobs/{job}/events") as answer:
         lines = answer.iter_lines()
         next(lines)
-        began = time.monotonic()
         api.process.send_signal(signal.SIGTERM)
-        assert api.process.wait(20) in (0, -signal.SIGTERM)  # uvicorn ends in order, then by the signal itself
-        assert time.monotonic() - began < 8
+        # It would wait for ever. uvicorn ends in order, then by the signal itself.
+        assert api.process.wait(60) in (0, -signal.SIGTERM)
         assert not [line for line in lines if line.startswith("event: error")]
     api.close()

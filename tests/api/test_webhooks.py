@@ -1,4 +1,4 @@
-"""Webhooks against real receivers: signed, retried, tested, and never a way into our own network."""
+"""Webhooks against real receivers: signed, retried, shared fairly, and tested."""
 
 from __future__ import annotations
 
@@ -6,71 +6,33 @@ import base64
 import hashlib
 import hmac
 import json
-import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from api.database import Database
-from api.models import WebhookDelivery
+from api.models import Webhook, WebhookDelivery
 from api.relay import Relay
-from api.services.courier import Courier
-from api.services.pinned import Forbidden, Undeliverable, permitted, post
+from api.schemas.webhooks import Event
+from api.services import webhooks
+from api.services.courier import AT_ONCE, Courier
+from api.services.pinned import Undeliverable
 from api.services.webhooks import DELAYS
 from api.settings import Settings
 from tests.api.conftest import Worker
+from tests.api.receiving import Receiver
 from tests.api.specs import errors
 
 LOOPBACK = "127.0.0.0/8"
-
-
-@dataclass
-class Receiver:
-    """A server that keeps what it is sent, and answers with the next of `statuses`, or 200."""
-
-    statuses: list[int] = field(default_factory=list)
-    seen: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
-                self.send_header("location", "http://127.0.0.1:1/")
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-        self.thread.start()
-
-    @property
-    def port(self) -> int:
-        return int(self.server.server_address[1])
-
-    def url(self, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}/hook?key=of-the-receiver"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -96,10 +58,41 @@ def hook(client: TestClient, receiver: Receiver) -> dict[str, Any]:
 
 @pytest.fixture
 def deliver(database: Database, settings: Settings) -> Iterator[Callable[[], bool]]:
-    """One round of the courier."""
+    """One round of the courier; whether there was something."""
     courier = Courier(database, settings)
     with ThreadPoolExecutor(2) as threads:
-        yield lambda: courier.tick(threads)
+
+        def deliver() -> bool:
+            begun = courier.fill(threads)
+            wait(begun)
+            return bool(begun)
+
+        yield deliver
+
+
+@pytest.fixture
+def owed(database: Database) -> Callable[..., str]:
+    """A webhook of an owner that so many events are due for; its id."""
+
+    def owe(owner: str, count: int, url: str = "http://127.0.0.1:1/") -> str:
+        with database.transaction() as session:
+            now = session.now()
+            hook = Webhook(owner=owner, url=url, events=["running"], secret="whsec_AAAA", created_at=now)
+            session.add(hook)
+            session.flush()
+            event = Event(type="job.running", timestamp=now, data={}).model_dump(mode="json")
+            for _ in range(count):
+                session.add(WebhookDelivery(webhook_id=hook.id, event=event, created_at=now, due_at=now))
+        return hook.id
+
+    return owe
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
 
 
 def hurry(database: Database) -> list[float]:
@@ -165,9 +158,7 @@ def test_the_relay_delivers_by_itself(
     thread.start()
     try:
         worker.claim(post_job())
-        deadline = time.monotonic() + 20
-        while not receiver.seen and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: receiver.seen)
     finally:
         relay.stop()
         thread.join()
@@ -233,6 +224,76 @@ def test_a_courier_that_dies_loses_nothing(
     assert len(receiver.seen) == 1
 
 
+def test_many_receivers_that_never_answer_hold_up_nobody_else(
+    database: Database, settings: Settings, receiver: Receiver, owed: Callable[..., str]
+) -> None:
+    receiver.gate.clear()
+    for _ in range(20):
+        owed("ann", 3, receiver.url())
+    other = Receiver()
+    owed("bob", 5, other.url())
+    courier = Courier(database, settings)
+    thread = threading.Thread(target=courier.run)
+    thread.start()
+    try:
+        until(lambda: len(other.seen) == 5)  # one after the other, the others would take two minutes to give up
+        receiver.gate.set()
+        until(lambda: len(receiver.seen) >= 60)
+    finally:
+        receiver.gate.set()
+        courier.stop()
+        thread.join()
+        other.close()
+
+
+def test_what_is_taken_is_shared_fairly(database: Database, owed: Callable[..., str]) -> None:
+    backlog = owed("ann", 50)
+    for _ in range(10):
+        owed("ann", 1)
+    (late, short) = (owed("bob", 9), owed("cy", 1))
+    with database.transaction() as session:
+        taken = webhooks.take(session, AT_ONCE)
+    assert Counter(parcel.owner for parcel in taken) == {"ann": webhooks.AT_ONCE_PER_OWNER, "bob": 2, "cy": 1}
+    hooks = Counter(parcel.webhook for parcel in taken)
+    assert (hooks[backlog], hooks[late], hooks[short]) == (1, 2, 1)
+    still = [parcel for parcel in taken if parcel.owner != "bob"]
+    with database.transaction() as session:
+        assert [parcel.webhook for parcel in webhooks.take(session, AT_ONCE, still)] == [late] * 2
+
+
+def test_a_try_that_took_too_long_is_not_the_rows_any_more(database: Database, owed: Callable[..., str]) -> None:
+    def take() -> webhooks.Parcel:
+        with database.transaction() as session:
+            (parcel,) = webhooks.take(session, 10)
+        return parcel
+
+    def settle(parcel: webhooks.Parcel, trouble: Undeliverable | None) -> tuple[bool, str]:
+        with database.transaction() as session:
+            webhooks.settle(session, parcel, trouble)
+        with database.reading() as session:
+            row = session.scalars(select(WebhookDelivery)).one()
+            return row.delivered, row.problem
+
+    owed("ann", 1)
+    first = take()
+    hurry(database)
+    second = take()  # by another courier
+    assert settle(first, Undeliverable("late")) == (False, "")
+    assert hurry(database)[0] > 30  # it is still the other's
+    third = take()
+    assert settle(third, None) == (True, "")
+    assert settle(second, Undeliverable("later")) == settle(third, Undeliverable("latest")) == (True, "")
+
+
+def test_a_webhook_that_is_off_gets_nothing_more(database: Database, owed: Callable[..., str]) -> None:
+    owed("ann", 2)
+    with database.transaction() as session:
+        gone, other = webhooks.take(session, 10)
+        webhooks.settle(session, gone, Undeliverable("gone", webhooks.GONE))
+        webhooks.settle(session, other, Undeliverable("no answer"))
+    assert hurry(database) == []
+
+
 def test_a_receiver_that_is_gone_is_left_in_peace(
     client: TestClient, receiver: Receiver, hook: dict[str, Any], post_job: Callable[..., str], deliver: Any
 ) -> None:
@@ -279,6 +340,27 @@ def test_a_test_call(client: TestClient, receiver: Receiver, hook: dict[str, Any
     assert client.get(f"/webhooks/{hook['id']}/deliveries").json()["items"] == []
 
 
+def test_test_calls_leave_the_threads_to_others(
+    client: TestClient, receiver: Receiver, hook: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.webhooks._tests", threading.BoundedSemaphore(1))
+    path, answers = f"/webhooks/{hook['id']}/test", list[Any]()
+    receiver.gate.clear()
+    caller = threading.Thread(target=lambda: answers.append(client.post(path)))
+    caller.start()
+    try:
+        until(lambda: receiver.seen)
+        assert client.portal is not None
+        assert client.portal.call(lambda: to_thread.current_default_thread_limiter().borrowed_tokens) == 0
+        refused = client.post(path)
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+    finally:
+        receiver.gate.set()
+        caller.join()
+    assert answers[0].status_code == 200
+    assert client.post(path).status_code == 200
+
+
 def test_webhooks_are_their_owners(client: TestClient, receiver: Receiver, post_job: Any, deliver: Any) -> None:
     tokens = {}
     for owner in ("ann", "bob"):
@@ -323,95 +405,3 @@ def test_there_are_only_so_many(client: TestClient, receiver: Receiver) -> None:
 )
 def test_an_address_that_may_not_be_called_is_refused(client: TestClient, url: str) -> None:
     assert errors(client.post("/webhooks", json={"url": url})).keys() == {"/url"}
-
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-        "255.255.255.255", "240.0.0.1", "::", "::1", "fc00::1", "fe80::1", "fe80::1%eth0", "ff02::1",
-        "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "2002:a00:1::", "64:ff9b::7f00:1", "64:ff9b::a00:1",
-        "2001:0:7f00:1::", "192.0.2.1", "2001:db8::1",
-    ],
-)  # fmt: skip
-def test_private_addresses_are_not_permitted(address: str) -> None:
-    assert not permitted(address, [])
-
-
-@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
-def test_public_addresses_are_permitted(address: str) -> None:
-    assert permitted(address, [])
-
-
-def test_a_network_can_be_permitted() -> None:
-    networks = [ip_network("10.0.0.0/8"), ip_network("fd00::/8")]
-    assert permitted("10.1.2.3", networks)
-    assert permitted("::ffff:10.1.2.3", networks)
-    assert permitted("fd12::1", networks)
-    assert not permitted("127.0.0.1", networks)
-
-
-def test_loopback_is_not_called_unless_it_is_allowed(receiver: Receiver) -> None:
-    for host in ("127.0.0.1", "localhost", "2130706433", "127.1"):  # the last two are 127.0.0.1 to a resolver
-        with pytest.raises(Forbidden):
-            post(receiver.url(host), {}, b"{}", [])
-    assert receiver.seen == []
-    assert post(receiver.url("localhost"), {}, b"{}", [ip_network(LOOPBACK), ip_network("::1/128")]) == 200
-
-
-def test_a_name_that_changes_its_mind_gains_nothing(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DNS rebinding: the first answer is a harmless address, every later one is loopback."""
-    asked: list[str] = []
-    harmless, port = "192.0.2.1", receiver.port
-
-    def resolve(host: str, *args: Any, **more: Any) -> list[Any]:
-        asked.append(host)
-        address = harmless if asked.count("rebinding.example") == 1 else "127.0.0.1"
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    connected: list[str] = []
-
-    def connect(address: tuple[str, int], *args: Any, **more: Any) -> socket.socket:
-        connected.append(address[0])
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(socket, "create_connection", connect)
-    with pytest.raises(Undeliverable):
-        post(f"http://rebinding.example:{port}/", {}, b"{}", [ip_network("192.0.2.0/24")])
-    assert connected == [harmless]  # the very address that was judged, and not the name once more
-    assert asked == ["rebinding.example"]
-
-
-def test_one_bad_address_among_several_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("1.1.1.1", "10.0.0.1")]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    with pytest.raises(Forbidden):
-        post("http://mixed.example/", {}, b"{}", [])
-
-
-def test_a_receiver_that_drips_is_cut_off() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        stop = threading.Event()
-
-        def drip() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(b"HTTP/1.1 200 OK\r\n")
-                while not stop.wait(0.05):
-                    try:
-                        connection.sendall(b"X-A: b\r\n")
-                    except OSError:
-                        return
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        began = time.monotonic()
-        with pytest.raises(Undeliverable, match=r"no answer within 0\.5 s"):
-            post(f"http://127.0.0.1:{server.getsockname()[1]}/", {}, b"{}", [ip_network(LOOPBACK)], seconds=0.5)
-        assert time.monotonic() - began < 5
-        stop.set()
-        thread.join()

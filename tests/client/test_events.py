@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
+from api.schemas.events import Event
+from client import events
 from client.errors import ApiProblem
+from client.sdk import Client
 from tests.client.conftest import Service
 from tests.client.test_cli import run
+from tests.client.test_process import until
 
 
 def log_batch(sequence: int, *texts: str) -> dict[str, object]:
@@ -53,3 +59,63 @@ def test_a_log_is_followed_without_a_double(service: Service) -> None:
     printed = run(service, "logs", job, "--follow", "--tail", "3")
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout.splitlines() == [f"2026-01-01 00:00:00  INFO     {text}" for text in everything[-3:]]
+
+
+def test_a_stream_that_ends_is_gone_on_with(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the service ends each after an hour."""
+    monkeypatch.setattr("api.routes.streams.LONGEST_SECONDS", 0.1)
+    job = service.post("x")
+    worker = service.claimed(job)
+    told: list[str] = []
+    opened: list[int] = []
+
+    def follow() -> None:
+        hooks = {"response": [lambda answer: opened.append(answer.status_code)]}
+        with httpx.Client(base_url=service.url, event_hooks=hooks, timeout=30) as http:
+            for line in Client(service.url, http).logs(job, follow=True):
+                told.append(line.text)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    for number in range(3):
+        turns = len(opened)
+        until(lambda so_far=turns: len(opened) >= so_far + 2, 60)  # type: ignore[misc]
+        assert worker.post("logs", log_batch(number, f"line {number}")).is_success
+    assert worker.finish("succeeded").is_success
+    follower.join(60)
+    assert told == ["line 0", "line 1", "line 2"]
+
+
+LOG = """id: 7
+event: log
+data: {"attempt": 1, "lines": [], "dropped": 1}
+
+"""
+
+
+def answering(*answers: httpx.Response) -> httpx.Client:
+    """A connection to a service that gives these answers; the last one for ever."""
+    left = list(answers)
+    transport = httpx.MockTransport(lambda _: left.pop(0) if len(left) > 1 else left[0])
+    return httpx.Client(base_url="http://service", transport=transport)
+
+
+def listen(http: httpx.Client, patience: float) -> Iterator[Event]:
+    return events.stream(http, "/events", [], 0, patience=patience, check=httpx.Response.raise_for_status)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_service_that_is_away_is_waited_for(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("client.events.time.sleep", slept.append)
+    gone = httpx.Response(status, headers={"retry-after": "3"})
+    stream = httpx.Response(200, text=LOG, headers={"content-type": "text/event-stream"})
+    with answering(gone, stream, gone, gone, httpx.Response(204)) as http:
+        assert [event.id for event in listen(http, 60)] == [7]
+    assert slept == [3, events.PAUSE, 3, 3]
+
+
+def test_a_service_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "PAUSE", 0.01)
+    with answering(httpx.Response(429, headers={"retry-after": "3600"})) as http, pytest.raises(httpx.HTTPStatusError):
+        next(listen(http, 0.05))
