@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select
 
 from api.database import Database, Session
 from api.errors import Gone, NotFound
-from api.models import Artifact, Attempt, DeletedJob, Job
+from api.models import ID, Artifact, Attempt, DeletedJob, Job
 from api.schemas import artifacts as wire
 from api.schemas.jobs import FINAL
 from api.services import jobs
@@ -87,7 +87,7 @@ def lost_checkpoints(database: Database, storage: Storage, job_id: str) -> froze
     The attempt then fails, and says of what. So it goes with a storage that is away: it may be back for the download.
     """
     with database.reading() as session:
-        job = session.get(Job, job_id)
+        job = session.get(Job, job_id) if ID.fullmatch(job_id) else None
         known = list(_checkpoints(session, job)) if job is not None and job.status == "queued" else []
     lost: set[str] = set()
     for checkpoint in known:

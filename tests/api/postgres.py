@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,14 @@ class Postgres:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def cut(self, spared: Sequence[int] = ()) -> None:
-        """End every connection but this one's and those of the spared processes."""
-        kept = ", ".join(["pg_backend_pid()", *map(str, spared)])
-        others = f"pid NOT IN ({kept}) AND backend_type = 'client backend'"
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+    def cut(self, connection: psycopg.Connection[Any] | None = None, spared: Sequence[int] = ()) -> None:
+        """End every connection but this one, a new one if there is none, and those of the spared processes.
+
+        Their places are free when it returns.
+        """
+        with nullcontext(connection) if connection else self.connect() as own:
+            others = "pid <> pg_backend_pid() AND pid <> ALL(%s) AND backend_type = 'client backend'"
+            own.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}", [[*spared]])
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

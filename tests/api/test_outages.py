@@ -207,12 +207,12 @@ def test_a_connection_that_is_cut_in_mid_transaction(server: Postgres, postgres_
 def test_a_database_that_takes_no_more_connections(server: Postgres, postgres_session: Session) -> None:
     session = postgres_session
     with ExitStack() as stack:
+        first = stack.enter_context(server.connect())  # kept: when all are taken there is none to end others with
         held: list[int] = []
 
         def taken() -> bool:
             """All connections, those of the API too. It may have been faster with one: then once more."""
-            with suppress(psycopg.OperationalError):
-                server.cut(held)
+            server.cut(first, held)
             with suppress(psycopg.OperationalError):
                 while True:
                     held.append(stack.enter_context(server.connect()).info.backend_pid)

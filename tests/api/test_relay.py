@@ -124,7 +124,9 @@ def test_a_broker_that_is_away_loses_no_job(
     database: Database,
     relay: Relay,
     broker: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("api.relay.BACKOFF_SECONDS", (60, 60))
     away = Relay(database, make_settings(broker_url="redis://127.0.0.1:1/0"))
     began = time.monotonic()
     ids = [post_job(str(n)) for n in range(3)]

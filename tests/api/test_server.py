@@ -235,7 +235,7 @@ def _peak(process: subprocess.Popen[str]) -> int:
 
 @pytest.mark.usefixtures("migrated")
 def test_held_requests_do_not_hold_up_the_end(serve: Serve, environment: dict[str, str]) -> None:
-    process, client = serve()
+    process, client = serve(CROSSKD_LEASE_SECONDS="600")  # nobody sends heartbeats
     attempt, headers = claim(client, post(client, environment))
     answers: list[httpx.Response] = []
 

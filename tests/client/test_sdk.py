@@ -178,14 +178,19 @@ def test_every_action_repeats_its_answer(service: Service) -> None:
 def test_wait_follows_a_job_to_its_end(service: Service) -> None:
     job = service.post("followed")
     worker = service.claimed(job)
-    threading.Timer(0.3, worker.finish, ["failed"], {"failure": {"failure_class": "user", "message": "no"}}).start()
     seen: list[Job] = []
+
+    def look(current: Job) -> None:
+        if not seen:
+            failure = {"failure_class": "user", "message": "no"}
+            assert worker.finish("failed", failure=failure).is_success
+        seen.append(current)
+
     with service.client() as client:
-        ended = client.wait(job, seen.append, interval=0.05, timeout=30)
+        ended = client.wait(job, look, interval=0.05, timeout=30)
     assert ended.status == "failed"
     assert ended.failure is not None
-    assert [item.status for item in seen][-1] == "failed"
-    assert "running" in {item.status for item in seen}
+    assert [item.status for item in seen] == ["running", "failed"]
 
 
 def test_wait_gives_up_after_its_time(service: Service) -> None:
@@ -260,6 +265,21 @@ def test_a_service_that_says_when_it_is_back_is_asked_then() -> None:
         assert client.health().status == "ok"
     assert 1.0 <= time.monotonic() - began < 10
     assert len(methods) == 2
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_whatever_stands_before_the_service_may_restart_too(status: int) -> None:
+    http, methods = away(1, status)
+    with http, Client(http=http) as client:
+        assert client.health().status == "ok"
+    assert methods == ["GET"] * 2
+
+
+def test_what_may_have_been_done_is_not_asked_for_again_without_a_key() -> None:
+    http, methods = away(1, 504)
+    with http, Client(http=http) as client, pytest.raises(ApiProblem, match="504"):
+        client.cancel("x")
+    assert methods == ["POST"]
 
 
 def test_patience_bounds_what_a_service_asks_for() -> None:

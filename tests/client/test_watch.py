@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import threading
-import time
+from collections.abc import Collection
 
 import pytest
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.console import Console
 from api.schemas.jobs import Progress
 from client.watch import clock, describe, follow
 from tests.client.conftest import Service
+from tests.client.test_process import until
 
 
 @pytest.mark.parametrize(
@@ -34,11 +35,10 @@ def test_a_job_in_a_few_words(service: Service) -> None:
     assert len(again) > len("queued · ")
 
 
-def play(service: Service, job: str) -> None:
-    """A worker that reports three steps and succeeds."""
+def play(service: Service, job: str, screen: io.StringIO, seen: Collection[int]) -> None:
+    """A worker that reports three steps and succeeds. Behind each step of `seen` it waits until the screen shows it."""
     worker = service.claimed(job)
     for step in (1, 2, 3):
-        time.sleep(0.15)
         progress = {
             "phase": "training",
             "step": step,
@@ -48,24 +48,26 @@ def play(service: Service, job: str) -> None:
             "eta_seconds": 5,
         }
         assert worker.post("metrics", {"sequence": step, "progress": progress}).is_success
-    time.sleep(0.15)
+        if step in seen:
+            until(lambda figure=f"loss {1 / step:.3f}": figure in screen.getvalue())  # type: ignore[misc]
     assert worker.finish("succeeded").is_success
 
 
-def shown(service: Service, console: Console, name: str) -> str:
+def shown(service: Service, console: Console, name: str, seen: Collection[int]) -> str:
+    assert isinstance(console.file, io.StringIO)
     job = service.post(name)
-    worker = threading.Thread(target=play, args=(service, job))
+    worker = threading.Thread(target=play, args=(service, job, console.file, seen))
     worker.start()
     with service.client() as client:
         ended = follow(client, job, console, interval=0.05, timeout=60)
     worker.join()
     assert ended.status == "succeeded"
-    assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_plain_lines_where_there_is_no_terminal(service: Service) -> None:
-    lines = shown(service, Console(file=io.StringIO(), width=200), "plain").splitlines()
+    # Of one phase there is a line every ten seconds: the later steps are told by none.
+    lines = shown(service, Console(file=io.StringIO(), width=200), "plain", {1}).splitlines()
     assert lines[0].startswith("plain: ")
     assert lines[-1] == "plain: succeeded"
     assert any("training · step 1/3 · loss 1.000 · ETA 0:05" in line for line in lines)
@@ -74,7 +76,7 @@ def test_plain_lines_where_there_is_no_terminal(service: Service) -> None:
 
 
 def test_a_live_bar_on_a_terminal(service: Service) -> None:
-    text = shown(service, Console(file=io.StringIO(), width=120, force_terminal=True), "live")
+    text = shown(service, Console(file=io.StringIO(), width=120, force_terminal=True), "live", {1, 2, 3})
     assert "\x1b" in text
     assert "loss 0.333" in text
     assert "100%" in text

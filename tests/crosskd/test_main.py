@@ -26,6 +26,21 @@ from crosskd.evaluate import evaluate_weights
 from crosskd.structures import Evaluation
 from tests.crosskd import small
 
+# A training on GPUs that ends with an error: it leaves its group behind, whose clean-up waits for the others.
+ABANDONING = """
+import atexit, runpy, time
+import torch.distributed as dist
+import crosskd.train
+from crosskd.errors import DataError
+
+def fail(*_, **__):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    atexit.register(time.sleep, 300)
+    raise DataError("an image is broken")
+
+crosskd.train.train = fail
+runpy.run_module("crosskd", run_name="__main__")
+"""
 RECIPE = {
     "student": {
         "backbone": {"name": "resnet_tiny", "width": 8},
@@ -128,7 +143,7 @@ def test_changes_and_a_teacher_from_the_command_line(data: Path, recipe: Path, t
 
 def test_a_run_killed_outright_goes_on_where_it_was(data: Path, recipe: Path, tmp_path: Path) -> None:
     options = ("--data", data, "--set", "schedule.epochs=40", "--set", "checkpoint.every_steps=1")
-    cut = ("--set", "schedule.max_steps=30", "--set", "evaluation.every_epochs=40")
+    cut = ("--set", "schedule.max_steps=100", "--set", "evaluation.every_epochs=40")
     command = [sys.executable, "-m", "crosskd", "train", recipe, "--workdir", tmp_path / "run", *options, *cut]
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -230,6 +245,12 @@ def test_broken_data_is_one_message(recipe: Path, tmp_path: Path) -> None:
     said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", tmp_path), 1)
     assert said.startswith("error: ")
     assert "train.json" in said
+
+
+def test_an_error_ends_a_rank_at_once(data: Path, recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ABANDONING, "train", recipe, "--workdir", tmp_path / "run", "--data", data]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: an image is broken.\n")
 
 
 def test_weights_that_are_none(data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.faults.load import EVERY, STEPS, Load
 from tests.faults.proxy import Cut
 from tests.faults.stack import LEASE, WORKERS, Busy, Stack
 
-LONGER = LEASE + 2.0  # seconds: an attempt that is not heard of for so long has been given up
+LONGER = LEASE + 4.0  # seconds: an attempt that is not heard of for so long has been given up
 MOMENT = 1.5  # seconds: long enough to be noticed, too short to cost a lease
 
 
@@ -22,16 +22,12 @@ class NothingToHit(Exception):
     """No job is at the place where this fault would hurt."""
 
 
-def always() -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Injected:
     """What was done, and whether it shows: `effect` is asked until it is true."""
 
     what: str
-    effect: Callable[[], bool] = always
+    effect: Callable[[], bool]
 
 
 Fault = Callable[["Scene"], Injected]

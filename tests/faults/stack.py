@@ -28,7 +28,7 @@ from tests.faults.processes import leads, limit_files, marked, send, until
 from tests.faults.proxy import HOST, Proxy
 from tests.worker.stack import children, command_line
 
-LEASE = 3.0  # seconds
+LEASE = 5.0  # seconds, with ten heartbeats: a busy machine shall cost none
 REDELIVER = 2.0  # seconds after which an unheard bell is rung again
 MAX_RESUMES = 100  # a schedule of faults loses a job far more often than a year of service
 APIS, RELAYS, WORKERS = ("api-1", "api-2"), ("relay-1", "relay-2"), ("worker-1", "worker-2", "worker-3")
@@ -77,8 +77,8 @@ class Stack:
         self.broker_url = parts.broker_url(port, password)
         broker = parts.broker(home, port, password)
         self.children[BROKER] = broker.child
-        ports = {name: parts.free_port(0) for name in APIS}
-        servers = [(HOST, port) for port in ports.values()]
+        self.ports = {name: parts.free_port(0) for name in APIS}
+        servers = [(HOST, port) for port in self.ports.values()]
         for name in (*APIS, *RELAYS):
             self.proxy.link(f"{name}:postgres", [self.postgres.socket])
         for name in (*APIS, *RELAYS, *WORKERS):
@@ -96,7 +96,7 @@ class Stack:
         }
         token, digest = home.worker_token(), token_sha256(home.worker_token())
         for name in APIS:
-            options = ["--factory", "--host", HOST, "--port", str(ports[name]), "--no-access-log"]
+            options = ["--factory", "--host", HOST, "--port", str(self.ports[name]), "--no-access-log"]
             command = ["uvicorn", "api.main:create_app", *options, "--timeout-graceful-shutdown", "2"]
             self._add(name, command, self._serving(name, password, digest))
         for name in RELAYS:

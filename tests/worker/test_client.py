@@ -61,12 +61,12 @@ def test_too_many_requests_waits_as_long_as_it_is_told(double: Double, attempt: 
     assert second.at - first.at >= 1.0
 
 
-@pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-3"])
+@pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-30"])
 def test_a_strange_retry_after_is_no_reason_to_wait(double: Double, attempt: AttemptClient, value: str) -> None:
     double.faults["metrics"] = [Fault(status=503, headers={"Retry-After": value})]
     began = time.monotonic()
     attempt.metrics(MetricBatch(sequence=0), QUICK)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_proxy_that_has_lost_the_api_is_waited_for(double: Double, attempt: AttemptClient) -> None:
@@ -228,8 +228,8 @@ def test_a_missing_file_is_refused_at_once(double: Double, http: httpx.Client, t
 
 def test_a_command_is_waited_for(double: Double, attempt: AttemptClient) -> None:
     assert attempt.command(0).command is None
-    threading.Timer(0.3, double.give_command, ["cancel"]).start()
     began = time.monotonic()
+    threading.Timer(0.3, double.give_command, ["cancel"]).start()
     assert attempt.command(20).command == "cancel"
     assert 0.2 < time.monotonic() - began < 5
 

@@ -64,7 +64,8 @@ def story(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         settings = {"CROSSKD_LOG_FORMAT": "json", "CROSSKD_LOG_LEVEL": "debug", "CROSSKD_OTEL_ENDPOINT": receiver.url}
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
-        api = Api(home / "api", home / "data", url)
+        # One bell, however long the worker takes to start: a second one would have spans of its own.
+        api = Api(home / "api", home / "data", url, CROSSKD_REDELIVER_SECONDS="60")
         patch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
         worker = Worker(str(api.client.base_url), url, home / "worker", home / "data", **settings)
     try:

@@ -34,25 +34,25 @@ def compute(seconds: float) -> None:
 
 
 def test_a_sleeping_process_uses_nothing_and_a_computing_one_its_core(meter: Meter) -> None:
-    time.sleep(0.2)
+    time.sleep(0.5)
     assert read(meter)["utilisation"] < 0.5
     begin = time.perf_counter()
     compute(0.2)
     share = 0.2 / (time.perf_counter() - begin)  # what a busy machine left of a core
-    assert read(meter)["utilisation"] == pytest.approx(share, rel=0.3)
+    assert read(meter)["utilisation"] == pytest.approx(share, rel=0.5)
 
 
 def test_what_a_pause_computes_is_not_the_training_s(meter: Meter) -> None:
     with meter.pause():
         compute(0.3)
-    time.sleep(0.1)
+    time.sleep(0.5)
     assert read(meter)["utilisation"] < 0.5
 
 
 def test_the_share_of_waiting(meter: Meter) -> None:
     def slow() -> object:
         for item in range(2):
-            time.sleep(0.1)
+            time.sleep(0.5)
             yield item
 
     for _ in meter.waiting(slow()):

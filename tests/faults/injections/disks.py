@@ -46,20 +46,34 @@ def damage_published_checkpoint(scene: Scene) -> Injected:
     with scene.victim() as run:
         wake = scene.stack.freeze([run.training])  # no newer checkpoint comes
         try:
-            newest = scene.stack.postgres.rows(
-                "SELECT path FROM artifacts WHERE job_id = %(job)s AND kind = 'checkpoint' ORDER BY step DESC LIMIT 1",
-                job=run.job,
-            )[0]["path"]
+            newest = _newest_checkpoint(scene, run.job)
             noticed = False
             with _flipped(scene.stack.artifacts / newest):
                 os.kill(run.training, signal.SIGKILL)
-                deadline = time.monotonic() + 2 * LONGER
+                deadline = time.monotonic() + (30.0 if scene.alone else 2 * LONGER)
                 while not noticed and time.monotonic() < deadline:
                     time.sleep(0.05)
                     noticed = _refused_to_resume(scene, run.job)
         finally:
             wake()
         return Injected(newest, lambda: noticed)
+
+
+def _newest_checkpoint(scene: Scene, job: str) -> str:
+    """The path of a job's newest checkpoint, once it stays: the API may still take one whose bytes it has already."""
+    before, newest = "", _path_of_newest(scene, job)
+    while newest != before:
+        time.sleep(0.5)
+        before, newest = newest, _path_of_newest(scene, job)
+    return newest
+
+
+def _path_of_newest(scene: Scene, job: str) -> str:
+    (row,) = scene.stack.postgres.rows(
+        "SELECT path FROM artifacts WHERE job_id = %(job)s AND kind = 'checkpoint' ORDER BY step DESC LIMIT 1",
+        job=job,
+    )
+    return str(row["path"])
 
 
 def _refused_to_resume(scene: Scene, job: str) -> bool:
@@ -103,7 +117,8 @@ def damage_waiting_checkpoint(scene: Scene) -> Injected:
                 time.sleep(0.02)
         if not flipped:
             raise NothingToHit("no checkpoint waited for its upload")
-        refused = scene.failed(run.attempt, "not those of the digest")
+        # The worker looks at the file itself when the API refuses it.
+        refused = scene.failed(run.attempt, "has changed since it was written")
         return Injected(f"{len(flipped)} checkpoints of {run.attempt} on {run.worker}", refused)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
+
+import httpx
 
 from tests.faults.proxy import Cut, Delay, Drop, Trouble
 from tests.faults.scene import LONGER, MOMENT, Injected, Scene
@@ -53,5 +56,9 @@ def slow_network(scene: Scene) -> Injected:
     """Every piece of every connection comes late."""
     seconds = scene.random.uniform(0.02, 0.1)
     with scene.stack.proxy.troubled(Delay(seconds), *scene.stack.proxy.links):
-        time.sleep(LONGER)
-    return Injected(f"{1000 * seconds:.0f} ms on every link")
+        began = time.monotonic()
+        with suppress(httpx.TransportError):  # another fault is on
+            httpx.get(f"{scene.stack.url}/health", timeout=LONGER, trust_env=False)
+        took = time.monotonic() - began
+        time.sleep(max(0.0, LONGER - took))
+    return Injected(f"{1000 * seconds:.0f} ms on every link", lambda: took >= 2 * seconds)  # there and back

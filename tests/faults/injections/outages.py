@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import redis
+
+from tests.faults.processes import until
 from tests.faults.proxy import Drop
 from tests.faults.scene import LONGER, MOMENT, Injected, Scene
 from tests.faults.stack import APIS, BROKER, POSTGRES, RELAYS, WORKERS
@@ -16,7 +19,7 @@ def restart_broker(scene: Scene) -> Injected:
         job = scene.load.post()
         scene.stack.kill(BROKER)
         time.sleep(MOMENT)
-        scene.stack.start(BROKER)
+        _start_broker(scene)
         return Injected("the broker, with its data", scene.started(job))
 
 
@@ -29,8 +32,20 @@ def empty_broker(scene: Scene) -> Injected:
         for file in (scene.stack.home / "valkey").rglob("*"):
             if file.is_file():
                 file.unlink()
-        scene.stack.start(BROKER)
+        _start_broker(scene)
     return Injected(f"the broker, without its data and the bell of job {job}", scene.started(job))
+
+
+def _start_broker(scene: Scene) -> None:
+    """Until it answers: whoever has its hands on the broker next shall find one."""
+    scene.stack.start(BROKER)
+
+    def answers() -> bool:
+        with suppress(redis.RedisError), redis.Redis.from_url(scene.stack.broker_url) as broker:
+            return bool(broker.ping())
+        return False
+
+    until(answers, 30, "the broker's answer")
 
 
 def restart_postgres(scene: Scene) -> Injected:

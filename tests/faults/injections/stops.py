@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import httpx
+
+from tests.faults.proxy import HOST
 from tests.faults.scene import LONGER, Injected, Scene
 from tests.faults.stack import APIS
 
@@ -40,8 +43,18 @@ def stop_training(scene: Scene) -> Injected:
 def stop_api(scene: Scene) -> Injected:
     """SIGSTOP of one API replica for longer than a lease, in whatever transaction it is, then SIGCONT."""
     name = scene.pick(APIS)
+    url = f"http://{HOST}:{scene.stack.ports[name]}/health"  # past the proxy, which would ask the other one next
     with scene.stack.holding(name):
         wake = scene.stack.freeze([scene.stack.pid(name)])
-        time.sleep(LONGER)
+        began = time.monotonic()
+        silent = not _answers(url)
+        time.sleep(max(0.0, LONGER - (time.monotonic() - began)))
         wake()
-        return Injected(name)
+        return Injected(name, lambda: silent and _answers(url))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
