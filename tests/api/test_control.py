@@ -452,6 +452,7 @@ def test_files_of_a_deleted_job_that_stayed_are_swept(
     worker.finish("succeeded")
     (path,) = [path for path in settings.storage.rglob("*") if path.is_file()]
     act(job, "delete", 204)
+    path.parent.mkdir()
     path.write_bytes(b"weights")
     assert artifacts.sweep(database, client.app.state.storage, older_than=-1) == 1  # type: ignore[attr-defined]
     assert not path.exists()

@@ -13,7 +13,7 @@ import pytest
 from api.schemas.reports import Claim
 from crosskd.data.demo import write_demo
 from tests.worker.double import TOKEN, Double, Fault
-from tests.worker.stack import alive, claim, descendants, spec, until
+from tests.worker.stack import alive, claim, command_line, descendants, spec, until
 from worker import supervisor
 from worker.client import AttemptClient, WorkerClient
 from worker.folder import Outcome, WorkFolder
@@ -83,8 +83,8 @@ def test_a_training_does_not_outlive_a_watch_that_broke_off(
     order = Claim.model_validate(claim("j", spec(tmp_path / "demo", epochs=10_000)))
     control, trainings = Control(), []
 
-    def refuse(_folder: WorkFolder, _what: str) -> None:
-        trainings.extend(descendants(os.getpid()))
+    def refuse(folder: WorkFolder, _what: str) -> None:
+        trainings.extend(pid for pid in descendants(os.getpid()) if str(folder.path) in command_line(pid))
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(WorkFolder, "ask", refuse)
