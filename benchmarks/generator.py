@@ -174,6 +174,7 @@ class Load:
                 await asyncio.sleep(due - time.monotonic())
                 call = rare.call("POST", f"{path}/{what}", typed, json.dumps(body).encode())
                 await self.timed(f"POST {what}", due, call)
+                rare.close()  # as a worker drops what idles longer than the API keeps it
 
         async def beat() -> Answer:
             return await beats.call("POST", f"{path}/heartbeat", headers)
