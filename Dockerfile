@@ -18,6 +18,7 @@ COPY api api
 COPY worker worker
 COPY crosskd crosskd
 COPY client client
+COPY wire wire
 COPY migrations migrations
 RUN --mount=type=cache,target=/root/.cache/pip python -m pip wheel --no-deps --wheel-dir /wheels .
 

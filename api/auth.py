@@ -25,9 +25,9 @@ from sqlalchemy import select
 from api.database import Database
 from api.errors import Forbidden, Unauthorized
 from api.models import ApiToken
-from api.schemas.reports import FENCING_HEADER
-from api.schemas.tokens import LOCAL_OWNER, Scope
 from api.settings import Settings
+from wire.reports import FENCING_HEADER
+from wire.tokens import LOCAL_OWNER, Scope
 
 TOKEN_PREFIX = "ck_"  # noqa: S105 - it tells a token by sight, also to scanners that look for leaked ones
 ATTEMPT_PREFIX = "cka_"

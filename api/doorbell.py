@@ -17,7 +17,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from api.database import Bell
-from api.schemas.broker import broker
+from wire.broker import broker
 
 log = logging.getLogger(__name__)
 

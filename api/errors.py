@@ -43,11 +43,11 @@ from starlette.routing import Match
 
 from api import outages
 from api.process_log import current_request_id
-from api.schemas.artifacts import OFFSET_HEADER
-from api.schemas.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
-from api.schemas.faults import faults
-from api.schemas.process_log import REQUEST_ID_HEADER
 from api.storage import StorageAway
+from wire.artifacts import OFFSET_HEADER
+from wire.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
+from wire.faults import faults
+from wire.process_log import REQUEST_ID_HEADER
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import PayloadTooLarge, TooManyRequests, problem_response
-from api.schemas.reports import MAX_BATCH_BYTES
+from wire.reports import MAX_BATCH_BYTES
 
 _STREAMED = re.compile(r"(PUT|PATCH) /worker/attempts/[^/]+/artifacts/.*")
 _BATCH = re.compile(r"/worker/attempts/[^/]+/metrics")

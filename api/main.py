@@ -44,13 +44,13 @@ from api.routes import (
 from api.routes.correlated import Correlated
 from api.routes.measured import Measured, Measures
 from api.routes.streams import Streams
-from api.schemas import tracing
 from api.services import artifacts as artifact_service
 from api.services import pulse, retention
 from api.services.figures import Figures
 from api.settings import Settings, SettingsError, load
 from api.storage import Storage
 from api.stores.choose import open_storage
+from wire import tracing
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from api.process_log import current_request_id
-from api.schemas import tracing
-from api.schemas.tasks import NORMAL_PRIORITY
-from api.schemas.tokens import LOCAL_OWNER
+from wire import tracing
+from wire.tasks import NORMAL_PRIORITY
+from wire.tokens import LOCAL_OWNER
 
 ID = re.compile(r"[0-9a-f]{32}")
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from api.schemas.errors import MEDIA_TYPE, Problem
+from wire.errors import MEDIA_TYPE, Problem
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEM = {

@@ -6,8 +6,8 @@ import logging
 
 import structlog
 
-from api.schemas import process_log
 from api.settings import Settings
+from wire import process_log
 
 
 def configure(settings: Settings) -> None:

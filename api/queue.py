@@ -9,8 +9,8 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.exceptions import ChannelError, OperationalError
 
-from api.schemas.broker import broker
-from api.schemas.tasks import BROKER_STEPS, RUN_JOB
+from wire.broker import broker
+from wire.tasks import BROKER_STEPS, RUN_JOB
 
 TIMEOUT_SECONDS = 1.0
 

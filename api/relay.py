@@ -19,10 +19,10 @@ from api import process_log
 from api.database import OUTBOX, Database
 from api.doorbell import Doorbell
 from api.queue import BrokerAway, Producer
-from api.schemas import tracing
 from api.services import attempts, outbox
 from api.services.courier import Courier
 from api.settings import Settings, SettingsError, load
+from wire import tracing
 
 log = logging.getLogger(__name__)
 

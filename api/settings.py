@@ -19,8 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from api.schemas import broker, tracing
-from api.schemas.process_log import LogFormat, LogLevel
+from wire import broker, tracing
+from wire.process_log import LogFormat, LogLevel
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
 

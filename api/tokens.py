@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from api.database import Database
 from api.errors import ApiError
-from api.schemas.tokens import Token, TokenCreate
 from api.services import tokens
 from api.settings import SettingsError, load
+from wire.tokens import Token, TokenCreate
 
 REFUSED, MISUSED, NONE_LIVE = 1, 2, 3
 

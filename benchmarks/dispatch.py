@@ -17,7 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from api.schemas.jobs import JobCreate
 from benchmarks.timing import percentile
 from client.home import Home
 from client.local import Stack
@@ -25,6 +24,7 @@ from client.sdk import Client
 from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.presets import load_recipe
+from wire.jobs import JobCreate
 
 MEDIAN, P99 = 0.3, 1.0  # seconds
 IDLE = 0.5  # seconds a worker is given after its last job

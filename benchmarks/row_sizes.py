@@ -18,11 +18,11 @@ from sqlalchemy import func, select, text
 from api.auth import Fence
 from api.database import Database, Session
 from api.models import Attempt, Base, Job, LogChunk
-from api.schemas.jobs import Progress
-from api.schemas.logs import LogBatch, LogLine
-from api.schemas.reports import ClassMetrics, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
 from api.services import logs, reports
 from benchmarks.service import Postgres
+from wire.jobs import Progress
+from wire.logs import LogBatch, LogLine
+from wire.reports import ClassMetrics, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
 
 KEYS = (
     "loss",

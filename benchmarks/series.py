@@ -23,10 +23,10 @@ from typing import Any
 
 from api.auth import Fence
 from api.models import Attempt as AttemptRow
-from api.schemas.reports import MetricBatch, MetricPoint
 from api.services import reports
 from benchmarks.service import Attempt, Service
 from benchmarks.timing import in_turn
+from wire.reports import MetricBatch, MetricPoint
 
 SECONDS = 0.3
 GROWTH = 32.0  # MiB

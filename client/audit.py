@@ -8,8 +8,8 @@ import httpx
 from pydantic import ValidationError
 from rich.console import Console
 
-from api.schemas.audit import LINE, Aborted, Finding, Progress, Summary
 from client.errors import ClientError
+from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
 SILENCE = httpx.Timeout(120.0, connect=10.0)  # seconds: the service gives a sign of life every few, on a good day
 

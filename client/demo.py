@@ -18,9 +18,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from api.schemas.artifacts import BEST_WEIGHTS
-from api.schemas.jobs import Job, Preset
-from api.schemas.reports import CocoMetrics
 from client import specs
 from client.errors import ClientError
 from client.home import Home
@@ -32,6 +29,9 @@ from client.watch import clock, follow
 from crosskd.config import ModelConfig
 from crosskd.data.demo import write_demo
 from crosskd.shapes import parameter_count
+from wire.artifacts import BEST_WEIGHTS
+from wire.jobs import Job, Preset
+from wire.reports import CocoMetrics
 
 # The whole size of the demo: under six minutes on two CPU cores.
 IMAGES, VAL_IMAGES, PIXELS, CLASSES = 1000, 200, 128, 10

@@ -9,7 +9,7 @@ ClientError
 
 from __future__ import annotations
 
-from api.schemas.errors import Problem
+from wire.errors import Problem
 
 
 class ClientError(Exception):

@@ -9,7 +9,7 @@ import httpx
 from httpx_sse import EventSource, connect_sse
 from pydantic import BaseModel
 
-from api.schemas.events import DATA, Event, EventKind
+from wire.events import DATA, Event, EventKind
 
 # The service gives a sign of life every 15 s; a connection that is silent for longer is dead.
 TIMEOUT = httpx.Timeout(45.0, connect=10.0)

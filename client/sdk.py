@@ -19,18 +19,18 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from api.schemas.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
-from api.schemas.audit import Finding, Progress, Summary
-from api.schemas.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
-from api.schemas.events import Event, EventKind, LogEvent
-from api.schemas.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
-from api.schemas.logs import LogPage, StoredLine
-from api.schemas.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
-from api.schemas.system import Health, PresetList
 from client import audit
 from client.download import OnBytes, fetch
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.events import AWAY, Away, retry_after, stream
+from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
+from wire.audit import Finding, Progress, Summary
+from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
+from wire.events import Event, EventKind, LogEvent
+from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
+from wire.logs import LogPage, StoredLine
+from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
+from wire.system import Health, PresetList
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)

@@ -7,10 +7,10 @@ from datetime import datetime
 
 from rich.table import Table
 
-from api.schemas.artifacts import Artifact
-from api.schemas.jobs import Job, JobSummary, Preset
-from api.schemas.reports import Evaluation, MetricRow
 from client.watch import describe
+from wire.artifacts import Artifact
+from wire.jobs import Job, JobSummary, Preset
+from wire.reports import Evaluation, MetricRow
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from api.schemas.jobs import Job
 from client.sdk import Client
+from wire.jobs import Job
 
 LINE_SECONDS = 10.0  # between two plain lines of one phase
 PHASES = {

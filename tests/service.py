@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from api.schemas.jobs import FINAL, Job
 from client import specs
 from client.home import Home
 from client.local import Stack
 from client.sdk import Client
 from crosskd.data.demo import write_demo
+from wire.jobs import FINAL, Job
 
 PATIENCE = 420.0  # seconds for one job on a machine that does other things too
 FAST = {

@@ -18,9 +18,6 @@ import pytest
 
 from api.database import Database
 from api.models import Base
-from api.schemas.artifacts import ArtifactRef
-from api.schemas.reports import ClaimRequest
-from api.schemas.tokens import TokenCreate
 from api.services import tokens
 from api.settings import Settings
 from api.stores.bucket import Bucket
@@ -31,6 +28,9 @@ from client.sdk import Client
 from tests.api.conftest import DIGEST, WORKER_TOKEN, write_spec
 from tests.s3 import KEY, S3, SECRET, Recorder, s3_server
 from tests.service import Service
+from wire.artifacts import ArtifactRef
+from wire.reports import ClaimRequest
+from wire.tokens import TokenCreate
 from worker.client import AttemptClient, WorkerClient, connect
 from worker.retry import Refused, Retry
 from worker.uploads import Uploads

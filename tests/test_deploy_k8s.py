@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from api.database import Database
 from api.models import Base
-from api.schemas.tasks import queue
 from api.services import figures
 from tests import k8s
 from tests.compose import command_line, fill, health_check, read_compose
 from tests.dockerfile import ROOT, read_stages
+from wire.tasks import queue
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text())
 VARIABLES = ("CROSSKD_DATA", "POSTGRES_PASSWORD", "CROSSKD_WORKER_TOKEN", "CROSSKD_WORKER_TOKEN_SHA256")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.jobs import Job
 from client import demo, specs
 from client.errors import ApiProblem
 from tests.service import LONG, PATIENCE, Service, processes_of
+from wire.jobs import Job
 
 pytestmark = pytest.mark.timeout(600)
 

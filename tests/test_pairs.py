@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from api.schemas.jobs import Job
 from crosskd.engine.weights import read_weights
 from tests.service import SPEC, Service, processes_of
+from wire.jobs import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

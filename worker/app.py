@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from api.schemas import process_log
+from wire import process_log
 from worker.configuration import configuration
 from worker.folder import sweep
 from worker.settings import SettingsError, read_settings

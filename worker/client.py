@@ -15,12 +15,12 @@ from uuid import uuid4
 
 import httpx
 
-from api.schemas import tracing
-from api.schemas.artifacts import ArtifactKind, ArtifactRef
-from api.schemas.errors import IDEMPOTENCY_HEADER
-from api.schemas.logs import LogBatch
-from api.schemas.process_log import REQUEST_ID_HEADER
-from api.schemas.reports import (
+from wire import tracing
+from wire.artifacts import ArtifactKind, ArtifactRef
+from wire.errors import IDEMPOTENCY_HEADER
+from wire.logs import LogBatch
+from wire.process_log import REQUEST_ID_HEADER
+from wire.reports import (
     FENCING_HEADER,
     INTERVAL_HEADER,
     Claim,
@@ -33,7 +33,7 @@ from api.schemas.reports import (
     MetricBatch,
     WorkerCommand,
 )
-from api.schemas.workers import HeartbeatReport
+from wire.workers import HeartbeatReport
 from worker import direct
 from worker.digest import CHUNK, sha256_of
 from worker.retry import BUSY, ONCE, Abandoned, BadDownload, Retry, StaleAttempt, complaint, fail, passing, persist

@@ -12,8 +12,8 @@ from typing import Any
 from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 
-from api.schemas.broker import broker
-from api.schemas.tasks import BROKER_STEPS
+from wire.broker import broker
+from wire.tasks import BROKER_STEPS
 from worker.settings import Settings
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from api.schemas.jobs import Progress
-from api.schemas.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
-from api.schemas.reports import EvaluationReport, MetricBatch, MetricPoint
+from wire.jobs import Progress
+from wire.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
+from wire.reports import EvaluationReport, MetricBatch, MetricPoint
 from worker.client import AttemptClient
 from worker.retry import Abandoned, Refused, Retry, StaleAttempt
 from worker.spool import EvaluationRecord, LogRecord, MetricsRecord, Spool, SpoolFull

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from api.schemas.uploads import UploadPart
+from wire.uploads import UploadPart
 from worker.digest import CHUNK
 
 ADDRESS = "Location"

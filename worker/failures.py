@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from api.schemas.jobs import Failure, FailureClass
-from api.schemas.remedies import remedied
 from crosskd.errors import CrossKDError
+from wire.jobs import Failure, FailureClass
+from wire.remedies import remedied
 
 SPEC = "/spec"
 _CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)

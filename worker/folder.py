@@ -26,9 +26,9 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel
 
-from api.schemas.jobs import Failure
-from api.schemas.process_log import readable
-from api.schemas.reports import Claim
+from wire.jobs import Failure
+from wire.process_log import readable
+from wire.reports import Claim
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Literal
 
-from api.schemas.reports import WorkerCommand
-from api.schemas.workers import DeviceState, HeartbeatReport
+from wire.reports import WorkerCommand
+from wire.workers import DeviceState, HeartbeatReport
 from worker.client import HEARTBEAT_SECONDS, AttemptClient
 from worker.retry import Retry, StaleAttempt
 

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from api.schemas.workers import DeviceState
+from wire.workers import DeviceState
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from api.schemas.jobs import Failure
+from wire.jobs import Failure
 from worker.folder import Request, WorkFolder
 from worker.lease import Control
 from worker.settings import Settings

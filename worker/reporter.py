@@ -13,13 +13,13 @@ from typing import Literal
 
 from typing_extensions import override
 
-from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
-from api.schemas.jobs import Progress
-from api.schemas.logs import LINE_CHARACTERS, Level, LogLine
-from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.engine.checkpoint import digest_path
 from crosskd.structures import Evaluation
+from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
+from wire.jobs import Progress
+from wire.logs import LINE_CHARACTERS, Level, LogLine
+from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from worker.client import AttemptClient
 from worker.delivery import Delivery
 from worker.folder import WorkFolder

@@ -14,7 +14,7 @@ from typing import NoReturn
 import httpx
 from pydantic import ValidationError
 
-from api.schemas.errors import IN_FLIGHT, WRONG_OFFSET, Problem
+from wire.errors import IN_FLIGHT, WRONG_OFFSET, Problem
 
 logger = logging.getLogger(__name__)
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from api.schemas import process_log, tracing
-from api.schemas.jobs import SPECS
-from api.schemas.reports import Claim
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from crosskd.engine.launch import divert_output, launcher, leaving_at_once
 from crosskd.errors import CrossKDError, Interrupted, RankLost
+from wire import process_log, tracing
+from wire.jobs import SPECS
+from wire.reports import Claim
 from worker.client import AttemptClient, connect, speak_for
 from worker.delivery import Undelivered
 from worker.failures import describe, invalid_spec

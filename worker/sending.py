@@ -11,9 +11,9 @@ from threading import Event
 
 import httpx
 
-from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind
-from api.schemas.errors import DIGEST_MISMATCH
-from api.schemas.uploads import UploadPart, UploadPlan
+from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind
+from wire.errors import DIGEST_MISMATCH
+from wire.uploads import UploadPart, UploadPlan
 from worker import direct
 from worker.digest import CHUNK, content_digest, sha256_of
 from worker.retry import FOREVER, Abandoned, Refused, kind_of

@@ -22,9 +22,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from api.schemas import broker, tracing
-from api.schemas.process_log import LogFormat, LogLevel
-from api.schemas.tasks import ANY, queue
+from wire import broker, tracing
+from wire.process_log import LogFormat, LogLevel
+from wire.tasks import ANY, queue
 
 PREFIX = "CROSSKD_"
 SHORTEST_TOKEN = 16

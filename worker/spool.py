@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from api.schemas.logs import LogBatch
-from api.schemas.reports import EvaluationReport, MetricBatch
+from wire.logs import LogBatch
+from wire.reports import EvaluationReport, MetricBatch
 
 
 class MetricsRecord(BaseModel):

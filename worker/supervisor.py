@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from structlog.contextvars import bound_contextvars
 
-from api.schemas import tracing
-from api.schemas.jobs import Failure
-from api.schemas.reports import Claim, ClaimRequest, FinishReport
+from wire import tracing
+from wire.jobs import Failure
+from wire.reports import Claim, ClaimRequest, FinishReport
 from worker.client import AttemptClient, WorkerClient, connect, speak_for
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.hold_off import HoldOff

@@ -8,9 +8,9 @@ import re
 from celery import Task
 from structlog.contextvars import bound_contextvars
 
-from api.schemas import tracing
-from api.schemas.process_log import request_id
-from api.schemas.tasks import RUN_JOB
+from wire import tracing
+from wire.process_log import request_id
+from wire.tasks import RUN_JOB
 from worker import supervisor
 from worker.app import app, settings, shutdown_notice
 from worker.supervisor import Origin

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.schemas.artifacts import ArtifactKind
+from wire.artifacts import ArtifactKind
 from worker.client import AttemptClient
 from worker.delivery import Undelivered
 from worker.retry import Abandoned, Retry, StaleAttempt

@@ -8,10 +8,10 @@ from typing import Literal
 
 from typing_extensions import override
 
-from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, curves_artifact
-from api.schemas.reports import Claim
 from crosskd.engine.callbacks import Callback, Run, TrainResult
 from crosskd.structures import Evaluation
+from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, curves_artifact
+from wire.reports import Claim
 from worker.digest import sha256_of
 from worker.journal import Began, Ended, Evaluated, Journal, Points, Wrote, exact
 

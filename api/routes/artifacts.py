@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from api.database import DatabaseDep, ReadDep
 from api.routes.file_response import FileResponse, artifact_response
 from api.routes.in_one_go import InOneGo
-from api.schemas.artifacts import ArtifactList
 from api.services import artifacts
 from api.storage import StorageDep
+from wire.artifacts import ArtifactList
 
 router = APIRouter(prefix="/jobs/{job}", tags=["artifacts"], route_class=InOneGo)
 

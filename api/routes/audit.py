@@ -11,9 +11,9 @@ from starlette.concurrency import iterate_in_threadpool
 from api.database import DatabaseDep
 from api.routes.in_one_go import InOneGo
 from api.routes.streams import Streams, TextResponse, streams_of
-from api.schemas.audit import MEDIA_TYPE
 from api.services.audit import Audit
 from api.storage import StorageDep
+from wire.audit import MEDIA_TYPE
 
 router = APIRouter(tags=["system"], route_class=InOneGo)
 

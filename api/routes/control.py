@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from api.auth import CallerDep
 from api.database import SessionDep
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.schemas.jobs import Job
 from api.services import control, jobs
 from api.storage import StorageDep
+from wire.jobs import Job
 
 router = APIRouter(tags=["jobs"], route_class=IdempotentRoute)
 

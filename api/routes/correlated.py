@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.process_log import bind
-from api.schemas import tracing
-from api.schemas.process_log import REQUEST_ID_HEADER, request_id
+from wire import tracing
+from wire.process_log import REQUEST_ID_HEADER, request_id
 
 log = logging.getLogger("api.access")
 

@@ -14,8 +14,8 @@ from api.errors import invalid_query
 from api.limits import MAX_REPEATS
 from api.routes.in_one_go import InOneGo
 from api.routes.streams import EventResponse, Streams, follow, streams_of
-from api.schemas.events import EventKind
 from api.services import events
+from wire.events import EventKind
 
 router = APIRouter(tags=["events"], route_class=InOneGo)
 

@@ -16,9 +16,9 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.schemas.artifacts import Artifact
 from api.services.artifacts import Linked, Opened
 from api.services.conditional import Part, select
+from wire.artifacts import Artifact
 
 CHUNK = 1 << 18  # bytes in memory per download: what stays in a core's cache goes twice as fast as more
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # only Linux has it

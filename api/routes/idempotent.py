@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import Database, DatabaseDep, Session, SessionDep
 from api.routes.in_one_go import InOneGo, at_once
-from api.schemas.errors import IDEMPOTENCY_HEADER
 from api.services import idempotency
 from api.services.idempotency import Answer, Reservation
+from wire.errors import IDEMPOTENCY_HEADER
 
 log = logging.getLogger(__name__)
 

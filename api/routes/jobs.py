@@ -18,9 +18,9 @@ from api.errors import invalid_request
 from api.limits import MAX_REPEATS
 from api.models import ID
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.schemas.jobs import DryRun, Job, JobCreate, JobPage, Status
-from api.schemas.tokens import Owner
 from api.services import former_weights, job_list, jobs, quotas, validation
+from wire.jobs import DryRun, Job, JobCreate, JobPage, Status
+from wire.tokens import Owner
 
 
 class SpecRoute(IdempotentRoute):

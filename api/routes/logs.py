@@ -16,9 +16,9 @@ from api.database import Database, DatabaseDep
 from api.routes.in_one_go import InOneGo
 from api.routes.representations import JSON, PLAIN, choose
 from api.routes.streams import Streams, TextResponse, follow, stands, streams_of
-from api.schemas.events import LogEvent
-from api.schemas.logs import LogPage, StoredLine
 from api.services import logs
+from wire.events import LogEvent
+from wire.logs import LogPage, StoredLine
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,9 @@ from api.limits import MAX_REPEATS
 from api.routes.file_response import FileResponse, file_response
 from api.routes.in_one_go import InOneGo
 from api.routes.representations import CSV, choose, to_csv
-from api.schemas.reports import (
+from api.services import artifacts, downsampling, series
+from api.storage import StorageDep
+from wire.reports import (
     Curves,
     EvaluationList,
     MetricBucket,
@@ -21,8 +23,6 @@ from api.schemas.reports import (
     MetricRow,
     Model,
 )
-from api.services import artifacts, downsampling, series
-from api.storage import StorageDep
 
 router = APIRouter(tags=["metrics"], route_class=InOneGo)
 

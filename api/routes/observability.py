@@ -9,10 +9,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.database import DatabaseDep, ReadDep
 from api.routes.in_one_go import InOneGo
-from api.schemas.system import Part, Ready
-from api.schemas.workers import WorkerList
 from api.services import readiness, workers_seen
 from api.storage import StorageDep
+from wire.system import Part, Ready
+from wire.workers import WorkerList
 
 router = APIRouter(tags=["system"], route_class=InOneGo)
 

@@ -25,10 +25,10 @@ from api.auth import Caller
 from api.database import Database
 from api.errors import NotFound, TooManyRequests, Unavailable
 from api.models import ApiToken
-from api.schemas.events import Event
 from api.services import events
 from api.services.journal import topic
 from api.settings import Settings
+from wire.events import Event
 
 log = logging.getLogger(__name__)
 

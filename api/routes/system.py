@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
-from api.schemas.presets import presets
-from api.schemas.system import Health, PresetList
+from wire.presets import presets
+from wire.system import Health, PresetList
 
 router = APIRouter(tags=["system"])
 

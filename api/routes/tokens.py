@@ -6,8 +6,8 @@ from fastapi import APIRouter, Response, status
 
 from api.database import ReadDep, SessionDep
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.schemas.tokens import NewToken, Token, TokenCreate, TokenList
 from api.services import tokens
+from wire.tokens import NewToken, Token, TokenCreate, TokenList
 
 router = APIRouter(prefix="/tokens", tags=["tokens"], route_class=IdempotentRoute)
 

@@ -16,8 +16,8 @@ from api.database import Database, DatabaseDep, ReadDep, SessionDep
 from api.errors import Unavailable
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
 from api.routes.in_one_go import at_once
-from api.schemas.webhooks import CallResult, DeliveryList, NewWebhook, WebhookCreate, WebhookList
 from api.services import webhooks
+from wire.webhooks import CallResult, DeliveryList, NewWebhook, WebhookCreate, WebhookList
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
 

@@ -13,8 +13,11 @@ from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
 from api.pace import SHORTEST
 from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.schemas.logs import LogBatch
-from api.schemas.reports import (
+from api.services import artifacts, attempts, logs, reports
+from api.services.journal import commands_topic
+from api.storage import StorageDep
+from wire.logs import LogBatch
+from wire.reports import (
     INTERVAL_HEADER,
     Claim,
     ClaimRequest,
@@ -26,10 +29,7 @@ from api.schemas.reports import (
     MetricBatch,
     WorkerCommand,
 )
-from api.schemas.workers import HeartbeatReport
-from api.services import artifacts, attempts, logs, reports
-from api.services.journal import commands_topic
-from api.storage import StorageDep
+from wire.workers import HeartbeatReport
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 

@@ -15,10 +15,10 @@ from api.auth import Fence, FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import BadRequest, PayloadTooLarge, Unavailable
 from api.routes.in_one_go import InOneGo
-from api.schemas.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 from api.services import uploads
 from api.services.uploads import Announced, BrokenOff, Published
 from api.storage import StorageDep
+from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 
 router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=InOneGo)
 

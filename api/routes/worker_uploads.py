@@ -9,11 +9,11 @@ from api.database import DatabaseDep
 from api.errors import invalid_body
 from api.routes.in_one_go import InOneGo
 from api.routes.worker_artifacts import within_limit
-from api.schemas.artifacts import Artifact, ArtifactName
-from api.schemas.uploads import UploadCommit, UploadPlan, UploadRequest
 from api.services import direct_uploads, uploads
 from api.services.uploads import Announced
 from api.storage import StorageDep
+from wire.artifacts import Artifact, ArtifactName
+from wire.uploads import UploadCommit, UploadPlan, UploadRequest
 
 router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=InOneGo)
 

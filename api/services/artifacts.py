@@ -14,10 +14,10 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select
 from api.database import Database, Session
 from api.errors import Gone, NotFound
 from api.models import ID, Artifact, Attempt, DeletedJob, Job
-from api.schemas import artifacts as wire
-from api.schemas.jobs import FINAL
 from api.services import jobs
 from api.storage import Storage, StoredFile, check_key
+from wire import artifacts as wire
+from wire.jobs import FINAL
 
 log = logging.getLogger(__name__)
 

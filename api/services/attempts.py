@@ -14,14 +14,14 @@ from api.database import Database, Session
 from api.errors import Conflict
 from api.models import ID, Attempt, Job, Pulse
 from api.outages import of_a_lock
-from api.schemas.jobs import Failure, Kind, Progress
-from api.schemas.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
-from api.schemas.workers import HeartbeatReport
 from api.services import artifacts, failures, jobs, quotas, series, workers_seen
 from api.services.fencing import fenced, known, live
 from api.services.plain import plain
 from api.services.transitions import move
 from api.settings import Settings
+from wire.jobs import Failure, Kind, Progress
+from wire.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
+from wire.workers import HeartbeatReport
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import Database
 from api.models import Artifact
-from api.schemas.audit import Aborted, Finding, Line, Progress, Summary
 from api.services.artifacts import ORPHAN_SECONDS, age, is_ours, of_keys
 from api.storage import Storage, StorageAway, StoredFile
+from wire.audit import Aborted, Finding, Line, Progress, Summary
 
 PAGE = 500  # rows or files at once
 READ_SIZE = 1 << 20  # bytes

@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, Select, func, or_, select
 from api.database import Session
 from api.errors import InsufficientStorage
 from api.models import Artifact, Job
-from api.schemas.errors import Fault
-from api.schemas.jobs import FINAL
 from api.services import retention
 from api.settings import Settings
+from wire.errors import Fault
+from wire.jobs import FINAL
 
 NEARLY = 0.99  # of the bytes that may be stored: what comes next is as good as refused
 SUGGESTED = 3  # jobs whose deletion would help most

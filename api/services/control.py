@@ -23,12 +23,12 @@ from sqlalchemy import delete, or_, select
 from api.database import Session
 from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel
-from api.schemas.jobs import FINAL
 from api.services import artifacts, former_weights, jobs, quotas, series, tallies
 from api.services.journal import commands_topic
 from api.services.transitions import begin, move
 from api.settings import Settings
 from api.storage import Storage
+from wire.jobs import FINAL
 
 WAITING = ("queued", "running", "paused")  # not yet at an end
 RETRIED = ("failed", "cancelled")

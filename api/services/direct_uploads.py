@@ -15,7 +15,6 @@ from api.auth import Fence
 from api.database import Database
 from api.errors import BadRequest, DigestMismatch, WrongOffset
 from api.models import new_id
-from api.schemas import uploads as wire
 from api.services import capacity
 from api.services.artifacts import as_wire
 from api.services.fencing import fenced
@@ -23,6 +22,7 @@ from api.services.uploads import Announced, Published, record, standing
 from api.settings import Settings
 from api.storage import Damaged, Direct, Missing, Storage
 from api.stores.threads import PUBLISHING, STAGING
+from wire import uploads as wire
 
 log = logging.getLogger(__name__)
 

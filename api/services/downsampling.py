@@ -15,10 +15,10 @@ from sqlalchemy import BigInteger, Select, and_, case, cast, func, select
 
 from api.database import Session
 from api.models import MetricPoint, MetricSummary
-from api.schemas import reports as wire
 from api.services.reports import NON_FINITE
 from api.services.series import Stretch, stretches
 from api.services.summaries import WIDTHS, joined
+from wire import reports as wire
 
 MAX_BUCKETS = 4000  # of an answer, over all keys
 _COARSEST = 4  # a wider summary is read where it still gives a quarter of the buckets that were asked for

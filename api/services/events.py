@@ -11,14 +11,14 @@ from api.database import Database, Session
 from api.errors import NotFound
 from api.models import ID, Artifact, Event, Job, LogChunk, MetricPoint, Transition
 from api.models import Evaluation as EvaluationRow
-from api.schemas import events as wire
-from api.schemas.artifacts import curves_artifact
-from api.schemas.jobs import FINAL
-from api.schemas.jobs import Transition as WireTransition
-from api.schemas.reports import Evaluation, MetricRow
 from api.services import jobs
 from api.services.logs import lines_of
 from api.services.reports import NON_FINITE
+from wire import events as wire
+from wire.artifacts import curves_artifact
+from wire.jobs import FINAL
+from wire.jobs import Transition as WireTransition
+from wire.reports import Evaluation, MetricRow
 
 PAGE_EVENTS = 100
 _POINT = (

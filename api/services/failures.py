@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.models import Attempt, LogChunk
-from api.schemas.jobs import Failure
-from api.schemas.remedies import remedied
 from api.services.logs import lines_of
+from wire.jobs import Failure
+from wire.remedies import remedied
 
 TAIL_LINES = 200
 TAIL_CHARACTERS = 500  # of one line

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.database import Database, Session
 from api.models import Artifact, Attempt, Job
 from api.models import Worker as WorkerRow
-from api.schemas.jobs import AttemptStatus, Progress, Status
-from api.schemas.tasks import queue
 from api.services import tallies
+from wire.jobs import AttemptStatus, Progress, Status
+from wire.tasks import queue
 
 log = logging.getLogger(__name__)
 

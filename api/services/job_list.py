@@ -17,8 +17,8 @@ from sqlalchemy.orm import load_only
 from api.database import Session
 from api.errors import invalid_query
 from api.models import ID, Job, JobLabel
-from api.schemas import jobs as wire
 from api.services.jobs import summary
+from wire import jobs as wire
 
 _FEW = 1000
 _SUMMARY = [getattr(Job, name) for name in wire.JobSummary.model_fields]

@@ -9,9 +9,9 @@ from sqlalchemy import and_, func, or_, select
 from api.database import Session
 from api.errors import NotFound
 from api.models import ID, Attempt, Job, JobLabel, Outbox, Transition
-from api.schemas import jobs as wire
-from api.schemas.tasks import ANY, queue
 from api.services.transitions import begin
+from wire import jobs as wire
+from wire.tasks import ANY, queue
 
 _LINKS = (
     "metrics",

@@ -14,7 +14,7 @@ from sqlalchemy.orm.util import identity_key
 
 from api.database import Session
 from api.models import Event, Job
-from api.schemas.events import EventKind
+from wire.events import EventKind
 
 # Of the names of parameters: the bare names of columns SQLAlchemy takes for its own.
 _OF_JOB, _OF_EVENT = "of_job_", "of_event_"

@@ -9,10 +9,10 @@ from sqlalchemy import delete, func, select
 from api.auth import Fence
 from api.database import Session
 from api.models import LogChunk
-from api.schemas.logs import MAX_LINES, LogBatch, LogPage, StoredLine
 from api.services import jobs
 from api.services.fencing import fenced
 from api.services.journal import append
+from wire.logs import MAX_LINES, LogBatch, LogPage, StoredLine
 
 CHUNKS_AT_ONCE = 20  # so many has a reader in memory who follows slowly
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.schemas.errors import Fault
-from api.schemas.spec import DistillConfig, ModelConfig, settle
+from wire.errors import Fault
+from wire.spec import DistillConfig, ModelConfig, settle
 
 
 def join(student: ModelConfig, teacher: ModelConfig, distill: DistillConfig, faults: list[Fault]) -> dict[str, Any]:

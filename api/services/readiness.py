@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.database import Database
 from api.errors import Unavailable
 from api.queue import BrokerAway, ping
-from api.schemas.errors import Fault
-from api.schemas.system import Part, Ready
 from api.services import capacity
 from api.settings import Settings
 from api.storage import Storage, StorageAway
+from wire.errors import Fault
+from wire.system import Part, Ready
 
 log = logging.getLogger(__name__)
 

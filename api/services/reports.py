@@ -8,12 +8,12 @@ from api.auth import Fence
 from api.database import Session
 from api.errors import PayloadTooLarge
 from api.models import Evaluation, MetricBatch, MetricPoint
-from api.schemas.reports import MAX_POINTS, EvaluationReport
-from api.schemas.reports import MetricBatch as Batch
-from api.schemas.reports import MetricPoint as Point
 from api.services import summaries
 from api.services.fencing import Fenced, fenced
 from api.services.journal import append
+from wire.reports import MAX_POINTS, EvaluationReport
+from wire.reports import MetricBatch as Batch
+from wire.reports import MetricPoint as Point
 
 NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point; 0 is a finite number
 

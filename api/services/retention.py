@@ -18,10 +18,10 @@ from sqlalchemy import delete, func, select
 from api.database import Database, Session
 from api.errors import NotFound
 from api.models import Artifact, Evaluation, Job
-from api.schemas.jobs import FINAL
 from api.services import series
 from api.services.artifacts import newest_checkpoints
 from api.storage import Storage
+from wire.jobs import FINAL
 
 PAGE = 500  # jobs looked up at once
 

@@ -15,10 +15,10 @@ from sqlalchemy import select
 from api.database import Session
 from api.errors import NotFound
 from api.models import Artifact, Attempt, Evaluation, Job, MetricPoint
-from api.schemas import reports as wire
-from api.schemas.artifacts import curves_artifact
 from api.services import jobs
 from api.services.reports import NON_FINITE
+from wire import reports as wire
+from wire.artifacts import curves_artifact
 
 LAST = 2**53  # no step lies behind it
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.database import Database
-from api.schemas.errors import Fault
-from api.schemas.spec import CocoSplit
 from api.services import datasets
 from api.services.roots import PathRefused, locate_file, locate_folder
 from api.settings import Settings
+from wire.errors import Fault
+from wire.spec import CocoSplit
 
 LISTED = 10  # class names that a fault spells out
 

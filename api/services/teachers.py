@@ -15,8 +15,10 @@ from sqlalchemy import select
 
 from api.database import Database
 from api.models import ID, Artifact, Job
-from api.schemas.errors import Fault
-from api.schemas.spec import (
+from api.services.roots import PathRefused, locate_file
+from api.services.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
+from wire.errors import Fault
+from wire.spec import (
     ExpectedShapes,
     FileRef,
     JobRef,
@@ -26,8 +28,6 @@ from api.schemas.spec import (
     expected_shapes,
     scale_of,
 )
-from api.services.roots import PathRefused, locate_file
-from api.services.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 
 POINTER = "/spec/teacher"
 LISTED = 10  # tensors that a fault names

@@ -10,7 +10,7 @@ from api.auth import TOKEN_PREFIX, digest, new_secret
 from api.database import Session
 from api.errors import NotFound
 from api.models import ID, ApiToken
-from api.schemas import tokens as wire
+from wire import tokens as wire
 
 
 def create(session: Session, order: wire.TokenCreate) -> wire.NewToken:

@@ -17,10 +17,10 @@ from sqlalchemy import delete, func, insert, select, update
 
 from api.database import OUTBOX, Session
 from api.models import Job, Outbox, Transition
-from api.schemas.jobs import FINAL
-from api.schemas.tasks import broker_priority
 from api.services import webhooks
 from api.services.journal import append, commands_topic
+from wire.jobs import FINAL
+from wire.tasks import broker_priority
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,6 @@ from api.errors import (
     invalid_query,
 )
 from api.models import Artifact, new_id
-from api.schemas import artifacts as wire
 from api.services import capacity
 from api.services.artifacts import as_wire
 from api.services.fencing import Fenced, fenced
@@ -44,6 +43,7 @@ from api.services.retention import trim
 from api.settings import Settings
 from api.storage import Occupied, OtherStart, Staged, Storage, StorageAway
 from api.stores.threads import PUBLISHING, STAGING
+from wire import artifacts as wire
 
 MAX_FILES = 20_000  # of a job; evaluations make one each
 IDLE_SECONDS = 30.0  # a sender that is silent for longer has gone, even if its connection does not say so

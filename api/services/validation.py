@@ -14,10 +14,15 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import InvalidSpec
-from api.schemas.errors import Fault
-from api.schemas.faults import faults as as_faults
-from api.schemas.jobs import JobCreate, Spec
-from api.schemas.spec import (
+from api.services import datasets, pairing, splits, teachers, weights_jobs
+from api.services.roots import PathRefused, locate_file
+from api.services.splits import listed
+from api.services.weights_header import NotSafetensors
+from api.settings import Settings
+from wire.errors import Fault
+from wire.faults import faults as as_faults
+from wire.jobs import JobCreate, Spec
+from wire.spec import (
     DataConfig,
     DistillConfig,
     FileRef,
@@ -27,11 +32,6 @@ from api.schemas.spec import (
     TeacherConfig,
     TrainConfig,
 )
-from api.services import datasets, pairing, splits, teachers, weights_jobs
-from api.services.roots import PathRefused, locate_file
-from api.services.splits import listed
-from api.services.weights_header import NotSafetensors
-from api.settings import Settings
 
 SectionT = TypeVar("SectionT", bound=Knobs)
 

@@ -24,9 +24,9 @@ from api.auth import Caller
 from api.database import WEBHOOKS, Session
 from api.errors import Conflict, NotFound, invalid_body
 from api.models import ID, Job, Webhook, WebhookDelivery
-from api.schemas import webhooks as wire
 from api.services.pinned import Undeliverable, literal, permitted, post
 from api.settings import Settings
+from wire import webhooks as wire
 
 PER_OWNER = 20
 # On their way at once from one courier: of one webhook, and of all webhooks of one owner.

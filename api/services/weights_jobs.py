@@ -12,9 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from api.database import Database
-from api.schemas.errors import Fault
-from api.schemas.faults import faults as as_faults
-from api.schemas.spec import (
+from api.services import datasets, splits, teachers
+from api.services.roots import PathRefused, locate_folder
+from api.services.splits import listed
+from api.services.teachers import Source
+from api.settings import Settings
+from wire.errors import Fault
+from wire.faults import faults as as_faults
+from wire.spec import (
     EvaluateConfig,
     ExportConfig,
     FileRef,
@@ -27,11 +32,6 @@ from api.schemas.spec import (
     unexportable,
     with_postprocess,
 )
-from api.services import datasets, splits, teachers
-from api.services.roots import PathRefused, locate_folder
-from api.services.splits import listed
-from api.services.teachers import Source
-from api.settings import Settings
 
 WEIGHTS = "/spec/weights"
 

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from api.database import Session
 from api.models import Attempt
 from api.models import Worker as Row
-from api.schemas import workers as wire
+from wire import workers as wire
 
 KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not listed
 LISTED = 1000

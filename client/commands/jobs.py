@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from api.schemas.jobs import Job
 from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
 from client.sdk import Client
 from client.watch import follow
+from wire.jobs import Job
 
 app = typer.Typer()
 

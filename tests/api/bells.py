@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from kombu.transport.redis import Channel
 
-from api.schemas.tasks import BROKER_STEPS, NORMAL_PRIORITY, broker_priority
+from wire.tasks import BROKER_STEPS, NORMAL_PRIORITY, broker_priority
 
 
 def key(queue: str, priority: int = NORMAL_PRIORITY) -> str:

@@ -17,12 +17,12 @@ from fastapi.testclient import TestClient
 
 from api.database import Database
 from api.models import Artifact
-from api.schemas.errors import DIGEST_MISMATCH
 from api.services import artifacts, uploads
 from api.services.uploads import announce
 from api.settings import Settings
 from api.stores.local import LocalStorage
 from tests.api.conftest import WORKER, Worker
+from wire.errors import DIGEST_MISMATCH
 
 
 def digest(content: bytes) -> str:

@@ -18,7 +18,6 @@ from sqlalchemy import event, update
 
 from api.database import Database
 from api.models import Artifact, new_id
-from api.schemas.audit import LINE, Aborted, Finding, Progress, Summary
 from api.services import audit
 from api.services.audit import Audit
 from api.settings import Settings
@@ -27,6 +26,7 @@ from tests.api.conftest import Worker
 from tests.api.test_control import checkpoint
 from tests.api.test_retention import patched
 from tests.api.test_tokens import ELSEWHERE, bearer, problem
+from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
 NAMES = [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3, 4)]
 

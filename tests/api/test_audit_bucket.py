@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI
 
 from api.database import Database
-from api.schemas.audit import Aborted, Finding, Summary
 from api.services import audit, retention
 from api.services.audit import Audit
 from api.settings import Settings
@@ -18,6 +17,7 @@ from tests.api.conftest import Worker
 from tests.api.test_control import checkpoint
 from tests.api.test_retention import agree, steps
 from tests.s3 import S3
+from wire.audit import Aborted, Finding, Summary
 
 
 @pytest.fixture

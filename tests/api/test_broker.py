@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.schemas.broker import broker, check
+from wire.broker import broker, check
 
 DIRECT = ["redis://:secret@h:6379/0", "rediss://h/1", "unix:///run/valkey.sock", "redis+socket:///run/valkey.sock"]
 

@@ -14,11 +14,11 @@ from sqlalchemy import update
 
 from api.database import Database
 from api.models import Job
-from api.schemas.reports import CocoMetrics
 from api.services import capacity
 from api.settings import Settings
 from api.stores.local import LocalStorage
 from tests.api.conftest import Worker
+from wire.reports import CocoMetrics
 
 PostJob = Callable[..., str]
 LIMIT = 1000

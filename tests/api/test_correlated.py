@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.models import Job
 from api.routes.correlated import ROUTINE
-from api.schemas.process_log import FIELDS, formatter, readable
 from tests.api.conftest import WORKER
+from wire.process_log import FIELDS, formatter, readable
 
 PostJob = Callable[..., str]
 HEADER = "X-Request-ID"

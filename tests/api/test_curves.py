@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.schemas.artifacts import curves_artifact
 from tests.api.conftest import Worker
 from tests.api.test_metrics import evaluation
+from wire.artifacts import curves_artifact
 
 PostJob = Callable[..., str]
 

@@ -13,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.schemas.errors import DIGEST_MISMATCH
 from api.services import artifacts
 from api.settings import Settings
 from api.storage import StorageAway
@@ -21,6 +20,7 @@ from api.stores.bucket import Bucket
 from api.stores.s3 import S3Direct, S3Storage
 from tests.api.conftest import Worker
 from tests.s3 import S3, SECRET
+from wire.errors import DIGEST_MISMATCH
 
 CONTENT = os.urandom(250_000)
 NAME = "best.safetensors"

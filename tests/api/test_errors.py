@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.errors import NotFound, problem_response
-from api.schemas.errors import Fault
 from api.settings import Settings
 from tests.api.conftest import WORKER, Worker
+from wire.errors import Fault
 
 NOBODY = "0" * 32
 POINT = {"key": "a", "step": 0, "value": 1}

@@ -21,12 +21,12 @@ from api.errors import NotFound
 from api.models import ApiToken, Event, Job, MetricPoint
 from api.routes import streams as open_streams
 from api.routes.streams import Streams, follow, stands
-from api.schemas.events import DATA
 from api.services import events
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.client.conftest import EVALUATION
 from tests.client.test_process import until
+from wire.events import DATA
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"

@@ -9,12 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.database import Database
-from api.schemas.jobs import FailureClass
-from api.schemas.remedies import REMEDIES
 from api.services import failures
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.test_attempts import reap_after
+from wire.jobs import FailureClass
+from wire.remedies import REMEDIES
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"

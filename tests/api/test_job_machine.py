@@ -24,12 +24,12 @@ from sqlalchemy import select, update
 
 from api.database import Database
 from api.models import Attempt, Base, Event, Pulse
-from api.schemas.jobs import FailureClass
 from api.services import attempts
 from api.settings import Settings
 from tests.api.conftest import WORKER
 from tests.api.job_model import FINAL, LEGAL, Life, Try
 from tests.api.sending import digest
+from wire.jobs import FailureClass
 
 Thing = TypeVar("Thing")
 Live = Callable[[int, int], None]

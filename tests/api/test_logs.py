@@ -17,11 +17,11 @@ from api.auth import LOCAL
 from api.database import Database
 from api.routes import logs as route
 from api.routes.streams import Streams
-from api.schemas.logs import LINE_CHARACTERS, MAX_LINES, StoredLine
 from api.services import logs
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.test_events import stream
+from wire.logs import LINE_CHARACTERS, MAX_LINES, StoredLine
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"

@@ -23,12 +23,12 @@ from api.main import create_app
 from api.models import Attempt, Outbox
 from api.queue import BrokerAway, Producer
 from api.relay import Relay
-from api.schemas.tasks import RUN_JOB
 from api.services import outbox
 from api.settings import Settings
 from tests.api.bells import bells, key
 from tests.api.conftest import HERE, Worker
 from tests.api.test_attempts import reap_after
+from wire.tasks import RUN_JOB
 
 PostJob = Callable[..., str]
 

@@ -12,11 +12,11 @@ from sqlalchemy import delete, func, select, text, update
 from api.auth import Fence
 from api.database import Database
 from api.models import Attempt, Base, Job, MetricPoint
-from api.schemas.reports import MetricBatch
-from api.schemas.reports import MetricPoint as Point
 from api.services import reports, series
 from benchmarks import row_sizes
 from tests.dockerfile import ROOT
+from wire.reports import MetricBatch
+from wire.reports import MetricPoint as Point
 
 DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
 NOW = datetime.now(UTC)

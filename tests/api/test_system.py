@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.auth import PUBLIC
-from api.schemas.jobs import JobCreate
+from wire.jobs import JobCreate
 
 
 @pytest.fixture(scope="module", params=["sqlite"])

@@ -17,9 +17,9 @@ from api.auth import PUBLIC, is_loopback
 from api.database import Database
 from api.main import create_app
 from api.models import ApiToken, Attempt
-from api.schemas.reports import CocoMetrics
 from api.settings import Settings
 from tests.api.conftest import HERE, WORKER, Worker
+from wire.reports import CocoMetrics
 
 ELSEWHERE: dict[str, Any] = {"base_url": "http://192.0.2.7:8470", "client": ("192.0.2.9", 50000)}
 

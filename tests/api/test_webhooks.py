@@ -22,7 +22,6 @@ from sqlalchemy import select, update
 from api.database import Database
 from api.models import Webhook, WebhookDelivery
 from api.relay import Relay
-from api.schemas.webhooks import Event
 from api.services import webhooks
 from api.services.courier import AT_ONCE, Courier
 from api.services.pinned import Undeliverable
@@ -31,6 +30,7 @@ from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.receiving import Receiver
 from tests.api.specs import errors
+from wire.webhooks import Event
 
 LOOPBACK = "127.0.0.0/8"
 

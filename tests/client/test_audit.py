@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.audit import Aborted, Finding, Summary
 from client.errors import ClientError
 from client.sdk import Client
 from tests.client.conftest import Service
 from tests.client.test_cli import run
+from wire.audit import Aborted, Finding, Summary
 
 WEIGHTS = b"weights" * 100
 

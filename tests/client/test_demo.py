@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from api.schemas.jobs import JobCreate, Preset
-from api.schemas.reports import CocoMetrics
 from client import demo, specs
 from client.demo import DemoFailed, Row
 from crosskd.presets import load_recipe
 from tests.client.conftest import EVALUATION, Service
 from tests.client.test_process import until
+from wire.jobs import JobCreate, Preset
+from wire.reports import CocoMetrics
 
 WEIGHTS = b"weights" * 1000
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from api.schemas.events import Event
 from client import events
 from client.errors import ApiProblem
 from client.sdk import Client
 from tests.client.conftest import Service
 from tests.client.test_cli import run
 from tests.client.test_process import until
+from wire.events import Event
 
 
 def log_batch(sequence: int, *texts: str) -> dict[str, object]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.schemas.jobs import Job, JobCreate
 from client import sdk
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.parts import HOST, free_port
@@ -18,6 +17,7 @@ from crosskd.config import TrainConfig
 from tests.api.conftest import Worker, write_spec
 from tests.api.test_curves import report
 from tests.client.conftest import Service, serve
+from wire.jobs import Job, JobCreate
 
 WEIGHTS = b"weights" * 100_000
 

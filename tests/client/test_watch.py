@@ -7,10 +7,10 @@ from collections.abc import Collection
 import pytest
 from rich.console import Console
 
-from api.schemas.jobs import Progress
 from client.watch import clock, describe, follow
 from tests.client.conftest import Service
 from tests.client.test_process import until
+from wire.jobs import Progress
 
 
 @pytest.mark.parametrize(

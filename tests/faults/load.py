@@ -16,8 +16,6 @@ from uuid import uuid4
 
 import httpx
 
-from api.schemas.artifacts import BEST_WEIGHTS, LAST_WEIGHTS
-from api.schemas.jobs import FINAL
 from client.download import announced
 from client.errors import ApiProblem, ClientError
 from client.sdk import Client
@@ -27,6 +25,8 @@ from tests.faults.checker.tensors import digests
 from tests.faults.processes import until
 from tests.faults.stack import MAX_RESUMES, Stack
 from tests.worker.stack import spec
+from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS
+from wire.jobs import FINAL
 
 EPOCHS = 12
 STEPS = 10 * EPOCHS

@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.schemas.artifacts import ArtifactRef
-from api.schemas.jobs import Failure
-from api.schemas.reports import ClaimRequest, FinishReport, MetricBatch
 from tests.worker.double import TOKEN, Double, Fault
+from wire.artifacts import ArtifactRef
+from wire.jobs import Failure
+from wire.reports import ClaimRequest, FinishReport, MetricBatch
 from worker.client import AttemptClient, WorkerClient, connect
 from worker.retry import Abandoned, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 

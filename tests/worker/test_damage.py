@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.schemas.artifacts import ArtifactRef
-from api.schemas.reports import Claim
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import CheckpointCorrupt
 from tests.worker.double import Double
 from tests.worker.stack import claim
+from wire.artifacts import ArtifactRef
+from wire.reports import Claim
 from worker.client import AttemptClient, WorkerClient
 from worker.folder import WorkFolder
 from worker.lease import Control

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from api.schemas.jobs import Progress
-from api.schemas.reports import CocoMetrics, EvaluationReport, MetricPoint
 from tests.worker.double import TOKEN, Double, Fault
+from wire.jobs import Progress
+from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from worker.client import AttemptClient, connect
 from worker.delivery import BATCH_POINTS, Delivery, Undelivered
 from worker.folder import WorkFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.reports import Claim
+from wire.reports import Claim
 from worker.folder import TAIL_CHARACTERS, Order, Outcome, WorkFolder, sweep
 
 CLAIM = Claim(attempt="a", fencing_token=1, lease_seconds=30, job="j", kind="train", spec={"x": 1})

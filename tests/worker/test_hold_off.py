@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from api.schemas.reports import Claim
 from crosskd.data.demo import write_demo
 from tests.worker.double import TOKEN, Double, Fault
 from tests.worker.stack import alive, claim, command_line, descendants, spec, until
+from wire.reports import Claim
 from worker import supervisor
 from worker.client import AttemptClient, WorkerClient
 from worker.folder import Outcome, WorkFolder

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.reports import Claim
 from crosskd.data.demo import write_demo
 from tests.worker.double import TOKEN, Double
 from tests.worker.stack import claim, spec
+from wire.reports import Claim
 from worker.folder import Order, WorkFolder
 from worker.journal import Began, Ended, Evaluated, Journal, Points, Wrote, exact, read
 from worker.run import train

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.jobs import Failure, FailureClass
-from api.schemas.reports import Claim
 from crosskd.data.demo import write_demo
 from crosskd.engine.launch import RankEnd
 from tests.worker.double import TOKEN
 from tests.worker.stack import claim, spec
+from wire.jobs import Failure, FailureClass
+from wire.reports import Claim
 from worker.folder import Order, Outcome, WorkFolder
 from worker.launch import judge
 from worker.run import EXIT_FAILED, EXIT_LOST

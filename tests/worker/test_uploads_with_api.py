@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from api.schemas.reports import ClaimRequest
 from crosskd.data.demo import write_demo
 from tests.worker.double import TOKEN
 from tests.worker.stack import spec
 from tests.worker.test_with_api import Api
+from wire.reports import ClaimRequest
 from worker.client import AttemptClient, WorkerClient, connect
 from worker.retry import Retry
 

@@ -7,10 +7,10 @@ import time
 import redis
 
 from api.queue import Producer
-from api.schemas.tasks import BROKER_STEPS, queue
 from tests.faults.processes import until
 from tests.faults.scene import Injected, NothingToHit, Scene
 from tests.faults.stack import BROKER, REDELIVER
+from wire.tasks import BROKER_STEPS, queue
 
 QUEUE = queue("cpu")
 

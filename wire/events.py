@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.jobs import Progress, Transition
-from api.schemas.logs import StoredLine
-from api.schemas.reports import Evaluation, MetricRow
+from wire.jobs import Progress, Transition
+from wire.logs import StoredLine
+from wire.reports import Evaluation, MetricRow
 
 EventKind = Literal["transition", "metrics", "evaluation", "log"]
 

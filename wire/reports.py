@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from api.schemas.artifacts import ArtifactRef
-from api.schemas.errors import Text
-from api.schemas.jobs import Failure, Kind, Progress
-from api.schemas.scalars import Count, Flag, Number
-from api.schemas.workers import Devices
+from wire.artifacts import ArtifactRef
+from wire.errors import Text
+from wire.jobs import Failure, Kind, Progress
+from wire.scalars import Count, Flag, Number
+from wire.workers import Devices
 
 FENCING_HEADER = "Fencing-Token"
 INTERVAL_HEADER = "Report-Interval"  # of an answer: seconds that the next batch of metrics may wait

@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor
 REQUEST_ID_HEADER = "X-Request-ID"
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-OURS = ("api", "client", "crosskd", "migrations", "worker")
+OURS = ("api", "client", "crosskd", "migrations", "wire", "worker")
 # They tell of each request, or at their lowest level even of its headers, which hold tokens.
 CHATTY = ("httpx", "httpcore", "urllib3")
 # What a line says beside its message, in this order. Whatever else a library attaches to a record is left out.

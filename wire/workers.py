@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.schemas.scalars import Count, Number
+from wire.scalars import Count, Number
 
 MAX_DEVICES = 64
 

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from api.schemas.errors import Fault
-from api.schemas.jobs import SPECS, JobCreate
+from wire.errors import Fault
+from wire.jobs import SPECS, JobCreate
 
 Location = tuple[int | str, ...]
 

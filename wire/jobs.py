@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
-from api.schemas.errors import Text
-from api.schemas.scalars import Count, Number
-from api.schemas.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from wire.errors import Text
+from wire.scalars import Count, Number
+from wire.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 
 Kind = Literal["train", "distill", "evaluate", "export"]
 SPECS: dict[str, type[Knobs]] = {

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.schemas.reports import Moment
-from api.schemas.scalars import Count
+from wire.reports import Moment
+from wire.scalars import Count
 
 LINE_CHARACTERS = 2000
 MAX_LINES = 500  # of one batch

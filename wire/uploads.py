@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from api.schemas.artifacts import ArtifactKind, Sha256
-from api.schemas.scalars import Count
+from wire.artifacts import ArtifactKind, Sha256
+from wire.scalars import Count
 
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.jobs import Preset
+from wire.jobs import Preset
 
 Part = Literal["database", "migrations", "broker", "storage"]
 

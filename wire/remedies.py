@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.schemas.jobs import Failure, FailureClass
+from wire.jobs import Failure, FailureClass
 
 REMEDIES: dict[FailureClass, str] = {
     "user": "Mend the specification as the message says, and post the job again.",

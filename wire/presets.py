@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api.schemas.jobs import Preset
 from crosskd.presets import load_recipe, recipe_titles
+from wire.jobs import Preset
 
 
 def presets() -> list[Preset]:
