@@ -21,9 +21,9 @@ from benchmarks.timing import percentile
 from client.home import Home
 from client.local import Stack
 from client.sdk import Client
-from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
-from crosskd.presets import load_recipe
+from crosskd.spec.config import TrainConfig
+from crosskd.spec.presets import load_recipe
 from wire.jobs import JobCreate
 
 MEDIAN, P99 = 0.3, 1.0  # seconds

@@ -29,7 +29,7 @@ from client.guard import Guard
 from client.home import Home
 from client.process import Child
 from crosskd.data.demo import write_demo
-from crosskd.presets import load_recipe
+from crosskd.spec.presets import load_recipe
 
 START_SECONDS = 60.0
 MEGABYTE = 1 << 20

@@ -6,11 +6,11 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.loop import fit
-from crosskd.presets import load_recipe
+from crosskd.spec.config import TrainConfig
+from crosskd.spec.presets import load_recipe
 from crosskd.train import build_parts
 
 RECIPE = "demo_student"  # the lightest step of the demo: it asks for data most often

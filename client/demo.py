@@ -26,9 +26,9 @@ from client.sdk import Client
 from client.signals import on_signals
 from client.tables import failure_lines, number
 from client.watch import clock, follow
-from crosskd.config import ModelConfig
 from crosskd.data.demo import write_demo
-from crosskd.shapes import parameter_count
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.shapes import parameter_count
 from wire.artifacts import BEST_WEIGHTS
 from wire.jobs import Job, Preset
 from wire.reports import CocoMetrics

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import ClientError
-from crosskd.presets import parse_yaml
+from crosskd.spec.presets import parse_yaml
 
 # Where a data folder keeps its two splits: (annotations, images) of training and of validation.
 LAYOUTS = (

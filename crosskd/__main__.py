@@ -20,10 +20,10 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from crosskd.config import ExportConfig, ModelConfig, TrainConfig
 from crosskd.engine.launch import leaving_at_once
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
-from crosskd.presets import load_recipe, parse_yaml, recipe_names
+from crosskd.spec.config import ExportConfig, ModelConfig, TrainConfig
+from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 

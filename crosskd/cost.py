@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from crosskd.config import AugmentConfig
 from crosskd.data.transforms import Sample, collate, padded, validation_edge
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.spec.config import AugmentConfig
 from crosskd.structures import Size
 
 WARM_UP = 1  # runs that are not counted: the first allocates, and chooses its kernels

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from crosskd.average_precision import Found, average_precision
-from crosskd.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.convert.load import load_weights
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
 from crosskd.data.loader import build_loader
@@ -25,6 +24,7 @@ from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
 from crosskd.engine.weights import FORMAT, class_names, read_header
 from crosskd.errors import ConfigError, Interrupted, WeightsError
+from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
 _MEND = "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import torch
 
-from crosskd.config import ExportConfig
 from crosskd.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import recorded_scale
@@ -28,7 +27,8 @@ from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.finished import Description, Finished, describe, load
 from crosskd.onnx_check import Check, Graph, compare, raw_batch
 from crosskd.onnx_graph import Pipeline, write_graph
-from crosskd.sections.jobs import unexportable
+from crosskd.spec.config import ExportConfig
+from crosskd.spec.finished import unexportable
 from crosskd.structures import Size
 
 log = logging.getLogger(__name__)

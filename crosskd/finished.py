@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from crosskd.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, ModelConfig, ScaleConfig
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.weights import class_names, read_header
 from crosskd.errors import ConfigError, WeightsError
-from crosskd.sections.jobs import scale_of, with_postprocess
+from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, ModelConfig, ScaleConfig
+from crosskd.spec.finished import scale_of, with_postprocess
 
 
 @dataclass(frozen=True)

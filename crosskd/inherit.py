@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
-from crosskd.config import ModelConfig
 from crosskd.detectors.detector import Detector
+from crosskd.spec.config import ModelConfig
 
 log = logging.getLogger(__name__)
 

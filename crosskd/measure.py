@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from crosskd.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.cost import cost_of, evaluation_size
 from crosskd.data.annotations import read_classes
 from crosskd.data.loader import Loader, build_loader
@@ -26,6 +25,7 @@ from crosskd.engine.results import size_of, versions
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluate import evaluate
 from crosskd.finished import Finished, describe, load
+from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.structures import Batch, Evaluation
 
 log = logging.getLogger(__name__)

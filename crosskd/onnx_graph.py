@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
-from crosskd.config import PostprocessConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import flatten, map_sizes
 from crosskd.engine.files import replacing
 from crosskd.errors import ExportError
 from crosskd.losses import full
+from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Predictions
 
 INPUTS = ("images", "sizes")

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from crosskd.config import TrainConfig
 from crosskd.cost import cost_of, evaluation_size
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
@@ -52,6 +51,7 @@ from crosskd.engine.results import Results, versions
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluate import Measurable, evaluate
 from crosskd.inherit import inherit
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from crosskd.teacher import load_teacher, weights_file
 

@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crosskd import registry
+from crosskd.spec import registry
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "worker", "client", "wire", "crosskd")
@@ -83,7 +84,7 @@ def test_import_contracts_are_kept() -> None:
         ("crosskd/evaluate.py", "import wire.jobs", LAYERS),
         ("crosskd/train.py", "import httpx", "crosskd is a library: it knows no service"),
         ("api/settings.py", "import torch", "the api stays without torch"),
-        ("api/services/jobs.py", "import crosskd.config", "of crosskd, the api sees only the torch-free config"),
+        ("api/services/jobs.py", "import crosskd.losses", "of crosskd, the api and the wire see only the spec"),
         ("worker/run.py", "import sqlalchemy", "the api alone touches SQL and serves HTTP"),
         ("client/tables.py", "import crosskd.train", "the client starts the others as processes"),
         ("wire/jobs.py", "import fastapi", "the wire is plain pydantic"),
@@ -102,6 +103,15 @@ def test_a_planted_import_breaks_its_contract(house: Path, module: str, statemen
         path.write_text(original)
     assert result.returncode == 1, result.stdout + result.stderr
     assert re.search(rf"^{re.escape(contract)}.* BROKEN", result.stdout, re.MULTILINE), result.stdout
+
+
+def test_nothing_of_the_core_is_forgotten_in_its_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = (found for found in contracts if found.get("source_modules") == ["api", "wire"])
+    rooms = {path.stem for path in (ROOT / "crosskd").glob("*.py")} | {
+        path.parent.name for path in (ROOT / "crosskd").glob("*/*.py")
+    }
+    assert set(contract["forbidden_modules"]) == {f"crosskd.{room}" for room in rooms - {"__init__", "spec", "errors"}}
 
 
 def test_a_new_module_needs_a_layer(house: Path) -> None:
@@ -145,8 +155,8 @@ def loaded_by(module: str, home: Path) -> set[str]:
         "worker.settings",
         "client.cli",
         "client.sdk",
-        "crosskd.config",
-        "crosskd.shapes",
+        "crosskd.spec.config",
+        "crosskd.spec.shapes",
     ],
 )
 def test_a_fresh_interpreter_stays_free_of_torch(module: str, tmp_path: Path) -> None:
@@ -275,7 +285,13 @@ ROOMS = (
     *("api/queue.py", "api/relay.py", "api/storage.py", "api/routes", "api/services", "wire/jobs.py"),
     *("worker/app.py", "worker/tasks.py", "worker/run.py", "worker/settings.py", "worker/client.py"),
     *("worker/reporter.py", "client/sdk.py", "client/cli.py", "client/local.py", "client/demo.py"),
-    *("crosskd/__main__.py", "crosskd/config.py", "crosskd/registry.py", "crosskd/errors.py", "crosskd/train.py"),
+    *(
+        "crosskd/__main__.py",
+        "crosskd/spec/config.py",
+        "crosskd/spec/registry.py",
+        "crosskd/errors.py",
+        "crosskd/train.py",
+    ),
     *("crosskd/structures.py", "crosskd/evaluate.py", "crosskd/losses.py", "crosskd/backbones", "crosskd/boxes"),
     *("crosskd/detectors/detector.py", "crosskd/detectors/fpn.py", "crosskd/detectors/head.py"),
     *("crosskd/detectors/gfl.py", "crosskd/distill/distiller.py", "crosskd/distill/crosskd.py"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
-from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from wire.errors import Text
 from wire.scalars import Count, Number
 from wire.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY

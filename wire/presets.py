@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crosskd.presets import load_recipe, recipe_titles
+from crosskd.spec.presets import load_recipe, recipe_titles
 from wire.jobs import Preset
 
 

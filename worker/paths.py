@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crosskd.config import EvaluateConfig, ExportConfig, FileRef, Knobs, ModelConfig, TrainConfig
 from crosskd.errors import ConfigError
+from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, Knobs, ModelConfig, TrainConfig
 
 
 def _paths(config: Knobs) -> Iterator[tuple[str, str]]:

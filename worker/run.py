@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from crosskd.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from crosskd.engine.launch import divert_output, launcher, leaving_at_once
 from crosskd.errors import CrossKDError, Interrupted, RankLost
+from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from wire import process_log, tracing
 from wire.jobs import SPECS
 from wire.reports import Claim

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from crosskd.spec.config import DistillConfig, ModelConfig
+from crosskd.spec.pairing import settle
 from wire.errors import Fault
-from wire.spec import DistillConfig, ModelConfig, settle
 
 
 def join(student: ModelConfig, teacher: ModelConfig, distill: DistillConfig, faults: list[Fault]) -> dict[str, Any]:

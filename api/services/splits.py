@@ -9,8 +9,8 @@ from api.database import Database
 from api.services import datasets
 from api.services.roots import PathRefused, locate_file, locate_folder
 from api.settings import Settings
+from crosskd.spec.config import CocoSplit
 from wire.errors import Fault
-from wire.spec import CocoSplit
 
 LISTED = 10  # class names that a fault spells out
 

@@ -17,17 +17,10 @@ from api.database import Database
 from api.models import ID, Artifact, Job
 from api.services.roots import PathRefused, locate_file
 from api.services.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
+from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
+from crosskd.spec.finished import scale_of
+from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from wire.errors import Fault
-from wire.spec import (
-    ExpectedShapes,
-    FileRef,
-    JobRef,
-    ModelConfig,
-    ScaleConfig,
-    TeacherConfig,
-    expected_shapes,
-    scale_of,
-)
 
 POINTER = "/spec/teacher"
 LISTED = 10  # tensors that a fault names

@@ -19,10 +19,7 @@ from api.services.roots import PathRefused, locate_file
 from api.services.splits import listed
 from api.services.weights_header import NotSafetensors
 from api.settings import Settings
-from wire.errors import Fault
-from wire.faults import faults as as_faults
-from wire.jobs import JobCreate, Spec
-from wire.spec import (
+from crosskd.spec.config import (
     DataConfig,
     DistillConfig,
     FileRef,
@@ -32,6 +29,9 @@ from wire.spec import (
     TeacherConfig,
     TrainConfig,
 )
+from wire.errors import Fault
+from wire.faults import faults as as_faults
+from wire.jobs import JobCreate, Spec
 
 SectionT = TypeVar("SectionT", bound=Knobs)
 

@@ -17,9 +17,7 @@ from api.services.roots import PathRefused, locate_folder
 from api.services.splits import listed
 from api.services.teachers import Source
 from api.settings import Settings
-from wire.errors import Fault
-from wire.faults import faults as as_faults
-from wire.spec import (
+from crosskd.spec.config import (
     EvaluateConfig,
     ExportConfig,
     FileRef,
@@ -28,10 +26,11 @@ from wire.spec import (
     ModelConfig,
     PostprocessConfig,
     ScaleConfig,
-    expected_shapes,
-    unexportable,
-    with_postprocess,
 )
+from crosskd.spec.finished import unexportable, with_postprocess
+from crosskd.spec.shapes import expected_shapes
+from wire.errors import Fault
+from wire.faults import faults as as_faults
 
 WEIGHTS = "/spec/weights"
 

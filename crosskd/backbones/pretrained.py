@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from crosskd import registry
-from crosskd.config import BackboneConfig, FileRef
 from crosskd.errors import WeightsError
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig, FileRef
 from crosskd.tensorfile import check_shapes, read_tensors
 
 POINTER = "/student/backbone/init"

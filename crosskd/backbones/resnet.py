@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from crosskd import registry
 from crosskd.backbones import pretrained
 from crosskd.backbones.staged import Staged
-from crosskd.config import BackboneConfig
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 
 STAGES = 4
 

@@ -8,9 +8,9 @@ from typing import Self
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from crosskd import registry
-from crosskd.config import BackboneConfig
 from crosskd.errors import ConfigError
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 
 STRIDE = 32  # of C5
 

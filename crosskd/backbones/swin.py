@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.swin_transformer import SwinTransformer
 
-from crosskd import registry
 from crosskd.backbones import pretrained
 from crosskd.backbones.staged import Staged
-from crosskd.config import BackboneConfig
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 
 PATCH = 4
 WINDOW = 7

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crosskd import registry
 from crosskd.backbones import pretrained
 from crosskd.backbones.staged import Staged
-from crosskd.config import BackboneConfig, FileRef
 from crosskd.errors import ConfigError
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig, FileRef
 from crosskd.tensorfile import read_tensors
 
 

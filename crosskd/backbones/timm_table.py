@@ -18,8 +18,8 @@ from typing import Any
 import timm
 import torch
 
-from crosskd import registry
 from crosskd.backbones.timm_features import build, run
+from crosskd.spec import registry
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crosskd.config import ModelConfig
 from crosskd.convert.formats import PROJECTS, Format, from_native, require_readable, their_name, to_native
 from crosskd.convert.hints import hints
 from crosskd.convert.load import COUNTER, listed
@@ -21,6 +20,7 @@ from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.files import replacing
 from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, WeightsError
+from crosskd.spec.config import ModelConfig
 from crosskd.tensorfile import check_shapes
 
 SAFETENSORS = ".safetensors"

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from crosskd.config import ModelConfig
 from crosskd.convert import mmdet, torchvision
 from crosskd.errors import WeightsError
+from crosskd.spec.config import ModelConfig
 
 Format = Literal["native", "mmdet", "torchvision"]
 PROJECTS: dict[Format, str] = {"native": "this project", "mmdet": "MMDetection", "torchvision": "torchvision"}

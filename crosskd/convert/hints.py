@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from crosskd.config import ModelConfig
 from crosskd.convert.formats import PROJECTS, Format
+from crosskd.spec.config import ModelConfig
 
 
 def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:

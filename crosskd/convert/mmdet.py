@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import ModelConfig
 from crosskd.convert import swin
 from crosskd.convert.names import AFFINE, OURS, RESNET, THEIRS, Pairs, translate
 from crosskd.errors import WeightsError
+from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
 
 _COMMON: Pairs = [
     *((rf"backbone\.{part}", rf"backbone\.{part}") for part in RESNET),

@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import ModelConfig
 from crosskd.convert import mmdet, torchvision
 from crosskd.convert.formats import our_name
 from crosskd.convert.source import Source
 from crosskd.errors import ConfigError
+from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
 EPS_FREE = "eeacb38b"  # begins the sha256, and ends the name, of the RetinaNet that torchvision loads with `eps` 0

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import ModelConfig
 from crosskd.convert.names import AFFINE, OURS, RESNET, THEIRS, Pairs, translate
-from crosskd.sections.model import PYRAMID
+from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.model import PYRAMID
 
 COUNTER = ".num_batches_tracked"
 # What of a model their classes are built with, or cannot have otherwise. `recognise` starts from it.

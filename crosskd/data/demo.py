@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from crosskd.config import CocoSplit, DataConfig
 from crosskd.errors import ConfigError
+from crosskd.spec.config import CocoSplit, DataConfig
 
 GLYPHS = "ABEFGHKRS4"  # no two of them are turns of each other
 SMALLEST, LARGEST = 10, 56  # pixels of a glyph's longer side

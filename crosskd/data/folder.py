@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crosskd.config import AugmentConfig
 from crosskd.data.coco import Example
 from crosskd.data.images import BROKEN, FORMATS, ImageFolder
 from crosskd.data.transforms import Sample, validation_sample
 from crosskd.errors import DataError
+from crosskd.spec.config import AugmentConfig
 
 log = logging.getLogger(__name__)
 

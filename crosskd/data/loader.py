@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crosskd.config import LoaderConfig, PixelConfig, TrainConfig
 from crosskd.data.coco import CocoDataset
 from crosskd.data.fields import Findings
 from crosskd.data.parcel import Parcel
@@ -31,6 +30,7 @@ from crosskd.data.transforms import (
     validation_sample,
 )
 from crosskd.errors import CrossKDError, DataError
+from crosskd.spec.config import LoaderConfig, PixelConfig, TrainConfig
 from crosskd.structures import Batch
 
 log = logging.getLogger(__name__)

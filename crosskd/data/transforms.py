@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from crosskd.config import AugmentConfig, PixelConfig
 from crosskd.data.coco import Example
+from crosskd.spec.config import AugmentConfig, PixelConfig
 from crosskd.structures import Batch, Size, Targets
 
 _SCALE = ("val_short_edge", "long_edge", "pad_to")

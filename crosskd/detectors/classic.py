@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.coding import centerness
 from crosskd.boxes.ops import overlap_loss
-from crosskd.config import LossConfig
 from crosskd.detectors.head import DenseHead, flatten, map_sizes
 from crosskd.detectors.positives import Positives
 from crosskd.losses import EPSILON, focal_background, focal_object, level_sums
+from crosskd.spec.config import LossConfig
 from crosskd.structures import Assignment, Losses, Predictions
 
 

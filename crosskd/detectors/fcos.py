@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_points import points_in_boxes
 from crosskd.boxes.coding import decode_distances
-from crosskd.config import ModelConfig
 from crosskd.detectors.classic import centerness_losses, centerness_target
 from crosskd.detectors.head import DenseHead
 from crosskd.losses import EPSILON, full, rank_mean
+from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
 REFERENCE_FLOOR = 1e-6  # of the summed centerness, in the reference

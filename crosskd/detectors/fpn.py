@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.config import NeckConfig
 from crosskd.losses import full
+from crosskd.spec.config import NeckConfig
 
 LATERAL = 3  # C3, C4, C5
 

@@ -11,11 +11,11 @@ from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import giou, iou
-from crosskd.config import ModelConfig
 from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.detectors.positives import Positives
 from crosskd.losses import EPSILON, bins_divergence, distribution_focal, level_sums, quality_focal, rank_mean
-from crosskd.registry import BoxMimic
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.registry import BoxMimic
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
 SIDES = 4

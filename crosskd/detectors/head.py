@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd import registry
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import overlap_loss
-from crosskd.config import HeadConfig, ModelConfig, PostprocessConfig
 from crosskd.detectors.select import select
 from crosskd.losses import full, rank_mean
-from crosskd.registry import BoxMimic
+from crosskd.spec import registry
+from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
+from crosskd.spec.registry import BoxMimic
 from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
 
 PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest

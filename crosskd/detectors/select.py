@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.ops import clip, suppress
-from crosskd.config import PostprocessConfig
 from crosskd.losses import full
+from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Detections, Predictions, Size
 
 if TYPE_CHECKING:

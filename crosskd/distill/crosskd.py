@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crosskd.config import CrossKDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import DenseHead
 from crosskd.distill.mimic import mimic
 from crosskd.distill.statistics import restat
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import CrossKDConfig
 from crosskd.structures import Held, Losses, Predictions
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crosskd.config import CWDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import CWDConfig
 from crosskd.structures import Losses
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from crosskd.config import DirectConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.mimic import mimic
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import DirectConfig
 from crosskd.structures import Losses
 
 

@@ -9,14 +9,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from crosskd import registry
-from crosskd.config import DistillConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import map_sizes
 from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term, View
 from crosskd.errors import ConfigError
-from crosskd.pairing import require_pair, same_anchors
+from crosskd.spec import registry
+from crosskd.spec.config import DistillConfig
+from crosskd.spec.pairing import require_pair, same_anchors
 from crosskd.structures import Assignment, Losses, Size, Targets
 
 

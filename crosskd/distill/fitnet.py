@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from crosskd.config import FitNetConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, pairs
 from crosskd.distill.statistics import overall_mean
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import FitNetConfig
 from crosskd.structures import Losses
 
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.valuable import valuable_region
-from crosskd.config import LDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.gfl import GFL, SIDES
 from crosskd.detectors.head import map_sizes
 from crosskd.distill.features import image_mean
 from crosskd.distill.term import Step, Term
 from crosskd.losses import bins_divergence, level_sums
+from crosskd.spec.config import LDConfig
 from crosskd.structures import Assignment, Losses
 
 IMAGES = 2  # of a rank's batch in the published runs, over which their losses are sums

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from crosskd.config import MGDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import MGDConfig
 from crosskd.structures import Losses
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crosskd.config import MimicConfig
 from crosskd.detectors.head import DenseHead, flatten
 from crosskd.losses import EPSILON, level_sums, quality_focal, rank_own
-from crosskd.registry import BoxMimic
+from crosskd.spec.config import MimicConfig
+from crosskd.spec.registry import BoxMimic
 from crosskd.structures import Assignment, Losses, Predictions
 
 SIDES = 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from crosskd.config import PKDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.statistics import normalise, overall_mean
 from crosskd.distill.term import Step, Term
+from crosskd.spec.config import PKDConfig
 from crosskd.structures import Losses
 
 

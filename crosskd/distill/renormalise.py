@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosskd.config import PixelConfig, PostprocessConfig
 from crosskd.detectors.detector import Detector
+from crosskd.spec.config import PixelConfig, PostprocessConfig
 from crosskd.structures import Detections, Size
 
 

@@ -38,7 +38,7 @@ class Term(nn.Module, ABC):
     """A distillation method: from a step to its losses.
 
     Registered by name, and made as `Term(knobs, student, teacher)` from its section of the configuration and the two
-    detectors, which `crosskd.pairing` has found to fit. A term keeps neither of them. What it learns itself
+    detectors, which `crosskd.spec.pairing` has found to fit. A term keeps neither of them. What it learns itself
     (adapters between widths) is trained and checkpointed with the student, and left behind at the end.
     """
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.engine.files import remove_leftovers, replacing, write_text
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
+from crosskd.spec.config import TrainConfig
 from crosskd.tensorfile import read_pytorch
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from crosskd import ranks
-from crosskd.config import TrainConfig
 from crosskd.engine.device import choose_device
 from crosskd.engine.launch import meeting_point
 from crosskd.errors import ConfigError, RankLost
+from crosskd.spec.config import TrainConfig
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from crosskd.config import EMAConfig
+from crosskd.spec.config import EMAConfig
 
 M = TypeVar("M", bound=nn.Module)
 

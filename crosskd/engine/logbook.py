@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-from crosskd import registry
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.spec import registry
 from crosskd.structures import Evaluation
 
 log = logging.getLogger("crosskd.train")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from crosskd.config import OptimizerConfig, ScheduleConfig
+from crosskd.spec.config import OptimizerConfig, ScheduleConfig
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 

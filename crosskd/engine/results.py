@@ -13,10 +13,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from crosskd.config import EvaluationConfig, ModelConfig
 from crosskd.engine import distributed
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.weights import write_weights
+from crosskd.spec.config import EvaluationConfig, ModelConfig
 from crosskd.structures import Evaluation
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from crosskd.config import ModelConfig
-from crosskd.shapes import expected_shapes
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.shapes import expected_shapes
 
 TINY = {"backbone": {"name": "resnet_tiny", "width": 8}, "neck": {"channels": 32}, "head": {"channels": 32, "depth": 2}}
 CLASSES = ["ring", "square"]

@@ -15,8 +15,8 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
-from crosskd.config import ModelConfig
-from crosskd.shapes import expected_shapes
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.shapes import expected_shapes
 from tests.api.conftest import Worker
 from tests.api.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.api.test_downloads import upload
@@ -298,10 +298,10 @@ def test_pairs_that_can(resolve: Post, root: Path, student: dict[str, Any], dist
 
 def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     """A dry run that passes builds in the core, with weights that load."""
-    from crosskd.config import TrainConfig
     from crosskd.convert.load import load_weights
     from crosskd.detectors.detector import build_detector
     from crosskd.distill.distiller import build_distiller
+    from crosskd.spec.config import TrainConfig
 
     path = write_weights(root / "t.safetensors")
     answer = resolve("distill", student=TINY, teacher={"weights": {"file": str(path)}})

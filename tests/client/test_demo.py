@@ -9,7 +9,7 @@ from rich.console import Console
 
 from client import demo, specs
 from client.demo import DemoFailed, Row
-from crosskd.presets import load_recipe
+from crosskd.spec.presets import load_recipe
 from tests.client.conftest import EVALUATION, Service
 from tests.client.test_process import until
 from wire.jobs import JobCreate, Preset

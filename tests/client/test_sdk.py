@@ -13,7 +13,7 @@ from client import sdk
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.parts import HOST, free_port
 from client.sdk import Client
-from crosskd.config import TrainConfig
+from crosskd.spec.config import TrainConfig
 from tests.api.conftest import Worker, write_spec
 from tests.api.test_curves import report
 from tests.client.conftest import Service, serve

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from crosskd.config import DataConfig
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector
 from crosskd.engine.weights import write_weights
+from crosskd.spec.config import DataConfig
 from tests.crosskd import small
 
 CLASSES = ["A", "B", "E"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosskd.config import BackboneConfig, HeadConfig, ModelConfig, NeckConfig
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.spec.config import BackboneConfig, HeadConfig, ModelConfig, NeckConfig
 from crosskd.structures import Targets
 
 CLASSES = 3

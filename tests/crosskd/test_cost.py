@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from crosskd.config import AugmentConfig
 from crosskd.cost import cost_of, evaluation_size, flops, median_milliseconds
+from crosskd.spec.config import AugmentConfig
 from tests.crosskd import small
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.checkpoint import list_checkpoints
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from crosskd.train import train
 from tests.crosskd.trainings import CLASSES, Died, Story, digest

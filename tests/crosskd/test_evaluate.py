@@ -13,7 +13,6 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from crosskd.average_precision import METRICS, Found, average_precision
-from crosskd.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.data.annotations import read_annotations
 from crosskd.data.loader import build_loader
 from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
@@ -22,6 +21,7 @@ from crosskd.detectors.head import DenseHead
 from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, DataError, WeightsError
 from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
+from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
 from tests.crosskd import small
 from tests.crosskd.data.files import config, content, many, write

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from crosskd.config import TrainConfig
 from crosskd.data.loader import Loader, build_loader
 from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.errors import Interrupted
 from crosskd.evaluate import evaluate
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Detections, Evaluation
 from tests.crosskd.data.files import config, many, write
 from tests.crosskd.ranks import on_ranks

@@ -10,11 +10,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from crosskd.config import ModelConfig, TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.weights import write_weights
 from crosskd.inherit import inherit
+from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.train import build_parts, train
 
 CLASSES = 3

@@ -16,13 +16,13 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
-from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.engine.weights import write_weights
 from crosskd.errors import Interrupted
 from crosskd.evaluate import evaluate_weights
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from tests.crosskd import small
 

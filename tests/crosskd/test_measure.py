@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
-from crosskd.config import (
+from crosskd.data.folder import read_samples
+from crosskd.data.transforms import collate
+from crosskd.engine.callbacks import Callback, Run
+from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
+from crosskd.evaluate import evaluate_weights
+from crosskd.measure import measure
+from crosskd.spec.config import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
@@ -20,12 +26,6 @@ from crosskd.config import (
     TeacherConfig,
     TrainConfig,
 )
-from crosskd.data.folder import read_samples
-from crosskd.data.transforms import collate
-from crosskd.engine.callbacks import Callback, Run
-from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
-from crosskd.evaluate import evaluate_weights
-from crosskd.measure import measure
 from crosskd.structures import Evaluation
 from crosskd.teacher import load_teacher
 from tests.crosskd import small

@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 
-from crosskd.config import AugmentConfig, PostprocessConfig
 from crosskd.data.demo import write_demo
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import Sample, collate
@@ -18,6 +17,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
 from crosskd.onnx_check import Graph, raw_batch
 from crosskd.onnx_graph import NOBODY, Pipeline, write_graph
+from crosskd.spec.config import AugmentConfig, PostprocessConfig
 from crosskd.structures import Detections
 from tests.crosskd import small
 

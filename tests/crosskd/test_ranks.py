@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from crosskd import ranks
-from crosskd.config import DistillConfig, ModelConfig
 from crosskd.detectors.detector import build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.statistics import moments, overall_mean, restat
 from crosskd.engine import distributed
 from crosskd.engine.parallel import parallel
 from crosskd.losses import rank_mean, rank_own, rank_share
+from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.structures import Targets
 from tests.crosskd import small
 from tests.crosskd.ranks import on_ranks

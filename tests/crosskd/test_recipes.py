@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.engine.optim import build_optimizer
 from crosskd.errors import ConfigError
-from crosskd.pairing import settle
-from crosskd.presets import load_recipe, recipe_names, recipe_text, recipe_titles
+from crosskd.spec.config import TrainConfig
+from crosskd.spec.pairing import settle
+from crosskd.spec.presets import load_recipe, recipe_names, recipe_text, recipe_titles
 from tests.crosskd.published import RATES, ROWS, TOTALS
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
@@ -136,5 +136,5 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 
 
 def test_recipes_are_read_without_torch() -> None:
-    code = "import sys, crosskd.presets as p; p.recipe_titles(); sys.exit('torch' in sys.modules)"
+    code = "import sys, crosskd.spec.presets as p; p.recipe_titles(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

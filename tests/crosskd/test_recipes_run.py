@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from crosskd.__main__ import app
-from crosskd.config import ModelConfig, TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import build_detector
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.weights import read_weights
-from crosskd.presets import load_recipe
+from crosskd.spec.config import ModelConfig, TrainConfig
+from crosskd.spec.presets import load_recipe
 from crosskd.train import train
 from tests.crosskd.published import ROWS
 

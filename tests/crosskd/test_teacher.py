@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError
+from crosskd.spec.config import TrainConfig
 from crosskd.teacher import load_teacher
 from tests.crosskd import small
 

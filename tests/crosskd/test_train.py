@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import ModelConfig, TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Run
 from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkpoint
 from crosskd.engine.weights import read_weights, write_weights
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
-from crosskd.shapes import parameter_count
+from crosskd.spec.config import ModelConfig, TrainConfig
+from crosskd.spec.shapes import parameter_count
 from crosskd.train import train
 from tests.crosskd.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 
 CLASSES = ["A", "B", "E"]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig, PKDConfig, PostprocessConfig
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig, PKDConfig, PostprocessConfig
 from crosskd.structures import Targets
 from tests.oracle import weight_rule
 

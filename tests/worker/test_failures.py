@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from crosskd import errors
-from crosskd.config import TrainConfig
+from crosskd.spec.config import TrainConfig
 from worker.failures import describe, invalid_spec
 
 SPEC = {"data": {"train": {"annotations": "a.json"}}, "student": {"strides": [8, 16]}, "a/b": {"~": 1}}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from crosskd.config import EvaluateConfig, ExportConfig, TrainConfig
 from crosskd.errors import ConfigError
+from crosskd.spec.config import EvaluateConfig, ExportConfig, TrainConfig
 from worker.paths import check_paths
 
 

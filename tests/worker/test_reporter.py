@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Run, TrainResult
 from crosskd.engine.checkpoint import digest_path, file_digest
 from crosskd.engine.curves import write_curves
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault
 from tests.worker.stack import spec

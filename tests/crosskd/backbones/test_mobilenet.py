@@ -9,8 +9,8 @@ from torchvision.models import mobilenetv2
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from crosskd.backbones.mobilenet import MobileNetV2
-from crosskd.config import BackboneConfig
 from crosskd.errors import ConfigError
+from crosskd.spec.config import BackboneConfig
 
 STAGES = [range(1), range(1, 4), range(4, 7), range(7, 14), range(14, 18)]  # places in `features`
 

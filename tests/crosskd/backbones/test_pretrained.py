@@ -15,11 +15,11 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import resnet18
 from torchvision.models.swin_transformer import SwinTransformer
 
-from crosskd import registry
 from crosskd.backbones import pretrained
 from crosskd.backbones.resnet import ResNet
-from crosskd.config import BackboneConfig
 from crosskd.errors import WeightsError
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 
 SWIN = {"patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
 OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from crosskd.backbones.resnet import ResNet
-from crosskd.config import BackboneConfig
 from crosskd.errors import ConfigError
+from crosskd.spec.config import BackboneConfig
 
 LAYERS = ["layer1", "layer2", "layer3", "layer4"]
 LEAVES = ("weight", "bias")

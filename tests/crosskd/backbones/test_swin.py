@@ -10,8 +10,8 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.ops import StochasticDepth
 
 from crosskd.backbones.swin import Swin
-from crosskd.config import BackboneConfig
 from crosskd.engine.random_state import random_state, restore_random_state
+from crosskd.spec.config import BackboneConfig
 
 ENDS = ["features.1", "features.3", "features.5", "features.7"]
 

@@ -13,10 +13,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from crosskd import registry
 from crosskd.backbones.timm_features import TimmFeatures
-from crosskd.config import BackboneConfig
 from crosskd.errors import ConfigError, WeightsError
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 from tests.crosskd import small
 
 # One for each kind of extractor that timm has, one with the channels last, one without batch norm.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import timm
 
-from crosskd import registry
 from crosskd.backbones.timm_table import STRIDES, Unsuitable, describe, table, text
+from crosskd.spec import registry
 
 CONTENT: dict[str, Any] = json.loads(registry.TIMM_TABLE.read_text())
 MODELS: dict[str, dict[str, Any]] = CONTENT["models"]

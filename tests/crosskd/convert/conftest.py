@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from crosskd.engine.weights import write_weights
+from crosskd.spec.config import TrainConfig
 from crosskd.train import train
 from tests.crosskd import small
 

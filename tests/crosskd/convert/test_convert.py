@@ -14,7 +14,6 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
-from crosskd.config import ModelConfig
 from crosskd.convert.classes import coco_classes, parse_classes
 from crosskd.convert.convert import prepare
 from crosskd.convert.formats import Format, from_native
@@ -24,7 +23,8 @@ from crosskd.convert.source import Source, read_source
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.weights import read_weights, write_weights
 from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
-from crosskd.registry import DETECTORS
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.registry import DETECTORS
 from tests.crosskd import small
 from tests.crosskd.convert.test_mmdet import KEYS, shapes
 

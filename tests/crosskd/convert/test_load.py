@@ -17,7 +17,7 @@ from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector
 from crosskd.engine.weights import write_weights
 from crosskd.errors import WeightsError
-from crosskd.registry import DETECTORS
+from crosskd.spec.registry import DETECTORS
 from tests.crosskd import small
 
 # The mildest model of each; torchvision has two of the detectors, and only as it builds them.

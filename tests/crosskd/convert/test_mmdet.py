@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from crosskd.config import ModelConfig
 from crosskd.convert.mmdet import from_mmdet, obstacles, to_mmdet
 from crosskd.errors import WeightsError
-from crosskd.registry import DETECTORS
-from crosskd.shapes import expected_shapes
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.registry import DETECTORS
+from crosskd.spec.shapes import expected_shapes
 
 KEYS: dict[str, dict[str, list[int]]] = json.loads(
     (Path(__file__).parents[2] / "data/oracle/state_dict_keys.json").read_text()

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.swin_transformer import PatchMerging
 
-from crosskd.config import BackboneConfig, ModelConfig
 from crosskd.convert.formats import from_native, to_native
 from crosskd.convert.swin import from_mmdet, to_mmdet
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.spec.config import BackboneConfig, ModelConfig
 
 CHANNELS = 6
 

@@ -17,7 +17,6 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crosskd.boxes.anchors import cell_points, octave_anchors
-from crosskd.config import ModelConfig
 from crosskd.convert.convert import prepare
 from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE, recognise
@@ -25,6 +24,7 @@ from crosskd.convert.source import read_source
 from crosskd.convert.torchvision import from_torchvision, obstacles, to_torchvision
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import WeightsError
+from crosskd.spec.config import ModelConfig
 
 CLASSES = ["a", "b", "c", "d", "e"]
 SIZE = (160, 224)  # no multiple of P7's stride, so that torchvision's cells do not lie a stride apart

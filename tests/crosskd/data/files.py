@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crosskd.config import TrainConfig
+from crosskd.spec.config import TrainConfig
 
 
 def content(**changes: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from crosskd.config import TrainConfig
 from crosskd.data.cache import ImageCache
 from crosskd.data.loader import Loader, build_loader
 from crosskd.errors import DataError
+from crosskd.spec.config import TrainConfig
 from tests.crosskd.data.files import config, many, noise, write
 
 SIZES = [(640, 480)] * 4 + [(480, 640)] * 2

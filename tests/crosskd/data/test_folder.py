@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosskd.config import AugmentConfig
 from crosskd.data.folder import read_samples
 from crosskd.errors import DataError
+from crosskd.spec.config import AugmentConfig
 
 AUGMENT = AugmentConfig(short_edges=[32], long_edge=64)
 

@@ -220,7 +220,7 @@ def test_a_killed_worker_is_a_clear_error(folder):
 
 SCRIPT = """
 import os, sys, time
-from crosskd.config import TrainConfig
+from crosskd.spec.config import TrainConfig
 from crosskd.data.loader import build_loader
 
 if __name__ == "__main__":

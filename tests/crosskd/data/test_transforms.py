@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from crosskd.config import AugmentConfig, PixelConfig
 from crosskd.data.coco import Example
 from crosskd.data.transforms import collate, fitted, padded, training_sample, validation_sample
 from crosskd.evaluate import original_boxes
+from crosskd.spec.config import AugmentConfig, PixelConfig
 from tests.crosskd.data.files import noise
 
 PLAIN = PixelConfig(mean=(0, 0, 0), std=(1, 1, 1))

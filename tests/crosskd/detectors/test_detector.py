@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosskd.config import NeckConfig
 from crosskd.detectors.detector import build_detector
 from crosskd.detectors.fpn import FPN
 from crosskd.errors import ConfigError
-from crosskd.registry import BACKBONES, lookup
+from crosskd.spec.config import NeckConfig
+from crosskd.spec.registry import BACKBONES, lookup
 from tests.crosskd import small
 
 

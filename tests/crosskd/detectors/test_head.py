@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosskd.config import HeadConfig, PostprocessConfig
 from crosskd.detectors.head import Tower, flatten
+from crosskd.spec.config import HeadConfig, PostprocessConfig
 from crosskd.structures import Predictions
 from tests.crosskd import small
 

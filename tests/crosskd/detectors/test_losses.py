@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from crosskd import registry
 from crosskd.detectors.detector import build_detector
+from crosskd.spec import registry
 from crosskd.structures import Assignment, Targets
 from tests.crosskd import small
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import DistillConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import map_sizes
 from crosskd.distill.term import Step, Term, View
-from crosskd.pairing import require_pair
+from crosskd.spec import registry
+from crosskd.spec.config import DistillConfig
+from crosskd.spec.pairing import require_pair
 from crosskd.structures import Targets
 from tests.crosskd import small
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosskd import registry
-from crosskd.config import DistillConfig
 from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.spec import registry
+from crosskd.spec.config import DistillConfig
 from crosskd.structures import Targets
 from tests.crosskd import small
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import DistillConfig, ModelConfig
 from crosskd.distill.term import Step
 from crosskd.losses import EPSILON
-from crosskd.pairing import same_code, settle
+from crosskd.spec.config import DistillConfig, ModelConfig
+from crosskd.spec.pairing import same_code, settle
 from tests.crosskd import small
 from tests.crosskd.distill import steps
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import DenseHead
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
+from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.structures import Predictions, Targets
 from tests.crosskd import small
 

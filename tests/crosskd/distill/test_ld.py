@@ -8,9 +8,9 @@ import statistics
 import pytest
 import torch
 
-from crosskd.config import DistillConfig
 from crosskd.distill.term import Step
-from crosskd.pairing import settle
+from crosskd.spec.config import DistillConfig
+from crosskd.spec.pairing import settle
 from crosskd.structures import Targets
 from tests.crosskd import small
 from tests.crosskd.distill import steps

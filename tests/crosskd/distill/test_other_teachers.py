@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd import registry
-from crosskd.config import CrossKDConfig, DistillConfig, PixelConfig
 from crosskd.detectors.detector import Detector
 from crosskd.distill.crosskd import CrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.renormalise import Renormalise, Renormalised
 from crosskd.distill.term import Step
 from crosskd.errors import ConfigError
+from crosskd.spec import registry
+from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig
 from tests.crosskd import small
 
 

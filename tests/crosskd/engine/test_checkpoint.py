@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from crosskd.config import TrainConfig
 from crosskd.engine import checkpoint
 from crosskd.engine.checkpoint import (
     digest_path,
@@ -29,6 +28,7 @@ from crosskd.engine.checkpoint import (
 )
 from crosskd.engine.random_state import random_state, restore_random_state, seed_all
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError, CrossKDError
+from crosskd.spec.config import TrainConfig
 from tests.crosskd.engine.toys import full_disk, toy_config
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosskd.config import EMAConfig
 from crosskd.engine.ema import EMA
+from crosskd.spec.config import EMAConfig
 from tests.crosskd.engine.toys import Toy
 
 

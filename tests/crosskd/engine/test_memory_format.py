@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from crosskd.config import CrossKDConfig, DistillConfig
 from crosskd.distill.distiller import build_distiller
 from crosskd.engine.memory_format import to_channels_last
+from crosskd.spec.config import CrossKDConfig, DistillConfig
 from tests.crosskd import small
 
 CPU = torch.device("cpu")

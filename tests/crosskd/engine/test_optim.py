@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from crosskd.config import OptimizerConfig, ScheduleConfig
 from crosskd.engine.optim import Schedule, build_optimizer, match_layout, parameter_groups, set_learning_rate
+from crosskd.spec.config import OptimizerConfig, ScheduleConfig
 
 
 def model() -> nn.Module:

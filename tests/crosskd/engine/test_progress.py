@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Run, TrainResult
 from crosskd.engine.progress import ProgressLine
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from crosskd.config import EvaluationConfig, ModelConfig
 from crosskd.engine.results import Results
+from crosskd.spec.config import EvaluationConfig, ModelConfig
 from crosskd.structures import Curves, Evaluation
 
 

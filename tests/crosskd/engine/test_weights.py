@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosskd.config import ModelConfig
 from crosskd.engine.weights import read_header, read_weights, write_weights
 from crosskd.errors import CrossKDError, WeightsError
-from crosskd.shapes import expected_shapes
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.shapes import expected_shapes
 from tests.crosskd import small
 from tests.crosskd.engine.toys import full_disk
 

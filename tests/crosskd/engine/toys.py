@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosskd.config import TrainConfig
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision
 from crosskd.engine.ema import EMA
 from crosskd.engine.loop import Training
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.random_state import seed_all
+from crosskd.spec.config import TrainConfig
 from crosskd.structures import Batch, Losses, Targets
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crosskd.config import BackboneConfig, HeadConfig, TrainConfig
+from crosskd.spec.config import BackboneConfig, HeadConfig, TrainConfig
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
 WHOLE: dict[str, Any] = TrainConfig.model_validate(

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
 
-from crosskd import registry
-from crosskd.sections.backbone import BackboneConfig
-from crosskd.sections.knobs import Channels, Knobs, Probability, Weight
-from crosskd.sections.names import DetectorName
+from crosskd.spec import registry
+from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.knobs import Channels, Knobs, Probability, Weight
+from crosskd.spec.names import DetectorName
 
 PYRAMID = [8, 16, 32, 64, 128]
 GROUPS = 32  # of a group norm, as published

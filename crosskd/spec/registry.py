@@ -45,7 +45,7 @@ class Backbone:
     batch_norm: bool = True  # whether it may have batch norm
     drop_path: float = 0.0  # by default; 0: it has none
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
-    parameters: int = 0  # timm: how many; others are counted by `crosskd.shapes`
+    parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
     idle: tuple[str, ...] = ()  # timm: parameters that no map depends on
 
     def channels(self, width: int | None = None) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ class Term:
 
 TIMM = "timm/"  # begins the name of a backbone of the timm package
 TIMM_MAPS = 3  # C3..C5: what nothing reads is not computed, and the norm that some models have on C2 stays away
-TIMM_TABLE = Path(__file__).parent / "backbones" / "timm_models.json"
+TIMM_TABLE = Path(__file__).parents[1] / "backbones" / "timm_models.json"
 
 
 def _resnet(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], width: int = 64) -> Backbone:

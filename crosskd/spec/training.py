@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd.sections.knobs import Knobs, LearningRate, Probability
+from crosskd.spec.knobs import Knobs, LearningRate, Probability
 
 
 class OptimizerConfig(Knobs):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd import registry
-from crosskd.config import ModelConfig
 from crosskd.detectors.detector import build_detector
-from crosskd.shapes import expected_shapes, parameter_count
+from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.shapes import expected_shapes, parameter_count
 
 OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]
 CASES: list[dict[str, Any]] = [
@@ -70,5 +70,5 @@ def test_of_a_timm_backbone_it_tells_the_size_and_leaves_the_names_open(name: st
 
 
 def test_it_needs_neither_torch_nor_timm() -> None:
-    program = "import sys, crosskd.shapes; sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
+    program = "import sys, crosskd.spec.shapes; sys.exit(bool({'torch', 'timm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from crosskd import registry
-from crosskd.config import BackboneConfig
+from crosskd.spec import registry
+from crosskd.spec.config import BackboneConfig
 
 FILE = {"file": "weights.pth"}
 CAFFE = {"name": "resnet50", "style": "caffe"}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from crosskd.sections.knobs import MAX_PIXELS, ClassName, Knobs, PathText, Probability
+from crosskd.spec.knobs import MAX_PIXELS, ClassName, Knobs, PathText, Probability
 
 
 class CocoSplit(Knobs):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crosskd import registry
 from crosskd.errors import ConfigError
-from crosskd.sections.distill import CrossKDConfig, DirectConfig, DistillConfig, MimicConfig
-from crosskd.sections.model import ModelConfig
+from crosskd.spec import registry
+from crosskd.spec.distill import CrossKDConfig, DirectConfig, DistillConfig, MimicConfig
+from crosskd.spec.model import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd import registry
-from crosskd.sections.data import CocoSplit
-from crosskd.sections.knobs import MAX_PIXELS, ClassName, FileRef, JobRef, Knobs, PathText
-from crosskd.sections.model import ModelConfig, PostprocessConfig
+from crosskd.spec import registry
+from crosskd.spec.data import CocoSplit
+from crosskd.spec.knobs import MAX_PIXELS, ClassName, FileRef, JobRef, Knobs, PathText
+from crosskd.spec.model import ModelConfig, PostprocessConfig
 
 Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."

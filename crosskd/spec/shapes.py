@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from crosskd import registry
-from crosskd.config import ModelConfig
+from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 

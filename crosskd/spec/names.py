@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from crosskd import registry
+from crosskd.spec import registry
 
 
 def _known(table: dict[str, Any], kind: str) -> AfterValidator:

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd import registry
-from crosskd.sections.knobs import FileRef, Knobs
-from crosskd.sections.names import BackboneName
+from crosskd.spec import registry
+from crosskd.spec.knobs import FileRef, Knobs
+from crosskd.spec.names import BackboneName
 
 
 class BackboneConfig(Knobs):

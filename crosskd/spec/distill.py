@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from crosskd import registry
-from crosskd.sections.knobs import Knobs, Probability, Weight
+from crosskd.spec import registry
+from crosskd.spec.knobs import Knobs, Probability, Weight
 
 _PUBLISHED = "Default: as published for the teacher's detector."
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from crosskd import registry
-from crosskd.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.errors import ConfigError
-from crosskd.pairing import require_pair, same_anchors, same_code, settle
+from crosskd.spec import registry
+from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
+from crosskd.spec.pairing import require_pair, same_anchors, same_code, settle
 from tests.crosskd import small
 
 

@@ -1,7 +1,7 @@
 """`TrainConfig`: every knob of a training, its bounds and its defaults, written once.
 
-The service stores this very model as a job's `spec`; the command line reads it from YAML. The sections stand in
-`crosskd/sections`. Nothing here imports torch. Names are checked against the closed registry, so no configuration
+The service stores this very model as a job's `spec`; the command line reads it from YAML. The sections stand
+beside it. Nothing here imports torch. Names are checked against the closed registry, so no configuration
 can name code.
 """
 
@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd.sections.backbone import BackboneConfig
-from crosskd.sections.data import AugmentConfig, CocoSplit, DataConfig, LoaderConfig
-from crosskd.sections.distill import (
+from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.data import AugmentConfig, CocoSplit, DataConfig, LoaderConfig
+from crosskd.spec.distill import (
     CrossKDConfig,
     CWDConfig,
     DirectConfig,
@@ -25,10 +25,10 @@ from crosskd.sections.distill import (
     MimicConfig,
     PKDConfig,
 )
-from crosskd.sections.jobs import EvaluateConfig, ExportConfig, MeasuredData, ScaleConfig
-from crosskd.sections.knobs import ClassName, FileRef, JobRef, Knobs
-from crosskd.sections.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
-from crosskd.sections.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
+from crosskd.spec.finished import EvaluateConfig, ExportConfig, MeasuredData, ScaleConfig
+from crosskd.spec.knobs import ClassName, FileRef, JobRef, Knobs
+from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
+from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 VERSION = 1
 
