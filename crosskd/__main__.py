@@ -113,7 +113,7 @@ def convert(
     with _clear_errors():
         from crosskd.convert.classes import parse_classes
         from crosskd.convert.convert import prepare
-        from crosskd.engine.files import write_text
+        from crosskd.weights.files import write_text
 
         known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None

@@ -22,10 +22,10 @@ from crosskd.data.transforms import scale_settings
 from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
-from crosskd.engine.weights import FORMAT, class_names, read_header
 from crosskd.errors import ConfigError, Interrupted, WeightsError
 from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
+from crosskd.weights.ours import FORMAT, class_names, read_header
 
 _MEND = "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
 

@@ -20,7 +20,6 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.device import choose_device, memory_errors, set_threads
-from crosskd.engine.files import write_text
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
@@ -30,6 +29,7 @@ from crosskd.onnx_graph import Pipeline, write_graph
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.finished import unexportable
 from crosskd.structures import Size
+from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 

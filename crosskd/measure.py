@@ -19,7 +19,6 @@ from crosskd.data.loader import Loader, build_loader
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.curves import write_curves
 from crosskd.engine.device import choose_device, memory_errors, set_threads
-from crosskd.engine.files import write_text
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import CrossKDError, WeightsError
@@ -27,6 +26,7 @@ from crosskd.evaluate import evaluate
 from crosskd.finished import Finished, describe, load
 from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.structures import Batch, Evaluation
+from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from torchvision.ops import batched_nms
 
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import flatten, map_sizes
-from crosskd.engine.files import replacing
 from crosskd.errors import ExportError
 from crosskd.losses import full
 from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Predictions
+from crosskd.weights.files import replacing
 
 INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "labels", "counts")

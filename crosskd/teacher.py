@@ -9,10 +9,10 @@ from pathlib import Path
 from crosskd.convert.load import load_weights
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.engine.weights import class_names, read_header
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.pairing import require_pair
+from crosskd.weights.ours import class_names, read_header
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,6 @@ from crosskd.engine.compiled import compile_within, require_compiler
 from crosskd.engine.curves import write_curves
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
-from crosskd.engine.files import write_text
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.loop import Training, fit
 from crosskd.engine.memory_format import to_channels_last
@@ -54,6 +53,7 @@ from crosskd.inherit import inherit
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from crosskd.teacher import load_teacher, weights_file
+from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crosskd.engine.weights import read_weights
+from crosskd.weights.ours import read_weights
 from tests.service import SPEC, Service, processes_of
 from wire.jobs import Job
 

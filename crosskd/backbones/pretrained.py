@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from crosskd.errors import WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig, FileRef
-from crosskd.tensorfile import check_shapes, read_tensors
+from crosskd.weights.tensors import check_shapes, read_tensors
 
 POINTER = "/student/backbone/init"
 

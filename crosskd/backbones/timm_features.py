@@ -13,7 +13,7 @@ from crosskd.backbones.staged import Staged
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig, FileRef
-from crosskd.tensorfile import read_tensors
+from crosskd.weights.tensors import read_tensors
 
 
 class TimmFeatures(Staged):

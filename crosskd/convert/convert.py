@@ -17,11 +17,11 @@ from crosskd.convert.recognise import class_count, recognise
 from crosskd.convert.source import OWN_ENTRY, Source, read_source
 from crosskd.detectors.detector import build_detector
 from crosskd.engine.checkpoint import file_digest
-from crosskd.engine.files import replacing
-from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.tensorfile import check_shapes
+from crosskd.weights.files import replacing
+from crosskd.weights.ours import write_weights
+from crosskd.weights.tensors import check_shapes
 
 SAFETENSORS = ".safetensors"
 

@@ -9,7 +9,7 @@ from crosskd.convert.formats import require_readable, to_native
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
-from crosskd.tensorfile import LISTED, check_finite, check_shapes
+from crosskd.weights.tensors import LISTED, check_finite, check_shapes
 
 COUNTER = "num_batches_tracked"  # only batch norm without momentum reads these; some files leave them out
 

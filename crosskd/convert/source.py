@@ -13,10 +13,10 @@ from torch import Tensor
 from crosskd.convert.formats import Format, format_of
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
-from crosskd.engine.weights import FORMAT, class_names, read_header
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
-from crosskd.tensorfile import read_content, tensors_in
+from crosskd.weights.ours import FORMAT, class_names, read_header
+from crosskd.weights.tensors import read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
 _STUDENT = "student."  # begins the student's names in a checkpoint of a distillation

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from crosskd.engine.files import remove_leftovers, replacing, write_text
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
-from crosskd.tensorfile import read_pytorch
+from crosskd.weights.files import remove_leftovers, replacing, write_text
+from crosskd.weights.tensors import read_pytorch
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.engine.files import write_text
 from crosskd.structures import Curves, Evaluation
+from crosskd.weights.files import write_text
 
 IOUS = ("0.50", "0.75", "0.50:0.95")  # the last: the mean of ten
 DIGITS = 4  # of a precision: a plot shows no more, and a file of 80 classes stays below 200 kB

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from crosskd.engine import distributed
 from crosskd.engine.checkpoint import file_digest
-from crosskd.engine.weights import write_weights
 from crosskd.spec.config import EvaluationConfig, ModelConfig
 from crosskd.structures import Evaluation
+from crosskd.weights.ours import write_weights
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector
-from crosskd.engine.weights import write_weights
 from crosskd.spec.config import DataConfig
+from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 
 CLASSES = ["A", "B", "E"]

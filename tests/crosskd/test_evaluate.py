@@ -18,11 +18,11 @@ from crosskd.data.loader import build_loader
 from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
 from crosskd.detectors.detector import build_detector
 from crosskd.detectors.head import DenseHead
-from crosskd.engine.weights import write_weights
 from crosskd.errors import ConfigError, DataError, WeightsError
 from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
 from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
+from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 from tests.crosskd.data.files import config, content, many, write
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner, Result
 from crosskd.__main__ import app
 from crosskd.data.folder import read_samples
 from crosskd.detectors.detector import build_detector
-from crosskd.engine.weights import write_weights
 from crosskd.errors import CrossKDError, ExportError, Interrupted
 from crosskd.export import export
 from crosskd.onnx_check import Graph, compare
 from crosskd.spec.config import AugmentConfig, DataConfig, ExportConfig
+from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 from tests.crosskd.finished import CLASSES, detector, write_finished, write_images
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.engine.weights import write_weights
 from crosskd.inherit import inherit
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.train import build_parts, train
+from crosskd.weights.ours import write_weights
 
 CLASSES = 3
 NAMES = ["A", "B", "E"]

@@ -19,11 +19,11 @@ from crosskd.__main__ import app
 from crosskd.data.demo import write_demo
 from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
-from crosskd.engine.weights import write_weights
 from crosskd.errors import Interrupted
 from crosskd.evaluate import evaluate_weights
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
+from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 
 # A training on GPUs that ends with an error: it leaves its group behind, whose clean-up waits for the others.

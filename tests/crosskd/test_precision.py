@@ -13,10 +13,10 @@ from torch._dynamo.utils import counters
 from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.engine.compiled import require_compiler
-from crosskd.engine.weights import read_weights
 from crosskd.errors import ConfigError
 from crosskd.spec.config import TrainConfig
 from crosskd.train import train
+from crosskd.weights.ours import read_weights
 from tests.crosskd.trainings import CLASSES, Story, distilled
 from tests.crosskd.trainings import config as training
 

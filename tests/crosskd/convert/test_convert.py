@@ -21,10 +21,10 @@ from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import recognise
 from crosskd.convert.source import Source, read_source
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.engine.weights import read_weights, write_weights
 from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
+from crosskd.weights.ours import read_weights, write_weights
 from tests.crosskd import small
 from tests.crosskd.convert.test_mmdet import KEYS, shapes
 

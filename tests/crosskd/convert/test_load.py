@@ -15,9 +15,9 @@ from torch import Tensor
 from crosskd.convert.formats import from_native
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector
-from crosskd.engine.weights import write_weights
 from crosskd.errors import WeightsError
 from crosskd.spec.registry import DETECTORS
+from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 
 # The mildest model of each; torchvision has two of the detectors, and only as it builds them.

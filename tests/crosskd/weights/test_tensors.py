@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosskd import tensorfile
 from crosskd.engine.checkpoint import checkpoint_name, read_checkpoint, write_checkpoint
 from crosskd.errors import CheckpointCorrupt, WeightsError
-from crosskd.tensorfile import read_tensors
+from crosskd.weights import tensors
+from crosskd.weights.tensors import read_tensors
 
 ZEROS = {"weight": torch.zeros(1_000_000)}
 NOISE = {"weight": torch.rand(1_000)}
@@ -62,7 +62,7 @@ def test_modest_files_are_read(tmp_path: Path, change: Callable[[Path], Path]) -
 
 def test_entries_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(NOISE, tmp_path / "noise.pth")
-    monkeypatch.setattr(tensorfile, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(tensors, "MAX_ENTRIES", 3)
     with pytest.raises(WeightsError, match="entries, and at most 3 are read"):
         read_tensors(tmp_path / "noise.pth")
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crosskd.engine.files import replacing
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
+from crosskd.weights.files import replacing
 
 FORMAT = "crosskd"
 VERSION = "1"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosskd.engine.weights import read_header, read_weights, write_weights
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
+from crosskd.weights.ours import read_header, read_weights, write_weights
 from tests.crosskd import small
 from tests.crosskd.engine.toys import full_disk
 
