@@ -205,7 +205,7 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     from rich.table import Table
 
     from crosskd.engine.device import set_threads
-    from crosskd.evaluate import evaluate_weights
+    from crosskd.evaluation.evaluate import evaluate_weights
 
     set_threads(config.threads)
     evaluation = evaluate_weights(config, weights)
@@ -226,13 +226,13 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
 
 
 def _settings_of(weights: Path) -> dict[str, Any]:
-    from crosskd.evaluate import recorded_settings
+    from crosskd.evaluation.evaluate import recorded_settings
 
     return recorded_settings(weights)
 
 
 def _student_of(weights: Path) -> dict[str, Any]:
-    from crosskd.evaluate import recorded_student
+    from crosskd.evaluation.evaluate import recorded_student
 
     return recorded_student(weights)
 

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import torch
 
-from crosskd.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.callbacks import Callback, Callbacks, Run
@@ -23,6 +22,7 @@ from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
+from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.finished import Description, Finished, describe, load
 from crosskd.onnx_check import Check, Graph, compare, raw_batch
 from crosskd.onnx_graph import Pipeline, write_graph

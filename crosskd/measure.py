@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from crosskd.cost import cost_of, evaluation_size
 from crosskd.data.annotations import read_classes
 from crosskd.data.loader import Loader, build_loader
 from crosskd.engine.callbacks import Callback, Callbacks, Run
-from crosskd.engine.curves import write_curves
 from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import CrossKDError, WeightsError
-from crosskd.evaluate import evaluate
+from crosskd.evaluation.cost import cost_of, evaluation_size
+from crosskd.evaluation.curves import write_curves
+from crosskd.evaluation.evaluate import evaluate
 from crosskd.finished import Finished, describe, load
 from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.structures import Batch, Evaluation

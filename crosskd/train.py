@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from crosskd.cost import cost_of, evaluation_size
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
@@ -37,7 +36,6 @@ from crosskd.engine.checkpoint import (
     write_checkpoint,
 )
 from crosskd.engine.compiled import compile_within, require_compiler
-from crosskd.engine.curves import write_curves
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
 from crosskd.engine.logbook import LogLines, log_file
@@ -48,7 +46,9 @@ from crosskd.engine.parallel import parallel, share_buffers
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.results import Results, versions
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
-from crosskd.evaluate import Measurable, evaluate
+from crosskd.evaluation.cost import cost_of, evaluation_size
+from crosskd.evaluation.curves import write_curves
+from crosskd.evaluation.evaluate import Measurable, evaluate
 from crosskd.inherit import inherit
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation

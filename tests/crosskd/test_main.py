@@ -20,7 +20,7 @@ from crosskd.data.demo import write_demo
 from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.errors import Interrupted
-from crosskd.evaluate import evaluate_weights
+from crosskd.evaluation.evaluate import evaluate_weights
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from crosskd.weights.ours import write_weights
@@ -110,7 +110,7 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
         seen.append(config)
         return evaluate_weights(config, weights)
 
-    monkeypatch.setattr("crosskd.evaluate.evaluate_weights", watch)
+    monkeypatch.setattr("crosskd.evaluation.evaluate.evaluate_weights", watch)
     weights = tmp_path / "run" / "last.safetensors"
     measure = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
     figures = []

@@ -15,7 +15,7 @@ from crosskd.data.folder import read_samples
 from crosskd.data.transforms import collate
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
-from crosskd.evaluate import evaluate_weights
+from crosskd.evaluation.evaluate import evaluate_weights
 from crosskd.measure import measure
 from crosskd.spec.config import (
     AugmentConfig,

@@ -10,7 +10,7 @@ import pytest
 
 from crosskd.engine.callbacks import Run, TrainResult
 from crosskd.engine.checkpoint import digest_path, file_digest
-from crosskd.engine.curves import write_curves
+from crosskd.evaluation.curves import write_curves
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Curves, Evaluation
 from tests.worker.double import Double, Fault

@@ -9,7 +9,7 @@ from PIL import Image
 
 from crosskd.data.coco import Example
 from crosskd.data.transforms import collate, fitted, padded, training_sample, validation_sample
-from crosskd.evaluate import original_boxes
+from crosskd.evaluation.evaluate import original_boxes
 from crosskd.spec.config import AugmentConfig, PixelConfig
 from tests.crosskd.data.files import noise
 

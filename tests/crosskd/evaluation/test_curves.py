@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from crosskd.engine.curves import IOUS, as_json, write_curves
+from crosskd.evaluation.curves import IOUS, as_json, write_curves
 from crosskd.structures import Curves, Evaluation
 
 

@@ -16,7 +16,7 @@ from crosskd.data.loader import Loader, build_loader
 from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.errors import Interrupted
-from crosskd.evaluate import evaluate
+from crosskd.evaluation.evaluate import evaluate
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Detections, Evaluation
 from tests.crosskd.data.files import config, many, write

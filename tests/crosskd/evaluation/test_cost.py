@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from crosskd.cost import cost_of, evaluation_size, flops, median_milliseconds
+from crosskd.evaluation.cost import cost_of, evaluation_size, flops, median_milliseconds
 from crosskd.spec.config import AugmentConfig
 from tests.crosskd import small
 

@@ -12,14 +12,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from crosskd.average_precision import METRICS, Found, average_precision
 from crosskd.data.annotations import read_annotations
 from crosskd.data.loader import build_loader
 from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
 from crosskd.detectors.detector import build_detector
 from crosskd.detectors.head import DenseHead
 from crosskd.errors import ConfigError, DataError, WeightsError
-from crosskd.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
+from crosskd.evaluation.average_precision import METRICS, Found, average_precision
+from crosskd.evaluation.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
 from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
 from crosskd.weights.ours import write_weights

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd.average_precision import Found, average_precision
 from crosskd.convert.load import load_weights
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
 from crosskd.data.loader import build_loader
@@ -23,6 +22,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
 from crosskd.errors import ConfigError, Interrupted, WeightsError
+from crosskd.evaluation.average_precision import Found, average_precision
 from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
 from crosskd.weights.ours import FORMAT, class_names, read_header
