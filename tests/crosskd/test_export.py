@@ -18,7 +18,7 @@ from crosskd.data.folder import read_samples
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import CrossKDError, ExportError, Interrupted
 from crosskd.export import export
-from crosskd.onnx_check import Graph, compare
+from crosskd.onnx.check import Graph, compare
 from crosskd.spec.config import AugmentConfig, DataConfig, ExportConfig
 from crosskd.weights.ours import write_weights
 from tests.crosskd import small

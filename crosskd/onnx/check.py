@@ -16,7 +16,7 @@ from torch import Tensor
 from crosskd.data.transforms import Sample, collate, padded
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
-from crosskd.onnx_graph import INPUTS
+from crosskd.onnx.graph import INPUTS
 from crosskd.structures import Detections
 
 BOX_TOLERANCE = 0.1  # pixels
@@ -24,7 +24,7 @@ SCORE_TOLERANCE = 1e-4
 
 
 class Graph:
-    """A graph that `crosskd.onnx_graph` wrote, on the CPU."""
+    """A graph that `crosskd.onnx.graph` wrote, on the CPU."""
 
     def __init__(self, path: Path, *, threads: int) -> None:
         """Raises `ExportError` where onnxruntime does not take the file."""

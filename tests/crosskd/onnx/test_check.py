@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosskd.onnx_check import Check
+from crosskd.onnx.check import Check
 from crosskd.structures import Detections
 
 THRESHOLD = 0.3

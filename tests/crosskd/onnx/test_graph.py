@@ -15,8 +15,8 @@ from crosskd.data.folder import read_samples
 from crosskd.data.transforms import Sample, collate
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
-from crosskd.onnx_check import Graph, raw_batch
-from crosskd.onnx_graph import NOBODY, Pipeline, write_graph
+from crosskd.onnx.check import Graph, raw_batch
+from crosskd.onnx.graph import NOBODY, Pipeline, write_graph
 from crosskd.spec.config import AugmentConfig, PostprocessConfig
 from crosskd.structures import Detections
 from tests.crosskd import small
