@@ -9,9 +9,9 @@ from pathlib import Path
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.loop import fit
+from crosskd.runs.train import build_parts
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.presets import load_recipe
-from crosskd.train import build_parts
 
 RECIPE = "demo_student"  # the lightest step of the demo: it asks for data most often
 IMAGES = 480  # two ends of an epoch lie within the measured steps

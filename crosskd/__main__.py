@@ -131,7 +131,7 @@ def _student_in(values: dict[str, Any]) -> Any:
 
 def _export(config: ExportConfig, workdir: Path, as_json: bool) -> None:
     try:
-        from crosskd.export import export as run_export
+        from crosskd.runs.export import export as run_export
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnxruntime", "onnxscript"):
             raise
@@ -159,7 +159,7 @@ def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
         _launch(config, workdir, resume)
         return
     from crosskd.engine.progress import ProgressLine
-    from crosskd.train import train as run_training
+    from crosskd.runs.train import train as run_training
 
     console = Console()
     with _stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:

@@ -82,13 +82,13 @@ def test_import_contracts_are_kept() -> None:
         ("client/sdk.py", "import api.models", LAYERS),
         ("wire/jobs.py", "import client.errors", LAYERS),
         ("crosskd/evaluation/evaluate.py", "import wire.jobs", LAYERS),
-        ("crosskd/train.py", "import httpx", "crosskd is a library: it knows no service"),
+        ("crosskd/runs/train.py", "import httpx", "crosskd is a library: it knows no service"),
         ("api/settings.py", "import torch", "the api stays without torch"),
         ("api/services/jobs.py", "import crosskd.losses", "of crosskd, the api and the wire see only the spec"),
         ("worker/run.py", "import sqlalchemy", "the api alone touches SQL and serves HTTP"),
-        ("client/tables.py", "import crosskd.train", "the client starts the others as processes"),
+        ("client/tables.py", "import crosskd.runs.train", "the client starts the others as processes"),
         ("wire/jobs.py", "import fastapi", "the wire is plain pydantic"),
-        ("worker/tasks.py", "import crosskd.train", "celery's process stays free of torch"),
+        ("worker/tasks.py", "import crosskd.runs.train", "celery's process stays free of torch"),
         ("api/models.py", "import api.services.jobs", "api layers"),
         ("crosskd/boxes/ops.py", "import crosskd.detectors.gfl", "crosskd layers"),
     ],
@@ -165,7 +165,7 @@ def test_a_fresh_interpreter_stays_free_of_torch(module: str, tmp_path: Path) ->
 
 def test_training_loads_torch_and_no_service(tmp_path: Path) -> None:
     """Also the proof that the check above would see torch."""
-    loaded = loaded_by("crosskd.train", tmp_path)
+    loaded = loaded_by("crosskd.runs.train", tmp_path)
     assert "torch" in loaded
     assert not loaded & SERVICE
 
@@ -317,7 +317,7 @@ ROOMS = [
     "crosskd/spec/config.py",
     "crosskd/spec/registry.py",
     "crosskd/errors.py",
-    "crosskd/train.py",
+    "crosskd/runs/train.py",
     "crosskd/structures.py",
     "crosskd/evaluation/evaluate.py",
     "crosskd/losses.py",

@@ -132,14 +132,14 @@ def _work(
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
     if isinstance(config, EvaluateConfig):
-        from crosskd.measure import measure
+        from crosskd.runs.evaluate import measure
 
         return measure(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
     if isinstance(config, ExportConfig):
-        from crosskd.export import export
+        from crosskd.runs.export import export
 
         return export(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
-    from crosskd.train import train as train_core
+    from crosskd.runs.train import train as train_core
 
     assert isinstance(config, TrainConfig)
     result = train_core(

@@ -19,7 +19,7 @@ Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "ex
 
 @dataclass
 class Run:
-    """The live state of a training, evaluation or export. Callbacks read it; the loop and `crosskd.train` write it."""
+    """The live state of a training, evaluation or export. Callbacks read it; the loop and `crosskd.runs` write it."""
 
     config: Any  # the TrainConfig; where nothing is trained, an EvaluateConfig or ExportConfig
     workdir: Path

@@ -12,7 +12,7 @@ from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.spec import registry
 from crosskd.structures import Evaluation
 
-log = logging.getLogger("crosskd.train")
+log = logging.getLogger("crosskd.runs.train")
 
 _PHASES = {
     "preparing": "preparing data and models",

@@ -12,7 +12,7 @@ import torch
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Run
 from crosskd.errors import DataError, Interrupted
-from crosskd.train import train
+from crosskd.runs.train import train
 from tests.crosskd.trainings import CLASSES, Story, digest
 from tests.crosskd.trainings import config as training
 

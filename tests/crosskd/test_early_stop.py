@@ -12,9 +12,9 @@ import torch
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.checkpoint import list_checkpoints
+from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
-from crosskd.train import train
 from tests.crosskd.trainings import CLASSES, Died, Story, digest
 from tests.crosskd.trainings import config as training
 

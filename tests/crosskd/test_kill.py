@@ -19,7 +19,7 @@ import yaml
 
 from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint
-from crosskd.train import train
+from crosskd.runs.train import train
 from tests.crosskd.trainings import CLASSES, digest
 from tests.crosskd.trainings import config as training
 

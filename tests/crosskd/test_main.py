@@ -30,7 +30,7 @@ from tests.crosskd import small
 ABANDONING = """
 import atexit, runpy, time
 import torch.distributed as dist
-import crosskd.train
+import crosskd.runs.train
 from crosskd.errors import DataError
 
 def fail(*_, **__):
@@ -38,7 +38,7 @@ def fail(*_, **__):
     atexit.register(time.sleep, 300)
     raise DataError("an image is broken")
 
-crosskd.train.train = fail
+crosskd.runs.train.train = fail
 runpy.run_module("crosskd", run_name="__main__")
 """
 RECIPE = {
@@ -183,7 +183,7 @@ def test_a_stop_before_the_first_checkpoint_does_not_speak_of_a_resume(
     def interrupted(*_: Any, **__: Any) -> None:
         raise Interrupted("stopped on request in an evaluation after step 0", step=0)
 
-    monkeypatch.setattr("crosskd.train.train", interrupted)
+    monkeypatch.setattr("crosskd.runs.train.train", interrupted)
     said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data), 130)
     assert "there is no checkpoint yet" in said
     assert "--resume" not in said

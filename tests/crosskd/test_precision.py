@@ -14,8 +14,8 @@ from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.engine.compiled import require_compiler
 from crosskd.errors import ConfigError
+from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
-from crosskd.train import train
 from crosskd.weights.ours import read_weights
 from tests.crosskd.trainings import CLASSES, Story, distilled
 from tests.crosskd.trainings import config as training

@@ -17,9 +17,9 @@ from crosskd.__main__ import app
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import build_detector
 from crosskd.engine.callbacks import Callback, Run
+from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.presets import load_recipe
-from crosskd.train import train
 from crosskd.weights.ours import read_weights
 from tests.crosskd.published import ROWS
 

@@ -23,7 +23,7 @@ from worker.run import EXIT_FAILED, EXIT_LOST
 FAILING = """
 import atexit, runpy, sys, time
 import torch.distributed as dist
-import crosskd.train
+import crosskd.runs.train
 from crosskd.engine import distributed
 from crosskd.errors import DataError
 
@@ -35,7 +35,7 @@ def fail(*_, **__):
     with distributed.noticing_loss():
         raise dist.DistBackendError("NCCL error: /dev/shm is full")
 
-crosskd.train.train = fail
+crosskd.runs.train.train = fail
 runpy.run_module("worker.run", run_name="__main__")
 """
 DONE, RELEASED, STALE = Outcome(outcome="succeeded"), Outcome(outcome="released"), Outcome(outcome="stale")

@@ -21,7 +21,7 @@ from worker.reporter import LogForwarder, Reporter
 from worker.spool import Spool
 
 Until = Callable[[Callable[[], object], float], None]
-core = logging.getLogger("crosskd.train")
+core = logging.getLogger("crosskd.runs.train")
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 
 from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
-from crosskd.train import train
 from crosskd.weights.ours import write_weights
 from tests.crosskd import small
 

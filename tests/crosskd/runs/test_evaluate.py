@@ -16,7 +16,8 @@ from crosskd.data.transforms import collate
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
 from crosskd.evaluation.evaluate import evaluate_weights
-from crosskd.measure import measure
+from crosskd.runs.evaluate import measure
+from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import (
     AugmentConfig,
     DataConfig,
@@ -27,7 +28,6 @@ from crosskd.spec.config import (
     TrainConfig,
 )
 from crosskd.structures import Evaluation
-from crosskd.teacher import load_teacher
 from tests.crosskd import small
 from tests.crosskd.finished import CLASSES, SCALE, detector, write_finished, write_images
 

@@ -14,9 +14,9 @@ from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Run
 from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkpoint
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
+from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.shapes import parameter_count
-from crosskd.train import train
 from crosskd.weights.ours import read_weights, write_weights
 from tests.crosskd.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 

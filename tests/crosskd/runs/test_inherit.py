@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.inherit import inherit
+from crosskd.runs.inherit import inherit
+from crosskd.runs.train import build_parts, train
 from crosskd.spec.config import ModelConfig, TrainConfig
-from crosskd.train import build_parts, train
 from crosskd.weights.ours import write_weights
 
 CLASSES = 3

@@ -23,7 +23,7 @@ from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import evaluate
-from crosskd.finished import Finished, describe, load
+from crosskd.runs.finished import Finished, describe, load
 from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.files import write_text

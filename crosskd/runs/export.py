@@ -23,9 +23,9 @@ from crosskd.engine.logbook import LogLines, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
-from crosskd.finished import Description, Finished, describe, load
 from crosskd.onnx.check import Check, Graph, compare, raw_batch
 from crosskd.onnx.graph import Pipeline, write_graph
+from crosskd.runs.finished import Description, Finished, describe, load
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.finished import unexportable
 from crosskd.structures import Size

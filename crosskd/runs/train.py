@@ -49,10 +49,10 @@ from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Measurable, evaluate
-from crosskd.inherit import inherit
+from crosskd.runs.inherit import inherit
+from crosskd.runs.teacher import load_teacher, weights_file
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
-from crosskd.teacher import load_teacher, weights_file
 from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)

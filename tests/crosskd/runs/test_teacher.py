@@ -11,8 +11,8 @@ import torch
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError
+from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import TrainConfig
-from crosskd.teacher import load_teacher
 from tests.crosskd import small
 
 CLASSES = ["a", "b", "c"]

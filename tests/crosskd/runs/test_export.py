@@ -17,8 +17,8 @@ from crosskd.__main__ import app
 from crosskd.data.folder import read_samples
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import CrossKDError, ExportError, Interrupted
-from crosskd.export import export
 from crosskd.onnx.check import Graph, compare
+from crosskd.runs.export import export
 from crosskd.spec.config import AugmentConfig, DataConfig, ExportConfig
 from crosskd.weights.ours import write_weights
 from tests.crosskd import small
