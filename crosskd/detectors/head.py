@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.boxes.ops import overlap_loss
-from crosskd.detectors.select import select
+from crosskd.boxes.ops import clip, overlap_loss, suppress
 from crosskd.losses import full, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
@@ -212,7 +211,27 @@ class DenseHead(nn.Module, ABC):
         Per level the `pre_nms` best of all (anchor, class) pairs above the score threshold are decoded; then
         classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores.
         """
-        return select(self, predictions, sizes, config)
+        anchors = self.anchors(map_sizes(predictions.cls), full(predictions.cls[0]))
+        found = []
+        for image, size in enumerate(sizes):
+            boxes, scores, labels, start = [], [], [], 0
+            for level, count in enumerate(anchors.level_sizes):
+                score, anchor, label = _best(self, predictions, image, level, config)
+                codes = _cells(predictions.box[level][image], self.code_size)[anchor]  # [D, B]
+                boxes.append(clip(self.decode(codes, anchors.take(start + anchor)), size))
+                scores.append(score)
+                labels.append(label)
+                start += count
+            found.append(
+                suppress(
+                    torch.cat(boxes),
+                    torch.cat(scores),
+                    torch.cat(labels),
+                    threshold=config.nms_iou,
+                    keep=config.max_detections,
+                )
+            )
+        return found
 
 
 def prediction(entering: int, leaving: int, *, bias: float = 0.0) -> nn.Conv2d:
@@ -231,3 +250,26 @@ def flatten(levels: Sequence[Tensor], width: int) -> Tensor:
 def map_sizes(levels: Sequence[Tensor]) -> list[Size]:
     """(height, width) of each map, in cells."""
     return [(x.shape[-2], x.shape[-1]) for x in levels]
+
+
+def _best(
+    head: DenseHead, predictions: Predictions, image: int, level: int, config: PostprocessConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, anchor (of the level) and label of the best (anchor, class) pairs of one level, [D] each."""
+    score = _cells(predictions.cls[level][image], head.num_classes).sigmoid()  # [H * W * a, K]
+    centre = None
+    if predictions.centerness is not None:
+        centre = _cells(predictions.centerness[level][image], 1).sigmoid()  # [H * W * a, 1]
+    if centre is not None and config.score == "root":
+        score, centre = (score * centre).sqrt(), None
+    anchor, label = (score > config.score_threshold).nonzero(as_tuple=True)
+    best, order = score[anchor, label].sort(descending=True)
+    best, order = best[: config.pre_nms], order[: config.pre_nms]
+    anchor, label = anchor[order], label[order]
+    # A second threshold does not follow: centerness only ranks what passed.
+    return (best if centre is None else best * centre[anchor, 0]), anchor, label
+
+
+def _cells(maps: Tensor, width: int) -> Tensor:
+    """One image's maps [a * width, H, W] -> [H * W * a, width]."""
+    return full(maps).permute(1, 2, 0).reshape(-1, width)

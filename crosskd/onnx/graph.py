@@ -67,7 +67,7 @@ class Pipeline(nn.Module):
     def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """Score, anchor and label of the `pre_nms` best (anchor, class) pairs of each level; score 0: there are fewer.
 
-        See `crosskd.detectors.select`.
+        See `DenseHead.detect`.
         """
         config, classes = self.postprocess, self.detector.num_classes
         scores, anchors, labels, start = [], [], [], 0
