@@ -21,6 +21,9 @@ from api import errors, openapi, process_log
 from api.auth import admit, security
 from api.database import Database
 from api.doorbell import Doorbell
+from api.http.correlation import Correlated
+from api.http.request_metrics import Measured, Measures
+from api.http.streams import Streams
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.pace import Pace
@@ -41,12 +44,10 @@ from api.routes import (
     worker_artifacts,
     worker_uploads,
 )
-from api.routes.correlated import Correlated
-from api.routes.measured import Measured, Measures
-from api.routes.streams import Streams
-from api.services import artifacts as artifact_service
-from api.services import pulse, retention
-from api.services.figures import Figures
+from api.services.files import artifacts as artifact_service
+from api.services.files import retention
+from api.services.lifecycle import uptime
+from api.services.operations.prometheus import Figures
 from api.settings import Settings, SettingsError, load
 from api.storage import Storage
 from api.stores.choose import open_storage
@@ -165,7 +166,7 @@ def _beat(database: Database, settings: Settings, stopping: threading.Event) -> 
     while not stopping.is_set():
         try:
             with database.transaction() as session:
-                pulse.beat(session, settings)
+                uptime.beat(session, settings)
         except Exception:  # without a pulse nothing would ever be reaped
             log.exception("the pulse could not be noted")
         stopping.wait(settings.pulse_seconds)

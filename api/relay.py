@@ -19,8 +19,9 @@ from api import process_log
 from api.database import OUTBOX, Database
 from api.doorbell import Doorbell
 from api.queue import BrokerAway, Producer
-from api.services import attempts, outbox
-from api.services.courier import Courier
+from api.services.jobs import outbox
+from api.services.lifecycle import attempts
+from api.services.webhooks.delivery_loop import Courier
 from api.settings import Settings, SettingsError, load
 from wire import tracing
 

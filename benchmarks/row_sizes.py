@@ -18,7 +18,7 @@ from sqlalchemy import func, select, text
 from api.auth import Fence
 from api.database import Database, Session
 from api.models import Attempt, Base, Job, LogChunk
-from api.services import logs, reports
+from api.services.history import logs, reports
 from benchmarks.service import Postgres
 from wire.jobs import Progress
 from wire.logs import LogBatch, LogLine

@@ -23,7 +23,7 @@ from typing import Any
 
 from api.auth import Fence
 from api.models import Attempt as AttemptRow
-from api.services import reports
+from api.services.history import reports
 from benchmarks.service import Attempt, Service
 from benchmarks.timing import in_turn
 from wire.reports import MetricBatch, MetricPoint

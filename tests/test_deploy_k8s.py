@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from api.database import Database
 from api.models import Base
-from api.services import figures
+from api.services.operations import prometheus
 from tests import k8s
 from tests.compose import command_line, fill, health_check, read_compose
 from tests.dockerfile import ROOT, read_stages
@@ -226,7 +226,7 @@ def test_workers_are_scaled_by_figures_that_there_are(tmp_path: Any) -> None:
     registry = CollectorRegistry()
     database = Database(f"sqlite:///{tmp_path}/x.db")
     Base.metadata.create_all(database.engine)
-    registry.register(figures.Figures(database))
+    registry.register(prometheus.Figures(database))
     told = {family.name for family in registry.collect()}
     database.close()
     for worker in ("worker-gpu", "worker-gpu-4"):

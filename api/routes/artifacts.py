@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from api.database import DatabaseDep, ReadDep
-from api.routes.file_response import FileResponse, artifact_response
-from api.routes.in_one_go import InOneGo
-from api.services import artifacts
+from api.http.file_response import FileResponse, artifact_response
+from api.http.transactional import InOneGo
+from api.services.files import artifacts
 from api.storage import StorageDep
 from wire.artifacts import ArtifactList
 

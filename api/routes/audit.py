@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import iterate_in_threadpool
 
 from api.database import DatabaseDep
-from api.routes.in_one_go import InOneGo
-from api.routes.streams import Streams, TextResponse, streams_of
-from api.services.audit import Audit
+from api.http.streams import Streams, TextResponse, streams_of
+from api.http.transactional import InOneGo
+from api.services.files.audit import Audit
 from api.storage import StorageDep
 from wire.audit import MEDIA_TYPE
 

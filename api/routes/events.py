@@ -11,10 +11,10 @@ from sse_starlette.event import ServerSentEvent
 
 from api.database import Database, DatabaseDep
 from api.errors import invalid_query
+from api.http.streams import EventResponse, Streams, follow, streams_of
+from api.http.transactional import InOneGo
 from api.limits import MAX_REPEATS
-from api.routes.in_one_go import InOneGo
-from api.routes.streams import EventResponse, Streams, follow, streams_of
-from api.services import events
+from api.services.history import events
 from wire.events import EventKind
 
 router = APIRouter(tags=["events"], route_class=InOneGo)

@@ -15,10 +15,12 @@ from pydantic import Field
 from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
 from api.errors import invalid_request
+from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.limits import MAX_REPEATS
 from api.models import ID
-from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.services import former_weights, job_list, jobs, quotas, validation
+from api.services.jobs import listing, store
+from api.services.submission import validation
+from api.services.submission.submit import submit
 from wire.jobs import DryRun, Job, JobCreate, JobPage, Status
 from wire.tokens import Owner
 
@@ -95,17 +97,12 @@ def create_job(
     dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
 ) -> Job | DryRun:
     """Submit a job. Every fault of the specification is told at once."""
-    spec = validation.resolve(session, request.app.state.settings, order)
-    if dry_run:
+    answer = submit(session, request.app.state.settings, order, caller.owner, dry_run=dry_run)
+    if isinstance(answer, DryRun):
         response.status_code = HTTPStatus.OK
-        same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
-        return DryRun(**same, spec_version=spec.version, spec=spec)
-    stored = spec.model_dump(mode="json")
-    quotas.admit(session, request.app.state.settings, caller.owner)
-    former_weights.hold(session, stored)
-    job = jobs.create(session, order, stored, caller.owner)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    return jobs.detail(session, job)
+    else:
+        response.headers["Location"] = f"/jobs/{answer.id}"
+    return answer
 
 
 @router.get("/jobs")
@@ -126,10 +123,10 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    return job_list.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
+    return listing.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
 
 
 @router.get("/jobs/{job}")
 def get_job(job: str, session: ReadDep) -> Job:
     """A job with its transitions, attempts and progress."""
-    return jobs.detail(session, jobs.find(session, job))
+    return store.detail(session, store.find(session, job))

@@ -13,10 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep
-from api.routes.in_one_go import InOneGo
-from api.routes.representations import JSON, PLAIN, choose
-from api.routes.streams import Streams, TextResponse, follow, stands, streams_of
-from api.services import logs
+from api.http.representations import JSON, PLAIN, choose
+from api.http.streams import Streams, TextResponse, follow, stands, streams_of
+from api.http.transactional import InOneGo
+from api.services.history import logs
 from wire.events import LogEvent
 from wire.logs import LogPage, StoredLine
 

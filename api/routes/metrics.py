@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from api.database import DatabaseDep, ReadDep
+from api.http.file_response import FileResponse, file_response
+from api.http.representations import CSV, choose, to_csv
+from api.http.transactional import InOneGo
 from api.limits import MAX_REPEATS
-from api.routes.file_response import FileResponse, file_response
-from api.routes.in_one_go import InOneGo
-from api.routes.representations import CSV, choose, to_csv
-from api.services import artifacts, downsampling, series
+from api.services.files import artifacts
+from api.services.history import downsampling, series
 from api.storage import StorageDep
 from wire.reports import (
     Curves,

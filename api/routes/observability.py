@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.database import DatabaseDep, ReadDep
-from api.routes.in_one_go import InOneGo
-from api.services import readiness, workers_seen
+from api.http.transactional import InOneGo
+from api.services.lifecycle import workers
+from api.services.operations import readiness
 from api.storage import StorageDep
 from wire.system import Part, Ready
 from wire.workers import WorkerList
@@ -41,7 +42,7 @@ def get_ready(
 @router.get("/workers")
 def list_workers(session: ReadDep) -> WorkerList:
     """The workers that were heard of within a week, with their devices, versions and what each is at."""
-    return workers_seen.listing(session)
+    return workers.listing(session)
 
 
 @router.get("/metrics", response_class=Response, responses=_FIGURES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response, status
 
 from api.database import ReadDep, SessionDep
-from api.routes.idempotent import IdempotencyDep, IdempotentRoute
+from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.services import tokens
 from wire.tokens import NewToken, Token, TokenCreate, TokenList
 

@@ -14,9 +14,9 @@ from fastapi.concurrency import run_in_threadpool
 from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep, ReadDep, SessionDep
 from api.errors import Unavailable
-from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.routes.in_one_go import at_once
-from api.services import webhooks
+from api.http.idempotent import IdempotencyDep, IdempotentRoute
+from api.http.transactional import at_once
+from api.services.webhooks import store
 from wire.webhooks import CallResult, DeliveryList, NewWebhook, WebhookCreate, WebhookList
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
@@ -32,25 +32,25 @@ def create_webhook(
 ) -> NewWebhook:
     """Be told of the caller's jobs. The secret that signs each delivery is in this answer and nowhere else."""
     response.headers["Cache-Control"] = "no-store"
-    return webhooks.create(session, request.app.state.settings, order, caller.owner)
+    return store.create(session, request.app.state.settings, order, caller.owner)
 
 
 @router.get("")
 def list_webhooks(session: ReadDep, caller: CallerDep) -> WebhookList:
     """The caller's webhooks, newest first; with the scope `admin` everybody's."""
-    return webhooks.listing(session, caller)
+    return store.listing(session, caller)
 
 
 @router.delete("/{webhook}", status_code=HTTPStatus.NO_CONTENT)
 def delete_webhook(webhook: str, session: SessionDep, caller: CallerDep) -> None:
     """Tell it nothing more, not even what was still to be told."""
-    webhooks.remove(session, webhook, caller)
+    store.remove(session, webhook, caller)
 
 
 @router.get("/{webhook}/deliveries")
 def list_deliveries(webhook: str, session: ReadDep, caller: CallerDep) -> DeliveryList:
     """What it was told in the last seven days or is still to be told, newest first, at most 100."""
-    return webhooks.deliveries(session, webhook, caller)
+    return store.deliveries(session, webhook, caller)
 
 
 @router.post("/{webhook}/test")
@@ -60,13 +60,13 @@ async def test_webhook(webhook: str, request: Request, database: DatabaseDep, ca
     parcel = await run_in_threadpool(_ping, database, webhook, caller, now)
     with _one_of_few():
         # Outside of any transaction and of the pool: heartbeats need its threads.
-        trouble = await at_once(webhooks.attempt, parcel, request.app.state.settings, now)
-    return webhooks.as_result(trouble)
+        trouble = await at_once(store.attempt, parcel, request.app.state.settings, now)
+    return store.as_result(trouble)
 
 
-def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> webhooks.Parcel:
+def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> store.Parcel:
     with database.reading() as session:
-        return webhooks.ping(webhooks.find(session, webhook, caller), now)
+        return store.ping(store.find(session, webhook, caller), now)
 
 
 @contextmanager

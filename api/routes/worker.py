@@ -11,10 +11,12 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
+from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.pace import SHORTEST
-from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.services import artifacts, attempts, logs, reports
-from api.services.journal import commands_topic
+from api.services.files import artifacts
+from api.services.history import logs, reports
+from api.services.jobs.journal import commands_topic
+from api.services.lifecycle import attempts
 from api.storage import StorageDep
 from wire.logs import LogBatch
 from wire.reports import (

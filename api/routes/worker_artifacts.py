@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect
 from api.auth import Fence, FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import BadRequest, PayloadTooLarge, Unavailable
-from api.routes.in_one_go import InOneGo
-from api.services import uploads
-from api.services.uploads import Announced, BrokenOff, Published
+from api.http.transactional import InOneGo
+from api.services.files import uploads
+from api.services.files.uploads import Announced, BrokenOff, Published
 from api.storage import StorageDep
 from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request, Response
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import invalid_body
-from api.routes.in_one_go import InOneGo
+from api.http.transactional import InOneGo
 from api.routes.worker_artifacts import within_limit
-from api.services import direct_uploads, uploads
-from api.services.uploads import Announced
+from api.services.files import direct_uploads, uploads
+from api.services.files.uploads import Announced
 from api.storage import StorageDep
 from wire.artifacts import Artifact, ArtifactName
 from wire.uploads import UploadCommit, UploadPlan, UploadRequest

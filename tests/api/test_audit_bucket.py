@@ -9,13 +9,13 @@ import pytest
 from fastapi import FastAPI
 
 from api.database import Database
-from api.services import audit, retention
-from api.services.audit import Audit
+from api.services.files import audit, retention
+from api.services.files.audit import Audit
 from api.settings import Settings
 from api.stores.s3 import S3Storage
 from tests.api.conftest import Worker
-from tests.api.test_control import checkpoint
-from tests.api.test_retention import agree, steps
+from tests.api.services.files.test_retention import agree, steps
+from tests.api.services.lifecycle.test_control import checkpoint
 from tests.s3 import S3
 from wire.audit import Aborted, Finding, Summary
 

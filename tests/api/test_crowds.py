@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 import api.routes
-from api.routes.in_one_go import InOneGo
+from api.http.transactional import InOneGo
 from tests.api.conftest import Worker
 
 PostJob = Callable[..., str]

@@ -20,8 +20,8 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.routes import file_response
-from api.services import uploads
+from api.http import file_response
+from api.services.files import uploads
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.sending import NAME, Upload, half_sent

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import WORKER, Worker
-from tests.api.test_attempts import METRICS
+from tests.api.services.lifecycle.test_attempts import METRICS
 
 AT = "2026-01-02T03:04:05Z"
 LINE = {"at": AT, "level": "info", "text": "a"}

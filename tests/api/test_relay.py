@@ -23,11 +23,11 @@ from api.main import create_app
 from api.models import Attempt, Outbox
 from api.queue import BrokerAway, Producer
 from api.relay import Relay
-from api.services import outbox
+from api.services.jobs import outbox
 from api.settings import Settings
 from tests.api.bells import bells, key
 from tests.api.conftest import HERE, Worker
-from tests.api.test_attempts import reap_after
+from tests.api.services.lifecycle.test_attempts import reap_after
 from wire.tasks import RUN_JOB
 
 PostJob = Callable[..., str]
@@ -270,7 +270,7 @@ def test_a_reaper_that_fails_keeps_no_bell_from_ringing(
     def fail(*_: object) -> int:
         raise RuntimeError("a bad row")
 
-    monkeypatch.setattr("api.services.attempts.reap", fail)
+    monkeypatch.setattr("api.services.lifecycle.attempts.reap", fail)
     post_job()
     relay.tick()
     assert bells(broker) == 1

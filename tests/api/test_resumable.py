@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.services import uploads
+from api.services.files import uploads
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.sending import CONTENT, NAME, Upload

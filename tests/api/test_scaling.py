@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select, text, update
 from api.auth import Fence
 from api.database import Database
 from api.models import Attempt, Base, Job, MetricPoint
-from api.services import reports, series
+from api.services.history import reports, series
 from benchmarks import row_sizes
 from tests.dockerfile import ROOT
 from wire.reports import MetricBatch

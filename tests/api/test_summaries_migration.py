@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, delete, event, select, text
 
 from api.database import Database, Session
 from api.models import MetricPoint, MetricSummary
-from api.services import summaries
+from api.services.history import summaries
 
 ROOT = Path(__file__).parents[2]
 MARK = {"attempt_id": "0" * 32, "sequence": 0}

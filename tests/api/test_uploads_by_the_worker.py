@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api.services import uploads
+from api.services.files import uploads
 from api.settings import Settings
 from api.stores.local import LocalStaged
 from api.stores.s3 import S3Direct

@@ -91,7 +91,7 @@ def test_the_apis_log_tells_the_story_under_the_requests_id(story: Story) -> Non
     ]
     found = [next(place for place, text in enumerate(told) if text.startswith(start)) for start in order]
     assert sorted(found[:1] + found[2:]) == found[:1] + found[2:]  # the bell may ring before the answer is logged
-    moves = [text for text in told if "api.services.transitions" in text]
+    moves = [text for text in told if "api.services.jobs.transitions" in text]
     assert [text.partition(": ")[2].partition(":")[0] for text in moves] == ["queued → running", "running → failed"]
     assert f"request_id={MINE}" in lines[0]
     assert "GET /jobs" not in story.api  # what the test asked every moment

@@ -126,7 +126,7 @@ class PointRow:
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """The points of a key in a bucket of steps; see `api/services/summaries.py`."""
+    """The points of a key in a bucket of steps; see `api/services/history/summaries.py`."""
 
     attempt_id: str
     width: int

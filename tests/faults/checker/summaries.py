@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from api.services.summaries import WIDTHS
+from api.services.history.summaries import WIDTHS
 from tests.faults.checker.rows import PointRow, SummaryRow
 
 

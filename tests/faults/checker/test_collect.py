@@ -21,7 +21,7 @@ from api.models import Base
 from api.settings import Settings
 from tests.api.conftest import DIGEST, HERE, Worker, write_spec
 from tests.api.sending import digest
-from tests.api.test_attempts import reap_after
+from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.faults.checker import Rule, check, tensors
 from tests.faults.checker.history import Accepted, Download, Observation, Seen, collect
 from worker.journal import Began, Ended, Evaluated, Journal, Points, Wrote, exact

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from api.services import transitions
+from api.services.jobs import transitions
 from tests.faults.checker import Rule, check
 from tests.faults.checker.case import Case, faultless
 from tests.faults.checker.lives import LEGAL

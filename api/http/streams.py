@@ -1,0 +1,230 @@
+"""Answers that stay open: how many there may be, how long a reader may take, and when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from api.auth import Caller
+from api.database import Database
+from api.errors import NotFound, TooManyRequests, Unavailable
+from api.models import ApiToken
+from api.services.history import events
+from api.services.jobs.journal import topic
+from api.settings import Settings
+from wire.events import Event
+
+log = logging.getLogger(__name__)
+
+READS_AT_ONCE = 8  # of all streams: a crowd of readers must leave threads to the workers' reports
+NEAR_SECONDS = 1.0  # between two looks at the database while no news come from other processes
+FAR_SECONDS = 5.0  # ... and while they do: in case that some get lost
+SLICE_SECONDS = 0.5  # how late a stream notices that the server is told to stop
+LONGEST_SECONDS = 3600.0  # then a token has to be shown anew: it may have been revoked, or have expired
+TOKENS_SHARE = 4  # of the streams, one token may hold one part in so many
+
+T = TypeVar("T")
+
+
+class Streams:
+    """The open streams of this process."""
+
+    def __init__(self, settings: Settings, closing: threading.Event) -> None:
+        self.settings = settings
+        self.closing = closing
+        self.open = 0
+        self._of_tokens: Counter[str] = Counter()
+        self._reads = anyio.Semaphore(READS_AT_ONCE)
+
+    @contextmanager
+    def one(self, token: str | None) -> Iterator[None]:
+        """Only the event loop's thread counts. Whoever needs no token has no share of his own.
+
+        Raises:
+            Unavailable: there are as many as there may be.
+            TooManyRequests: as many as one token may hold.
+        """
+        if self.open >= self.settings.max_streams:
+            raise Unavailable(
+                f"{self.open} streams are open, and no more are held",
+                remedy="Try again in a moment, or raise CROSSKD_MAX_STREAMS, or start another API.",
+            )
+        with self._share(token):
+            self.open += 1
+            try:
+                yield
+            finally:
+                self.open -= 1
+
+    @contextmanager
+    def _share(self, token: str | None) -> Iterator[None]:
+        if token is None:
+            yield
+            return
+        share = max(1, self.settings.max_streams // TOKENS_SHARE)
+        if self._of_tokens[token] >= share:
+            raise TooManyRequests(
+                f"{share} streams are open with this token, and no more are held", remedy="Close one.", retry_after=5
+            )
+        self._of_tokens[token] += 1
+        try:
+            yield
+        finally:
+            self._of_tokens[token] -= 1
+            self._of_tokens += Counter()  # forgets those that have none
+
+    async def read(self, work: Callable[..., T], *arguments: Any) -> T:
+        async with self._reads:
+            return await run_in_threadpool(work, *arguments)
+
+
+class Watch:
+    """Waits for news of a job. What rings after `listening` began is not missed by whoever looks after `heard`."""
+
+    def __init__(self, database: Database, job_id: str, closing: threading.Event) -> None:
+        self._bell = database.bell
+        self._topic = topic(job_id)
+        self._closing = closing
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        with self._bell.listening(self._topic, lambda: self._loop.call_soon_threadsafe(self._woken.set)):
+            yield
+
+    @property
+    def closing(self) -> bool:
+        return self._closing.is_set()
+
+    async def heard(self) -> None:
+        """Until there is news, or it is time to look, or the server stops."""
+        began = self._loop.time()
+        while not (self._woken.is_set() or self.closing):
+            patience = FAR_SECONDS if self._bell.connected else NEAR_SECONDS
+            if self._loop.time() - began >= patience:
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), SLICE_SECONDS)
+        self._woken.clear()
+
+
+async def follow(
+    streams: Streams,
+    database: Database,
+    job: str,
+    after: int,
+    kinds: Sequence[str],
+    stands: Callable[[], bool] | None = None,
+) -> AsyncGenerator[Event]:
+    """The events of a job behind the number `after`, each as it comes, until the job has ended or the server stops.
+
+    It also ends when the job is deleted or the database goes away, and after an hour: the reader comes back and hears
+    what is the case. `stands` is for a reader who cannot: asked then in a thread, it says whether to go on.
+    """
+    watch = Watch(database, job, streams.closing)
+    until = _hence()
+    with watch.listening():
+        while not watch.closing:
+            try:
+                if asyncio.get_running_loop().time() >= until:
+                    if stands is None or not await streams.read(stands):
+                        return
+                    until = _hence()
+                page = await streams.read(events.read, database, job, after, kinds)
+            except (NotFound, SQLAlchemyError) as error:
+                log.warning("a stream of job %s ends: %s", job, error)
+                return
+            for event in page.events:
+                yield event
+                after = event.id
+            if page.over:
+                return
+            if not page.more:
+                # Events of other kinds are not to be gone through again at each bell. The number is older than the
+                # page: what came in between is not passed over.
+                after = max(after, page.last_event)
+                await watch.heard()  # at once, if something has happened since the page was asked for
+
+
+def _hence() -> float:
+    # Those that began together, when a server did, do not all come back together.
+    jitter = random.uniform(0.75, 1.0)  # noqa: S311 - no secret
+    return asyncio.get_running_loop().time() + LONGEST_SECONDS * jitter
+
+
+def stands(database: Database, caller: Caller) -> bool:
+    """Whether the token that a stream began with would still be let in."""
+    if caller.token is None:
+        return True
+    with database.reading() as session:
+        token = session.get(ApiToken, caller.token)
+        if token is None or token.revoked_at is not None:
+            return False
+        return token.expires_at is None or token.expires_at > session.now()
+
+
+def _token(scope: Scope) -> str | None:
+    caller: Caller | None = scope.get("state", {}).get("caller")  # `admit` has noted it
+    return None if caller is None else caller.token
+
+
+class EventResponse(EventSourceResponse):
+    """Server-sent events with comments as signs of life. The content is asked for more only when all was taken."""
+
+    def __init__(self, streams: Streams, content: AsyncIterator[ServerSentEvent]) -> None:
+        settings = streams.settings
+        super().__init__(
+            content, ping=settings.stream_heartbeat_seconds, send_timeout=settings.stream_stall_seconds, sep="\n",
+            ping_message_factory=lambda: ServerSentEvent(comment="still here", sep="\n"),
+        )  # fmt: skip
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams.one(_token(scope)):
+            try:
+                await super().__call__(scope, receive, send)
+            except SendTimeoutError:
+                log.info("cut off a reader of %s who took nothing any more", scope["path"])
+
+
+class TextResponse(StreamingResponse):
+    """Text that comes bit by bit."""
+
+    def __init__(self, streams: Streams, content: AsyncIterator[str], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, media_type="text/plain", headers=headers)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stall = self._streams.settings.stream_stall_seconds
+
+        async def in_time(message: Message) -> None:
+            with anyio.fail_after(stall):
+                await send(message)
+
+        with self._streams.one(_token(scope)):
+            try:
+                await super().__call__(scope, receive, in_time)
+            except (TimeoutError, ClientDisconnect):  # the latter is what Starlette may make of the former
+                log.info("cut off a reader of %s who took nothing any more", scope["path"])
+
+
+def streams_of(request: Request) -> Streams:
+    streams: Streams = request.app.state.streams
+    return streams

@@ -1,0 +1,119 @@
+"""Uploads that go to the storage without this process in between: a plan, and the publication.
+
+The part's name is that of an upload through the API (`uploads.part_name`): it holds the attempt, so what a former
+attempt's worker still sends changes nothing of what this one publishes.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from anyio.to_thread import run_sync
+
+from api.auth import Fence
+from api.database import Database
+from api.errors import BadRequest, DigestMismatch, WrongOffset
+from api.models import new_id
+from api.services.files import capacity
+from api.services.files.artifacts import as_wire
+from api.services.files.uploads import Announced, Published, record, standing
+from api.services.jobs.fencing import fenced
+from api.settings import Settings
+from api.storage import Damaged, Direct, Missing, Storage
+from api.stores.threads import PUBLISHING, STAGING
+from wire import uploads as wire
+
+log = logging.getLogger(__name__)
+
+
+async def plan(
+    database: Database, storage: Storage, settings: Settings, fence: Fence, announced: Announced
+) -> wire.UploadPlan:
+    """Where a file goes, and what of it has arrived.
+
+    Raises:
+        NotFound, Stale: the attempt is not there, or no longer its job's.
+        InsufficientStorage: as many bytes are stored as may be.
+        Unavailable: too many wait for the storage already.
+    """
+    admitted = await run_sync(_admit, database, settings, fence, announced)
+    if storage.direct is None:
+        return wire.UploadPlan(through="api")
+    published = isinstance(admitted, Published)
+    slots = await STAGING.run_if_soon(storage.direct.slots, announced.part(fence.attempt), announced.size)
+    parts = [
+        wire.UploadPart(url=slot.url, offset=slot.offset, size=slot.size, arrived=slot.arrived or published)
+        for slot in slots
+    ]
+    expires = datetime.now(UTC) + timedelta(seconds=settings.storage_link_seconds)
+    return wire.UploadPlan(through="storage", parts=parts, expires_at=expires)
+
+
+async def commit(
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    fence: Fence,
+    announced: Announced,
+    checksums: list[bytes],
+) -> Published:
+    """Publish what was sent to the storage.
+
+    Raises:
+        NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
+        WrongOffset: not everything has arrived.
+        DigestMismatch: what has arrived is not what was announced; it is forgotten.
+        InsufficientStorage: as many bytes are stored as may be.
+        Unavailable: too many wait for the storage already.
+    """
+    admitted = await run_sync(_admit, database, settings, fence, announced)
+    if isinstance(admitted, Published):
+        return admitted
+    key = f"{admitted}/{new_id()}-{announced.name}"
+    direct = _direct(storage)
+    await PUBLISHING.run_if_soon(_publish, direct, fence, announced, checksums, key)
+    published = await run_sync(record, database, storage, settings, fence, admitted, announced, key)
+    await STAGING.run(_forget, direct, fence, announced)
+    return published
+
+
+def _publish(direct: Direct, fence: Fence, announced: Announced, checksums: list[bytes], key: str) -> None:
+    part = announced.part(fence.attempt)
+    try:
+        direct.publish(part, announced.size, announced.sha256, checksums, key)
+    except Missing as missing:
+        raise WrongOffset(
+            f"what follows byte {missing.offset} of the file has not arrived in the storage",
+            remedy="Ask for the plan again, and send the parts that have not arrived.",
+            offset=missing.offset,
+        ) from None
+    except Damaged as damaged:
+        direct.discard(part, announced.size)
+        raise DigestMismatch(
+            f"what arrived in the storage is not what was announced: {damaged}", remedy="Send the whole file again."
+        ) from None
+
+
+def _forget(direct: Direct, fence: Fence, announced: Announced) -> None:
+    try:
+        direct.discard(announced.part(fence.attempt), announced.size)
+    except OSError as error:  # the sweep will
+        log.warning("the parts of %s are left in the storage: %s", announced.name, error)
+
+
+def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:
+    """The job of a live attempt; or the artifact, if these very bytes stand there already."""
+    with database.reading() as session:
+        attempt = fenced(session, fence, lock=False)
+        artifact = standing(session, attempt, announced.name, announced.sha256)
+        if artifact is not None:
+            return Published(as_wire(artifact, attempt.number), new=False)
+        capacity.admit(session, settings, attempt.job_id, announced.name, announced.kind, announced.size)
+        return attempt.job_id
+
+
+def _direct(storage: Storage) -> Direct:
+    if storage.direct is None:
+        raise BadRequest("files come to this API alone", remedy="Send the file by PUT.")
+    return storage.direct

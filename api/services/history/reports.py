@@ -1,0 +1,94 @@
+"""What workers report while they train: metric batches and evaluations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from api.auth import Fence
+from api.database import Session
+from api.errors import PayloadTooLarge
+from api.models import Evaluation, MetricBatch, MetricPoint
+from api.services.history import summaries
+from api.services.jobs.fencing import Fenced, fenced
+from api.services.jobs.journal import append
+from wire.reports import MAX_POINTS, EvaluationReport
+from wire.reports import MetricBatch as Batch
+from wire.reports import MetricPoint as Point
+
+NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point; 0 is a finite number
+
+
+def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
+    """Store a batch whole, once: the same sequence again changes nothing, and costs two look-ups.
+
+    Raises as `live` does, and `PayloadTooLarge` for a batch of too many points.
+    """
+    attempt = fenced(session, fence)
+    if len(batch.points) > MAX_POINTS:
+        raise PayloadTooLarge(
+            f"the batch has {len(batch.points)} points, and at most {MAX_POINTS} are taken at once",
+            remedy="Send several batches, each with a sequence number of its own.",
+        )
+    mark = {"attempt_id": attempt.id, "sequence": batch.sequence}
+    if not session.insert_if_absent(MetricBatch, mark):
+        return
+    if batch.points:
+        rows = [_row(mark, point) for point in batch.points]
+        summaries.add(session, mark, rows, stored=session.insert_many(MetricPoint, rows))
+    _note_batch(session, attempt, batch)
+
+
+def _note_batch(session: Session, attempt: Fenced, batch: Batch) -> None:
+    progress = batch.progress.model_dump() if batch.progress else None
+    steps = [point.step for point in batch.points]
+    where = {"first": min(steps), "last": max(steps)} if steps else {}
+    ref = {"attempt": attempt.number, "attempt_id": attempt.id, "sequence": batch.sequence, "progress": progress}
+    values: dict[str, Any] = {} if progress is None else {"progress": progress, "touch": True}
+    append(session, attempt.job_id, "metrics", ref | where, size=200 + 120 * len(steps), **values)
+
+
+def _row(mark: dict[str, Any], point: Point) -> dict[str, Any]:
+    row = mark | {"step": point.step, "key": point.key, "at": point.at}
+    if isinstance(point.value, str):
+        return row | {"value": None, "kind": 1 + NON_FINITE.index(point.value)}
+    return row | {"value": point.value, "kind": 0}
+
+
+def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> None:
+    """Store an evaluation once per model and step. Raises as `live` does."""
+    attempt = fenced(session, fence)
+    row = {
+        "attempt_id": attempt.id,
+        "model": report.model,
+        "step": report.step,
+        "at": session.now(),
+        "report": report.model_dump(),
+    }
+    if not session.insert_if_absent(Evaluation, row):
+        return
+    measured = report.metrics.AP >= 0  # -1: there was nothing to measure
+    best: dict[str, Any] = {}
+    if measured and report.model == "teacher":
+        best["teacher_ap"] = report.metrics.AP
+    elif measured and report.best:
+        best["best_ap"] = report.metrics.AP
+    ref = {"attempt": attempt.number, "attempt_id": attempt.id, "model": report.model, "step": report.step}
+    size = 1000 + 200 * len(report.per_class)
+    append(session, attempt.job_id, "evaluation", ref, size=size, updated_at=row["at"], **best)
+
+
+def spell(value: float) -> float | str:
+    """JSON has no NaN and no infinity; the wire spells them."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def plain(value: Any) -> Any:
+    """A copy of parsed JSON without non-finite numbers."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return spell(value) if isinstance(value, float) else value

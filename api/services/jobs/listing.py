@@ -1,0 +1,108 @@
+"""A page of jobs that costs as much among a million as among a hundred, wherever it lies.
+
+Jobs are found by ranges of indexes that are in the order of ids: of the label, of the status, of owner and status. A
+single filter is such a range (or one for each status, merged). Of several, the one with the fewest jobs is gone
+through, and the others are held against its jobs; which has the fewest is counted only up to `_FEW`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Select, exists, func, select, union_all
+from sqlalchemy.orm import load_only
+
+from api.database import Session
+from api.errors import invalid_query
+from api.models import ID, Job, JobLabel
+from api.services.jobs.store import summary
+from wire import jobs as wire
+
+_FEW = 1000
+_SUMMARY = [getattr(Job, name) for name in wire.JobSummary.model_fields]
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """`ranges`: ids of the jobs that fit, each in an index's own order. `fits`: the same as a condition on a job."""
+
+    ranges: list[Select[str]]
+    fits: ColumnElement[bool]
+
+    def newest(self, number: int) -> Select[str]:
+        """So many ids, or all if there are fewer."""
+        parts = [ids.limit(number).subquery() for ids in self.ranges]
+        merged = union_all(*(select(part.c.id) for part in parts)).subquery()
+        return select(merged.c.id).order_by(merged.c.id.desc()).limit(number)
+
+
+def page(
+    session: Session,
+    *,
+    after: str | None,
+    limit: int,
+    statuses: Sequence[str],
+    labels: Sequence[str],
+    owner: str | None = None,
+) -> wire.JobPage:
+    """Newest first, from below the id `after`; owner and every label must fit, and any of the statuses."""
+    below = None if after is None else _checked(after)
+    filters = [_of_label(label, below) for label in dict.fromkeys(labels)]
+    if owner is not None or statuses:
+        filters.append(_of_state(owner, statuses, below))
+    query = select(Job).options(load_only(*_SUMMARY)).order_by(Job.id.desc()).limit(limit + 1)
+    if not filters and below is not None:
+        query = query.where(Job.id < below)
+    elif len(filters) == 1:
+        query = query.where(Job.id.in_(filters[0].newest(limit + 1)))
+    elif filters:
+        query = _narrowed(session, query, filters)
+    found = session.scalars(query).all()
+    return wire.JobPage(items=[summary(job) for job in found[:limit]], has_more=len(found) > limit)
+
+
+def _narrowed(session: Session, query: Select[Job], filters: Sequence[_Filter]) -> Select[Job]:
+    counts = [session.scalar(select(func.count()).select_from(each.newest(_FEW).subquery())) or 0 for each in filters]
+    least = counts.index(min(counts))
+    query = query.where(*(each.fits for place, each in enumerate(filters) if place != least))
+    if counts[least] < _FEW:
+        return query.where(Job.id.in_(filters[least].newest(_FEW)))
+    # All of them have many: where they are independent, a page of jobs that fit all is soon found from the newest on.
+    ids = filters[0].ranges[0].order_by(None).subquery()
+    return query.join(ids, ids.c.id == Job.id).order_by(None).order_by(ids.c.id.desc())
+
+
+def _of_label(label: str, below: str | None) -> _Filter:
+    key, value = _pair(label)
+    own = (JobLabel.key == key, JobLabel.value == value)
+    ids = select(JobLabel.job_id.label("id")).where(*own).order_by(JobLabel.job_id.desc())
+    if below is not None:
+        ids = ids.where(JobLabel.job_id < below)
+    return _Filter([ids], exists().where(JobLabel.job_id == Job.id, *own))
+
+
+def _of_state(owner: str | None, statuses: Sequence[str], below: str | None) -> _Filter:
+    ranges = []
+    for status in dict.fromkeys(statuses or get_args(wire.Status)):
+        ids = select(Job.id).where(Job.status == status).order_by(Job.id.desc())
+        ids = ids if owner is None else ids.where(Job.owner == owner)
+        ranges.append(ids if below is None else ids.where(Job.id < below))
+    conditions: list[Any] = [Job.status.in_(statuses)] if statuses else []
+    if owner is not None:
+        conditions.append(Job.owner == owner)
+    return _Filter(ranges, conditions[0] if len(conditions) == 1 else conditions[0] & conditions[1])
+
+
+def _checked(after: str) -> str:
+    if not ID.fullmatch(after):
+        raise invalid_query("after", "is no job's id", "Give the id of the last job of the page before.")
+    return after
+
+
+def _pair(label: str) -> tuple[str, str]:
+    key, equals, value = label.partition("=")
+    if not equals or not key or "\0" in label:
+        raise invalid_query("label", f"{label!r} is no key=value", "Write label=KEY=VALUE; repeat it for several.")
+    return key, value

@@ -1,0 +1,237 @@
+"""Attempts: a worker's tries at a job, from the claim to the verdict over how one ended."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any, NamedTuple, cast
+
+from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+
+from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
+from api.database import Database, Session
+from api.errors import Conflict
+from api.models import ID, Attempt, Job, Pulse
+from api.outages import of_a_lock
+from api.services.files import artifacts
+from api.services.history import series
+from api.services.history.reports import plain
+from api.services.jobs import quotas, store
+from api.services.jobs.fencing import fenced, known, live
+from api.services.jobs.transitions import move
+from api.services.lifecycle import failures, workers
+from api.settings import Settings
+from wire.jobs import Failure, Kind, Progress
+from wire.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
+from wire.workers import HeartbeatReport
+
+log = logging.getLogger(__name__)
+
+RETRIED = frozenset({"infrastructure", "lost"})
+REAPED_AT_ONCE = 100
+
+
+def claim(
+    session: Session, settings: Settings, job_id: str, request: ClaimRequest, lost: frozenset[str] = frozenset()
+) -> Claim:
+    """Make an attempt of a queued job. `lost`: keys of checkpoints that it cannot resume from.
+
+    Raises:
+        NotFound: there is no such job.
+        Conflict: it is not queued, another claim was first, or its owner has as many running as may.
+    """
+    counted = {"attempt": Job.attempt + 1}
+    possible = ID.fullmatch(job_id) is not None
+    if possible:
+        quotas.allow_run(session, settings, job_id)
+    claimed = possible and move(session, job_id, "queued", "running", f"claimed by {request.worker}", **counted)
+    job = store.find(session, job_id)
+    if not claimed:
+        raise Conflict(f"the job is {job.status}, not queued", remedy="Leave it: only a queued job can be claimed.")
+    now = session.now()  # only now: until it had the job's row, the attempt before may not have ended
+    job.started_at = job.started_at or now
+    resume = artifacts.resume_point(session, job, lost)
+    secret = new_secret(ATTEMPT_PREFIX)
+    attempt = Attempt(
+        job_id=job.id,
+        number=job.attempt,
+        status="running",
+        worker=request.worker,
+        device=request.device,
+        versions=request.versions,
+        started_at=now,
+        lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
+        resumed_from_step=(resume.step or 0) if resume else 0,
+        token_sha256=digest(secret),
+    )
+    session.add(attempt)
+    session.flush()
+    workers.note(session, now, request.worker, request.device, request.devices, versions=request.versions)
+    _rewind(session, job, attempt.resumed_from_step)
+    return Claim(
+        attempt=attempt.id,
+        fencing_token=attempt.number,
+        attempt_token=secret,
+        lease_seconds=settings.lease_seconds,
+        job=job.id,
+        kind=cast(Kind, job.kind),
+        spec=job.spec,
+        request_id=job.request_id or "",
+        traceparent=job.traceparent or "",
+        resume=resume,
+        teacher=artifacts.weights_ref(session, job.spec.get("teacher")),
+        weights=artifacts.weights_ref(session, job.spec),
+    )
+
+
+def _rewind(session: Session, job: Job, step: int) -> None:
+    """Take the job's figures back to the step that a new attempt goes on from: what lies behind it is made anew."""
+    job.best_ap = series.best_ap(session, job, series.LAST)
+    if job.progress is not None:
+        before = Progress.model_validate(job.progress)
+        epoch = before.epoch * step / before.step if before.step else 0.0
+        job.progress = Progress(step=step, total_steps=before.total_steps, epoch=epoch).model_dump()
+
+
+def heartbeat(session: Session, settings: Settings, fence: Fence, report: HeartbeatReport | None) -> Heartbeat:
+    """Renew the lease."""
+    attempt = live(session, fence)
+    now = session.now()
+    workers.note(session, now, attempt.worker, attempt.device, report.devices if report else [])
+    attempt.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
+    return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt.job_id).command)
+
+
+class Waiting(NamedTuple):
+    job_id: str
+    command: Command
+
+
+def look_for_command(database: Database, fence: Fence) -> Waiting:
+    """What the worker should do now. Raises as `live` does."""
+    with database.reading() as session:
+        attempt = fenced(session, fence, lock=False)
+        return Waiting(attempt.job_id, _command(session, attempt.job_id))
+
+
+def _command(session: Session, job_id: str) -> Command:
+    columns = (Job.cancel_requested_at, Job.pause_requested_at, Job.stop_requested_at)
+    cancel, pause, stop = session.execute(select(*columns).where(Job.id == job_id)).one()
+    return Command(command="cancel" if cancel else "pause" if pause else "stop" if stop else None)
+
+
+def finish(session: Session, settings: Settings, fence: Fence, report: FinishReport) -> Finish:
+    """End the attempt as the worker reports; the same report again gets the same answer.
+
+    Raises:
+        Stale: the attempt has ended otherwise.
+    """
+    attempt = known(session, fence)
+    if attempt.finish is not None and attempt.finish["outcome"] == report.outcome:
+        return Finish.model_validate(attempt.finish["answer"])
+    live(session, fence)
+    attempt.result = plain(report.result)
+    answer = _end(session, settings, attempt, report.outcome, _failure(session, attempt, report))
+    attempt.finish = {"outcome": report.outcome, "answer": answer.model_dump()}
+    return answer
+
+
+def _failure(session: Session, attempt: Attempt, report: FinishReport) -> Failure | None:
+    if report.outcome != "failed":
+        return None
+    failure = report.failure or Failure(failure_class="infrastructure", message="the worker gave no reason")
+    return failures.complete(session, attempt, failure, report.log_tail)
+
+
+def reap(session: Session, settings: Settings) -> int:
+    """End every attempt whose lease has lapsed as `lost`; how many there were. One that cannot be ended is logged.
+
+    While the API was away no worker could renew its lease, so nothing is reaped until the API has been up for one
+    whole lease.
+    """
+    now = session.now()
+    lease = timedelta(seconds=settings.lease_seconds)
+    pulse = session.get(Pulse, 1)
+    if pulse is None or now - pulse.at > lease / 2 or now - pulse.since < lease:
+        return 0
+    lapsed = (
+        select(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Attempt.status == "running", Attempt.lease_expires_at < now)
+        .limit(REAPED_AT_ONCE)
+        .with_for_update(
+            skip_locked=True, of=(Attempt, Job)
+        )  # the job's row is wanted next: whoever has it comes first
+    )
+    attempts = session.scalars(lapsed).all()
+    return sum(_lose(session, settings, attempt) for attempt in attempts)
+
+
+def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
+    """End a lapsed attempt; whether it could be done. What fails is undone alone: the others must not wait for it."""
+    attempt_id = attempt.id
+    failure = Failure(
+        failure_class="lost",
+        message=f"worker {attempt.worker} was not heard of for {settings.lease_seconds:g} s",
+    )
+    try:
+        with session.begin_nested():
+            _end(session, settings, attempt, "lost", failures.complete(session, attempt, failure))
+    except OperationalError as error:
+        if not of_a_lock(error):  # the database is away: that concerns them all
+            raise
+        log.warning("attempt %s has lapsed, and is ended in a later round: %s", attempt_id, error.orig)
+        return False
+    except Exception:
+        log.exception("attempt %s has lapsed and cannot be ended", attempt_id)
+        return False
+    return True
+
+
+def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, failure: Failure | None) -> Finish:
+    job = store.find(session, attempt.job_id, lock=True)
+    attempt.status = "released" if outcome == "cancelled" and job.cancel_requested_at is None else outcome
+    attempt.ended_at = session.now()
+    attempt.failure = failure.model_dump() if failure else None
+    session.flush()
+    verdict = _verdict(job, attempt, failure, settings.max_resumes)
+    if not move(session, job.id, "running", verdict.status, verdict.reason, **verdict.values):
+        raise Conflict(f"the job is {job.status}, not running")
+    quotas.ring_next(session, settings, job.owner)
+    return Finish(job=job.id, status=verdict.status, retried=verdict.status == "queued")
+
+
+class Verdict(NamedTuple):
+    """What becomes of the job."""
+
+    status: str
+    reason: str
+    values: dict[str, Any] = {}
+
+
+def _how_it_ended(manifest: dict[str, Any]) -> str:
+    if manifest.get("stopped_early") is not True:
+        return "finished"
+    return f"stopped early after step {manifest.get('steps')}: {manifest.get('stop_reason')}"[:500]
+
+
+def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> Verdict:
+    who = f"attempt {attempt.number}"
+    if attempt.status == "succeeded":
+        return Verdict("succeeded", f"{who} {_how_it_ended(attempt.result or {})}")
+    if job.cancel_requested_at is not None:
+        return Verdict("cancelled", "cancelled by the user")
+    if failure is None and job.pause_requested_at is not None:
+        return Verdict("paused", "paused by the user")
+    if failure is None:
+        return Verdict("queued", f"worker {attempt.worker} gave the job back")
+    what = f"{who} failed ({failure.failure_class}): {failure.message}"
+    stored = {"failure": failures.brief(failure).model_dump()}
+    if failure.failure_class not in RETRIED:
+        return Verdict("failed", what, stored)
+    if job.pause_requested_at is not None:
+        return Verdict("paused", f"{what}; paused by the user")
+    if job.resumes >= max_resumes:
+        return Verdict("failed", f"{what}; it was resumed {job.resumes} times, and not again", stored)
+    return Verdict("queued", f"{what}; resume {job.resumes + 1} of {max_resumes}", {"resumes": job.resumes + 1})

@@ -1,0 +1,232 @@
+"""What a client may do to a job: cancel, stop, pause, resume, retry, delete.
+
+A running job is only asked: its worker hears of it by `GET /worker/attempts/{attempt}/commands`, and how its attempt
+ends decides what becomes of the job (`attempts`). Each function locks the job's row, and repeated it changes nothing:
+an answer that got lost may be asked for again.
+
+            cancel     stop                 pause     resume    retry    delete
+queued      at once    with a checkpoint    at once
+running     asked      asked                asked     takes the pause back
+paused      at once                                   queued
+failed                                                          new      gone
+cancelled                                                       new      gone
+succeeded                                                                gone
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sqlalchemy import delete, or_, select
+
+from api.database import Session
+from api.errors import Conflict
+from api.models import ID, Artifact, DeletedJob, Job, JobLabel
+from api.services.files import artifacts
+from api.services.history import series
+from api.services.jobs import quotas, store
+from api.services.jobs.journal import commands_topic
+from api.services.jobs.transitions import begin, move
+from api.settings import Settings
+from api.storage import Storage
+from wire.jobs import FINAL
+
+WAITING = ("queued", "running", "paused")  # not yet at an end
+RETRIED = ("failed", "cancelled")
+_CARRIED = ("kind", "name", "labels", "priority", "spec", "spec_version", "queue")  # from a job to its retry
+
+
+def cancel(session: Session, job_id: str) -> Job:
+    """Discard a job: at once if nobody works on it, else as soon as its worker has stopped.
+
+    Raises:
+        Conflict: it has succeeded or failed.
+    """
+    job = store.find(session, job_id, lock=True)
+    if job.status == "running":
+        if job.cancel_requested_at is None:
+            _ask(session, job, cancel_requested_at=session.now())
+    elif job.status in ("queued", "paused"):
+        move(session, job.id, job.status, "cancelled", "cancelled by the user")
+        session.refresh(job)
+    elif job.status != "cancelled":
+        raise _refused(session, job)
+    return job
+
+
+def stop(session: Session, job_id: str) -> Job:
+    """End a training early and keep its best: it is evaluated once more, delivered, and succeeds.
+
+    Raises:
+        Conflict: it is no training, does not run (nor is queued with a checkpoint), or is being cancelled or paused.
+    """
+    job = store.find(session, job_id, lock=True)
+    if job.stop_requested_at is not None and job.status in ("queued", "running", "succeeded"):
+        return job
+    if "stop" not in _possible(session, job):
+        raise _refused(session, job)
+    _ask(session, job, stop_requested_at=session.now())
+    return job
+
+
+def pause(session: Session, job_id: str) -> Job:
+    """Give the device free and keep the place: a running training publishes a checkpoint first.
+
+    Raises:
+        Conflict: it is no training, is at its end, or is about to be cancelled.
+    """
+    job = store.find(session, job_id, lock=True)
+    if job.pause_requested_at is not None and job.status in ("running", "paused") and not _cancelling(job):
+        return job
+    if "pause" not in _possible(session, job):
+        raise _refused(session, job)
+    asked = {"pause_requested_at": session.now(), "resume_requested_at": None}
+    if job.status == "running":
+        _ask(session, job, **asked)
+    else:
+        move(session, job.id, job.status, "paused", "paused by the user", **asked)
+        session.refresh(job)
+    return job
+
+
+def resume(session: Session, job_id: str) -> Job:
+    """Queue a paused job again; a pause that its worker has not carried out yet is taken back.
+
+    Raises:
+        Conflict: it was not paused.
+    """
+    job = store.find(session, job_id, lock=True)
+    if job.resume_requested_at is not None:
+        return job
+    if "resume" not in _possible(session, job):
+        raise _refused(session, job)
+    asked = {"pause_requested_at": None, "resume_requested_at": session.now()}
+    if job.status == "running":
+        _ask(session, job, **asked)
+    else:
+        move(session, job.id, "paused", "queued", "resumed by the user", **asked)
+        session.refresh(job)
+    return job
+
+
+def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
+    """A new job like a failed or cancelled one, which starts from its last checkpoint. There is one retry of a job.
+
+    Raises:
+        Conflict: it has not failed and was not cancelled, or weights of a former job that it needs are gone.
+        QuotaExceeded: `owner`, who asks for it, has too many jobs waiting.
+    """
+    former = store.find(session, job_id, lock=True)
+    known = session.scalar(select(Job).where(Job.retried_from == former.id))
+    if known is not None:
+        return known
+    if former.status not in RETRIED:
+        raise _refused(session, former)
+    artifacts.hold_weights(session, former.spec)
+    quotas.admit(session, settings, owner)
+    start, now = _start(session, former), session.now()
+    job = Job(
+        **{name: getattr(former, name) for name in _CARRIED},
+        owner=owner,
+        created_at=now,
+        updated_at=now,
+        retried_from=former.id,
+        start=start,
+        best_ap=start and start["best_ap"],
+        teacher_ap=former.teacher_ap if start else None,
+    )
+    place = f"from step {start['step']}" if start else "from the beginning"
+    begin(session, job, f"retry of {former.id}, {place}")
+    session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in job.labels.items())
+    return job
+
+
+def remove(session: Session, storage: Storage, job_id: str) -> None:
+    """Delete a job that is at its end, with all that it has reported and published.
+
+    Raises:
+        Conflict: it is not at its end, or another job that is not yet needs a file of it.
+    """
+    if ID.fullmatch(job_id) and session.get(DeletedJob, job_id) is not None:
+        return
+    job = store.find(session, job_id, lock=True)
+    if job.status not in FINAL:
+        raise _refused(session, job)
+    if (user := _needed_by(session, job.id)) is not None:
+        raise Conflict(
+            f"the job {user} still needs a file of this one",
+            remedy=f"Delete it when that one has ended, or cancel that one: POST /jobs/{user}/cancel.",
+        )
+    for path in session.scalars(select(Artifact.path).where(Artifact.job_id == job.id)):
+        session.after_commit(partial(storage.delete, path))
+    store.count_deleted_attempts(session, job.id)
+    session.execute(delete(Job).where(Job.id == job.id))  # everything else of it goes by ON DELETE CASCADE
+    session.add(DeletedJob(id=job.id, deleted_at=session.now()))
+
+
+def _ask(session: Session, job: Job, **columns: Any) -> None:
+    """Note what is wanted of a job, and tell the worker that waits for it."""
+    for name, value in columns.items():
+        setattr(job, name, value)
+    job.updated_at = session.now()
+    session.flush()
+    session.ring(commands_topic(job.id))
+
+
+def _cancelling(job: Job) -> bool:
+    return job.status == "running" and job.cancel_requested_at is not None
+
+
+def _possible(session: Session, job: Job) -> list[str]:
+    """What may be done to the job as it is."""
+    if _cancelling(job):
+        return []
+    trains = store.trains(job)
+    match job.status:
+        case "queued":
+            keeps = trains and artifacts.resume_point(session, job) is not None
+            return ["cancel", *(["pause"] if trains else []), *(["stop"] if keeps else [])]
+        case "running" if job.pause_requested_at is not None:
+            return ["cancel", "resume"]
+        case "running":
+            return ["cancel", *(["pause", "stop"] if trains else [])]
+        case "paused":
+            return ["cancel", "resume"]
+        case "succeeded":
+            return ["delete"]
+        case _:
+            return ["retry", "delete"]
+
+
+def _refused(session: Session, job: Job) -> Conflict:
+    states = {"succeeded": "has succeeded", "failed": "has failed", "cancelled": "was cancelled"}
+    state = states.get(job.status, f"is {job.status}")
+    if _cancelling(job):
+        state = "is being cancelled"
+    elif job.status == "running" and job.pause_requested_at is not None:
+        state = "is being paused"
+    kind = "" if store.trains(job) or job.status in FINAL else f", and of kind {job.kind}: it has no checkpoints"
+    possible = _possible(session, job)
+    remedy = f"Possible now: {', '.join(possible)}." if possible else "Wait until it has ended."
+    return Conflict(f"the job {state}{kind}", remedy=remedy)
+
+
+def _start(session: Session, former: Job) -> dict[str, Any] | None:
+    """The checkpoint that a retry of `former` begins with; None: it has none, nor had what it was a retry of."""
+    checkpoint = artifacts.latest_checkpoint(session, former.id)
+    if checkpoint is not None:
+        step = checkpoint.step or 0
+        return {"job": former.id, "step": step, "best_ap": series.best_ap(session, former, step)}
+    if former.start is None:
+        return None
+    # Locked, so that nobody deletes it before this retry stands.
+    source = session.get(Job, former.start["job"], with_for_update=True)
+    return None if source is None else former.start
+
+
+def _needed_by(session: Session, job_id: str) -> str | None:
+    """A job that is not at its end and starts from, learns from or measures what this one has made."""
+    uses = (Job.start["job"], Job.spec["teacher", "weights", "job"], Job.spec["weights", "job"])
+    needs = or_(*(use.as_string() == job_id for use in uses))
+    return session.scalars(select(Job.id).where(Job.status.in_(WAITING), needs).limit(1)).first()

@@ -1,0 +1,190 @@
+"""Jobs on finished weights (evaluate, export): from a posted specification to the one that is stored.
+
+The weights are named as a teacher's are, and tell the same: `weights.source_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from api.database import Database
+from api.services.submission import datasets, splits
+from api.services.submission.roots import PathRefused, locate_folder
+from api.services.submission.splits import listed
+from api.services.submission.weights import Source, misfits, source_of, without_init
+from api.settings import Settings
+from crosskd.spec.config import (
+    EvaluateConfig,
+    ExportConfig,
+    FileRef,
+    JobRef,
+    MeasuredData,
+    ModelConfig,
+    PostprocessConfig,
+    ScaleConfig,
+)
+from crosskd.spec.finished import unexportable, with_postprocess
+from crosskd.spec.shapes import expected_shapes
+from wire.errors import Fault
+from wire.faults import faults as as_faults
+
+WEIGHTS = "/spec/weights"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The sections of a specification; None: left out, or ill-formed, which is told already."""
+
+    weights: JobRef | FileRef | None = None
+    model: ModelConfig | None = None
+    scale: ScaleConfig | None = None
+    postprocess: PostprocessConfig | None = None
+    classes: list[str] | None = None
+    data: MeasuredData | None = None
+    images: str | None = None
+
+
+_SECTIONS: dict[str, TypeAdapter[Any]] = {
+    "weights": TypeAdapter(JobRef | FileRef),
+    "model": TypeAdapter(ModelConfig),
+    "scale": TypeAdapter(ScaleConfig),
+    "postprocess": TypeAdapter(PostprocessConfig),
+    "classes": TypeAdapter(list[str]),
+    "data": TypeAdapter(MeasuredData),
+    "images": TypeAdapter(str),
+}
+
+
+def resolve(
+    database: Database, settings: Settings, config: EvaluateConfig | ExportConfig, faults: list[Fault]
+) -> EvaluateConfig | ExportConfig | None:
+    """The specification with every default filled in; None after adding why not to `faults`.
+
+    Raises `Unavailable`: too many annotation files are being checked.
+    """
+    asked = _Asked(**{field.name: getattr(config, field.name, None) for field in fields(_Asked)})
+    update = _resolved(database, settings, asked, isinstance(config, ExportConfig), faults)
+    if faults:
+        return None
+    try:
+        return type(config).model_validate(config.model_dump() | update)
+    except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
+        errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
+        faults.extend(as_faults(errors, {"spec": config.model_dump()}))
+        return None
+
+
+def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:
+    """What the files and the database say of a specification that its model has refused."""
+    faults: list[Fault] = []
+    asked = _Asked(**{name: _well_formed(section, spec.get(name)) for name, section in _SECTIONS.items()})
+    _resolved(database, settings, asked, kind == "export", faults)
+    return faults
+
+
+def _well_formed(section: TypeAdapter[Any], values: Any) -> Any:
+    try:
+        return section.validate_python(values)
+    except ValidationError:
+        return None
+
+
+def _resolved(
+    database: Database, settings: Settings, asked: _Asked, exports: bool, faults: list[Fault]
+) -> dict[str, Any]:
+    update: dict[str, Any] = {}
+    verdict, source = None, None
+    if asked.data is not None:
+        values, verdict = splits.check(database, settings, "val", asked.data.val, faults)
+        update["data"] = {**asked.data.model_dump(), "val": values}
+    if asked.weights is not None:
+        source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)
+    if exports and (asked.images is not None or source is not None):
+        update["images"] = _images(settings, asked.images or (source.images if source else None), faults)
+    if source is None:
+        return update
+    if exports:
+        update["classes"] = classes = _export_classes(asked.classes, source, faults)
+    else:
+        classes = _measured_classes(asked.data, verdict, source, faults)
+        if asked.data is not None:
+            update["data"]["classes"] = classes
+    update["weights"] = source.weights.model_dump()
+    update["scale"] = (asked.scale or source.scale or ScaleConfig()).model_dump()
+    model = _model(asked, source, classes, faults)
+    if exports and model is not None and (reason := unexportable(model)):
+        faults.append(Fault(pointer=_pointer(source), detail=reason, remedy="Use weights with another backbone."))
+    if model is not None:
+        update |= {"model": model.model_dump(), "postprocess": model.postprocess.model_dump()}
+    return update
+
+
+def _model(asked: _Asked, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:
+    """The model that the weights are of, with the postprocessing that is asked for."""
+    model = asked.model or source.model
+    if model is None:
+        detail = "the weights file does not say which model it is for"
+        remedy = "Add `model`, a section like a training's `student`."
+        faults.append(Fault(pointer="/spec/model", detail=detail, remedy=remedy))
+        return None
+    if source.shapes is not None and classes is not None:
+        expected = expected_shapes(model, len(classes))
+        faults.extend(misfits(source.shapes, expected, _pointer(source), "model"))
+    try:
+        return without_init(with_postprocess(model, asked.postprocess))
+    except ValidationError as error:
+        detail = "; ".join(complaint["msg"].removeprefix("Value error, ") for complaint in error.errors())
+        faults.append(Fault(pointer="/spec/postprocess", detail=detail, remedy="Leave that knob out."))
+        return None
+
+
+def _measured_classes(
+    data: MeasuredData | None, verdict: datasets.Verdict | None, source: Source, faults: list[Fault]
+) -> list[str] | None:
+    """In label order: the model's, which must be those of the data. Without any, the categories by ascending id."""
+    given = data.classes if data is not None else None
+    wanted = given or (verdict.classes if verdict is not None else None)
+    if verdict is not None and given and (missing := [name for name in given if name not in verdict.classes]):
+        detail = f"the val annotations have no category {listed(missing)}"
+        remedy = f"Their categories are: {listed(verdict.classes)}."
+        faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
+    if source.classes is None or wanted is None:
+        return source.classes or wanted
+    if differing := sorted(set(wanted) ^ set(source.classes)):
+        pointer = "/spec/data/classes" if given else "/spec/data/val/annotations"
+        detail = f"model and data have other classes: {listed(differing)} in one of them alone"
+        remedy = f"Give `data.classes` the model's: {listed(source.classes)}."
+        faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
+    return source.classes
+
+
+def _export_classes(given: Sequence[str] | None, source: Source, faults: list[Fault]) -> list[str] | None:
+    known = source.classes
+    if given is not None and known is not None and list(given) != known:
+        detail = f"the weights were trained with other classes: {listed(known)}"
+        remedy = "Leave `classes` out: the weights name their classes."
+        faults.append(Fault(pointer="/spec/classes", detail=detail, remedy=remedy))
+    if given is None and known is None:
+        detail = "the weights file does not say its classes"
+        faults.append(Fault(pointer="/spec/classes", detail=detail, remedy="Add `classes`, the names in label order."))
+    return known or (list(given) if given is not None else None)
+
+
+def _images(settings: Settings, folder: str | None, faults: list[Fault]) -> str | None:
+    if folder is None:
+        detail = "an export is checked on real images, and the weights file does not say where there are any"
+        faults.append(Fault(pointer="/spec/images", detail=detail, remedy="Add `images`, a folder in the data roots."))
+        return None
+    try:
+        return str(locate_folder(folder, settings.data_roots))
+    except PathRefused as refused:
+        faults.append(Fault(pointer="/spec/images", detail=refused.detail, remedy=refused.remedy))
+        return None
+
+
+def _pointer(source: Source) -> str:
+    return f"{WEIGHTS}/{'job' if isinstance(source.weights, JobRef) else 'file'}"

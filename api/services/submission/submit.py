@@ -1,0 +1,31 @@
+"""What `POST /jobs` does: a posted specification becomes a stored job, or its dry run.
+
+The one module of this room that knows the others: the rest of it only judges a specification.
+"""
+
+from __future__ import annotations
+
+from api.database import Session
+from api.services.files import artifacts
+from api.services.jobs import store
+from api.services.submission import validation
+from api.settings import Settings
+from wire.jobs import DryRun, Job, JobCreate
+
+
+def submit(session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool) -> Job | DryRun:
+    """Store the job, to be dispatched when the transaction ends. A `dry_run` tells what would be stored.
+
+    Raises:
+        InvalidSpec: with every fault of the specification.
+        Unavailable: too many annotation files are being checked.
+        Conflict: weights of a former job that it needs are gone.
+        QuotaExceeded: `owner` has too many jobs waiting.
+    """
+    spec = validation.resolve(session, settings, order)
+    if dry_run:
+        same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
+        return DryRun(**same, spec_version=spec.version, spec=spec)
+    stored = spec.model_dump(mode="json")
+    artifacts.hold_weights(session, stored)
+    return store.detail(session, store.create(session, settings, order, stored, owner))

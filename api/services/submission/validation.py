@@ -1,0 +1,227 @@
+"""From a posted specification to the one that is stored: every default filled in, every path absolute.
+
+The request's model has checked types, bounds and names already. Here is what needs the files and the database;
+all faults are found before any is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from api.database import Database, Session
+from api.errors import InvalidSpec
+from api.services.submission import datasets, finished, splits, weights
+from api.services.submission.roots import PathRefused, locate_file
+from api.services.submission.splits import listed
+from api.services.submission.weights_header import NotSafetensors
+from api.settings import Settings
+from crosskd.spec.config import (
+    DataConfig,
+    DistillConfig,
+    FileRef,
+    Knobs,
+    LoaderConfig,
+    ModelConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from crosskd.spec.pairing import settle
+from wire.errors import Fault
+from wire.faults import faults as as_faults
+from wire.jobs import JobCreate, Spec
+
+SectionT = TypeVar("SectionT", bound=Knobs)
+
+
+def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
+    """The specification to store.
+
+    It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
+    begins no transaction of `session`, and opens short ones of its own.
+
+    Raises:
+        InvalidSpec: with every fault.
+        Unavailable: too many annotation files are being checked.
+    """
+    if isinstance(create.spec, TrainConfig):
+        return _training(session.database, settings, create.kind, create.spec)
+    faults: list[Fault] = []
+    resolved = finished.resolve(session.database, settings, create.spec, faults)
+    if resolved is None:
+        raise _invalid(faults)
+    return resolved
+
+
+def _training(database: Database, settings: Settings, kind: str, config: TrainConfig) -> TrainConfig:
+    roots = settings.data_roots
+    faults: list[Fault] = _kind(kind, config.teacher)
+    data = _data(database, settings, config.data, config.loader, faults)
+    student = _student(roots, config.student, faults)
+    update: dict[str, Any] = {"data": data, "student": student}
+    if config.teacher is not None:
+        classes = data["classes"] or config.data.classes
+        teacher = weights.resolve(database, roots, config.teacher, classes, faults)
+        update["teacher"] = teacher
+        update["distill"] = _distill(config, teacher or config.teacher, faults)
+    if faults:
+        raise _invalid(faults)
+    return _completed(config, update)
+
+
+def further_faults(database: Database, settings: Settings, body: Any) -> list[Fault]:
+    """What the files and the database say of a body that its model has refused.
+
+    Every section that is well-formed by itself is checked as `resolve` would, so that a client hears of all faults
+    at once and not of one round after the other.
+    """
+    spec = body.get("spec") if isinstance(body, dict) else None
+    if not isinstance(spec, dict):
+        return []
+    if body.get("kind") in ("evaluate", "export"):
+        return finished.further_faults(database, settings, body["kind"], spec)
+    data = _well_formed(DataConfig, spec.get("data"))
+    student = _well_formed(ModelConfig, spec.get("student"))
+    teacher = _well_formed(TeacherConfig, spec.get("teacher"))
+    distill = _well_formed(DistillConfig, spec.get("distill") or {})
+    loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
+    faults = _kind(body.get("kind"), spec.get("teacher"))
+    classes = None
+    if data is not None:
+        classes = _data(database, settings, data, loader, faults)["classes"] or data.classes
+    if student is not None:
+        _student(settings.data_roots, student, faults)
+    if teacher is not None:
+        teacher = weights.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
+        if student is not None and distill is not None and teacher.model is not None:
+            _joined(student, teacher.model, distill, faults)
+    return faults
+
+
+def _well_formed(section: type[SectionT], values: Any) -> SectionT | None:
+    try:
+        return section.model_validate(values)
+    except ValidationError:
+        return None  # its own faults are told already
+
+
+def _kind(kind: Any, teacher: Any) -> list[Fault]:
+    if kind == "distill" and teacher is None:
+        remedy = 'Add `spec.teacher.weights`: {"job": ID} or {"file": PATH}.'
+        return [Fault(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
+    if kind == "train" and teacher is not None:
+        remedy = "Use kind `distill`, or remove `spec.teacher`."
+        return [Fault(pointer="/spec/teacher", detail="a train job has no teacher", remedy=remedy)]
+    return []
+
+
+def _invalid(faults: list[Fault]) -> InvalidSpec:
+    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return InvalidSpec(f"the spec has {count}; `errors` tells where", errors=faults)
+
+
+def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
+    """`config` with what was resolved and with the defaults that depend on other fields."""
+    evaluation, augment = config.evaluation, config.augment
+    update["evaluation"] = {**evaluation.model_dump(), "batch_size": evaluation.batch_size or config.batch_size}
+    short_edge = augment.val_short_edge or max(augment.short_edges)
+    update["augment"] = {**augment.model_dump(), "val_short_edge": short_edge}
+    try:
+        return TrainConfig.model_validate({**config.model_dump(), **update})
+    except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
+        errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
+        raise _invalid(as_faults(errors, {"spec": config.model_dump()})) from None
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _data(
+    database: Database, settings: Settings, config: DataConfig, loader: LoaderConfig, faults: list[Fault]
+) -> dict[str, Any]:
+    """The data section with absolute paths and, where the files are in order, classes."""
+    verdicts: dict[str, datasets.Verdict | None] = {}
+    data = config.model_dump()
+    for split in ("train", "val"):
+        data[split], verdicts[split] = splits.check(database, settings, split, getattr(config, split), faults)
+    train, val = verdicts.get("train"), verdicts.get("val")
+    if train is not None:
+        faults.extend(_no_boxes(loader, train))
+    data["classes"] = _classes(config.classes, train, val, faults)
+    return data
+
+
+def _no_boxes(loader: LoaderConfig, train: datasets.Verdict) -> list[Fault]:
+    if train.boxes or not loader.drop_empty:
+        return []
+    return [
+        Fault(
+            pointer="/spec/data/train/annotations",
+            detail="no image has a box that trains",
+            remedy="Name a file with boxes, or set `loader.drop_empty` to false.",
+        )
+    ]
+
+
+def _classes(
+    given: list[str] | None, train: datasets.Verdict | None, val: datasets.Verdict | None, faults: list[Fault]
+) -> list[str] | None:
+    """The classes in label order: as given, or the training file's categories by ascending id."""
+    if given is not None:
+        for split, verdict in {"train": train, "val": val}.items():
+            if verdict is not None and (missing := [name for name in given if name not in verdict.classes]):
+                detail = f"the {split} annotations have no category {listed(missing)}"
+                remedy = f"Their categories are: {listed(verdict.classes)}."
+                faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
+        return given
+    if train is None:
+        return None
+    if val is not None and set(train.classes) != set(val.classes):
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        faults.append(
+            Fault(
+                pointer="/spec/data/val/annotations",
+                detail=f"training and validation have other categories: {listed(differing)} in one of them alone",
+                remedy="Give `data.classes` the names that both have, or mend a file.",
+            )
+        )
+    return train.classes
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -> dict[str, Any]:
+    values = student.model_dump()
+    init = student.backbone.init
+    if isinstance(init, FileRef):
+        pointer = "/spec/student/backbone/init/file"
+        try:
+            path = locate_file(init.file, roots)
+            if path.suffix == ".safetensors":
+                weights.read_weights_file(path)
+            values["backbone"]["init"] = {"file": str(path)}
+        except PathRefused as refused:
+            faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
+        except NotSafetensors as error:
+            detail = f"{init.file!r} is no readable safetensors file: {error}"
+            faults.append(Fault(pointer=pointer, detail=detail, remedy="Copy the file anew, or name another."))
+    return values
+
+
+def _distill(config: TrainConfig, teacher: TeacherConfig, faults: list[Fault]) -> dict[str, Any]:
+    """The distillation section with its cut, after checking that the two models can be joined there."""
+    distill = config.distill or DistillConfig()
+    if teacher.model is None:
+        return distill.model_dump()
+    return _joined(config.student, teacher.model, distill, faults)
+
+
+def _joined(student: ModelConfig, teacher: ModelConfig, distill: DistillConfig, faults: list[Fault]) -> dict[str, Any]:
+    """The values of `distill` with what depends on the pair filled in; what keeps the two apart joins `faults`."""
+    settled, misfits = settle(distill, student, teacher)
+    faults.extend(Fault(pointer=f"/spec{misfit.where}", detail=misfit.what, remedy=misfit.remedy) for misfit in misfits)
+    return settled.model_dump()

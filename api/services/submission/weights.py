@@ -1,0 +1,238 @@
+"""The teacher of a distillation: what its weights are, and whether they fit what the specification says.
+
+A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
+tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from api.database import Database
+from api.models import ID, Artifact, Job
+from api.services.submission.roots import PathRefused, locate_file
+from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
+from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
+from crosskd.spec.finished import scale_of
+from crosskd.spec.shapes import ExpectedShapes, expected_shapes
+from wire.errors import Fault
+
+POINTER = "/spec/teacher"
+LISTED = 10  # tensors that a fault names
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the weights themselves tell; None: they do not say."""
+
+    weights: JobRef | FileRef
+    model: ModelConfig | None = None
+    classes: list[str] | None = None
+    shapes: dict[str, Shape] | None = None
+    scale: ScaleConfig | None = None  # at which they were evaluated
+    images: str | None = None  # on which they were evaluated
+
+
+def resolve(
+    database: Database, roots: Sequence[Path], teacher: TeacherConfig, classes: list[str] | None, faults: list[Fault]
+) -> TeacherConfig | None:
+    """The teacher with its model, classes and absolute path; None after adding why not to `faults`.
+
+    `classes` are the student's, in label order; None where the data are at fault.
+    """
+    source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
+    if source is None:
+        return None
+    model = teacher.model or source.model
+    if model is None:
+        faults.append(
+            Fault(
+                pointer=f"{POINTER}/model",
+                detail="the weights file does not say which model it is for",
+                remedy="Add `teacher.model`, a section like `student`.",
+            )
+        )
+        return None
+    named = teacher.classes or source.classes
+    before = len(faults)
+    _check_classes(teacher, source, classes, faults)
+    if source.shapes is not None and (known := named or classes) is not None:
+        expected = expected_shapes(model, len(known))
+        faults.extend(misfits(source.shapes, expected, _pointer(teacher), "teacher.model"))
+        named = known
+    if len(faults) > before:
+        return None
+    # A file that only torch reads may still name its classes: None leaves that to the worker.
+    return TeacherConfig(weights=source.weights, model=without_init(model), classes=named)
+
+
+def source_of(
+    database: Database, roots: Sequence[Path], weights: JobRef | FileRef, faults: list[Fault], pointer: str
+) -> Source | None:
+    """What the weights that stand at `pointer` tell; None after adding to `faults` why they cannot be had."""
+    if isinstance(weights, JobRef):
+        return _from_job(database, weights, faults, pointer)
+    return _from_file(roots, weights, faults, f"{pointer}/file")
+
+
+def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str) -> Source | None:
+    with database.reading() as session:
+        job = session.get(Job, ref.job) if ID.fullmatch(ref.job) else None
+        name = f"{ref.checkpoint}.safetensors"
+        found = job and session.scalar(select(Artifact.id).where(Artifact.job_id == job.id, Artifact.name == name))
+    if job is None:
+        detail = f"there is no job {ref.job!r}"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
+    elif job.status != "succeeded":
+        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+        detail = f"job {job.id} is {job.status}, not succeeded"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
+    elif found is None:
+        fault = Fault(
+            pointer=f"{pointer}/checkpoint",
+            detail=f"job {job.id} has no {name}",
+            remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
+        )
+    else:
+        model, data = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]
+        shapes = expected_shapes(model, len(data["classes"]))
+        return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
+    faults.append(fault)
+    return None
+
+
+def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
+    try:
+        path = locate_file(ref.file, roots)
+    except PathRefused as refused:
+        faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
+        return None
+    weights = FileRef(file=str(path))
+    if path.suffix != ".safetensors":
+        return Source(weights)
+    try:
+        header = read_weights_file(path)
+    except NotSafetensors as error:
+        detail = f"{path.name} is no readable safetensors file: {error}"
+        faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
+        return None
+    if (classes := _classes_of(header, weights)) is not None and len(set(classes)) != len(classes):
+        detail = f"{path.name} names a class twice"
+        remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
+        faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
+        return None
+    if header.foreign:
+        return Source(weights, _model_of(header), classes, scale=_scale_of(header))
+    return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
+
+
+def read_weights_file(path: Path) -> WeightsHeader:
+    """The header of a safetensors file. Raises `NotSafetensors`."""
+    try:
+        with path.open("rb") as file:
+            return read_header(file)
+    except OSError as error:
+        raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
+
+
+def _model_of(header: WeightsHeader) -> ModelConfig | None:
+    try:
+        return ModelConfig.model_validate(header.json_metadata("model"))
+    except (ValidationError, TypeError):  # none, or one of a version with other names, or no model at all
+        return None
+
+
+def _scale_of(header: WeightsHeader) -> ScaleConfig | None:
+    recorded = header.json_metadata("augment")
+    try:
+        return scale_of(recorded) if isinstance(recorded, dict) else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _classes_of(header: WeightsHeader, weights: FileRef) -> list[str] | None:
+    """None also for names that no specification could hold: such a file does not say its classes."""
+    try:
+        return TeacherConfig(weights=weights, classes=header.json_metadata("classes")).classes
+    except ValidationError:
+        return None
+
+
+def _check_classes(teacher: TeacherConfig, source: Source, classes: list[str] | None, faults: list[Fault]) -> None:
+    pointer = f"{POINTER}/classes"
+    if teacher.classes and source.classes and teacher.classes != source.classes:
+        faults.append(
+            Fault(
+                pointer=pointer,
+                detail=f"the weights were trained with other classes: {_difference(teacher.classes, source.classes)}",
+                remedy="Leave `teacher.classes` out: the weights name their classes.",
+            )
+        )
+        return
+    named = teacher.classes or source.classes
+    if named is None or classes is None:
+        return
+    # More classes, or another order, are no fault: the worker narrows the teacher by name.
+    if missing := [name for name in classes if name not in named]:
+        faults.append(
+            Fault(
+                pointer=pointer if teacher.classes else _pointer(teacher),
+                detail=f"the teacher does not know {_listed(missing)}; it was trained on {_listed(named)}",
+                remedy="Use a teacher that knows every class of the data, or set `data.classes` to those it knows.",
+            )
+        )
+
+
+def _difference(first: list[str], second: list[str]) -> str:
+    if len(first) != len(second):
+        return f"{len(first)} against {len(second)}"
+    at = next(i for i, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
+    return f"class {at} is {first[at]!r} here and {second[at]!r} there"
+
+
+def misfits(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, model: str) -> list[Fault]:
+    """One fault each for missing, unexpected and differently shaped tensors. `model` is the section that says which."""
+    wrong = [
+        f"{name} is {list(found[name])}, not {list(expected[name])}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    kinds = {
+        "misses tensors that the model has": [name for name in expected if name not in found and not _counter(name)],
+        "has tensors that the model has not": [
+            name for name in found if name not in expected and not expected.untold(name)
+        ],
+        "has tensors of other shapes": wrong,
+    }
+    remedy = f"Set `{model}` to the model that the weights were trained as, or name other weights."
+    return [
+        Fault(pointer=pointer, detail=f"the weights file {what} ({len(names)}): {_listed(names)}", remedy=remedy)
+        for what, names in kinds.items()
+        if names
+    ]
+
+
+def _counter(name: str) -> bool:
+    """Only batch norm without momentum reads these; older files leave them out, and loading allows it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(name[:200] for name in names[:LISTED]) + more
+
+
+def _pointer(teacher: TeacherConfig) -> str:
+    return f"{POINTER}/weights/{'job' if isinstance(teacher.weights, JobRef) else 'file'}"
+
+
+def without_init(model: ModelConfig) -> ModelConfig:
+    """The weights replace whatever its backbone began with: no stored spec should name that file again."""
+    if not isinstance(model.backbone.init, FileRef):
+        return model
+    return model.model_copy(update={"backbone": model.backbone.model_copy(update={"init": "random"})})

@@ -1,0 +1,66 @@
+"""Lists of jobs under filters, held against a plain reading of all jobs."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.database import Database
+from api.models import Job, JobLabel
+from api.services.jobs import listing
+
+OWNERS = (None, "ann", "bob")
+STATUSES: tuple[list[str], ...] = ([], ["running"], ["succeeded"], ["queued", "succeeded", "queued"])
+LABELS: tuple[list[str], ...] = ([], ["team=a"], ["team=b"], ["rare=yes"], ["team=a", "rare=yes"], ["team=c"])
+
+
+@pytest.fixture
+def jobs(client: TestClient, post_job: Callable[..., str], database: Database) -> list[dict[str, Any]]:
+    """Sixty jobs, newest first: most of them succeeded, most of team a, few rare."""
+    dice = random.Random(0)
+    with database.transaction() as session:
+        model = session.get_one(Job, post_job())
+        for number in range(60):
+            labels = {"team": dice.choice("aaab")} | ({"rare": "yes"} if number % 17 == 0 else {})
+            same = {name: getattr(model, name) for name in ("kind", "spec", "spec_version", "queue", "created_at")}
+            status = dice.choice(["succeeded"] * 8 + ["running", "queued"])
+            owner = dice.choice(["ann", "ann", "bob"])
+            job = Job(**same, name=str(number), updated_at=model.updated_at, labels=labels, status=status, owner=owner)
+            session.add(job)
+            session.flush()
+            session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in labels.items())
+        session.delete(model)
+    found: list[dict[str, Any]] = client.get("/jobs?limit=200").json()["items"]
+    assert [job["name"] for job in found] == [str(number) for number in reversed(range(60))]
+    return found
+
+
+def pages(client: TestClient, limit: int, **query: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while True:
+        after = {"after": found[-1]["id"]} if found else {}
+        page = client.get("/jobs", params={"limit": limit, **query, **after}).json()
+        assert len(page["items"]) == limit or not page["has_more"]
+        found += page["items"]
+        if not page["has_more"]:
+            return found
+
+
+@pytest.mark.parametrize("few", [1, 5, 1000])  # whichever way the filters are gone through
+def test_filters(client: TestClient, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(listing, "_FEW", few)
+    for owner, statuses, labels in itertools.product(OWNERS, STATUSES, LABELS):
+        query = {"status": statuses, "label": labels} | ({"owner": owner} if owner else {})
+        wanted = [
+            job
+            for job in jobs
+            if (owner is None or job["owner"] == owner)
+            and (not statuses or job["status"] in statuses)
+            and all(job["labels"].get(label[: label.index("=")]) == label[label.index("=") + 1 :] for label in labels)
+        ]
+        assert pages(client, 7, **query) == wanted, query

@@ -1,0 +1,182 @@
+"""The cached check of annotation files. The memory bound and the time-out are tried on real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.database import Database
+from api.errors import Unavailable
+from api.models import Dataset
+from api.services.submission import datasets
+from api.services.submission.datasets import CheckFailed, examine
+
+
+def write_coco(path: Path, *, boxes: int = 2, names: tuple[str, ...] = ("dog", "cat"), polygon: int = 0) -> Path:
+    """A valid file; `polygon` numbers of outline per box make it as large as one likes."""
+    outline = [round(i * 64 / polygon, 2) for i in range(polygon)]
+    with path.open("w") as file:
+        file.write('{"images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}], "annotations": [')
+        for i in range(boxes):
+            box = {"id": i, "image_id": 1, "category_id": 0, "bbox": [1, 1, 9, 9], "segmentation": [outline]}
+            file.write((", " if i else "") + json.dumps(box))
+        categories = [{"id": i, "name": name} for i, name in enumerate(names)]
+        file.write(f'], "categories": {json.dumps(categories)}}}')
+    return path
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The checks that were really run."""
+    ran: list[Any] = []
+    real = subprocess.run
+
+    def run(command: list[str], **how: Any) -> Any:
+        ran.append(command)
+        return real(command, **how)
+
+    monkeypatch.setattr(datasets.subprocess, "run", run)
+    return ran
+
+
+def test_an_unchanged_file_is_not_read_again(database: Database, tmp_path: Path, checks: list[Any]) -> None:
+    path = write_coco(tmp_path / "a.json")
+    first = examine(database, path, 60)
+    assert first.classes == ["dog", "cat"]
+    assert (first.annotations, first.boxes, first.fault_count) == (2, 2, 0)
+    assert examine(database, path, 60) == first
+    os.utime(path)  # looks new, is not: its digest tells
+    assert examine(database, path, 60) == first
+    assert examine(database, Path(write_coco(tmp_path / "copy.json")), 60) == first
+    assert len(checks) == 1
+    write_coco(path, names=("cow",))
+    assert examine(database, path, 60).classes == ["cow"]
+    assert len(checks) == 2
+    with database.reading() as session:
+        assert session.query(Dataset).count() == 2
+
+
+def test_faults_are_remembered_too(database: Database, tmp_path: Path, checks: list[Any]) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text('{"images": [{"id": 1, "file_name": "caf\\u00e9\\u0000", "width": 1, "height": NaN}]}')
+    first = examine(database, path, 60)
+    assert first.fault_count == len(first.faults) == 4
+    assert examine(database, path, 60) == first
+    assert len(checks) == 1
+
+
+def test_the_verdict_of_older_rules_is_not_used(
+    database: Database, tmp_path: Path, checks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_coco(tmp_path / "a.json")
+    examine(database, path, 60)
+    monkeypatch.setattr(datasets, "VERSION", 2)
+    examine(database, path, 60)
+    examine(database, path, 60)
+    assert len(checks) == 2
+
+
+def test_a_check_that_takes_too_long_is_ended(database: Database, tmp_path: Path) -> None:
+    path = write_coco(tmp_path / "big.json", boxes=40_000, polygon=75)
+    with pytest.raises(CheckFailed) as failed:
+        examine(database, path, 0.05)
+    assert "within 0.05 s" in failed.value.detail
+    assert "CROSSKD_COCO_CHECK_SECONDS" in failed.value.remedy
+
+
+def test_a_path_that_is_too_long_to_index_is_checked_all_the_same(database: Database, tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["é" * 120] * 10)
+    folder.mkdir(parents=True)
+    path = write_coco(folder / "a.json")
+    assert examine(database, path, 60).fault_count == 0
+
+
+def test_one_check_per_file_and_few_that_wait(
+    database: Database, tmp_path: Path, checks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "MAX_WAITING", 3)
+    path = write_coco(tmp_path / "a.json", boxes=20_000, polygon=40)
+    outcomes: list[Any] = []
+
+    def ask() -> None:
+        try:
+            outcomes.append(examine(database, path, 60).fault_count)
+        except Unavailable as error:
+            outcomes.append(error.status)
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [0, 0, 0, 503, 503]
+    assert len(checks) == 1
+
+
+def test_a_large_file_costs_little_memory(tmp_path: Path) -> None:
+    """20 MB, which `json.load` turns into five times as much; one child, so that its peak is its own."""
+    path = write_coco(tmp_path / "big.json", boxes=40_000, polygon=75)
+    size = path.stat().st_size
+    assert size > 18_000_000
+    peaks = []
+    for program in (
+        "import sys; from api.services.submission.coco_check import main; main(sys.argv[1], '60')",
+        "import json, sys; json.load(open(sys.argv[1]))",
+    ):
+        # ru_maxrss of a fresh process starts at its parent's: a small shell stands between it and pytest.
+        script = (
+            f"{program}; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        )
+        command = ["sh", "-c", '"$0" -c "$1" "$2"; exit $?', sys.executable, script, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(int(done.stderr) * 1024)
+    streamed, loaded = peaks
+    assert streamed < 60_000_000
+    assert loaded > 1.5 * streamed
+
+
+def test_more_than_the_memory_allows_is_refused_not_fatal(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    own = resource.getrlimit(resource.RLIMIT_AS)
+    program = "import api.services.submission.coco_check as c, sys; c.MAX_MEMORY = 40 << 20; c.main(*sys.argv[1:])"
+    monkeypatch.setattr(datasets, "COMMAND", [sys.executable, "-c", program])
+    path.write_text(json.dumps({"images": [{"id": i} for i in range(600_000)]}))
+    with pytest.raises(CheckFailed, match="more ids than can be checked"):
+        examine(database, path, 60)
+    assert resource.getrlimit(resource.RLIMIT_AS) == own
+
+
+def test_the_api_answers_while_a_large_file_is_checked(
+    app: FastAPI, client: TestClient, spec: dict[str, Any], settings: Any, checks: list[Any]
+) -> None:
+    path = write_coco(settings.data_roots[0] / "big.json", boxes=40_000, polygon=75, names=("ring", "square"))
+    spec["data"]["train"] = spec["data"]["train"] | {"annotations": str(path)}
+    answers: list[httpx.Response] = []
+    body = {"kind": "train", "name": "big", "spec": spec}
+    post = threading.Thread(target=lambda: answers.append(client.post("/jobs?dry_run=true", json=body)))
+    post.start()
+    while not checks:
+        time.sleep(0.001)
+    during, slowest = 0, 0.0
+    while post.is_alive():
+        before = time.monotonic()
+        assert client.get("/health").status_code == 200
+        slowest = max(slowest, time.monotonic() - before)
+        during += 1
+    assert answers[0].status_code == 200, answers[0].text
+    assert during >= 3
+    assert slowest < 5  # on a machine that does much else
