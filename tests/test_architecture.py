@@ -76,8 +76,8 @@ def test_import_contracts_are_kept() -> None:
 @pytest.mark.parametrize(
     ("module", "statement", "contract"),
     [
-        ("api/main.py", "import worker.retry", LAYERS),
-        ("worker/client.py", "import api.errors", LAYERS),
+        ("api/main.py", "import worker.deliver.retry", LAYERS),
+        ("worker/deliver/client.py", "import api.errors", LAYERS),
         ("client/cli.py", "import worker.settings", LAYERS),
         ("client/sdk.py", "import api.models", LAYERS),
         ("wire/jobs.py", "import client.errors", LAYERS),
@@ -85,7 +85,7 @@ def test_import_contracts_are_kept() -> None:
         ("crosskd/runs/train.py", "import httpx", "crosskd is a library: it knows no service"),
         ("api/settings.py", "import torch", "the api stays without torch"),
         ("api/services/jobs/store.py", "import crosskd.losses", "of crosskd, the api and the wire see only the spec"),
-        ("worker/run.py", "import sqlalchemy", "the api alone touches SQL and serves HTTP"),
+        ("worker/training/run.py", "import sqlalchemy", "the api alone touches SQL and serves HTTP"),
         ("client/tables.py", "import crosskd.runs.train", "the client starts the others as processes"),
         ("wire/jobs.py", "import fastapi", "the wire is plain pydantic"),
         ("worker/tasks.py", "import crosskd.runs.train", "celery's process stays free of torch"),
@@ -101,6 +101,7 @@ def test_import_contracts_are_kept() -> None:
             "import api.services.files.artifacts",
             "a specification is judged without the other rooms",
         ),
+        ("worker/supervise/lease.py", "import worker.training.run", "worker layers"),
         ("crosskd/boxes/ops.py", "import crosskd.detectors.gfl", "crosskd layers"),
     ],
 )
@@ -182,7 +183,7 @@ def test_training_loads_torch_and_no_service(tmp_path: Path) -> None:
 
 
 def test_the_worker_never_touches_sql(tmp_path: Path) -> None:
-    for module in ("worker.tasks", "worker.run"):
+    for module in ("worker.tasks", "worker.training.run"):
         assert not loaded_by(module, tmp_path) & {"sqlalchemy", "alembic", "fastapi"}
 
 
@@ -316,10 +317,10 @@ ROOMS = [
     "wire/jobs.py",
     "worker/app.py",
     "worker/tasks.py",
-    "worker/run.py",
+    "worker/training/run.py",
     "worker/settings.py",
-    "worker/client.py",
-    "worker/reporter.py",
+    "worker/deliver/client.py",
+    "worker/training/reporter.py",
     "client/sdk.py",
     "client/cli.py",
     "client/local.py",

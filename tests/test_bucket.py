@@ -31,9 +31,9 @@ from tests.service import Service
 from wire.artifacts import ArtifactRef
 from wire.reports import ClaimRequest
 from wire.tokens import TokenCreate
-from worker.client import AttemptClient, WorkerClient, connect
-from worker.retry import Refused, Retry
-from worker.uploads import Uploads
+from worker.deliver.client import AttemptClient, WorkerClient, connect
+from worker.deliver.retry import Refused, Retry
+from worker.deliver.uploads import Uploads
 
 PART_SIZE = 100_000
 CONTENT = os.urandom(250_000)  # three parts
@@ -259,7 +259,7 @@ def fetch(who: str, client: Client, work: Work, target: Path) -> None:
 def test_a_download_that_breaks_off_goes_on_where_it_was(
     client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("worker.client.CHUNK", 10_000)  # what has come of one is lost with the connection
+    monkeypatch.setattr("worker.deliver.client.CHUNK", 10_000)  # what has come of one is lost with the connection
     work.upload(file, "best.safetensors")
     recorder.seen.clear()
     recorder.cuts.append(100_000)

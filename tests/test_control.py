@@ -66,7 +66,7 @@ def steps(service: Service, job: Job) -> list[int]:
 
 
 def trainings(service: Service) -> list[int]:
-    return [pid for pid in processes_of(service.home) if "worker.run" in command_of(pid)]
+    return [pid for pid in processes_of(service.home) if "worker.training.run" in command_of(pid)]
 
 
 def test_a_cancel_reaches_the_training_within_two_seconds(service: Service, cancelled: tuple[Job, datetime]) -> None:

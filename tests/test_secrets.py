@@ -39,7 +39,7 @@ def variable_of_training(home: Path, name: str) -> str:
                 variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
             except OSError:
                 continue
-            if b"worker.run" in command:
+            if b"worker.training.run" in command:
                 return dict(line.partition("=")[::2] for line in variables)[name]
         time.sleep(0.05)
     raise AssertionError("no training was started")

@@ -14,7 +14,7 @@ from wire import process_log
 from worker.configuration import configuration
 from worker.folder import sweep
 from worker.settings import SettingsError, read_settings
-from worker.shutdown import ShutdownNotice
+from worker.supervise.shutdown import ShutdownNotice
 
 try:
     settings = read_settings()

@@ -11,9 +11,9 @@ from structlog.contextvars import bound_contextvars
 from wire import tracing
 from wire.process_log import request_id
 from wire.tasks import RUN_JOB
-from worker import supervisor
 from worker.app import app, settings, shutdown_notice
-from worker.supervisor import Origin
+from worker.supervise import supervisor
+from worker.supervise.supervisor import Origin
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from api.stores.local import LocalStaged
 from api.stores.s3 import S3Direct
 from tests.api.conftest import WORKER_TOKEN, Worker
 from tests.s3 import S3
-from worker.client import AttemptClient, connect
-from worker.retry import Refused, Retry
-from worker.sending import Upload
+from worker.deliver.client import AttemptClient, connect
+from worker.deliver.retry import Refused, Retry
+from worker.deliver.transfer import Upload
 
 CONTENT = os.urandom(250_000)
 NAME = "best.safetensors"

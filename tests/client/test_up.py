@@ -145,7 +145,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
-            until(lambda: any("worker.run" in command_of(pid) for pid in processes_of(tmp_path)), SECONDS)
+            until(lambda: any("worker.training.run" in command_of(pid) for pid in processes_of(tmp_path)), SECONDS)
             demo.send_signal(number)
             output, errors = demo.communicate(timeout=SECONDS)
         finally:

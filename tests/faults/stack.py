@@ -211,7 +211,7 @@ class Stack:
         return [
             pid
             for pid in self.processes()
-            if "worker.run" in (command := command_line(pid)) and attempt in command[-1] and leads(pid)
+            if "worker.training.run" in (command := command_line(pid)) and attempt in command[-1] and leads(pid)
         ]
 
     def processes(self) -> list[int]:

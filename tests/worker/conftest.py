@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.worker.double import TOKEN, Double
-from worker.client import AttemptClient, connect
+from worker.deliver.client import AttemptClient, connect
 from worker.folder import WorkFolder
 
 

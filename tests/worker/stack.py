@@ -92,7 +92,9 @@ class Worker:
     def training(self) -> int | None:
         """The process id of the training that is running."""
         supervisors = children(self.process.pid)
-        found = [pid for parent in supervisors for pid in children(parent) if "worker.run" in command_line(pid)]
+        found = [
+            pid for parent in supervisors for pid in children(parent) if "worker.training.run" in command_line(pid)
+        ]
         return found[0] if found else None
 
     def rank(self, number: int) -> int | None:
@@ -103,7 +105,7 @@ class Worker:
                 variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
             except OSError:
                 continue
-            if "worker.run" in command_line(pid) and wanted in variables:
+            if "worker.training.run" in command_line(pid) and wanted in variables:
                 return pid
         return None
 

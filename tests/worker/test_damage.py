@@ -15,13 +15,13 @@ from tests.worker.double import Double
 from tests.worker.stack import claim
 from wire.artifacts import ArtifactRef
 from wire.reports import Claim
-from worker.client import AttemptClient, WorkerClient
+from worker.deliver.client import AttemptClient, WorkerClient
+from worker.deliver.retry import Refused
+from worker.deliver.uploads import Uploads
 from worker.folder import WorkFolder
-from worker.lease import Control
-from worker.retry import Refused
 from worker.settings import Settings
-from worker.supervisor import Supervisor
-from worker.uploads import Uploads
+from worker.supervise.lease import Control
+from worker.supervise.supervisor import Supervisor
 
 WRITTEN, FOUND = b"as it was written", b"as it was writtem"
 

@@ -14,11 +14,11 @@ from tests.worker.double import Double, Fault
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, MAX_LINES
 from wire.reports import MetricPoint
-from worker.client import AttemptClient
-from worker.delivery import MOST_LINES, Delivery
+from worker.deliver.client import AttemptClient
+from worker.deliver.delivery import MOST_LINES, Delivery
+from worker.deliver.spool import Spool
 from worker.folder import WorkFolder
-from worker.reporter import LogForwarder, Reporter
-from worker.spool import Spool
+from worker.training.reporter import LogForwarder, Reporter
 
 Until = Callable[[Callable[[], object], float], None]
 core = logging.getLogger("crosskd.runs.train")
@@ -55,7 +55,7 @@ def test_an_error_brings_its_traceback(double: Double, reporter: Reporter) -> No
     try:
         raise ValueError("the cause")
     except ValueError:
-        logging.getLogger("worker.run").exception("the training ended with an error")
+        logging.getLogger("worker.training.run").exception("the training ended with an error")
     reporter.close(10)
     assert double.log[0] == "the training ended with an error"
     assert double.log[-1] == "ValueError: the cause"

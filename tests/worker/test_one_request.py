@@ -104,14 +104,14 @@ def test_the_workers_log_is_json_and_each_line_of_the_job_names_it(story: Story)
     about = [line for line in lines if line.get("request_id") == MINE]
     assert {line["job"] for line in about} == {story.job["id"]}
     held = next(line for line in about if "attempt" in line)
-    assert (held["logger"], held["attempt"]) == ("worker.supervisor", story.attempt)
+    assert (held["logger"], held["attempt"]) == ("worker.supervise.supervisor", story.attempt)
     assert any(line["event"].endswith("failed, now failed") for line in about)
 
 
 def test_every_line_of_the_training_names_it(story: Story) -> None:
     lines = [json.loads(line) for line in story.training.splitlines() if line.startswith("{")]
     assert any("step" in line["event"] for line in lines)
-    assert any(line["logger"] == "worker.run" and "exception" in line for line in lines)
+    assert any(line["logger"] == "worker.training.run" and "exception" in line for line in lines)
     about = {(line["request_id"], line["job"], line["attempt"]) for line in lines}
     assert about == {(MINE, story.job["id"], story.attempt)}
     assert not [line for line in lines if line["logger"].startswith(("httpx", "httpcore"))]

@@ -16,8 +16,8 @@ from tests.worker.double import TOKEN
 from tests.worker.stack import spec
 from tests.worker.test_with_api import Api
 from wire.reports import ClaimRequest
-from worker.client import AttemptClient, WorkerClient, connect
-from worker.retry import Retry
+from worker.deliver.client import AttemptClient, WorkerClient, connect
+from worker.deliver.retry import Retry
 
 SIZE = 60_000_000
 PIECE = 25_000_000  # bytes after which a connection is cut

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.faults.checker.index import TRAININGS, Index
 from tests.faults.checker.rows import ArtifactRow, EvaluationRow, JobRow
 from tests.faults.checker.violations import Rule, Violation
-from worker.journal import Wrote
+from worker.training.audit_log import Wrote
 
 LOG = "log.txt"  # it grows while it is sent: no journal knows its bytes
 WEIGHTS = ("best.safetensors", "last.safetensors")

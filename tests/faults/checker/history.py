@@ -20,7 +20,7 @@ from tests.faults.checker.rows import Download as Download
 from tests.faults.checker.rows import History as History
 from tests.faults.checker.rows import Observation as Observation
 from tests.faults.checker.rows import Seen as Seen
-from worker import journal
+from worker.training import audit_log
 
 Row = TypeVar("Row")
 STAGING = "staging"  # of the artifact folder: parts of uploads, which nobody is ever given
@@ -49,7 +49,7 @@ def collect(database_url: str, artifacts: Path, journals: Iterable[Path], seen: 
     history.seen = seen
     history.files = list(_files(artifacts)) if artifacts.is_dir() else []
     history.journals = [
-        rows.Journal(path.stem, tuple(journal.read(path)))
+        rows.Journal(path.stem, tuple(audit_log.read(path)))
         for folder in sorted(set(journals))
         for path in sorted(folder.glob("*.jsonl"))
     ]

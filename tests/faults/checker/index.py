@@ -21,7 +21,7 @@ from tests.faults.checker.rows import (
     SummaryRow,
     TransitionRow,
 )
-from worker.journal import Began, Record
+from worker.training.audit_log import Began, Record
 
 Row = TypeVar("Row")
 FINAL = frozenset({"succeeded", "failed", "cancelled"})

@@ -9,7 +9,7 @@ from itertools import pairwise
 from tests.faults.checker.index import FINAL, Index
 from tests.faults.checker.rows import AttemptRow, JobRow, TransitionRow
 from tests.faults.checker.violations import Rule, Violation
-from worker.journal import Began
+from worker.training.audit_log import Began
 
 # Written down once more: what the service takes for its state machine is what is to be checked.
 LEGAL = {

@@ -13,7 +13,7 @@ from tests.faults.checker import rows
 from tests.faults.checker.plan import Plan, Try
 from tests.faults.checker.rows import History
 from tests.faults.checker.summaries import summaries
-from worker.journal import Began, Ended, Evaluated, Points, Record, Wrote, exact
+from worker.training.audit_log import Began, Ended, Evaluated, Points, Record, Wrote, exact
 
 LEASE = timedelta(seconds=8)
 KEEP_LAST = 2

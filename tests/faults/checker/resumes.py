@@ -8,7 +8,7 @@ from tests.faults.checker.books import SHOWN
 from tests.faults.checker.index import Index
 from tests.faults.checker.rows import AttemptRow, JobRow
 from tests.faults.checker.violations import Rule, Violation
-from worker.journal import Began, Points, Wrote
+from worker.training.audit_log import Began, Points, Wrote
 
 
 def check_resumes(index: Index) -> Iterator[Violation]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from worker.journal import Record
+from worker.training.audit_log import Record
 
 Json = dict[str, Any]
 
@@ -208,7 +208,7 @@ class FileRead:
 
 @dataclass(frozen=True)
 class Journal:
-    """The journal of one training process, in the order in which it was written (`worker/journal.py`)."""
+    """The journal of one training process, in the order in which it was written (`worker/training/audit_log.py`)."""
 
     attempt_id: str
     records: tuple[Record, ...]

@@ -21,7 +21,7 @@ from tests.faults.checker.index import TRAININGS, Index
 from tests.faults.checker.rows import AttemptRow, JobRow, PointRow
 from tests.faults.checker.summaries import summaries
 from tests.faults.checker.violations import Rule, Violation
-from worker.journal import Ended, Evaluated, Points, Record, Wrote, exact
+from worker.training.audit_log import Ended, Evaluated, Points, Record, Wrote, exact
 
 NONE = -1  # the last step of an attempt all of whose steps are replaced
 NON_FINITE = ("", "nan", "inf", "-inf")  # by kind of a stored point
@@ -116,7 +116,7 @@ def _summaries(index: Index, attempt: AttemptRow) -> Iterator[Violation]:
 
 
 def stored_value(row: PointRow) -> str:
-    """As `worker.journal.exact` writes it."""
+    """As `worker.training.audit_log.exact` writes it."""
     if row.kind == 0 and row.value is not None:
         return float(row.value).hex()
     return NON_FINITE[row.kind]

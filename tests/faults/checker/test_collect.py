@@ -24,7 +24,7 @@ from tests.api.sending import digest
 from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.faults.checker import Rule, check, tensors
 from tests.faults.checker.history import Accepted, Download, Observation, Seen, collect
-from worker.journal import Began, Ended, Evaluated, Journal, Points, Wrote, exact
+from worker.training.audit_log import Began, Ended, Evaluated, Journal, Points, Wrote, exact
 
 STEPS = 6
 CHECKPOINT = 3  # every so many steps

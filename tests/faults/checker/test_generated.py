@@ -14,7 +14,7 @@ from tests.faults.checker import check
 from tests.faults.checker.made import Maker
 from tests.faults.checker.plan import Plan, Try
 from tests.faults.checker.rows import History
-from worker.journal import Ended
+from worker.training.audit_log import Ended
 
 ENDINGS = ("lost", "failed", "released", "paused", "cancelled", "user", "succeeded")
 HOUR = timedelta(hours=1)

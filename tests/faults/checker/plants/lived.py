@@ -8,7 +8,7 @@ from tests.faults.checker.case import Case
 from tests.faults.checker.plants.plant import INSTANT, against
 from tests.faults.checker.rows import Journal, OutboxRow
 from tests.faults.checker.violations import Rule
-from worker.journal import Began
+from worker.training.audit_log import Began
 
 
 @against(Rule.TRANSITION_ILLEGAL)

@@ -10,7 +10,7 @@ from tests.faults.checker.plants.plant import OTHER, against
 from tests.faults.checker.rows import FileRead
 from tests.faults.checker.summaries import summaries
 from tests.faults.checker.violations import Rule
-from worker.journal import Points, Wrote
+from worker.training.audit_log import Points, Wrote
 
 
 @against(Rule.JOURNAL_MISSING)

@@ -1,0 +1,28 @@
+"""Files in the folder become requests to the run, whenever they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crosskd.engine.callbacks import Run
+from worker.folder import WorkFolder
+from worker.training.control_files import Requests
+
+Until = Callable[[Callable[[], object], float], None]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_asked_reaches_the_run(folder: WorkFolder, tmp_path: Path, until: Until, early: bool) -> None:
+    run, requests = Run(None, tmp_path), Requests(folder)
+    if early:
+        folder.ask("stop")
+    requests.on_start(run)
+    folder.ask("stop")
+    until(lambda: run.finishing, 5)
+    assert not run.stopping
+    folder.ask("pause")
+    until(lambda: run.stopping, 5)
+    requests.close()

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosskd.errors import ConfigError
+from crosskd.spec.config import EvaluateConfig, ExportConfig, TrainConfig
+from worker.training.paths import check_paths
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("root", "outside"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside" / "file")
+    return tmp_path / "root"
+
+
+def config(root: Path, **changes: Any) -> TrainConfig:
+    here = str(root / "file")
+    split = {"annotations": here, "images": str(root)}
+    spec: dict[str, Any] = {
+        "data": {"train": split, "val": split},
+        "student": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}},
+        "teacher": {"weights": {"file": here}, "model": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}}},
+    }
+    for pointer, value in changes.items():
+        node = spec
+        *parts, last = pointer.split("__")
+        for part in parts:
+            node = node[part]
+        node[last] = value
+    return TrainConfig.model_validate(spec)
+
+
+def test_paths_below_a_root_are_good(root: Path) -> None:
+    check_paths(config(root), [Path("/elsewhere"), root])
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    [
+        "data__train__annotations",
+        "data__val__annotations",
+        "data__val__images",
+        "teacher__weights__file",
+        "student__backbone__init__file",
+        "teacher__model__backbone__init__file",
+    ],
+)
+@pytest.mark.parametrize("path", ["{root}/../outside/file", "{root}/link", "{root}x", "/etc/passwd"])
+def test_a_path_that_leads_outside_is_refused(root: Path, pointer: str, path: str) -> None:
+    text = path.format(root=root)
+    split = {"annotations": str(root / "file"), "images": str(root)}
+    changes: dict[str, Any] = {"data__train": dict(split), "data__val": dict(split), pointer: text}
+    with pytest.raises(ConfigError, match="outside this worker's data roots") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/" + pointer.replace("__", "/")
+    assert str(root) in caught.value.remedy
+
+
+def test_a_path_that_is_not_there_is_named(root: Path) -> None:
+    changes = {"teacher__weights__file": str(root / "none")}
+    with pytest.raises(ConfigError, match="none does not exist") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/teacher/weights/file"
+
+
+def weights_config(root: Path, kind: type[EvaluateConfig | ExportConfig], **changes: Any) -> Any:
+    here = str(root / "file")
+    spec: dict[str, Any] = {
+        "weights": {"file": here},
+        "model": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}},
+    }
+    if kind is EvaluateConfig:
+        spec["data"] = {"val": {"annotations": here, "images": str(root)}}
+    else:
+        spec["images"] = str(root)
+    for pointer, value in changes.items():
+        *parts, last = pointer.split("__")
+        node = spec
+        for part in parts:
+            node = node[part]
+        node[last] = value
+    return kind.model_validate(spec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        (EvaluateConfig, "weights__file"),
+        (EvaluateConfig, "data__val__annotations"),
+        (EvaluateConfig, "data__val__images"),
+        (EvaluateConfig, "model__backbone__init"),
+        (ExportConfig, "weights__file"),
+        (ExportConfig, "images"),
+    ],
+)
+def test_jobs_on_weights_stay_in_the_roots(root: Path, kind: Any, changed: str) -> None:
+    check_paths(weights_config(root, kind), [root])
+    outside = str(root / "link")
+    value = {"file": outside} if changed.endswith("init") else outside
+    with pytest.raises(ConfigError, match="outside") as caught:
+        check_paths(weights_config(root, kind, **{changed: value}), [root])
+    assert caught.value.where == "/" + changed.replace("__", "/") + ("/file" if changed.endswith("init") else "")
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name", "what"),
+    [
+        ("data__train__annotations", "pipe", "regular file"),
+        ("teacher__weights__file", "pipe", "regular file"),
+        ("data__val__annotations", "", "regular file"),
+        ("data__val__images", "file", "folder"),
+    ],
+)
+def test_what_would_be_read_for_ever_is_refused(root: Path, pointer: str, name: str, what: str) -> None:
+    os.mkfifo(root / "pipe")
+    split = {"annotations": str(root / "file"), "images": str(root)}
+    changes: dict[str, Any] = {"data__train": dict(split), "data__val": dict(split), pointer: str(root / name)}
+    with pytest.raises(ConfigError, match=f"is no {what} on this worker") as caught:
+        check_paths(config(root, **changes), [root])
+    assert caught.value.where == "/" + pointer.replace("__", "/")

@@ -1,0 +1,218 @@
+"""The worker's side of the wire: one typed method per worker endpoint.
+
+Every call here may be repeated without harm (the API answers a repetition as it answered the first), so what the
+network or a restarting API breaks is tried again, with backoff and jitter, for as long as the caller has patience.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event
+from uuid import uuid4
+
+import httpx
+
+from wire import tracing
+from wire.artifacts import ArtifactKind, ArtifactRef
+from wire.errors import IDEMPOTENCY_HEADER
+from wire.logs import LogBatch
+from wire.process_log import REQUEST_ID_HEADER
+from wire.reports import (
+    FENCING_HEADER,
+    INTERVAL_HEADER,
+    Claim,
+    ClaimRequest,
+    Command,
+    EvaluationReport,
+    Finish,
+    FinishReport,
+    Heartbeat,
+    MetricBatch,
+    WorkerCommand,
+)
+from wire.workers import HeartbeatReport
+from worker.deliver import direct
+from worker.deliver.digest import CHUNK, sha256_of
+from worker.deliver.retry import (
+    BUSY,
+    ONCE,
+    Abandoned,
+    BadDownload,
+    Retry,
+    StaleAttempt,
+    complaint,
+    fail,
+    passing,
+    persist,
+)
+from worker.deliver.transfer import Upload
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+IDLE_SECONDS = 20.0  # that a connection is kept for the next call: fewer than the API keeps it, which would break it
+HEARTBEAT_SECONDS = 5.0
+GONE = frozenset({404, 409, 410})  # of an attempt: it is not the job's live one, or is not there at all
+
+
+def _interval(response: httpx.Response) -> float:
+    """Seconds that the API would like to be left alone with metrics; 0 if it does not say."""
+    value = response.headers.get(INTERVAL_HEADER, "")
+    return float(value) if re.fullmatch(r"\d{1,4}(\.\d{1,3})?", value) else 0.0
+
+
+class WorkerClient:
+    """What a worker asks before it holds an attempt. `http` has the API's address and the worker's token."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    def claim(self, job: str, request: ClaimRequest, retry: Retry = ONCE) -> Claim | None:
+        """Take the job, or None where it is not to be had: unknown, taken or over.
+
+        It goes under a key of its own: one whose answer was lost is had again by the repetition, within `retry`.
+        """
+        body, headers = request.model_dump(mode="json"), {IDEMPOTENCY_HEADER: str(uuid4())}
+        response = persist(lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body, headers=headers), retry)
+        if response.status_code in GONE:
+            return None
+        if not response.is_success:
+            fail(response)
+        return Claim.model_validate_json(response.content)
+
+    def download(self, ref: ArtifactRef, path: Path, retry: Retry) -> None:
+        """Fetch an artifact to `path`, resuming where a broken transfer stopped.
+
+        Raises:
+            BadDownload: size or sha256 differ from what `ref` says, twice over.
+        """
+        part = path.with_name(path.name + ".part")
+        for attempt in (1, 2):
+            persist(lambda: self._fetch(ref, part, retry.stop), retry)
+            if part.stat().st_size == ref.size and sha256_of(part).hex() == ref.sha256:
+                part.replace(path)
+                return
+            part.unlink()
+            logger.warning("%s arrived damaged (transfer %d of 2)", ref.name, attempt)
+        raise BadDownload(f"{ref.name} does not have the sha256 that the API announced, {ref.sha256}")
+
+    def _fetch(self, ref: ArtifactRef, part: Path, stop: Event) -> httpx.Response:
+        """One transfer, from where the last one stopped if those bytes are still current."""
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": f'"{ref.sha256}"'} if 0 < have < ref.size else {}
+        with ExitStack() as stack:
+            told = direct.asked(self.http, ref.url, {"Accept-Encoding": "identity", **headers})
+            response = stack.enter_context(told)
+            if response.status_code == httpx.codes.NOT_FOUND:
+                response.read()
+                if passing(response):
+                    return response
+            if direct.elsewhere(response):
+                wanted = have if have < ref.size else 0
+                response = stack.enter_context(direct.read(self.http, response, wanted, f'"{ref.sha256}"'))
+            if not response.is_success:
+                response.read()
+                if response.is_client_error and response.status_code != BUSY:
+                    fail(response)
+                return response
+            resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in response.iter_bytes(CHUNK):
+                    if stop.is_set():
+                        raise Abandoned(f"download of {ref.name}")
+                    file.write(chunk)
+            return response
+
+
+class AttemptClient:
+    """The calls of one attempt. Each raises `StaleAttempt` once another attempt has taken its place.
+
+    `refusals`: seconds that a storage may refuse, at ever new addresses, what the API has a file sent to it. An outage
+    passes by itself and is waited for as long as `Retry` says; this is a fault of somebody's settings.
+    """
+
+    def __init__(self, http: httpx.Client, attempt: str, fencing_token: int, *, refusals: float = 3600.0) -> None:
+        self._http = http
+        self._refusals = refusals
+        self._url = f"/worker/attempts/{attempt}"
+        self._headers = {FENCING_HEADER: str(fencing_token)}
+
+    def heartbeat(self, timeout: float = HEARTBEAT_SECONDS, report: HeartbeatReport | None = None) -> Heartbeat:
+        """Renew the lease. Tried once, for `timeout` seconds: the next heartbeat is the repetition."""
+        body = report.model_dump_json() if report else None
+        return Heartbeat.model_validate_json(self._post("heartbeat", body, ONCE, httpx.Timeout(timeout)))
+
+    def command(self, wait: int, known: WorkerCommand | None = None) -> Command:
+        """The present command; the API holds the request for up to `wait` seconds while it is the `known` one."""
+        params: dict[str, str | int] = {"wait": wait} if known is None else {"wait": wait, "known": known}
+        timeout = httpx.Timeout(30.0, connect=5.0, read=wait + 10.0)
+        response = persist(
+            lambda: self._http.get(f"{self._url}/commands", params=params, headers=self._headers, timeout=timeout),
+            ONCE,
+        )
+        return Command.model_validate_json(self._checked(response))
+
+    def metrics(self, batch: MetricBatch, retry: Retry) -> float:
+        """Send a batch; how many seconds the next may wait, 0 if the API does not say."""
+        return _interval(self._answer("metrics", batch.model_dump_json(), retry))
+
+    def evaluation(self, report: EvaluationReport, retry: Retry) -> None:
+        self._post("evaluations", report.model_dump_json(), retry)
+
+    def log(self, batch: LogBatch, retry: Retry) -> None:
+        self._post("logs", batch.model_dump_json(), retry)
+
+    def finish(self, report: FinishReport, retry: Retry) -> Finish:
+        return Finish.model_validate_json(self._post("finish", report.model_dump_json(), retry))
+
+    def upload(
+        self, path: Path, name: str, kind: ArtifactKind, step: int | None, retry: Retry, sha256: bytes | None = None
+    ) -> None:
+        """Stream the file, to the API or where it says; it must not change meanwhile. The same bytes again are
+        answered like the first.
+
+        `sha256` is what they must have; unset, it is read from the file as it is now.
+
+        What a broken connection has brought over stays there: a repetition sends only the rest.
+
+        Raises:
+            Refused: by the API; or by the storage, again and again for as long as it may.
+        """
+        file = Upload(self._http, self._url, self._headers, path, name, kind, step, sha256, retry.stop, self._refusals)
+        self._checked(persist(file.bring, retry))
+
+    def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
+        return self._answer(what, body, retry, timeout).content
+
+    def _answer(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> httpx.Response:
+        url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
+        response = persist(lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry)
+        self._checked(response)
+        return response
+
+    def _checked(self, response: httpx.Response) -> bytes:
+        if response.status_code in GONE:
+            raise StaleAttempt(complaint(response))
+        if not response.is_success:
+            fail(response)
+        return response.content
+
+
+def speak_for(http: httpx.Client, request_id: str) -> None:
+    """Let every further call name the request that the work is done for, and the span that it is done in."""
+    named = {REQUEST_ID_HEADER: request_id, tracing.TRACEPARENT: tracing.traceparent()}
+    http.headers.update({name: value for name, value in named.items() if value})
+
+
+def connect(api_url: str, token: str) -> httpx.Client:
+    """The HTTP client that the classes here are given; threads may share it."""
+    return httpx.Client(
+        base_url=api_url,
+        headers={"Authorization": f"Bearer {token}", "User-Agent": "crosskd-worker"},
+        timeout=TIMEOUT,
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=IDLE_SECONDS),
+        follow_redirects=True,  # of a proxy, to https perhaps; to the storage itself goes `worker.deliver.direct`
+    )

@@ -1,0 +1,190 @@
+"""The training's reporter: a callback of the core that tells the API what happens, without ever waiting for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import override
+
+from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.engine.checkpoint import digest_path
+from crosskd.structures import Evaluation
+from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
+from wire.jobs import Progress
+from wire.logs import LINE_CHARACTERS, Level, LogLine
+from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
+from worker.deliver.client import AttemptClient
+from worker.deliver.delivery import Delivery
+from worker.deliver.spool import Spool
+from worker.deliver.uploads import Uploads
+from worker.folder import WorkFolder
+
+MEGABYTE = 1_000_000
+HEARD = (
+    "crosskd",
+    "worker.training.run",
+)  # loggers; never the delivery's own, whose complaints would be delivered by itself
+
+
+def wire_value(value: float) -> float | Literal["NaN", "Infinity", "-Infinity"]:
+    """A metric's value as JSON can carry it."""
+    if math.isfinite(value):
+        return float(value)
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def progress_of(run: Run) -> Progress:
+    """How far the run is."""
+    return Progress(
+        phase=run.phase,
+        step=run.step,
+        total_steps=run.total_steps,
+        epoch=run.epoch,
+        loss=run.loss,
+        steps_per_second=run.steps_per_second,
+        eta_seconds=run.eta_seconds,
+    )
+
+
+def evaluation_report(evaluation: Evaluation) -> EvaluationReport:
+    """The core's evaluation on the wire."""
+    # The curves go as a file of their own: a report has a bound, the number of classes has none.
+    return EvaluationReport(**evaluation.numbers() | {"metrics": CocoMetrics(**evaluation.metrics)})
+
+
+class LogForwarder(logging.Handler):
+    """Hands on what is logged, line by line."""
+
+    def __init__(self, take: Callable[[list[LogLine]], None]) -> None:
+        super().__init__(logging.INFO)
+        self._take = take
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            at, level = datetime.fromtimestamp(record.created, UTC), _level(record.levelno)
+            texts = self.format(record).replace("\0", "").splitlines() or [""]
+            self._take([LogLine(at=at, level=level, text=_encodable(text)) for text in texts])
+        except Exception:  # noqa: BLE001 - as every handler: logging must not end a training
+            self.handleError(record)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear the loggers of the training meanwhile."""
+        loggers = [logging.getLogger(name) for name in HEARD]
+        for logger in loggers:
+            logger.addHandler(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)
+
+
+def _level(number: int) -> Level:
+    named: tuple[tuple[int, Level], ...] = (
+        (logging.CRITICAL, "critical"),
+        (logging.ERROR, "error"),
+        (logging.WARNING, "warning"),
+        (logging.INFO, "info"),
+    )
+    return next((name for least, name in named if number >= least), "debug")
+
+
+def _encodable(text: str) -> str:
+    """A line that JSON can carry: file names may hold bytes that are no UTF-8."""
+    return text[:LINE_CHARACTERS].encode(errors="replace").decode()
+
+
+class Reporter(Callback):
+    """Reports and uploads in the background; `close` waits for them.
+
+    `on_stale` is called, from a background thread, when the API has given the job to another attempt. Any other
+    trouble that cannot pass (a refused upload, a full disk) is raised at the next log, so that no run goes on for
+    hours whose result nobody will get.
+    """
+
+    def __init__(
+        self, api: AttemptClient, folder: WorkFolder, on_stale: Callable[[], None], *, spool_megabytes: int
+    ) -> None:
+        self._folder = folder
+        spool = Spool(folder.spool / "reports.jsonl", spool_megabytes * MEGABYTE)
+        self._delivery = Delivery(api, spool, on_stale)
+        self._uploads = Uploads(api, folder.outbox, on_stale)
+        self._log = ExitStack()
+        self._log.enter_context(LogForwarder(self._delivery.log).listening())
+
+    @override
+    def on_phase(self, run: Run, phase: Phase) -> None:
+        self._delivery.progress(progress_of(run))
+
+    @override
+    def on_log(self, run: Run, values: dict[str, float]) -> None:
+        for error in (self._delivery.error, self._uploads.error):
+            if error is not None:
+                raise error
+        now = datetime.now(UTC)
+        points = [MetricPoint(key=key, step=run.step, value=wire_value(v), at=now) for key, v in values.items()]
+        self._delivery.metrics(points, progress_of(run))
+
+    @override
+    def on_progress(self, run: Run) -> None:
+        self.on_log(run, {})
+
+    @override
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        self._delivery.evaluation(evaluation_report(evaluation))
+
+    @override
+    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+        # First, so that no checkpoint of a later step arrives without them: a resume from it would not draw them again.
+        name = curves_artifact(evaluation.model, evaluation.step)
+        self._uploads.submit(path, name, "curves", step=evaluation.step, first=True)
+
+    @override
+    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
+        self._uploads.submit(path, BEST_WEIGHTS if best else LAST_WEIGHTS, "weights", step=step)
+
+    @override
+    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+        # Behind the reports that led to it: if this machine dies now, whoever resumes from the checkpoint repeats
+        # nothing from before it, and reports that the API lacks then would be lacking for ever.
+        reported = self._delivery.mark()
+        name = f"checkpoint-{step:08d}.pt"
+        written = bytes.fromhex(digest_path(path).read_text(encoding="ascii").split()[0])
+        self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported, sha256=written)
+        self._upload_log()
+
+    @override
+    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
+        self._uploads.submit(path, path.name, kind, step=run.step)
+
+    @override
+    def on_end(self, run: Run, result: TrainResult) -> None:
+        self._uploads.submit(self._folder.run / MANIFEST, MANIFEST, "manifest", step=result.steps)
+
+    def close(self, timeout: float) -> None:
+        """Deliver everything, the log last of all.
+
+        Raises:
+            StaleAttempt, Refused, Undelivered: as `Delivery.close` and `Uploads.close` do.
+        """
+        began = time.monotonic()
+        self._log.close()
+        self._upload_log()
+        self._delivery.close(timeout)
+        self._uploads.close(max(0.0, timeout - (time.monotonic() - began)))
+
+    def _upload_log(self) -> None:
+        log = self._folder.run / LOG
+        if log.exists():
+            self._uploads.submit(log, LOG, "log")

@@ -1,0 +1,189 @@
+"""The training process: `python -m worker.training.run FOLDER`, a fresh interpreter for every attempt.
+
+It survives what a pool process would not (CUDA, loader processes) and can be killed at any moment. Where several
+processes train together, each of them is one of these, started by `worker.training.launch`; rank 0 speaks to the API.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from crosskd.engine.launch import divert_output, launcher, leaving_at_once
+from crosskd.errors import CrossKDError, Interrupted, RankLost
+from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from wire import process_log, tracing
+from wire.jobs import SPECS
+from wire.reports import Claim
+from worker.deliver.client import AttemptClient, connect, speak_for
+from worker.deliver.delivery import Undelivered
+from worker.deliver.retry import ApiError
+from worker.folder import Order, Outcome, WorkFolder
+from worker.settings import Settings, read_settings
+from worker.training.failures import describe, invalid_spec
+from worker.training.orphan_guard import end_at_once, tie_to
+from worker.training.paths import check_paths
+
+if TYPE_CHECKING:  # it imports torch
+    from crosskd.engine.callbacks import Callback
+
+logger = logging.getLogger("worker.training.run")
+
+EXIT_FAILED = 1
+EXIT_STALE = 4
+EXIT_LOST = 5  # most likely another rank has ended, and knows why
+
+
+class Lost(Outcome):
+    """The end of a rank that a collective failed; it counts where no rank knows better."""
+
+
+def train(
+    order: Order, folder: WorkFolder, settings: Settings, stop: threading.Event, rank: int | None = None
+) -> Outcome:
+    """Run the training that `order` asks for and report it; whatever goes wrong becomes the outcome.
+
+    `rank` is which process of several this is; None says there is one. The outcome is `Lost` where a collective failed.
+    """
+    try:
+        config = SPECS[order.claim.kind].model_validate(order.claim.spec)
+        check_paths(config, settings.data_roots)
+    except ValidationError as exc:
+        return Outcome(outcome="failed", failure=invalid_spec(exc))
+    except CrossKDError as exc:
+        return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    if stop.is_set() and rank is None:  # ranks may have heard of it at different times: they stop together
+        return Outcome(outcome="released")
+    if rank:
+        return _run(order, config, folder, stop, [])
+    with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
+        speak_for(http, order.claim.request_id)
+        return _train(
+            order,
+            config,
+            folder,
+            settings,
+            stop,
+            AttemptClient(http, order.claim.attempt, order.claim.fencing_token, refusals=settings.outage_seconds),
+            rank,
+        )
+
+
+def _train(
+    order: Order,
+    config: Knobs,
+    folder: WorkFolder,
+    settings: Settings,
+    stop: threading.Event,
+    api: AttemptClient,
+    rank: int | None,
+) -> Outcome:
+    # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
+    from worker.training.audit_callback import Witness
+    from worker.training.control_files import Requests
+    from worker.training.reporter import Reporter
+
+    def stale() -> None:
+        folder.write_outcome(Outcome(outcome="stale"), rank)
+        end_at_once(EXIT_STALE)
+
+    witnesses = [Witness(settings.journal, order.claim, settings.worker_name)] if settings.journal else []
+    reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
+    requests = Requests(folder)
+    outcome = _run(order, config, folder, stop, [*witnesses, reporter, requests])
+    requests.close()
+    delivered = True
+    try:
+        reporter.close(settings.outage_seconds)
+    except (ApiError, Undelivered, OSError) as exc:
+        logger.exception("not everything reached the API")
+        delivered = False
+        if outcome.outcome == "succeeded":
+            outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    for witness in witnesses:
+        witness.ended("" if isinstance(outcome, Lost) else outcome.outcome, delivered=delivered)
+    return outcome
+
+
+def _run(order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]) -> Outcome:
+    try:
+        manifest = _work(order, config, folder, stop, callbacks)
+    except Interrupted:
+        return Outcome(outcome="released")
+    except RankLost as exc:
+        logger.error("%s", exc)  # its cause stands in the log already
+        return Lost(outcome="failed", failure=describe(exc, order.claim.spec))
+    except Exception as exc:
+        logger.exception("the training ended with an error")
+        return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+    return Outcome(outcome="succeeded", result=manifest)
+
+
+def _work(
+    order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+) -> dict[str, Any]:
+    """Do what a job of this kind is about. Returns its manifest."""
+    if isinstance(config, EvaluateConfig):
+        from crosskd.runs.evaluate import measure
+
+        return measure(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+    if isinstance(config, ExportConfig):
+        from crosskd.runs.export import export
+
+        return export(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+    from crosskd.runs.train import train as train_core
+
+    assert isinstance(config, TrainConfig)
+    result = train_core(
+        config, folder.run, callbacks=callbacks, resume=order.resume, teacher_weights=order.teacher, stop=stop
+    )
+    return result.manifest
+
+
+def write_log(settings: Settings, claim: Claim, rank: int | None = None) -> None:
+    """Set up this process's log: it is about one attempt from its first line to its last."""
+    about = {"request_id": claim.request_id or None, "job": claim.job, "attempt": claim.attempt, "rank": rank}
+    process_log.configure(settings.log_format, settings.log_level, **about)
+
+
+def main(argv: list[str]) -> int:
+    """Train what the folder's claim says and leave the outcome there. Returns the exit status."""
+    stop = threading.Event()
+
+    def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    folder = WorkFolder(Path(argv[1]))
+    parent = launcher()
+    rank = None if parent is None else int(os.environ["RANK"])
+    if rank:
+        divert_output(folder.rank_output(rank))
+    order, settings = folder.read_order(), read_settings()
+    write_log(settings, order.claim, rank)
+    tie_to(order.supervisor if parent is None else parent)
+    if not rank:
+        tracing.start("crosskd-training", settings.otel_endpoint)
+    claim = order.claim
+    with tracing.span(claim.kind, parent=order.traceparent, job=claim.job, attempt=claim.attempt) as span:
+        outcome = train(order, folder, settings, stop, rank)
+        if outcome.outcome == "failed":
+            tracing.failed(span, outcome.failure.failure_class if outcome.failure else "")
+    folder.write_outcome(outcome, rank)
+    tracing.flush()
+    if isinstance(outcome, Lost):
+        return EXIT_LOST
+    return EXIT_FAILED if outcome.outcome == "failed" else 0
+
+
+if __name__ == "__main__":
+    with leaving_at_once():
+        sys.exit(main(sys.argv))
