@@ -1,4 +1,4 @@
-"""The database: an engine, sessions that commit once, and the bell that tells what was committed.
+"""The database: an engine, sessions that commit once, and the notifier that tells what was committed.
 
 A request gets one session, and the request commits it; services never do. Work that follows a commit
 (waking the relay, deleting a pruned file) is handed to `Session.after_commit`. Work that is slow and only
@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from select import POLLIN, poll
-from threading import Lock
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -28,6 +27,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 
+from api.notifications import Notifier
+
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 10  # for a lock, or for a connection of the pool; then the request is told to come back
@@ -35,54 +36,8 @@ CONNECT_SECONDS = 5
 ABANDONED_SECONDS = 20  # a transaction in which nothing happens for longer: its process hangs, and holds up others
 _CONNECTING: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 20_000}  # the latter in ms
 _ROWS = "all_rows"  # the parameter that holds them
-OUTBOX = "outbox"  # the bell's topic for rows that the relay should publish
+OUTBOX = "outbox"  # the topic of news for rows that the relay should publish
 WEBHOOKS = "webhooks"  # and for what webhooks are to be told
-
-
-class Bell:
-    """News: who listens to a topic is called when it is rung.
-
-    Within this process that is sure. `api/doorbell.py` carries news between processes, as far as the broker does;
-    nobody relies on it, all look at the database now and then.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._listeners: dict[str, list[Callable[[], object]]] = {}
-        self.carry: Callable[[str], object] | None = None  # tells the other processes; must not wait
-        self.connected = False  # whether news of other processes come in
-
-    @contextmanager
-    def listening(self, topic: str, callback: Callable[[], object]) -> Iterator[None]:
-        with self._lock:
-            self._listeners.setdefault(topic, []).append(callback)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._listeners[topic].remove(callback)
-                if not self._listeners[topic]:
-                    del self._listeners[topic]
-
-    def ring(self, topic: str) -> None:
-        """Something has happened here."""
-        self.hear(topic)
-        if self.carry is not None:
-            self.carry(topic)
-
-    def hear(self, topic: str) -> None:
-        """Something has happened, here or in another process."""
-        with self._lock:
-            listeners = list(self._listeners.get(topic, ()))
-        for callback in listeners:
-            callback()
-
-    def hear_all(self) -> None:
-        """Anything may have happened."""
-        with self._lock:
-            topics = list(self._listeners)
-        for topic in topics:
-            self.hear(topic)
 
 
 class Session(orm.Session):
@@ -98,9 +53,9 @@ class Session(orm.Session):
         """Call `callback` after the commit; a rollback forgets it. Its errors are logged, never raised."""
         self._callbacks.append(callback)
 
-    def ring(self, topic: str) -> None:
-        """Ring the bell after the commit."""
-        self.after_commit(lambda: self.database.bell.ring(topic))
+    def notify(self, topic: str) -> None:
+        """Notify after the commit."""
+        self.after_commit(lambda: self.database.notifier.notify(topic))
 
     def commit(self) -> None:
         super().commit()
@@ -193,7 +148,7 @@ class Database:
             connect_args=bounds,
             hide_parameters=True,  # an error that is logged must not tell what was to be stored
         )
-        self.bell = Bell()
+        self.notifier = Notifier()
         if self.dialect == "sqlite":
             self._readers = self.engine.execution_options(begin="BEGIN DEFERRED")
             event.listen(self.engine, "connect", _prepare_sqlite)

@@ -20,12 +20,12 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from api import errors, openapi, process_log
 from api.auth import admit, security
 from api.database import Database
-from api.doorbell import Doorbell
-from api.http.correlation import Correlated
-from api.http.request_metrics import Measured, Measures
+from api.http.correlation import CorrelationMiddleware
+from api.http.request_metrics import RequestMetrics, RequestMetricsMiddleware
 from api.http.streams import Streams
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
+from api.notifications import NotificationBridge
 from api.pace import Pace
 from api.relay import Relay
 from api.routes import (
@@ -47,7 +47,7 @@ from api.routes import (
 from api.services.files import artifacts as artifact_service
 from api.services.files import retention
 from api.services.lifecycle import uptime
-from api.services.operations.prometheus import Figures
+from api.services.operations.prometheus import DatabaseCollector
 from api.settings import Settings, SettingsError, load
 from api.storage import Storage
 from api.stores.choose import open_storage
@@ -84,12 +84,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.storage = storage
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
-    app.state.measures = _measures(database, app.state.streams)
+    app.state.request_metrics = _request_metrics(database, app.state.streams)
     app.state.pace = Pace(settings.reports_per_second)
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
-    app.add_middleware(Measured, measures=app.state.measures)  # outside of the limits: it sees refusals too
-    app.add_middleware(Correlated)
+    # Outside of the limits: it sees refusals too.
+    app.add_middleware(RequestMetricsMiddleware, metrics=app.state.request_metrics)
+    app.add_middleware(CorrelationMiddleware)
     errors.install(app)
     openapi.install(app, partial(security, settings))
     parts = (
@@ -113,12 +114,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _measures(database: Database, streams: Streams) -> Measures:
-    measures = Measures()
-    measures.registry.register(Figures(database))
-    held = Gauge("crosskd_open_streams", "Event and log streams that are held open.", registry=measures.registry)
+def _request_metrics(database: Database, streams: Streams) -> RequestMetrics:
+    metrics = RequestMetrics()
+    metrics.registry.register(DatabaseCollector(database))
+    held = Gauge("crosskd_open_streams", "Event and log streams that are held open.", registry=metrics.registry)
     held.set_function(lambda: streams.open)
-    return measures
+    return metrics
 
 
 @asynccontextmanager
@@ -130,7 +131,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(tracing.stop)
         stack.callback(database.close)
         stack.enter_context(_closing_on_signal(closing))
-        stack.enter_context(Doorbell(database.bell, settings.broker_url).running())
+        stack.enter_context(NotificationBridge(database.notifier, settings.broker_url).running())
         stopping = threading.Event()
         stack.enter_context(_thread("pulse", lambda: _beat(database, settings, stopping), stopping.set))
         sweep = partial(_sweep, database, app.state.storage, settings, stopping)

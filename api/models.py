@@ -199,7 +199,7 @@ class Worker(Base):
 
 
 class Outbox(Base):
-    """Doorbells to ring. A relay takes a row by moving `due_at` on, so a crash only delays it."""
+    """Dispatch messages to send. A relay takes a row by moving `due_at` on, so a crash only delays it."""
 
     __tablename__ = "outbox"
     __table_args__ = (
@@ -355,7 +355,7 @@ class Webhook(Base):
 
 
 class WebhookDelivery(Base):
-    """The webhooks' outbox: one event for one webhook. `due_at` is null once it is delivered or given up."""
+    """One event for one webhook. `due_at` is null once it is delivered or given up."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),)

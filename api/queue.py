@@ -1,4 +1,4 @@
-"""The doorbell's sender: Celery messages by task name. A broker that is away costs a second, never more."""
+"""The sender of dispatch messages: Celery messages by task name. A broker that is away costs a second, never more."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ping(url: str) -> None:
 
 
 class Producer:
-    """Sends doorbells over one connection, which is made anew after a fault. For one thread."""
+    """Sends dispatch messages over one connection, which is made anew after a fault. For one thread."""
 
     def __init__(self, url: str) -> None:
         address = broker(url)
@@ -56,7 +56,7 @@ class Producer:
         self._connection: Connection | None = None
 
     def send(self, queue: str, job_id: str, priority: int, headers: Mapping[str, str] | None = None) -> None:
-        """Ring the bell of a job; `priority` is the broker's, 0 comes first. Raises `BrokerAway`."""
+        """Send the message of a job; `priority` is the broker's, 0 comes first. Raises `BrokerAway`."""
         try:
             self._app.send_task(
                 RUN_JOB,

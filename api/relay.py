@@ -1,8 +1,8 @@
-"""The relay rings the doorbells of the outbox, and the reaper ends attempts that are no longer heard of.
+"""The relay sends the dispatch messages of the outbox, and the reaper ends attempts that are no longer heard of.
 
-The courier, which posts to webhooks, runs in a thread beside them. All run in the API's process on one machine
+The delivery loop, which posts to webhooks, runs in a thread beside them. All run in the API's process on one machine
 (`CROSSKD_RELAY=embedded`) or beside it (`python -m api.relay`); any number of them may run at once. The database is the
-truth: what the broker forgets is rung again.
+truth: what the broker forgets is sent again.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api import process_log
 from api.database import OUTBOX, Database
-from api.doorbell import Doorbell
+from api.notifications import NotificationBridge
 from api.queue import BrokerAway, Producer
 from api.services.jobs import outbox
 from api.services.lifecycle import attempts
-from api.services.webhooks.delivery_loop import Courier
+from api.services.webhooks.delivery_loop import DeliveryLoop
 from api.settings import Settings, SettingsError, load
 from wire import tracing
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how long a row of another process waits at most
-CHORES_SECONDS = 1.0  # between two looks for lapsed leases and unheard bells
+CHORES_SECONDS = 1.0  # between two looks for lapsed leases and unanswered messages
 FAULT_SECONDS = 2.0  # pause after a round that failed
-COURIER_SECONDS = 5.0  # for what it is posting when the relay is stopped; what breaks off is tried again
+WEBHOOK_SECONDS = 5.0  # for what it is posting when the relay is stopped; what breaks off is tried again
 BACKOFF_SECONDS = (0.5, 10.0)  # first and longest pause while the broker is away
 
 
@@ -41,7 +41,7 @@ class Relay:
         self.database = database
         self.settings = settings
         self.producer = Producer(settings.broker_url)
-        self.courier = Courier(database, settings)
+        self.delivery_loop = DeliveryLoop(database, settings)
         self._wake = Event()
         self._stopped = False
         self._pause = 0.0  # the present backoff; 0 while the broker answers
@@ -51,17 +51,17 @@ class Relay:
     def stop(self) -> None:
         self._stopped = True
         self._wake.set()
-        self.courier.stop()
+        self.delivery_loop.stop()
 
     def run(self) -> None:
-        courier = Thread(target=self.courier.run, name="courier", daemon=True)
-        courier.start()
-        with self.database.bell.listening(OUTBOX, self._wake.set):
+        delivery_loop = Thread(target=self.delivery_loop.run, name="webhooks", daemon=True)
+        delivery_loop.start()
+        with self.database.notifier.listening(OUTBOX, self._wake.set):
             while not self._stopped:
                 self._wake.clear()
                 self._wake.wait(POLL_SECONDS if self._survive_tick() else FAULT_SECONDS)
         self.producer.close()
-        courier.join(COURIER_SECONDS)
+        delivery_loop.join(WEBHOOK_SECONDS)
 
     def _survive_tick(self) -> bool:
         """A relay that dies would leave every later job waiting."""
@@ -76,7 +76,7 @@ class Relay:
         return False
 
     def tick(self) -> None:
-        """One round: ring what is due; now and then reap, and listen whether the broker has forgotten a bell."""
+        """One round: send what is due; now and then reap, and look whether the broker has forgotten a message."""
         chores = time.monotonic() >= self._chores_at
         if chores:
             self._chores_at = time.monotonic() + CHORES_SECONDS
@@ -96,7 +96,7 @@ class Relay:
             self._pause = 0.0
 
     def _reap(self) -> None:
-        """Whatever goes wrong here, jobs that are submitted meanwhile must be rung."""
+        """Whatever goes wrong here, jobs that are submitted meanwhile must be dispatched."""
         try:
             with self.database.transaction() as session:
                 if lost := attempts.reap(session, self.settings):
@@ -107,27 +107,31 @@ class Relay:
             log.exception("lapsed attempts could not be ended")
 
     def publish(self) -> None:
-        """Ring every due bell. Raises `BrokerAway`, after giving the unrung ones back."""
-        while bells := self._take():
-            rung: list[str] = []
+        """Send every due message. Raises `BrokerAway`, after giving back those that were not sent."""
+        while messages := self._take():
+            sent: list[str] = []
             try:
-                for bell in bells:
-                    self._ring(bell)
-                    rung.append(bell.id)
+                for message in messages:
+                    self._send(message)
+                    sent.append(message.id)
             finally:
                 with self.database.transaction() as session:
-                    outbox.mark_published(session, rung)
-                    outbox.give_back(session, [bell.id for bell in bells if bell.id not in rung])
+                    outbox.mark_published(session, sent)
+                    outbox.give_back(session, [message.id for message in messages if message.id not in sent])
 
-    def _ring(self, bell: outbox.Doorbell) -> None:
+    def _send(self, message: outbox.DispatchMessage) -> None:
         """The message says of whose request it comes, so that a worker's log tells it before there is a claim."""
-        with tracing.span(f"send {bell.queue}", "PRODUCER", bell.traceparent, job=bell.job_id):
-            headers = {"request_id": bell.request_id, tracing.TRACEPARENT: tracing.traceparent()}
+        with tracing.span(f"send {message.queue}", "PRODUCER", message.traceparent, job=message.job_id):
+            headers = {"request_id": message.request_id, tracing.TRACEPARENT: tracing.traceparent()}
             given = {name: value for name, value in headers.items() if value}
-            self.producer.send(bell.queue, bell.job_id, bell.priority, given)
-        log.info("rang for a worker of %s", bell.queue, extra={"job": bell.job_id, "request_id": bell.request_id})
+            self.producer.send(message.queue, message.job_id, message.priority, given)
+        log.info(
+            "dispatched to a worker of %s",
+            message.queue,
+            extra={"job": message.job_id, "request_id": message.request_id},
+        )
 
-    def _take(self) -> list[outbox.Doorbell]:
+    def _take(self) -> list[outbox.DispatchMessage]:
         with self.database.reading() as session:  # an idle relay writes nothing
             if not outbox.any_due(session):
                 return []
@@ -135,18 +139,18 @@ class Relay:
             return outbox.take(session)
 
     def remind(self) -> None:
-        """Where fewer bells wait at the broker than jobs in the database, ring the oldest ones again.
+        """Where fewer messages wait at the broker than jobs in the database, send the oldest ones again.
 
-        Only as many as are missing, and only those that rang long ago: a worker that has just taken a bell needs a
-        moment to claim its job, and a long queue is not rung twice.
+        Only as many as are missing, and only those that were sent long ago: a worker that has just taken one needs a
+        moment to claim its job, and a long queue is not sent twice.
         """
         age, quota = self.settings.redeliver_seconds, self.settings.max_running_per_owner
         with self.database.reading() as session:
-            waiting = outbox.unheard(session, age, quota)
-        for rung in waiting:
-            if (missing := rung.bells - self.producer.depth(rung.queue)) > 0:
+            waiting = outbox.unclaimed(session, age, quota)
+        for queue in waiting:
+            if (missing := queue.messages - self.producer.depth(queue.queue)) > 0:
                 with self.database.transaction() as session:
-                    outbox.ring_again(session, rung, missing, age, quota)
+                    outbox.dispatch_again(session, queue, missing, age, quota)
 
 
 def main() -> int:
@@ -162,7 +166,7 @@ def main() -> int:
     relay = Relay(database, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())
-    with Doorbell(database.bell, settings.broker_url).running():
+    with NotificationBridge(database.notifier, settings.broker_url).running():
         relay.run()
     database.close()
     tracing.stop()

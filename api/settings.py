@@ -131,7 +131,9 @@ class Settings(BaseSettings):
     relay: Literal["embedded", "external"] = Field(
         default="embedded", description="Whether the API process runs the relay, or `python -m api.relay` does."
     )
-    redeliver_seconds: float = Field(default=15, gt=0, description="Age at which an unheard doorbell is rung again.")
+    redeliver_seconds: float = Field(
+        default=15, gt=0, description="Age at which an unanswered dispatch message is sent again."
+    )
     coco_check_seconds: float = Field(default=60, gt=0, description="Bound on reading one annotation file.")
     body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes of a JSON body.")
     upload_limit: int = Field(default=20_000_000_000, ge=1_000, description="Bytes of a file that a worker uploads.")

@@ -110,7 +110,7 @@ class Bench:
 
         return run
 
-    def at_once(self) -> None:
+    def outside_pool(self) -> None:
         """The floor's parts in one step with one backward pass: what any implementation must hold together."""
         head, student = self.teacher.head, self.student
         with torch.no_grad():
@@ -170,7 +170,7 @@ def peak(size: int, side: str, threads: int) -> float:
 
 def memory_of(side: str, size: int) -> None:
     bench = Bench.build(size)
-    run = bench.distil if side == "distil" else bench.at_once
+    run = bench.distil if side == "distil" else bench.outside_pool
     before = resident("VmRSS:")
     for _ in range(3):
         run()

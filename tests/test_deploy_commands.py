@@ -173,11 +173,11 @@ def test_the_images_are_of_the_versions_tried_here(machine: Machine, binaries: s
 def test_valkey_keeps_what_it_was_told_through_a_kill(binaries: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path, "", valkey=free_port(), api="")
     (tmp_path / "data" / "valkey").mkdir(parents=True)
-    for expected in (None, b"rung"):
+    for expected in (None, b"stored"):
         with valkey(machine, binaries) as process, redis.Redis(port=int(machine.valkey)) as client:
             assert client.config_get("appendonly") == {"appendonly": "yes"}
-            assert client.get("doorbell") == expected
-            client.set("doorbell", "rung")
+            assert client.get("word") == expected
+            client.set("word", "stored")
             process.kill()
             process.wait()
     check = command_line(machine.here(health_check(SERVICES["valkey"], STAGES), "valkey"))

@@ -226,7 +226,7 @@ def test_workers_are_scaled_by_figures_that_there_are(tmp_path: Any) -> None:
     registry = CollectorRegistry()
     database = Database(f"sqlite:///{tmp_path}/x.db")
     Base.metadata.create_all(database.engine)
-    registry.register(prometheus.Figures(database))
+    registry.register(prometheus.DatabaseCollector(database))
     told = {family.name for family in registry.collect()}
     database.close()
     for worker in ("worker-gpu", "worker-gpu-4"):

@@ -1,4 +1,4 @@
-"""The Celery message: a doorbell that carries a job's id and nothing else."""
+"""The Celery message: a dispatch message that carries a job's id and nothing else."""
 
 from __future__ import annotations
 

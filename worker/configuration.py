@@ -1,6 +1,6 @@
 """Every setting of the worker's Celery, and why.
 
-The broker is a bell: a message carries a job's id, and the database knows the rest. So messages are acknowledged as
+A message carries a job's id and nothing else, and the database knows the rest. So messages are acknowledged as
 soon as they arrive, nothing is prefetched (a job must not wait behind a running one while another worker idles),
 results are ignored, and a lost message costs nothing but a moment. The settings hold however the worker is started.
 """

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     otel_endpoint: str | None = Field(
         default=None, pattern=r"^https?://", description="Where spans go, by OTLP over HTTP; needs `crosskd[otel]`."
     )
-    journal: Path | None = Field(
+    audit_log: Path | None = Field(
         default=None, description="A folder for each training's own record of what it reports, for an audit."
     )
 

@@ -1,4 +1,4 @@
-"""The one Celery task: a bell rang for a job."""
+"""The one Celery task: a job was dispatched."""
 
 from __future__ import annotations
 

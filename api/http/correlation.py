@@ -25,7 +25,7 @@ ROUTINE = re.compile(
 )
 
 
-class Correlated:
+class CorrelationMiddleware:
     """ASGI middleware, the outermost.
 
     The id is the caller's own, from `X-Request-ID`, where that is one. Of workers it is the id of the request that has

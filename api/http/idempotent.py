@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import Database, DatabaseDep, Session, SessionDep
-from api.http.transactional import InOneGo, at_once
+from api.http.transactional import Transactional, outside_pool
 from api.services import idempotency
 from api.services.idempotency import Answer, Reservation
 from wire.errors import IDEMPOTENCY_HEADER
@@ -50,7 +50,7 @@ class _Pending(NamedTuple):
             log.warning("an idempotency key stays taken until its lease lapses: %s", error)
 
 
-class IdempotentRoute(InOneGo):
+class IdempotentRoute(Transactional):
     """Keeps the answer of a request that came with a key, and gives it again; not a refusal: it made nothing."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -60,14 +60,14 @@ class IdempotentRoute(InOneGo):
             try:
                 response = await handle(request)
                 if (pending := _pending(request)) is not None:
-                    await at_once(pending.keep, response)
+                    await outside_pool(pending.keep, response)
                 return response
             except Replayed as found:
                 status, headers, body = found.answer
                 return Response(body, status, dict(headers))
             except BaseException:  # cancelled, too: a session that stays open holds its locks
                 if (pending := _pending(request)) is not None:
-                    await at_once(pending.release)
+                    await outside_pool(pending.release)
                 raise
 
         return answer

@@ -11,7 +11,7 @@ BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
-class Measures:
+class RequestMetrics:
     """The counters of one application."""
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Measures:
         self.bytes = Counter("crosskd_http_bytes", "Bytes of bodies.", ("direction",), registry=self.registry)
 
 
-class Measured:
+class RequestMetricsMiddleware:
     """ASGI middleware. The label `route` is the route's own text, so there are as many as routes, never as paths."""
 
-    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self.app = app
-        self._measures = measures
-        self._received = measures.bytes.labels("received")
-        self._sent = measures.bytes.labels("sent")
+        self._metrics = metrics
+        self._received = metrics.bytes.labels("received")
+        self._sent = metrics.bytes.labels("sent")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +50,7 @@ class Measured:
             # One that no route was found for: whoever invents paths and methods makes no new labels.
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self._measures.latency.labels(method, route, status).observe(time.perf_counter() - began)
+            self._metrics.latency.labels(method, route, status).observe(time.perf_counter() - began)
 
         started = False
 

@@ -95,10 +95,10 @@ class Streams:
 
 
 class Watch:
-    """Waits for news of a job. What rings after `listening` began is not missed by whoever looks after `heard`."""
+    """Waits for news of a job. What comes after `listening` began is not missed by whoever looks after `heard`."""
 
     def __init__(self, database: Database, job_id: str, closing: threading.Event) -> None:
-        self._bell = database.bell
+        self._notifier = database.notifier
         self._topic = topic(job_id)
         self._closing = closing
         self._loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ class Watch:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        with self._bell.listening(self._topic, lambda: self._loop.call_soon_threadsafe(self._woken.set)):
+        with self._notifier.listening(self._topic, lambda: self._loop.call_soon_threadsafe(self._woken.set)):
             yield
 
     @property
@@ -117,7 +117,7 @@ class Watch:
         """Until there is news, or it is time to look, or the server stops."""
         began = self._loop.time()
         while not (self._woken.is_set() or self.closing):
-            patience = FAR_SECONDS if self._bell.connected else NEAR_SECONDS
+            patience = FAR_SECONDS if self._notifier.connected else NEAR_SECONDS
             if self._loop.time() - began >= patience:
                 break
             with suppress(TimeoutError):
@@ -157,7 +157,7 @@ async def follow(
             if page.over:
                 return
             if not page.more:
-                # Events of other kinds are not to be gone through again at each bell. The number is older than the
+                # Events of other kinds are not to be gone through again at each news. The number is older than the
                 # page: what came in between is not passed over.
                 after = max(after, page.last_event)
                 await watch.heard()  # at once, if something has happened since the page was asked for

@@ -1,4 +1,4 @@
-"""An endpoint, its statements and its commit run on one thread without a pause: `route_class=InOneGo`.
+"""An endpoint, its statements and its commit run on one thread without a pause: `route_class=Transactional`.
 
 A transaction that is open while its request waits for a thread holds locks and a connection. Were there more requests
 than threads, each thread could wait for such a lock, and the request that holds it for a thread.
@@ -20,7 +20,7 @@ from api.database import Session
 T = TypeVar("T")
 
 
-class InOneGo(APIRoute):
+class Transactional(APIRoute):
     """Commits the endpoint's `session` when the endpoint returns, or rolls it back."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -47,7 +47,7 @@ def _committed(session: Session, work: Callable[[], T]) -> T:
     return result
 
 
-async def at_once(work: Callable[..., T], *arguments: Any) -> T:
+async def outside_pool(work: Callable[..., T], *arguments: Any) -> T:
     """Run what gives back locks or a connection; not in the pool, whose threads may all wait for just these."""
     result: T
     with CancelScope(shield=True):

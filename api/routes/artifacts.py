@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request, Response
 
 from api.database import DatabaseDep, ReadDep
 from api.http.file_response import FileResponse, artifact_response
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.services.files import artifacts
 from api.storage import StorageDep
 from wire.artifacts import ArtifactList
 
-router = APIRouter(prefix="/jobs/{job}", tags=["artifacts"], route_class=InOneGo)
+router = APIRouter(prefix="/jobs/{job}", tags=["artifacts"], route_class=Transactional)
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BYTES = {"content": dict.fromkeys(("application/octet-stream", "application/json", "text/plain"), _BINARY)}

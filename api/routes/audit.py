@@ -10,12 +10,12 @@ from starlette.concurrency import iterate_in_threadpool
 
 from api.database import DatabaseDep
 from api.http.streams import Streams, TextResponse, streams_of
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.services.files.audit import Audit
 from api.storage import StorageDep
 from wire.audit import MEDIA_TYPE
 
-router = APIRouter(tags=["system"], route_class=InOneGo)
+router = APIRouter(tags=["system"], route_class=Transactional)
 
 _LINES: dict[int | str, dict[str, Any]] = {
     200: {

@@ -12,12 +12,12 @@ from sse_starlette.event import ServerSentEvent
 from api.database import Database, DatabaseDep
 from api.errors import invalid_query
 from api.http.streams import EventResponse, Streams, follow, streams_of
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.limits import MAX_REPEATS
 from api.services.history import events
 from wire.events import EventKind
 
-router = APIRouter(tags=["events"], route_class=InOneGo)
+router = APIRouter(tags=["events"], route_class=Transactional)
 
 RETRY_MILLISECONDS = 1000  # after which a browser comes back
 _LAST = 2**53

@@ -15,14 +15,14 @@ from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep
 from api.http.representations import JSON, PLAIN, choose
 from api.http.streams import Streams, TextResponse, follow, stands, streams_of
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.services.history import logs
 from wire.events import LogEvent
 from wire.logs import LogPage, StoredLine
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["logs"], route_class=InOneGo)
+router = APIRouter(tags=["logs"], route_class=Transactional)
 
 LINES_AT_ONCE = 100
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from api.database import DatabaseDep, ReadDep
 from api.http.file_response import FileResponse, file_response
 from api.http.representations import CSV, choose, to_csv
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.limits import MAX_REPEATS
 from api.services.files import artifacts
 from api.services.history import downsampling, series
@@ -25,7 +25,7 @@ from wire.reports import (
     Model,
 )
 
-router = APIRouter(tags=["metrics"], route_class=InOneGo)
+router = APIRouter(tags=["metrics"], route_class=Transactional)
 
 Step = Annotated[int, Query(ge=0, le=2**53)]
 

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.database import DatabaseDep, ReadDep
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.services.lifecycle import workers
 from api.services.operations import readiness
 from api.storage import StorageDep
 from wire.system import Part, Ready
 from wire.workers import WorkerList
 
-router = APIRouter(tags=["system"], route_class=InOneGo)
+router = APIRouter(tags=["system"], route_class=Transactional)
 
 _FIGURES: dict[int | str, dict[str, Any]] = {
     200: {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -47,5 +47,5 @@ def list_workers(session: ReadDep) -> WorkerList:
 
 @router.get("/metrics", response_class=Response, responses=_FIGURES)
 def get_figures(request: Request) -> Response:
-    """Figures for Prometheus. Latency, bytes and streams are this process's, all others the service's."""
-    return Response(generate_latest(request.app.state.measures.registry), media_type=CONTENT_TYPE_LATEST)
+    """DatabaseCollector for Prometheus. Latency, bytes and streams are this process's, all others the service's."""
+    return Response(generate_latest(request.app.state.request_metrics.registry), media_type=CONTENT_TYPE_LATEST)

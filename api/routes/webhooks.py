@@ -15,7 +15,7 @@ from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep, ReadDep, SessionDep
 from api.errors import Unavailable
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
-from api.http.transactional import at_once
+from api.http.transactional import outside_pool
 from api.services.webhooks import store
 from wire.webhooks import CallResult, DeliveryList, NewWebhook, WebhookCreate, WebhookList
 
@@ -57,14 +57,14 @@ def list_deliveries(webhook: str, session: ReadDep, caller: CallerDep) -> Delive
 async def test_webhook(webhook: str, request: Request, database: DatabaseDep, caller: CallerDep) -> CallResult:
     """Send a `ping` now, once, and say what came of it. 503 while others are being tested: come back in a moment."""
     now = datetime.now(UTC)
-    parcel = await run_in_threadpool(_ping, database, webhook, caller, now)
+    delivery = await run_in_threadpool(_ping, database, webhook, caller, now)
     with _one_of_few():
         # Outside of any transaction and of the pool: heartbeats need its threads.
-        trouble = await at_once(store.attempt, parcel, request.app.state.settings, now)
+        trouble = await outside_pool(store.attempt, delivery, request.app.state.settings, now)
     return store.as_result(trouble)
 
 
-def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> store.Parcel:
+def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> store.PendingDelivery:
     with database.reading() as session:
         return store.ping(store.find(session, webhook, caller), now)
 

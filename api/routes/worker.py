@@ -68,10 +68,10 @@ async def wait_for_command(
     deadline = loop.time() + wait
     waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
     woken = asyncio.Event()
-    with database.bell.listening(commands_topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
+    with database.notifier.listening(commands_topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
         while True:
             woken.clear()
-            # Looked up after the bell is heard for the first time: what came in between is not missed.
+            # Looked up once news are listened for: what came in between is not missed.
             waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
             if waiting.command.command != known:
                 return waiting.command
@@ -81,7 +81,7 @@ async def wait_for_command(
                     return waiting.command
                 with suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), min(left, POLL_SECONDS))
-                if not database.bell.connected:
+                if not database.notifier.connected:
                     break
 
 

@@ -14,13 +14,15 @@ from starlette.requests import ClientDisconnect
 from api.auth import Fence, FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import BadRequest, PayloadTooLarge, Unavailable
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.services.files import uploads
 from api.services.files.uploads import Announced, BrokenOff, Published
 from api.storage import StorageDep
 from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 
-router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=InOneGo)
+router = APIRouter(
+    prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=Transactional
+)
 
 
 def _digest(name: str, of: str) -> dict[str, Any]:

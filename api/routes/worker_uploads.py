@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep
 from api.errors import invalid_body
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from api.routes.worker_artifacts import within_limit
 from api.services.files import direct_uploads, uploads
 from api.services.files.uploads import Announced
@@ -15,7 +15,9 @@ from api.storage import StorageDep
 from wire.artifacts import Artifact, ArtifactName
 from wire.uploads import UploadCommit, UploadPlan, UploadRequest
 
-router = APIRouter(prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=InOneGo)
+router = APIRouter(
+    prefix="/worker/attempts/{attempt}", tags=["worker"], dependencies=[WorkerDep], route_class=Transactional
+)
 
 
 @router.post("/uploads/{name}")

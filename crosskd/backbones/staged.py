@@ -38,7 +38,7 @@ class Staged(nn.Module, ABC):
         """The modules of the stem, then those of each stage."""
 
     def freeze(self) -> None:
-        """Take the gradient from what is frozen and settle the norms; to be called once the modules are there."""
+        """Take the gradient from what is frozen and fix the norms; to be called once the modules are there."""
         if self.norm_eps is not None:
             for norm in self._norms():
                 norm.eps = self.norm_eps

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crosskd.data.coco import CocoDataset
 from crosskd.data.fields import Findings
-from crosskd.data.parcel import Parcel
+from crosskd.data.packed_batch import PackedBatch
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.transforms import (
     Sample,
@@ -46,12 +46,12 @@ class Loaded:
     Faults travel as values: raised in a worker, an error would arrive as a traceback in a string.
     """
 
-    parcel: Parcel | None
+    packed: PackedBatch | None
     corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
 
     def pin_memory(self) -> Loaded:
         """For the loader's pinning thread."""
-        return Loaded(self.parcel.pin_memory() if self.parcel else None, self.corrupt)
+        return Loaded(self.packed.pin_memory() if self.packed else None, self.corrupt)
 
 
 class BatchSource(Dataset[Loaded]):
@@ -71,7 +71,7 @@ class BatchSource(Dataset[Loaded]):
                 samples.append(sample)
         if not samples:
             return Loaded(None, corrupt)
-        return Loaded(Parcel.of(collate(samples, self.pixels, self.config.augment.pad_to)), corrupt)
+        return Loaded(PackedBatch.of(collate(samples, self.pixels, self.config.augment.pad_to)), corrupt)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
@@ -163,8 +163,8 @@ class Loader:
         try:
             for loaded in self._loader:
                 self._note(loaded)
-                if loaded.parcel is not None:
-                    yield loaded.parcel.open()
+                if loaded.packed is not None:
+                    yield loaded.packed.open()
         except (RuntimeError, OSError, EOFError) as error:
             # A tensor that a worker has sent is fetched from the worker itself: its death may be a lost connection.
             died = "DataLoader worker" in str(error) or isinstance(error, OSError | EOFError)

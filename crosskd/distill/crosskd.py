@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import DenseHead
 from crosskd.distill.mimic import mimic
-from crosskd.distill.statistics import restat
+from crosskd.distill.statistics import match_statistics
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import CrossKDConfig
 from crosskd.structures import Held, Losses, Predictions
@@ -22,7 +22,7 @@ def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) 
     """
 
     def adapt(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
-        return [restat(s, like=t) for s, t in zip(ours, theirs, strict=True)]
+        return [match_statistics(s, like=t) for s, t in zip(ours, theirs, strict=True)]
 
     # Not yet activated, even when the cut is behind the ReLU: the new statistics bring negative values back.
     held = Held(adapt(student_held.cls, teacher_held.cls), adapt(student_held.box, teacher_held.box), activated=False)

@@ -20,7 +20,7 @@ def mimic(
 ) -> Losses:
     """The distances in classes, boxes and centerness that have a weight, as `{name}_cls` and so on, each [L].
 
-    Both predictions are `head`'s: over its anchors, in its box code. `config` has been settled for the pair.
+    Both predictions are `head`'s: over its anchors, in its box code. `config` has been resolved for the pair.
     """
     assert config.box is not None
     with torch.autocast(ours.cls[0].device.type, enabled=False):

@@ -45,7 +45,7 @@ def normalise(x: Tensor) -> Tensor:
     return (x - mean) / (deviation + EPSILON)
 
 
-def restat(x: Tensor, like: Tensor) -> Tensor:
+def match_statistics(x: Tensor, like: Tensor) -> Tensor:
     """`x` with the mean and deviation that `like` has in each channel, [N, C, H, W]; in full precision.
 
     The gradient flows through the statistics of `x`. A map of one single cell has none, and is left as it is:

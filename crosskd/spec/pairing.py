@@ -22,7 +22,9 @@ class Misfit:
     remedy: str
 
 
-def settle(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> tuple[DistillConfig, list[Misfit]]:
+def resolve_pair(
+    distill: DistillConfig, student: ModelConfig, teacher: ModelConfig
+) -> tuple[DistillConfig, list[Misfit]]:
     """`distill` with every knob that depends on the pair filled in, and all that keeps the pair apart.
 
     What is published for the teacher's detector is the default: CrossKD happens in the teacher's head.
@@ -30,7 +32,7 @@ def settle(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -
     misfits = _pyramids(student, teacher)
     published = registry.DETECTORS[teacher.detector].published
     if distill.crosskd is not None:
-        crosskd, found = _settle_crosskd(distill.crosskd, student, teacher)
+        crosskd, found = _resolve_crosskd(distill.crosskd, student, teacher)
         distill = distill.model_copy(update={"crosskd": crosskd})
         misfits += found
     if distill.pkd is not None:
@@ -40,7 +42,7 @@ def settle(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -
             )
         misfits += _same_neck("PKD compares feature maps channel by channel", "pkd", student, teacher)
     if distill.direct is not None:
-        direct, found = _settle_direct(distill.direct, student, teacher)
+        direct, found = _resolve_direct(distill.direct, student, teacher)
         distill = distill.model_copy(update={"direct": direct})
         misfits += found
     if distill.ld is not None:
@@ -50,11 +52,11 @@ def settle(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -
 
 
 def require_pair(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> DistillConfig:
-    """The settled section; raises `ConfigError` for the first misfit."""
-    settled, misfits = settle(distill, student, teacher)
+    """The resolved section; raises `ConfigError` for the first misfit."""
+    resolved, misfits = resolve_pair(distill, student, teacher)
     if misfits:
         raise ConfigError(misfits[0].what, where=misfits[0].where, remedy=misfits[0].remedy)
-    return settled
+    return resolved
 
 
 def same_anchors(student: ModelConfig, teacher: ModelConfig) -> bool:
@@ -102,7 +104,7 @@ def _pyramids(student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
     ]
 
 
-def _settle_crosskd(
+def _resolve_crosskd(
     config: CrossKDConfig, student: ModelConfig, teacher: ModelConfig
 ) -> tuple[CrossKDConfig, list[Misfit]]:
     entry = registry.DETECTORS[teacher.detector]
@@ -125,11 +127,11 @@ def _settle_crosskd(
                 "Cut both heads at 0, or both behind a convolution.",
             )
         )
-    filled, found = _settle_mimicry("crosskd", config, teacher)
+    filled, found = _resolve_mimicry("crosskd", config, teacher)
     return config.model_copy(update={"cut": cut, "teacher_cut": teacher_cut, **filled}), misfits + found
 
 
-def _settle_mimicry(term: str, config: MimicConfig, teacher: ModelConfig) -> tuple[dict[str, object], list[Misfit]]:
+def _resolve_mimicry(term: str, config: MimicConfig, teacher: ModelConfig) -> tuple[dict[str, object], list[Misfit]]:
     """What is imitated of a teacher, and with which weights: the knobs that depend on its detector."""
     entry = registry.DETECTORS[teacher.detector]
     published, misfits = entry.published, []
@@ -161,10 +163,10 @@ def _settle_mimicry(term: str, config: MimicConfig, teacher: ModelConfig) -> tup
     return filled, misfits
 
 
-def _settle_direct(
+def _resolve_direct(
     config: DirectConfig, student: ModelConfig, teacher: ModelConfig
 ) -> tuple[DirectConfig, list[Misfit]]:
-    filled, misfits = _settle_mimicry("direct", config, teacher)
+    filled, misfits = _resolve_mimicry("direct", config, teacher)
     apart = _same_predictions("direct", "Direct mimicking", student, teacher)
     return config.model_copy(update=filled), apart + misfits
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 import api.routes
-from api.http.transactional import InOneGo
+from api.http.transactional import Transactional
 from tests.api.conftest import Worker
 
 PostJob = Callable[..., str]
@@ -55,4 +55,4 @@ def test_every_endpoint_with_a_session_commits_it() -> None:
         if isinstance(route, APIRoute) and any(need.name == "session" for need in route.dependant.dependencies)
     ]
     assert len(found) > 20
-    assert [route for route in found if not isinstance(route, InOneGo)] == []
+    assert [route for route in found if not isinstance(route, Transactional)] == []

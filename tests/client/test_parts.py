@@ -101,13 +101,13 @@ def test_the_broker_keeps_what_it_was_told_and_asks_for_its_password(tmp_path: P
     part.child.start()
     try:
         until(part.ready)
-        assert b"NOAUTH" in ask(port, "SET bell 1")
-        assert ask(port, f"AUTH {password}", "SET bell 1").endswith(b"+OK\r\n")
+        assert b"NOAUTH" in ask(port, "SET message 1")
+        assert ask(port, f"AUTH {password}", "SET message 1").endswith(b"+OK\r\n")
         assert part.child.pid is not None
         part.child.stop()
         part.child.start()
         until(part.ready)
-        assert b"$1\r\n1\r\n" in ask(port, f"AUTH {password}", "GET bell")
+        assert b"$1\r\n1\r\n" in ask(port, f"AUTH {password}", "GET message")
     finally:
         part.child.stop()
 
@@ -119,7 +119,7 @@ def test_a_broker_whose_folder_is_gone_starts_empty(tmp_path: Path) -> None:
     part.child.start()
     try:
         until(part.ready)
-        assert ask(port, f"AUTH {password}", "SET bell 1").endswith(b"+OK\r\n")
+        assert ask(port, f"AUTH {password}", "SET message 1").endswith(b"+OK\r\n")
         assert part.child.pid is not None
         os.kill(part.child.pid, signal.SIGKILL)
         until(lambda: not part.child.running)
@@ -128,7 +128,7 @@ def test_a_broker_whose_folder_is_gone_starts_empty(tmp_path: Path) -> None:
         (home / "valkey").rmdir()
         until(part.child.restart_when_due)
         until(part.ready)
-        assert b"$-1\r\n" in ask(port, f"AUTH {password}", "GET bell")
+        assert b"$-1\r\n" in ask(port, f"AUTH {password}", "GET message")
     finally:
         part.child.stop()
 

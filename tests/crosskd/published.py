@@ -169,7 +169,7 @@ class Row:
     pkd: float | None = None
 
     def facts(self) -> Facts:
-        """Every field that is published, by its path in a `TrainConfig` whose distill section is settled."""
+        """Every field that is published, by its path in a `TrainConfig` whose distill section is resolved."""
         cut, cls_weight, box, box_weight = _DISTILL[self.detector]
         model = MODEL | MODELS[self.detector] | {"detector": self.detector}
         student = model | STUDENT | STUDENTS[self.detector] | {"backbone.name": self.student}

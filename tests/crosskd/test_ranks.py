@@ -11,7 +11,7 @@ from torch import Tensor
 from crosskd import ranks
 from crosskd.detectors.detector import build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.statistics import moments, overall_mean, restat
+from crosskd.distill.statistics import match_statistics, moments, overall_mean
 from crosskd.engine import distributed
 from crosskd.engine.parallel import parallel
 from crosskd.losses import rank_mean, rank_own, rank_share
@@ -90,9 +90,9 @@ def of_rank(rank: int) -> dict[str, Any]:
             found[f"divisors {synchronised}"] = [*map(float, divisors), rank_share(1.0)]
     x = maps(rank).requires_grad_()
     with ranks.synchronising(True):
-        adapted = restat(x, like=maps(rank + 2))
+        adapted = match_statistics(x, like=maps(rank + 2))
         (torch.stack([*moments(x)]).sum() + overall_mean((adapted * weights(rank)).square())).backward()
-        cell = restat(torch.full((1, 2, 1, 1), float(rank)), like=torch.full((1, 2, 1, 1), 3.0 * rank))
+        cell = match_statistics(torch.full((1, 2, 1, 1), float(rank)), like=torch.full((1, 2, 1, 1), 3.0 * rank))
     return found | {"adapted": adapted.detach(), "x": x.grad, "cell": cell}
 
 
@@ -204,7 +204,7 @@ def test_a_divisor_is_itself_without_ranks() -> None:
 def test_statistics_are_those_of_all_maps(two: list[dict[str, Any]]) -> None:
     xs = [maps(rank).requires_grad_() for rank in (0, 1)]
     whole = torch.cat(xs)
-    adapted = restat(whole, like=torch.cat([maps(2), maps(3)]))
+    adapted = match_statistics(whole, like=torch.cat([maps(2), maps(3)]))
     found = torch.cat([rank["adapted"] for rank in two])
     torch.testing.assert_close(found, adapted.detach(), rtol=1e-10, atol=1e-10)
     weighed = adapted * torch.cat([weights(0), weights(1)])

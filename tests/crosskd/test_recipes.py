@@ -15,7 +15,7 @@ import torch
 from crosskd.engine.optim import build_optimizer
 from crosskd.errors import ConfigError
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.pairing import settle
+from crosskd.spec.pairing import resolve_pair
 from crosskd.spec.presets import load_recipe, recipe_names, recipe_text, recipe_titles
 from tests.crosskd.published import RATES, ROWS, TOTALS
 
@@ -36,7 +36,7 @@ def resolved(name: str) -> TrainConfig:
     config = TrainConfig.model_validate(values)
     if config.distill is None or config.teacher is None or config.teacher.model is None:
         return config
-    distill, misfits = settle(config.distill, config.student, config.teacher.model)
+    distill, misfits = resolve_pair(config.distill, config.student, config.teacher.model)
     assert misfits == []
     return config.model_copy(update={"distill": distill})
 

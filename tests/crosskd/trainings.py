@@ -54,34 +54,34 @@ class Story(Callback):
         self.evaluations: list[Evaluation] = []
         self.act = act
 
-    def hear(self, event: str, run: Run) -> None:
+    def receive(self, event: str, run: Run) -> None:
         self.events.append(event)
         self.act(event, run)
 
     def on_start(self, run: Run) -> None:
-        self.hear("start", run)
+        self.receive("start", run)
 
     def on_phase(self, run: Run, phase: Phase) -> None:
-        self.hear(phase, run)
+        self.receive(phase, run)
 
     def on_log(self, run: Run, values: dict[str, float]) -> None:
         self.logs[run.step] = {name: value for name, value in values.items() if name not in SPEEDS}
-        self.hear(f"log {run.step}", run)
+        self.receive(f"log {run.step}", run)
 
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
-        self.hear(f"{evaluation.model} measured {run.step}", run)
+        self.receive(f"{evaluation.model} measured {run.step}", run)
 
     def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
         assert path.is_file()
-        self.hear(path.name, run)
+        self.receive(path.name, run)
 
     def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
         assert path.is_file()
-        self.hear(f"checkpoint {step}", run)
+        self.receive(f"checkpoint {step}", run)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
-        self.hear("end", run)
+        self.receive("end", run)
 
 
 def digest(path: Path) -> str:

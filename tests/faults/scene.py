@@ -114,9 +114,9 @@ class Scene:
         return self.stack.home / run.worker / "work" / run.attempt
 
     def await_bell(self, job: str) -> None:
-        """Until the broker has been given the bell of a job. Raises `NothingToHit`."""
+        """Until the broker has been given the message of a job. Raises `NothingToHit`."""
         query = "SELECT id FROM outbox WHERE job_id = %(job)s AND published_at IS NOT NULL"
-        self.wait(lambda: self.stack.postgres.rows(query, job=job), 30.0, "the bell of a job has not been rung")
+        self.wait(lambda: self.stack.postgres.rows(query, job=job), 30.0, "the message of a job has not been sent")
 
     def wait(self, condition: Callable[[], object], seconds: float, otherwise: str) -> None:
         """Until the right moment has come. Raises `NothingToHit`, with what to say `otherwise`."""
@@ -128,7 +128,7 @@ class Scene:
 
     @contextmanager
     def workers_deaf(self) -> Iterator[None]:
-        """Meanwhile no worker hears a bell, so that bells wait at the broker."""
+        """Meanwhile no worker takes a message, so that messages wait at the broker."""
         with self.stack.proxy.troubled(Cut(), *(f"{name}:broker" for name in WORKERS)):
             yield
 

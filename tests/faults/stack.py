@@ -29,7 +29,7 @@ from tests.faults.proxy import HOST, Proxy
 from tests.worker.stack import children, command_line
 
 LEASE = 5.0  # seconds, with ten heartbeats: a busy machine shall cost none
-REDELIVER = 2.0  # seconds after which an unheard bell is rung again
+REDELIVER = 2.0  # seconds after which an unanswered message is dispatched again
 MAX_RESUMES = 100  # a schedule of faults loses a job far more often than a year of service
 APIS, RELAYS, WORKERS = ("api-1", "api-2"), ("relay-1", "relay-2"), ("worker-1", "worker-2", "worker-3")
 BROKER, POSTGRES = "broker", "postgres"
@@ -49,7 +49,7 @@ class Stack:
         self.home = folder
         self.data = data
         self.artifacts = folder / "artifacts"
-        self.journal = folder / "journal"
+        self.audit_log = folder / "audit_log"
         self.proxy = Proxy()
         self.children: dict[str, Child] = {}
         self._guard = Guard()
@@ -144,7 +144,7 @@ class Stack:
             "CROSSKD_DEVICES": "cpu",
             "CROSSKD_HEARTBEAT_SECONDS": "0.5",
             "CROSSKD_GRACE_SECONDS": "5",
-            "CROSSKD_JOURNAL": str(self.journal),
+            "CROSSKD_AUDIT_LOG": str(self.audit_log),
         }
 
     # --- processes ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def judge(stack: Stack, load: Load) -> tuple[History, list[Violation]]:
     load.settle(SETTLE_SECONDS)
     assert stack.dead() == []
     assert load.faults == []
-    history = collect(stack.postgres.url, stack.artifacts, [stack.journal], load.seen)
+    history = collect(stack.postgres.url, stack.artifacts, [stack.audit_log], load.seen)
     return history, check(history)
 
 

@@ -64,7 +64,7 @@ def story(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
         settings = {"CROSSKD_LOG_FORMAT": "json", "CROSSKD_LOG_LEVEL": "debug", "CROSSKD_OTEL_ENDPOINT": receiver.url}
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
-        # One bell, however long the worker takes to start: a second one would have spans of its own.
+        # One message, however long the worker takes to start: a second one would have spans of its own.
         api = Api(home / "api", home / "data", url, CROSSKD_REDELIVER_SECONDS="60")
         patch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
         worker = Worker(str(api.client.base_url), url, home / "worker", home / "data", **settings)
@@ -85,12 +85,12 @@ def test_the_apis_log_tells_the_story_under_the_requests_id(story: Story) -> Non
     told = [" ".join(line.split(" [")[0].split()[1:]) for line in lines]
     order = [
         "INFO api.access: POST /jobs 201",
-        "INFO api.relay: rang for a worker of any",
+        "INFO api.relay: dispatched to a worker of any",
         f"INFO api.access: POST /worker/jobs/{job}/claim 200",
         f"INFO api.access: POST /worker/attempts/{story.attempt}/finish 200",
     ]
     found = [next(place for place, text in enumerate(told) if text.startswith(start)) for start in order]
-    assert sorted(found[:1] + found[2:]) == found[:1] + found[2:]  # the bell may ring before the answer is logged
+    assert sorted(found[:1] + found[2:]) == found[:1] + found[2:]  # the message may be sent before the answer is logged
     moves = [text for text in told if "api.services.jobs.transitions" in text]
     assert [text.partition(": ")[2].partition(":")[0] for text in moves] == ["queued → running", "running → failed"]
     assert f"request_id={MINE}" in lines[0]
@@ -134,7 +134,7 @@ def test_it_is_one_trace_from_the_request_to_the_training(story: Story, receiver
     assert place(sent) == ("crosskd-api", "PRODUCER", posted.id)
     assert place(claim) == ("crosskd-worker", "CONSUMER", sent.id)
     assert place(claimed) == ("crosskd-api", "SERVER", claim.id)
-    assert place(attempt) == ("crosskd-worker", "INTERNAL", posted.id)  # by the job's row: a bell may be lost
+    assert place(attempt) == ("crosskd-worker", "INTERNAL", posted.id)  # by the job's row: a message may be lost
     assert place(training) == ("crosskd-training", "INTERNAL", attempt.id)
     finish = until(lambda: receiver.named("POST /worker/attempts/{attempt}/finish"))
     assert finish.parent == attempt.id

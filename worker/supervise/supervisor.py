@@ -19,7 +19,7 @@ from worker.deliver.client import AttemptClient, WorkerClient, connect, speak_fo
 from worker.deliver.retry import Abandoned, ApiError, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.settings import Settings
-from worker.supervise.backoff import HoldOff
+from worker.supervise.backoff import Backoff
 from worker.supervise.lease import Control, Lease
 from worker.supervise.machine import devices
 from worker.supervise.process import TrainingProcess
@@ -27,7 +27,7 @@ from worker.supervise.shutdown import ShutdownNotice
 
 logger = logging.getLogger(__name__)
 
-CLAIM_PATIENCE = 10.0  # seconds; the API rings again for a job that nobody claimed
+CLAIM_PATIENCE = 10.0  # seconds; the API dispatches again a job that nobody claimed
 STEP_PATIENCE = 10.0  # seconds between two looks at whether a finish report still matters
 
 
@@ -43,14 +43,14 @@ def versions() -> dict[str, str]:
 
 
 class Origin(NamedTuple):
-    """The request that made a job, as the bell tells of it; the claim tells it for certain."""
+    """The request that made a job, as the dispatch message tells of it; the claim tells it for certain."""
 
     request_id: str = ""
     traceparent: str = ""
 
 
 UNKNOWN = Origin()
-_hold_off = HoldOff()  # of this pool process, which works on one job after the other
+_backoff = Backoff()  # of this pool process, which works on one job after the other
 
 
 def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin = UNKNOWN) -> None:
@@ -58,7 +58,7 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
     sweep(settings.work, settings.keep_failed_hours)
     _held_off(notice)
     if notice.announced:
-        return  # the API rings again, and another worker answers
+        return  # the API dispatches it again, and another worker answers
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
         client = WorkerClient(http)
         request = ClaimRequest(
@@ -88,7 +88,7 @@ def _held_off(notice: ShutdownNotice) -> None:
     stopping = Event()
     notice.subscribe(stopping.set)
     try:
-        _hold_off.wait(stopping)
+        _backoff.wait(stopping)
     finally:
         notice.unsubscribe(stopping.set)
 
@@ -106,7 +106,7 @@ def _see_through(claim: Claim, client: WorkerClient, settings: Settings, notice:
         api = AttemptClient(client.http, claim.attempt, claim.fencing_token)
         report = Supervisor(claim, client, api, settings, control).run()
         spoiled = report.failure is not None and report.failure.failure_class == "infrastructure"
-        _hold_off.ended(spoiled=spoiled, seconds=time.monotonic() - began)
+        _backoff.ended(spoiled=spoiled, seconds=time.monotonic() - began)
     finally:
         notice.unsubscribe(on_shutdown)
 

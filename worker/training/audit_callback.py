@@ -1,4 +1,4 @@
-"""The callback that keeps a training's journal. It comes before the reporter: nothing is sent that is not noted."""
+"""The callback that keeps a training's audit log. It comes before the reporter: nothing is sent that is not noted."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from crosskd.structures import Evaluation
 from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, curves_artifact
 from wire.reports import Claim
 from worker.deliver.digest import sha256_of
-from worker.training.audit_log import Began, Ended, Evaluated, Journal, Points, Wrote, exact
+from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact
 
 
-class Witness(Callback):
-    """Notes what the reporter is told, by itself. Raises `OSError` where the journal cannot be written."""
+class AuditCallback(Callback):
+    """Notes what the reporter is told, by itself. Raises `OSError` where the audit log cannot be written."""
 
     def __init__(self, folder: Path, claim: Claim, worker: str) -> None:
-        self._journal = Journal(folder, claim.attempt)
+        self._audit_log = AuditLog(folder, claim.attempt)
         resume = claim.resume
-        self._journal.note(
+        self._audit_log.note(
             Began(
                 job=claim.job,
                 attempt=claim.attempt,
@@ -36,12 +36,12 @@ class Witness(Callback):
 
     @override
     def on_log(self, run: Run, values: dict[str, float]) -> None:
-        self._journal.note(Points(step=run.step, values=exact(values)))
+        self._audit_log.note(Points(step=run.step, values=exact(values)))
 
     @override
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         record = Evaluated(model=evaluation.model, step=evaluation.step, metrics=exact(evaluation.metrics))
-        self._journal.note(record)
+        self._audit_log.note(record)
 
     @override
     def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
@@ -64,9 +64,9 @@ class Witness(Callback):
         self._wrote(run.workdir / MANIFEST, MANIFEST, result.steps)
 
     def _wrote(self, path: Path, name: str, step: int | None) -> None:
-        self._journal.note(Wrote(name=name, step=step, size=path.stat().st_size, sha256=sha256_of(path).hex()))
+        self._audit_log.note(Wrote(name=name, step=step, size=path.stat().st_size, sha256=sha256_of(path).hex()))
 
     def ended(self, outcome: str, *, delivered: bool) -> None:
         """The last word; `delivered` says whether the reporter could hand everything over."""
-        self._journal.note(Ended(outcome=outcome, delivered=delivered))
-        self._journal.close()
+        self._audit_log.note(Ended(outcome=outcome, delivered=delivered))
+        self._audit_log.close()

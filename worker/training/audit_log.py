@@ -1,8 +1,8 @@
-"""A training's own record of what it reports, for an audit: `CROSSKD_JOURNAL` names a folder, unset there is none.
+"""A training's own record of what it reports, for an audit: `CROSSKD_AUDIT_LOG` names a folder, unset there is none.
 
 <folder>/<attempt>.jsonl    a record a line, each written before the API hears of it
 
-The spool forgets what is delivered, and the attempt's folder goes with a success; the journal stays. What the API
+The spool forgets what is delivered, and the attempt's folder goes with a success; the audit log stays. What the API
 has stored can be held against it afterwards: nothing may be missing, and nothing may be there twice. A line is handed
 to the system at once, so a killed process loses none; the last may be torn where the disk was full.
 """
@@ -76,17 +76,17 @@ def exact(values: Mapping[str, float]) -> dict[str, str]:
     return {key: float(value).hex() for key, value in values.items()}
 
 
-class Journal:
-    """The journal of one attempt, open for writing."""
+class AuditLog:
+    """The audit log of one attempt, open for writing."""
 
     def __init__(self, folder: Path, attempt: str) -> None:
         folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        # Appended to: should two processes ever work on one attempt, the journal shall show it.
+        # Appended to: should two processes ever work on one attempt, the audit log shall show it.
         self._file = (folder / f"{attempt}.jsonl").open("ab", buffering=0)
 
     def note(self, record: Record) -> None:
-        """Write a record. Raises `OSError`: a training whose journal has holes is worth nothing in an audit."""
+        """Write a record. Raises `OSError`: a training whose audit log has holes is worth nothing in an audit."""
         line = memoryview(record.model_dump_json().encode() + b"\n")
         while line:
             line = line[self._file.write(line) :]
@@ -96,6 +96,6 @@ class Journal:
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a journal; a line that is not whole, which only the last can be, is left out."""
+    """The records of a audit log; a line that is not whole, which only the last can be, is left out."""
     lines = path.read_bytes().split(b"\n")
     return [_RECORD.validate_json(line) for line in lines[:-1]]

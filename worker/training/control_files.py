@@ -12,7 +12,7 @@ from worker.folder import WorkFolder
 POLL_SECONDS = 0.2
 
 
-class Requests(Callback):
+class ControlFiles(Callback):
     """Looks into the folder while a run is on, and passes on to it what is asked.
 
     Of several ranks the main one looks: the loop makes them end together.
@@ -24,7 +24,7 @@ class Requests(Callback):
 
     @override
     def on_start(self, run: Run) -> None:
-        threading.Thread(target=self._watch, args=(run,), name="requests", daemon=True).start()
+        threading.Thread(target=self._watch, args=(run,), name="control-files", daemon=True).start()
 
     def close(self) -> None:
         """Look no more."""

@@ -26,7 +26,7 @@ def tie_to(supervisor: int) -> None:
         os._exit(EXIT_ORPHANED)
     if _leads_group():
         _start_guard()
-    threading.Thread(target=_wait_for_end_of_input, name="lifeline", daemon=True).start()
+    threading.Thread(target=_wait_for_end_of_input, name="orphan-guard", daemon=True).start()
 
 
 def end_at_once(status: int) -> None:

@@ -87,18 +87,18 @@ def _train(
     rank: int | None,
 ) -> Outcome:
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
-    from worker.training.audit_callback import Witness
-    from worker.training.control_files import Requests
+    from worker.training.audit_callback import AuditCallback
+    from worker.training.control_files import ControlFiles
     from worker.training.reporter import Reporter
 
     def stale() -> None:
         folder.write_outcome(Outcome(outcome="stale"), rank)
         end_at_once(EXIT_STALE)
 
-    witnesses = [Witness(settings.journal, order.claim, settings.worker_name)] if settings.journal else []
+    audits = [AuditCallback(settings.audit_log, order.claim, settings.worker_name)] if settings.audit_log else []
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
-    requests = Requests(folder)
-    outcome = _run(order, config, folder, stop, [*witnesses, reporter, requests])
+    requests = ControlFiles(folder)
+    outcome = _run(order, config, folder, stop, [*audits, reporter, requests])
     requests.close()
     delivered = True
     try:
@@ -108,8 +108,8 @@ def _train(
         delivered = False
         if outcome.outcome == "succeeded":
             outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
-    for witness in witnesses:
-        witness.ended("" if isinstance(outcome, Lost) else outcome.outcome, delivered=delivered)
+    for audit in audits:
+        audit.ended("" if isinstance(outcome, Lost) else outcome.outcome, delivered=delivered)
     return outcome
 
 

@@ -48,7 +48,7 @@ def admit(session: Session, settings: Settings, job_id: str, name: str, kind: st
     _check(session, settings, job_id, size - session.scalars(_bytes().where(Artifact.job_id == job_id, going)).one())
 
 
-def settle(session: Session, settings: Settings, job_id: str) -> None:
+def check_totals(session: Session, settings: Settings, job_id: str) -> None:
     """Raises `InsufficientStorage` if more is stored than may be. Uploads wait here for each other until they commit.
 
     It comes last in a transaction: the lock is one for all.

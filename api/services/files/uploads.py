@@ -307,7 +307,7 @@ def record(
             session.flush()
             if announced.kind == "checkpoint":
                 trim(session, storage, job_id)
-            capacity.settle(session, settings, job_id)
+            capacity.check_totals(session, settings, job_id)
             return Published(as_wire(artifact, attempt.number), new=not repeated)
     except (ApiError, SQLAlchemyError) as error:
         # What was refused, or found the database's disk full, is surely not committed: its bytes would fill the disk

@@ -21,12 +21,12 @@ _OF_JOB, _OF_EVENT = "of_job_", "of_event_"
 
 
 def topic(job_id: str) -> str:
-    """What the bell rings for whenever something about the job has changed."""
+    """The topic of news whenever something about the job has changed."""
     return f"job:{job_id}"
 
 
 def commands_topic(job_id: str) -> str:
-    """What the bell rings for whenever a worker may have to do something else: far less often."""
+    """The topic of news whenever a worker may have to do something else: far less often."""
     return f"commands:{job_id}"
 
 
@@ -40,7 +40,7 @@ def append(
     touch: bool = False,
     **values: Any,
 ) -> None:
-    """Note that something has happened, and ring. `values` are columns of the job to set with the same statement.
+    """Note that something has happened, and notify. `values` are columns of the job to set with the same statement.
 
     `touch` sets the time at which the job was last changed.
     """
@@ -57,7 +57,7 @@ def append(
         of_job = {_OF_JOB + name: value for name, value in {"id": job_id, **values}.items()}
         of_event = {_OF_EVENT + name: value for name, value in event.items()}
         session.connection().execute(_counted_and_noted(tuple(values), touch), of_job | of_event)
-    session.ring(topic(job_id))
+    session.notify(topic(job_id))
 
 
 @cache

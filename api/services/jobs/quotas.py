@@ -1,8 +1,8 @@
 """Quotas: how many jobs of one owner may wait, and how many may run. Without a setting there is none.
 
 What waits is counted when a job is posted, what runs when one is claimed. A job that finds its owner at the quota stays
-queued, and is rung again when one of the owner's jobs ends. The jobs of one owner are counted one request at a time: a
-lock for the owner on Postgres, the database's own single writer on SQLite.
+queued, and is dispatched again when one of the owner's jobs ends. The jobs of one owner are counted one request at a
+time: a lock for the owner on Postgres, the database's own single writer on SQLite.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ def allow_run(session: Session, settings: Settings, job_id: str) -> None:
     session.lock(f"quota:{owner}")
     if (running := _count(session, owner, "running")) >= quota:
         raise Conflict(
-            f"{running} jobs of {owner} run, and {quota} may", remedy="Leave it: it is rung again when one has ended."
+            f"{running} jobs of {owner} run, and {quota} may",
+            remedy="Leave it: it is dispatched again when one has ended.",
         )
 
 
-def ring_next(session: Session, settings: Settings, owner: str) -> None:
-    """A job of the owner runs no longer: ring the one that comes first, should the quota have held it back."""
+def dispatch_next(session: Session, settings: Settings, owner: str) -> None:
+    """A job of the owner runs no longer: dispatch the one that comes first, should the quota have held it back."""
     if settings.max_running_per_owner is None:
         return
     next_in_line = (
@@ -55,10 +56,10 @@ def ring_next(session: Session, settings: Settings, owner: str) -> None:
         .limit(1)
         .with_for_update(skip_locked=True, of=Outbox)
     )
-    bell = session.scalar(next_in_line)
-    if bell is not None:
-        session.execute(update(Outbox).where(Outbox.id == bell).values(published_at=None, due_at=session.now()))
-        session.ring(OUTBOX)
+    message = session.scalar(next_in_line)
+    if message is not None:
+        session.execute(update(Outbox).where(Outbox.id == message).values(published_at=None, due_at=session.now()))
+        session.notify(OUTBOX)
 
 
 def _count(session: Session, owner: str, *statuses: str) -> int:

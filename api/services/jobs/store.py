@@ -102,8 +102,8 @@ def detail(session: Session, job: Job) -> wire.Job:
 
 def _position(session: Session, job: Job) -> int | None:
     """1 is next: among the queued jobs of its queue, by priority and then in the order in which they were queued."""
-    bell = select(Outbox.priority, Outbox.id).where(Outbox.job_id == job.id)  # there as long as the job is queued
-    if (own := session.execute(bell).first()) is None:
+    message = select(Outbox.priority, Outbox.id).where(Outbox.job_id == job.id)  # there as long as the job is queued
+    if (own := session.execute(message).first()) is None:
         return None
     before = or_(Outbox.priority < own.priority, and_(Outbox.priority == own.priority, Outbox.id < own.id))
     return 1 + session.scalars(select(func.count()).where(Outbox.queue == job.queue, before)).one()

@@ -62,7 +62,7 @@ def move(session: Session, job_id: str, from_status: str, to_status: str, reason
         session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     if to_status == "queued":
         _enqueue(session, job_id)
-    session.ring(commands_topic(job_id))  # `append` has told the others
+    session.notify(commands_topic(job_id))  # `append` has told the others
     return True
 
 
@@ -86,8 +86,8 @@ def _record(session: Session, job_id: str, from_status: str | None, to_status: s
 
 
 def _enqueue(session: Session, job_id: str) -> None:
-    """The doorbell's row, in the same transaction as the job: neither is ever there without the other."""
+    """The dispatch message's row, in the same transaction as the job: neither is ever there without the other."""
     now = session.now()
     queue, priority = session.execute(select(Job.queue, Job.priority).where(Job.id == job_id)).one()
     session.add(Outbox(job_id=job_id, queue=queue, priority=broker_priority(priority), created_at=now, due_at=now))
-    session.ring(OUTBOX)
+    session.notify(OUTBOX)

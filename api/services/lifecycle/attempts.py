@@ -198,7 +198,7 @@ def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, f
     verdict = _verdict(job, attempt, failure, settings.max_resumes)
     if not move(session, job.id, "running", verdict.status, verdict.reason, **verdict.values):
         raise Conflict(f"the job is {job.status}, not running")
-    quotas.ring_next(session, settings, job.owner)
+    quotas.dispatch_next(session, settings, job.owner)
     return Finish(job=job.id, status=verdict.status, retried=verdict.status == "queued")
 
 

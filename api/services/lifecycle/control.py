@@ -171,7 +171,7 @@ def _ask(session: Session, job: Job, **columns: Any) -> None:
         setattr(job, name, value)
     job.updated_at = session.now()
     session.flush()
-    session.ring(commands_topic(job.id))
+    session.notify(commands_topic(job.id))
 
 
 def _cancelling(job: Job) -> bool:

@@ -28,7 +28,7 @@ FRESH_SECONDS = 5.0  # for so long the last reading is told again: counting a mi
 HEARD = timedelta(hours=1)  # a worker that was not heard of for so long has no figures
 
 
-class Figures(Collector):
+class DatabaseCollector(Collector):
     """Reads the database at each collection, at most once in `FRESH_SECONDS`."""
 
     def __init__(self, database: Database) -> None:

@@ -29,7 +29,7 @@ from crosskd.spec.config import (
     TeacherConfig,
     TrainConfig,
 )
-from crosskd.spec.pairing import settle
+from crosskd.spec.pairing import resolve_pair
 from wire.errors import Fault
 from wire.faults import faults as as_faults
 from wire.jobs import JobCreate, Spec
@@ -222,6 +222,6 @@ def _distill(config: TrainConfig, teacher: TeacherConfig, faults: list[Fault]) -
 
 def _joined(student: ModelConfig, teacher: ModelConfig, distill: DistillConfig, faults: list[Fault]) -> dict[str, Any]:
     """The values of `distill` with what depends on the pair filled in; what keeps the two apart joins `faults`."""
-    settled, misfits = settle(distill, student, teacher)
+    resolved, misfits = resolve_pair(distill, student, teacher)
     faults.extend(Fault(pointer=f"/spec{misfit.where}", detail=misfit.what, remedy=misfit.remedy) for misfit in misfits)
-    return settled.model_dump()
+    return resolved.model_dump()

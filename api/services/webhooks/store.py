@@ -1,8 +1,9 @@
-"""Webhooks: whoever wants to be told of jobs, and the outbox of what they are to be told.
+"""Webhooks: whoever wants to be told of jobs, and the deliveries of what they are to be told.
 
 An event is written in the transaction that changes the job, one row for each webhook: neither is ever there without the
-other. The courier (`courier.py`, run by the relay) takes rows like the relay does doorbells, and tries each until its
-receiver has answered with success or `DELAYS` are used up. A receiver may see an event twice, under the same id.
+other. The delivery loop (`delivery_loop.py`, run by the relay) takes rows as the relay takes dispatch messages, and
+tries each until its receiver has answered with success or `DELAYS` are used up. A receiver may see an event twice,
+under the same id.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from api.settings import Settings
 from wire import webhooks as wire
 
 PER_OWNER = 20
-# On their way at once from one courier: of one webhook, and of all webhooks of one owner.
+# On their way at once from one delivery loop: of one webhook, and of all webhooks of one owner.
 AT_ONCE = 2
 AT_ONCE_PER_OWNER = 4
 SHOWN = 100  # deliveries
 KEEP = timedelta(days=7)  # of deliveries that are over
-TAKEN_FOR = timedelta(seconds=60)  # longer than a try takes: a courier that dies only delays its rows
+TAKEN_FOR = timedelta(seconds=60)  # longer than a try takes: a delivery loop that dies only delays its rows
 # Seconds before each further try: the schedule that Standard Webhooks proposes, about three days in all.
 DELAYS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 GONE = 410
 
 
-class Parcel(NamedTuple):
+class PendingDelivery(NamedTuple):
     """A delivery as it is posted."""
 
     id: str
@@ -138,22 +139,22 @@ def _delivery(row: WebhookDelivery) -> wire.Delivery:
     )
 
 
-def ping(webhook: Webhook, now: datetime) -> Parcel:
+def ping(webhook: Webhook, now: datetime) -> PendingDelivery:
     """A test call, which no row remembers."""
     event = wire.Event(type="ping", timestamp=now, data={"webhook": webhook.id})
-    return _parcel(f"ping-{secrets.token_hex(8)}", webhook, event, 1)
+    return _pending(f"ping-{secrets.token_hex(8)}", webhook, event, 1)
 
 
-def _parcel(name: str, webhook: Webhook, event: wire.Event, tries: int) -> Parcel:
+def _pending(name: str, webhook: Webhook, event: wire.Event, tries: int) -> PendingDelivery:
     body = event.model_dump_json().encode()
-    return Parcel(name, webhook.id, webhook.owner, webhook.url, webhook.secret, body, tries)
+    return PendingDelivery(name, webhook.id, webhook.owner, webhook.url, webhook.secret, body, tries)
 
 
-# --- for the courier -------------------------------------------------------------------------------------------------
+# --- for the delivery loop --------------------------------------------------------------------------------------------
 
 
 def tell(session: Session, job_id: str, from_status: str | None, to_status: str, reason: str) -> None:
-    """Put the change of a job's state into the outbox of every webhook that wants to know it."""
+    """Put the change of a job's state among the deliveries of every webhook that wants to know it."""
     wanted = select(Webhook, Job).join(Job, Job.owner == Webhook.owner)
     now: datetime | None = None
     for webhook, job in session.execute(wanted.where(Job.id == job_id, Webhook.disabled_at.is_(None))).all():
@@ -171,7 +172,7 @@ def tell(session: Session, job_id: str, from_status: str | None, to_status: str,
         event = wire.Event(type=f"job.{to_status}", timestamp=now, data=data).model_dump(mode="json")
         session.add(WebhookDelivery(webhook_id=webhook.id, event=event, created_at=now, due_at=now))
     if now is not None:
-        session.ring(WEBHOOKS)
+        session.notify(WEBHOOKS)
 
 
 def any_due(session: Session) -> bool:
@@ -179,17 +180,17 @@ def any_due(session: Session) -> bool:
     return session.scalar(due) is not None
 
 
-def take(session: Session, limit: int, going: Iterable[Parcel] = ()) -> list[Parcel]:
-    """Due deliveries beside those that are `going`; another courier does not see them meanwhile.
+def take(session: Session, limit: int, going: Iterable[PendingDelivery] = ()) -> list[PendingDelivery]:
+    """Due deliveries beside those that are `going`; another delivery loop does not see them meanwhile.
 
     Each time one of whoever has the fewest on their way, among them of whoever has waited longest: neither a long
     backlog nor many receivers that never answer come in the way of others.
     """
     now = session.now()
     waiting = _waiting(session, now)
-    owners = Counter(parcel.owner for parcel in going)
-    hooks = Counter(parcel.webhook for parcel in going)
-    taken: list[Parcel] = []
+    owners = Counter(delivery.owner for delivery in going)
+    hooks = Counter(delivery.webhook for delivery in going)
+    taken: list[PendingDelivery] = []
     while waiting and len(taken) < limit:
         webhook = min(waiting, key=lambda one: (owners[one.owner], hooks[one.id]))
         full = hooks[webhook.id] >= AT_ONCE or owners[webhook.owner] >= AT_ONCE_PER_OWNER
@@ -201,7 +202,7 @@ def take(session: Session, limit: int, going: Iterable[Parcel] = ()) -> list[Par
         row.tries += 1
         owners[webhook.owner] += 1
         hooks[webhook.id] += 1
-        taken.append(_parcel(row.id, webhook, wire.Event(**row.event), row.tries))
+        taken.append(_pending(row.id, webhook, wire.Event(**row.event), row.tries))
     return taken
 
 
@@ -223,26 +224,26 @@ def _next(session: Session, webhook: Webhook, now: datetime) -> WebhookDelivery 
     return session.scalar(oldest.with_for_update(skip_locked=True))
 
 
-def attempt(parcel: Parcel, settings: Settings, now: datetime) -> Undeliverable | None:
+def attempt(delivery: PendingDelivery, settings: Settings, now: datetime) -> Undeliverable | None:
     """Post it, signed; what came in the way."""
     try:
-        send(parcel, settings, now)
+        send(delivery, settings, now)
     except Undeliverable as error:
         return error
     return None
 
 
-def send(parcel: Parcel, settings: Settings, now: datetime) -> None:
+def send(delivery: PendingDelivery, settings: Settings, now: datetime) -> None:
     """Post it, signed. Raises: `Undeliverable`."""
     timestamp = str(int(now.timestamp()))
     headers = {
         "content-type": "application/json",
         "user-agent": "crosskd-webhook",
-        wire.ID_HEADER: parcel.id,
+        wire.ID_HEADER: delivery.id,
         wire.TIMESTAMP_HEADER: timestamp,
-        wire.SIGNATURE_HEADER: sign(parcel.secret, parcel.id, timestamp, parcel.body),
+        wire.SIGNATURE_HEADER: sign(delivery.secret, delivery.id, timestamp, delivery.body),
     }
-    status = post(parcel.url, headers, parcel.body, settings.webhook_networks)
+    status = post(delivery.url, headers, delivery.body, settings.webhook_networks)
     if not 200 <= status < 300:
         raise Undeliverable(f"the receiver answered {status}", status)
 
@@ -254,17 +255,17 @@ def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
 
 
-def settle(session: Session, parcel: Parcel, trouble: Undeliverable | None) -> None:
+def record_outcome(session: Session, delivery: PendingDelivery, trouble: Undeliverable | None) -> None:
     """Note what came of a try: it is over, or due again later. Old ones go.
 
-    A try that took so long that another courier has taken the row since is not the row's try any more.
+    A try that took so long that another delivery loop has taken the row since is not the row's try any more.
     """
     # One at a time of each webhook: below, one ends the others.
-    webhook = session.scalar(select(Webhook).where(Webhook.id == parcel.webhook).with_for_update())
-    row = session.get(WebhookDelivery, parcel.id)
+    webhook = session.scalar(select(Webhook).where(Webhook.id == delivery.webhook).with_for_update())
+    row = session.get(WebhookDelivery, delivery.id)
     if webhook is None or row is None:
         return  # deleted meanwhile
-    if row.delivered or row.tries != parcel.tries:
+    if row.delivered or row.tries != delivery.tries:
         return
     now = session.now()
     row.delivered = trouble is None

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from crosskd.data.loader import Loader, build_loader
-from crosskd.data.parcel import Parcel
+from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
 from crosskd.structures import Batch
 from tests.crosskd.data.files import config, many, write
@@ -150,7 +150,7 @@ def test_a_parcel_is_opened_as_it_was_packed(folder):
     boxes = [torch.rand(n, 4) for n in (2, 0, 3, 0)]
     labels = [torch.arange(n) for n in (2, 0, 3, 0)]
     batch = replace(batch, targets=replace(batch.targets, boxes=boxes, labels=labels))
-    opened = Parcel.of(batch).open()
+    opened = PackedBatch.of(batch).open()
     for ours, theirs in zip(opened.targets.boxes + opened.targets.labels, boxes + labels, strict=True):
         assert torch.equal(ours, theirs)
         assert ours.dtype == theirs.dtype

@@ -57,9 +57,9 @@ def step(student: Detector, teacher: Detector, targets: Targets = TWO) -> Step:
 
 def term(name: str, student: Detector, teacher: Detector, **knobs: Any) -> Term:
     """The term, its own parameters far from their start, in float64."""
-    settled = require_pair(DistillConfig.model_validate({name: knobs}), student.config, teacher.config)
+    resolved = require_pair(DistillConfig.model_validate({name: knobs}), student.config, teacher.config)
     torch.manual_seed(7)
-    made: Term = registry.load(registry.TERMS[name].target)(settled.terms()[name], student, teacher).double()
+    made: Term = registry.load(registry.TERMS[name].target)(resolved.terms()[name], student, teacher).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.5)

@@ -11,7 +11,7 @@ import torch
 from crosskd.distill.term import Step
 from crosskd.losses import EPSILON
 from crosskd.spec.config import DistillConfig, ModelConfig
-from crosskd.spec.pairing import same_code, settle
+from crosskd.spec.pairing import resolve_pair, same_code
 from tests.crosskd import small
 from tests.crosskd.distill import steps
 
@@ -153,7 +153,7 @@ def test_images_without_boxes_are_distilled_all_the_same() -> None:
 def test_weights_and_box_distance_are_those_published_for_the_detector() -> None:
     section = DistillConfig.model_validate({"direct": {"cls_weight": 0.1}})
     model = small.config(detector="fcos")
-    direct = settle(section, model, model)[0].direct
+    direct = resolve_pair(section, model, model)[0].direct
     assert direct is not None
     assert (direct.cls_weight, direct.box_weight, direct.centerness_weight, direct.box) == (0.1, 0.75, 0.0, "iou")
 
@@ -175,7 +175,7 @@ def test_only_a_pair_that_predicts_the_same_things_is_accepted(
     student: dict[str, Any], teacher: dict[str, Any], knobs: dict[str, Any], where: str | None
 ) -> None:
     ours, theirs = small.config(**student), small.config(**teacher)
-    _, misfits = settle(DistillConfig.model_validate({"direct": knobs}), ours, theirs)
+    _, misfits = resolve_pair(DistillConfig.model_validate({"direct": knobs}), ours, theirs)
     assert [misfit.where for misfit in misfits] == ([] if where is None else [where])
     assert all(misfit.remedy for misfit in misfits)
     assert same_code(ours, theirs) == (where is None or where.startswith("/distill"))
@@ -188,6 +188,6 @@ def test_a_retinanet_differs_by_its_anchors() -> None:
         )
         for octaves in (3, 2)
     )
-    _, misfits = settle(DistillConfig.model_validate({"direct": {}}), ours, theirs)
+    _, misfits = resolve_pair(DistillConfig.model_validate({"direct": {}}), ours, theirs)
     assert [misfit.where for misfit in misfits] == ["/student/head/octaves"]
     assert "3 and 2" in misfits[0].what

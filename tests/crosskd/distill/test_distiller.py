@@ -102,7 +102,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it() -> None:
     student = small.detector(1)
     for cut in range(1, DEPTH + 1):
         pair = build_distiller(student, teacher, crosskd(cut=cut)).eval()
-        # restat changes deviations by one part in a million, hence not exactly 0
+        # match_statistics changes deviations by one part in a million, hence not exactly 0
         assert distillation(pair(*small.batch())) < 1e-4
     other = build_distiller(small.detector(0), teacher, crosskd()).eval()
     assert distillation(other(*small.batch())) > 1e-2

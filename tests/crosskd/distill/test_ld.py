@@ -10,7 +10,7 @@ import torch
 
 from crosskd.distill.term import Step
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.pairing import settle
+from crosskd.spec.pairing import resolve_pair
 from crosskd.structures import Targets
 from tests.crosskd import small
 from tests.crosskd.distill import steps
@@ -147,6 +147,8 @@ def test_without_boxes_there_is_nothing_to_learn() -> None:
 def test_only_two_gfl_that_predict_the_same_things_are_accepted(
     student: dict[str, object], teacher: dict[str, object], where: list[str]
 ) -> None:
-    _, misfits = settle(DistillConfig.model_validate({"ld": {}}), small.config(**student), small.config(**teacher))
+    _, misfits = resolve_pair(
+        DistillConfig.model_validate({"ld": {}}), small.config(**student), small.config(**teacher)
+    )
     assert [misfit.where for misfit in misfits] == where
     assert all(misfit.remedy for misfit in misfits)

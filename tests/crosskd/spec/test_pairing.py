@@ -9,7 +9,7 @@ import pytest
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
-from crosskd.spec.pairing import require_pair, same_anchors, same_code, settle
+from crosskd.spec.pairing import require_pair, resolve_pair, same_anchors, same_code
 from tests.crosskd import small
 
 
@@ -21,22 +21,22 @@ def crosskd(**knobs: Any) -> DistillConfig:
 def test_what_is_published_for_the_teachers_detector_is_the_default(detector: str) -> None:
     published = registry.DETECTORS[detector].published
     student, teacher = small.config(depth=4), small.config(detector=detector, depth=4)
-    settled, misfits = settle(DistillConfig(crosskd={}, pkd={}), student, teacher)
+    resolved, misfits = resolve_pair(DistillConfig(crosskd={}, pkd={}), student, teacher)
     assert misfits == []
-    assert settled.crosskd is not None
-    assert settled.pkd is not None
-    assert (settled.crosskd.cut, settled.crosskd.teacher_cut) == (published.cut, published.cut)
-    assert (settled.crosskd.box, settled.crosskd.box_weight) == (published.box, published.box_weight)
-    assert settled.crosskd.cls_weight == published.cls_weight
-    assert settled.crosskd.centerness_weight == published.centerness_weight
-    assert settled.pkd.weight == published.pkd_weight
+    assert resolved.crosskd is not None
+    assert resolved.pkd is not None
+    assert (resolved.crosskd.cut, resolved.crosskd.teacher_cut) == (published.cut, published.cut)
+    assert (resolved.crosskd.box, resolved.crosskd.box_weight) == (published.box, published.box_weight)
+    assert resolved.crosskd.cls_weight == published.cls_weight
+    assert resolved.crosskd.centerness_weight == published.centerness_weight
+    assert resolved.pkd.weight == published.pkd_weight
 
 
 def test_what_is_given_stays() -> None:
     knobs = {"cut": 1, "teacher_cut": 2, "cls_weight": 0.5, "box_weight": 0.25, "centerness_weight": 0.0, "box": "iou"}
-    settled, _ = settle(crosskd(**knobs), small.config(), small.config())
-    assert settled.crosskd is not None
-    assert settled.crosskd.model_dump(include=set(knobs)) == knobs
+    resolved, _ = resolve_pair(crosskd(**knobs), small.config(), small.config())
+    assert resolved.crosskd is not None
+    assert resolved.crosskd.model_dump(include=set(knobs)) == knobs
 
 
 def test_settling_twice_changes_nothing() -> None:
@@ -56,9 +56,9 @@ def test_settling_twice_changes_nothing() -> None:
 def test_the_cut_reaches_as_far_as_both_heads_do(
     student: dict[str, Any], teacher: dict[str, Any], cuts: tuple[int, int]
 ) -> None:
-    settled = require_pair(crosskd(), small.config(**student), small.config(**teacher))
-    assert settled.crosskd is not None
-    assert (settled.crosskd.cut, settled.crosskd.teacher_cut) == cuts
+    resolved = require_pair(crosskd(), small.config(**student), small.config(**teacher))
+    assert resolved.crosskd is not None
+    assert (resolved.crosskd.cut, resolved.crosskd.teacher_cut) == cuts
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_cut_reaches_as_far_as_both_heads_do(
 def test_a_pair_that_does_not_fit_is_refused_and_told_where(
     student: dict[str, Any], teacher: dict[str, Any], distill: DistillConfig, where: str
 ) -> None:
-    _, misfits = settle(distill, small.config(**student), small.config(**teacher))
+    _, misfits = resolve_pair(distill, small.config(**student), small.config(**teacher))
     assert [misfit.where for misfit in misfits] == [where]
     assert misfits[0].remedy
     with pytest.raises(ConfigError) as caught:
@@ -87,7 +87,9 @@ def test_a_pair_that_does_not_fit_is_refused_and_told_where(
 
 
 def test_every_misfit_is_told_at_once() -> None:
-    _, misfits = settle(crosskd(cut=4, box="kl"), small.config(strides=[8, 16, 32]), small.config(detector="fcos"))
+    _, misfits = resolve_pair(
+        crosskd(cut=4, box="kl"), small.config(strides=[8, 16, 32]), small.config(detector="fcos")
+    )
     where = {misfit.where for misfit in misfits}
     assert where == {"/student/strides", "/distill/crosskd/cut", "/distill/crosskd/box"}
 

@@ -3,7 +3,7 @@
 from tests.faults.checker import check
 from tests.faults.checker.history import Seen, collect
 
-violations = check(collect(database_url, LocalStorage(folder), [journals], seen))
+violations = check(collect(database_url, LocalStorage(folder), [audit_logs], seen))
 """
 
 from tests.faults.checker.judge import check as check

@@ -1,4 +1,4 @@
-"""What a job's events tell is what its rows hold, each once and in order; and a bell waits only for a queued job."""
+"""What a job's events tell is what its rows hold, each once and in order; and a message waits only for a queued job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_books(index: Index) -> Iterator[Violation]:
             yield Violation(Rule.EVENTS_GAP, job.id, evidence)
         yield from _told(index, job, events)
         yield from _lines(index, job, events)
-    yield from _bells(index)
+    yield from _messages(index)
 
 
 def _told(index: Index, job: JobRow, events: list[EventRow]) -> Iterator[Violation]:
@@ -77,13 +77,13 @@ def _lines(index: Index, job: JobRow, events: list[EventRow]) -> Iterator[Violat
         yield Violation(Rule.EVENTS_WRONG, job.id, f"log lines without an event: {void[:SHOWN]}")
 
 
-def _bells(index: Index) -> Iterator[Violation]:
-    rung = {row.job_id for row in index.history.outbox}
+def _messages(index: Index) -> Iterator[Violation]:
+    sent = {row.job_id for row in index.history.outbox}
     for row in index.history.outbox:
         job = index.jobs.get(row.job_id)
         if job is None or job.status != "queued":
-            evidence = f"bell {row.id} waits, the job is {job.status if job else 'gone'}"
-            yield Violation(Rule.BELL_STRAY, row.job_id, evidence)
+            evidence = f"message {row.id} waits, the job is {job.status if job else 'gone'}"
+            yield Violation(Rule.MESSAGE_STRAY, row.job_id, evidence)
     for job in index.jobs.values():
-        if job.status == "queued" and job.id not in rung:
-            yield Violation(Rule.BELL_STRAY, job.id, "it is queued, and no bell will ever be rung for it")
+        if job.status == "queued" and job.id not in sent:
+            yield Violation(Rule.MESSAGE_STRAY, job.id, "it is queued, and no message will ever be sent for it")

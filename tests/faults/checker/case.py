@@ -10,10 +10,10 @@ from tests.faults.checker.plan import Plan, Try
 from tests.faults.checker.rows import (
     ArtifactRow,
     AttemptRow,
+    AuditLog,
     EventRow,
     History,
     JobRow,
-    Journal,
     PointRow,
     TransitionRow,
 )
@@ -58,9 +58,9 @@ class Case:
     def events(self, job: str) -> list[EventRow]:
         return [event for event in self.history.events if event.job_id == self.ids[job]]
 
-    def journal(self, job: str, number: int) -> Journal:
+    def audit_log(self, job: str, number: int) -> AuditLog:
         attempt = self.attempt(job, number).id
-        return next(journal for journal in self.history.journals if journal.attempt_id == attempt)
+        return next(audit_log for audit_log in self.history.audit_logs if audit_log.attempt_id == attempt)
 
     def table(self, row: Any) -> list[Any]:
         """The table that the row stands in."""
@@ -75,8 +75,8 @@ class Case:
         table[table.index(row)] = replace(row, **changes)
 
     def note(self, job: str, number: int, records: list[Any]) -> None:
-        """Make `records` the journal of an attempt."""
-        self.change(self.journal(job, number), records=tuple(records))
+        """Make `records` the audit_log of an attempt."""
+        self.change(self.audit_log(job, number), records=tuple(records))
 
     def tell(self, job: str, events: list[EventRow]) -> None:
         """Make `events`, in their order, all that the job has."""

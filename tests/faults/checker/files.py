@@ -9,7 +9,7 @@ from tests.faults.checker.rows import ArtifactRow, EvaluationRow, JobRow
 from tests.faults.checker.violations import Rule, Violation
 from worker.training.audit_log import Wrote
 
-LOG = "log.txt"  # it grows while it is sent: no journal knows its bytes
+LOG = "log.txt"  # it grows while it is sent: no audit_log knows its bytes
 WEIGHTS = ("best.safetensors", "last.safetensors")
 RESULTS = {*WEIGHTS, "manifest.json", LOG}
 
@@ -41,7 +41,7 @@ def _bytes(index: Index, artifact: ArtifactRow) -> Iterator[Violation]:
 
 
 def _origin(index: Index, artifact: ArtifactRow) -> Iterator[Violation]:
-    records = index.journals[artifact.attempt_id]
+    records = index.audit_logs[artifact.attempt_id]
     if not records or artifact.name == LOG:
         return
     written = {record.sha256: record.step for record in records

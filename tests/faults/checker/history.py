@@ -1,4 +1,4 @@
-"""Reading a history where a service has left it: database, artifacts, journals. Meanwhile it should be quiet."""
+"""Reading a history where a service has left it: database, artifacts, audit_logs. Meanwhile it should be quiet."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Row = TypeVar("Row")
 STAGING = "staging"  # of the artifact folder: parts of uploads, which nobody is ever given
 
 
-def collect(database_url: str, artifacts: Path, journals: Iterable[Path], seen: Seen) -> History:
-    """All tables in one snapshot, every published file read whole, and the journals of all workers.
+def collect(database_url: str, artifacts: Path, audit_logs: Iterable[Path], seen: Seen) -> History:
+    """All tables in one snapshot, every published file read whole, and the audit_logs of all workers.
 
     Call it when every job is final and no worker is at work, or a file may be replaced between the two looks.
 
     Args:
         database_url: as `CROSSKD_DATABASE_URL`.
         artifacts: the API's artifact folder, `CROSSKD_STORAGE`.
-        journals: the folders that the workers' `CROSSKD_JOURNAL` named; each may lack, and workers may share one. Put
-            them where no fault fills the disk.
+        audit_logs: the folders that the workers' `CROSSKD_AUDIT_LOG` named; each may lack, and workers may share one.
+            Put them where no fault fills the disk.
         seen: what the harness has noted.
     """
     engine = create_engine(database_url)
@@ -48,9 +48,9 @@ def collect(database_url: str, artifacts: Path, journals: Iterable[Path], seen: 
         engine.dispose()
     history.seen = seen
     history.files = list(_files(artifacts)) if artifacts.is_dir() else []
-    history.journals = [
-        rows.Journal(path.stem, tuple(audit_log.read(path)))
-        for folder in sorted(set(journals))
+    history.audit_logs = [
+        rows.AuditLog(path.stem, tuple(audit_log.read(path)))
+        for folder in sorted(set(audit_logs))
         for path in sorted(folder.glob("*.jsonl"))
     ]
     return history

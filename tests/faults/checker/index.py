@@ -55,18 +55,18 @@ class Index:
         self.batches: dict[str, list[BatchRow]] = _grouped(history.batches, "attempt_id", "sequence")
         self.evaluations: dict[str, list[EvaluationRow]] = _grouped(history.evaluations, "attempt_id", "step", "model")
         self.artifacts: dict[str, list[ArtifactRow]] = _grouped(history.artifacts, "job_id", "name")
-        self.journals: defaultdict[str, tuple[Record, ...]] = defaultdict(tuple)
-        for journal in history.journals:  # two of one attempt: two workers have trained it
-            self.journals[journal.attempt_id] += journal.records
+        self.audit_logs: defaultdict[str, tuple[Record, ...]] = defaultdict(tuple)
+        for audit_log in history.audit_logs:  # two of one attempt: two workers have trained it
+            self.audit_logs[audit_log.attempt_id] += audit_log.records
         self.files: dict[str, FileRead] = {file.key: file for file in history.files}
         self._began: defaultdict[str, list[Began]] = defaultdict(list)
-        for records in self.journals.values():
+        for records in self.audit_logs.values():
             for record in records:
                 if isinstance(record, Began):
                     self._began[record.job].append(record)
 
     def began_of_job(self, job_id: str) -> list[Began]:
-        """Every training of the job that has left a journal."""
+        """Every training of the job that has left a audit_log."""
         return self._began[job_id]
 
     def stretches(self, job_id: str) -> list[Stretch]:

@@ -182,12 +182,12 @@ def _consequences(index: Index, job: JobRow, attempt: AttemptRow, resumes: int) 
 def _trainings(index: Index, job: JobRow, attempts: list[AttemptRow]) -> Iterator[Violation]:
     """Only who was given up as lost may train on beside its successor: nobody could tell it, and its word is void."""
     for attempt in attempts:
-        began = [record for record in index.journals[attempt.id] if isinstance(record, Began)]
+        began = [record for record in index.audit_logs[attempt.id] if isinstance(record, Began)]
         if len(began) > 1:
             processes = ", ".join(f"process {record.pid} of {record.worker}" for record in began)
             yield Violation(Rule.RAN_TWICE, job.id, f"{index.name(attempt)} was trained by {processes}")
-    for one, two in pairwise([attempt for attempt in attempts if index.journals[attempt.id]]):
-        last, first = index.journals[one.id][-1].monotonic, index.journals[two.id][0].monotonic
+    for one, two in pairwise([attempt for attempt in attempts if index.audit_logs[attempt.id]]):
+        last, first = index.audit_logs[one.id][-1].monotonic, index.audit_logs[two.id][0].monotonic
         if one.status != "lost" and first < last:
             evidence = (
                 f"{index.name(two)} was being trained at {first:.3f} s, "

@@ -152,7 +152,7 @@ class _Job:
             self._write(training, "manifest.json", plan.steps)
         if try_.ending not in ("lost", "failed"):
             note(Ended(monotonic=self.maker.monotonic, outcome=try_.ending, delivered=True))
-        self.history.journals.append(rows.Journal(attempt.id, tuple(training.records)))
+        self.history.audit_logs.append(rows.AuditLog(attempt.id, tuple(training.records)))
         return training
 
     def _evaluate(self, training: _Training, step: int) -> None:

@@ -22,7 +22,7 @@ def check_resumes(index: Index) -> Iterator[Violation]:
 
 def _origin(index: Index, job: JobRow, attempt: AttemptRow) -> Iterator[Violation]:
     """The checkpoint that the claim named was written by an earlier attempt, and the training got its very bytes."""
-    began = next((record for record in index.journals[attempt.id] if isinstance(record, Began)), None)
+    began = next((record for record in index.audit_logs[attempt.id] if isinstance(record, Began)), None)
     if began is not None and (began.resume_step or 0) != attempt.resumed_from_step:
         evidence = f"{index.name(attempt)} began at {began.resume_step}, its row says {attempt.resumed_from_step}"
         yield Violation(Rule.RESUMED_FROM_NOWHERE, job.id, evidence)
@@ -37,7 +37,7 @@ def _origin(index: Index, job: JobRow, attempt: AttemptRow) -> Iterator[Violatio
     written = {
         record.sha256
         for source in sources
-        for record in index.journals[source.id]
+        for record in index.audit_logs[source.id]
         if isinstance(record, Wrote) and record.step == attempt.resumed_from_step and record.name.endswith(".pt")
     }
     if not written:
@@ -70,7 +70,7 @@ def _repeated(index: Index, job: JobRow) -> Iterator[Violation]:
     for attempt in index.attempts[job.id]:
         if attempt.device != "cpu":
             return
-        for record in index.journals[attempt.id]:
+        for record in index.audit_logs[attempt.id]:
             for key, value in record.values.items() if isinstance(record, Points) else ():
                 if not key.startswith("loss"):
                     continue

@@ -207,8 +207,8 @@ class FileRead:
 
 
 @dataclass(frozen=True)
-class Journal:
-    """The journal of one training process, in the order in which it was written (`worker/training/audit_log.py`)."""
+class AuditLog:
+    """The audit_log of one training process, in the order in which it was written (`worker/training/audit_log.py`)."""
 
     attempt_id: str
     records: tuple[Record, ...]
@@ -232,4 +232,4 @@ class History:
     outbox: list[OutboxRow] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     files: list[FileRead] = field(default_factory=list)
-    journals: list[Journal] = field(default_factory=list)
+    audit_logs: list[AuditLog] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""What was stored of a training's reports, held against the training's own journal.
+"""What was stored of a training's reports, held against the training's own audit_log.
 
-Reports travel in order, so of each attempt's journal the API holds a beginning: how long it must be follows from what
+Reports travel in order, so of each attempt's audit_log the API holds a beginning: how long it must be follows from what
 is known to have been taken. Everything, where the training ended and says that all was delivered, or the attempt has
 succeeded. Everything from before a checkpoint, where that checkpoint was published: it is sent only behind the
 reports that led to it, since whoever resumes from it repeats nothing from before. What an attempt reported past the
@@ -28,7 +28,7 @@ NON_FINITE = ("", "nan", "inf", "-inf")  # by kind of a stored point
 
 
 class Reported(NamedTuple):
-    """What a journal tells, in its order; and how much of it came before each checkpoint, or before the end."""
+    """What a audit_log tells, in its order; and how much of it came before each checkpoint, or before the end."""
 
     points: list[tuple[int, str, str]]  # step, key, value
     evaluations: list[tuple[str, int, dict[str, str]]]
@@ -56,11 +56,11 @@ def check_series(index: Index) -> Iterator[Violation]:
     for job in index.jobs.values():
         last = {stretch.attempt.id: stretch.last for stretch in index.stretches(job.id)}
         for attempt in index.attempts[job.id]:
-            records = index.journals[attempt.id]
+            records = index.audit_logs[attempt.id]
             if not records:
                 if index.points[attempt.id] or index.evaluations[attempt.id]:
                     stored = f"{len(index.points[attempt.id])} points, {len(index.evaluations[attempt.id])} evaluations"
-                    yield Violation(Rule.JOURNAL_MISSING, job.id, f"{stored} of {index.name(attempt)}")
+                    yield Violation(Rule.AUDIT_LOG_MISSING, job.id, f"{stored} of {index.name(attempt)}")
                 continue
             told = reported(records)
             points, evaluations = _taken(index, job, attempt, told, last.get(attempt.id, NONE))

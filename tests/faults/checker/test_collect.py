@@ -24,7 +24,7 @@ from tests.api.sending import digest
 from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.faults.checker import Rule, check, tensors
 from tests.faults.checker.history import Accepted, Download, Observation, Seen, collect
-from worker.training.audit_log import Began, Ended, Evaluated, Journal, Points, Wrote, exact
+from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact
 
 STEPS = 6
 CHECKPOINT = 3  # every so many steps
@@ -36,19 +36,19 @@ NUMBERS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 class Training:
     """What a training does: it notes, then tells the API. `told` says whether the API shall hear of it."""
 
-    def __init__(self, worker: Worker, claim: dict[str, Any], journals: Path) -> None:
+    def __init__(self, worker: Worker, claim: dict[str, Any], audit_logs: Path) -> None:
         self.worker = worker
-        self.journal = Journal(journals, claim["attempt"])
+        self.audit_log = AuditLog(audit_logs, claim["attempt"])
         self.sequence = 0
         resume = claim["resume"] or {"step": None, "sha256": None}
-        self.journal.note(
+        self.audit_log.note(
             Began(job=claim["job"], attempt=claim["attempt"], number=claim["fencing_token"], worker="w", pid=1,
                   resume_step=resume["step"], resume_sha256=resume["sha256"])
         )  # fmt: skip
 
     def step(self, step: int, *, told: bool = True) -> None:
         values = {"loss": 1 / step, "odd": ODD[step - 1], "lr": 0.0}
-        self.journal.note(Points(step=step, values=exact(values)))
+        self.audit_log.note(Points(step=step, values=exact(values)))
         if told:
             spelt = {float("inf"): "Infinity", float("-inf"): "-Infinity"}
             points = [
@@ -65,14 +65,14 @@ class Training:
 
     def evaluate(self, step: int) -> None:
         metrics = dict.fromkeys(NUMBERS, 0.5)
-        self.journal.note(Evaluated(model="student", step=step, metrics=exact(metrics)))
+        self.audit_log.note(Evaluated(model="student", step=step, metrics=exact(metrics)))
         report = {"model": "student", "step": step, "metrics": metrics, "best": True}
         assert self.worker.post("evaluations", report).status_code == 204
 
     def write(self, name: str, step: int | None, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
         if step is not None:
-            self.journal.note(Wrote(name=name, step=step, size=len(content), sha256=sha256))
+            self.audit_log.note(Wrote(name=name, step=step, size=len(content), sha256=sha256))
         path = f"/worker/attempts/{self.worker.attempt}/artifacts/{name}"
         query = {} if step is None else {"step": step}
         headers = self.worker.headers | {"Content-Digest": digest(content)}
@@ -81,8 +81,8 @@ class Training:
         return sha256
 
     def end(self) -> None:
-        self.journal.note(Ended(outcome="succeeded", delivered=True))
-        self.journal.close()
+        self.audit_log.note(Ended(outcome="succeeded", delivered=True))
+        self.audit_log.close()
 
 
 class Scene:
@@ -93,7 +93,7 @@ class Scene:
         self.url = f"sqlite:///{folder / 'crosskd.db'}"
 
     def rules(self) -> set[Rule]:
-        history = collect(self.url, self.folder / "artifacts", [self.folder / "journals"], self.seen)
+        history = collect(self.url, self.folder / "artifacts", [self.folder / "audit_logs"], self.seen)
         return {violation.rule for violation in check(history)}
 
     def execute(self, statement: str) -> None:
@@ -143,18 +143,18 @@ def _play(client: TestClient, database: Database, settings: Settings, folder: Pa
     job = answer.json()["id"]
     look(job)
     first = Worker(client)
-    training = Training(first, first.claim(job).json(), folder / "journals")
+    training = Training(first, first.claim(job).json(), folder / "audit_logs")
     for step in (1, 2, 3):
         training.step(step)
     training.write("checkpoint-00000003.pt", CHECKPOINT, b"the state after step 3")
     training.step(4)
     training.step(5, told=False)
-    training.journal.close()  # it is killed
+    training.audit_log.close()  # it is killed
     look(job)
     assert reap_after(database, settings, 3600) == 1
     look(job)
     second = Worker(client)
-    successor = Training(second, second.claim(job).json(), folder / "journals")
+    successor = Training(second, second.claim(job).json(), folder / "audit_logs")
     late = {"sequence": 4, "points": [{"key": "loss", "step": 5, "value": 9.0, "at": "2026-01-01T00:00:00Z"}]}
     assert first.post("metrics", late).status_code == 409
     assert first.finish("succeeded").status_code == 409
@@ -189,7 +189,7 @@ def scene(played: Scene, tmp_path: Path) -> Scene:
 
 
 def test_a_real_history_is_faultless(scene: Scene) -> None:
-    history = collect(scene.url, scene.folder / "artifacts", [scene.folder / "journals"], scene.seen)
+    history = collect(scene.url, scene.folder / "artifacts", [scene.folder / "audit_logs"], scene.seen)
     assert [str(violation) for violation in check(history)] == []
     assert [attempt.status for attempt in history.attempts] == ["lost", "succeeded"]
     assert history.attempts[1].resumed_from_step == CHECKPOINT
@@ -238,8 +238,8 @@ def test_damage_in_the_storage_is_found(
     assert scene.rules() == rules
 
 
-def test_a_torn_last_line_of_a_journal_is_left_out(scene: Scene) -> None:
-    for path in (scene.folder / "journals").iterdir():
+def test_a_torn_last_line_of_an_audit_log_is_left_out(scene: Scene) -> None:
+    for path in (scene.folder / "audit_logs").iterdir():
         path.write_bytes(path.read_bytes() + b'{"kind":"points","step":7,"val')
     assert scene.rules() == set()
 

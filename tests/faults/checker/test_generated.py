@@ -51,9 +51,9 @@ def test_nothing_is_found_where_all_went_right(history: History) -> None:
 def rows_that_must_be_there(history: History) -> list[tuple[list[Any], Any]]:
     """Each with its table. Left out is what may be missing: what was told too late, and what was replaced since."""
     whole = {
-        journal.attempt_id
-        for journal in history.journals
-        if isinstance(last := journal.records[-1], Ended) and last.delivered
+        audit_log.attempt_id
+        for audit_log in history.audit_logs
+        if isinstance(last := audit_log.records[-1], Ended) and last.delivered
     }
     reports: list[Any] = [history.points, history.evaluations]
     others: list[Any] = [history.jobs, history.transitions, history.attempts, history.batches, history.events]

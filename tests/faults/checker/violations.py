@@ -28,8 +28,8 @@ class Rule(StrEnum):
     ATTEMPT_LEFT_RUNNING = "an attempt runs on in a job that does not"
     TOO_MANY_RESUMES = "a job was resumed more often than may be, or its count is wrong"
     RAN_TWICE = "a job was trained twice at once by the workers' own records"
-    # Metrics and evaluations against the training's own journal.
-    JOURNAL_MISSING = "something was stored of an attempt whose training left no journal"
+    # Metrics and evaluations against the training's own audit_log.
+    AUDIT_LOG_MISSING = "something was stored of an attempt whose training left no audit_log"
     POINT_LOST = "a reported point was not stored"
     POINT_DOUBLED = "a point is stored twice"
     POINT_INVENTED = "a stored point was never reported"
@@ -52,7 +52,7 @@ class Rule(StrEnum):
     # Bookkeeping.
     EVENTS_GAP = "the numbers of a job's events are not 1, 2, 3 ..."
     EVENTS_WRONG = "a job's events and its rows do not tell the same"
-    BELL_STRAY = "a bell waits for a job that is not queued, or a queued job has none"
+    MESSAGE_STRAY = "a message waits for a job that is not queued, or a queued job has none"
 
 
 @dataclass(frozen=True)

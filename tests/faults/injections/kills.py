@@ -53,12 +53,12 @@ def kill_api(scene: Scene) -> Injected:
 
 
 def kill_relay(scene: Scene) -> Injected:
-    """kill -9 of both relays, the moment that a job is posted: nothing rings for it until one is there again."""
+    """kill -9 of both relays, the moment that a job is posted: nothing is sent for it until one is there again."""
     with scene.stack.holding(*RELAYS):
         scene.stack.kill(*RELAYS)
         job = scene.load.post()
         time.sleep(MOMENT)
-        unheard = not scene.started(job)()
+        unanswered = not scene.started(job)()
         scene.stack.start(*RELAYS)
         started = scene.started(job)
-        return Injected(f"both relays, with job {job} waiting", lambda: unheard and started())
+        return Injected(f"both relays, with job {job} waiting", lambda: unanswered and started())

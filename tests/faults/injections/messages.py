@@ -1,4 +1,4 @@
-"""Bells that ring twice, too late, or for nobody."""
+"""Messages that come twice, too late, or for nobody."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from wire.tasks import BROKER_STEPS, queue
 QUEUE = queue("cpu")
 
 
-def duplicate_bells(scene: Scene) -> Injected:
-    """Bells once more, several at once: of running jobs, of finished ones, of some that never were."""
+def duplicate_messages(scene: Scene) -> Injected:
+    """Messages once more, several at once: of running jobs, of finished ones, of some that never were."""
     rows = scene.stack.postgres.rows("SELECT id FROM jobs ORDER BY id DESC LIMIT 10")
     jobs = [row["id"] for row in rows] * 2 + ["no-such-job", "../etc/passwd"]
     producer = Producer(scene.stack.broker_url)
@@ -24,25 +24,25 @@ def duplicate_bells(scene: Scene) -> Injected:
         for job in jobs:
             producer.send(QUEUE, job, scene.random.choice(BROKER_STEPS))
         producer.close()
-    return Injected(f"{len(jobs)} bells of {len(rows)} jobs", lambda: _waiting(scene) == 0)
+    return Injected(f"{len(jobs)} messages of {len(rows)} jobs", lambda: _waiting(scene) == 0)
 
 
-def late_bells(scene: Scene) -> Injected:
-    """A bell that got stuck on its way: the job is rung again and done, then the old message arrives."""
+def late_messages(scene: Scene) -> Injected:
+    """A message that got stuck on its way: the job is dispatched again and done, then the old message arrives."""
     with scene.stack.holding(BROKER), scene.workers_deaf():
         job = scene.load.post()
         scene.await_bell(job)
         stuck = _take_messages(scene)
     if not stuck:
-        raise NothingToHit("the bell was heard before it could be held back")
+        raise NothingToHit("the message was taken before it could be held back")
     if scene.alone:
-        until(lambda: scene.load.statuses()[job] == "succeeded", 240, "the end of a job that was rung again")
+        until(lambda: scene.load.statuses()[job] == "succeeded", 240, "the end of a job that was dispatched again")
     else:
         time.sleep(REDELIVER + 2 * scene.random.random())
     with scene.stack.holding(BROKER), redis.Redis.from_url(scene.stack.broker_url) as broker:
         for key, message in stuck:
             broker.rpush(key, message)
-    return Injected(f"{len(stuck)} bells, among them that of job {job}", lambda: _waiting(scene) == 0)
+    return Injected(f"{len(stuck)} messages, among them that of job {job}", lambda: _waiting(scene) == 0)
 
 
 def _lists(broker: redis.Redis) -> list[bytes]:

@@ -24,7 +24,7 @@ def restart_broker(scene: Scene) -> Injected:
 
 
 def empty_broker(scene: Scene) -> Injected:
-    """kill -9 of the broker, which comes back without its data: every bell that waited is forgotten."""
+    """kill -9 of the broker, which comes back without its data: every message that waited is forgotten."""
     with scene.stack.holding(BROKER), scene.workers_deaf():
         job = scene.load.post()
         scene.await_bell(job)
@@ -33,7 +33,7 @@ def empty_broker(scene: Scene) -> Injected:
             if file.is_file():
                 file.unlink()
         _start_broker(scene)
-    return Injected(f"the broker, without its data and the bell of job {job}", scene.started(job))
+    return Injected(f"the broker, without its data and the message of job {job}", scene.started(job))
 
 
 def _start_broker(scene: Scene) -> None:

@@ -18,7 +18,7 @@ from worker.deliver.client import AttemptClient, WorkerClient
 from worker.folder import Outcome, WorkFolder
 from worker.settings import Settings
 from worker.supervise import supervisor
-from worker.supervise.backoff import AT_WORK_SECONDS, HoldOff
+from worker.supervise.backoff import AT_WORK_SECONDS, Backoff
 from worker.supervise.lease import Control
 from worker.supervise.shutdown import ShutdownNotice
 from worker.supervise.supervisor import Supervisor, run_job
@@ -30,26 +30,26 @@ def settings(double: Double, tmp_path: Path) -> Settings:
 
 
 def test_it_waits_longer_after_each_failure_but_the_first() -> None:
-    hold_off, waits = HoldOff(first=5, longest=30), []
+    backoff, waits = Backoff(first=5, longest=30), []
     for _ in range(6):
-        hold_off.ended(spoiled=True, seconds=1)
-        waits.append(hold_off.seconds)
+        backoff.ended(spoiled=True, seconds=1)
+        waits.append(backoff.seconds)
     assert waits == [0, 5, 10, 20, 30, 30]
 
 
 @pytest.mark.parametrize(("spoiled", "seconds"), [(False, 1), (True, AT_WORK_SECONDS)])
 def test_whatever_shows_that_the_machine_works_ends_it(spoiled: bool, seconds: float) -> None:
-    hold_off = HoldOff()
+    backoff = Backoff()
     for _ in range(5):
-        hold_off.ended(spoiled=True, seconds=1)
-    hold_off.ended(spoiled=spoiled, seconds=seconds)
-    assert hold_off.seconds == 0
+        backoff.ended(spoiled=True, seconds=1)
+    backoff.ended(spoiled=spoiled, seconds=seconds)
+    assert backoff.seconds == 0
 
 
 def test_a_machine_that_cannot_make_a_folder_stops_claiming(
     double: Double, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_hold_off", HoldOff(first=600, longest=600))
+    monkeypatch.setattr(supervisor, "_backoff", Backoff(first=600, longest=600))
     settings.work.touch()  # a file where the folder was
     notice = ShutdownNotice()
     for job in ("one", "two", "three"):

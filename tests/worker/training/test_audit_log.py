@@ -1,4 +1,4 @@
-"""The journal of a training: what the API has been told, noted before, by the training itself."""
+"""The audit log of a training: what the API has been told, noted before, by the training itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.worker.stack import claim, spec
 from wire.reports import Claim
 from worker.folder import Order, WorkFolder
 from worker.settings import Settings
-from worker.training.audit_log import Began, Ended, Evaluated, Journal, Points, Wrote, exact, read
+from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact, read
 from worker.training.run import train
 
 
@@ -35,12 +35,12 @@ def settings_of(double: Double, tmp_path: Path, **more: object) -> Settings:
 
 
 def test_a_training_notes_what_it_reports(double: Double, folder: WorkFolder, order: Order, tmp_path: Path) -> None:
-    settings = settings_of(double, tmp_path, journal=tmp_path / "audit" / "journal")
+    settings = settings_of(double, tmp_path, audit_log=tmp_path / "audit" / "audit-log")
     outcome = train(order, folder, settings, threading.Event())
     assert outcome is not None
     assert outcome.outcome == "succeeded", outcome
 
-    (path,) = (tmp_path / "audit" / "journal").iterdir()
+    (path,) = (tmp_path / "audit" / "audit-log").iterdir()
     assert path.name == "attempt-1.jsonl"
     first, *records, last = read(path)
     assert isinstance(first, Began)
@@ -82,17 +82,17 @@ def test_values_keep_every_bit() -> None:
 
 def test_a_torn_line_is_left_out_and_a_second_process_shows(tmp_path: Path) -> None:
     for pid in (1, 2):
-        journal = Journal(tmp_path, "a")
-        journal.note(Began(job="j", attempt="a", number=1, worker="w", pid=pid))
-        journal.close()
+        audit_log = AuditLog(tmp_path, "a")
+        audit_log.note(Began(job="j", attempt="a", number=1, worker="w", pid=pid))
+        audit_log.close()
     path = tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes() + b'{"kind":"points","st')
     assert [record.pid for record in read(path) if isinstance(record, Began)] == [1, 2]
 
 
-def test_a_journal_that_cannot_be_written_ends_the_training(tmp_path: Path) -> None:
+def test_an_audit_log_that_cannot_be_written_ends_the_training(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to("/dev/full")
-    journal = Journal(tmp_path, "a")
+    audit_log = AuditLog(tmp_path, "a")
     with pytest.raises(OSError, match="No space left"):
-        journal.note(Points(step=1, values={}))
-    journal.close()
+        audit_log.note(Points(step=1, values={}))
+    audit_log.close()

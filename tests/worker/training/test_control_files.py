@@ -9,14 +9,14 @@ import pytest
 
 from crosskd.engine.callbacks import Run
 from worker.folder import WorkFolder
-from worker.training.control_files import Requests
+from worker.training.control_files import ControlFiles
 
 Until = Callable[[Callable[[], object], float], None]
 
 
 @pytest.mark.parametrize("early", [True, False])
 def test_what_is_asked_reaches_the_run(folder: WorkFolder, tmp_path: Path, until: Until, early: bool) -> None:
-    run, requests = Run(None, tmp_path), Requests(folder)
+    run, requests = Run(None, tmp_path), ControlFiles(folder)
     if early:
         folder.ask("stop")
     requests.on_start(run)

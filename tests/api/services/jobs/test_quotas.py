@@ -107,8 +107,8 @@ def test_two_requests_at_once_do_not_both_get_the_last_place(ann: Owner) -> None
     assert sorted(statuses) == [201, 429, 429, 429]
 
 
-def rung(database: Database, job: str) -> bool:
-    """Whether the job's bell is due to be rung."""
+def sent(database: Database, job: str) -> bool:
+    """Whether the job's message is due to be sent."""
     with database.reading() as session:
         return session.scalars(select(Outbox.published_at).where(Outbox.job_id == job)).one() is None
 
@@ -118,20 +118,20 @@ def test_so_many_jobs_of_an_owner_may_run(client: TestClient, ann: Owner, bob: O
     for worker in running:
         assert worker.claim(ann.job()).status_code == 200
     third, later = ann.job(), ann.job()
-    with database.transaction() as session:  # their bells were rung
-        for bell in session.scalars(select(Outbox)):
-            bell.published_at = session.now()
+    with database.transaction() as session:  # their messages were sent
+        for message in session.scalars(select(Outbox)):
+            message.published_at = session.now()
     idle = Worker(client)
     refused = idle.claim(third)
     assert refused.status_code == 409
     assert "2 jobs of ann run" in refused.json()["detail"]
     assert client.get(f"/jobs/{third}").json()["status"] == "queued"
     assert Worker(client).claim(bob.job()).status_code == 200
-    assert not rung(database, third)
+    assert not sent(database, third)
 
     running[0].finish("succeeded")
-    assert rung(database, third)
-    assert not rung(database, later)
+    assert sent(database, third)
+    assert not sent(database, later)
     assert idle.claim(third).status_code == 200
     assert Worker(client).claim(later).status_code == 409
 
@@ -139,23 +139,23 @@ def test_so_many_jobs_of_an_owner_may_run(client: TestClient, ann: Owner, bob: O
 def test_what_the_quota_holds_back_waits_for_no_bell(
     client: TestClient, ann: Owner, bob: Owner, database: Database
 ) -> None:
-    """Or every reminder would ring for all of it, and each bell cost a worker a claim in vain."""
+    """Or every reminder would be sent for all of it, and each message cost a worker a claim in vain."""
     worker = Worker(client)
     worker.claim(ann.job())
     first, *_ = [ann.job() for _ in range(3)]
     with database.transaction() as session:
-        for bell in session.scalars(select(Outbox)):
-            bell.published_at = session.now() - timedelta(minutes=1)
+        for message in session.scalars(select(Outbox)):
+            message.published_at = session.now() - timedelta(minutes=1)
 
     def heard_of() -> list[int]:
         with database.reading() as session:
-            return [found.bells for found in outbox.unheard(session, 5, running_quota=2)]
+            return [found.messages for found in outbox.unclaimed(session, 5, running_quota=2)]
 
     assert heard_of() == [1]  # one more of hers may run
     with database.transaction() as session:
-        (seen,) = outbox.unheard(session, 5, running_quota=2)
-        outbox.ring_again(session, seen, 10, 5, running_quota=2)
-    assert rung(database, first)
+        (seen,) = outbox.unclaimed(session, 5, running_quota=2)
+        outbox.dispatch_again(session, seen, 10, 5, running_quota=2)
+    assert sent(database, first)
     assert Worker(client).claim(first).status_code == 200
     assert heard_of() == []
     bobs = bob.job()
@@ -163,7 +163,7 @@ def test_what_the_quota_holds_back_waits_for_no_bell(
         session.scalars(select(Outbox).where(Outbox.job_id == bobs)).one().published_at = session.now() - timedelta(1)
     assert heard_of() == [1]
     with database.reading() as session:
-        assert [found.bells for found in outbox.unheard(session, 5)] == [3]
+        assert [found.messages for found in outbox.unclaimed(session, 5)] == [3]
 
 
 def test_requests_of_a_token_are_counted(client: TestClient, ann: Owner, bob: Owner) -> None:

@@ -23,7 +23,7 @@ from api.database import Database
 from api.models import Webhook, WebhookDelivery
 from api.relay import Relay
 from api.services.webhooks import store
-from api.services.webhooks.delivery_loop import AT_ONCE, Courier
+from api.services.webhooks.delivery_loop import AT_ONCE, DeliveryLoop
 from api.services.webhooks.ssrf_safe_post import Undeliverable
 from api.services.webhooks.store import DELAYS
 from api.settings import Settings
@@ -58,12 +58,12 @@ def hook(client: TestClient, receiver: Receiver) -> dict[str, Any]:
 
 @pytest.fixture
 def deliver(database: Database, settings: Settings) -> Iterator[Callable[[], bool]]:
-    """One round of the courier; whether there was something."""
-    courier = Courier(database, settings)
+    """One round of the delivery loop; whether there was something."""
+    delivery_loop = DeliveryLoop(database, settings)
     with ThreadPoolExecutor(2) as threads:
 
         def deliver() -> bool:
-            begun = courier.fill(threads)
+            begun = delivery_loop.fill(threads)
             wait(begun)
             return bool(begun)
 
@@ -232,8 +232,8 @@ def test_many_receivers_that_never_answer_hold_up_nobody_else(
         owed("ann", 3, receiver.url())
     other = Receiver()
     owed("bob", 5, other.url())
-    courier = Courier(database, settings)
-    thread = threading.Thread(target=courier.run)
+    delivery_loop = DeliveryLoop(database, settings)
+    thread = threading.Thread(target=delivery_loop.run)
     thread.start()
     try:
         until(lambda: len(other.seen) == 5)  # one after the other, the others would take two minutes to give up
@@ -241,7 +241,7 @@ def test_many_receivers_that_never_answer_hold_up_nobody_else(
         until(lambda: len(receiver.seen) >= 60)
     finally:
         receiver.gate.set()
-        courier.stop()
+        delivery_loop.stop()
         thread.join()
         other.close()
 
@@ -253,23 +253,23 @@ def test_what_is_taken_is_shared_fairly(database: Database, owed: Callable[..., 
     (late, short) = (owed("bob", 9), owed("cy", 1))
     with database.transaction() as session:
         taken = store.take(session, AT_ONCE)
-    assert Counter(parcel.owner for parcel in taken) == {"ann": store.AT_ONCE_PER_OWNER, "bob": 2, "cy": 1}
-    hooks = Counter(parcel.webhook for parcel in taken)
+    assert Counter(delivery.owner for delivery in taken) == {"ann": store.AT_ONCE_PER_OWNER, "bob": 2, "cy": 1}
+    hooks = Counter(delivery.webhook for delivery in taken)
     assert (hooks[backlog], hooks[late], hooks[short]) == (1, 2, 1)
-    still = [parcel for parcel in taken if parcel.owner != "bob"]
+    still = [delivery for delivery in taken if delivery.owner != "bob"]
     with database.transaction() as session:
-        assert [parcel.webhook for parcel in store.take(session, AT_ONCE, still)] == [late] * 2
+        assert [delivery.webhook for delivery in store.take(session, AT_ONCE, still)] == [late] * 2
 
 
 def test_a_try_that_took_too_long_is_not_the_rows_any_more(database: Database, owed: Callable[..., str]) -> None:
-    def take() -> store.Parcel:
+    def take() -> store.PendingDelivery:
         with database.transaction() as session:
-            (parcel,) = store.take(session, 10)
-        return parcel
+            (delivery,) = store.take(session, 10)
+        return delivery
 
-    def settle(parcel: store.Parcel, trouble: Undeliverable | None) -> tuple[bool, str]:
+    def settle(delivery: store.PendingDelivery, trouble: Undeliverable | None) -> tuple[bool, str]:
         with database.transaction() as session:
-            store.settle(session, parcel, trouble)
+            store.record_outcome(session, delivery, trouble)
         with database.reading() as session:
             row = session.scalars(select(WebhookDelivery)).one()
             return row.delivered, row.problem
@@ -277,7 +277,7 @@ def test_a_try_that_took_too_long_is_not_the_rows_any_more(database: Database, o
     owed("ann", 1)
     first = take()
     hurry(database)
-    second = take()  # by another courier
+    second = take()  # by another delivery_loop
     assert settle(first, Undeliverable("late")) == (False, "")
     assert hurry(database)[0] > 30  # it is still the other's
     third = take()
@@ -289,8 +289,8 @@ def test_a_webhook_that_is_off_gets_nothing_more(database: Database, owed: Calla
     owed("ann", 2)
     with database.transaction() as session:
         gone, other = store.take(session, 10)
-        store.settle(session, gone, Undeliverable("gone", store.GONE))
-        store.settle(session, other, Undeliverable("no answer"))
+        store.record_outcome(session, gone, Undeliverable("gone", store.GONE))
+        store.record_outcome(session, other, Undeliverable("no answer"))
     assert hurry(database) == []
 
 

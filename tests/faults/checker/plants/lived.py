@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.faults.checker.case import Case
 from tests.faults.checker.plants.plant import INSTANT, against
-from tests.faults.checker.rows import Journal, OutboxRow
+from tests.faults.checker.rows import AuditLog, OutboxRow
 from tests.faults.checker.violations import Rule
 from worker.training.audit_log import Began
 
@@ -61,7 +61,7 @@ def a_number_is_left_out(case: Case) -> None:
 @against(Rule.FENCING_BROKEN)
 def a_training_has_no_attempt(case: Case) -> None:
     began = Began(monotonic=1.0, job=case.ids["short"], attempt="a" * 32, number=2, worker="w", pid=1)
-    case.history.journals.append(Journal("a" * 32, (began,)))
+    case.history.audit_logs.append(AuditLog("a" * 32, (began,)))
 
 
 @against(Rule.LATE_WRITE)
@@ -118,15 +118,15 @@ def a_resume_is_not_counted(case: Case) -> None:
 
 @against(Rule.RAN_TWICE)
 def two_processes_train_one_attempt(case: Case) -> None:
-    first = case.journal("short", 1).records
+    first = case.audit_log("short", 1).records
     assert isinstance(first[0], Began)
-    case.history.journals.append(Journal(case.attempt("short", 1).id, (first[0].model_copy(update={"pid": 2}),)))
+    case.history.audit_logs.append(AuditLog(case.attempt("short", 1).id, (first[0].model_copy(update={"pid": 2}),)))
 
 
 @against(Rule.RAN_TWICE)
 def a_training_goes_on_beside_its_successor(case: Case) -> None:
-    *before, last = case.journal("given back", 1).records
-    later = case.journal("given back", 2).records[1].monotonic
+    *before, last = case.audit_log("given back", 1).records
+    later = case.audit_log("given back", 2).records[1].monotonic
     case.note("given back", 1, [*before, last.model_copy(update={"monotonic": later})])
 
 
@@ -157,6 +157,6 @@ def log_lines_are_lost(case: Case) -> None:
     case.tell("short", events)
 
 
-@against(Rule.BELL_STRAY)
+@against(Rule.MESSAGE_STRAY)
 def a_bell_waits_for_an_ended_job(case: Case) -> None:
-    case.history.outbox.append(OutboxRow("bell", case.ids["resumed"]))
+    case.history.outbox.append(OutboxRow("message", case.ids["resumed"]))

@@ -13,9 +13,9 @@ from tests.faults.checker.violations import Rule
 from worker.training.audit_log import Points, Wrote
 
 
-@against(Rule.JOURNAL_MISSING)
-def a_journal_is_gone(case: Case) -> None:
-    case.drop(case.journal("short", 1))
+@against(Rule.AUDIT_LOG_MISSING)
+def an_audit_log_is_gone(case: Case) -> None:
+    case.drop(case.audit_log("short", 1))
 
 
 @against(Rule.POINT_LOST)
@@ -70,7 +70,7 @@ def a_summary_is_not_kept(case: Case) -> None:
 
 @against(Rule.SERIES_HOLE)
 def a_step_was_never_reported(case: Case) -> None:
-    records = case.journal("resumed", 2).records
+    records = case.audit_log("resumed", 2).records
     case.note("resumed", 2, [note for note in records if not (isinstance(note, Points) and note.step == 11)])
     for key in ("loss", "lr", "grad_norm"):
         case.drop(case.point("resumed", 2, 11, key))
@@ -93,13 +93,13 @@ def an_evaluation_has_other_numbers(case: Case) -> None:
 
 @against(Rule.RESUMED_FROM_NOWHERE)
 def a_checkpoint_was_never_written(case: Case) -> None:
-    records = case.journal("resumed", 1).records
+    records = case.audit_log("resumed", 1).records
     case.note("resumed", 1, [note for note in records if not (isinstance(note, Wrote) and note.step == 5)])
 
 
 @against(Rule.RESUMED_FROM_NOWHERE)
 def a_training_got_other_bytes(case: Case) -> None:
-    first, *rest = case.journal("retry", 1).records
+    first, *rest = case.audit_log("retry", 1).records
     case.note("retry", 1, [first.model_copy(update={"resume_sha256": OTHER}), *rest])
 
 
@@ -108,9 +108,9 @@ def a_newer_checkpoint_stood(case: Case) -> None:
     one = case.attempt("resumed", 1)
     row = case.artifact("resumed", "checkpoint-00000010.pt")
     case.change(row, attempt_id=one.id, created_at=one.ended_at)
-    wrote = next(note for note in case.journal("resumed", 2).records
+    wrote = next(note for note in case.audit_log("resumed", 2).records
                  if isinstance(note, Wrote) and note.sha256 == row.sha256)  # fmt: skip
-    case.note("resumed", 1, [*case.journal("resumed", 1).records, wrote.model_copy(update={"monotonic": 0.0})])
+    case.note("resumed", 1, [*case.audit_log("resumed", 1).records, wrote.model_copy(update={"monotonic": 0.0})])
 
 
 @against(Rule.RESUME_DIFFERS)
@@ -119,7 +119,7 @@ def a_resumed_training_computes_something_else(case: Case) -> None:
         note.model_copy(update={"values": {**note.values, "loss": (0.5).hex()}})
         if isinstance(note, Points) and note.step == 7
         else note
-        for note in case.journal("resumed", 1).records
+        for note in case.audit_log("resumed", 1).records
     ]
     case.note("resumed", 1, records)
     case.change(case.point("resumed", 1, 7, "loss"), value=0.5)

@@ -27,7 +27,7 @@ def a_job_waits_for_ever(case: Case) -> None:
     case.drop(case.path("unwanted")[-1])
     case.tell("unwanted", case.events("unwanted")[:-1])
     case.change(case.job("unwanted"), status="queued")
-    case.history.outbox.append(OutboxRow("bell", case.ids["unwanted"]))
+    case.history.outbox.append(OutboxRow("message", case.ids["unwanted"]))
     seen = case.history.seen
     seen.observations[:] = [told for told in seen.observations if told.job_id != case.ids["unwanted"]]
 

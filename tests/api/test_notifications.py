@@ -1,4 +1,4 @@
-"""The doorbell over a broker that breaks at the worst moments."""
+"""The notifications over a broker that breaks at the worst moments."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from api import doorbell
-from api.database import Bell
-from api.doorbell import Doorbell
+from api import notifications
+from api.database import Notifier
+from api.notifications import NotificationBridge
 
 
 class Broker:
@@ -32,7 +32,7 @@ class Broker:
         yield SimpleNamespace(default_channel=SimpleNamespace(client=self))
 
     def connection(self, *_: object, **__: object) -> Any:
-        if threading.current_thread().name == "doorbell-_tell" and not self.refused:
+        if threading.current_thread().name == "notifications-_tell" and not self.refused:
             self.refused = True
             raise ValueError("no such address")
         return self.connect()
@@ -62,31 +62,31 @@ class Broker:
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
     broker = Broker()
-    monkeypatch.setattr(doorbell, "Connection", broker.connection)
-    monkeypatch.setattr(doorbell, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(notifications, "Connection", broker.connection)
+    monkeypatch.setattr(notifications, "PAUSE_SECONDS", 0.01)
     return broker
 
 
 def test_what_could_not_be_told_is_told_by_the_next_connection(broker: Broker) -> None:
-    bell = Bell()
-    with Doorbell(bell, "redis://127.0.0.1:1/0").running():
-        bell.ring("first")
+    message = Notifier()
+    with NotificationBridge(message, "redis://127.0.0.1:1/0").running():
+        message.notify("first")
         assert broker.broke.wait(60)  # and the thread lives, though there was no connection at first
         for topic in ("second", "first", "last"):
-            bell.ring(topic)
+            message.notify(topic)
         broker.go_on.set()
         assert broker.all.wait(60)
     assert broker.told == ["first", "second", "last"]
 
 
 def test_no_more_is_kept_than_may_wait(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "WAITING", 2)
-    bell = Bell()
-    with Doorbell(bell, "redis://127.0.0.1:1/0").running():
-        bell.ring("last")
+    monkeypatch.setattr(notifications, "WAITING", 2)
+    message = Notifier()
+    with NotificationBridge(message, "redis://127.0.0.1:1/0").running():
+        message.notify("last")
         assert broker.broke.wait(60)
         for number in range(5):
-            bell.ring(f"{number}")
+            message.notify(f"{number}")
         broker.go_on.set()
         assert broker.all.wait(60)
     assert broker.told == ["last", "0"]

@@ -10,7 +10,7 @@ from crosskd.structures import Batch
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PackedBatch:
     """A batch whose boxes and labels lie in one tensor each, whatever the number of images.
 
     Every tensor that a process sends is a piece of shared memory with a file descriptor of its own, and the
@@ -21,7 +21,7 @@ class Parcel:
     counts: list[int]  # boxes per image
 
     @classmethod
-    def of(cls, batch: Batch) -> Parcel:
+    def of(cls, batch: Batch) -> PackedBatch:
         targets = batch.targets
         joined = replace(targets, boxes=[torch.cat(targets.boxes)], labels=[torch.cat(targets.labels)])
         return cls(replace(batch, targets=joined), [len(boxes) for boxes in targets.boxes])
@@ -32,6 +32,6 @@ class Parcel:
         boxes, labels = (list(torch.split(joined, self.counts)) for [joined] in (targets.boxes, targets.labels))
         return replace(self.batch, targets=replace(targets, boxes=boxes, labels=labels))
 
-    def pin_memory(self) -> Parcel:
+    def pin_memory(self) -> PackedBatch:
         """For the loader's pinning thread."""
-        return Parcel(self.batch.pin_memory(), self.counts)
+        return PackedBatch(self.batch.pin_memory(), self.counts)

@@ -14,6 +14,6 @@ def key(queue: str, priority: int = NORMAL_PRIORITY) -> str:
     return f"{queue}{Channel.sep}{step}" if step else queue
 
 
-def bells(broker: redis.Redis, queue: str = "cpu") -> int:
+def queued_messages(broker: redis.Redis, queue: str = "cpu") -> int:
     """All that wait in the queue."""
     return sum(int(broker.llen(key(queue, step + 1))) for step in BROKER_STEPS)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """News between the processes of the API, over the broker's publish and subscribe.
 
-A bell and nothing else: a message names a topic, and who listens looks into the database. What the broker loses,
+A message names a topic and nothing else; who listens looks into the database. What the broker loses,
 or does not carry because it is away, is found there a little later.
 """
 
@@ -9,19 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from kombu.connection import Connection
 
-from api.database import Bell
 from wire.broker import broker
 
 log = logging.getLogger(__name__)
 
-CHANNEL = "crosskd:bell"
+CHANNEL = "crosskd:notifications"
 TIMEOUT_SECONDS = 1.0
 LISTEN_SECONDS = 0.25  # between two looks at whether to stop
 PAUSE_SECONDS = 1.0  # after a fault
@@ -36,11 +35,57 @@ _OPTIONS = {
 }
 
 
-class Doorbell:
-    """Two threads: one tells the other processes what was rung here, one rings here what they tell."""
+class Notifier:
+    """News: who listens to a topic is called when something happened.
 
-    def __init__(self, bell: Bell, broker_url: str) -> None:
-        self._bell = bell
+    Within this process that is sure. `NotificationBridge` carries news between processes, as far as the broker does;
+    nobody relies on it, all look at the database now and then.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: dict[str, list[Callable[[], object]]] = {}
+        self.forward: Callable[[str], object] | None = None  # tells the other processes; must not wait
+        self.connected = False  # whether news of other processes come in
+
+    @contextmanager
+    def listening(self, topic: str, callback: Callable[[], object]) -> Iterator[None]:
+        with self._lock:
+            self._listeners.setdefault(topic, []).append(callback)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners[topic].remove(callback)
+                if not self._listeners[topic]:
+                    del self._listeners[topic]
+
+    def notify(self, topic: str) -> None:
+        """Something has happened here."""
+        self.receive(topic)
+        if self.forward is not None:
+            self.forward(topic)
+
+    def receive(self, topic: str) -> None:
+        """Something has happened, here or in another process."""
+        with self._lock:
+            listeners = list(self._listeners.get(topic, ()))
+        for callback in listeners:
+            callback()
+
+    def receive_all(self) -> None:
+        """Anything may have happened."""
+        with self._lock:
+            topics = list(self._listeners)
+        for topic in topics:
+            self.receive(topic)
+
+
+class NotificationBridge:
+    """Two threads: one tells the other processes what happened here, one tells here what they say."""
+
+    def __init__(self, notifier: Notifier, broker_url: str) -> None:
+        self._notifier = notifier
         self._broker = broker(broker_url)
         self._own = os.urandom(8).hex()
         self._topics: dict[str, None] = {}  # in order, each once
@@ -51,22 +96,22 @@ class Doorbell:
     @contextmanager
     def running(self) -> Iterator[None]:
         threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"doorbell-{work.__name__}", daemon=True)
-            for work in (self._tell, self._hear)
+            threading.Thread(target=self._guarded, args=(work,), name=f"notifications-{work.__name__}", daemon=True)
+            for work in (self._tell, self._receive)
         ]
         for thread in threads:
             thread.start()
-        self._bell.carry = self._carry
+        self._notifier.forward = self._forward
         try:
             yield
         finally:
-            self._bell.carry = None
+            self._notifier.forward = None
             self._stopped.set()
             self._wake.set()
             for thread in threads:
                 thread.join(timeout=10)
 
-    def _carry(self, topic: str) -> None:
+    def _forward(self, topic: str) -> None:
         with self._lock:
             if len(self._topics) < WAITING:
                 self._topics[topic] = None
@@ -118,21 +163,21 @@ class Doorbell:
             self._topics = dict(islice((topics | self._topics).items(), WAITING))
         self._wake.set()
 
-    def _hear(self, client: Any) -> None:
+    def _receive(self, client: Any) -> None:
         with client.pubsub(ignore_subscribe_messages=True) as inbox:
             inbox.subscribe(CHANNEL)
             try:
                 while not self._stopped.is_set():
                     message = inbox.get_message(timeout=LISTEN_SECONDS)
-                    if not self._bell.connected and inbox.subscribed:
-                        self._bell.connected = True
-                        self._bell.hear_all()  # of what happened before, nothing was heard
+                    if not self._notifier.connected and inbox.subscribed:
+                        self._notifier.connected = True
+                        self._notifier.receive_all()  # of what happened before, nothing was heard
                     if message is not None:
                         sender, _, topic = _text(message["data"]).partition(" ")
                         if sender != self._own:
-                            self._bell.hear(topic)
+                            self._notifier.receive(topic)
             finally:
-                self._bell.connected = False
+                self._notifier.connected = False
 
 
 def _text(data: bytes | str) -> str:
