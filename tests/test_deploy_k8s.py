@@ -15,9 +15,9 @@ from prometheus_client import CollectorRegistry
 from api.database import Database
 from api.models import Base
 from api.services.operations import prometheus
-from tests import k8s
-from tests.compose import command_line, fill, health_check, read_compose
-from tests.dockerfile import ROOT, read_stages
+from tests.support import k8s
+from tests.support.compose import command_line, fill, health_check, read_compose
+from tests.support.dockerfile import ROOT, read_stages
 from wire.tasks import queue
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text())

@@ -13,7 +13,7 @@ import pytest
 
 from client import demo, specs
 from client.errors import ApiProblem
-from tests.service import LONG, PATIENCE, Service, processes_of
+from tests.support.service import LONG, PATIENCE, Service, processes_of
 from wire.jobs import Job
 
 pytestmark = pytest.mark.timeout(600)

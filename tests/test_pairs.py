@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crosskd.weights.ours import read_weights
-from tests.service import SPEC, Service, processes_of
+from tests.support.service import SPEC, Service, processes_of
 from wire.jobs import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -14,7 +14,7 @@ import pytest
 
 from client.sdk import Client
 from client.tokens import manage
-from tests.service import PATIENCE, Service, processes_of
+from tests.support.service import PATIENCE, Service, processes_of
 from tests.test_end_to_end import command_of
 
 pytestmark = pytest.mark.timeout(600)

@@ -20,7 +20,7 @@ from api.database import Database
 from api.main import create_app
 from api.models import Base
 from api.settings import Settings
-from tests.s3 import S3, s3_server
+from tests.support.s3 import S3, s3_server
 
 WORKER_TOKEN = "a-worker-token-for-tests"
 WORKER = {"Authorization": f"Bearer {WORKER_TOKEN}"}

@@ -16,7 +16,7 @@ from api.stores.s3 import S3Storage
 from tests.api.conftest import Worker
 from tests.api.services.files.test_retention import agree, steps
 from tests.api.services.lifecycle.test_control import checkpoint
-from tests.s3 import S3
+from tests.support.s3 import S3
 from wire.audit import Aborted, Finding, Summary
 
 

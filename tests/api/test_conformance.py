@@ -29,8 +29,8 @@ from api.services import tokens
 from api.services.operations import readiness
 from api.settings import Settings
 from tests.api.conftest import WORKER, WORKER_TOKEN
-from tests.api.sending import digest
 from tests.api.services.lifecycle.test_attempts import METRICS
+from tests.support.sending import digest
 from wire.tokens import TokenCreate
 
 AT = "2026-01-02T03:04:05Z"

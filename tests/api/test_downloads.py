@@ -24,7 +24,7 @@ from api.http import file_response
 from api.services.files import uploads
 from api.settings import Settings
 from tests.api.conftest import Worker
-from tests.api.sending import NAME, Upload, half_sent
+from tests.support.sending import NAME, Upload, half_sent
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB, of which every part is recognisable
 SHA256 = hashlib.sha256(CONTENT)

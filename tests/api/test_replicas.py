@@ -28,9 +28,9 @@ from api.services.jobs import outbox
 from api.services.webhooks import store
 from api.settings import Settings
 from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.api.queues import queued_messages
 from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.api.test_streams import ROOT, Api, until
+from tests.support.queues import queued_messages
 
 JOBS = 12
 

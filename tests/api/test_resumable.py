@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from api.services.files import uploads
 from api.settings import Settings
 from tests.api.conftest import Worker
-from tests.api.sending import CONTENT, NAME, Upload
+from tests.support.sending import CONTENT, NAME, Upload
 
 
 @pytest.fixture

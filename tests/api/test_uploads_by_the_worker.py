@@ -21,7 +21,7 @@ from api.settings import Settings
 from api.stores.local import LocalStaged
 from api.stores.s3 import S3Direct
 from tests.api.conftest import WORKER_TOKEN, Worker
-from tests.s3 import S3
+from tests.support.s3 import S3
 from worker.deliver.client import AttemptClient, connect
 from worker.deliver.retry import Refused, Retry
 from worker.deliver.transfer import Upload

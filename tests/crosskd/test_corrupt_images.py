@@ -13,8 +13,8 @@ from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Run
 from crosskd.errors import DataError, Interrupted
 from crosskd.runs.train import train
-from tests.crosskd.trainings import CLASSES, Story, digest
-from tests.crosskd.trainings import config as training
+from tests.support.trainings import CLASSES, Story, digest
+from tests.support.trainings import config as training
 
 BROKEN = ["train_000002.jpg", "train_000007.jpg", "val_000001.jpg"]
 

@@ -15,8 +15,8 @@ from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
-from tests.crosskd.trainings import CLASSES, Died, Story, digest
-from tests.crosskd.trainings import config as training
+from tests.support.trainings import CLASSES, Died, Story, digest
+from tests.support.trainings import config as training
 
 # No gain is large enough, so the second evaluation after the first is the last: of five epochs of 3 steps, 3 are run.
 IMPATIENT = {"schedule": {"epochs": 5, "warmup_steps": 2}, "evaluation": {"patience": 2, "min_delta": 0.9}}

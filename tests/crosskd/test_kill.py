@@ -20,8 +20,8 @@ import yaml
 from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint
 from crosskd.runs.train import train
-from tests.crosskd.trainings import CLASSES, digest
-from tests.crosskd.trainings import config as training
+from tests.support.trainings import CLASSES, digest
+from tests.support.trainings import config as training
 
 STEPS = 18  # 3 epochs of 12 batches, two batches a step
 KILLS = 3

@@ -17,8 +17,8 @@ from crosskd.errors import ConfigError
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.weights.ours import read_weights
-from tests.crosskd.trainings import CLASSES, Story, distilled
-from tests.crosskd.trainings import config as training
+from tests.support.trainings import CLASSES, Story, distilled
+from tests.support.trainings import config as training
 
 # Of the first step's losses and gradient norm against those of fp32, relative.
 TOLERANCES = {"bf16": 0.03, "fp16": 0.005, "channels_last": 1e-4, "compile": 1e-4}

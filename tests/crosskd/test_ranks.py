@@ -17,8 +17,8 @@ from crosskd.engine.parallel import parallel
 from crosskd.losses import rank_mean, rank_own, rank_share
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.structures import Targets
-from tests.crosskd import small
-from tests.crosskd.ranks import on_ranks
+from tests.support import small
+from tests.support.ranks import on_ranks
 
 DETECTORS = ("gfl", "retinanet", "atss", "fcos")
 Batch = tuple[Tensor, Targets]

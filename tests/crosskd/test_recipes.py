@@ -17,7 +17,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.pairing import resolve_pair
 from crosskd.spec.presets import load_recipe, recipe_names, recipe_text, recipe_titles
-from tests.crosskd.published import RATES, ROWS, TOTALS
+from tests.support.published import RATES, ROWS, TOTALS
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
 DATA = {"train": SPLIT, "val": SPLIT}

@@ -21,7 +21,7 @@ from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.presets import load_recipe
 from crosskd.weights.ours import read_weights
-from tests.crosskd.published import ROWS
+from tests.support.published import ROWS
 
 CLASSES = 3
 WIDTHS = {"swin_t": 12}  # a multiple of 3, and of the heads; of all others 8

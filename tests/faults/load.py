@@ -24,7 +24,7 @@ from tests.faults.checker.rows import Accepted, Download, Observation, Seen
 from tests.faults.checker.tensors import digests
 from tests.faults.processes import until
 from tests.faults.stack import MAX_RESUMES, Stack
-from tests.worker.stack import spec
+from tests.support.worker_stack import spec
 from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS
 from wire.jobs import FINAL
 

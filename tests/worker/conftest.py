@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.worker.double import TOKEN, Double
+from tests.support.api_double import TOKEN, Double
 from worker.deliver.client import AttemptClient, connect
 from worker.folder import WorkFolder
 

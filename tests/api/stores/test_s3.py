@@ -16,7 +16,7 @@ from api.storage import Damaged, Missing, OtherStart, Slot, StorageAway
 from api.stores.bucket import Bucket, Found
 from api.stores.s3 import S3Storage
 from tests.api.conftest import DIGEST
-from tests.s3 import KEY, S3, SECRET, s3_server
+from tests.support.s3 import KEY, S3, SECRET, s3_server
 
 JOB = "0" * 32
 PART = "f" * 64

@@ -17,7 +17,7 @@ from crosskd.backbones.timm_features import TimmFeatures
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
-from tests.crosskd import small
+from tests.support import small
 
 # One for each kind of extractor that timm has, one with the channels last, one without batch norm.
 NAMES = ["test_resnet", "test_efficientnet", "test_convnext", "test_mambaout", "test_nfnet"]

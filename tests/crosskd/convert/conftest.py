@@ -13,7 +13,7 @@ from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint, write_c
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.weights.ours import write_weights
-from tests.crosskd import small
+from tests.support import small
 
 CLASSES = ["A", "B", "E"]  # of the demo data
 

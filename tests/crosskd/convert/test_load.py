@@ -18,7 +18,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
 from crosskd.spec.registry import DETECTORS
 from crosskd.weights.ours import write_weights
-from tests.crosskd import small
+from tests.support import small
 
 # The mildest model of each; torchvision has two of the detectors, and only as it builds them.
 MODELS: dict[str, dict[str, Any]] = {detector: {"detector": detector} for detector in DETECTORS}

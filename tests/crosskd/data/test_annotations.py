@@ -9,7 +9,7 @@ import pytest
 
 from crosskd.data.annotations import PackedNames, read_annotations, read_classes
 from crosskd.errors import DataError
-from tests.crosskd.data.files import content, write
+from tests.support.coco_files import content, write
 
 
 def image(**changes: Any) -> dict[str, Any]:

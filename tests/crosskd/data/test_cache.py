@@ -15,7 +15,7 @@ from crosskd.data.cache import ImageCache
 from crosskd.data.loader import Loader, build_loader
 from crosskd.errors import DataError
 from crosskd.spec.config import TrainConfig
-from tests.crosskd.data.files import config, many, noise, write
+from tests.support.coco_files import config, many, noise, write
 
 SIZES = [(640, 480)] * 4 + [(480, 640)] * 2
 IMAGE = 3 * 640 * 480  # bytes; two of them fit into 2 MiB

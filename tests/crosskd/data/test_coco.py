@@ -8,7 +8,7 @@ import pytest
 
 from crosskd.data.coco import CocoDataset
 from crosskd.errors import DataError
-from tests.crosskd.data.files import content, write
+from tests.support.coco_files import content, write
 
 
 def box(number: int, image_id: int, **changes):

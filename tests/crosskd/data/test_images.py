@@ -13,7 +13,7 @@ from PIL import Image
 
 from crosskd.data.images import ORIENTATION, TRANSPOSES, ImageFolder
 from crosskd.errors import DataError
-from tests.crosskd.data.files import noise
+from tests.support.coco_files import noise
 
 SIZE = (12, 20)  # height, width
 

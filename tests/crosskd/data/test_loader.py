@@ -18,7 +18,7 @@ from crosskd.data.loader import Loader, build_loader
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
 from crosskd.structures import Batch
-from tests.crosskd.data.files import config, many, write
+from tests.support.coco_files import config, many, write
 
 SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
 

@@ -11,7 +11,7 @@ from crosskd.data.coco import Example
 from crosskd.data.transforms import collate, fitted, padded, training_sample, validation_sample
 from crosskd.evaluation.evaluate import original_boxes
 from crosskd.spec.config import AugmentConfig, PixelConfig
-from tests.crosskd.data.files import noise
+from tests.support.coco_files import noise
 
 PLAIN = PixelConfig(mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -10,7 +10,7 @@ from crosskd.detectors.fpn import FPN
 from crosskd.errors import ConfigError
 from crosskd.spec.config import NeckConfig
 from crosskd.spec.registry import BACKBONES, lookup
-from tests.crosskd import small
+from tests.support import small
 
 
 def test_features_have_the_strides_of_the_pyramid() -> None:

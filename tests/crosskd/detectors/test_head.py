@@ -8,7 +8,7 @@ import torch
 from crosskd.detectors.head import Tower, flatten
 from crosskd.spec.config import HeadConfig, PostprocessConfig
 from crosskd.structures import Predictions
-from tests.crosskd import small
+from tests.support import small
 
 DEPTH = 4
 

@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 from crosskd.detectors.detector import build_detector
 from crosskd.spec import registry
 from crosskd.structures import Assignment, Targets
-from tests.crosskd import small
+from tests.support import small
 
 EVERY = pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
 TERMS = {

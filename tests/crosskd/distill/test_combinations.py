@@ -12,7 +12,7 @@ from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
 from crosskd.structures import Targets
-from tests.crosskd import small
+from tests.support import small
 
 NAMES = {
     "crosskd": {"crosskd_cls", "crosskd_box"},

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.crosskd.distill import steps
+from tests.support import steps
 
 
 def distribution(cells: list[float], temperature: float) -> list[float]:
@@ -18,7 +18,10 @@ def distribution(cells: list[float], temperature: float) -> list[float]:
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_loss_is_the_papers(temperature: float) -> None:
     student, teacher = steps.detector(0), steps.detector(1)
-    cwd, step = steps.term("cwd", student, teacher, weight=3, temperature=temperature), steps.step(student, teacher)
+    cwd, step = (
+        steps.term("cwd", student, teacher, weight=3, temperature=temperature),
+        steps.step(student, teacher),
+    )
     expected = []
     for ours, theirs in zip(step.student.features[:4], step.teacher.features[:4], strict=True):
         total = 0.0

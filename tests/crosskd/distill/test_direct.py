@@ -12,8 +12,7 @@ from crosskd.distill.term import Step
 from crosskd.losses import EPSILON
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.spec.pairing import resolve_pair, same_code
-from tests.crosskd import small
-from tests.crosskd.distill import steps
+from tests.support import small, steps
 
 
 def sigmoid(x: float) -> float:
@@ -100,7 +99,10 @@ def test_the_losses_of_gfl_are_the_papers() -> None:
 
 def test_the_losses_of_atss_are_the_papers() -> None:
     student, teacher = (steps.detector(seed, detector="atss") for seed in (0, 1))
-    direct, step = steps.term("direct", student, teacher, centerness_weight=2), steps.step(student, teacher)
+    direct, step = (
+        steps.term("direct", student, teacher, centerness_weight=2),
+        steps.step(student, teacher),
+    )
     worth, boxes, centres = worths(step), [], []
     ours, theirs = (view.head.decoded(view.predictions).tolist() for view in (step.student, step.teacher))
     logits = []

@@ -13,7 +13,7 @@ from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.structures import Predictions, Targets
-from tests.crosskd import small
+from tests.support import small
 
 DEPTH = 3
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crosskd.distill.fgd import Context, masks
 from crosskd.structures import Targets
-from tests.crosskd.distill import steps
+from tests.support import steps
 
 Array = NDArray[np.float64]
 NAMES = ["fgd_foreground", "fgd_background", "fgd_attention", "fgd_global"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.crosskd.distill import steps
+from tests.support import steps
 
 
 @pytest.mark.parametrize("width", [8, 16], ids=["as wide", "wider teacher"])

@@ -12,8 +12,7 @@ from crosskd.distill.term import Step
 from crosskd.spec.config import DistillConfig
 from crosskd.spec.pairing import resolve_pair
 from crosskd.structures import Targets
-from tests.crosskd import small
-from tests.crosskd.distill import steps
+from tests.support import small, steps
 
 Box = list[float]
 

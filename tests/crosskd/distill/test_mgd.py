@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crosskd.engine.random_state import random_state, restore_random_state, seed_all
-from tests.crosskd.distill import steps
+from tests.support import steps
 
 
 def convolved(x: list[list[list[float]]], weight: list[list[list[list[float]]]], bias: list[float]) -> Tensor:

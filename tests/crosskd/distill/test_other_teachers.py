@@ -15,7 +15,7 @@ from crosskd.distill.term import Step
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig
-from tests.crosskd import small
+from tests.support import small
 
 
 def pair(student: Detector, teacher: Detector, **knobs: Any) -> Distiller:

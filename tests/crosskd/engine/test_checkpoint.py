@@ -29,7 +29,7 @@ from crosskd.engine.checkpoint import (
 from crosskd.engine.random_state import random_state, restore_random_state, seed_all
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError, CrossKDError
 from crosskd.spec.config import TrainConfig
-from tests.crosskd.engine.toys import full_disk, toy_config
+from tests.support.toys import full_disk, toy_config
 
 
 def test_a_checkpoint_goes_round_with_its_digest_beside_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch._inductor import config as inductor
 from crosskd.engine import compiled
 from crosskd.engine.compiled import compile_within
 from crosskd.errors import ConfigError
-from tests.crosskd import small
+from tests.support import small
 
 
 @pytest.fixture

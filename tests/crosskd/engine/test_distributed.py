@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from crosskd.engine import distributed
 from crosskd.errors import ConfigError, RankLost
-from tests.crosskd.engine.toys import toy_config
+from tests.support.toys import toy_config
 
 
 def test_one_process_joins_nothing() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from crosskd.engine.ema import EMA
 from crosskd.spec.config import EMAConfig
-from tests.crosskd.engine.toys import Toy
+from tests.support.toys import Toy
 
 
 def test_the_average_follows_the_formula_and_copies_counters() -> None:

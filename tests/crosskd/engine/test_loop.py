@@ -19,8 +19,8 @@ from crosskd.engine.loop import Training, fit, train_step
 from crosskd.engine.results import Results
 from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
 from crosskd.structures import Batch
-from tests.crosskd import small
-from tests.crosskd.engine.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
+from tests.support import small
+from tests.support.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from crosskd.distill.distiller import build_distiller
 from crosskd.engine.memory_format import to_channels_last
 from crosskd.spec.config import CrossKDConfig, DistillConfig
-from tests.crosskd import small
+from tests.support import small
 
 CPU = torch.device("cpu")
 

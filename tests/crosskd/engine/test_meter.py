@@ -12,7 +12,7 @@ from pynvml import NVMLError_NotSupported
 from crosskd.engine.callbacks import Run
 from crosskd.engine.device import peak_memory, utilisation
 from crosskd.engine.meter import Meter
-from tests.crosskd.engine.toys import CPU, toy_config
+from tests.support.toys import CPU, toy_config
 
 GPU = torch.device("cuda", 0)
 

@@ -16,8 +16,8 @@ from crosskd.engine.loop import fit, train_step
 from crosskd.engine.parallel import SyncedBatchNorm2d, keeping, parallel, share_buffers, synchronise_norms
 from crosskd.errors import ConfigError, CrossKDError
 from crosskd.structures import Batch, Losses, Targets
-from tests.crosskd.engine.toys import Recorder, Toy, ToyBatches, toy_config, toy_run
-from tests.crosskd.ranks import on_ranks
+from tests.support.ranks import on_ranks
+from tests.support.toys import Recorder, Toy, ToyBatches, toy_config, toy_run
 
 Weights = dict[str, Tensor]
 SETTINGS: dict[str, Any] = {"accumulate": 2, "ema": {"decay": 0.9}, "clip_norm": 0.5}

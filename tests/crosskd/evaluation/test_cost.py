@@ -7,7 +7,7 @@ import torch
 
 from crosskd.evaluation.cost import cost_of, evaluation_size, flops, median_milliseconds
 from crosskd.spec.config import AugmentConfig
-from tests.crosskd import small
+from tests.support import small
 
 
 def test_operations_are_those_of_the_convolutions() -> None:

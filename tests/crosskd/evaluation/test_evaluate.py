@@ -23,8 +23,8 @@ from crosskd.evaluation.evaluate import evaluate, evaluate_weights, recorded_set
 from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
 from crosskd.weights.ours import write_weights
-from tests.crosskd import small
-from tests.crosskd.data.files import config, content, many, write
+from tests.support import small
+from tests.support.coco_files import config, content, many, write
 
 SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48)]
 

@@ -19,8 +19,8 @@ from crosskd.errors import Interrupted
 from crosskd.evaluation.evaluate import evaluate
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Detections, Evaluation
-from tests.crosskd.data.files import config, many, write
-from tests.crosskd.ranks import on_ranks
+from tests.support.coco_files import config, many, write
+from tests.support.ranks import on_ranks
 
 SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48), (64, 48), (48, 64), (64, 48), (70, 40)]
 

@@ -19,7 +19,7 @@ from crosskd.onnx.check import Graph, raw_batch
 from crosskd.onnx.graph import NOBODY, Pipeline, write_graph
 from crosskd.spec.config import AugmentConfig, PostprocessConfig
 from crosskd.structures import Detections
-from tests.crosskd import small
+from tests.support import small
 
 MULTIPLE = 32
 SIZES = [(96, 128), (160, 224)]  # short and long edge

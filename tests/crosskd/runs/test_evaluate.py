@@ -28,8 +28,8 @@ from crosskd.spec.config import (
     TrainConfig,
 )
 from crosskd.structures import Evaluation
-from tests.crosskd import small
-from tests.crosskd.finished import CLASSES, SCALE, detector, write_finished, write_images
+from tests.support import small
+from tests.support.finished import CLASSES, SCALE, detector, write_finished, write_images
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from crosskd.onnx.check import Graph, compare
 from crosskd.runs.export import export
 from crosskd.spec.config import AugmentConfig, DataConfig, ExportConfig
 from crosskd.weights.ours import write_weights
-from tests.crosskd import small
-from tests.crosskd.finished import CLASSES, detector, write_finished, write_images
+from tests.support import small
+from tests.support.finished import CLASSES, detector, write_finished, write_images
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError
 from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import TrainConfig
-from tests.crosskd import small
+from tests.support import small
 
 CLASSES = ["a", "b", "c"]
 

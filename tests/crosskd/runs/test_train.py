@@ -18,7 +18,7 @@ from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.shapes import parameter_count
 from crosskd.weights.ours import read_weights, write_weights
-from tests.crosskd.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
+from tests.support.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 
 
 @pytest.fixture(autouse=True)

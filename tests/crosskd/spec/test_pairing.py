@@ -10,7 +10,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
 from crosskd.spec.pairing import require_pair, resolve_pair, same_anchors, same_code
-from tests.crosskd import small
+from tests.support import small
 
 
 def crosskd(**knobs: Any) -> DistillConfig:

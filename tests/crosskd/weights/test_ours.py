@@ -13,8 +13,8 @@ from crosskd.errors import CrossKDError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
 from crosskd.weights.ours import read_header, read_weights, write_weights
-from tests.crosskd import small
-from tests.crosskd.engine.toys import full_disk
+from tests.support import small
+from tests.support.toys import full_disk
 
 CLASSES = ["cat", "dög", "bird"]
 

@@ -20,10 +20,10 @@ from api.main import create_app
 from api.models import Base
 from api.settings import Settings
 from tests.api.conftest import DIGEST, HERE, Worker, write_spec
-from tests.api.sending import digest
 from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.faults.checker import Rule, check, tensors
 from tests.faults.checker.history import Accepted, Download, Observation, Seen, collect
+from tests.support.sending import digest
 from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact
 
 STEPS = 6

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.worker.double import TOKEN, Double, Fault
+from tests.support.api_double import TOKEN, Double, Fault
 from wire.artifacts import ArtifactRef
 from wire.jobs import Failure
 from wire.reports import ClaimRequest, FinishReport, MetricBatch

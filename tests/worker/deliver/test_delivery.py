@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from tests.worker.double import TOKEN, Double, Fault
+from tests.support.api_double import TOKEN, Double, Fault
 from wire.jobs import Progress
 from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from worker.deliver.client import AttemptClient, connect

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.double import Double, Fault
+from tests.support.api_double import Double, Fault
 from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import Refused, StaleAttempt

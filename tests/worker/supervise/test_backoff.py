@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from crosskd.data.demo import write_demo
-from tests.worker.double import TOKEN, Double, Fault
-from tests.worker.stack import alive, claim, command_line, descendants, spec, until
+from tests.support.api_double import TOKEN, Double, Fault
+from tests.support.worker_stack import alive, claim, command_line, descendants, spec, until
 from wire.reports import Claim
 from worker.deliver.client import AttemptClient, WorkerClient
 from worker.folder import Outcome, WorkFolder

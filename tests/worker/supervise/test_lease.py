@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.worker.double import Double, Fault
+from tests.support.api_double import Double, Fault
 from worker.deliver.client import AttemptClient
 from worker.supervise.lease import Control, Lease
 

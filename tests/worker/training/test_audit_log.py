@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from crosskd.data.demo import write_demo
-from tests.worker.double import TOKEN, Double
-from tests.worker.stack import claim, spec
+from tests.support.api_double import TOKEN, Double
+from tests.support.worker_stack import claim, spec
 from wire.reports import Claim
 from worker.folder import Order, WorkFolder
 from worker.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 
 from crosskd.data.demo import write_demo
 from crosskd.engine.launch import RankEnd
-from tests.worker.double import TOKEN
-from tests.worker.stack import claim, spec
+from tests.support.api_double import TOKEN
+from tests.support.worker_stack import claim, spec
 from wire.jobs import Failure, FailureClass
 from wire.reports import Claim
 from worker.folder import Order, Outcome, WorkFolder

@@ -13,8 +13,8 @@ from crosskd.engine.checkpoint import digest_path, file_digest
 from crosskd.evaluation.curves import write_curves
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Curves, Evaluation
-from tests.worker.double import Double, Fault
-from tests.worker.stack import spec
+from tests.support.api_double import Double, Fault
+from tests.support.worker_stack import spec
 from wire import reports as wire
 from wire.artifacts import curves_artifact
 from wire.reports import CocoMetrics

@@ -19,7 +19,7 @@ from api.storage import StorageAway
 from api.stores.bucket import Bucket
 from api.stores.s3 import S3Direct, S3Storage
 from tests.api.conftest import Worker
-from tests.s3 import S3, SECRET
+from tests.support.s3 import S3, SECRET
 from wire.errors import DIGEST_MISMATCH
 
 CONTENT = os.urandom(250_000)

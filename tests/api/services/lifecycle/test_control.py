@@ -19,8 +19,8 @@ from api.services.submission import validation
 from api.settings import Settings
 from tests.api.conftest import Worker
 from tests.api.services.lifecycle.test_attempts import METRICS, reap_after
-from tests.api.specs import write_weights
 from tests.api.test_downloads import upload
+from tests.support.specs import write_weights
 
 PostJob = Callable[..., str]
 USER = {"failure_class": "user", "message": "no"}

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import HERE
-from tests.api.specs import CLASSES, TINY, Post, errors, write_weights
+from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 
 # --- what is filled in -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from api.services.webhooks.ssrf_safe_post import Forbidden, Undeliverable, permitted, post
-from tests.api.receiving import Receiver
+from tests.support.receiving import Receiver
 
 LOOPBACK = "127.0.0.0/8"
 

@@ -28,8 +28,8 @@ from api.services.webhooks.ssrf_safe_post import Undeliverable
 from api.services.webhooks.store import DELAYS
 from api.settings import Settings
 from tests.api.conftest import Worker
-from tests.api.receiving import Receiver
-from tests.api.specs import errors
+from tests.support.receiving import Receiver
+from tests.support.specs import errors
 from wire.webhooks import Event
 
 LOOPBACK = "127.0.0.0/8"

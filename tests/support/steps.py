@@ -14,7 +14,7 @@ from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
 from crosskd.spec.pairing import require_pair
 from crosskd.structures import Targets
-from tests.crosskd import small
+from tests.support import small
 
 SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]  # of an image of 64 x 96 pixels
 TIGHT: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-12}

@@ -9,7 +9,7 @@ from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector
 from crosskd.spec.config import DataConfig
 from crosskd.weights.ours import write_weights
-from tests.crosskd import small
+from tests.support import small
 
 CLASSES = ["A", "B", "E"]
 SCALE = {"val_short_edge": 64, "long_edge": 96, "pad_to": 32}

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from jsonschema.validators import validator_for
 
-from tests.dockerfile import Stage
+from tests.support.dockerfile import Stage
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|KEY")
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<operator>:\?|:-)(?P<rest>[^}]*))?\})")
 

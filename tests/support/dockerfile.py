@@ -12,7 +12,7 @@ from pathlib import Path
 
 from e2b_dockerfile_utils import DockerfileInstruction, PatternMatcher, ShellLex, parse_dockerfile_ast
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 USER = "10001"
 MOVED = re.compile(rf"/opt/crosskd|/src|/wheels|/var/lib/crosskd|/app\b|{USER}")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.worker.double import ATTEMPT_TOKEN, TOKEN
+from tests.support.api_double import ATTEMPT_TOKEN, TOKEN
 
 
 def until(condition: Callable[[], Any], seconds: float = 90) -> Any:

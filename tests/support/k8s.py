@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings
 
 import api.settings
 import worker.settings
-from tests.dockerfile import ROOT
+from tests.support.dockerfile import ROOT
 
 FOLDER = ROOT / "deploy" / "k8s"
 VERSIONS = ("1.29", "1.37")  # of Kubernetes: the oldest that this was written for, and a new one
