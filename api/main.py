@@ -26,8 +26,8 @@ from api.http.streams import Streams
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.notifications import NotificationBridge
-from api.pace import Pace
 from api.relay import Relay
+from api.report_interval import ReportIntervals
 from api.routes import (
     artifacts,
     audit,
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
     app.state.request_metrics = _request_metrics(database, app.state.streams)
-    app.state.pace = Pace(settings.reports_per_second)
+    app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     # Outside of the limits: it sees refusals too.

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.auth import FenceDep, WorkerDep
 from api.database import DatabaseDep, SessionDep
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
-from api.pace import SHORTEST
+from api.report_interval import MIN_SECONDS
 from api.services.files import artifacts
 from api.services.history import logs, reports
 from api.services.jobs.journal import commands_topic
@@ -94,7 +94,7 @@ def report_metrics(
     Where many workers report, `Report-Interval` asks each to gather its points for so many seconds.
     """
     reports.add_batch(session, fence, batch)
-    if (seconds := request.app.state.pace.interval(fence.attempt)) > SHORTEST:
+    if (seconds := request.app.state.report_intervals.next_interval(fence.attempt)) > MIN_SECONDS:
         response.headers[INTERVAL_HEADER] = f"{seconds:.1f}"
 
 
