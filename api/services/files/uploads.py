@@ -19,7 +19,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api import outages
+from api import infrastructure_errors
 from api.auth import Fence
 from api.database import Database, Session
 from api.errors import (
@@ -312,7 +312,7 @@ def record(
     except (ApiError, SQLAlchemyError) as error:
         # What was refused, or found the database's disk full, is surely not committed: its bytes would fill the disk
         # with every repetition. After any other error the row may stand: then only the sweep can tell.
-        if isinstance(error, ApiError) or outages.of_database(error) == "full":
+        if isinstance(error, ApiError) or infrastructure_errors.database_outage(error) == "full":
             storage.delete(key)
         raise
 
@@ -339,7 +339,7 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not outages.of_disk(error):
+        if not infrastructure_errors.is_disk_full(error):
             raise
         raise InsufficientStorage(
             "the disk of the artifacts is full", remedy="Free space in CROSSKD_STORAGE, then send the file again."

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
 from api.database import Database, Session
 from api.errors import Conflict
+from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, Attempt, Job, Pulse
-from api.outages import of_a_lock
 from api.services.files import artifacts
 from api.services.history import series
 from api.services.history.reports import plain
@@ -179,7 +179,7 @@ def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
         with session.begin_nested():
             _end(session, settings, attempt, "lost", failures.complete(session, attempt, failure))
     except OperationalError as error:
-        if not of_a_lock(error):  # the database is away: that concerns them all
+        if not is_lock_conflict(error):  # the database is away: that concerns them all
             raise
         log.warning("attempt %s has lapsed, and is ended in a later round: %s", attempt_id, error.orig)
         return False

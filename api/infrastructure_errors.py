@@ -1,4 +1,4 @@
-"""What an error says about the machinery below: a disk that is full, a database that is away.
+"""Which errors mean that the infrastructure below is out: a disk that is full, a database that does not answer.
 
 Both pass without a restart of anything here, so whoever asked is told to come back (`api/errors.py`). What is neither
 is a fault of the service.
@@ -13,7 +13,7 @@ from typing import Literal
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-Outage = Literal["full", "away"]
+Outage = Literal["full", "unavailable"]
 
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # SQLite calls a disk full only for ENOSPC; a quota or a limit on the size of files is a write that failed.
@@ -25,31 +25,32 @@ _LOCKS = frozenset({"55P03", "40P01"})
 _READ_ONLY = "25006"  # a server that has just become, or is still, a replica
 
 
-def of_disk(error: OSError) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """Whether the disk took no more."""
     return error.errno in _FULL_DISK
 
 
-def of_database(error: SQLAlchemyError) -> Outage | None:
-    """`full`: the database refused to grow, and nothing of the transaction is stored. `away`: it did not answer, or
-    is too busy; a commit that was under way may have come through. None: it has answered, and something is wrong.
+def database_outage(error: SQLAlchemyError) -> Outage | None:
+    """`full`: the database refused to grow, and nothing of the transaction is stored. `unavailable`: it did not
+    answer, or is too busy; a commit that was under way may have come through. None: it has answered, and something
+    is wrong.
     """
     if isinstance(error, PoolTimeout):
-        return "away"
+        return "unavailable"
     if not isinstance(error, DBAPIError):
         return None
-    if _full(error):
+    if _is_database_full(error):
         return "full"
     lost = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    return "away" if lost or getattr(error.orig, "sqlstate", None) == _READ_ONLY else None
+    return "unavailable" if lost or getattr(error.orig, "sqlstate", None) == _READ_ONLY else None
 
 
-def of_a_lock(error: DBAPIError) -> bool:
+def is_lock_conflict(error: DBAPIError) -> bool:
     """Whether a statement waited for somebody else's lock for too long, or in a circle."""
     return getattr(error.orig, "sqlstate", None) in _LOCKS
 
 
-def _full(error: DBAPIError) -> bool:
+def _is_database_full(error: DBAPIError) -> bool:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         return getattr(cause, "sqlite_errorcode", None) in _FULL_SQLITE
