@@ -43,7 +43,7 @@ from starlette.routing import Match
 
 from api import infrastructure_errors
 from api.process_log import current_request_id
-from api.storage import StorageAway
+from api.storage import StorageUnavailable
 from wire.artifacts import OFFSET_HEADER
 from wire.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
 from wire.faults import faults
@@ -245,7 +245,7 @@ def outage_error(error: Exception) -> ApiError | None:
                 remedy = "Make room on its disk, then repeat the request."
                 return InsufficientStorage("the disk of the database is full", remedy=remedy)
             return Unavailable("the database does not answer")
-        case StorageAway():
+        case StorageUnavailable():
             log.error("storage: %s", error)
             return Unavailable("the storage of the artifacts does not answer")
         case OSError() if infrastructure_errors.is_disk_full(error):

@@ -15,12 +15,12 @@ from wire.tasks import BROKER_STEPS, RUN_JOB
 TIMEOUT_SECONDS = 1.0
 
 
-class BrokerAway(Exception):
+class BrokerUnavailable(Exception):
     """The broker cannot be reached."""
 
 
 def ping(url: str) -> None:
-    """Whether the broker answers, asked over a connection of its own. Raises `BrokerAway`."""
+    """Whether the broker answers, asked over a connection of its own. Raises `BrokerUnavailable`."""
     address = broker(url)
     options: dict[str, Any] = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
     options |= {"retry_on_timeout": False, "max_retries": 0, **address.options}
@@ -28,7 +28,7 @@ def ping(url: str) -> None:
     try:
         connection.default_channel.client.ping()
     except Exception as error:  # kombu's, the client library's or the system's: all the same
-        raise BrokerAway(str(error)) from error
+        raise BrokerUnavailable(str(error)) from error
     finally:
         connection.release()
 
@@ -56,7 +56,7 @@ class Producer:
         self._connection: Connection | None = None
 
     def send(self, queue: str, job_id: str, priority: int, headers: Mapping[str, str] | None = None) -> None:
-        """Send the message of a job; `priority` is the broker's, 0 comes first. Raises `BrokerAway`."""
+        """Send the message of a job; `priority` is the broker's, 0 comes first. Raises `BrokerUnavailable`."""
         try:
             self._app.send_task(
                 RUN_JOB,
@@ -70,10 +70,10 @@ class Producer:
             )
         except (OperationalError, OSError, ChannelError) as error:
             self.close()
-            raise BrokerAway(str(error)) from error
+            raise BrokerUnavailable(str(error)) from error
 
     def depth(self, queue: str) -> int:
-        """Messages that wait in a queue. Raises `BrokerAway`."""
+        """Messages that wait in a queue. Raises `BrokerUnavailable`."""
         connection = self._connect()
         try:
             with connection.channel() as channel:  # type: ignore[no-untyped-call]  # kombu types only some of it
@@ -82,7 +82,7 @@ class Producer:
             return 0
         except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
             self.close()
-            raise BrokerAway(str(error)) from error
+            raise BrokerUnavailable(str(error)) from error
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api import process_log
 from api.database import OUTBOX, Database
 from api.notifications import NotificationBridge
-from api.queue import BrokerAway, Producer
+from api.queue import BrokerUnavailable, Producer
 from api.services.jobs import outbox
 from api.services.lifecycle import attempts
 from api.services.webhooks.delivery_loop import DeliveryLoop
@@ -87,7 +87,7 @@ class Relay:
             if chores:
                 self.remind()
             self.publish()
-        except BrokerAway as error:
+        except BrokerUnavailable as error:
             first, longest = BACKOFF_SECONDS
             self._pause = min(longest, self._pause * 2) or first
             self._retry_at = time.monotonic() + self._pause
@@ -107,7 +107,7 @@ class Relay:
             log.exception("lapsed attempts could not be ended")
 
     def publish(self) -> None:
-        """Send every due message. Raises `BrokerAway`, after giving back those that were not sent."""
+        """Send every due message. Raises `BrokerUnavailable`, after giving back those that were not sent."""
         while messages := self._take():
             sent: list[str] = []
             try:

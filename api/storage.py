@@ -6,7 +6,7 @@ transaction that names the key in the database makes it visible. A crash in betw
 names, which `services.artifacts.sweep` removes; it never leaves a row without its file.
 
 Staged bytes outlive the request that brought them, under a name of their own: whoever comes back brings the rest.
-A storage that workers can reach by themselves (`Direct`) takes them without this process in between.
+A storage that workers can reach by themselves (`DirectUploads`) takes them without this process in between.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PART = re.compile(r"[0-9a-f]{64}")
 STAGING = "staging"  # the folder of what is not published yet; no job is called so
 
 
-class Occupied(Exception):
+class PartLocked(Exception):
     """Somebody else is writing the very same part."""
 
 
-class OtherStart(Exception):
+class OffsetMismatch(Exception):
     """The part has another size than the one to go on from."""
 
     def __init__(self, size: int) -> None:
@@ -35,7 +35,7 @@ class OtherStart(Exception):
         self.size = size
 
 
-class StorageAway(OSError):
+class StorageUnavailable(OSError):
     """The storage does not answer, or refuses us; it may come back. The message names no secret.
 
     `code` is the storage's own word for what is wrong, if it has one, such as AccessDenied.
@@ -46,7 +46,7 @@ class StorageAway(OSError):
         self.code = code
 
 
-class Missing(Exception):
+class IncompleteUpload(Exception):
     """A file that should have arrived in the storage has not, or not all of it."""
 
     def __init__(self, offset: int) -> None:
@@ -54,7 +54,7 @@ class Missing(Exception):
         self.offset = offset
 
 
-class Damaged(Exception):
+class CorruptUpload(Exception):
     """What has arrived in the storage is not what was announced."""
 
 
@@ -64,15 +64,15 @@ class StoredFile(NamedTuple):
     size: int  # bytes
 
 
-class Link(NamedTuple):
-    """Whoever has the address may read the file for a while, without a token."""
+class PresignedUrl(NamedTuple):
+    """Where to GET a file: whoever has the address may read it for a while, without a token."""
 
     url: str
     size: int  # bytes that lie there
 
 
-class Slot(NamedTuple):
-    """A part of a file on its way into the storage. Whoever has the address may bring just that part, for a while."""
+class PresignedPart(NamedTuple):
+    """A part of a file, and where to PUT it. Whoever has the address may bring just that part, for a while."""
 
     url: str
     offset: int
@@ -80,10 +80,10 @@ class Slot(NamedTuple):
     arrived: bool
 
 
-class Direct(Protocol):
+class DirectUploads(Protocol):
     """What a storage offers that workers bring files to by themselves. `part` (64 hex digits) names a file."""
 
-    def slots(self, part: str, size: int) -> list[Slot]:
+    def presigned_parts(self, part: str, size: int) -> list[PresignedPart]:
         """Where the parts of a file of `size` bytes go, and which of them are there already."""
 
     def publish(self, part: str, size: int, sha256: bytes, checksums: list[bytes], key: str) -> None:
@@ -100,7 +100,7 @@ class Direct(Protocol):
         """Forget what has arrived of it."""
 
 
-class Staged(Protocol):
+class StagedUpload(Protocol):
     """Bytes on their way in, held by one writer. What is neither published nor discarded waits for the rest."""
 
     size: int
@@ -114,7 +114,7 @@ class Staged(Protocol):
     def discard(self) -> None:
         """Forget them."""
 
-    def __enter__(self) -> Staged: ...
+    def __enter__(self) -> StagedUpload: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -124,14 +124,15 @@ class Staged(Protocol):
 class Storage(Protocol):
     """A place for artifacts. Every method blocks; a caller with an event loop uses a thread.
 
-    All of them raise `OSError`: of a full disk as the system tells it, `StorageAway` if a bucket cannot be reached.
+    All of them raise `OSError`: of a full disk as the system tells it, `StorageUnavailable` if a bucket cannot be
+    reached.
     """
 
     @property
-    def direct(self) -> Direct | None:
+    def direct_uploads(self) -> DirectUploads | None:
         """What workers bring files to by themselves; None: they come through this process alone."""
 
-    def stage(self, part: str, start: int = 0) -> Staged:
+    def stage(self, part: str, start: int = 0) -> StagedUpload:
         """Begin the file of any size that `part` (64 hex digits) names, or go on at byte `start`.
 
         Raises:
@@ -142,7 +143,7 @@ class Storage(Protocol):
     def staged_size(self, part: str) -> int:
         """How many bytes of it there are."""
 
-    def publish(self, staged: Staged, key: str) -> None:
+    def publish(self, staged: StagedUpload, key: str) -> None:
         """Make the staged bytes durable under a key that was never used before."""
 
     def open(self, key: str) -> BinaryIO:
@@ -155,7 +156,7 @@ class Storage(Protocol):
     def size(self, key: str) -> int:
         """Bytes of a file, without reading them. Raises as `open` does."""
 
-    def link(self, key: str) -> Link | None:
+    def presigned_url(self, key: str) -> PresignedUrl | None:
         """Where to read a file without this process in between; None: only by `open`. Raises as `open` does."""
 
     def delete(self, key: str) -> None:

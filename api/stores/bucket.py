@@ -15,7 +15,7 @@ from obstore.store import S3Store
 from typing_extensions import override
 
 from api.settings import Settings
-from api.storage import StorageAway
+from api.storage import StorageUnavailable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -41,8 +41,8 @@ class Found(NamedTuple):
 class Bucket:
     """One bucket, below a prefix.
 
-    Every method raises `StorageAway` if it cannot be reached or refuses us, and `FileNotFoundError` for an object
-    that is not there.
+    Every method raises `StorageUnavailable` if it cannot be reached or refuses us, and `FileNotFoundError` for an
+    object that is not there.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -54,27 +54,27 @@ class Bucket:
         self._link = timedelta(seconds=settings.storage_link_seconds)
 
     def find(self, path: str) -> Found:
-        with _told(path):
+        with _translated_errors(path):
             return _found(obstore.head(self._store, path))
 
     def list(self, prefix: str | None = None) -> Iterator[Found]:
         """Every object below a folder, in no order."""
-        with _told(prefix or self.name):
+        with _translated_errors(prefix or self.name):
             for some in obstore.list(self._store, prefix):
                 yield from map(_found, some)
 
     def put(self, path: str, content: bytes) -> None:
-        with _told(path):
+        with _translated_errors(path):
             obstore.put(self._store, path, content, use_multipart=False)
 
     def put_file(self, path: str, file: IO[bytes], attributes: Attributes) -> None:
         """A file of any size. Nothing is at `path` before all of it is."""
-        with _told(path):
+        with _translated_errors(path):
             obstore.put(self._store, path, file, attributes=attributes, chunk_size=WRITE_SIZE, max_concurrency=WRITERS)
 
     def join(self, path: str, chunks: Iterator[memoryview], attributes: Attributes) -> None:
         """An object made of `chunks`. Nothing is at `path` if they break off."""
-        with _told(path):
+        with _translated_errors(path):
             # Not as a context manager: that would complete the object also after an error. Nor `put` of an iterator:
             # it may not read from the bucket meanwhile.
             writer = obstore.open_writer(
@@ -86,17 +86,17 @@ class Bucket:
 
     def copy(self, source: str, target: str) -> None:
         """Within the bucket; no byte comes here. At most 5 GB."""
-        with _told(source):
+        with _translated_errors(source):
             obstore.copy(self._store, source, target)
 
     def delete(self, path: str) -> None:
         """One that is gone already is no error."""
-        with _told(path):
+        with _translated_errors(path):
             obstore.delete(self._store, path)
 
     def chunks(self, path: str) -> Iterator[memoryview]:
         """The whole object, in constant memory."""
-        with _told(path):
+        with _translated_errors(path):
             size = self.find(path).size
             for start in range(0, size, SPAN):
                 span = obstore.get(self._store, path, options={"range": (start, min(start + SPAN, size))})
@@ -104,13 +104,13 @@ class Bucket:
                     yield memoryview(chunk)
 
     def open(self, path: str) -> BinaryIO:
-        with _told(path):
+        with _translated_errors(path):
             found = obstore.open_reader(self._store, path, buffer_size=READ_SIZE)
         return cast(BinaryIO, io.BufferedReader(_Reader(found, path)))
 
     def sign(self, method: Literal["GET", "PUT"], path: str) -> str:
         """An address that is good for this method and object, for the time that the settings name."""
-        with _told(path):
+        with _translated_errors(path):
             return obstore.sign(self._public, method, path, self._link)
 
 
@@ -140,7 +140,7 @@ class _Reader(io.RawIOBase):
     @override
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        with _told(self._path):
+        with _translated_errors(self._path):
             chunk = memoryview(self._file.read(len(view)))
         view[: len(chunk)] = chunk
         return len(chunk)
@@ -178,29 +178,29 @@ def _found(meta: Any) -> Found:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _translated_errors(what: str) -> Iterator[None]:
     """Errors in our words: obstore's are pages long, and tell what was asked of whom."""
     try:
         yield
     except FileNotFoundError as error:
         if "<Code>NoSuchBucket</Code>" in str(error):
-            raise StorageAway("there is no such bucket", "NoSuchBucket") from None
+            raise StorageUnavailable("there is no such bucket", "NoSuchBucket") from None
         raise FileNotFoundError(f"the bucket has no {what}") from None
-    except StorageAway:
+    except StorageUnavailable:
         raise
     except (BaseError, ValueError) as error:
-        raise _away(error) from None
+        raise _unavailable(error) from None
     except OSError as error:
         if error.errno is not None:  # the system's, of a file of this machine
             raise
-        raise _away(error) from None  # a reader's or writer's: obstore has no kinds for what breaks them
+        raise _unavailable(error) from None  # a reader's or writer's: obstore has no kinds for what breaks them
 
 
-def _away(error: Exception) -> StorageAway:
+def _unavailable(error: Exception) -> StorageUnavailable:
     text = str(error)
     code = found[1] if (found := _CODE.search(text)) else ""
     if not code and "/latest/" in text:
-        return StorageAway("there are no credentials for the bucket", "NoCredentials")
+        return StorageUnavailable("there are no credentials for the bucket", "NoCredentials")
     if not code and isinstance(error, PermissionDeniedError | UnauthenticatedError):
         code = "AccessDenied"
-    return StorageAway(f"the bucket answers {code}" if code else "the bucket does not answer", code)
+    return StorageUnavailable(f"the bucket answers {code}" if code else "the bucket does not answer", code)

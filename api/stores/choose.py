@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from api.settings import Settings, SettingsError
-from api.storage import Storage, StorageAway
+from api.storage import Storage, StorageUnavailable
 from api.stores.local import LocalStorage
 from api.stores.s3 import S3Storage
 
@@ -37,7 +37,7 @@ def open_storage(settings: Settings) -> Storage:
     storage = S3Storage(settings)
     try:
         storage.probe()
-    except StorageAway as away:
+    except StorageUnavailable as away:
         if refusal := _REFUSALS.get(away.code):
             raise SettingsError(f"CROSSKD_STORAGE_URL: {refusal}") from None
         log.warning("the storage does not work yet: %s", away)

@@ -13,13 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from api.storage import STAGING, Occupied, OtherStart, Staged, StorageAway, StoredFile, check_key, check_part
+from api.storage import (
+    STAGING,
+    OffsetMismatch,
+    PartLocked,
+    StagedUpload,
+    StorageUnavailable,
+    StoredFile,
+    check_key,
+    check_part,
+)
 
 _JOB = re.compile(r"[0-9a-f]{32}")  # what the folder of a job is called
 PROBE = b"probe" * 1000  # bytes; a disk that is full takes an empty file
 
 
-class LocalStaged:
+class LocalStagedUpload:
     """A locked file: the kernel gives the lock back when its holder dies, so nothing is ever left locked."""
 
     def __init__(self, path: Path, start: int) -> None:
@@ -29,7 +38,7 @@ class LocalStaged:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if start else os.O_CREAT), 0o600)
         except FileNotFoundError:
-            raise OtherStart(0) from None
+            raise OffsetMismatch(0) from None
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             self._take(start)
@@ -42,12 +51,12 @@ class LocalStaged:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between opening and locking its last holder may have published it: then these are not our bytes any more.
             if not self._stands():
-                raise Occupied
+                raise PartLocked
         except (BlockingIOError, FileNotFoundError):
-            raise Occupied from None
+            raise PartLocked from None
         size = os.fstat(self._file.fileno()).st_size
         if start and size != start:
-            raise OtherStart(size)
+            raise OffsetMismatch(size)
         self._file.truncate(start)
         self._file.seek(start)
 
@@ -77,7 +86,7 @@ class LocalStaged:
     def sync(self) -> None:
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> LocalStaged:
+    def __enter__(self) -> LocalStagedUpload:
         return self
 
     def __exit__(
@@ -89,15 +98,15 @@ class LocalStaged:
 class LocalStorage:
     """A folder on this machine: `<root>/staging` and a folder for each job."""
 
-    direct = None
+    direct_uploads = None
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._staging = root / STAGING
         self._staging.mkdir(parents=True, exist_ok=True)
 
-    def stage(self, part: str, start: int = 0) -> Staged:
-        return LocalStaged(self._part(part), start)
+    def stage(self, part: str, start: int = 0) -> StagedUpload:
+        return LocalStagedUpload(self._part(part), start)
 
     def staged_size(self, part: str) -> int:
         try:
@@ -105,8 +114,8 @@ class LocalStorage:
         except FileNotFoundError:
             return 0
 
-    def publish(self, staged: Staged, key: str) -> None:
-        if not isinstance(staged, LocalStaged):
+    def publish(self, staged: StagedUpload, key: str) -> None:
+        if not isinstance(staged, LocalStagedUpload):
             raise TypeError(f"{type(staged).__name__} was not staged here")
         target = self._path(key)
         staged.sync()
@@ -125,7 +134,7 @@ class LocalStorage:
         with self._there():
             return self._path(key).stat().st_size
 
-    def link(self, key: str) -> None:  # noqa: ARG002 - the other storage has some
+    def presigned_url(self, key: str) -> None:  # noqa: ARG002 - the other storage has some
         return None
 
     def probe(self) -> None:
@@ -167,7 +176,7 @@ class LocalStorage:
             yield
         except FileNotFoundError:
             if not self._staging.is_dir():
-                raise StorageAway(f"{self._root} is no folder of artifacts") from None
+                raise StorageUnavailable(f"{self._root} is no folder of artifacts") from None
             raise
 
     def _part(self, part: str) -> Path:

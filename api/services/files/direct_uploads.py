@@ -20,7 +20,7 @@ from api.services.files.artifacts import as_wire
 from api.services.files.uploads import Announced, Published, record, standing
 from api.services.jobs.fencing import fenced
 from api.settings import Settings
-from api.storage import Damaged, Direct, Missing, Storage
+from api.storage import CorruptUpload, DirectUploads, IncompleteUpload, Storage
 from api.stores.threads import PUBLISHING, STAGING
 from wire import uploads as wire
 
@@ -38,13 +38,14 @@ async def plan(
         Unavailable: too many wait for the storage already.
     """
     admitted = await run_sync(_admit, database, settings, fence, announced)
-    if storage.direct is None:
+    if storage.direct_uploads is None:
         return wire.UploadPlan(through="api")
     published = isinstance(admitted, Published)
-    slots = await STAGING.run_if_soon(storage.direct.slots, announced.part(fence.attempt), announced.size)
+    presign = storage.direct_uploads.presigned_parts
+    presigned = await STAGING.run_if_soon(presign, announced.part(fence.attempt), announced.size)
     parts = [
-        wire.UploadPart(url=slot.url, offset=slot.offset, size=slot.size, arrived=slot.arrived or published)
-        for slot in slots
+        wire.UploadPart(url=part.url, offset=part.offset, size=part.size, arrived=part.arrived or published)
+        for part in presigned
     ]
     expires = datetime.now(UTC) + timedelta(seconds=settings.storage_link_seconds)
     return wire.UploadPlan(through="storage", parts=parts, expires_at=expires)
@@ -71,33 +72,35 @@ async def commit(
     if isinstance(admitted, Published):
         return admitted
     key = f"{admitted}/{new_id()}-{announced.name}"
-    direct = _direct(storage)
-    await PUBLISHING.run_if_soon(_publish, direct, fence, announced, checksums, key)
+    direct_uploads = _direct_uploads(storage)
+    await PUBLISHING.run_if_soon(_publish, direct_uploads, fence, announced, checksums, key)
     published = await run_sync(record, database, storage, settings, fence, admitted, announced, key)
-    await STAGING.run(_forget, direct, fence, announced)
+    await STAGING.run(_forget, direct_uploads, fence, announced)
     return published
 
 
-def _publish(direct: Direct, fence: Fence, announced: Announced, checksums: list[bytes], key: str) -> None:
+def _publish(
+    direct_uploads: DirectUploads, fence: Fence, announced: Announced, checksums: list[bytes], key: str
+) -> None:
     part = announced.part(fence.attempt)
     try:
-        direct.publish(part, announced.size, announced.sha256, checksums, key)
-    except Missing as missing:
+        direct_uploads.publish(part, announced.size, announced.sha256, checksums, key)
+    except IncompleteUpload as incomplete:
         raise WrongOffset(
-            f"what follows byte {missing.offset} of the file has not arrived in the storage",
+            f"what follows byte {incomplete.offset} of the file has not arrived in the storage",
             remedy="Ask for the plan again, and send the parts that have not arrived.",
-            offset=missing.offset,
+            offset=incomplete.offset,
         ) from None
-    except Damaged as damaged:
-        direct.discard(part, announced.size)
+    except CorruptUpload as corrupt:
+        direct_uploads.discard(part, announced.size)
         raise DigestMismatch(
-            f"what arrived in the storage is not what was announced: {damaged}", remedy="Send the whole file again."
+            f"what arrived in the storage is not what was announced: {corrupt}", remedy="Send the whole file again."
         ) from None
 
 
-def _forget(direct: Direct, fence: Fence, announced: Announced) -> None:
+def _forget(direct_uploads: DirectUploads, fence: Fence, announced: Announced) -> None:
     try:
-        direct.discard(announced.part(fence.attempt), announced.size)
+        direct_uploads.discard(announced.part(fence.attempt), announced.size)
     except OSError as error:  # the sweep will
         log.warning("the parts of %s are left in the storage: %s", announced.name, error)
 
@@ -113,7 +116,7 @@ def _admit(database: Database, settings: Settings, fence: Fence, announced: Anno
         return attempt.job_id
 
 
-def _direct(storage: Storage) -> Direct:
-    if storage.direct is None:
+def _direct_uploads(storage: Storage) -> DirectUploads:
+    if storage.direct_uploads is None:
         raise BadRequest("files come to this API alone", remedy="Send the file by PUT.")
-    return storage.direct
+    return storage.direct_uploads

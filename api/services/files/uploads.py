@@ -41,7 +41,7 @@ from api.services.files.artifacts import as_wire
 from api.services.files.retention import trim
 from api.services.jobs.fencing import Fenced, fenced
 from api.settings import Settings
-from api.storage import Occupied, OtherStart, Staged, Storage, StorageAway
+from api.storage import OffsetMismatch, PartLocked, StagedUpload, Storage, StorageUnavailable
 from api.stores.threads import PUBLISHING, STAGING
 from wire import artifacts as wire
 
@@ -180,19 +180,19 @@ async def receive(
             if staged.size < announced.size:
                 return staged.size
             return await _publish(database, storage, settings, fence, admitted, announced, staged)
-        except (StorageAway, Unavailable):
+        except (StorageUnavailable, Unavailable):
             raise  # what has arrived is good, and published once the storage is back, or has time
         except (ApiError, OSError):
             staged.discard()
             raise
 
 
-def _open(storage: Storage, fence: Fence, announced: Announced) -> Staged:
+def _open(storage: Storage, fence: Fence, announced: Announced) -> StagedUpload:
     try:
         return storage.stage(announced.part(fence.attempt), announced.offset)
-    except Occupied:
+    except PartLocked:
         raise InFlight("another request is bringing this file", remedy="Ask with HEAD how much has arrived.") from None
-    except OtherStart as other:
+    except OffsetMismatch as other:
         raise WrongOffset(
             f"{other.size} bytes of the file have arrived, the body begins at byte {announced.offset}",
             remedy=f"Go on at byte {other.size}.",
@@ -200,7 +200,7 @@ def _open(storage: Storage, fence: Fence, announced: Announced) -> Staged:
         ) from None
 
 
-async def _stage(staged: Staged, settings: Settings, announced: Announced, body: AsyncIterator[bytes]) -> None:
+async def _stage(staged: StagedUpload, settings: Settings, announced: Announced, body: AsyncIterator[bytes]) -> None:
     waiting: list[bytes] = []
     came = held = 0
     while (chunk := await _next(body)) is not None:
@@ -222,7 +222,7 @@ async def _stage(staged: Staged, settings: Settings, announced: Announced, body:
         raise DigestMismatch("the bytes that came are not those of the digest", remedy="Send the whole file again.")
 
 
-def _write(staged: Staged, settings: Settings, content: bytes) -> None:
+def _write(staged: StagedUpload, settings: Settings, content: bytes) -> None:
     capacity.keep_free(settings, len(content))  # others write meanwhile, too
     staged.write(content)
 
@@ -265,7 +265,7 @@ async def _publish(
     fence: Fence,
     job_id: str,
     announced: Announced,
-    staged: Staged,
+    staged: StagedUpload,
 ) -> Published:
     key = f"{job_id}/{new_id()}-{announced.name}"
     # Outside of the transaction: to sync a large file takes seconds, and SQLite has one writer at a time.

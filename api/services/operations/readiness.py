@@ -13,10 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.database import Database
 from api.errors import Unavailable
-from api.queue import BrokerAway, ping
+from api.queue import BrokerUnavailable, ping
 from api.services.files import capacity
 from api.settings import Settings
-from api.storage import Storage, StorageAway
+from api.storage import Storage, StorageUnavailable
 from wire.errors import Fault
 from wire.system import Part, Ready
 
@@ -81,7 +81,7 @@ def _database(database: Database) -> list[Fault]:
 def _broker(url: str) -> list[Fault]:
     try:
         ping(url)
-    except BrokerAway:
+    except BrokerUnavailable:
         remedy = "Look whether it runs: jobs are taken, but no worker hears of them."
         return [Fault(pointer="broker", detail="it does not answer", remedy=remedy)]
     return []
@@ -90,7 +90,7 @@ def _broker(url: str) -> list[Fault]:
 def _storage(storage: Storage) -> list[Fault]:
     try:
         storage.probe()
-    except StorageAway as away:
+    except StorageUnavailable as away:
         remedy = "Look whether the bucket is there, and whether the credentials may write to it."
         return [Fault(pointer="storage", detail=str(away), remedy=remedy)]
     except OSError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from api.main import create_app
 from api.settings import Settings, SettingsError, load
-from api.storage import StorageAway
+from api.storage import StorageUnavailable
 from api.stores.choose import open_storage
 from api.stores.local import LocalStorage
 from api.stores.s3 import S3Storage
@@ -49,8 +49,8 @@ def test_the_variables_of_the_cloud_are_understood(of_cloud: pytest.MonkeyPatch,
     of_cloud.setenv("AWS_REGION", "eu-central-1")
     storage = open_storage(load())
     assert isinstance(storage, S3Storage)
-    (slot,) = storage.direct.slots("0" * 64, 3)
-    query = httpx.URL(slot.url).params
+    (part,) = storage.direct_uploads.presigned_parts("0" * 64, 3)
+    query = httpx.URL(part.url).params
     assert query["X-Amz-Credential"].startswith(f"{KEY}/")
     assert "/eu-central-1/s3/" in query["X-Amz-Credential"]
     assert query["X-Amz-Security-Token"] == "a-session"
@@ -65,8 +65,8 @@ def test_our_own_variables_come_first(of_cloud: pytest.MonkeyPatch, s3: S3) -> N
     of_cloud.setenv("CROSSKD_STORAGE_LINK_SECONDS", "60")
     storage = open_storage(load())
     storage.probe()
-    assert storage.direct is not None
-    query = httpx.URL(storage.direct.slots("0" * 64, 3)[0].url).params
+    assert storage.direct_uploads is not None
+    query = httpx.URL(storage.direct_uploads.presigned_parts("0" * 64, 3)[0].url).params
     assert query["X-Amz-Credential"].startswith("ours/")
     assert query["X-Amz-Expires"] == "60"
 
@@ -122,7 +122,7 @@ def test_half_a_pair_of_credentials_ends_the_start(of_cloud: pytest.MonkeyPatch,
 )
 def test_a_refusal_ends_the_start(of_cloud: pytest.MonkeyPatch, code: str, told: str) -> None:
     def refuse(_storage: S3Storage) -> None:
-        raise StorageAway(f"the bucket answers {code}", code)
+        raise StorageUnavailable(f"the bucket answers {code}", code)
 
     of_cloud.setattr(S3Storage, "probe", refuse)
     with pytest.raises(SettingsError, match=told):

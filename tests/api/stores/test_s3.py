@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from api.settings import Settings
-from api.storage import Damaged, Missing, OtherStart, Slot, StorageAway
+from api.storage import CorruptUpload, IncompleteUpload, OffsetMismatch, PresignedPart, StorageUnavailable
 from api.stores.bucket import Bucket, Found
 from api.stores.s3 import S3Storage
 from tests.api.conftest import DIGEST
@@ -45,13 +45,13 @@ def put(storage: S3Storage, key: str, content: bytes) -> None:
         storage.publish(staged, key)
 
 
-def bring(slots: list[Slot], content: bytes) -> list[bytes]:
+def bring(parts: list[PresignedPart], content: bytes) -> list[bytes]:
     """Send every part to its address; their checksums."""
     sums = []
-    for slot in slots:
-        part = content[slot.offset : slot.offset + slot.size]
-        httpx.put(slot.url, content=part, trust_env=False).raise_for_status()
-        sums.append(hashlib.md5(part).digest())
+    for part in parts:
+        chunk = content[part.offset : part.offset + part.size]
+        httpx.put(part.url, content=chunk, trust_env=False).raise_for_status()
+        sums.append(hashlib.md5(chunk).digest())
     return sums
 
 
@@ -93,7 +93,7 @@ def test_a_file_is_read_where_it_is_asked_for(storage: S3Storage) -> None:
 def test_what_comes_through_the_api_goes_on_where_it_broke_off(storage: S3Storage) -> None:
     with storage.stage(PART) as staged:
         staged.write(b"first ")
-    with pytest.raises(OtherStart), storage.stage(PART, 5):
+    with pytest.raises(OffsetMismatch), storage.stage(PART, 5):
         pass
     assert storage.staged_size(PART) == 6
     with storage.stage(PART, 6) as staged:
@@ -114,7 +114,7 @@ def test_a_large_file_is_read_by_several_requests(storage: S3Storage, monkeypatc
 
 def test_other_bytes_in_the_bucket_than_were_sent_are_noticed(storage: S3Storage, monkeypatch: Any) -> None:
     monkeypatch.setattr(Bucket, "put_file", lambda bucket, path, *_: bucket.put(path, b"hellO"))
-    with pytest.raises(StorageAway, match="does not hold what was sent"):
+    with pytest.raises(StorageUnavailable, match="does not hold what was sent"):
         put(storage, f"{JOB}/1-a", b"hello")
     assert everything(storage) == []
     assert storage.staged_size(PART) == 5  # to be sent again
@@ -131,13 +131,13 @@ def test_lists_what_is_published_with_age_and_size(storage: S3Storage) -> None:
 
 @pytest.mark.parametrize("key", ["", "../a", "a/../b", "a/b/c", "staging/a", "a/b\n", "./a", "a/"])
 def test_keys_stay_inside(storage: S3Storage, key: str) -> None:
-    for use in (storage.open, storage.delete, storage.link):
+    for use in (storage.open, storage.delete, storage.presigned_url):
         with pytest.raises(ValueError, match="no storage key"):
             use(key)
     with pytest.raises(ValueError, match="no storage key"):
-        storage.direct.publish(PART, 0, b"", [b""], key)
+        storage.direct_uploads.publish(PART, 0, b"", [b""], key)
     with pytest.raises(ValueError, match="no name of a part"):
-        storage.direct.slots("../x", 1)
+        storage.direct_uploads.presigned_parts("../x", 1)
 
 
 # --- past the API ----------------------------------------------------------------------------------------------------
@@ -145,67 +145,67 @@ def test_keys_stay_inside(storage: S3Storage, key: str) -> None:
 
 def test_a_link_gives_the_file_to_who_has_it(storage: S3Storage) -> None:
     put(storage, f"{JOB}/1-best.safetensors", CONTENT)
-    link = storage.link(f"{JOB}/1-best.safetensors")
+    link = storage.presigned_url(f"{JOB}/1-best.safetensors")
     assert link.size == len(CONTENT)
     assert SECRET not in link.url
     answer = httpx.get(link.url, headers={"Range": "bytes=5-8"}, trust_env=False)
     assert (answer.status_code, answer.content) == (206, CONTENT[5:9])
     assert answer.headers["content-disposition"] == 'attachment; filename="best.safetensors"'
     with pytest.raises(FileNotFoundError):
-        storage.link(f"{JOB}/1-other")
+        storage.presigned_url(f"{JOB}/1-other")
 
 
 def test_links_may_lead_to_another_name_of_the_server(make: Callable[..., S3Storage], s3: S3) -> None:
     public = s3.url.replace("127.0.0.1", "localhost")
     storage = make(storage_public_endpoint=public)
     put(storage, f"{JOB}/1-a", b"x")
-    assert storage.link(f"{JOB}/1-a").url.startswith(f"{public}/")
-    assert all(slot.url.startswith(f"{public}/") for slot in storage.direct.slots(PART, 10))
+    assert storage.presigned_url(f"{JOB}/1-a").url.startswith(f"{public}/")
+    assert all(part.url.startswith(f"{public}/") for part in storage.direct_uploads.presigned_parts(PART, 10))
 
 
 @pytest.mark.parametrize("size", [0, 1, PART_SIZE, PART_SIZE + 1, len(CONTENT)])
 def test_parts_become_a_file(storage: S3Storage, size: int) -> None:
     content, key = CONTENT[:size], f"{JOB}/1-best.safetensors"
-    slots = storage.direct.slots(PART, size)
-    assert [slot.arrived for slot in slots] == [False] * len(slots)
-    assert (slots[0].offset, sum(slot.size for slot in slots)) == (0, size)
-    sums = bring(slots, content)
-    assert all(slot.arrived for slot in storage.direct.slots(PART, size))
-    storage.direct.publish(PART, size, hashlib.sha256(content).digest(), sums, key)
+    parts = storage.direct_uploads.presigned_parts(PART, size)
+    assert [part.arrived for part in parts] == [False] * len(parts)
+    assert (parts[0].offset, sum(part.size for part in parts)) == (0, size)
+    sums = bring(parts, content)
+    assert all(part.arrived for part in storage.direct_uploads.presigned_parts(PART, size))
+    storage.direct_uploads.publish(PART, size, hashlib.sha256(content).digest(), sums, key)
     assert content_of(storage, key) == content
-    storage.direct.discard(PART, size)
-    storage.direct.discard(PART, size)
+    storage.direct_uploads.discard(PART, size)
+    storage.direct_uploads.discard(PART, size)
     assert everything(storage) == [key]
 
 
 def test_a_plan_tells_what_has_arrived(storage: S3Storage) -> None:
-    slots = storage.direct.slots(PART, len(CONTENT))
-    bring(slots[1:2], CONTENT)
-    httpx.put(slots[2].url, content=b"short", trust_env=False)
-    assert [slot.arrived for slot in storage.direct.slots(PART, len(CONTENT))] == [False, True, False]
-    with pytest.raises(Missing) as missing:
-        storage.direct.publish(PART, len(CONTENT), b"", [b""] * 3, f"{JOB}/1-a")
+    parts = storage.direct_uploads.presigned_parts(PART, len(CONTENT))
+    bring(parts[1:2], CONTENT)
+    httpx.put(parts[2].url, content=b"short", trust_env=False)
+    assert [part.arrived for part in storage.direct_uploads.presigned_parts(PART, len(CONTENT))] == [False, True, False]
+    with pytest.raises(IncompleteUpload) as missing:
+        storage.direct_uploads.publish(PART, len(CONTENT), b"", [b""] * 3, f"{JOB}/1-a")
     assert missing.value.offset == 0
-    bring(slots[:1], CONTENT)
-    with pytest.raises(Missing) as missing:
-        storage.direct.publish(PART, len(CONTENT), b"", [b""] * 3, f"{JOB}/1-a")
+    bring(parts[:1], CONTENT)
+    with pytest.raises(IncompleteUpload) as missing:
+        storage.direct_uploads.publish(PART, len(CONTENT), b"", [b""] * 3, f"{JOB}/1-a")
     assert missing.value.offset == 200_000
 
 
 @pytest.mark.parametrize("size", [50_000, len(CONTENT)])
 def test_wrong_bytes_are_not_published(storage: S3Storage, size: int) -> None:
     content = CONTENT[:size]
-    bring(storage.direct.slots(PART, size), bytes([content[0] ^ 1]) + content[1:])
+    bring(storage.direct_uploads.presigned_parts(PART, size), bytes([content[0] ^ 1]) + content[1:])
     sums = [hashlib.md5(content[at : at + PART_SIZE]).digest() for at in range(0, size, PART_SIZE)]
-    with pytest.raises(Damaged, match="not those of the digest"):
-        storage.direct.publish(PART, size, hashlib.sha256(content).digest(), sums, f"{JOB}/1-a")
-    with pytest.raises(Missing):  # other parts than are planned by now
-        storage.direct.publish(PART, size, hashlib.sha256(content).digest(), [*sums, b""], f"{JOB}/1-a")
+    with pytest.raises(CorruptUpload, match="not those of the digest"):
+        storage.direct_uploads.publish(PART, size, hashlib.sha256(content).digest(), sums, f"{JOB}/1-a")
+    with pytest.raises(IncompleteUpload):  # other parts than are planned by now
+        storage.direct_uploads.publish(PART, size, hashlib.sha256(content).digest(), [*sums, b""], f"{JOB}/1-a")
     assert list(storage.files()) == []
 
 
 def test_a_file_that_grew_on_the_way_is_not_published(storage: S3Storage, monkeypatch: Any) -> None:
-    sums = bring(storage.direct.slots(PART, 10), CONTENT[:10])
+    sums = bring(storage.direct_uploads.presigned_parts(PART, 10), CONTENT[:10])
     copy = Bucket.copy
 
     def late(bucket: Bucket, source: str, target: str) -> None:
@@ -213,24 +213,26 @@ def test_a_file_that_grew_on_the_way_is_not_published(storage: S3Storage, monkey
         copy(bucket, source, target)
 
     monkeypatch.setattr(Bucket, "copy", late)
-    with pytest.raises(Damaged, match="11 bytes, not 10"):
-        storage.direct.publish(PART, 10, hashlib.sha256(CONTENT[:10]).digest(), sums, f"{JOB}/1-a")
+    with pytest.raises(CorruptUpload, match="11 bytes, not 10"):
+        storage.direct_uploads.publish(PART, 10, hashlib.sha256(CONTENT[:10]).digest(), sums, f"{JOB}/1-a")
     assert list(storage.files()) == []
 
 
 def test_a_bucket_whose_tags_are_no_checksums_is_read(storage: S3Storage, monkeypatch: Any) -> None:
-    sums = bring(storage.direct.slots(PART, 10), CONTENT[:10])
+    sums = bring(storage.direct_uploads.presigned_parts(PART, 10), CONTENT[:10])
     find = Bucket.find
     monkeypatch.setattr(Bucket, "find", lambda bucket, path: find(bucket, path)._replace(etag="0" * 32))
-    storage.direct.publish(PART, 10, hashlib.sha256(CONTENT[:10]).digest(), sums, f"{JOB}/1-a")
+    storage.direct_uploads.publish(PART, 10, hashlib.sha256(CONTENT[:10]).digest(), sums, f"{JOB}/1-a")
     assert content_of(storage, f"{JOB}/1-a") == CONTENT[:10]
 
 
 def test_an_address_to_write_changes_nothing_that_is_published(storage: S3Storage) -> None:
-    slots = storage.direct.slots(PART, 10)
-    storage.direct.publish(PART, 10, hashlib.sha256(CONTENT[:10]).digest(), bring(slots, CONTENT[:10]), f"{JOB}/1-a")
-    storage.direct.discard(PART, 10)
-    assert httpx.put(slots[0].url, content=b"0123456789", trust_env=False).is_success
+    parts = storage.direct_uploads.presigned_parts(PART, 10)
+    storage.direct_uploads.publish(
+        PART, 10, hashlib.sha256(CONTENT[:10]).digest(), bring(parts, CONTENT[:10]), f"{JOB}/1-a"
+    )
+    storage.direct_uploads.discard(PART, 10)
+    assert httpx.put(parts[0].url, content=b"0123456789", trust_env=False).is_success
     assert content_of(storage, f"{JOB}/1-a") == CONTENT[:10]
     assert [stored.key for stored in storage.files()] == [f"{JOB}/1-a"]
 
@@ -238,16 +240,16 @@ def test_an_address_to_write_changes_nothing_that_is_published(storage: S3Storag
 def test_parts_that_break_off_make_no_file(storage: S3Storage) -> None:
     def chunks() -> Iterator[memoryview]:
         yield memoryview(bytes(40_000_000))
-        raise StorageAway("the bucket does not answer")
+        raise StorageUnavailable("the bucket does not answer")
 
-    with pytest.raises(StorageAway):
+    with pytest.raises(StorageUnavailable):
         storage.bucket.join(f"{JOB}/1-a", chunks(), ATTRIBUTES)
     assert everything(storage) == []
 
 
 def test_sweeps_what_uploads_left_here_and_there(storage: S3Storage, tmp_path: Path) -> None:
     put(storage, f"{JOB}/1-a", b"a")
-    bring(storage.direct.slots(PART, len(CONTENT)), CONTENT)
+    bring(storage.direct_uploads.presigned_parts(PART, len(CONTENT)), CONTENT)
     with storage.stage("0" * 64) as staged:
         staged.write(b"x")
     assert storage.sweep_staging(3600) == 0
@@ -257,7 +259,7 @@ def test_sweeps_what_uploads_left_here_and_there(storage: S3Storage, tmp_path: P
 
 
 def test_an_upload_is_as_old_as_its_youngest_part(storage: S3Storage, monkeypatch: Any) -> None:
-    bring(storage.direct.slots(PART, len(CONTENT)), CONTENT)
+    bring(storage.direct_uploads.presigned_parts(PART, len(CONTENT)), CONTENT)
     youngest = everything(storage)[-1]
     listed = storage.bucket.list
 
@@ -278,10 +280,10 @@ def test_what_others_have_in_the_bucket_stays(storage: S3Storage) -> None:
 
 
 def test_a_file_has_no_more_parts_than_a_plan_can_tell(storage: S3Storage) -> None:
-    slots = storage.direct.slots(PART, 3 * 10**9 + 1)
-    assert len(slots) <= 10_000
-    assert [slot.offset for slot in slots[:3]] == [0, 300_001, 600_002]
-    assert sum(slot.size for slot in slots) == 3 * 10**9 + 1
+    parts = storage.direct_uploads.presigned_parts(PART, 3 * 10**9 + 1)
+    assert len(parts) <= 10_000
+    assert [part.offset for part in parts[:3]] == [0, 300_001, 600_002]
+    assert sum(part.size for part in parts) == 3 * 10**9 + 1
 
 
 # --- outages ---------------------------------------------------------------------------------------------------------
@@ -291,29 +293,31 @@ def uses(storage: S3Storage) -> dict[str, Callable[[], Any]]:
     key = f"{JOB}/1-a"
     return {
         "publish": lambda: put(storage, key, b"x"),
-        "link": lambda: storage.link(key),
+        "presigned_url": lambda: storage.presigned_url(key),
         "delete": lambda: storage.delete(key),
         "files": lambda: list(storage.files()),
         "probe": storage.probe,
         "sweep": lambda: storage.sweep_staging(0),
-        "slots": lambda: storage.direct.slots(PART, 1),
+        "presigned_parts": lambda: storage.direct_uploads.presigned_parts(PART, 1),
         "open": lambda: storage.open(key),
     }
 
 
-@pytest.mark.parametrize("use", ["publish", "link", "delete", "files", "probe", "sweep", "slots", "open"])
+@pytest.mark.parametrize(
+    "use", ["publish", "presigned_url", "delete", "files", "probe", "sweep", "presigned_parts", "open"]
+)
 def test_a_server_that_is_away(make: Callable[..., S3Storage], monkeypatch: Any, use: str) -> None:
     monkeypatch.setattr("api.stores.bucket._RETRIES", {"max_retries": 0})
     storage = make(storage_endpoint="http://127.0.0.1:1")
-    with pytest.raises(StorageAway) as away:
+    with pytest.raises(StorageUnavailable) as away:
         uses(storage)[use]()
     assert str(away.value) == "the bucket does not answer"
 
 
-@pytest.mark.parametrize("use", ["publish", "delete", "files", "probe", "sweep", "slots"])
+@pytest.mark.parametrize("use", ["publish", "delete", "files", "probe", "sweep", "presigned_parts"])
 def test_a_bucket_that_is_not_there(make: Callable[..., S3Storage], use: str) -> None:
     storage = make(storage_url="s3://nobody-has-made-it")
-    with pytest.raises(StorageAway) as away:
+    with pytest.raises(StorageUnavailable) as away:
         uses(storage)[use]()
     assert away.value.code == "NoSuchBucket"
     assert SECRET not in str(away.value)
@@ -334,7 +338,7 @@ def test_a_server_that_goes_away_while_a_file_is_read(tmp_path: Path, monkeypatc
         storage = S3Storage(Settings(**mortal.settings(), home=tmp_path, worker_token_sha256=DIGEST))
         put(storage, f"{JOB}/1-a", b"x")
         file = storage.open(f"{JOB}/1-a")
-    with file, pytest.raises(StorageAway, match="the bucket does not answer"):
+    with file, pytest.raises(StorageUnavailable, match="the bucket does not answer"):
         file.read()
 
 

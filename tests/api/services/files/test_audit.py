@@ -21,7 +21,7 @@ from api.models import Artifact, new_id
 from api.services.files import audit
 from api.services.files.audit import Audit
 from api.settings import Settings
-from api.storage import Storage, StorageAway
+from api.storage import Storage, StorageUnavailable
 from tests.api.conftest import Worker
 from tests.api.services.files.test_retention import patched
 from tests.api.services.lifecycle.test_control import checkpoint
@@ -212,7 +212,7 @@ def test_it_ends_when_the_server_stops(database: Database, storage: Storage, job
 @pytest.mark.parametrize("place", ["open", "files"])
 def test_a_storage_that_is_away_ends_it(database: Database, storage: Storage, job: str, place: str) -> None:
     def away(*_: Any) -> Any:
-        raise StorageAway("the bucket does not answer")
+        raise StorageUnavailable("the bucket does not answer")
 
     with patched(type(storage), place, away):
         *_, last = Audit(database, storage).lines()

@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 
 from api.services.files import artifacts
 from api.settings import Settings
-from api.storage import StorageAway
+from api.storage import StorageUnavailable
 from api.stores.bucket import Bucket
-from api.stores.s3 import S3Direct, S3Storage
+from api.stores.s3 import S3DirectUploads, S3Storage
 from tests.api.conftest import Worker
 from tests.support.s3 import S3, SECRET
 from wire.errors import DIGEST_MISMATCH
@@ -138,13 +138,13 @@ def test_wrong_bytes_are_refused_and_forgotten(
 def test_an_attempt_that_ends_during_the_commit_publishes_nothing(
     client: TestClient, job: str, upload: Upload, worker: Worker, storage: S3Storage, monkeypatch: Any
 ) -> None:
-    publish = S3Direct.publish
+    publish = S3DirectUploads.publish
 
     def slow(*arguments: Any) -> None:
         publish(*arguments)
         assert worker.finish("released").status_code == 200
 
-    monkeypatch.setattr(S3Direct, "publish", slow)
+    monkeypatch.setattr(S3DirectUploads, "publish", slow)
     for part in upload.parts():
         upload.send(part)
     assert upload.commit().status_code == 409
@@ -174,16 +174,16 @@ def test_two_commits_at_once_publish_one_file(
     client: TestClient, job: str, upload: Upload, storage: S3Storage, monkeypatch: Any
 ) -> None:
     """The worker has not waited for the answer of the first."""
-    publish, answers = S3Direct.publish, []
+    publish, answers = S3DirectUploads.publish, []
 
     def first(*arguments: Any) -> None:
-        monkeypatch.setattr(S3Direct, "publish", publish)
+        monkeypatch.setattr(S3DirectUploads, "publish", publish)
         answers.append(upload.commit().status_code)
         publish(*arguments)
 
     for part in upload.parts():
         upload.send(part)
-    monkeypatch.setattr(S3Direct, "publish", first)
+    monkeypatch.setattr(S3DirectUploads, "publish", first)
     assert upload.commit().status_code == 409  # the parts are gone: what stands is found by the next try
     assert answers == [201]
     assert upload.commit().status_code == 200
@@ -222,7 +222,7 @@ def test_a_bucket_that_is_away(
         upload.send(part)
 
     def away(*_: Any) -> Any:
-        raise StorageAway("the bucket does not answer")
+        raise StorageUnavailable("the bucket does not answer")
 
     with monkeypatch.context() as patch:
         for method in ("find", "list", "copy", "join"):
@@ -241,12 +241,12 @@ def test_parts_that_cannot_be_removed_are_left_to_the_sweep(
     upload: Upload, storage: S3Storage, monkeypatch: Any
 ) -> None:
     def away(*_: Any) -> Any:
-        raise StorageAway("the bucket does not answer")
+        raise StorageUnavailable("the bucket does not answer")
 
     for part in upload.parts():
         upload.send(part)
     with monkeypatch.context() as patch:
-        patch.setattr(S3Direct, "discard", away)
+        patch.setattr(S3DirectUploads, "discard", away)
         assert upload.commit().status_code == 201
     assert storage.sweep_staging(-60) == 3
 
@@ -255,7 +255,7 @@ def test_what_came_through_the_api_waits_for_a_bucket_that_is_away(
     client: TestClient, job: str, worker: Worker, storage: S3Storage, monkeypatch: Any
 ) -> None:
     def away(*_: Any) -> Any:
-        raise StorageAway("the bucket does not answer")
+        raise StorageUnavailable("the bucket does not answer")
 
     digest = f"sha-256=:{base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()}:"
     with monkeypatch.context() as patch:
