@@ -92,8 +92,8 @@ class DirectUploads(Protocol):
         `checksums` are the MD5s of the parts, reckoned by who brought them.
 
         Raises:
-            Missing: a part is not there yet.
-            Damaged: size or checksum differ; nothing stands under the key.
+            IncompleteUpload: a part is not there yet.
+            CorruptUpload: size or checksum differ; nothing stands under the key.
         """
 
     def discard(self, part: str, size: int) -> None:
@@ -136,8 +136,8 @@ class Storage(Protocol):
         """Begin the file of any size that `part` (64 hex digits) names, or go on at byte `start`.
 
         Raises:
-            Occupied: another request, in whichever process, is at it.
-            OtherStart: to go on, it would have to start elsewhere.
+            PartLocked: another request, in whichever process, is at it.
+            OffsetMismatch: to go on, it would have to start elsewhere.
         """
 
     def staged_size(self, part: str) -> int:

@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.services.files.artifacts import Linked, Opened
+from api.services.files.artifacts import ArtifactRedirect, OpenArtifact
 from api.services.files.conditional import Part, select
 from wire.artifacts import Artifact
 
@@ -63,12 +63,12 @@ class FileResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-def artifact_response(request: Request, found: Opened | Linked) -> Response:
+def artifact_response(request: Request, found: OpenArtifact | ArtifactRedirect) -> Response:
     """Answer a GET or HEAD with the artifact, or with where it is to be had."""
-    return _redirect(request, *found) if isinstance(found, Linked) else file_response(request, found)
+    return _redirect(request, *found) if isinstance(found, ArtifactRedirect) else file_response(request, found)
 
 
-def file_response(request: Request, opened: Opened) -> FileResponse:
+def file_response(request: Request, opened: OpenArtifact) -> FileResponse:
     """Answer a GET or HEAD with the artifact, by the request's preconditions and range. Closes it in any case."""
     artifact, file = opened
     try:

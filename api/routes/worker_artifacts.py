@@ -16,7 +16,7 @@ from api.database import DatabaseDep
 from api.errors import BadRequest, PayloadTooLarge, Unavailable
 from api.http.transactional import Transactional
 from api.services.files import uploads
-from api.services.files.uploads import Announced, BrokenOff, Published
+from api.services.files.uploads import PublishedArtifact, StalledUpload, UploadMetadata
 from api.storage import StorageDep
 from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, Artifact, ArtifactKind, ArtifactName
 
@@ -44,7 +44,7 @@ _ARRIVED: dict[str, Any] = {
     "description": "`Upload-Offset` bytes have arrived.",
     "headers": {OFFSET_HEADER: {"schema": {"type": "integer"}}},
 }
-_GO_ON = "HEAD tells how many bytes have arrived; send the rest with PATCH."
+_RESUME_HINT = "HEAD tells how many bytes have arrived; send the rest with PATCH."
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 Bytes = Annotated[int, Header(alias=LENGTH_HEADER, ge=0, le=10**18, description="Of the whole file.")]
 # No client sets it by hand, and no description can make one leave it out.
@@ -78,9 +78,9 @@ async def upload_artifact(
 
     The file appears whole or not at all.
     """
-    announced = uploads.announce(name, kind, step, content_length, content_digest)
-    published = await _receive(request, database, storage, fence, announced)
-    assert isinstance(published, Published)  # nothing of a file that comes whole is left to come
+    upload = uploads.parse_headers(name, kind, step, content_length, content_digest)
+    published = await _receive(request, database, storage, fence, upload)
+    assert isinstance(published, PublishedArtifact)  # nothing of a file that comes whole is left to come
     if not published.new:
         response.status_code = 200
     return published.artifact
@@ -114,8 +114,8 @@ async def continue_artifact(
 
     A part of what is missing is taken too, with 204. A body that begins elsewhere gets 409 with the right offset.
     """
-    announced = uploads.announce(name, kind, step, content_length, repr_digest, "Repr-Digest")
-    found = await _receive(request, database, storage, fence, uploads.go_on(announced, offset, size))
+    upload = uploads.parse_headers(name, kind, step, content_length, repr_digest, "Repr-Digest")
+    found = await _receive(request, database, storage, fence, uploads.resume_at(upload, offset, size))
     if isinstance(found, int):
         return Response(status_code=204, headers={OFFSET_HEADER: str(found)})
     if not found.new:
@@ -139,25 +139,25 @@ def look_up_upload(
 ) -> Response:
     """How many bytes of a file have arrived: all of them once it is published."""
     digest = uploads.digest_of("Repr-Digest", repr_digest)
-    offset = uploads.arrived(database, storage, fence, name, size, digest)
+    offset = uploads.received_bytes(database, storage, fence, name, size, digest)
     return Response(headers={OFFSET_HEADER: str(offset), LENGTH_HEADER: str(size), "Cache-Control": "no-store"})
 
 
-def within_limit(request: Request, announced: Announced) -> Announced:
+def within_limit(request: Request, upload: UploadMetadata) -> UploadMetadata:
     """Raises `PayloadTooLarge` for a file that is."""
-    if announced.size > (limit := request.app.state.settings.upload_limit):
+    if upload.size > (limit := request.app.state.settings.upload_limit):
         raise PayloadTooLarge(f"the file is larger than {limit} bytes", remedy="CROSSKD_UPLOAD_LIMIT sets the bound.")
-    return announced
+    return upload
 
 
 async def _receive(
-    request: Request, database: DatabaseDep, storage: StorageDep, fence: Fence, announced: Announced
-) -> Published | int:
-    within_limit(request, announced)
+    request: Request, database: DatabaseDep, storage: StorageDep, fence: Fence, upload: UploadMetadata
+) -> PublishedArtifact | int:
+    within_limit(request, upload)
     settings = request.app.state.settings
     try:
-        return await uploads.receive(database, storage, settings, fence, announced, request.stream())
+        return await uploads.receive(database, storage, settings, fence, upload, request.stream())
     except ClientDisconnect:  # nobody hears it
-        raise BadRequest("the upload broke off", remedy=_GO_ON) from None
-    except BrokenOff:  # a sender that comes to itself again must not take it for the last word
-        raise Unavailable("nothing more of the upload came", remedy=_GO_ON) from None
+        raise BadRequest("the upload broke off", remedy=_RESUME_HINT) from None
+    except StalledUpload:  # a sender that comes to itself again must not take it for the last word
+        raise Unavailable("nothing more of the upload came", remedy=_RESUME_HINT) from None

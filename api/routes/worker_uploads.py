@@ -10,7 +10,7 @@ from api.errors import invalid_body
 from api.http.transactional import Transactional
 from api.routes.worker_artifacts import within_limit
 from api.services.files import direct_uploads, uploads
-from api.services.files.uploads import Announced
+from api.services.files.uploads import UploadMetadata
 from api.storage import StorageDep
 from wire.artifacts import Artifact, ArtifactName
 from wire.uploads import UploadCommit, UploadPlan, UploadRequest
@@ -30,8 +30,8 @@ async def plan_upload(
     storage: StorageDep,
 ) -> UploadPlan:
     """Where the file goes, and which parts of it have arrived: asked again, it tells how to go on."""
-    announced = _announced(request, name, body)
-    return await direct_uploads.plan(database, storage, request.app.state.settings, fence, announced)
+    upload = _upload_metadata(request, name, body)
+    return await direct_uploads.plan(database, storage, request.app.state.settings, fence, upload)
 
 
 @router.put(
@@ -55,17 +55,17 @@ async def commit_upload(
 
     Size and checksum of what arrived are checked; the file appears whole or not at all.
     """
-    announced = _announced(request, name, body)
+    upload = _upload_metadata(request, name, body)
     checksums = [bytes.fromhex(md5) for md5 in body.md5]
     settings = request.app.state.settings
-    published = await direct_uploads.commit(database, storage, settings, fence, announced, checksums)
+    published = await direct_uploads.commit(database, storage, settings, fence, upload, checksums)
     if not published.new:
         response.status_code = 200
     return published.artifact
 
 
-def _announced(request: Request, name: str, body: UploadRequest) -> Announced:
-    kind, step = uploads.named(name, body.kind, body.step, invalid_body)
+def _upload_metadata(request: Request, name: str, body: UploadRequest) -> UploadMetadata:
+    kind, step = uploads.kind_and_step(name, body.kind, body.step, invalid_body)
     return within_limit(
-        request, Announced(name, kind, step, body.size, bytes.fromhex(body.sha256), offset=0, length=body.size)
+        request, UploadMetadata(name, kind, step, body.size, bytes.fromhex(body.sha256), offset=0, length=body.size)
     )

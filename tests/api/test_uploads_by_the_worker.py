@@ -120,7 +120,7 @@ class TestFolder:
         async def noted(body: Any) -> bytes | None:
             try:
                 return await following(body)
-            except uploads.BrokenOff:
+            except uploads.StalledUpload:
                 given_up.set()
                 raise
 

@@ -27,14 +27,14 @@ _BATCH = 500  # keys in one query
 _OURS = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}-.+")  # a job's id, an id of its own, and a name
 
 
-class Opened(NamedTuple):
+class OpenArtifact(NamedTuple):
     """An artifact and its bytes, which stay readable when a newer upload replaces it."""
 
     artifact: wire.Artifact
     file: BinaryIO
 
 
-class Linked(NamedTuple):
+class ArtifactRedirect(NamedTuple):
     """An artifact, and where the storage gives its bytes to whoever has the address."""
 
     artifact: wire.Artifact
@@ -48,20 +48,20 @@ def listing(session: Session, job_id: str) -> wire.ArtifactList:
     return wire.ArtifactList(items=[as_wire(row.Artifact, row.number) for row in rows])
 
 
-def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> Opened | Linked:
+def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> OpenArtifact | ArtifactRedirect:
     """Raises `NotFound`: no such job, or no such artifact; then it names those that there are."""
     return _look(database, storage, job_id, name, _unknown)
 
 
-def open_weights(database: Database, storage: Storage, job_id: str) -> Opened | Linked:
+def open_weights(database: Database, storage: Storage, job_id: str) -> OpenArtifact | ArtifactRedirect:
     """The best student. Raises `NotFound`, telling when there will be one or why there never will."""
     return _look(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
 
 
-def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> Opened:
+def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> OpenArtifact:
     """Of one evaluation. Raises `NotFound`, naming the steps that have curves."""
     found = _look(database, storage, job_id, wire.curves_artifact(model, step), _no_curves, here=True)
-    assert isinstance(found, Opened)
+    assert isinstance(found, OpenArtifact)
     return found
 
 
@@ -223,7 +223,7 @@ def _url(artifact: Artifact) -> str:
 
 def _look(
     database: Database, storage: Storage, job_id: str, name: str, missing: Any, *, here: bool = False
-) -> Opened | Linked:
+) -> OpenArtifact | ArtifactRedirect:
     """`here`: the bytes themselves, wherever they lie. A page in a browser could not read them from a bucket."""
     for _ in range(3):
         with database.reading() as session:
@@ -244,19 +244,19 @@ def _look(
     )
 
 
-def _linked(storage: Storage, artifact: wire.Artifact, key: str) -> Opened | Linked | None:
+def _linked(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | ArtifactRedirect | None:
     """None for a file of another size than its row says. Raises `FileNotFoundError`."""
     link = storage.presigned_url(key)
     if link is None:
         return _opened(storage, artifact, key)
-    return Linked(artifact, link.url) if link.size == artifact.size else None
+    return ArtifactRedirect(artifact, link.url) if link.size == artifact.size else None
 
 
-def _opened(storage: Storage, artifact: wire.Artifact, key: str) -> Opened | None:
+def _opened(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | None:
     file = storage.open(key)
     if file.seek(0, os.SEEK_END) == artifact.size:
         file.seek(0)
-        return Opened(artifact, file)
+        return OpenArtifact(artifact, file)
     file.close()
     return None
 

@@ -25,7 +25,7 @@ NEARLY = 0.99  # of the bytes that may be stored: what comes next is as good as 
 SUGGESTED = 3  # jobs whose deletion would help most
 
 
-def keep_free(settings: Settings, coming: int) -> None:
+def check_free_space(settings: Settings, coming: int) -> None:
     """Raises `InsufficientStorage` where the disk had less than the floor left, were `coming` more bytes stored."""
     if (floor := settings.min_free_bytes) and (free := _free(settings.storage)) - coming < floor:
         raise InsufficientStorage(

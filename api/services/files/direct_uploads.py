@@ -17,7 +17,7 @@ from api.errors import BadRequest, DigestMismatch, WrongOffset
 from api.models import new_id
 from api.services.files import capacity
 from api.services.files.artifacts import as_wire
-from api.services.files.uploads import Announced, Published, record, standing
+from api.services.files.uploads import PublishedArtifact, UploadMetadata, find_published, record
 from api.services.jobs.fencing import fenced
 from api.settings import Settings
 from api.storage import CorruptUpload, DirectUploads, IncompleteUpload, Storage
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 async def plan(
-    database: Database, storage: Storage, settings: Settings, fence: Fence, announced: Announced
+    database: Database, storage: Storage, settings: Settings, fence: Fence, upload: UploadMetadata
 ) -> wire.UploadPlan:
     """Where a file goes, and what of it has arrived.
 
@@ -37,12 +37,12 @@ async def plan(
         InsufficientStorage: as many bytes are stored as may be.
         Unavailable: too many wait for the storage already.
     """
-    admitted = await run_sync(_admit, database, settings, fence, announced)
+    admitted = await run_sync(_admit, database, settings, fence, upload)
     if storage.direct_uploads is None:
         return wire.UploadPlan(through="api")
-    published = isinstance(admitted, Published)
+    published = isinstance(admitted, PublishedArtifact)
     presign = storage.direct_uploads.presigned_parts
-    presigned = await STAGING.run_if_soon(presign, announced.part(fence.attempt), announced.size)
+    presigned = await STAGING.run_if_soon(presign, upload.part(fence.attempt), upload.size)
     parts = [
         wire.UploadPart(url=part.url, offset=part.offset, size=part.size, arrived=part.arrived or published)
         for part in presigned
@@ -56,9 +56,9 @@ async def commit(
     storage: Storage,
     settings: Settings,
     fence: Fence,
-    announced: Announced,
+    upload: UploadMetadata,
     checksums: list[bytes],
-) -> Published:
+) -> PublishedArtifact:
     """Publish what was sent to the storage.
 
     Raises:
@@ -68,23 +68,23 @@ async def commit(
         InsufficientStorage: as many bytes are stored as may be.
         Unavailable: too many wait for the storage already.
     """
-    admitted = await run_sync(_admit, database, settings, fence, announced)
-    if isinstance(admitted, Published):
+    admitted = await run_sync(_admit, database, settings, fence, upload)
+    if isinstance(admitted, PublishedArtifact):
         return admitted
-    key = f"{admitted}/{new_id()}-{announced.name}"
+    key = f"{admitted}/{new_id()}-{upload.name}"
     direct_uploads = _direct_uploads(storage)
-    await PUBLISHING.run_if_soon(_publish, direct_uploads, fence, announced, checksums, key)
-    published = await run_sync(record, database, storage, settings, fence, admitted, announced, key)
-    await STAGING.run(_forget, direct_uploads, fence, announced)
+    await PUBLISHING.run_if_soon(_publish, direct_uploads, fence, upload, checksums, key)
+    published = await run_sync(record, database, storage, settings, fence, admitted, upload, key)
+    await STAGING.run(_discard_parts, direct_uploads, fence, upload)
     return published
 
 
 def _publish(
-    direct_uploads: DirectUploads, fence: Fence, announced: Announced, checksums: list[bytes], key: str
+    direct_uploads: DirectUploads, fence: Fence, upload: UploadMetadata, checksums: list[bytes], key: str
 ) -> None:
-    part = announced.part(fence.attempt)
+    part = upload.part(fence.attempt)
     try:
-        direct_uploads.publish(part, announced.size, announced.sha256, checksums, key)
+        direct_uploads.publish(part, upload.size, upload.sha256, checksums, key)
     except IncompleteUpload as incomplete:
         raise WrongOffset(
             f"what follows byte {incomplete.offset} of the file has not arrived in the storage",
@@ -92,27 +92,27 @@ def _publish(
             offset=incomplete.offset,
         ) from None
     except CorruptUpload as corrupt:
-        direct_uploads.discard(part, announced.size)
+        direct_uploads.discard(part, upload.size)
         raise DigestMismatch(
             f"what arrived in the storage is not what was announced: {corrupt}", remedy="Send the whole file again."
         ) from None
 
 
-def _forget(direct_uploads: DirectUploads, fence: Fence, announced: Announced) -> None:
+def _discard_parts(direct_uploads: DirectUploads, fence: Fence, upload: UploadMetadata) -> None:
     try:
-        direct_uploads.discard(announced.part(fence.attempt), announced.size)
+        direct_uploads.discard(upload.part(fence.attempt), upload.size)
     except OSError as error:  # the sweep will
-        log.warning("the parts of %s are left in the storage: %s", announced.name, error)
+        log.warning("the parts of %s are left in the storage: %s", upload.name, error)
 
 
-def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:
+def _admit(database: Database, settings: Settings, fence: Fence, upload: UploadMetadata) -> str | PublishedArtifact:
     """The job of a live attempt; or the artifact, if these very bytes stand there already."""
     with database.reading() as session:
         attempt = fenced(session, fence, lock=False)
-        artifact = standing(session, attempt, announced.name, announced.sha256)
+        artifact = find_published(session, attempt, upload.name, upload.sha256)
         if artifact is not None:
-            return Published(as_wire(artifact, attempt.number), new=False)
-        capacity.admit(session, settings, attempt.job_id, announced.name, announced.kind, announced.size)
+            return PublishedArtifact(as_wire(artifact, attempt.number), new=False)
+        capacity.admit(session, settings, attempt.job_id, upload.name, upload.kind, upload.size)
         return attempt.job_id
 
 

@@ -58,7 +58,7 @@ _KINDS: dict[str, wire.ArtifactKind] = {
 }
 
 
-class Announced(NamedTuple):
+class UploadMetadata(NamedTuple):
     """What the request says before the first byte of its body: the file, and which `length` bytes of it come now."""
 
     name: str
@@ -74,23 +74,23 @@ class Announced(NamedTuple):
         return part_name(attempt, self.name, self.size, self.sha256)
 
 
-class BrokenOff(Exception):
+class StalledUpload(Exception):
     """Nothing more came for a while: what has arrived is kept, and no longer held by this request."""
 
 
-class Published(NamedTuple):
+class PublishedArtifact(NamedTuple):
     artifact: wire.Artifact
     new: bool  # False: these very bytes stood under this name already
 
 
-def announce(
+def parse_headers(
     name: str,
     kind: wire.ArtifactKind | None,
     step: int | None,
     content_length: str | None,
     digest: str | None,
     header: str = "Content-Digest",
-) -> Announced:
+) -> UploadMetadata:
     """Check the head of an upload. `kind` and `step` follow from the names that the core gives its files; `header`
     is the one that `digest` stood in.
 
@@ -99,11 +99,11 @@ def announce(
         InvalidSpec: neither query nor name tells the kind, or a checkpoint's step.
     """
     length = _length(content_length)
-    kind, step = named(name, kind, step)
-    return Announced(name, kind, step, length, digest_of(header, digest), 0, length)
+    kind, step = kind_and_step(name, kind, step)
+    return UploadMetadata(name, kind, step, length, digest_of(header, digest), 0, length)
 
 
-def named(
+def kind_and_step(
     name: str,
     kind: wire.ArtifactKind | None,
     step: int | None,
@@ -121,14 +121,14 @@ def named(
     return kind, step
 
 
-def go_on(announced: Announced, offset: int, size: int) -> Announced:
+def resume_at(upload: UploadMetadata, offset: int, size: int) -> UploadMetadata:
     """The same head for a body that is bytes `offset` and following of a file of `size` bytes. Raises `BadRequest`."""
-    if offset + announced.length > size:
+    if offset + upload.length > size:
         raise BadRequest(
-            f"{announced.length} bytes from byte {offset} on are more than the {size} of the file",
+            f"{upload.length} bytes from byte {offset} on are more than the {size} of the file",
             remedy="Send Upload-Length as the size of the whole file, Content-Length as that of this body.",
         )
-    return announced._replace(offset=offset, size=size)
+    return upload._replace(offset=offset, size=size)
 
 
 def part_name(attempt: str, name: str, size: int, sha256: bytes) -> str:
@@ -141,11 +141,11 @@ def _length(content_length: str | None) -> int:
     return int(content_length)
 
 
-def arrived(database: Database, storage: Storage, fence: Fence, name: str, size: int, sha256: bytes) -> int:
+def received_bytes(database: Database, storage: Storage, fence: Fence, name: str, size: int, sha256: bytes) -> int:
     """How many bytes of a file there are; all of them once it is published. Raises as `live` does."""
     with database.reading() as session:
         attempt = fenced(session, fence, lock=False)
-        if standing(session, attempt, name, sha256) is not None:
+        if find_published(session, attempt, name, sha256) is not None:
             return size
     return storage.staged_size(part_name(fence.attempt, name, size, sha256))
 
@@ -155,9 +155,9 @@ async def receive(
     storage: Storage,
     settings: Settings,
     fence: Fence,
-    announced: Announced,
+    upload: UploadMetadata,
     body: AsyncIterator[bytes],
-) -> Published | int:
+) -> PublishedArtifact | int:
     """Take the body in; publish the file once it is whole, else tell how many bytes of it there are.
 
     A connection that breaks leaves what has arrived, a body that is refused leaves nothing. Disk and database work
@@ -167,19 +167,19 @@ async def receive(
         NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
         BadRequest: the body is not what was announced; `DigestMismatch` if nothing but its bytes are wrong.
         InFlight, WrongOffset: another request brings the same file; it goes on elsewhere.
-        BrokenOff: nothing came for `IDLE_SECONDS`.
+        StalledUpload: nothing came for `IDLE_SECONDS`.
         InsufficientStorage: the disk is full, or as many bytes are stored as may be.
         Unavailable: too many wait for the storage already.
     """
-    admitted = await run_sync(_admit, database, settings, fence, announced)
-    if isinstance(admitted, Published):
+    admitted = await run_sync(_admit, database, settings, fence, upload)
+    if isinstance(admitted, PublishedArtifact):
         return admitted
-    with _disk(), await STAGING.run_if_soon(_open, storage, fence, announced) as staged:
+    with _disk_full_as_problem(), await STAGING.run_if_soon(_open, storage, fence, upload) as staged:
         try:
-            await _stage(staged, settings, announced, body)
-            if staged.size < announced.size:
+            await _stage(staged, settings, upload, body)
+            if staged.size < upload.size:
                 return staged.size
-            return await _publish(database, storage, settings, fence, admitted, announced, staged)
+            return await _publish(database, storage, settings, fence, admitted, upload, staged)
         except (StorageUnavailable, Unavailable):
             raise  # what has arrived is good, and published once the storage is back, or has time
         except (ApiError, OSError):
@@ -187,72 +187,72 @@ async def receive(
             raise
 
 
-def _open(storage: Storage, fence: Fence, announced: Announced) -> StagedUpload:
+def _open(storage: Storage, fence: Fence, upload: UploadMetadata) -> StagedUpload:
     try:
-        return storage.stage(announced.part(fence.attempt), announced.offset)
+        return storage.stage(upload.part(fence.attempt), upload.offset)
     except PartLocked:
         raise InFlight("another request is bringing this file", remedy="Ask with HEAD how much has arrived.") from None
     except OffsetMismatch as other:
         raise WrongOffset(
-            f"{other.size} bytes of the file have arrived, the body begins at byte {announced.offset}",
+            f"{other.size} bytes of the file have arrived, the body begins at byte {upload.offset}",
             remedy=f"Go on at byte {other.size}.",
             offset=other.size,
         ) from None
 
 
-async def _stage(staged: StagedUpload, settings: Settings, announced: Announced, body: AsyncIterator[bytes]) -> None:
+async def _stage(staged: StagedUpload, settings: Settings, upload: UploadMetadata, body: AsyncIterator[bytes]) -> None:
     waiting: list[bytes] = []
     came = held = 0
     while (chunk := await _next(body)) is not None:
         waiting.append(chunk)
         came += len(chunk)
         held += len(chunk)
-        if came > announced.length:
+        if came > upload.length:
             break  # refused below
         if held >= WRITE_SIZE:
             await STAGING.run(_write, staged, settings, b"".join(waiting))
             waiting, held = [], 0
-    if came != announced.length:
+    if came != upload.length:
         raise BadRequest(
-            f"the body has {came} bytes or more, Content-Length said {announced.length}",
+            f"the body has {came} bytes or more, Content-Length said {upload.length}",
             remedy="Send the whole file again.",
         )
     await STAGING.run(staged.write, b"".join(waiting))
-    if staged.size == announced.size and await PUBLISHING.run_if_soon(staged.sha256) != announced.sha256:
+    if staged.size == upload.size and await PUBLISHING.run_if_soon(staged.sha256) != upload.sha256:
         raise DigestMismatch("the bytes that came are not those of the digest", remedy="Send the whole file again.")
 
 
 def _write(staged: StagedUpload, settings: Settings, content: bytes) -> None:
-    capacity.keep_free(settings, len(content))  # others write meanwhile, too
+    capacity.check_free_space(settings, len(content))  # others write meanwhile, too
     staged.write(content)
 
 
 async def _next(body: AsyncIterator[bytes]) -> bytes | None:
-    """The next bytes of the body, None at its end. Raises `BrokenOff`."""
+    """The next bytes of the body, None at its end. Raises `StalledUpload`."""
     try:
         async with asyncio.timeout(IDLE_SECONDS):
             return await anext(body, None)
     except TimeoutError:
-        raise BrokenOff from None
+        raise StalledUpload from None
 
 
-def _admit(database: Database, settings: Settings, fence: Fence, announced: Announced) -> str | Published:
+def _admit(database: Database, settings: Settings, fence: Fence, upload: UploadMetadata) -> str | PublishedArtifact:
     """The job of a live attempt. It is asked before the body is read, and again when that is published.
 
     Or the artifact, where nothing but the answer is missing: it was lost after the publication.
     """
     with database.reading() as session:
         attempt = fenced(session, fence, lock=False)
-        if 0 < announced.offset == announced.size:
-            artifact = standing(session, attempt, announced.name, announced.sha256)
+        if 0 < upload.offset == upload.size:
+            artifact = find_published(session, attempt, upload.name, upload.sha256)
             if artifact is not None:
-                return Published(as_wire(artifact, attempt.number), new=False)
-        capacity.keep_free(settings, announced.length)
-        capacity.admit(session, settings, attempt.job_id, announced.name, announced.kind, announced.size)
+                return PublishedArtifact(as_wire(artifact, attempt.number), new=False)
+        capacity.check_free_space(settings, upload.length)
+        capacity.admit(session, settings, attempt.job_id, upload.name, upload.kind, upload.size)
         return attempt.job_id
 
 
-def standing(session: Session, attempt: Fenced, name: str, sha256: bytes) -> Artifact | None:
+def find_published(session: Session, attempt: Fenced, name: str, sha256: bytes) -> Artifact | None:
     """What the attempt has published of just these bytes under the name."""
     query = select(Artifact).where(Artifact.job_id == attempt.job_id, Artifact.name == name)
     return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
@@ -264,13 +264,13 @@ async def _publish(
     settings: Settings,
     fence: Fence,
     job_id: str,
-    announced: Announced,
+    upload: UploadMetadata,
     staged: StagedUpload,
-) -> Published:
-    key = f"{job_id}/{new_id()}-{announced.name}"
+) -> PublishedArtifact:
+    key = f"{job_id}/{new_id()}-{upload.name}"
     # Outside of the transaction: to sync a large file takes seconds, and SQLite has one writer at a time.
     await PUBLISHING.run(storage.publish, staged, key)
-    return await run_sync(record, database, storage, settings, fence, job_id, announced, key)
+    return await run_sync(record, database, storage, settings, fence, job_id, upload, key)
 
 
 def record(
@@ -279,9 +279,9 @@ def record(
     settings: Settings,
     fence: Fence,
     job_id: str,
-    announced: Announced,
+    upload: UploadMetadata,
     key: str,
-) -> Published:
+) -> PublishedArtifact:
     """Name a file that lies in the storage, under its key, as what was announced; what stood there before goes.
 
     Raises:
@@ -290,25 +290,25 @@ def record(
     try:
         with database.transaction() as session:
             attempt, now = fenced(session, fence), session.now()
-            query = select(Artifact).where(Artifact.job_id == job_id, Artifact.name == announced.name)
+            query = select(Artifact).where(Artifact.job_id == job_id, Artifact.name == upload.name)
             artifact = session.scalar(query)
-            sha256 = announced.sha256.hex()
+            sha256 = upload.sha256.hex()
             repeated = artifact is not None and artifact.sha256 == sha256
             if artifact is None:
-                _require_few(session, job_id)
-                artifact = Artifact(job_id=job_id, name=announced.name)
+                _check_file_count(session, job_id)
+                artifact = Artifact(job_id=job_id, name=upload.name)
                 session.add(artifact)
             else:
                 session.after_commit(partial(storage.delete, artifact.path))
             artifact.attempt_id = attempt.id
-            artifact.kind, artifact.step = announced.kind, announced.step
-            artifact.size, artifact.sha256, artifact.path = announced.size, sha256, key
+            artifact.kind, artifact.step = upload.kind, upload.step
+            artifact.size, artifact.sha256, artifact.path = upload.size, sha256, key
             artifact.created_at = now
             session.flush()
-            if announced.kind == "checkpoint":
+            if upload.kind == "checkpoint":
                 trim(session, storage, job_id)
             capacity.check_totals(session, settings, job_id)
-            return Published(as_wire(artifact, attempt.number), new=not repeated)
+            return PublishedArtifact(as_wire(artifact, attempt.number), new=not repeated)
     except (ApiError, SQLAlchemyError) as error:
         # What was refused, or found the database's disk full, is surely not committed: its bytes would fill the disk
         # with every repetition. After any other error the row may stand: then only the sweep can tell.
@@ -317,7 +317,7 @@ def record(
         raise
 
 
-def _require_few(session: Session, job_id: str) -> None:
+def _check_file_count(session: Session, job_id: str) -> None:
     count = session.scalars(select(func.count()).where(Artifact.job_id == job_id)).one()
     if count >= MAX_FILES:
         raise PayloadTooLarge(f"the job has {count} files already", remedy="Bring the next under a name that it has.")
@@ -335,7 +335,7 @@ def digest_of(header: str, value: str | None) -> bytes:
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
+def _disk_full_as_problem() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.models import Artifact
 from api.services.files import artifacts, uploads
-from api.services.files.uploads import announce
+from api.services.files.uploads import parse_headers
 from api.settings import Settings
 from api.stores.local import LocalStorage
 from tests.api.conftest import WORKER, Worker
@@ -325,7 +325,7 @@ def _paths(database: Database) -> list[str]:
     ],
 )
 def test_names_tell_kind_and_step(name: str, kind: Any, step: int | None, expected: Any) -> None:
-    announced = announce(name, kind, step, "3", f"sha-512=:AAAA:, {digest(b'abc')}")
+    announced = parse_headers(name, kind, step, "3", f"sha-512=:AAAA:, {digest(b'abc')}")
     assert (announced.kind, announced.step, announced.size) == (*expected, 3)
     assert announced.sha256 == hashlib.sha256(b"abc").digest()
 

@@ -132,7 +132,7 @@ def test_a_download_that_has_begun_goes_on(database: Database, storage: Storage,
     job = train(steps=3)
     worker.finish("succeeded")
     opened = artifacts.open_artifact(database, storage, job, "checkpoint-00000001.pt")
-    assert isinstance(opened, artifacts.Opened)
+    assert isinstance(opened, artifacts.OpenArtifact)
     with opened.file as file:
         assert retention.collect(database, storage, 1) == 2
         file.seek(0)
