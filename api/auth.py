@@ -193,7 +193,7 @@ async def require_worker(
 ) -> None:
     """Raises `Unauthorized` unless the worker token came along; on an attempt's routes an attempt token may.
 
-    Whether that is this very attempt's is known once the attempt has been read: `services/fencing.py`.
+    Whether that is this very attempt's is known once the attempt has been read: `services/jobs/fencing.py`.
     """
     if credentials is None:
         raise Unauthorized("no worker token", remedy="Send `Authorization: Bearer <worker token>`.")

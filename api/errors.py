@@ -9,7 +9,7 @@ ApiError
 ├── NotAcceptable         406   no such representation
 ├── Conflict              409   the state forbids it
 │   ├── InFlight          409   a request under the same Idempotency-Key is being answered
-│   ├── Stale             409   the attempt is no longer the job's live one
+│   ├── StaleAttempt      409   the attempt is no longer the job's live one
 │   └── WrongOffset       409   an upload does not go on where it stopped; `Upload-Offset` tells where that is
 ├── Gone                  410   the storage has lost a file
 ├── LengthRequired        411
@@ -117,7 +117,7 @@ class InFlight(Conflict):
         super().__init__(detail, remedy=remedy, headers={"Retry-After": "1"})
 
 
-class Stale(Conflict):
+class StaleAttempt(Conflict):
     type, title = "/problems/stale-attempt", "Stale Attempt"
 
 

@@ -133,7 +133,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.enter_context(_closing_on_signal(closing))
         stack.enter_context(NotificationBridge(database.notifier, settings.broker_url).running())
         stopping = threading.Event()
-        stack.enter_context(_thread("pulse", lambda: _beat(database, settings, stopping), stopping.set))
+        stack.enter_context(_thread("uptime", lambda: _record_uptime(database, settings, stopping), stopping.set))
         sweep = partial(_sweep, database, app.state.storage, settings, stopping)
         stack.enter_context(_thread("sweep", sweep, stopping.set))
         if settings.relay == "embedded":
@@ -163,14 +163,14 @@ def _check_tables(database: Database) -> None:
         raise SettingsError("CROSSKD_DATABASE_URL: the database has no tables; run `alembic upgrade head` with it")
 
 
-def _beat(database: Database, settings: Settings, stopping: threading.Event) -> None:
+def _record_uptime(database: Database, settings: Settings, stopping: threading.Event) -> None:
     while not stopping.is_set():
         try:
             with database.transaction() as session:
-                uptime.beat(session, settings)
-        except Exception:  # without a pulse nothing would ever be reaped
-            log.exception("the pulse could not be noted")
-        stopping.wait(settings.pulse_seconds)
+                uptime.record(session, settings)
+        except Exception:  # without it nothing would ever be reaped
+            log.exception("the uptime of the API could not be recorded")
+        stopping.wait(settings.uptime_interval_seconds)
 
 
 def _sweep(database: Database, storage: Storage, settings: Settings, stopping: threading.Event) -> None:

@@ -116,7 +116,7 @@ class DeletedJob(Base):
     deleted_at: Mapped[datetime]
 
 
-class Tally(Base):
+class DeletedAttemptCount(Base):
     """Attempts of deleted jobs, by how they ended."""
 
     __tablename__ = "tallies"
@@ -230,7 +230,7 @@ class IdempotencyKey(Base):
     answer: Mapped[bytes | None]  # encrypted: status, headers and body
 
 
-class Pulse(Base):
+class ApiUptime(Base):
     """One row: when an API process was last alive, and since when without a gap."""
 
     __tablename__ = "pulse"
@@ -256,7 +256,7 @@ class MetricPoint(Base):
 
 
 class MetricSummary(Base):
-    """The points of a key whose step lies in [bucket * width, (bucket + 1) * width); see `services/summaries.py`."""
+    """The points of a key with a step in [bucket * width, (bucket + 1) * width): `services/history/summaries.py`."""
 
     __tablename__ = "metric_summaries"
     __table_args__ = {"sqlite_with_rowid": False}

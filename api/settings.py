@@ -171,8 +171,8 @@ class Settings(BaseSettings):
     )
 
     @property
-    def pulse_seconds(self) -> float:
-        """How often the API notes that it is alive; see `services/pulse.py`."""
+    def uptime_interval_seconds(self) -> float:
+        """How often the API records that it is alive; see `services/lifecycle/uptime.py`."""
         return min(5.0, self.lease_seconds / 6)
 
 

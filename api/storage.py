@@ -3,7 +3,7 @@ bytes never change afterwards.
 
 Publishing has two phases. A file is staged, verified, then published under a new key that no row names yet; the
 transaction that names the key in the database makes it visible. A crash in between leaves a file that nobody
-names, which `services.artifacts.sweep` removes; it never leaves a row without its file.
+names, which `services.files.artifacts.sweep` removes; it never leaves a row without its file.
 
 Staged bytes outlive the request that brought them, under a name of their own: whoever comes back brings the rest.
 A storage that workers can reach by themselves (`DirectUploads`) takes them without this process in between.

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from sqlalchemy import select, update
 
 from api.database import Database
-from api.models import Attempt, Base, Event, Pulse
+from api.models import ApiUptime, Attempt, Base, Event
 from api.services.lifecycle import attempts
 from api.settings import Settings
 from tests.api.conftest import WORKER
@@ -244,8 +244,8 @@ class JobMachine(RuleBasedStateMachine):
         one = self._try(data)
         with self.database.transaction() as session:
             now = session.now()
-            session.insert_if_absent(Pulse, {"id": 1, "at": now, "since": now})
-            session.execute(update(Pulse).values(at=now, since=now - timedelta(days=1)))
+            session.insert_if_absent(ApiUptime, {"id": 1, "at": now, "since": now})
+            session.execute(update(ApiUptime).values(at=now, since=now - timedelta(days=1)))
             lapsed = update(Attempt).where(Attempt.id == one.id)
             session.execute(lapsed.values(lease_expires_at=now - timedelta(seconds=1)))
         with self.database.transaction() as session:

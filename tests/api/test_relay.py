@@ -114,7 +114,7 @@ def test_the_embedded_relay_rings_at_once(
                 time.sleep(0.005)
             waits.append(time.monotonic() - posted)
     assert sorted(waits)[2] < 1.0
-    assert not [thread for thread in threading.enumerate() if thread.name in ("relay", "pulse")]
+    assert not [thread for thread in threading.enumerate() if thread.name in ("relay", "uptime")]
 
 
 def test_a_broker_that_is_away_loses_no_job(

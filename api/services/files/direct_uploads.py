@@ -18,7 +18,7 @@ from api.models import new_id
 from api.services.files import capacity
 from api.services.files.artifacts import as_wire
 from api.services.files.uploads import PublishedArtifact, UploadMetadata, find_published, record
-from api.services.jobs.fencing import fenced
+from api.services.jobs.fencing import running_attempt
 from api.settings import Settings
 from api.storage import CorruptUpload, DirectUploads, IncompleteUpload, Storage
 from api.stores.threads import PUBLISHING, STAGING
@@ -33,7 +33,7 @@ async def plan(
     """Where a file goes, and what of it has arrived.
 
     Raises:
-        NotFound, Stale: the attempt is not there, or no longer its job's.
+        NotFound, StaleAttempt: the attempt is not there, or no longer its job's.
         InsufficientStorage: as many bytes are stored as may be.
         Unavailable: too many wait for the storage already.
     """
@@ -62,7 +62,7 @@ async def commit(
     """Publish what was sent to the storage.
 
     Raises:
-        NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
+        NotFound, StaleAttempt: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
         WrongOffset: not everything has arrived.
         DigestMismatch: what has arrived is not what was announced; it is forgotten.
         InsufficientStorage: as many bytes are stored as may be.
@@ -108,7 +108,7 @@ def _discard_parts(direct_uploads: DirectUploads, fence: Fence, upload: UploadMe
 def _admit(database: Database, settings: Settings, fence: Fence, upload: UploadMetadata) -> str | PublishedArtifact:
     """The job of a live attempt; or the artifact, if these very bytes stand there already."""
     with database.reading() as session:
-        attempt = fenced(session, fence, lock=False)
+        attempt = running_attempt(session, fence, lock=False)
         artifact = find_published(session, attempt, upload.name, upload.sha256)
         if artifact is not None:
             return PublishedArtifact(as_wire(artifact, attempt.number), new=False)

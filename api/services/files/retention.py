@@ -66,7 +66,7 @@ def superfluous(session: Session, job_id: str, last: int) -> Sequence[Artifact]:
 
 def _best_step(session: Session, job_id: str) -> int | None:
     """The step of the best student, as the attempts have told it; None: none was measured."""
-    for part in reversed(series.stretches(session, job_id)):
+    for part in reversed(series.step_ranges(session, job_id)):
         measured = select(Evaluation.step).where(
             Evaluation.attempt_id == part.attempt_id,
             Evaluation.model == "student",

@@ -39,7 +39,7 @@ from api.models import Artifact, new_id
 from api.services.files import capacity
 from api.services.files.artifacts import as_wire
 from api.services.files.retention import trim
-from api.services.jobs.fencing import Fenced, fenced
+from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.settings import Settings
 from api.storage import OffsetMismatch, PartLocked, StagedUpload, Storage, StorageUnavailable
 from api.stores.threads import PUBLISHING, STAGING
@@ -142,9 +142,9 @@ def _length(content_length: str | None) -> int:
 
 
 def received_bytes(database: Database, storage: Storage, fence: Fence, name: str, size: int, sha256: bytes) -> int:
-    """How many bytes of a file there are; all of them once it is published. Raises as `live` does."""
+    """How many bytes of a file there are; all of them once it is published. Raises as `running_attempt` does."""
     with database.reading() as session:
-        attempt = fenced(session, fence, lock=False)
+        attempt = running_attempt(session, fence, lock=False)
         if find_published(session, attempt, name, sha256) is not None:
             return size
     return storage.staged_size(part_name(fence.attempt, name, size, sha256))
@@ -164,7 +164,7 @@ async def receive(
     runs in threads.
 
     Raises:
-        NotFound, Stale: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
+        NotFound, StaleAttempt: the attempt is not there, or no longer its job's; also if it was given up meanwhile.
         BadRequest: the body is not what was announced; `DigestMismatch` if nothing but its bytes are wrong.
         InFlight, WrongOffset: another request brings the same file; it goes on elsewhere.
         StalledUpload: nothing came for `IDLE_SECONDS`.
@@ -242,7 +242,7 @@ def _admit(database: Database, settings: Settings, fence: Fence, upload: UploadM
     Or the artifact, where nothing but the answer is missing: it was lost after the publication.
     """
     with database.reading() as session:
-        attempt = fenced(session, fence, lock=False)
+        attempt = running_attempt(session, fence, lock=False)
         if 0 < upload.offset == upload.size:
             artifact = find_published(session, attempt, upload.name, upload.sha256)
             if artifact is not None:
@@ -252,7 +252,7 @@ def _admit(database: Database, settings: Settings, fence: Fence, upload: UploadM
         return attempt.job_id
 
 
-def find_published(session: Session, attempt: Fenced, name: str, sha256: bytes) -> Artifact | None:
+def find_published(session: Session, attempt: AttemptRow, name: str, sha256: bytes) -> Artifact | None:
     """What the attempt has published of just these bytes under the name."""
     query = select(Artifact).where(Artifact.job_id == attempt.job_id, Artifact.name == name)
     return session.scalar(query.where(Artifact.attempt_id == attempt.id, Artifact.sha256 == sha256.hex()))
@@ -285,11 +285,11 @@ def record(
     """Name a file that lies in the storage, under its key, as what was announced; what stood there before goes.
 
     Raises:
-        NotFound, Stale, InsufficientStorage, PayloadTooLarge: it may not be; it is removed.
+        NotFound, StaleAttempt, InsufficientStorage, PayloadTooLarge: it may not be; it is removed.
     """
     try:
         with database.transaction() as session:
-            attempt, now = fenced(session, fence), session.now()
+            attempt, now = running_attempt(session, fence), session.now()
             query = select(Artifact).where(Artifact.job_id == job_id, Artifact.name == upload.name)
             artifact = session.scalar(query)
             sha256 = upload.sha256.hex()

@@ -1,8 +1,8 @@
 """A whole series in a bounded number of buckets: count, min, max and last of each, so that no spike is lost.
 
-Which steps of an attempt count, a later attempt decides (`series.stretches`). What is read are summaries as wide as the
-answer allows; a bucket that is cut by the end of a stretch is put together from narrower ones, and at last from points.
-However long the series is, a few thousand rows are read for a key.
+Which steps of an attempt count, a later attempt decides (`series.step_ranges`). What is read are summaries as wide as
+the answer allows; a bucket that is cut by the end of a range is put together from narrower ones, and at last from
+points. However long the series is, a few thousand rows are read for a key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Select, and_, case, cast, func, select
 from api.database import Session
 from api.models import MetricPoint, MetricSummary
 from api.services.history.reports import NON_FINITE
-from api.services.history.series import Stretch, stretches
+from api.services.history.series import StepRange, step_ranges
 from api.services.history.summaries import WIDTHS, joined
 from wire import reports as wire
 
@@ -50,11 +50,11 @@ def read(
     """The whole series, or the steps `since_step` … `until_step` of it, in at most so many buckets per key.
 
     There may be fewer, down to a quarter, and there are at most `MAX_BUCKETS` over all keys (but one for each).
-    Raises as `stretches` does.
+    Raises as `step_ranges` does.
     """
     clipped = (
         part._replace(first=max(part.first, since_step), last=min(part.last, until_step))
-        for part in stretches(session, job_id, attempt)
+        for part in step_ranges(session, job_id, attempt)
     )
     parts = [part for part in (_reported(session, part) for part in clipped) if part is not None]
     if not parts:
@@ -63,24 +63,24 @@ def read(
     wanted = _wanted(keys, parts[0].first, parts[-1].last, max(1, min(buckets, MAX_BUCKETS // max(number, 1))))
     found: dict[tuple[int, str], _Bucket] = {}
     for part in parts:
-        for place, bucket in _of_stretch(session, part, wanted):
+        for place, bucket in _of_range(session, part, wanted):
             found[place] = _later(found.get(place), bucket)
     items = [_as_wire(place, found[place], wanted.width) for place in sorted(found)]
     return wire.MetricBuckets(width=wanted.width, items=items)
 
 
-def _reported(session: Session, part: Stretch) -> Stretch | None:
-    """The stretch from its first to its last point; None if it has none."""
+def _reported(session: Session, part: StepRange) -> StepRange | None:
+    """The range from its first to its last point; None if it has none."""
     # A query for each: SQLite looks at one end of an index, not at both.
     first, last = (session.scalar(select(end(MetricPoint.step)).where(*_between(part))) for end in (func.min, func.max))
     return None if first is None or last is None else part._replace(first=first, last=last)
 
 
-def _between(part: Stretch) -> list[Any]:
+def _between(part: StepRange) -> list[Any]:
     return [MetricPoint.attempt_id == part.attempt_id, MetricPoint.step >= part.first, MetricPoint.step <= part.last]
 
 
-def _keys(session: Session, parts: Sequence[Stretch]) -> set[str]:
+def _keys(session: Session, parts: Sequence[StepRange]) -> set[str]:
     """Of the attempts, whether or not they occur in these very steps."""
     attempts = [part.attempt_id for part in parts]
     query = select(MetricSummary.key).where(MetricSummary.attempt_id.in_(attempts), MetricSummary.width == WIDTHS[-1])
@@ -97,7 +97,7 @@ def _wanted(keys: Sequence[str], first: int, last: int, number: int) -> _Wanted:
     return _Wanted(keys, base, width)
 
 
-def _of_stretch(session: Session, part: Stretch, wanted: _Wanted) -> Iterator[tuple[tuple[int, str], _Bucket]]:
+def _of_range(session: Session, part: StepRange, wanted: _Wanted) -> Iterator[tuple[tuple[int, str], _Bucket]]:
     for base, piece in _pieces(part, [width for width in reversed(WIDTHS) if width <= wanted.base]):
         query = _points(piece, wanted) if base == 1 else _summaries(piece, base, wanted)
         for row in session.execute(query):
@@ -106,8 +106,8 @@ def _of_stretch(session: Session, part: Stretch, wanted: _Wanted) -> Iterator[tu
             yield (row.place, row.key), _Bucket(summary, row.value, row.kind)
 
 
-def _pieces(part: Stretch, bases: Sequence[int]) -> Iterator[tuple[int, Stretch]]:
-    """The stretch cut into whole buckets of the widest base, then at its ends of narrower ones, then of points."""
+def _pieces(part: StepRange, bases: Sequence[int]) -> Iterator[tuple[int, StepRange]]:
+    """The range cut into whole buckets of the widest base, then at its ends of narrower ones, then of points."""
     if part.first > part.last:
         return
     if not bases:
@@ -123,7 +123,7 @@ def _pieces(part: Stretch, bases: Sequence[int]) -> Iterator[tuple[int, Stretch]
     yield from _pieces(part._replace(first=end), bases[1:])
 
 
-def _summaries(part: Stretch, base: int, wanted: _Wanted) -> Select[*tuple[Any, ...]]:
+def _summaries(part: StepRange, base: int, wanted: _Wanted) -> Select[*tuple[Any, ...]]:
     """Whole buckets from `part.first`, with the value of the last step of each bucket of the answer."""
     kept = MetricSummary
     place = kept.bucket // (wanted.width // base)
@@ -148,7 +148,7 @@ def _summaries(part: Stretch, base: int, wanted: _Wanted) -> Select[*tuple[Any, 
     return _with_last(query.group_by(kept.key, place), part)
 
 
-def _points(part: Stretch, wanted: _Wanted) -> Select[*tuple[Any, ...]]:
+def _points(part: StepRange, wanted: _Wanted) -> Select[*tuple[Any, ...]]:
     point = MetricPoint
     place = point.step // wanted.width
     query = select(
@@ -168,7 +168,7 @@ def _points(part: Stretch, wanted: _Wanted) -> Select[*tuple[Any, ...]]:
     return _with_last(query.group_by(point.key, place), part)
 
 
-def _with_last(query: Select[*tuple[Any, ...]], part: Stretch) -> Select[*tuple[Any, ...]]:
+def _with_last(query: Select[*tuple[Any, ...]], part: StepRange) -> Select[*tuple[Any, ...]]:
     found = query.cte("found")
     of_it = and_(
         MetricPoint.attempt_id == part.attempt_id,

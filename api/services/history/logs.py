@@ -10,7 +10,7 @@ from api.auth import Fence
 from api.database import Session
 from api.models import LogChunk
 from api.services.jobs import store
-from api.services.jobs.fencing import fenced
+from api.services.jobs.fencing import running_attempt
 from api.services.jobs.journal import append
 from wire.logs import MAX_LINES, LogBatch, LogPage, StoredLine
 
@@ -18,11 +18,11 @@ CHUNKS_AT_ONCE = 20  # so many has a reader in memory who follows slowly
 
 
 def add(session: Session, fence: Fence, batch: LogBatch, limit: int) -> None:
-    """Store a batch once, and drop what is older than the last `limit` characters. Raises as `live` does.
+    """Store a batch once, and drop what is older than the last `limit` characters. Raises as `running_attempt` does.
 
     An attempt's batches come one after the other, so one that is not newer than the last has been stored before.
     """
-    attempt = fenced(session, fence)
+    attempt = running_attempt(session, fence)
     known = session.scalar(select(func.max(LogChunk.sequence)).where(LogChunk.attempt_id == attempt.id))
     if known is not None and batch.sequence <= known:
         return

@@ -10,7 +10,7 @@ from api.database import Session
 from api.errors import PayloadTooLarge
 from api.models import Evaluation, MetricBatch, MetricPoint
 from api.services.history import summaries
-from api.services.jobs.fencing import Fenced, fenced
+from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.services.jobs.journal import append
 from wire.reports import MAX_POINTS, EvaluationReport
 from wire.reports import MetricBatch as Batch
@@ -22,24 +22,24 @@ NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point
 def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
     """Store a batch whole, once: the same sequence again changes nothing, and costs two look-ups.
 
-    Raises as `live` does, and `PayloadTooLarge` for a batch of too many points.
+    Raises as `running_attempt` does, and `PayloadTooLarge` for a batch of too many points.
     """
-    attempt = fenced(session, fence)
+    attempt = running_attempt(session, fence)
     if len(batch.points) > MAX_POINTS:
         raise PayloadTooLarge(
             f"the batch has {len(batch.points)} points, and at most {MAX_POINTS} are taken at once",
             remedy="Send several batches, each with a sequence number of its own.",
         )
-    mark = {"attempt_id": attempt.id, "sequence": batch.sequence}
-    if not session.insert_if_absent(MetricBatch, mark):
+    batch_id = {"attempt_id": attempt.id, "sequence": batch.sequence}
+    if not session.insert_if_absent(MetricBatch, batch_id):
         return
     if batch.points:
-        rows = [_row(mark, point) for point in batch.points]
-        summaries.add(session, mark, rows, stored=session.insert_many(MetricPoint, rows))
-    _note_batch(session, attempt, batch)
+        rows = [_row(batch_id, point) for point in batch.points]
+        summaries.add(session, batch_id, rows, stored=session.insert_many(MetricPoint, rows))
+    _record_batch(session, attempt, batch)
 
 
-def _note_batch(session: Session, attempt: Fenced, batch: Batch) -> None:
+def _record_batch(session: Session, attempt: AttemptRow, batch: Batch) -> None:
     progress = batch.progress.model_dump() if batch.progress else None
     steps = [point.step for point in batch.points]
     where = {"first": min(steps), "last": max(steps)} if steps else {}
@@ -48,16 +48,16 @@ def _note_batch(session: Session, attempt: Fenced, batch: Batch) -> None:
     append(session, attempt.job_id, "metrics", ref | where, size=200 + 120 * len(steps), **values)
 
 
-def _row(mark: dict[str, Any], point: Point) -> dict[str, Any]:
-    row = mark | {"step": point.step, "key": point.key, "at": point.at}
+def _row(batch_id: dict[str, Any], point: Point) -> dict[str, Any]:
+    row = batch_id | {"step": point.step, "key": point.key, "at": point.at}
     if isinstance(point.value, str):
         return row | {"value": None, "kind": 1 + NON_FINITE.index(point.value)}
     return row | {"value": point.value, "kind": 0}
 
 
 def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> None:
-    """Store an evaluation once per model and step. Raises as `live` does."""
-    attempt = fenced(session, fence)
+    """Store an evaluation once per model and step. Raises as `running_attempt` does."""
+    attempt = running_attempt(session, fence)
     row = {
         "attempt_id": attempt.id,
         "model": report.model,
@@ -78,17 +78,17 @@ def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> 
     append(session, attempt.job_id, "evaluation", ref, size=size, updated_at=row["at"], **best)
 
 
-def spell(value: float) -> float | str:
+def encode_non_finite(value: float) -> float | str:
     """JSON has no NaN and no infinity; the wire spells them."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def plain(value: Any) -> Any:
+def without_non_finite(value: Any) -> Any:
     """A copy of parsed JSON without non-finite numbers."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: without_non_finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
-    return spell(value) if isinstance(value, float) else value
+        return [without_non_finite(item) for item in value]
+    return encode_non_finite(value) if isinstance(value, float) else value

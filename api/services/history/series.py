@@ -1,7 +1,7 @@
 """Reading what was reported, as one series over all attempts of a job.
 
 An attempt that resumes from the checkpoint of step r continues the series behind r: what earlier attempts
-reported for later steps is replaced. Each attempt therefore owns a stretch of steps, and the stretches lie one
+reported for later steps is replaced. Each attempt therefore owns a range of steps, and the ranges lie one
 behind the other, so a page is a few range scans over the primary key (attempt, step, key).
 """
 
@@ -23,7 +23,7 @@ from wire.artifacts import curves_artifact
 LAST = 2**53  # no step lies behind it
 
 
-class Stretch(NamedTuple):
+class StepRange(NamedTuple):
     """The steps of an attempt that count: `first` <= step <= `last`."""
 
     attempt_id: str
@@ -32,22 +32,22 @@ class Stretch(NamedTuple):
     last: int
 
 
-def stretches(session: Session, job_id: str, attempt: int | None = None) -> list[Stretch]:
+def step_ranges(session: Session, job_id: str, attempt: int | None = None) -> list[StepRange]:
     """In the order of steps; or the whole of one attempt. Raises `NotFound` for an attempt that there is not."""
     job = store.find(session, job_id)
     query = select(Attempt.id, Attempt.number, Attempt.resumed_from_step).where(Attempt.job_id == job.id)
     rows = list(session.execute(query.order_by(Attempt.number)))
     if attempt is not None:
-        whole = [Stretch(row.id, row.number, 0, LAST) for row in rows if row.number == attempt]
+        whole = [StepRange(row.id, row.number, 0, LAST) for row in rows if row.number == attempt]
         if not whole:
             raise NotFound(f"the job has no attempt {attempt}", remedy=f"It has {len(rows)}; they count from 1.")
         return whole
-    found: list[Stretch] = []
+    found: list[StepRange] = []
     last = LAST
     for row in reversed(rows):
         first = row.resumed_from_step + 1 if row.resumed_from_step else 0
         if first <= last:
-            found.append(Stretch(row.id, row.number, first, last))
+            found.append(StepRange(row.id, row.number, first, last))
         last = min(last, first - 1)
     return found[::-1]
 
@@ -57,7 +57,7 @@ def page(
 ) -> wire.MetricPage:
     """Points by step and key, whole steps only: at most `limit`, or one step if that alone has more."""
     found: list[wire.MetricRow] = []
-    parts = stretches(session, job_id, attempt)
+    parts = step_ranges(session, job_id, attempt)
     for part in parts:
         found += _points(session, part, keys, since_step, limit + 1 - len(found))
         if len(found) > limit:
@@ -66,7 +66,7 @@ def page(
 
 
 def _whole_steps(
-    session: Session, parts: Sequence[Stretch], keys: Sequence[str], found: list[wire.MetricRow]
+    session: Session, parts: Sequence[StepRange], keys: Sequence[str], found: list[wire.MetricRow]
 ) -> wire.MetricPage:
     """Cut the page before the step that does not fit; a step that alone is more than a page is given whole."""
     step = found[-1].step
@@ -80,7 +80,7 @@ def _whole_steps(
 
 
 def _points(
-    session: Session, part: Stretch, keys: Sequence[str], since_step: int, limit: int | None
+    session: Session, part: StepRange, keys: Sequence[str], since_step: int, limit: int | None
 ) -> list[wire.MetricRow]:
     query = (
         select(MetricPoint.key, MetricPoint.step, MetricPoint.value, MetricPoint.kind, MetricPoint.at)
@@ -113,7 +113,7 @@ def best_ap(session: Session, job: Job, step: int) -> float | None:
 
 def evaluations(session: Session, job_id: str) -> wire.EvaluationList:
     """By step; of two of the same model and step, the later attempt's."""
-    parts = stretches(session, job_id)  # first: it refuses an id that is none, and a database may choke on one
+    parts = step_ranges(session, job_id)  # first: it refuses an id that is none, and a database may choke on one
     drawn = select(Artifact.name).where(Artifact.job_id == job_id, Artifact.kind == "curves")
     curves = frozenset(session.scalars(drawn))
     found: dict[tuple[int, str], wire.Evaluation] = {}

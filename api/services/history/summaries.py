@@ -18,19 +18,19 @@ from api.models import MetricPoint, MetricSummary
 WIDTHS = (64, 1024)  # steps; each a multiple of the one before
 
 
-def add(session: Session, mark: dict[str, Any], rows: Sequence[dict[str, Any]], stored: int) -> None:
-    """Take in the rows of a batch, of which `stored` were new. `mark` names the batch."""
+def add(session: Session, batch_id: dict[str, Any], rows: Sequence[dict[str, Any]], stored: int) -> None:
+    """Take in the rows of a batch, of which `stored` were new. `batch_id` names the batch."""
     if stored < len(rows):  # the others repeat a step and key that was reported before: they count for nothing
-        rows = _stored(session, mark, rows)
-    if found := [row for width in WIDTHS for row in _summed(mark["attempt_id"], width, rows)]:
+        rows = _stored(session, batch_id, rows)
+    if found := [row for width in WIDTHS for row in _summed(batch_id["attempt_id"], width, rows)]:
         session.insert_many(MetricSummary, found, _merged)
 
 
-def _stored(session: Session, mark: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _stored(session: Session, batch_id: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     steps = [row["step"] for row in rows]
     query = (
         select(MetricPoint.step, MetricPoint.key, MetricPoint.value, MetricPoint.kind)
-        .where(MetricPoint.attempt_id == mark["attempt_id"], MetricPoint.sequence == mark["sequence"])
+        .where(MetricPoint.attempt_id == batch_id["attempt_id"], MetricPoint.sequence == batch_id["sequence"])
         .where(MetricPoint.step >= min(steps), MetricPoint.step <= max(steps))
     )
     return [row._asdict() for row in session.execute(query)]

@@ -9,24 +9,24 @@ from sqlalchemy import bindparam, select
 
 from api.auth import Fence
 from api.database import Session
-from api.errors import NotFound, Stale, Unauthorized
+from api.errors import NotFound, StaleAttempt, Unauthorized
 from api.models import ID, Attempt
 
 
-def known(session: Session, fence: Fence) -> Attempt:
+def lock_attempt(session: Session, fence: Fence) -> Attempt:
     """The attempt, live or ended, if the token is its own. Locked until the transaction ends, against the reaper.
 
     Raises:
         Unauthorized: the secret that came along is not the attempt's own.
         NotFound: there is no such attempt.
-        Stale: the token is another attempt's.
+        StaleAttempt: the token is another attempt's.
     """
     query = select(Attempt).where(Attempt.id == fence.attempt).with_for_update()
     attempt = session.scalar(query) if ID.fullmatch(fence.attempt) else None
     return _checked(attempt, fence)
 
 
-class Fenced(NamedTuple):
+class AttemptRow(NamedTuple):
     """What most reports need of their attempt; they are frequent, and an object of the session costs more to make."""
 
     id: str
@@ -36,25 +36,29 @@ class Fenced(NamedTuple):
     token_sha256: str | None
 
 
-_FENCED = select(*(Attempt.__table__.c[name] for name in Fenced._fields)).where(
+_SELECT = select(*(Attempt.__table__.c[name] for name in AttemptRow._fields)).where(
     Attempt.__table__.c.id == bindparam("of_attempt")
 )
-_LOCKED = _FENCED.with_for_update()
-A = TypeVar("A", Attempt, Fenced)
+_SELECT_LOCKED = _SELECT.with_for_update()
+A = TypeVar("A", Attempt, AttemptRow)
 
 
-def fenced(session: Session, fence: Fence, *, lock: bool = True) -> Fenced:
-    """An attempt that still runs; locked as by `known`, unless told otherwise. Raises as `live` does."""
+def running_attempt(session: Session, fence: Fence, *, lock: bool = True) -> AttemptRow:
+    """An attempt that still runs; locked unless told otherwise. Raises as `lock_running_attempt` does."""
     row = None
     if ID.fullmatch(fence.attempt):
-        row = session.connection().execute(_LOCKED if lock else _FENCED, {"of_attempt": fence.attempt}).one_or_none()
-    attempt = _checked(None if row is None else Fenced(*row), fence)
-    _check_live(attempt)
+        row = (
+            session.connection()
+            .execute(_SELECT_LOCKED if lock else _SELECT, {"of_attempt": fence.attempt})
+            .one_or_none()
+        )
+    attempt = _checked(None if row is None else AttemptRow(*row), fence)
+    _check_running(attempt)
     return attempt
 
 
 def _checked(attempt: A | None, fence: Fence) -> A:
-    if fence.secret_sha256 is not None and not _own(attempt, fence.secret_sha256):
+    if fence.secret_sha256 is not None and not _is_own_secret(attempt, fence.secret_sha256):
         raise Unauthorized("the token is not this attempt's", remedy="Use the one that the claim answered with.")
     if attempt is None:
         raise NotFound("there is no such attempt", remedy="A claim answers with the attempt's id.")
@@ -63,22 +67,22 @@ def _checked(attempt: A | None, fence: Fence) -> A:
     return attempt
 
 
-def _own(attempt: Attempt | Fenced | None, secret_sha256: str) -> bool:
+def _is_own_secret(attempt: Attempt | AttemptRow | None, secret_sha256: str) -> bool:
     kept = attempt.token_sha256 if attempt is not None else None
     return kept is not None and hmac.compare_digest(kept, secret_sha256)
 
 
-def live(session: Session, fence: Fence) -> Attempt:
-    """The attempt, if it still runs. Raises as `known` does, and `Stale` if it has ended."""
-    attempt = known(session, fence)
-    _check_live(attempt)
+def lock_running_attempt(session: Session, fence: Fence) -> Attempt:
+    """The attempt, if it still runs. Raises as `lock_attempt` does, and `StaleAttempt` if it has ended."""
+    attempt = lock_attempt(session, fence)
+    _check_running(attempt)
     return attempt
 
 
-def _check_live(attempt: Attempt | Fenced) -> None:
+def _check_running(attempt: Attempt | AttemptRow) -> None:
     if attempt.status != "running":
         raise _stale(f"attempt {attempt.number} has ended: {attempt.status}")
 
 
-def _stale(detail: str) -> Stale:
-    return Stale(detail, remedy="Stop this training: the job may have gone to another worker.")
+def _stale(detail: str) -> StaleAttempt:
+    return StaleAttempt(detail, remedy="Stop this training: the job may have gone to another worker.")

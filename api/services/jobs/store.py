@@ -8,7 +8,7 @@ from sqlalchemy import and_, func, or_, select, update
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import ID, Attempt, Job, JobLabel, Outbox, Tally, Transition
+from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition
 from api.services.jobs import quotas
 from api.services.jobs.transitions import begin
 from api.settings import Settings
@@ -125,11 +125,15 @@ def count_deleted_attempts(session: Session, job_id: str) -> None:
     """Count the attempts of a job that is about to be deleted."""
     ended = select(Attempt.status, func.count().label("count")).where(Attempt.job_id == job_id).group_by(Attempt.status)
     for row in session.execute(ended.order_by(Attempt.status)).all():  # in one order: or two deletions could deadlock
-        if not session.insert_if_absent(Tally, {"status": row.status, "count": row.count}):
-            more = update(Tally).where(Tally.status == row.status).values(count=Tally.count + row.count)
+        if not session.insert_if_absent(DeletedAttemptCount, {"status": row.status, "count": row.count}):
+            more = (
+                update(DeletedAttemptCount)
+                .where(DeletedAttemptCount.status == row.status)
+                .values(count=DeletedAttemptCount.count + row.count)
+            )
             session.execute(more)
 
 
 def deleted_attempts(session: Session) -> dict[str, int]:
     """How many attempts of deleted jobs ended in each way."""
-    return {row.status: row.count for row in session.scalars(select(Tally))}
+    return {row.status: row.count for row in session.scalars(select(DeletedAttemptCount))}

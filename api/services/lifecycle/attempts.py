@@ -13,12 +13,12 @@ from api.auth import ATTEMPT_PREFIX, Fence, digest, new_secret
 from api.database import Database, Session
 from api.errors import Conflict
 from api.infrastructure_errors import is_lock_conflict
-from api.models import ID, Attempt, Job, Pulse
+from api.models import ID, ApiUptime, Attempt, Job
 from api.services.files import artifacts
 from api.services.history import series
-from api.services.history.reports import plain
+from api.services.history.reports import without_non_finite
 from api.services.jobs import quotas, store
-from api.services.jobs.fencing import fenced, known, live
+from api.services.jobs.fencing import lock_attempt, lock_running_attempt, running_attempt
 from api.services.jobs.transitions import move
 from api.services.lifecycle import failures, workers
 from api.settings import Settings
@@ -67,7 +67,7 @@ def claim(
     )
     session.add(attempt)
     session.flush()
-    workers.note(session, now, request.worker, request.device, request.devices, versions=request.versions)
+    workers.record_seen(session, now, request.worker, request.device, request.devices, versions=request.versions)
     _rewind(session, job, attempt.resumed_from_step)
     return Claim(
         attempt=attempt.id,
@@ -96,9 +96,9 @@ def _rewind(session: Session, job: Job, step: int) -> None:
 
 def heartbeat(session: Session, settings: Settings, fence: Fence, report: HeartbeatReport | None) -> Heartbeat:
     """Renew the lease."""
-    attempt = live(session, fence)
+    attempt = lock_running_attempt(session, fence)
     now = session.now()
-    workers.note(session, now, attempt.worker, attempt.device, report.devices if report else [])
+    workers.record_seen(session, now, attempt.worker, attempt.device, report.devices if report else [])
     attempt.lease_expires_at = now + timedelta(seconds=settings.lease_seconds)
     return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt.job_id).command)
 
@@ -109,9 +109,9 @@ class Waiting(NamedTuple):
 
 
 def look_for_command(database: Database, fence: Fence) -> Waiting:
-    """What the worker should do now. Raises as `live` does."""
+    """What the worker should do now. Raises as `running_attempt` does."""
     with database.reading() as session:
-        attempt = fenced(session, fence, lock=False)
+        attempt = running_attempt(session, fence, lock=False)
         return Waiting(attempt.job_id, _command(session, attempt.job_id))
 
 
@@ -125,13 +125,13 @@ def finish(session: Session, settings: Settings, fence: Fence, report: FinishRep
     """End the attempt as the worker reports; the same report again gets the same answer.
 
     Raises:
-        Stale: the attempt has ended otherwise.
+        StaleAttempt: the attempt has ended otherwise.
     """
-    attempt = known(session, fence)
+    attempt = lock_attempt(session, fence)
     if attempt.finish is not None and attempt.finish["outcome"] == report.outcome:
         return Finish.model_validate(attempt.finish["answer"])
-    live(session, fence)
-    attempt.result = plain(report.result)
+    lock_running_attempt(session, fence)
+    attempt.result = without_non_finite(report.result)
     answer = _end(session, settings, attempt, report.outcome, _failure(session, attempt, report))
     attempt.finish = {"outcome": report.outcome, "answer": answer.model_dump()}
     return answer
@@ -152,8 +152,8 @@ def reap(session: Session, settings: Settings) -> int:
     """
     now = session.now()
     lease = timedelta(seconds=settings.lease_seconds)
-    pulse = session.get(Pulse, 1)
-    if pulse is None or now - pulse.at > lease / 2 or now - pulse.since < lease:
+    uptime = session.get(ApiUptime, 1)
+    if uptime is None or now - uptime.at > lease / 2 or now - uptime.since < lease:
         return 0
     lapsed = (
         select(Attempt)

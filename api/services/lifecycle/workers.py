@@ -1,4 +1,4 @@
-"""Who the workers are: noted with every claim and heartbeat, in the transaction of that."""
+"""Who the workers are: recorded with every claim and heartbeat, in the transaction of that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not li
 LISTED = 1000
 
 
-def note(
+def record_seen(
     session: Session, now: datetime, worker: str, device: str, devices: list[wire.DeviceState], **more: Any
 ) -> None:
     """The worker was heard of. What it says of no device leaves the former as it was."""

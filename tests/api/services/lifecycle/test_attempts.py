@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from api.database import Database
-from api.models import Attempt, Job, Outbox, Pulse, Transition
+from api.models import ApiUptime, Attempt, Job, Outbox, Transition
 from api.services.jobs.transitions import move
 from api.services.lifecycle import attempts, uptime
 from api.settings import Settings
@@ -31,8 +31,8 @@ def reap_after(database: Database, settings: Settings, seconds: float, *, up_for
         back = timedelta(seconds=seconds)
         for attempt in session.scalars(select(Attempt).where(Attempt.status == "running")):
             attempt.lease_expires_at -= back
-        session.insert_if_absent(Pulse, {"id": 1, "at": now, "since": now})
-        session.execute(update(Pulse).values(at=now, since=now - timedelta(seconds=up_for)))
+        session.insert_if_absent(ApiUptime, {"id": 1, "at": now, "since": now})
+        session.execute(update(ApiUptime).values(at=now, since=now - timedelta(seconds=up_for)))
     with database.transaction() as session:
         return attempts.reap(session, settings)
 
@@ -155,12 +155,12 @@ def test_a_gap_in_the_pulse_begins_a_new_stretch(database: Database, settings: S
     lease = timedelta(seconds=settings.lease_seconds)
     for gap, is_new in ((lease / 4, False), (lease, True)):
         with database.transaction() as session:
-            uptime.beat(session, settings)
-            row = session.get_one(Pulse, 1)
+            uptime.record(session, settings)
+            row = session.get_one(ApiUptime, 1)
             row.at, row.since = session.now() - gap, session.now() - 10 * lease
         with database.transaction() as session:
-            uptime.beat(session, settings)
-            row = session.get_one(Pulse, 1)
+            uptime.record(session, settings)
+            row = session.get_one(ApiUptime, 1)
             assert (row.since == row.at) is is_new
 
 
@@ -172,7 +172,7 @@ def test_without_a_recent_pulse_nothing_is_reaped(
     reap_after(database, settings, 0)
     with database.transaction() as session:
         now = session.now()
-        session.execute(update(Pulse).values(at=now - timedelta(seconds=20), since=now - timedelta(hours=1)))
+        session.execute(update(ApiUptime).values(at=now - timedelta(seconds=20), since=now - timedelta(hours=1)))
         session.execute(update(Attempt).values(lease_expires_at=now - timedelta(seconds=1)))
     with database.transaction() as session:
         assert attempts.reap(session, settings) == 0
