@@ -32,11 +32,11 @@ from wire.events import Event
 
 log = logging.getLogger(__name__)
 
-READS_AT_ONCE = 8  # of all streams: a crowd of readers must leave threads to the workers' reports
-NEAR_SECONDS = 1.0  # between two looks at the database while no news come from other processes
-FAR_SECONDS = 5.0  # ... and while they do: in case that some get lost
-SLICE_SECONDS = 0.5  # how late a stream notices that the server is told to stop
-LONGEST_SECONDS = 3600.0  # then a token has to be shown anew: it may have been revoked, or have expired
+CONCURRENT_READS = 8  # of all streams: a crowd of readers must leave threads to the workers' reports
+POLL_SECONDS = 1.0  # between two polls of the database while no notifications come from other processes
+POLL_CONNECTED_SECONDS = 5.0  # ... and while they do: in case that some get lost
+CLOSING_CHECK_SECONDS = 0.5  # how late a stream notices that the server is told to stop
+MAX_SECONDS = 3600.0  # then a token has to be shown anew: it may have been revoked, or have expired
 TOKENS_SHARE = 4  # of the streams, one token may hold one part in so many
 
 T = TypeVar("T")
@@ -50,10 +50,10 @@ class Streams:
         self.closing = closing
         self.open = 0
         self._of_tokens: Counter[str] = Counter()
-        self._reads = anyio.Semaphore(READS_AT_ONCE)
+        self._reads = anyio.Semaphore(CONCURRENT_READS)
 
     @contextmanager
-    def one(self, token: str | None) -> Iterator[None]:
+    def slot(self, token: str | None) -> Iterator[None]:
         """Only the event loop's thread counts. Whoever needs no token has no share of his own.
 
         Raises:
@@ -94,8 +94,8 @@ class Streams:
             return await run_in_threadpool(work, *arguments)
 
 
-class Watch:
-    """Waits for news of a job. What comes after `listening` began is not missed by whoever looks after `heard`."""
+class JobSubscription:
+    """Waits for notifications about a job. What comes after `subscribed` began is not missed by a look after `wait`."""
 
     def __init__(self, database: Database, job_id: str, closing: threading.Event) -> None:
         self._notifier = database.notifier
@@ -105,7 +105,7 @@ class Watch:
         self._woken = asyncio.Event()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def subscribed(self) -> Iterator[None]:
         with self._notifier.listening(self._topic, lambda: self._loop.call_soon_threadsafe(self._woken.set)):
             yield
 
@@ -113,15 +113,15 @@ class Watch:
     def closing(self) -> bool:
         return self._closing.is_set()
 
-    async def heard(self) -> None:
-        """Until there is news, or it is time to look, or the server stops."""
+    async def wait(self) -> None:
+        """Until there is a notification, or it is time to poll, or the server stops."""
         began = self._loop.time()
         while not (self._woken.is_set() or self.closing):
-            patience = FAR_SECONDS if self._notifier.connected else NEAR_SECONDS
-            if self._loop.time() - began >= patience:
+            poll_seconds = POLL_CONNECTED_SECONDS if self._notifier.connected else POLL_SECONDS
+            if self._loop.time() - began >= poll_seconds:
                 break
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), SLICE_SECONDS)
+                await asyncio.wait_for(self._woken.wait(), CLOSING_CHECK_SECONDS)
         self._woken.clear()
 
 
@@ -131,22 +131,22 @@ async def follow(
     job: str,
     after: int,
     kinds: Sequence[str],
-    stands: Callable[[], bool] | None = None,
+    still_valid: Callable[[], bool] | None = None,
 ) -> AsyncGenerator[Event]:
     """The events of a job behind the number `after`, each as it comes, until the job has ended or the server stops.
 
     It also ends when the job is deleted or the database goes away, and after an hour: the reader comes back and hears
-    what is the case. `stands` is for a reader who cannot: asked then in a thread, it says whether to go on.
+    what is the case. `still_valid` is for a reader who cannot: asked then in a thread, it says whether to go on.
     """
-    watch = Watch(database, job, streams.closing)
-    until = _hence()
-    with watch.listening():
-        while not watch.closing:
+    subscription = JobSubscription(database, job, streams.closing)
+    deadline = _next_deadline()
+    with subscription.subscribed():
+        while not subscription.closing:
             try:
-                if asyncio.get_running_loop().time() >= until:
-                    if stands is None or not await streams.read(stands):
+                if asyncio.get_running_loop().time() >= deadline:
+                    if still_valid is None or not await streams.read(still_valid):
                         return
-                    until = _hence()
+                    deadline = _next_deadline()
                 page = await streams.read(events.read, database, job, after, kinds)
             except (NotFound, SQLAlchemyError) as error:
                 log.warning("a stream of job %s ends: %s", job, error)
@@ -157,19 +157,19 @@ async def follow(
             if page.over:
                 return
             if not page.more:
-                # Events of other kinds are not to be gone through again at each news. The number is older than the
-                # page: what came in between is not passed over.
+                # Events of other kinds are not to be gone through again at each notification. The number is older than
+                # the page: what came in between is not passed over.
                 after = max(after, page.last_event)
-                await watch.heard()  # at once, if something has happened since the page was asked for
+                await subscription.wait()  # at once, if something has happened since the page was asked for
 
 
-def _hence() -> float:
+def _next_deadline() -> float:
     # Those that began together, when a server did, do not all come back together.
     jitter = random.uniform(0.75, 1.0)  # noqa: S311 - no secret
-    return asyncio.get_running_loop().time() + LONGEST_SECONDS * jitter
+    return asyncio.get_running_loop().time() + MAX_SECONDS * jitter
 
 
-def stands(database: Database, caller: Caller) -> bool:
+def is_token_valid(database: Database, caller: Caller) -> bool:
     """Whether the token that a stream began with would still be let in."""
     if caller.token is None:
         return True
@@ -180,7 +180,7 @@ def stands(database: Database, caller: Caller) -> bool:
         return token.expires_at is None or token.expires_at > session.now()
 
 
-def _token(scope: Scope) -> str | None:
+def _token_id(scope: Scope) -> str | None:
     caller: Caller | None = scope.get("state", {}).get("caller")  # `admit` has noted it
     return None if caller is None else caller.token
 
@@ -197,7 +197,7 @@ class EventResponse(EventSourceResponse):
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._streams.one(_token(scope)):
+        with self._streams.slot(_token_id(scope)):
             try:
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:
@@ -214,13 +214,13 @@ class TextResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stall = self._streams.settings.stream_stall_seconds
 
-        async def in_time(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             with anyio.fail_after(stall):
                 await send(message)
 
-        with self._streams.one(_token(scope)):
+        with self._streams.slot(_token_id(scope)):
             try:
-                await super().__call__(scope, receive, in_time)
+                await super().__call__(scope, receive, send_in_time)
             except (TimeoutError, ClientDisconnect):  # the latter is what Starlette may make of the former
                 log.info("cut off a reader of %s who took nothing any more", scope["path"])
 

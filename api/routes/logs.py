@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep
 from api.http.representations import JSON, PLAIN, choose
-from api.http.streams import Streams, TextResponse, follow, stands, streams_of
+from api.http.streams import Streams, TextResponse, follow, is_token_valid, streams_of
 from api.http.transactional import Transactional
 from api.services.history import logs
 from wire.events import LogEvent
@@ -88,8 +88,8 @@ async def _followed(
     except SQLAlchemyError as error:
         log.warning("a stream of job %s ends: %s", job, error)
         return
-    go_on = partial(stands, database, caller)
-    async with aclosing(follow(streams, database, job, known.last_event, ["log"], go_on)) as found:
+    still_valid = partial(is_token_valid, database, caller)
+    async with aclosing(follow(streams, database, job, known.last_event, ["log"], still_valid)) as found:
         async for event in found:
             assert isinstance(event.data, LogEvent)
             # How far the log goes may have been read a moment after the number that it is followed from.

@@ -63,7 +63,7 @@ def test_a_log_is_followed_without_a_double(service: Service) -> None:
 
 def test_a_stream_that_ends_is_gone_on_with(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the service ends each after an hour."""
-    monkeypatch.setattr("api.http.streams.LONGEST_SECONDS", 0.1)
+    monkeypatch.setattr("api.http.streams.MAX_SECONDS", 0.1)
     job = service.post("x")
     worker = service.claimed(job)
     told: list[str] = []

@@ -19,7 +19,7 @@ from api.auth import GRANTS, LOCAL, Caller
 from api.database import Database
 from api.errors import NotFound
 from api.http import streams as open_streams
-from api.http.streams import Streams, follow, stands
+from api.http.streams import Streams, follow, is_token_valid
 from api.models import ApiToken, Event, Job, MetricPoint
 from api.services.history import events
 from api.settings import Settings
@@ -277,7 +277,7 @@ def test_what_was_passed_over_is_not_gone_through_again(
 def test_a_stream_ends_after_an_hour_unless_its_token_stands(
     database: Database, settings: Settings, post_job: PostJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_streams, "LONGEST_SECONDS", 0.0)
+    monkeypatch.setattr(open_streams, "MAX_SECONDS", 0.0)
     job = post_job()
     answers = [True, True, False]
 
@@ -295,8 +295,8 @@ def test_a_stream_ends_after_an_hour_unless_its_token_stands(
 def test_a_token_stands_until_it_is_revoked_or_expires(client: TestClient, database: Database) -> None:
     made = client.post("/tokens", json={"name": "x", "owner": "ann", "scopes": ["read"]}).json()
     caller = Caller("ann", GRANTS["read"], made["id"])
-    asked = partial(stands, database, caller)
-    assert stands(database, LOCAL)
+    asked = partial(is_token_valid, database, caller)
+    assert is_token_valid(database, LOCAL)
     assert asked()
 
     def change(**values: Any) -> None:
