@@ -1,4 +1,4 @@
-"""News between the processes of the API, over the broker's publish and subscribe.
+"""Notifications between the processes of the API, over the broker's publish and subscribe.
 
 A message names a topic and nothing else; who listens looks into the database. What the broker loses,
 or does not carry because it is away, is found there a little later.
@@ -24,7 +24,7 @@ CHANNEL = "crosskd:notifications"
 TIMEOUT_SECONDS = 1.0
 LISTEN_SECONDS = 0.25  # between two looks at whether to stop
 PAUSE_SECONDS = 1.0  # after a fault
-WAITING = 10_000  # topics that wait to be told; more are dropped, for the others look by themselves
+MAX_PENDING = 10_000  # topics that wait to be told; more are dropped, for the others look by themselves
 _OPTIONS = {
     "socket_timeout": TIMEOUT_SECONDS,
     "socket_connect_timeout": TIMEOUT_SECONDS,
@@ -82,12 +82,12 @@ class Notifier:
 
 
 class NotificationBridge:
-    """Two threads: one tells the other processes what happened here, one tells here what they say."""
+    """Two threads: one publishes to the other processes what happened here, one receives what they publish."""
 
     def __init__(self, notifier: Notifier, broker_url: str) -> None:
         self._notifier = notifier
         self._broker = broker(broker_url)
-        self._own = os.urandom(8).hex()
+        self._sender = os.urandom(8).hex()
         self._topics: dict[str, None] = {}  # in order, each once
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -96,8 +96,10 @@ class NotificationBridge:
     @contextmanager
     def running(self) -> Iterator[None]:
         threads = [
-            threading.Thread(target=self._guarded, args=(work,), name=f"notifications-{work.__name__}", daemon=True)
-            for work in (self._tell, self._receive)
+            threading.Thread(
+                target=self._reconnecting, args=(work,), name=f"notifications-{work.__name__}", daemon=True
+            )
+            for work in (self._publish_pending, self._receive)
         ]
         for thread in threads:
             thread.start()
@@ -113,33 +115,33 @@ class NotificationBridge:
 
     def _forward(self, topic: str) -> None:
         with self._lock:
-            if len(self._topics) < WAITING:
+            if len(self._topics) < MAX_PENDING:
                 self._topics[topic] = None
         self._wake.set()
 
-    def _guarded(self, work: Any) -> None:
+    def _reconnecting(self, work: Any) -> None:
         """Do the work until told to stop; a broker that is away is tried again, quietly after the first time."""
-        away = False
+        disconnected = False
         while not self._stopped.is_set():
             try:
                 with self._connection() as connection:
                     client = connection.default_channel.client
                     client.ping()
-                    if away:
-                        log.info("the broker carries news again")
-                    away = False
+                    if disconnected:
+                        log.info("notifications from other processes arrive again")
+                    disconnected = False
                     work(client)
             except Exception as error:  # noqa: BLE001 - whatever it was, the next try may do better
-                if not away:
-                    log.warning("the broker carries no news, the database is asked instead: %s", error)
-                away = True
+                if not disconnected:
+                    log.warning("no notifications over the broker, the database is polled instead: %s", error)
+                disconnected = True
             self._stopped.wait(PAUSE_SECONDS)
 
     def _connection(self) -> Any:
         options = _OPTIONS | self._broker.options
         return Connection(self._broker.url, transport_options=options)  # type: ignore[no-untyped-call]
 
-    def _tell(self, client: Any) -> None:
+    def _publish_pending(self, client: Any) -> None:
         while not self._stopped.is_set():
             self._wake.wait()
             self._wake.clear()
@@ -148,19 +150,19 @@ class NotificationBridge:
             try:
                 self._publish(client, topics)
             except Exception:
-                self._put_back(topics)
+                self._requeue(topics)
                 raise
 
     def _publish(self, client: Any, topics: Iterable[str]) -> None:
         pipeline = client.pipeline(transaction=False)
         for topic in topics:
-            pipeline.publish(CHANNEL, f"{self._own} {topic}")
+            pipeline.publish(CHANNEL, f"{self._sender} {topic}")
         pipeline.execute()  # nothing, if there is none
 
-    def _put_back(self, topics: dict[str, None]) -> None:
+    def _requeue(self, topics: dict[str, None]) -> None:
         """For the next connection to tell, before what came meanwhile."""
         with self._lock:
-            self._topics = dict(islice((topics | self._topics).items(), WAITING))
+            self._topics = dict(islice((topics | self._topics).items(), MAX_PENDING))
         self._wake.set()
 
     def _receive(self, client: Any) -> None:
@@ -174,7 +176,7 @@ class NotificationBridge:
                         self._notifier.receive_all()  # of what happened before, nothing was heard
                     if message is not None:
                         sender, _, topic = _text(message["data"]).partition(" ")
-                        if sender != self._own:
+                        if sender != self._sender:
                             self._notifier.receive(topic)
             finally:
                 self._notifier.connected = False

@@ -28,7 +28,7 @@ from wire import tracing
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5  # how long a row of another process waits at most
-CHORES_SECONDS = 1.0  # between two looks for lapsed leases and unanswered messages
+MAINTENANCE_SECONDS = 1.0  # between two looks for lapsed leases and unanswered messages
 FAULT_SECONDS = 2.0  # pause after a round that failed
 WEBHOOK_SECONDS = 5.0  # for what it is posting when the relay is stopped; what breaks off is tried again
 BACKOFF_SECONDS = (0.5, 10.0)  # first and longest pause while the broker is away
@@ -46,7 +46,7 @@ class Relay:
         self._stopped = False
         self._pause = 0.0  # the present backoff; 0 while the broker answers
         self._retry_at = 0.0
-        self._chores_at = 0.0
+        self._maintenance_at = 0.0
 
     def stop(self) -> None:
         self._stopped = True
@@ -59,11 +59,11 @@ class Relay:
         with self.database.notifier.listening(OUTBOX, self._wake.set):
             while not self._stopped:
                 self._wake.clear()
-                self._wake.wait(POLL_SECONDS if self._survive_tick() else FAULT_SECONDS)
+                self._wake.wait(POLL_SECONDS if self._tick_logging_errors() else FAULT_SECONDS)
         self.producer.close()
         delivery_loop.join(WEBHOOK_SECONDS)
 
-    def _survive_tick(self) -> bool:
+    def _tick_logging_errors(self) -> bool:
         """A relay that dies would leave every later job waiting."""
         try:
             self.tick()
@@ -77,15 +77,15 @@ class Relay:
 
     def tick(self) -> None:
         """One round: send what is due; now and then reap, and look whether the broker has forgotten a message."""
-        chores = time.monotonic() >= self._chores_at
-        if chores:
-            self._chores_at = time.monotonic() + CHORES_SECONDS
+        maintenance = time.monotonic() >= self._maintenance_at
+        if maintenance:
+            self._maintenance_at = time.monotonic() + MAINTENANCE_SECONDS
             self._reap()
         if time.monotonic() < self._retry_at:
             return
         try:
-            if chores:
-                self.remind()
+            if maintenance:
+                self.redispatch_missing()
             self.publish()
         except BrokerUnavailable as error:
             first, longest = BACKOFF_SECONDS
@@ -117,7 +117,7 @@ class Relay:
             finally:
                 with self.database.transaction() as session:
                     outbox.mark_published(session, sent)
-                    outbox.give_back(session, [message.id for message in messages if message.id not in sent])
+                    outbox.release(session, [message.id for message in messages if message.id not in sent])
 
     def _send(self, message: outbox.DispatchMessage) -> None:
         """The message says of whose request it comes, so that a worker's log tells it before there is a claim."""
@@ -138,7 +138,7 @@ class Relay:
         with self.database.transaction() as session:
             return outbox.take(session)
 
-    def remind(self) -> None:
+    def redispatch_missing(self) -> None:
         """Where fewer messages wait at the broker than jobs in the database, send the oldest ones again.
 
         Only as many as are missing, and only those that were sent long ago: a worker that has just taken one needs a

@@ -45,7 +45,7 @@ class CorrelationMiddleware:
         began = time.perf_counter()
         status = 500  # of one that fails before it has answered: the answer to it is made further out
 
-        async def named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -55,10 +55,10 @@ class CorrelationMiddleware:
         routine = ROUTINE.fullmatch(f"{scope['method']} {scope['path']}") is not None
         try:
             with nullcontext() if routine else _span(scope, headers, own) as span:
-                await self.app(scope, receive, named)
-                _judge(span, scope, status)
+                await self.app(scope, receive, send_with_id)
+                _complete_span(span, scope, status)
         finally:
-            _tell(scope, status, 1000 * (time.perf_counter() - began), routine)
+            _log_end(scope, status, 1000 * (time.perf_counter() - began), routine)
 
 
 def _span(scope: Scope, headers: Headers, own: str) -> AbstractContextManager[Any]:
@@ -66,7 +66,7 @@ def _span(scope: Scope, headers: Headers, own: str) -> AbstractContextManager[An
     return tracing.span(scope["method"], "SERVER", headers.get(tracing.TRACEPARENT), **about)
 
 
-def _judge(span: Any, scope: Scope, status: int) -> None:
+def _complete_span(span: Any, scope: Scope, status: int) -> None:
     """What is known of the request once it has been answered."""
     if span is None:
         return
@@ -78,7 +78,7 @@ def _judge(span: Any, scope: Scope, status: int) -> None:
         tracing.failed(span, str(status))
 
 
-def _tell(scope: Scope, status: int, milliseconds: float, routine: bool) -> None:
+def _log_end(scope: Scope, status: int, milliseconds: float, routine: bool) -> None:
     level = logging.DEBUG if status < 400 and routine else logging.INFO
     if not log.isEnabledFor(level):
         return

@@ -80,7 +80,7 @@ def test_what_could_not_be_told_is_told_by_the_next_connection(broker: Broker) -
 
 
 def test_no_more_is_kept_than_may_wait(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notifications, "WAITING", 2)
+    monkeypatch.setattr(notifications, "MAX_PENDING", 2)
     message = Notifier()
     with NotificationBridge(message, "redis://127.0.0.1:1/0").running():
         message.notify("last")

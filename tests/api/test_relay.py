@@ -179,13 +179,13 @@ def test_a_forgotten_queue_is_rung_again(
     worker.claim(ids[0])
 
     broker.flushall()
-    relay.remind()
+    relay.redispatch_missing()
     relay.publish()
     assert queued_messages(broker) == 0, "the messages were sent just now: a worker may be about to claim"
 
     age(database, 6)
     for _ in range(3):
-        relay.remind()
+        relay.redispatch_missing()
         relay.publish()
         assert queued_messages(broker) == 2
 
@@ -198,13 +198,13 @@ def test_a_long_queue_is_not_rung_twice(
     relay.tick()
     for _ in range(3):
         age(database, 60)
-        relay.remind()
+        relay.redispatch_missing()
         relay.publish()
         assert queued_messages(broker) == 4
     broker.lpop(key("cpu"))  # a worker took it and died before it claimed
     for _ in range(3):
         age(database, 60)
-        relay.remind()
+        relay.redispatch_missing()
         relay.publish()
         assert queued_messages(broker) == 4
 

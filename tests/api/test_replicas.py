@@ -169,7 +169,7 @@ def test_relays_that_miss_the_same_bells_ring_them_once(
     with redis.Redis(port=broker.port, db=1) as client:
         client.flushdb()
 
-        def remind(relay: Relay) -> None:
+        def redispatch_missing(relay: Relay) -> None:
             depth = relay.producer.depth
 
             def measured(queue: str) -> int:
@@ -178,11 +178,11 @@ def test_relays_that_miss_the_same_bells_ring_them_once(
                 return found
 
             relay.producer.depth = measured  # type: ignore[method-assign]
-            relay.remind()
+            relay.redispatch_missing()
             relay.publish()
 
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(remind, relays))
+            list(threads.map(redispatch_missing, relays))
         assert queued_messages(client) == 5
     for relay in relays:
         relay.producer.close()

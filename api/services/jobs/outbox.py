@@ -15,7 +15,7 @@ from sqlalchemy.orm import aliased
 from api.database import Session
 from api.models import Job, Outbox
 
-TAKEN_FOR = timedelta(seconds=30)
+VISIBILITY_TIMEOUT = timedelta(seconds=30)
 
 
 class DispatchMessage(NamedTuple):
@@ -39,7 +39,7 @@ def take(session: Session, limit: int = 100) -> list[DispatchMessage]:
     due = due.order_by(Outbox.priority, Outbox.id).limit(limit)
     rows = session.scalars(due.with_for_update(skip_locked=True)).all()
     for row in rows:
-        row.due_at = now + TAKEN_FOR
+        row.due_at = now + VISIBILITY_TIMEOUT
         row.attempts += 1
     asked = select(Job.id, Job.request_id, Job.traceparent).where(Job.id.in_([row.job_id for row in rows]))
     origins = {job: origin for job, *origin in session.execute(asked)}
@@ -50,7 +50,7 @@ def mark_published(session: Session, ids: list[str]) -> None:
     session.execute(update(Outbox).where(Outbox.id.in_(ids)).values(published_at=session.now()))
 
 
-def give_back(session: Session, ids: list[str]) -> None:
+def release(session: Session, ids: list[str]) -> None:
     """They could not be sent."""
     session.execute(update(Outbox).where(Outbox.id.in_(ids)).values(due_at=session.now()))
 

@@ -82,7 +82,7 @@ def _record(session: Session, job_id: str, from_status: str | None, to_status: s
         .returning(Transition.seq)
     ).one()
     append(session, job_id, "transition", {"seq": seq})
-    store.tell(session, job_id, from_status, to_status, reason)
+    store.enqueue_deliveries(session, job_id, from_status, to_status, reason)
 
 
 def _enqueue(session: Session, job_id: str) -> None:

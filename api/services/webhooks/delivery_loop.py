@@ -19,7 +19,7 @@ from api.settings import Settings
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
+MAX_CONCURRENT = 16
 POLL_SECONDS = 1.0  # how long a row of another process waits at most
 FAULT_SECONDS = 2.0
 
@@ -30,7 +30,7 @@ class DeliveryLoop:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
-        self._going: dict[Future[None], store.PendingDelivery] = {}
+        self._in_progress: dict[Future[None], store.PendingDelivery] = {}
         self._wake = Event()
         self._stopped = False
 
@@ -41,12 +41,12 @@ class DeliveryLoop:
     def run(self) -> None:
         with (
             self.database.notifier.listening(WEBHOOKS, self._wake.set),
-            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="webhook") as threads,
+            ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="webhook") as threads,
         ):
             while not self._stopped:
                 self._wake.clear()
                 try:
-                    self.fill(threads)
+                    self.start_due(threads)
                 except SQLAlchemyError as error:
                     log.error("the database does not answer: %s", error)
                     self._wake.wait(FAULT_SECONDS)
@@ -56,26 +56,26 @@ class DeliveryLoop:
                 else:
                     self._wake.wait(POLL_SECONDS)
 
-    def fill(self, threads: ThreadPoolExecutor) -> list[Future[None]]:
+    def start_due(self, threads: ThreadPoolExecutor) -> list[Future[None]]:
         """Begin to try what is due, as far as there is room; what has begun. The end of each wakes `run`."""
-        self._going = {future: delivery for future, delivery in self._going.items() if not future.done()}
-        room = AT_ONCE - len(self._going)
-        if not (room and self._any_due()):
+        self._in_progress = {future: delivery for future, delivery in self._in_progress.items() if not future.done()}
+        free_slots = MAX_CONCURRENT - len(self._in_progress)
+        if not (free_slots and self._any_due()):
             return []
         with self.database.transaction() as session:
-            deliveries = store.take(session, room, self._going.values())
-        begun = {threads.submit(self._deliver, delivery): delivery for delivery in deliveries}
-        self._going |= begun
-        for future in begun:
+            deliveries = store.take(session, free_slots, self._in_progress.values())
+        started = {threads.submit(self._deliver, delivery): delivery for delivery in deliveries}
+        self._in_progress |= started
+        for future in started:
             future.add_done_callback(lambda _: self._wake.set())
-        return list(begun)
+        return list(started)
 
     def _any_due(self) -> bool:
         with self.database.reading() as session:  # an idle delivery loop writes nothing
             return store.any_due(session)
 
     def _deliver(self, delivery: store.PendingDelivery) -> None:
-        """What goes wrong here only delays the row: it is due again when nobody has settled it."""
+        """What goes wrong here only delays the row: it is due again when no outcome is recorded."""
         try:
             trouble = store.attempt(delivery, self.settings, datetime.now(UTC))
             if trouble is not None:  # by its id: an address may hold a secret of its receiver's
@@ -83,6 +83,6 @@ class DeliveryLoop:
             with self.database.transaction() as session:
                 store.record_outcome(session, delivery, trouble)
         except SQLAlchemyError as error:
-            log.error("what became of %s could not be noted: %s", delivery.id, error)
+            log.error("the outcome of %s could not be recorded: %s", delivery.id, error)
         except Exception:
             log.exception("the delivery loop failed at %s; it goes on", delivery.id)

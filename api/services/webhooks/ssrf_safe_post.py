@@ -66,7 +66,7 @@ def _unwrapped(address: Address) -> list[Address]:
     return [address]
 
 
-def literal(host: str) -> bool:
+def is_ip_literal(host: str) -> bool:
     """Whether the host is an IP address rather than a name."""
     try:
         ipaddress.ip_address(host)
@@ -84,7 +84,7 @@ def post(
         Forbidden: the host has an address that is neither public nor in `allowed`.
         Undeliverable: no connection, or no answer in time.
     """
-    backend = _Guarded(allowed, time.monotonic() + seconds)
+    backend = _AllowlistBackend(allowed, time.monotonic() + seconds)
     timeout = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)}
     # The host in our own words: httpcore would leave out an IPv6 address's brackets.
     host = urlsplit(url).netloc.rpartition("@")[2]
@@ -102,7 +102,7 @@ def post(
         raise Undeliverable(f"the connection failed ({type(error).__name__})") from None
 
 
-class _Guarded(httpcore.NetworkBackend):
+class _AllowlistBackend(httpcore.NetworkBackend):
     """Connects to addresses that were judged."""
 
     def __init__(self, allowed: Sequence[Network], deadline: float) -> None:
@@ -123,7 +123,7 @@ class _Guarded(httpcore.NetworkBackend):
             raise Forbidden("the host's address is not a public one")
         address = min(found, key=lambda address: (":" in address, address))  # IPv4 first: it is reachable more often
         stream = self._plain.connect_tcp(address, port, self._left(), local_address, socket_options)
-        return _Hurried(stream, self._deadline)
+        return _DeadlineStream(stream, self._deadline)
 
     def _left(self) -> float:
         return max(self._deadline - time.monotonic(), 0.001)
@@ -149,7 +149,7 @@ def _resolved(host: str, port: int, seconds: float) -> set[str]:
     return {str(info[4][0]) for info in answer}
 
 
-class _Hurried(httpcore.NetworkStream):
+class _DeadlineStream(httpcore.NetworkStream):
     """A stream with one deadline for all reads and writes: a receiver that drips must not hold a thread."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
@@ -177,7 +177,7 @@ class _Hurried(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002 - the deadline counts
     ) -> httpcore.NetworkStream:
-        return _Hurried(self._stream.start_tls(ssl_context, server_hostname, self._left()), self._deadline)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, self._left()), self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -25,17 +25,17 @@ from api.auth import Caller
 from api.database import WEBHOOKS, Session
 from api.errors import Conflict, NotFound, invalid_body
 from api.models import ID, Job, Webhook, WebhookDelivery
-from api.services.webhooks.ssrf_safe_post import Undeliverable, literal, permitted, post
+from api.services.webhooks.ssrf_safe_post import Undeliverable, is_ip_literal, permitted, post
 from api.settings import Settings
 from wire import webhooks as wire
 
 PER_OWNER = 20
 # On their way at once from one delivery loop: of one webhook, and of all webhooks of one owner.
-AT_ONCE = 2
-AT_ONCE_PER_OWNER = 4
+MAX_CONCURRENT_PER_WEBHOOK = 2
+MAX_CONCURRENT_PER_OWNER = 4
 SHOWN = 100  # deliveries
 KEEP = timedelta(days=7)  # of deliveries that are over
-TAKEN_FOR = timedelta(seconds=60)  # longer than a try takes: a delivery loop that dies only delays its rows
+VISIBILITY_TIMEOUT = timedelta(seconds=60)  # longer than a try takes: a delivery loop that dies only delays its rows
 # Seconds before each further try: the schedule that Standard Webhooks proposes, about three days in all.
 DELAYS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 GONE = 410
@@ -89,7 +89,7 @@ def _check(url: str, settings: Settings) -> None:
         raise invalid_body("/url", "names no host", "Use one like https://HOST/PATH.")
     if parts.username is not None or parts.fragment:
         raise invalid_body("/url", "holds credentials or a fragment", "Leave them out: deliveries are signed.")
-    if literal(host) and not permitted(host, settings.webhook_networks):
+    if is_ip_literal(host) and not permitted(host, settings.webhook_networks):
         raise invalid_body(
             "/url", "is not a public address", "Use a public one; CROSSKD_WEBHOOK_NETWORKS of the API allows others."
         )
@@ -153,7 +153,7 @@ def _pending(name: str, webhook: Webhook, event: wire.Event, tries: int) -> Pend
 # --- for the delivery loop --------------------------------------------------------------------------------------------
 
 
-def tell(session: Session, job_id: str, from_status: str | None, to_status: str, reason: str) -> None:
+def enqueue_deliveries(session: Session, job_id: str, from_status: str | None, to_status: str, reason: str) -> None:
     """Put the change of a job's state among the deliveries of every webhook that wants to know it."""
     wanted = select(Webhook, Job).join(Job, Job.owner == Webhook.owner)
     now: datetime | None = None
@@ -180,25 +180,25 @@ def any_due(session: Session) -> bool:
     return session.scalar(due) is not None
 
 
-def take(session: Session, limit: int, going: Iterable[PendingDelivery] = ()) -> list[PendingDelivery]:
-    """Due deliveries beside those that are `going`; another delivery loop does not see them meanwhile.
+def take(session: Session, limit: int, in_progress: Iterable[PendingDelivery] = ()) -> list[PendingDelivery]:
+    """Due deliveries beside those that are `in_progress`; another delivery loop does not see them meanwhile.
 
     Each time one of whoever has the fewest on their way, among them of whoever has waited longest: neither a long
     backlog nor many receivers that never answer come in the way of others.
     """
     now = session.now()
     waiting = _waiting(session, now)
-    owners = Counter(delivery.owner for delivery in going)
-    hooks = Counter(delivery.webhook for delivery in going)
+    owners = Counter(delivery.owner for delivery in in_progress)
+    hooks = Counter(delivery.webhook for delivery in in_progress)
     taken: list[PendingDelivery] = []
     while waiting and len(taken) < limit:
         webhook = min(waiting, key=lambda one: (owners[one.owner], hooks[one.id]))
-        full = hooks[webhook.id] >= AT_ONCE or owners[webhook.owner] >= AT_ONCE_PER_OWNER
+        full = hooks[webhook.id] >= MAX_CONCURRENT_PER_WEBHOOK or owners[webhook.owner] >= MAX_CONCURRENT_PER_OWNER
         row = None if full else _next(session, webhook, now)
         if row is None:
             waiting.remove(webhook)
             continue
-        row.due_at = now + TAKEN_FOR
+        row.due_at = now + VISIBILITY_TIMEOUT
         row.tries += 1
         owners[webhook.owner] += 1
         hooks[webhook.id] += 1
@@ -256,7 +256,7 @@ def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
 
 
 def record_outcome(session: Session, delivery: PendingDelivery, trouble: Undeliverable | None) -> None:
-    """Note what came of a try: it is over, or due again later. Old ones go.
+    """Record what came of a try: it is over, or due again later. Old ones go.
 
     A try that took so long that another delivery loop has taken the row since is not the row's try any more.
     """

@@ -23,7 +23,7 @@ from api.database import Database
 from api.models import Webhook, WebhookDelivery
 from api.relay import Relay
 from api.services.webhooks import store
-from api.services.webhooks.delivery_loop import AT_ONCE, DeliveryLoop
+from api.services.webhooks.delivery_loop import MAX_CONCURRENT, DeliveryLoop
 from api.services.webhooks.ssrf_safe_post import Undeliverable
 from api.services.webhooks.store import DELAYS
 from api.settings import Settings
@@ -63,7 +63,7 @@ def deliver(database: Database, settings: Settings) -> Iterator[Callable[[], boo
     with ThreadPoolExecutor(2) as threads:
 
         def deliver() -> bool:
-            begun = delivery_loop.fill(threads)
+            begun = delivery_loop.start_due(threads)
             wait(begun)
             return bool(begun)
 
@@ -252,13 +252,13 @@ def test_what_is_taken_is_shared_fairly(database: Database, owed: Callable[..., 
         owed("ann", 1)
     (late, short) = (owed("bob", 9), owed("cy", 1))
     with database.transaction() as session:
-        taken = store.take(session, AT_ONCE)
-    assert Counter(delivery.owner for delivery in taken) == {"ann": store.AT_ONCE_PER_OWNER, "bob": 2, "cy": 1}
+        taken = store.take(session, MAX_CONCURRENT)
+    assert Counter(delivery.owner for delivery in taken) == {"ann": store.MAX_CONCURRENT_PER_OWNER, "bob": 2, "cy": 1}
     hooks = Counter(delivery.webhook for delivery in taken)
     assert (hooks[backlog], hooks[late], hooks[short]) == (1, 2, 1)
     still = [delivery for delivery in taken if delivery.owner != "bob"]
     with database.transaction() as session:
-        assert [delivery.webhook for delivery in store.take(session, AT_ONCE, still)] == [late] * 2
+        assert [delivery.webhook for delivery in store.take(session, MAX_CONCURRENT, still)] == [late] * 2
 
 
 def test_a_try_that_took_too_long_is_not_the_rows_any_more(database: Database, owed: Callable[..., str]) -> None:
