@@ -177,7 +177,7 @@ def _sweep(database: Database, storage: Storage, settings: Settings, stopping: t
     """At the start and every hour: what crashes and broken uploads leave is no hurry, and must hold up nothing."""
     while not stopping.is_set():
         try:
-            if removed := retention.collect(database, storage, settings.keep_checkpoints):
+            if removed := retention.trim_ended_jobs(database, storage, settings.keep_checkpoints):
                 log.info("removed %d checkpoints of jobs at their end", removed)
             if removed := artifact_service.sweep(database, storage):
                 log.info("removed %d files that no artifact names", removed)

@@ -36,10 +36,10 @@ _OPTIONS = {
 
 
 class Notifier:
-    """News: who listens to a topic is called when something happened.
+    """Who listens to a topic is called when something happened.
 
-    Within this process that is sure. `NotificationBridge` carries news between processes, as far as the broker does;
-    nobody relies on it, all look at the database now and then.
+    Within this process that is sure. `NotificationBridge` carries notifications between processes, as far as the
+    broker does; nobody relies on it, all look at the database now and then.
     """
 
     def __init__(self) -> None:

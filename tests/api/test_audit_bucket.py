@@ -45,7 +45,7 @@ def job(post_job: Callable[..., str], spec: dict[str, Any], worker: Worker) -> s
 def test_an_audit_reads_the_bucket(
     database: Database, storage: S3Storage, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(audit, "RECHECK_SECONDS", 0.0)
     (summary,) = Audit(database, storage, verify=True).lines()
     assert summary == Summary(rows=3, files=3, bytes_read=21, findings=0, in_flight=0)
     first, second, third = sorted((stored.key for stored in storage.files()), key=lambda key: key.partition("-")[2])
@@ -69,6 +69,6 @@ def test_a_bucket_that_refuses_ends_the_audit(
 
 
 def test_checkpoints_go_from_the_bucket(database: Database, storage: S3Storage, job: str) -> None:
-    assert retention.collect(database, storage, 1) == 2
+    assert retention.trim_ended_jobs(database, storage, 1) == 2
     assert steps(database, job) == [3]
     assert agree(database, storage)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 ORPHAN_SECONDS = 6 * 3600.0  # older than any transaction that may still be about to name a file
 _BATCH = 500  # keys in one query
-_OURS = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}-.+")  # a job's id, an id of its own, and a name
+_ARTIFACT_KEY = re.compile(r"[0-9a-f]{32}/[0-9a-f]{32}-.+")  # a job's id, an id of its own, and a name
 
 
 class OpenArtifact(NamedTuple):
@@ -50,17 +50,17 @@ def listing(session: Session, job_id: str) -> wire.ArtifactList:
 
 def open_artifact(database: Database, storage: Storage, job_id: str, name: str) -> OpenArtifact | ArtifactRedirect:
     """Raises `NotFound`: no such job, or no such artifact; then it names those that there are."""
-    return _look(database, storage, job_id, name, _unknown)
+    return _find_file(database, storage, job_id, name, _unknown)
 
 
 def open_weights(database: Database, storage: Storage, job_id: str) -> OpenArtifact | ArtifactRedirect:
     """The best student. Raises `NotFound`, telling when there will be one or why there never will."""
-    return _look(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
+    return _find_file(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
 
 
 def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> OpenArtifact:
     """Of one evaluation. Raises `NotFound`, naming the steps that have curves."""
-    found = _look(database, storage, job_id, wire.curves_artifact(model, step), _no_curves, here=True)
+    found = _find_file(database, storage, job_id, wire.curves_artifact(model, step), _no_curves, here=True)
     assert isinstance(found, OpenArtifact)
     return found
 
@@ -91,7 +91,7 @@ def lost_checkpoints(database: Database, storage: Storage, job_id: str) -> froze
         known = list(_checkpoints(session, job)) if job is not None and job.status == "queued" else []
     lost: set[str] = set()
     for checkpoint in known:
-        if _is_there(storage, checkpoint):
+        if _is_intact(storage, checkpoint):
             return frozenset(lost)
         log.error("job %s: the stored file of %s is gone or damaged: %s", job_id, checkpoint.name, checkpoint.path)
         lost.add(checkpoint.path)
@@ -104,7 +104,7 @@ def _checkpoints(session: Session, job: Job) -> Iterator[Artifact]:
         yield from (row.Artifact for row in session.execute(newest_checkpoints(job_id)))
 
 
-def _is_there(storage: Storage, artifact: Artifact) -> bool:
+def _is_intact(storage: Storage, artifact: Artifact) -> bool:
     """As far as can be said at little cost: to read a checkpoint takes minutes."""
     try:
         return storage.size(artifact.path) == artifact.size
@@ -140,7 +140,7 @@ def sweep(database: Database, storage: Storage, older_than: float = ORPHAN_SECON
     orphan's job is known, for of deleted ones the id is kept for ever. What stays is told by the audit.
     """
     removed = storage.sweep_staging(older_than)
-    old = (stored.key for stored in storage.files() if is_ours(stored.key) and age(stored) > older_than)
+    old = (stored.key for stored in storage.files() if is_artifact_key(stored.key) and age(stored) > older_than)
     strange = 0
     for keys in _batches(old):
         with database.reading() as session:
@@ -167,10 +167,10 @@ def _job_of(key: str) -> str:
     return key.partition("/")[0]
 
 
-def is_ours(key: str) -> bool:
+def is_artifact_key(key: str) -> bool:
     """Whether a file is called as one of ours is; any other is a stranger's, and left alone: buckets are shared."""
     try:
-        return _OURS.fullmatch(check_key(key)) is not None
+        return _ARTIFACT_KEY.fullmatch(check_key(key)) is not None
     except ValueError:
         return False
 
@@ -221,7 +221,7 @@ def _url(artifact: Artifact) -> str:
     return f"/jobs/{artifact.job_id}/artifacts/{artifact.name}"
 
 
-def _look(
+def _find_file(
     database: Database, storage: Storage, job_id: str, name: str, missing: Any, *, here: bool = False
 ) -> OpenArtifact | ArtifactRedirect:
     """`here`: the bytes themselves, wherever they lie. A page in a browser could not read them from a bucket."""
@@ -232,7 +232,7 @@ def _look(
             if row is None:
                 raise missing(session, job, name)
         try:
-            found = _opened if here else _linked
+            found = _open_whole if here else _redirect_or_open
             if (whole := found(storage, as_wire(row.Artifact, row.number), row.Artifact.path)) is not None:
                 return whole
         except FileNotFoundError:
@@ -244,15 +244,15 @@ def _look(
     )
 
 
-def _linked(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | ArtifactRedirect | None:
+def _redirect_or_open(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | ArtifactRedirect | None:
     """None for a file of another size than its row says. Raises `FileNotFoundError`."""
     link = storage.presigned_url(key)
     if link is None:
-        return _opened(storage, artifact, key)
+        return _open_whole(storage, artifact, key)
     return ArtifactRedirect(artifact, link.url) if link.size == artifact.size else None
 
 
-def _opened(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | None:
+def _open_whole(storage: Storage, artifact: wire.Artifact, key: str) -> OpenArtifact | None:
     file = storage.open(key)
     if file.seek(0, os.SEEK_END) == artifact.size:
         file.seek(0)
@@ -308,7 +308,7 @@ def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def hold_weights(session: Session, spec: dict[str, Any]) -> None:
+def lock_weights(session: Session, spec: dict[str, Any]) -> None:
     """Keep the jobs whose weights the stored `spec` names from being deleted until the transaction ends.
 
     From then on `control.remove` finds the job that needs them. On SQLite the transaction itself keeps all others out.

@@ -91,7 +91,7 @@ def _superseded(session: Session, job_id: str) -> list[str]:
     """The checkpoints that `retention.trim` removes once a newer one is published."""
     spec = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
     last: int = spec.get("checkpoint", {}).get("keep_last", 1)
-    return [found.id for found in retention.superfluous(session, job_id, max(last - 1, 0))]
+    return [found.id for found in retention.surplus_checkpoints(session, job_id, max(last - 1, 0))]
 
 
 def _bytes() -> Select[int]:

@@ -34,7 +34,7 @@ def trim(session: Session, storage: Storage, job_id: str, most: int | None = Non
     """
     spec = session.scalars(select(Job.spec).where(Job.id == job_id)).one()
     last: int = spec.get("checkpoint", {}).get("keep_last", 1)
-    surplus = superfluous(session, job_id, last if most is None else min(last, most))
+    surplus = surplus_checkpoints(session, job_id, last if most is None else min(last, most))
     if not surplus:
         return 0
     # As it was seen: a name that was published anew meanwhile has another path, and is another checkpoint.
@@ -48,12 +48,12 @@ def trim(session: Session, storage: Storage, job_id: str, most: int | None = Non
     return len(rows)
 
 
-def collect(database: Database, storage: Storage, most: int) -> int:
+def trim_ended_jobs(database: Database, storage: Storage, most: int) -> int:
     """Trim every job that is at its end; how many checkpoints went. Any number of replicas may do so at once."""
-    return sum(_trim_ended(database, storage, job_id, most) for job_id in _ended(database, most))
+    return sum(_trim_ended(database, storage, job_id, most) for job_id in _ended_jobs(database, most))
 
 
-def superfluous(session: Session, job_id: str, last: int) -> Sequence[Artifact]:
+def surplus_checkpoints(session: Session, job_id: str, last: int) -> Sequence[Artifact]:
     """A job's checkpoints but its newest `last`, and its best."""
     checkpoints = [row.Artifact for row in session.execute(newest_checkpoints(job_id))]
     older = checkpoints[last:]
@@ -79,7 +79,7 @@ def _best_step(session: Session, job_id: str) -> int | None:
     return None
 
 
-def _ended(database: Database, most: int) -> Iterator[str]:
+def _ended_jobs(database: Database, most: int) -> Iterator[str]:
     """Jobs at their end with more checkpoints than that, page by page: no transaction stays open meanwhile."""
     after = ""
     counted = (
@@ -103,7 +103,7 @@ def _ended(database: Database, most: int) -> Iterator[str]:
 def _trim_ended(database: Database, storage: Storage, job_id: str, most: int) -> int:
     try:
         with database.reading() as session:  # its best may be the one too many, which stays: nothing is written then
-            if not superfluous(session, job_id, most):
+            if not surplus_checkpoints(session, job_id, most):
                 return 0
     except NotFound:  # deleted meanwhile
         return 0

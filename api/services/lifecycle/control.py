@@ -123,7 +123,7 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
         return known
     if former.status not in RETRIED:
         raise _refused(session, former)
-    artifacts.hold_weights(session, former.spec)
+    artifacts.lock_weights(session, former.spec)
     quotas.admit(session, settings, owner)
     start, now = _start(session, former), session.now()
     job = Job(

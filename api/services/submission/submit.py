@@ -27,5 +27,5 @@ def submit(session: Session, settings: Settings, order: JobCreate, owner: str, *
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
         return DryRun(**same, spec_version=spec.version, spec=spec)
     stored = spec.model_dump(mode="json")
-    artifacts.hold_weights(session, stored)
+    artifacts.lock_weights(session, stored)
     return store.detail(session, store.create(session, settings, order, stored, owner))

@@ -33,7 +33,7 @@ NAMES = [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3, 4)]
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(audit, "RECHECK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_memory_stays_at_one_page(
 def test_a_long_file_gives_signs_of_life(
     database: Database, storage: Storage, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(audit, "PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(audit, "READ_SIZE", 1)
     told = [line for line in Audit(database, storage, verify=True).lines() if isinstance(line, Progress)]
     assert [line.bytes_read for line in told][:7] == [1, 2, 3, 4, 5, 6, 7]

@@ -93,11 +93,11 @@ def test_a_job_at_its_end_keeps_less(
     job = train(steps=8, best=(2,))
     for name in ("best.safetensors", "last.safetensors", "log.txt", "manifest.json"):
         worker.put(name, b"x", **{"Content-Digest": "sha-256=:LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=:"})
-    assert retention.collect(database, storage, 3) == 0, "it runs: what it keeps is its own matter"
+    assert retention.trim_ended_jobs(database, storage, 3) == 0, "it runs: what it keeps is its own matter"
     worker.finish("succeeded")
-    assert retention.collect(database, storage, 3) == 4
+    assert retention.trim_ended_jobs(database, storage, 3) == 4
     assert steps(database, job) == [2, 6, 7, 8]
-    assert retention.collect(database, storage, 3) == 0
+    assert retention.trim_ended_jobs(database, storage, 3) == 0
     listed = {item["name"] for item in client.get(f"/jobs/{job}/artifacts").json()["items"]}
     assert {"best.safetensors", "last.safetensors", "log.txt", "manifest.json"} < listed
     assert agree(database, storage)
@@ -112,7 +112,7 @@ def test_what_goes_on_later_keeps_all_that_it_asked_for(
         client.post(f"/jobs/{job}/pause")
     worker.finish("released")
     assert client.get(f"/jobs/{job}").json()["status"] == ("paused" if end == "pause" else "queued")
-    assert retention.collect(database, storage, 1) == 0
+    assert retention.trim_ended_jobs(database, storage, 1) == 0
     assert steps(database, job) == [1, 2, 3, 4, 5]
 
 
@@ -122,7 +122,7 @@ def test_a_retry_starts_from_what_is_left(
     job = train(steps=5, best=(1,))
     worker.finish("failed", failure={"failure_class": "user", "message": "no"})
     before = client.post(f"/jobs/{job}/retry").json()["id"]
-    assert retention.collect(database, storage, 1) == 3
+    assert retention.trim_ended_jobs(database, storage, 1) == 3
     claim = worker.claim(before).json()
     assert claim["resume"]["step"] == 5
     assert client.get(claim["resume"]["url"]).content == b"state 5"
@@ -134,7 +134,7 @@ def test_a_download_that_has_begun_goes_on(database: Database, storage: Storage,
     opened = artifacts.open_artifact(database, storage, job, "checkpoint-00000001.pt")
     assert isinstance(opened, artifacts.OpenArtifact)
     with opened.file as file:
-        assert retention.collect(database, storage, 1) == 2
+        assert retention.trim_ended_jobs(database, storage, 1) == 2
         file.seek(0)
         assert file.read() == b"state 1"
 
@@ -144,8 +144,8 @@ def test_replicas_share_the_work(database: Database, storage: Storage, train: Tr
         train(steps=4)
         worker.finish("succeeded")
     with ThreadPoolExecutor(4) as pool:
-        counts = list(pool.map(lambda _: retention.collect(database, storage, 1), range(4)))
-    assert sum(counts) + retention.collect(database, storage, 1) == 4 * 3  # none twice, whoever was first
+        counts = list(pool.map(lambda _: retention.trim_ended_jobs(database, storage, 1), range(4)))
+    assert sum(counts) + retention.trim_ended_jobs(database, storage, 1) == 4 * 3  # none twice, whoever was first
     assert agree(database, storage)
 
 
@@ -154,11 +154,11 @@ def test_a_name_that_was_published_anew_is_another_checkpoint(
 ) -> None:
     job = train(steps=3)
     with database.reading() as session:
-        seen = retention.superfluous(session, job, 1)
+        seen = retention.surplus_checkpoints(session, job, 1)
         session.expunge_all()
     assert [found.step for found in seen] == [2, 1]
     checkpoint(worker, 1, b"from a later attempt")
-    with patched(retention, "superfluous", lambda *_: seen), database.transaction() as session:
+    with patched(retention, "surplus_checkpoints", lambda *_: seen), database.transaction() as session:
         assert retention.trim(session, storage, job) == 1
     assert steps(database, job) == [1, 3]
     assert agree(database, storage)
@@ -174,7 +174,7 @@ def test_a_crash_before_the_file_goes_leaves_no_row_without_a_file(
         raise OSError(f"killed before {key} was deleted")
 
     with patched(type(storage), "delete", crash):
-        assert retention.collect(database, storage, 1) == 2
+        assert retention.trim_ended_jobs(database, storage, 1) == 2
     assert steps(database, job) == [3]
     assert len(list(storage.files())) == 3
     assert artifacts.sweep(database, storage, older_than=-1) == 2
@@ -231,13 +231,13 @@ def test_whatever_happens_the_newest_and_the_best_stay(
             step += 1
             checkpoint(worker, step)
         kept = steps(database, job)
-        retention.collect(database, storage, most)
+        retention.trim_ended_jobs(database, storage, most)
         assert steps(database, job) == kept
         assert step in kept
         assert best is None or best in kept
         assert len(kept) <= keep_last + 1
     worker.finish(end, failure={"failure_class": "user", "message": "no"} if end == "failed" else None)
-    retention.collect(database, storage, most)
+    retention.trim_ended_jobs(database, storage, most)
     kept = steps(database, job)
     assert step in kept
     assert best is None or best in kept
