@@ -66,13 +66,13 @@ async def wait_for_command(
     """Held until there is another command than `known`, or the time is over."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
-    waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
+    waiting = await run_in_threadpool(attempts.read_command, database, fence)
     woken = asyncio.Event()
     with database.notifier.listening(commands_topic(waiting.job_id), lambda: loop.call_soon_threadsafe(woken.set)):
         while True:
             woken.clear()
             # Looked up once news are listened for: what came in between is not missed.
-            waiting = await run_in_threadpool(attempts.look_for_command, database, fence)
+            waiting = await run_in_threadpool(attempts.read_command, database, fence)
             if waiting.command.command != known:
                 return waiting.command
             while not woken.is_set():

@@ -1,4 +1,4 @@
-"""Attempts: a worker's tries at a job, from the claim to the verdict over how one ended."""
+"""Attempts: a worker's tries at a job, from the claim to what becomes of the job."""
 
 from __future__ import annotations
 
@@ -103,16 +103,16 @@ def heartbeat(session: Session, settings: Settings, fence: Fence, report: Heartb
     return Heartbeat(lease_expires_at=attempt.lease_expires_at, command=_command(session, attempt.job_id).command)
 
 
-class Waiting(NamedTuple):
+class PendingCommand(NamedTuple):
     job_id: str
     command: Command
 
 
-def look_for_command(database: Database, fence: Fence) -> Waiting:
+def read_command(database: Database, fence: Fence) -> PendingCommand:
     """What the worker should do now. Raises as `running_attempt` does."""
     with database.reading() as session:
         attempt = running_attempt(session, fence, lock=False)
-        return Waiting(attempt.job_id, _command(session, attempt.job_id))
+        return PendingCommand(attempt.job_id, _command(session, attempt.job_id))
 
 
 def _command(session: Session, job_id: str) -> Command:
@@ -165,10 +165,10 @@ def reap(session: Session, settings: Settings) -> int:
         )  # the job's row is wanted next: whoever has it comes first
     )
     attempts = session.scalars(lapsed).all()
-    return sum(_lose(session, settings, attempt) for attempt in attempts)
+    return sum(_end_as_lost(session, settings, attempt) for attempt in attempts)
 
 
-def _lose(session: Session, settings: Settings, attempt: Attempt) -> bool:
+def _end_as_lost(session: Session, settings: Settings, attempt: Attempt) -> bool:
     """End a lapsed attempt; whether it could be done. What fails is undone alone: the others must not wait for it."""
     attempt_id = attempt.id
     failure = Failure(
@@ -195,14 +195,14 @@ def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, f
     attempt.ended_at = session.now()
     attempt.failure = failure.model_dump() if failure else None
     session.flush()
-    verdict = _verdict(job, attempt, failure, settings.max_resumes)
-    if not move(session, job.id, "running", verdict.status, verdict.reason, **verdict.values):
+    next_state = _next_state(job, attempt, failure, settings.max_resumes)
+    if not move(session, job.id, "running", next_state.status, next_state.reason, **next_state.values):
         raise Conflict(f"the job is {job.status}, not running")
     quotas.dispatch_next(session, settings, job.owner)
-    return Finish(job=job.id, status=verdict.status, retried=verdict.status == "queued")
+    return Finish(job=job.id, status=next_state.status, retried=next_state.status == "queued")
 
 
-class Verdict(NamedTuple):
+class NextState(NamedTuple):
     """What becomes of the job."""
 
     status: str
@@ -216,22 +216,22 @@ def _how_it_ended(manifest: dict[str, Any]) -> str:
     return f"stopped early after step {manifest.get('steps')}: {manifest.get('stop_reason')}"[:500]
 
 
-def _verdict(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> Verdict:
+def _next_state(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> NextState:
     who = f"attempt {attempt.number}"
     if attempt.status == "succeeded":
-        return Verdict("succeeded", f"{who} {_how_it_ended(attempt.result or {})}")
+        return NextState("succeeded", f"{who} {_how_it_ended(attempt.result or {})}")
     if job.cancel_requested_at is not None:
-        return Verdict("cancelled", "cancelled by the user")
+        return NextState("cancelled", "cancelled by the user")
     if failure is None and job.pause_requested_at is not None:
-        return Verdict("paused", "paused by the user")
+        return NextState("paused", "paused by the user")
     if failure is None:
-        return Verdict("queued", f"worker {attempt.worker} gave the job back")
+        return NextState("queued", f"worker {attempt.worker} gave the job back")
     what = f"{who} failed ({failure.failure_class}): {failure.message}"
     stored = {"failure": failures.brief(failure).model_dump()}
     if failure.failure_class not in RETRIED:
-        return Verdict("failed", what, stored)
+        return NextState("failed", what, stored)
     if job.pause_requested_at is not None:
-        return Verdict("paused", f"{what}; paused by the user")
+        return NextState("paused", f"{what}; paused by the user")
     if job.resumes >= max_resumes:
-        return Verdict("failed", f"{what}; it was resumed {job.resumes} times, and not again", stored)
-    return Verdict("queued", f"{what}; resume {job.resumes + 1} of {max_resumes}", {"resumes": job.resumes + 1})
+        return NextState("failed", f"{what}; it was resumed {job.resumes} times, and not again", stored)
+    return NextState("queued", f"{what}; resume {job.resumes + 1} of {max_resumes}", {"resumes": job.resumes + 1})

@@ -1,4 +1,4 @@
-"""What stands in an annotation file: checked in a process of its own, remembered by the file's digest."""
+"""What stands in an annotation file: checked in a process of its own, cached by the file's digest."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from api.models import Dataset
 from api.services.submission.coco_check import VERSION, CocoFault, Report
 
 COMMAND = [sys.executable, "-m", "api.services.submission.coco_check"]
-MAX_REMEMBERED_PATH = 2000  # bytes: Postgres indexes no longer keys, and a path is one
+MAX_CACHED_PATH = 2000  # bytes: Postgres indexes no longer keys, and a path is one
 MAX_WAITING = 8  # requests held up by checks; every one of them holds a thread of the API
 
 
 class CheckFailed(Exception):
-    """There is no verdict; `detail` and `remedy` say why, for the client."""
+    """There is no result; `detail` and `remedy` say why, for the client."""
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(detail)
@@ -38,7 +38,7 @@ class CheckFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """`classes` by ascending category id; `boxes` that can train; the first of `fault_count` faults."""
 
     classes: list[str]
@@ -50,7 +50,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Glance:
+class _FileStat:
     """What tells at a glance that a file is still the one that was checked."""
 
     size: int
@@ -58,33 +58,33 @@ class _Glance:
     inode: int
 
 
-def examine(database: Database, path: Path, seconds: float) -> Verdict:
-    """The verdict on the annotation file at `path`, from memory where the file was seen before.
+def examine(database: Database, path: Path, seconds: float) -> CheckResult:
+    """The check of the annotation file at `path`, from the cache where the file was seen before.
 
     It opens short transactions of its own and holds none while the file is read. One check runs per file at a
-    time; whoever else asks for that file waits and finds the verdict.
+    time; whoever else asks for that file waits and finds the result.
 
     Raises:
         CheckFailed: the file cannot be read, or not within `seconds`.
         Unavailable: too many requests are waiting for checks.
     """
-    if (known := _recall(database, path)) is not None:
-        return known
-    with _turns.taken(path, seconds):
-        if (known := _recall(database, path)) is not None:
-            return known
+    if (cached := _cached(database, path)) is not None:
+        return cached
+    with _check_locks.held(path, seconds):
+        if (cached := _cached(database, path)) is not None:
+            return cached
         deadline = time.monotonic() + seconds
-        glance = _glance(path)
+        stat = _file_stat(path)
         sha256 = _digest(path, deadline, seconds)
-        verdict = _recall_digest(database, sha256)
-        if verdict is None:
-            verdict = _check(path, deadline, seconds)
-        if _glance(path) == glance:  # otherwise it was written to meanwhile: true of nothing that is there now
-            _remember(database, path, glance, sha256, verdict)
-        return verdict
+        result = _cached_by_digest(database, sha256)
+        if result is None:
+            result = _check(path, deadline, seconds)
+        if _file_stat(path) == stat:  # otherwise it was written to meanwhile: true of nothing that is there now
+            _store(database, path, stat, sha256, result)
+        return result
 
 
-class _Turns:
+class _CheckLocks:
     """One check per file, and a bound on how many requests wait."""
 
     def __init__(self) -> None:
@@ -93,19 +93,19 @@ class _Turns:
         self._waiting: defaultdict[Path, int] = defaultdict(int)
 
     @contextmanager
-    def taken(self, path: Path, seconds: float) -> Iterator[None]:
+    def held(self, path: Path, seconds: float) -> Iterator[None]:
         with self._lock:
             if sum(self._waiting.values()) >= MAX_WAITING:
                 raise Unavailable("too many annotation files are being checked", remedy="Try again in a minute.")
             self._waiting[path] += 1
-            turn = self._files[path]
+            lock = self._files[path]
         try:
-            if not turn.acquire(timeout=seconds + 1):
+            if not lock.acquire(timeout=seconds + 1):
                 raise Unavailable(f"{path.name} is being checked for another request")
             try:
                 yield
             finally:
-                turn.release()
+                lock.release()
         finally:
             with self._lock:
                 self._waiting[path] -= 1
@@ -113,10 +113,10 @@ class _Turns:
                     del self._waiting[path], self._files[path]
 
 
-_turns = _Turns()
+_check_locks = _CheckLocks()
 
 
-def _check(path: Path, deadline: float, seconds: float) -> Verdict:
+def _check(path: Path, deadline: float, seconds: float) -> CheckResult:
     command = [*COMMAND, os.fspath(path), str(seconds)]
     try:
         done = subprocess.run(
@@ -132,7 +132,7 @@ def _check(path: Path, deadline: float, seconds: float) -> Verdict:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise CheckFailed(f"cannot be checked: {last}", "Check the file and its permissions.")
     report: Report = json.loads(done.stdout)
-    return Verdict(
+    return CheckResult(
         classes=report["classes"],
         images=report["images"],
         annotations=report["annotations"],
@@ -162,34 +162,34 @@ def _too_slow(seconds: float) -> CheckFailed:
     )
 
 
-def _glance(path: Path) -> _Glance:
+def _file_stat(path: Path) -> _FileStat:
     try:
         status = path.stat()
     except OSError as error:
         raise CheckFailed(f"cannot be read: {error.strerror}", "Check the file and its permissions.") from None
-    return _Glance(status.st_size, status.st_mtime_ns, status.st_ino)
+    return _FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _recall(database: Database, path: Path) -> Verdict | None:
+def _cached(database: Database, path: Path) -> CheckResult | None:
     with database.reading() as session:
         row = session.get(Dataset, os.fspath(path))
-    if row is None or _Glance(row.size, row.mtime_ns, row.inode) != _glance(path):
+    if row is None or _FileStat(row.size, row.mtime_ns, row.inode) != _file_stat(path):
         return None
-    return _verdict(row)
+    return _result_of_row(row)
 
 
-def _recall_digest(database: Database, sha256: str) -> Verdict | None:
-    """The verdict on the same bytes under another path."""
+def _cached_by_digest(database: Database, sha256: str) -> CheckResult | None:
+    """The result of the same bytes under another path."""
     with database.reading() as session:
         rows = session.scalars(select(Dataset).where(Dataset.sha256 == sha256).order_by(Dataset.checked_at.desc()))
-        return next((verdict for row in rows if (verdict := _verdict(row)) is not None), None)
+        return next((result for row in rows if (result := _result_of_row(row)) is not None), None)
 
 
-def _verdict(row: Dataset) -> Verdict | None:
+def _result_of_row(row: Dataset) -> CheckResult | None:
     counts = row.counts
     if counts.get("version") != VERSION:
         return None
-    return Verdict(
+    return CheckResult(
         classes=row.categories,
         images=counts["images"],
         annotations=counts["annotations"],
@@ -199,12 +199,12 @@ def _verdict(row: Dataset) -> Verdict | None:
     )
 
 
-def _remember(database: Database, path: Path, glance: _Glance, sha256: str, verdict: Verdict) -> None:
+def _store(database: Database, path: Path, stat: _FileStat, sha256: str, result: CheckResult) -> None:
     key = os.fspath(path)
-    if len(key.encode()) > MAX_REMEMBERED_PATH:
+    if len(key.encode()) > MAX_CACHED_PATH:
         return
     with database.transaction() as session:
-        values = _values(session, glance, sha256, verdict)
+        values = _values(session, stat, sha256, result)
         row = session.get(Dataset, key)
         if row is None:
             # Another replica may be checking the same file: the row of either will do.
@@ -214,21 +214,21 @@ def _remember(database: Database, path: Path, glance: _Glance, sha256: str, verd
             setattr(row, name, value)
 
 
-def _values(session: Session, glance: _Glance, sha256: str, verdict: Verdict) -> dict[str, Any]:
+def _values(session: Session, stat: _FileStat, sha256: str, result: CheckResult) -> dict[str, Any]:
     counts = {
         "version": VERSION,
-        "images": verdict.images,
-        "annotations": verdict.annotations,
-        "boxes": verdict.boxes,
-        "faults": verdict.fault_count,
+        "images": result.images,
+        "annotations": result.annotations,
+        "boxes": result.boxes,
+        "faults": result.fault_count,
     }
     return {
-        "size": glance.size,
-        "mtime_ns": glance.mtime_ns,
-        "inode": glance.inode,
+        "size": stat.size,
+        "mtime_ns": stat.mtime_ns,
+        "inode": stat.inode,
         "sha256": sha256,
-        "categories": verdict.classes,
+        "categories": result.classes,
         "counts": counts,
-        "faults": verdict.faults,
+        "faults": result.faults,
         "checked_at": session.now(),
     }

@@ -36,7 +36,7 @@ WEIGHTS = "/spec/weights"
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Sections:
     """The sections of a specification; None: left out, or ill-formed, which is told already."""
 
     weights: JobRef | FileRef | None = None
@@ -66,7 +66,7 @@ def resolve(
 
     Raises `Unavailable`: too many annotation files are being checked.
     """
-    asked = _Asked(**{field.name: getattr(config, field.name, None) for field in fields(_Asked)})
+    asked = _Sections(**{field.name: getattr(config, field.name, None) for field in fields(_Sections)})
     update = _resolved(database, settings, asked, isinstance(config, ExportConfig), faults)
     if faults:
         return None
@@ -81,7 +81,7 @@ def resolve(
 def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:
     """What the files and the database say of a specification that its model has refused."""
     faults: list[Fault] = []
-    asked = _Asked(**{name: _well_formed(section, spec.get(name)) for name, section in _SECTIONS.items()})
+    asked = _Sections(**{name: _well_formed(section, spec.get(name)) for name, section in _SECTIONS.items()})
     _resolved(database, settings, asked, kind == "export", faults)
     return faults
 
@@ -94,12 +94,12 @@ def _well_formed(section: TypeAdapter[Any], values: Any) -> Any:
 
 
 def _resolved(
-    database: Database, settings: Settings, asked: _Asked, exports: bool, faults: list[Fault]
+    database: Database, settings: Settings, asked: _Sections, exports: bool, faults: list[Fault]
 ) -> dict[str, Any]:
     update: dict[str, Any] = {}
-    verdict, source = None, None
+    result, source = None, None
     if asked.data is not None:
-        values, verdict = splits.check(database, settings, "val", asked.data.val, faults)
+        values, result = splits.check(database, settings, "val", asked.data.val, faults)
         update["data"] = {**asked.data.model_dump(), "val": values}
     if asked.weights is not None:
         source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)
@@ -110,7 +110,7 @@ def _resolved(
     if exports:
         update["classes"] = classes = _export_classes(asked.classes, source, faults)
     else:
-        classes = _measured_classes(asked.data, verdict, source, faults)
+        classes = _measured_classes(asked.data, result, source, faults)
         if asked.data is not None:
             update["data"]["classes"] = classes
     update["weights"] = source.weights.model_dump()
@@ -123,7 +123,7 @@ def _resolved(
     return update
 
 
-def _model(asked: _Asked, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:
+def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:
     """The model that the weights are of, with the postprocessing that is asked for."""
     model = asked.model or source.model
     if model is None:
@@ -143,14 +143,14 @@ def _model(asked: _Asked, source: Source, classes: list[str] | None, faults: lis
 
 
 def _measured_classes(
-    data: MeasuredData | None, verdict: datasets.Verdict | None, source: Source, faults: list[Fault]
+    data: MeasuredData | None, result: datasets.CheckResult | None, source: Source, faults: list[Fault]
 ) -> list[str] | None:
     """In label order: the model's, which must be those of the data. Without any, the categories by ascending id."""
     given = data.classes if data is not None else None
-    wanted = given or (verdict.classes if verdict is not None else None)
-    if verdict is not None and given and (missing := [name for name in given if name not in verdict.classes]):
+    wanted = given or (result.classes if result is not None else None)
+    if result is not None and given and (missing := [name for name in given if name not in result.classes]):
         detail = f"the val annotations have no category {listed(missing)}"
-        remedy = f"Their categories are: {listed(verdict.classes)}."
+        remedy = f"Their categories are: {listed(result.classes)}."
         faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
     if source.classes is None or wanted is None:
         return source.classes or wanted

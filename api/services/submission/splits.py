@@ -17,7 +17,7 @@ LISTED = 10  # class names that a fault spells out
 
 def check(
     database: Database, settings: Settings, name: str, split: CocoSplit, faults: list[Fault]
-) -> tuple[dict[str, Any], datasets.Verdict | None]:
+) -> tuple[dict[str, Any], datasets.CheckResult | None]:
     """`/spec/data/{name}` with absolute paths, and what its file holds; None where the file is at fault.
 
     Raises `Unavailable`: too many annotation files are being checked.
@@ -30,15 +30,15 @@ def check(
     try:
         annotations = locate_file(split.annotations, settings.data_roots)
         values["annotations"] = str(annotations)
-        verdict = datasets.examine(database, annotations, settings.coco_check_seconds)
+        result = datasets.examine(database, annotations, settings.coco_check_seconds)
     except PathRefused as refused:
         faults.append(Fault(pointer=f"{pointer}/annotations", detail=refused.detail, remedy=refused.remedy))
     except datasets.CheckFailed as failed:
         detail = f"{annotations.name} {failed.detail}"
         faults.append(Fault(pointer=f"{pointer}/annotations", detail=detail, remedy=failed.remedy))
     else:
-        faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, verdict))
-        return values, None if verdict.fault_count else verdict
+        faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, result))
+        return values, None if result.fault_count else result
     return values, None
 
 
@@ -48,8 +48,8 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:LISTED])) + more
 
 
-def _coco_faults(pointer: str, name: str, verdict: datasets.Verdict) -> list[Fault]:
-    details = [f"{fault['where']} {fault['detail']}".strip() for fault in verdict.faults]
-    if verdict.fault_count > len(details):
-        details.append(f"and {verdict.fault_count - len(details)} more faults")
+def _coco_faults(pointer: str, name: str, result: datasets.CheckResult) -> list[Fault]:
+    details = [f"{fault['where']} {fault['detail']}".strip() for fault in result.faults]
+    if result.fault_count > len(details):
+        details.append(f"and {result.fault_count - len(details)} more faults")
     return [Fault(pointer=pointer, detail=f"{name}: {detail}", remedy="Mend the file.") for detail in details]

@@ -143,18 +143,18 @@ def _data(
     database: Database, settings: Settings, config: DataConfig, loader: LoaderConfig, faults: list[Fault]
 ) -> dict[str, Any]:
     """The data section with absolute paths and, where the files are in order, classes."""
-    verdicts: dict[str, datasets.Verdict | None] = {}
+    results: dict[str, datasets.CheckResult | None] = {}
     data = config.model_dump()
     for split in ("train", "val"):
-        data[split], verdicts[split] = splits.check(database, settings, split, getattr(config, split), faults)
-    train, val = verdicts.get("train"), verdicts.get("val")
+        data[split], results[split] = splits.check(database, settings, split, getattr(config, split), faults)
+    train, val = results.get("train"), results.get("val")
     if train is not None:
         faults.extend(_no_boxes(loader, train))
     data["classes"] = _classes(config.classes, train, val, faults)
     return data
 
 
-def _no_boxes(loader: LoaderConfig, train: datasets.Verdict) -> list[Fault]:
+def _no_boxes(loader: LoaderConfig, train: datasets.CheckResult) -> list[Fault]:
     if train.boxes or not loader.drop_empty:
         return []
     return [
@@ -167,14 +167,14 @@ def _no_boxes(loader: LoaderConfig, train: datasets.Verdict) -> list[Fault]:
 
 
 def _classes(
-    given: list[str] | None, train: datasets.Verdict | None, val: datasets.Verdict | None, faults: list[Fault]
+    given: list[str] | None, train: datasets.CheckResult | None, val: datasets.CheckResult | None, faults: list[Fault]
 ) -> list[str] | None:
     """The classes in label order: as given, or the training file's categories by ascending id."""
     if given is not None:
-        for split, verdict in {"train": train, "val": val}.items():
-            if verdict is not None and (missing := [name for name in given if name not in verdict.classes]):
+        for split, result in {"train": train, "val": val}.items():
+            if result is not None and (missing := [name for name in given if name not in result.classes]):
                 detail = f"the {split} annotations have no category {listed(missing)}"
-                remedy = f"Their categories are: {listed(verdict.classes)}."
+                remedy = f"Their categories are: {listed(result.classes)}."
                 faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
         return given
     if train is None:
