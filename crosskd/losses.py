@@ -34,12 +34,12 @@ def quality_focal(logits: Tensor, quality: Tensor, beta: float) -> Tensor:
     return entropy * (distance if beta == 1 else _power(distance, beta))
 
 
-def focal_background(logits: Tensor, gamma: float, alpha: float) -> Tensor:
+def focal_negative(logits: Tensor, gamma: float, alpha: float) -> Tensor:
     """Focal loss of a class that is not there (arXiv 1708.02002): (1 - alpha) p^gamma * -log(1 - p), elementwise."""
     return (1 - alpha) * _power(logits.sigmoid(), gamma) * F.softplus(logits)
 
 
-def focal_object(logits: Tensor, gamma: float, alpha: float) -> Tensor:
+def focal_positive(logits: Tensor, gamma: float, alpha: float) -> Tensor:
     """Focal loss of a class that is there: alpha (1 - p)^gamma * -log(p), elementwise."""
     return alpha * _power((-logits).sigmoid(), gamma) * F.softplus(-logits)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crosskd.weights.ours import read_weights
+from crosskd.weights.native import read_weights
 from tests.support.service import SPEC, Service, processes_of
 from wire.jobs import Job
 

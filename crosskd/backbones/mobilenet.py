@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from torchvision.models import mobilenetv2
 
 from crosskd.backbones import pretrained
-from crosskd.backbones.staged import Staged
+from crosskd.backbones.staged import StagedBackbone
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
 
 ENDS = (1, 4, 7, 14, 18)  # the stem and the four stages end before these places in `features`
 
 
-class MobileNetV2(Staged):
-    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `Staged`. Stem: the first convolution; stages: the blocks up to
-    the last of each resolution.
+class MobileNetV2(StagedBackbone):
+    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `StagedBackbone`. Stem: the first convolution; stages: the blocks up
+    to the last of each resolution.
 
     C5 has the 320 channels of the last block: the 1 x 1 convolution to 1280 behind it serves the classifier alone.
     """

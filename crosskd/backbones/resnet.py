@@ -6,15 +6,15 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from crosskd.backbones import pretrained
-from crosskd.backbones.staged import Staged
+from crosskd.backbones.staged import StagedBackbone
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
 
 STAGES = 4
 
 
-class ResNet(Staged):
-    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `Staged`. Stem: conv1 and bn1; stages: layer1..layer4.
+class ResNet(StagedBackbone):
+    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `StagedBackbone`. Stem: conv1 and bn1; stages: layer1..layer4.
 
     In caffe's style, the original one, a bottleneck strides in its first 1 x 1 convolution; in PyTorch's in the
     3 x 3 one behind it. Names and shapes are the same, the weights of the one are of no use to the other.

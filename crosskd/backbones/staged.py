@@ -15,7 +15,7 @@ from crosskd.spec.config import BackboneConfig
 STRIDE = 32  # of C5
 
 
-class Staged(nn.Module, ABC):
+class StagedBackbone(nn.Module, ABC):
     """images [N, 3, H, W] -> [C2, C3, C4, C5], C_i [N, channels[i - 2], H / 2^i, W / 2^i], rounded up.
 
     What reads them takes the last three: a backbone may leave C2 out.

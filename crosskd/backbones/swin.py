@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision.models.swin_transformer import SwinTransformer
 
 from crosskd.backbones import pretrained
-from crosskd.backbones.staged import Staged
+from crosskd.backbones.staged import StagedBackbone
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
 
@@ -18,9 +18,9 @@ STAGES = 4
 NORMED = (1, 2, 3)  # stages, counted from 0, whose maps go to the pyramid: C3, C4, C5
 
 
-class Swin(Staged):
-    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `Staged`. Stem: the patch embedding; stages: the blocks of one
-    resolution and the patch merging behind them.
+class Swin(StagedBackbone):
+    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `StagedBackbone`. Stem: the patch embedding; stages: the blocks of
+    one resolution and the patch merging behind them.
 
     C3, C4 and C5 pass a layer norm each (`norms.1` to `norms.3`), which a classifier does not have, and which begins
     as the identity of a normalised map. Drop path grows linearly from 0 at the first block to `drop_path` at the last;

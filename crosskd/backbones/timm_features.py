@@ -9,15 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from crosskd.backbones import pretrained
-from crosskd.backbones.staged import Staged
+from crosskd.backbones.staged import StagedBackbone
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig, FileRef
 from crosskd.weights.tensors import read_tensors
 
 
-class TimmFeatures(Staged):
-    """images [N, 3, H, W] -> [C3, C4, C5]; see `Staged`.
+class TimmFeatures(StagedBackbone):
+    """images [N, 3, H, W] -> [C3, C4, C5]; see `StagedBackbone`.
 
     No stage can be frozen. `init: imagenet` means timm's own default weights, from where timm has them; a file may
     hold the whole classifier or the features alone, by timm's names. Raises `ConfigError` without the package, or

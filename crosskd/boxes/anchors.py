@@ -33,7 +33,7 @@ class Anchors:
 
 def square_anchors(sizes: Sequence[Size], strides: Sequence[int], scale: float, like: Tensor) -> Anchors:
     """One anchor a cell, of side `scale` * stride, centred on the cell's upper left corner."""
-    return _laid_out(sizes, strides, [[(scale * stride, scale * stride)] for stride in strides], 0.0, like)
+    return _on_grid(sizes, strides, [[(scale * stride, scale * stride)] for stride in strides], 0.0, like)
 
 
 def octave_anchors(
@@ -61,7 +61,7 @@ def octave_anchors(
         if whole_pixels:
             level = [(2.0 * round(width / 2), 2.0 * round(height / 2)) for width, height in level]
         shapes.append(level)
-    return _laid_out(sizes, strides, shapes, 0.0, like, spread=spread)
+    return _on_grid(sizes, strides, shapes, 0.0, like, spread=spread)
 
 
 def cell_points(
@@ -71,10 +71,10 @@ def cell_points(
 
     `spread`: see `_steps`.
     """
-    return _laid_out(sizes, strides, [[(0.0, 0.0)] for _ in strides], offset, like, spread=spread)
+    return _on_grid(sizes, strides, [[(0.0, 0.0)] for _ in strides], offset, like, spread=spread)
 
 
-def _laid_out(
+def _on_grid(
     sizes: Sequence[Size],
     strides: Sequence[int],
     shapes: Sequence[Sequence[tuple[float, float]]],

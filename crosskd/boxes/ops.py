@@ -56,7 +56,7 @@ def clip(boxes: Tensor, size: Size) -> Tensor:
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
-def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, keep: int) -> Detections:
+def class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, keep: int) -> Detections:
     """Non-maximum suppression within each class, after dropping boxes without area: [D', 4] -> the best `keep`."""
     solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, scores, labels = boxes[solid], scores[solid], labels[solid]

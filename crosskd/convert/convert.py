@@ -20,7 +20,7 @@ from crosskd.engine.checkpoint import file_digest
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.files import replacing
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from crosskd.weights.tensors import check_shapes
 
 SAFETENSORS = ".safetensors"

@@ -15,7 +15,7 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
-from crosskd.weights.ours import FORMAT, class_names, read_header
+from crosskd.weights.native import FORMAT, class_names, read_header
 from crosskd.weights.tensors import read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote

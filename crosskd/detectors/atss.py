@@ -10,7 +10,7 @@ from torch import Tensor
 from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_deltas
-from crosskd.detectors.classic import centerness_losses, centerness_target
+from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
 from crosskd.detectors.head import DenseHead
 from crosskd.losses import EPSILON, rank_mean
 from crosskd.spec.config import ModelConfig

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.boxes.ops import clip, overlap_loss, suppress
+from crosskd.boxes.ops import class_nms, clip, overlap_loss
 from crosskd.losses import full, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
@@ -223,7 +223,7 @@ class DenseHead(nn.Module, ABC):
                 labels.append(label)
                 start += count
             found.append(
-                suppress(
+                class_nms(
                     torch.cat(boxes),
                     torch.cat(scores),
                     torch.cat(labels),

@@ -17,9 +17,9 @@ from crosskd.engine import distributed
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision, memory_errors
 from crosskd.engine.ema import EMA
-from crosskd.engine.meter import Meter
 from crosskd.engine.optim import Schedule, set_learning_rate
 from crosskd.engine.parallel import keeping
+from crosskd.engine.throughput import ThroughputMeter
 from crosskd.errors import Diverged, Interrupted
 from crosskd.structures import Batch, Losses
 
@@ -82,7 +82,7 @@ def fit(
     Raises `Diverged`, `OutOfMemory`, and `Interrupted` once a requested stop has been checkpointed.
     """
     every = run.config.checkpoint.every_steps
-    meter = Meter(run, training.amp.device)
+    meter = ThroughputMeter(run, training.amp.device)
     saved = run.step
     while True:
         enough = False
@@ -134,7 +134,7 @@ class _Group:
             yield batch
 
 
-def _groups(run: Run, training: Training, meter: Meter) -> Iterator[_Group]:
+def _groups(run: Run, training: Training, meter: ThroughputMeter) -> Iterator[_Group]:
     """What is left of the epoch, in groups of `accumulate` batches; the epoch's last group may be shorter."""
     left = len(training.batches) - run.batches_done
     if run.step >= run.total_steps or left <= 0:

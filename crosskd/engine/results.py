@@ -17,7 +17,7 @@ from crosskd.engine import distributed
 from crosskd.engine.checkpoint import file_digest
 from crosskd.spec.config import EvaluationConfig, ModelConfig
 from crosskd.structures import Evaluation
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from crosskd.errors import ConfigError, Interrupted, WeightsError
 from crosskd.evaluation.average_precision import Found, average_precision
 from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
-from crosskd.weights.ours import FORMAT, class_names, read_header
+from crosskd.weights.native import FORMAT, class_names, read_header
 
 _MEND = "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
 

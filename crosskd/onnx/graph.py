@@ -93,7 +93,7 @@ class Pipeline(nn.Module):
         """The `max_detections` best of the candidates that survive NMS within their classes."""
         keep = self.postprocess.max_detections
         own = labels[:, None] == torch.arange(self.detector.num_classes)[:, None]  # [N, K, P]
-        kept = survivors(boxes, torch.where(own, scores[:, None], 0.0), self.postprocess.nms_iou, keep)
+        kept = nms_mask(boxes, torch.where(own, scores[:, None], 0.0), self.postprocess.nms_iou, keep)
         scores, row = F.pad(torch.where(kept, scores, 0.0), (0, keep)).topk(keep, dim=1)
         there = scores > 0
         row = torch.where(there, row, 0)
@@ -112,8 +112,8 @@ def _clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
-@torch.library.custom_op("crosskd::survivors", mutates_args=())
-def survivors(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
+@torch.library.custom_op("crosskd::nms_mask", mutates_args=())
+def nms_mask(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
     """Which candidates non-maximum suppression within each class leaves, the `keep` best: -> [N, P] bool.
 
     Boxes [N, P, 4]; scores [N, K, P], 0 but for the class of the candidate, or wholly where there is none. An operator
@@ -128,13 +128,13 @@ def survivors(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
     return kept
 
 
-@survivors.register_fake
-def _survivors_shape(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:  # noqa: ARG001 - as above
+@nms_mask.register_fake
+def _nms_mask_shape(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:  # noqa: ARG001 - as above
     return boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
 
 
-def _survivors_in_onnx(boxes: Any, scores: Any, iou: float, keep: int) -> Any:
-    """`survivors` in ONNX; the best `keep` of each class are at least those of all."""
+def _nms_mask_in_onnx(boxes: Any, scores: Any, iou: float, keep: int) -> Any:
+    """`nms_mask` in ONNX; the best `keep` of each class are at least those of all."""
     selected = op.NonMaxSuppression(  # [M, 3] image, class, candidate
         boxes,
         scores,
@@ -168,7 +168,7 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
                 input_names=list(INPUTS),
                 output_names=list(OUTPUTS),
                 dynamic_shapes=({0: free, 2: free, 3: free}, {0: free}),
-                custom_translation_table={torch.ops.crosskd.survivors.default: _survivors_in_onnx},
+                custom_translation_table={torch.ops.crosskd.nms_mask.default: _nms_mask_in_onnx},
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

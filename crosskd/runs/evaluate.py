@@ -17,7 +17,7 @@ from crosskd.data.annotations import read_classes
 from crosskd.data.loader import Loader, build_loader
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import choose_device, memory_errors, set_threads
-from crosskd.engine.logbook import LogLines, log_file
+from crosskd.engine.log_callback import LogCallback, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
@@ -49,7 +49,7 @@ def measure(
     workdir.mkdir(parents=True, exist_ok=True)
     with log_file(workdir / "log.txt"):
         try:
-            return _measure(config, workdir, Callbacks([LogLines(), *callbacks]), weights, stop or threading.Event())
+            return _measure(config, workdir, Callbacks([LogCallback(), *callbacks]), weights, stop or threading.Event())
         except CrossKDError as error:
             log.error("%s", error)
             raise

@@ -19,7 +19,7 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.device import choose_device, memory_errors, set_threads
-from crosskd.engine.logbook import LogLines, log_file
+from crosskd.engine.log_callback import LogCallback, log_file
 from crosskd.engine.results import size_of, versions
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
@@ -27,7 +27,7 @@ from crosskd.onnx.check import Check, Graph, compare, raw_batch
 from crosskd.onnx.graph import Pipeline, write_graph
 from crosskd.runs.finished import Description, Finished, describe, load
 from crosskd.spec.config import ExportConfig
-from crosskd.spec.finished import unexportable
+from crosskd.spec.evaluate_export import unexportable
 from crosskd.structures import Size
 from crosskd.weights.files import write_text
 
@@ -58,7 +58,7 @@ def export(
     run = Run(config, workdir, stop or threading.Event())
     with log_file(workdir / "log.txt"):
         try:
-            return _export(config, run, Callbacks([LogLines(), *callbacks]), weights)
+            return _export(config, run, Callbacks([LogCallback(), *callbacks]), weights)
         except CrossKDError as error:
             log.error("%s", error)
             raise

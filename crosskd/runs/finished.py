@@ -14,8 +14,8 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.checkpoint import file_digest
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, ModelConfig, ScaleConfig
-from crosskd.spec.finished import scale_of, with_postprocess
-from crosskd.weights.ours import class_names, read_header
+from crosskd.spec.evaluate_export import scale_of, with_postprocess
+from crosskd.weights.native import class_names, read_header
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.pairing import require_pair
-from crosskd.weights.ours import class_names, read_header
+from crosskd.weights.native import class_names, read_header
 
 log = logging.getLogger(__name__)
 

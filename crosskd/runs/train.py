@@ -22,7 +22,7 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.renormalise import Renormalised
-from crosskd.engine import distributed, snapshot
+from crosskd.engine import distributed, run_state
 from crosskd.engine.callbacks import Callback, Callbacks, Run, TrainResult
 from crosskd.engine.checkpoint import (
     file_digest,
@@ -38,7 +38,7 @@ from crosskd.engine.checkpoint import (
 from crosskd.engine.compiled import compile_within, require_compiler
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
-from crosskd.engine.logbook import LogLines, log_file
+from crosskd.engine.log_callback import LogCallback, log_file
 from crosskd.engine.loop import Training, fit
 from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
@@ -84,7 +84,7 @@ def train(
         _require_unused(workdir)
     run = Run(config, workdir, stop or threading.Event(), finish or threading.Event())
     with distributed.joined(config), log_file(workdir / _log_name()):
-        listeners = [LogLines(), *callbacks] if distributed.is_main() else []
+        listeners = [LogCallback(), *callbacks] if distributed.is_main() else []
         try:
             with distributed.noticing_loss():
                 return _Session(run, Callbacks(listeners), teacher_weights).execute(resume)
@@ -233,7 +233,7 @@ class _Session:
     def _restore(self, saved: dict[str, Any]) -> None:
         require_same_run(saved["settings"], self.settings)
         with memory_errors(self.parts.device):
-            snapshot.restore(saved, self.run, self.parts.training, self.results)
+            run_state.restore(saved, self.run, self.parts.training, self.results)
         if distributed.is_main():
             remove_later(self.run.workdir / CHECKPOINTS, self.run.step)
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
@@ -242,7 +242,7 @@ class _Session:
 
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
-        state = snapshot.take(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
+        state = run_state.capture(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
         if not distributed.is_main():
             return
         path = write_checkpoint(folder, self.run.step, state)

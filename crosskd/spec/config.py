@@ -25,7 +25,7 @@ from crosskd.spec.distill import (
     MimicConfig,
     PKDConfig,
 )
-from crosskd.spec.finished import EvaluateConfig, ExportConfig, MeasuredData, ScaleConfig
+from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
 from crosskd.spec.knobs import ClassName, FileRef, JobRef, Knobs
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
@@ -46,6 +46,7 @@ __all__ = [
     "EMAConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "EvaluationData",
     "ExportConfig",
     "FGDConfig",
     "FileRef",
@@ -57,7 +58,6 @@ __all__ = [
     "LoaderConfig",
     "LossConfig",
     "MGDConfig",
-    "MeasuredData",
     "MimicConfig",
     "ModelConfig",
     "NeckConfig",

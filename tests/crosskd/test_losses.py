@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from crosskd.losses import (
     bins_divergence,
     distribution_focal,
-    focal_background,
-    focal_object,
+    focal_negative,
+    focal_positive,
     full,
     level_sums,
     quality_focal,
@@ -44,7 +44,7 @@ def test_an_exponent_below_one_has_a_gradient_where_there_is_nothing_to_weigh() 
     assert logits.grad[2] > 0
 
     extreme = torch.tensor([-200.0, 200.0], requires_grad=True)
-    (focal_background(extreme, 0.5, 0.25) + focal_object(extreme, 0.5, 0.25)).sum().backward()
+    (focal_negative(extreme, 0.5, 0.25) + focal_positive(extreme, 0.5, 0.25)).sum().backward()
     assert extreme.grad is not None
     assert extreme.grad.isfinite().all()
 

@@ -23,7 +23,7 @@ from crosskd.errors import Interrupted
 from crosskd.evaluation.evaluate import evaluate_weights
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 
 # A training on GPUs that ends with an error: it leaves its group behind, whose clean-up waits for the others.

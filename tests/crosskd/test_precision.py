@@ -16,7 +16,7 @@ from crosskd.engine.compiled import require_compiler
 from crosskd.errors import ConfigError
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
-from crosskd.weights.ours import read_weights
+from crosskd.weights.native import read_weights
 from tests.support.trainings import CLASSES, Story, distilled
 from tests.support.trainings import config as training
 

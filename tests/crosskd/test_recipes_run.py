@@ -20,7 +20,7 @@ from crosskd.engine.callbacks import Callback, Run
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.presets import load_recipe
-from crosskd.weights.ours import read_weights
+from crosskd.weights.native import read_weights
 from tests.support.published import ROWS
 
 CLASSES = 3

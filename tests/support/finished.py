@@ -8,7 +8,7 @@ from pathlib import Path
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector
 from crosskd.spec.config import DataConfig
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 
 CLASSES = ["A", "B", "E"]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import InvalidSpec
-from api.services.submission import datasets, finished, splits, weights
+from api.services.submission import datasets, evaluate_export, splits, weights
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.splits import listed
 from api.services.submission.weights_header import NotSafetensors
@@ -50,7 +50,7 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
     if isinstance(create.spec, TrainConfig):
         return _training(session.database, settings, create.kind, create.spec)
     faults: list[Fault] = []
-    resolved = finished.resolve(session.database, settings, create.spec, faults)
+    resolved = evaluate_export.resolve(session.database, settings, create.spec, faults)
     if resolved is None:
         raise _invalid(faults)
     return resolved
@@ -82,7 +82,7 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     if not isinstance(spec, dict):
         return []
     if body.get("kind") in ("evaluate", "export"):
-        return finished.further_faults(database, settings, body["kind"], spec)
+        return evaluate_export.further_faults(database, settings, body["kind"], spec)
     data = _well_formed(DataConfig, spec.get("data"))
     student = _well_formed(ModelConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))

@@ -18,7 +18,7 @@ from api.models import ID, Artifact, Job
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
-from crosskd.spec.finished import scale_of
+from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from wire.errors import Fault
 

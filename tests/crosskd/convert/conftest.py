@@ -12,7 +12,7 @@ from crosskd.data.demo import write_demo
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 
 CLASSES = ["A", "B", "E"]  # of the demo data

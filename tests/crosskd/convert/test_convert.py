@@ -24,7 +24,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
-from crosskd.weights.ours import read_weights, write_weights
+from crosskd.weights.native import read_weights, write_weights
 from tests.crosskd.convert.test_mmdet import KEYS, shapes
 from tests.support import small
 

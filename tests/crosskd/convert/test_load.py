@@ -17,7 +17,7 @@ from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
 from crosskd.spec.registry import DETECTORS
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 
 # The mildest model of each; torchvision has two of the detectors, and only as it builds them.

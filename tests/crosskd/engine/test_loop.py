@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.engine import snapshot
+from crosskd.engine import run_state
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
@@ -331,10 +331,10 @@ def test_the_scale_of_fp16_is_part_of_a_checkpoint(tmp_path: Path) -> None:
     training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
     train_step(run, training, list(training.batches.epoch(0))[:1])
     model = small.config()
-    state = snapshot.take(run, training, Results(tmp_path, model, []), {}, seconds=0.0)
+    state = run_state.capture(run, training, Results(tmp_path, model, []), {}, seconds=0.0)
     again, other = toy_run(tmp_path, toy_config(precision="fp16"))
     assert other.amp.scaler.get_scale() == 2.0**16
-    snapshot.restore(state, again, other, Results(tmp_path, model, []))
+    run_state.restore(state, again, other, Results(tmp_path, model, []))
     assert other.amp.scaler.get_scale() == 2.0**15
 
 

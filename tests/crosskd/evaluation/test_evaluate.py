@@ -22,7 +22,7 @@ from crosskd.evaluation.average_precision import METRICS, Found, average_precisi
 from crosskd.evaluation.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
 from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 from tests.support.coco_files import config, content, many, write
 

@@ -20,7 +20,7 @@ from crosskd.errors import CrossKDError, ExportError, Interrupted
 from crosskd.onnx.check import Graph, compare
 from crosskd.runs.export import export
 from crosskd.spec.config import AugmentConfig, DataConfig, ExportConfig
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 from tests.support import small
 from tests.support.finished import CLASSES, detector, write_finished, write_images
 

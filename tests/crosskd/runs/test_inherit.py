@@ -15,7 +15,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.runs.inherit import inherit
 from crosskd.runs.train import build_parts, train
 from crosskd.spec.config import ModelConfig, TrainConfig
-from crosskd.weights.ours import write_weights
+from crosskd.weights.native import write_weights
 
 CLASSES = 3
 NAMES = ["A", "B", "E"]

@@ -17,7 +17,7 @@ from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupte
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.spec.shapes import parameter_count
-from crosskd.weights.ours import read_weights, write_weights
+from crosskd.weights.native import read_weights, write_weights
 from tests.support.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 
 

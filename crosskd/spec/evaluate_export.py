@@ -1,4 +1,4 @@
-"""What is done with finished weights: they are measured, or exported. Imports no torch."""
+"""What is done with the weights of a finished training: they are evaluated, or exported. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."
 
 
-class MeasuredData(Knobs):
-    """The split that is measured."""
+class EvaluationData(Knobs):
+    """The split that the detector is evaluated on."""
 
     val: CocoSplit
     classes: Classes | None = Field(
@@ -29,7 +29,7 @@ class MeasuredData(Knobs):
     )
 
     @model_validator(mode="after")
-    def _classes_once(self) -> MeasuredData:
+    def _classes_once(self) -> EvaluationData:
         _require_unique(self.classes)
         return self
 
@@ -43,7 +43,7 @@ class ScaleConfig(Knobs):
 
 
 class _WeightsConfig(Knobs):
-    """What measuring and exporting have in common: weights, and how detections are made of them."""
+    """What evaluation and export have in common: weights, and how detections are made of them."""
 
     version: Literal[1] = 1
     weights: JobRef | FileRef
@@ -57,7 +57,7 @@ class _WeightsConfig(Knobs):
 class EvaluateConfig(_WeightsConfig):
     """COCO AP of a weights file on a validation split."""
 
-    data: MeasuredData
+    data: EvaluationData
     batch_size: int = Field(default=16, ge=1, le=1024)
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the process itself.")
 

@@ -41,7 +41,7 @@ def log_file(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class LogLines(Callback):
+class LogCallback(Callback):
     """Logs every event of a run."""
 
     def on_phase(self, run: Run, phase: Phase) -> None:

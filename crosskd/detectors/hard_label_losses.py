@@ -12,7 +12,7 @@ from crosskd.boxes.coding import centerness
 from crosskd.boxes.ops import overlap_loss
 from crosskd.detectors.head import DenseHead, flatten, map_sizes
 from crosskd.detectors.positives import Positives
-from crosskd.losses import EPSILON, focal_background, focal_object, level_sums
+from crosskd.losses import EPSILON, focal_negative, focal_positive, level_sums
 from crosskd.spec.config import LossConfig
 from crosskd.structures import Assignment, Losses, Predictions
 
@@ -24,9 +24,9 @@ def focal_loss(logits: Tensor, positives: Positives, assignment: Assignment, wei
     logits' size is never made.
     """
     gamma, alpha = weights.focal_gamma, weights.focal_alpha
-    background = focal_background(logits, gamma, alpha).sum(-1) * assignment.label_weights
+    background = focal_negative(logits, gamma, alpha).sum(-1) * assignment.label_weights
     ours = logits[positives.image, positives.anchor, positives.labels]  # [P]
-    correction = focal_object(ours, gamma, alpha) - focal_background(ours, gamma, alpha)
+    correction = focal_positive(ours, gamma, alpha) - focal_negative(ours, gamma, alpha)
     total = level_sums(background, assignment.level_sizes) + positives.level_sums(correction, assignment)
     return weights.focal * total
 

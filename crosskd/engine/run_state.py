@@ -13,7 +13,9 @@ from crosskd.engine.random_state import random_state, restore_random_state
 from crosskd.engine.results import Results
 
 
-def take(run: Run, training: Training, results: Results, settings: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+def capture(
+    run: Run, training: Training, results: Results, settings: dict[str, Any], *, seconds: float
+) -> dict[str, Any]:
     """Everything that decides how the run goes on. `settings` is the run's fingerprint. Collective."""
     return {
         "settings": settings,
@@ -30,7 +32,7 @@ def take(run: Run, training: Training, results: Results, settings: dict[str, Any
 
 
 def restore(state: dict[str, Any], run: Run, training: Training, results: Results) -> None:
-    """Put the run back where `take` found it. The learning rate needs nothing: it follows from the step."""
+    """Put the run back where `capture` found it. The learning rate needs nothing: it follows from the step."""
     position = state["position"]
     run.step, run.epoch_index, run.batches_done = (
         position["step"],

@@ -1,4 +1,4 @@
-"""Jobs on finished weights (evaluate, export): from a posted specification to the one that is stored.
+"""Jobs on finished weights (`evaluate`, `export`): from a posted specification to the one that is stored.
 
 The weights are named as a teacher's are, and tell the same: `weights.source_of`.
 """
@@ -19,15 +19,15 @@ from api.services.submission.weights import Source, misfits, source_of, without_
 from api.settings import Settings
 from crosskd.spec.config import (
     EvaluateConfig,
+    EvaluationData,
     ExportConfig,
     FileRef,
     JobRef,
-    MeasuredData,
     ModelConfig,
     PostprocessConfig,
     ScaleConfig,
 )
-from crosskd.spec.finished import unexportable, with_postprocess
+from crosskd.spec.evaluate_export import unexportable, with_postprocess
 from crosskd.spec.shapes import expected_shapes
 from wire.errors import Fault
 from wire.faults import faults as as_faults
@@ -44,7 +44,7 @@ class _Sections:
     scale: ScaleConfig | None = None
     postprocess: PostprocessConfig | None = None
     classes: list[str] | None = None
-    data: MeasuredData | None = None
+    data: EvaluationData | None = None
     images: str | None = None
 
 
@@ -54,7 +54,7 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
     "scale": TypeAdapter(ScaleConfig),
     "postprocess": TypeAdapter(PostprocessConfig),
     "classes": TypeAdapter(list[str]),
-    "data": TypeAdapter(MeasuredData),
+    "data": TypeAdapter(EvaluationData),
     "images": TypeAdapter(str),
 }
 
@@ -143,7 +143,7 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
 
 
 def _measured_classes(
-    data: MeasuredData | None, result: datasets.CheckResult | None, source: Source, faults: list[Fault]
+    data: EvaluationData | None, result: datasets.CheckResult | None, source: Source, faults: list[Fault]
 ) -> list[str] | None:
     """In label order: the model's, which must be those of the data. Without any, the categories by ascending id."""
     given = data.classes if data is not None else None

@@ -15,7 +15,7 @@ from crosskd.engine.device import peak_memory, utilisation
 T = TypeVar("T")
 
 
-class Meter:
+class ThroughputMeter:
     """Counts steps, images and waiting between two readings. Pauses do not count as training time."""
 
     def __init__(self, run: Run, device: torch.device) -> None:

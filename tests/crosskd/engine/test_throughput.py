@@ -11,18 +11,18 @@ from pynvml import NVMLError_NotSupported
 
 from crosskd.engine.callbacks import Run
 from crosskd.engine.device import peak_memory, utilisation
-from crosskd.engine.meter import Meter
+from crosskd.engine.throughput import ThroughputMeter
 from tests.support.toys import CPU, toy_config
 
 GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def meter(tmp_path: Path) -> Meter:
-    return Meter(Run(toy_config(), tmp_path, total_steps=10, steps_per_epoch=5), CPU)
+def meter(tmp_path: Path) -> ThroughputMeter:
+    return ThroughputMeter(Run(toy_config(), tmp_path, total_steps=10, steps_per_epoch=5), CPU)
 
 
-def read(meter: Meter) -> dict[str, float]:
+def read(meter: ThroughputMeter) -> dict[str, float]:
     meter.count(images=1)
     return meter.read()
 
@@ -33,7 +33,7 @@ def compute(seconds: float) -> None:
         pass
 
 
-def test_a_sleeping_process_uses_nothing_and_a_computing_one_its_core(meter: Meter) -> None:
+def test_a_sleeping_process_uses_nothing_and_a_computing_one_its_core(meter: ThroughputMeter) -> None:
     time.sleep(0.5)
     assert read(meter)["utilisation"] < 0.5
     begin = time.perf_counter()
@@ -42,14 +42,14 @@ def test_a_sleeping_process_uses_nothing_and_a_computing_one_its_core(meter: Met
     assert read(meter)["utilisation"] == pytest.approx(share, rel=0.5)
 
 
-def test_what_a_pause_computes_is_not_the_training_s(meter: Meter) -> None:
+def test_what_a_pause_computes_is_not_the_training_s(meter: ThroughputMeter) -> None:
     with meter.pause():
         compute(0.3)
     time.sleep(0.5)
     assert read(meter)["utilisation"] < 0.5
 
 
-def test_the_share_of_waiting(meter: Meter) -> None:
+def test_the_share_of_waiting(meter: ThroughputMeter) -> None:
     def slow() -> object:
         for item in range(2):
             time.sleep(0.5)
@@ -62,7 +62,7 @@ def test_the_share_of_waiting(meter: Meter) -> None:
     assert values["images_per_second"] == pytest.approx(3 * values["steps_per_second"])
 
 
-def test_memory_is_the_peak_in_mib(meter: Meter) -> None:
+def test_memory_is_the_peak_in_mib(meter: ThroughputMeter) -> None:
     before = read(meter)["memory_mib"]
     assert before == pytest.approx(peak_memory(CPU) / 2**20)
     held = b"x" * (int(before * 2**20) + 64 * 2**20)  # more than the peak so far, whatever is resident now
