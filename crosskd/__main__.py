@@ -20,7 +20,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from crosskd.engine.launch import leaving_at_once
+from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
@@ -171,10 +171,10 @@ def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
 
 def _join_launcher(workdir: Path) -> bool:
     """Whether this is one of the processes of a training. The first speaks here, the others into their log."""
-    from crosskd.engine.launch import divert_output, end_with, launcher
+    from crosskd.engine.launch import divert_output, exit_with_launcher, launcher
 
     if (parent := launcher()) is not None:
-        end_with(parent)
+        exit_with_launcher(parent)
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -348,5 +348,5 @@ def _clear_errors() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_cleanup():
         app(prog_name="python -m crosskd")

@@ -83,14 +83,14 @@ def rank_mean(value: Tensor, least: float = 0.0) -> Tensor:
 
     With synchronised statistics `least` holds for the divisor of all ranks together: see `ranks`.
     """
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return value.clamp(min=least)
-    return (ranks.total(value.detach()) / ranks.count()).clamp(min=rank_share(least))
+    return (ranks.all_reduce_sum(value.detach()) / ranks.world_size()).clamp(min=rank_share(least))
 
 
 def rank_share(divisor: float) -> float:
     """A fixed divisor as each rank applies it: with synchronised statistics, its part of the total batch's."""
-    return divisor / ranks.count() if ranks.synchronised() else divisor
+    return divisor / ranks.world_size() if ranks.synchronised() else divisor
 
 
 def rank_own(value: Tensor, least: float = 0.0) -> Tensor:

@@ -2,8 +2,8 @@
 
 A loss is a sum S over a batch divided by a number D that also depends on the batch. With one process per device each
 rank has its own S_r and D_r, and DistributedDataParallel averages the gradients of the ranks' losses. By default each
-rank so computes its share separately (some divisors are averaged; see `losses`). Inside `synchronised(True)` the
-shares become the loss of one process that has the total batch: with D the divisor of all ranks together, rank r's
+rank so computes its share separately (some divisors are averaged; see `losses`). Inside `synchronised_statistics(True)`
+the shares become the loss of one process that has the total batch: with D the divisor of all ranks together, rank r's
 loss is S_r / (D / ranks), and the mean of these over ranks is sum(S_r) / D.
 
 Every sum here is a collective: all ranks have to come to it, in the same order.
@@ -22,7 +22,7 @@ from torch import Tensor
 _SYNCHRONISED = ContextVar("synchronised", default=False)
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -34,11 +34,11 @@ def rank() -> int:
 
 def synchronised() -> bool:
     """Whether batch statistics and divisors are those of the total batch."""
-    return _SYNCHRONISED.get() and count() > 1
+    return _SYNCHRONISED.get() and world_size() > 1
 
 
 @contextlib.contextmanager
-def synchronising(on: bool) -> Iterator[None]:
+def synchronised_statistics(on: bool) -> Iterator[None]:
     """Take batch statistics and divisors over all ranks meanwhile, if `on`."""
     token = _SYNCHRONISED.set(on)
     try:
@@ -47,15 +47,15 @@ def synchronising(on: bool) -> Iterator[None]:
         _SYNCHRONISED.reset(token)
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of `x` over ranks. The gradient comes back from the losses of all of them, summed like `x`."""
-    if count() == 1:
+    if world_size() == 1:
         return x
-    summed: Tensor = _Total.apply(x)
+    summed: Tensor = _AllReduceSum.apply(x)
     return summed
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """`torch.distributed.nn.functional.all_reduce` does the same; torch does not keep its place stable."""
 
     @staticmethod
@@ -71,7 +71,7 @@ class _Total(torch.autograd.Function):
         return gradient
 
 
-def pooled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def pooled_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and sum of squared deviations of each channel over the maps of all ranks, and how many values that were.
 
     x [N, C, H, W], of any size on each rank, -> [1, C, 1, 1], [1, C, 1, 1], []. The ranks' own moments are joined
@@ -80,9 +80,9 @@ def pooled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values = x.numel() // x.shape[1]
     variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
     rows = [mean, variance * values, mean.new_full((1,), values)]
-    place = torch.zeros(count(), 1, dtype=x.dtype, device=x.device)
+    place = torch.zeros(world_size(), 1, dtype=x.dtype, device=x.device)
     place[rank()] = 1
-    table = total(place * torch.cat(rows))  # [ranks, 2 * C + 1]: each rank has filled in its own row
+    table = all_reduce_sum(place * torch.cat(rows))  # [ranks, 2 * C + 1]: each rank has filled in its own row
     means, squares, values_of = torch.split(table, [x.shape[1], x.shape[1], 1], dim=1)
     whole = values_of.sum()
     mean = (means * values_of).sum(0) / whole

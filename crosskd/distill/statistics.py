@@ -22,7 +22,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     back to all of them.
     """
     if ranks.synchronised():
-        mean, squares, count = ranks.pooled(x)
+        mean, squares, count = ranks.pooled_moments(x)
         there = squares > 0
         spread = torch.where(there, squares, torch.ones_like(squares))
         return mean, torch.where(there, (spread / (count - 1).clamp(min=1)).sqrt(), torch.zeros_like(squares))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from crosskd import ranks
 from crosskd.engine.device import choose_device
-from crosskd.engine.launch import meeting_point
+from crosskd.engine.launch import rendezvous_file
 from crosskd.errors import ConfigError, RankLost
 from crosskd.spec.config import TrainConfig
 
@@ -31,20 +31,20 @@ T = TypeVar("T")
 # is noticed at once: under gloo by its connections, and under either backend by torchrun, which looks ten times a
 # second and ends the others. NCCL's ranks on one machine share memory and would wait this long; torch then ends them
 # (TORCH_NCCL_ASYNC_ERROR_HANDLING, as it is by default). A shorter time would end sound ones that write slowly.
-PATIENCE = timedelta(hours=2)
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
 _QUOTED = 500  # characters of what a failed collective says
 
 
-def launched() -> int:
+def launched_world_size() -> int:
     """How many processes the launcher (torchrun, or what speaks like it) has started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 @contextlib.contextmanager
-def joined(config: TrainConfig) -> Iterator[None]:
+def process_group(config: TrainConfig) -> Iterator[None]:
     """Be one of `config.gpus` processes meanwhile; with one, nothing happens.
 
-    An error on GPUs leaves the process group behind: the process then has to end by `launch.leaving_at_once`.
+    An error on GPUs leaves the process group behind: the process then has to end by `launch.exit_without_cleanup`.
 
     Raises:
         ConfigError: other than `config.gpus` processes were started, or there are not as many GPUs.
@@ -59,12 +59,12 @@ def joined(config: TrainConfig) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # What is said on the CPU (flags, detections) must not wait in a GPU's queue.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    path = meeting_point()  # none where someone has started torchrun by hand: it has a store of its own
+    path = rendezvous_file()  # none where someone has started torchrun by hand: it has a store of its own
     store = None if path is None else torch.distributed.FileStore(path, config.gpus)  # type: ignore[attr-defined]
     rank = int(os.environ["RANK"])
-    dist.init_process_group(backend, store=store, rank=rank, world_size=config.gpus, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=config.gpus, timeout=COLLECTIVE_TIMEOUT)
     try:
-        with ranks.synchronising(config.sync_statistics):
+        with ranks.synchronised_statistics(config.sync_statistics):
             yield
     except BaseException:
         # By gloo the others learn at once from a closed connection. NCCL waits here until what is queued is done, and
@@ -76,9 +76,9 @@ def joined(config: TrainConfig) -> Iterator[None]:
 
 
 def _require_processes(config: TrainConfig) -> None:
-    if launched() != config.gpus:
+    if launched_world_size() != config.gpus:
         raise ConfigError(
-            f"{config.gpus} processes are to train together, and {launched()} started",
+            f"{config.gpus} processes are to train together, and {launched_world_size()} started",
             where="/gpus",
             remedy="Start it by `python -m crosskd train`, or by torchrun with --nproc-per-node.",
         )
@@ -95,26 +95,27 @@ def _require_gpus(wanted: int) -> None:
 
 # What a collective says when a peer is gone: gloo's texts, and the classes of NCCL's errors. The latter have many other
 # causes (a full /dev/shm, one GPU for two ranks): what they say is passed on.
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
+_LOST_PEER_MESSAGES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo/transport")
 
 
 @contextlib.contextmanager
-def noticing_loss() -> Iterator[None]:
+def detecting_lost_ranks() -> Iterator[None]:
     """Turn what a collective says when a peer is gone into `RankLost`."""
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST)):
+        if not (isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST_PEER_MESSAGES)):
             raise
         log.exception("a collective failed")
         raise RankLost(
-            f"a collective failed, most likely because another process of this training has ended: {_in_a_line(error)}",
+            "a collective failed, most likely because another process of this training has ended: "
+            f"{_first_and_last_line(error)}",
             where="/gpus",
             remedy="Read what the other processes said; this one could only stop.",
         ) from error
 
 
-def _in_a_line(error: BaseException) -> str:
+def _first_and_last_line(error: BaseException) -> str:
     """What it says, without the stack of C++. NCCL's first line names a place, and its last line the cause."""
     text = str(error).partition("Exception raised from")[0]
     line = "; ".join(stripped for part in text.splitlines() if (stripped := part.strip())).replace(":; ", ": ")
@@ -131,7 +132,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    return ranks.count()
+    return ranks.world_size()
 
 
 def is_main() -> bool:
@@ -157,7 +158,7 @@ def any_of(*flags: bool) -> list[bool]:
 
 def mean(x: Tensor) -> Tensor:
     """The mean of `x` over ranks, without gradient; NaN on one is NaN on all. Collective."""
-    return ranks.total(x.detach()) / world_size() if active() else x
+    return ranks.all_reduce_sum(x.detach()) / world_size() if active() else x
 
 
 def gather(value: T) -> list[T] | None:
@@ -172,7 +173,7 @@ def gather(value: T) -> list[T] | None:
     return values
 
 
-def share(value: T) -> T:
+def broadcast(value: T) -> T:
     """The main rank's value, on every rank. Collective; pickled as in `gather`."""
     if not active():
         return value

@@ -20,9 +20,9 @@ from typing import NoReturn
 GRACE_SECONDS = 30.0  # between a signal that is passed on to the ranks and SIGKILL
 ORPHAN_SECONDS = 0.5  # between two looks of a rank whether its launcher lives
 EXIT_ORPHANED = 3
-ALIVE_SECONDS = 3600  # between two entries in torchrun's file, which grows by each
+KEEP_ALIVE_SECONDS = 3600  # between two entries in torchrun's file, which grows by each
 _LAUNCHER = "CROSSKD_LAUNCHER"  # in a rank's environment: the launcher's process id
-_MEETING = "CROSSKD_MEETING"  # and the file by which the ranks find each other
+_RENDEZVOUS = "CROSSKD_RENDEZVOUS"  # and the file by which the ranks find each other
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,17 @@ def launch(
 
     _prepare_environment(count, grace)
     with tempfile.TemporaryDirectory(prefix="crosskd-ranks-", dir=scratch) as folder:
-        # They meet in files of this user alone. By --standalone torchrun would listen on every interface of the machine
-        # and unpickle what it is sent there.
-        os.environ[_MEETING] = str(Path(folder) / "ranks")
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-conf", f"store_type=file,keep_alive_interval={ALIVE_SECONDS}"]
-        meeting += ["--rdzv-endpoint", str(Path(folder) / "torchrun"), "--rdzv-id", "crosskd"]
-        options = [*meeting, "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--log-dir", folder]
+        # The rendezvous is in files of this user alone. By --standalone torchrun would listen on every interface of the
+        # machine and unpickle what it is sent there.
+        os.environ[_RENDEZVOUS] = str(Path(folder) / "ranks")
+        rendezvous = [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-conf",
+            f"store_type=file,keep_alive_interval={KEEP_ALIVE_SECONDS}",
+        ]
+        rendezvous += ["--rdzv-endpoint", str(Path(folder) / "torchrun"), "--rdzv-id", "crosskd"]
+        options = [*rendezvous, "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--log-dir", folder]
         try:
             parsed = torchrun.parse_args([*options, "-m", module, *arguments])  # type: ignore[no-untyped-call]
             torchrun.run(parsed)  # type: ignore[no-untyped-call]
@@ -106,12 +111,12 @@ def launcher() -> int | None:
     return int(pid) if pid is not None else None
 
 
-def meeting_point() -> str | None:
+def rendezvous_file() -> str | None:
     """The file by which the ranks that `launch` has started find each other; elsewhere None."""
-    return os.environ.get(_MEETING)
+    return os.environ.get(_RENDEZVOUS)
 
 
-def end_with(launcher: int) -> None:
+def exit_with_launcher(launcher: int) -> None:
     """End this rank when its launcher is gone, however it ended: torchrun gives each rank a session of its own."""
 
     def watch() -> None:
@@ -123,7 +128,7 @@ def end_with(launcher: int) -> None:
 
 
 @contextlib.contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_without_cleanup() -> Iterator[None]:
     """Around all that a process does: where an error leaves a process group behind, end without clean-up.
 
     NCCL's clean-up would wait for ranks that wait for this one. Once it is gone, torchrun ends them. The exit status
@@ -135,9 +140,9 @@ def leaving_at_once() -> Iterator[None]:
         if not _in_group():
             raise
         if isinstance(error, SystemExit):
-            _leave(error.code if isinstance(error.code, int) else int(error.code is not None))
+            _exit_now(error.code if isinstance(error.code, int) else int(error.code is not None))
         traceback.print_exception(error)
-        _leave(1)
+        _exit_now(1)
 
 
 def _in_group() -> bool:
@@ -145,7 +150,7 @@ def _in_group() -> bool:
     return distributed is not None and bool(distributed.is_available() and distributed.is_initialized())
 
 
-def _leave(status: int) -> NoReturn:
+def _exit_now(status: int) -> NoReturn:
     try:
         logging.shutdown()
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision, memory_errors
 from crosskd.engine.ema import EMA
 from crosskd.engine.optim import Schedule, set_learning_rate
-from crosskd.engine.parallel import keeping
+from crosskd.engine.parallel import no_sync
 from crosskd.engine.throughput import ThroughputMeter
 from crosskd.errors import Diverged, Interrupted
 from crosskd.structures import Batch, Losses
@@ -156,7 +156,7 @@ def train_step(run: Run, training: Training, group: Group) -> dict[str, float]:
     optimizer.zero_grad(set_to_none=True)
     history: list[Losses] = []
     for left, batch in zip(reversed(range(len(group))), group, strict=True):
-        with memory_errors(amp.device, batch.images), keeping(training.model, left > 0):
+        with memory_errors(amp.device, batch.images), no_sync(training.model, left > 0):
             batch = batch.to(amp.device)
             with amp.autocast():
                 losses = training.model(batch.images, batch.targets)

@@ -23,13 +23,13 @@ _NO_BUFFERS: dict[str, Any] = {
 }
 
 
-def parallel(trainee: nn.Module, student: nn.Module) -> nn.Module | None:
+def data_parallel(trainee: nn.Module, student: nn.Module) -> nn.Module | None:
     """`trainee` as the ranks train it together, starting from the main rank's weights; None in a single process.
 
     The gradient of each step is the mean of the ranks' gradients. Batch norms in training keep the statistics of
     their own rank (the main rank's are delivered), or with synchronised statistics those of the total batch.
     """
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return None
     if ranks.synchronised():
         synchronise_norms(trainee)
@@ -39,7 +39,7 @@ def parallel(trainee: nn.Module, student: nn.Module) -> nn.Module | None:
     return DistributedDataParallel(trainee, find_unused_parameters=own, gradient_as_bucket_view=True, **_NO_BUFFERS)
 
 
-def keeping(model: nn.Module, on: bool) -> AbstractContextManager[None]:
+def no_sync(model: nn.Module, on: bool) -> AbstractContextManager[None]:
     """While `on`, gradients gather on their own rank: for all batches of an optimizer step but its last."""
     if on and isinstance(model, DistributedDataParallel):
         keep: AbstractContextManager[None] = model.no_sync()
@@ -48,9 +48,9 @@ def keeping(model: nn.Module, on: bool) -> AbstractContextManager[None]:
 
 
 @torch.no_grad()
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every rank the main rank's norm statistics, so that all measure one and the same model. Collective."""
-    if ranks.count() > 1:
+    if ranks.world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
@@ -81,7 +81,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         kind = x.dtype
         with torch.autocast(x.device.type, enabled=False):
             x = x.float() if kind in (torch.float16, torch.bfloat16) else x
-            mean, squares, count = ranks.pooled(x)
+            mean, squares, count = ranks.pooled_moments(x)
             self._remember(mean.detach().flatten(), (squares.detach() / (count - 1)).flatten())
             out = (x - mean) * torch.rsqrt(squares / count + self.eps)
             if self.affine:

@@ -107,7 +107,7 @@ def evaluate(
             milliseconds_per_image=whole.milliseconds_per_image,
             curves=measured.curves,
         )
-    result = distributed.share(result)  # what follows from it (the best, an early stop) is decided by each rank
+    result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
     return result
 

@@ -42,7 +42,7 @@ from crosskd.engine.log_callback import LogCallback, log_file
 from crosskd.engine.loop import Training, fit
 from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
-from crosskd.engine.parallel import parallel, share_buffers
+from crosskd.engine.parallel import broadcast_buffers, data_parallel
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.results import Results, versions
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
@@ -83,10 +83,10 @@ def train(
     if resume is None:
         _require_unused(workdir)
     run = Run(config, workdir, stop or threading.Event(), finish or threading.Event())
-    with distributed.joined(config), log_file(workdir / _log_name()):
+    with distributed.process_group(config), log_file(workdir / _log_name()):
         listeners = [LogCallback(), *callbacks] if distributed.is_main() else []
         try:
-            with distributed.noticing_loss():
+            with distributed.detecting_lost_ranks():
                 return _Session(run, Callbacks(listeners), teacher_weights).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
@@ -153,7 +153,7 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
             to_channels_last(trainee, device)
         else:
             trainee.to(device)
-        shared = parallel(trainee, student)
+        shared = data_parallel(trainee, student)
         ema = EMA(student, config.ema) if config.ema else None
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])
@@ -264,7 +264,7 @@ class _Session:
     def _evaluate_student(self) -> None:
         run = self.run
         self.callback.on_phase(run, "evaluating")
-        share_buffers(self.delivered)
+        broadcast_buffers(self.delivered)
         evaluation = self.results.add(self._measure(self.delivered, "student"), self.delivered)
         if evaluation.best:
             run.best_ap, run.best_step = evaluation.ap, evaluation.step
@@ -304,7 +304,7 @@ class _Session:
         last = results.write_last(self.delivered)
         self.callback.on_weights(run, last, run.step, False)
         skipped = distributed.gather(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt)
-        manifest = distributed.share({} if skipped is None else self._manifest(sorted(set().union(*skipped))))
+        manifest = distributed.broadcast({} if skipped is None else self._manifest(sorted(set().union(*skipped))))
         if distributed.is_main():
             write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         best = run.workdir / "best.safetensors"

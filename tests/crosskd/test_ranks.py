@@ -76,7 +76,7 @@ def of_rank(rank: int) -> dict[str, Any]:
     for name in DETECTORS:
         for synchronised in (False, True):
             model = distiller(name).train()
-            with ranks.synchronising(synchronised):
+            with ranks.synchronised_statistics(synchronised):
                 shared = parallel(model, model.student)
                 assert shared is not None
                 losses = shared(*share(rank))
@@ -85,11 +85,11 @@ def of_rank(rank: int) -> dict[str, Any]:
             found[f"{name} {synchronised}"] = (values, gradients(model), buffers(model))
     number = torch.tensor(float(1 + 4 * rank))
     for synchronised in (False, True):
-        with ranks.synchronising(synchronised):
+        with ranks.synchronised_statistics(synchronised):
             divisors = [rank_mean(number), rank_mean(number, least=4), rank_own(number), rank_own(number, least=8)]
             found[f"divisors {synchronised}"] = [*map(float, divisors), rank_share(1.0)]
     x = maps(rank).requires_grad_()
-    with ranks.synchronising(True):
+    with ranks.synchronised_statistics(True):
         adapted = match_statistics(x, like=maps(rank + 2))
         (torch.stack([*moments(x)]).sum() + overall_mean((adapted * weights(rank)).square())).backward()
         cell = match_statistics(torch.full((1, 2, 1, 1), float(rank)), like=torch.full((1, 2, 1, 1), 3.0 * rank))
@@ -123,8 +123,8 @@ class InTurn:
         self.sums: list[list[Tensor]] = [[], []]
         self.rank, self.calls = 0, 0
         self.known = False
-        monkeypatch.setattr(ranks, "count", lambda: 2)
-        monkeypatch.setattr(ranks, "total", self.total)
+        monkeypatch.setattr(ranks, "world_size", lambda: 2)
+        monkeypatch.setattr(ranks, "all_reduce_sum", self.total)
 
     def total(self, x: Tensor) -> Tensor:
         if not self.known:
@@ -195,7 +195,7 @@ def test_divisors(two: list[dict[str, Any]]) -> None:
 
 def test_a_divisor_is_itself_without_ranks() -> None:
     value = torch.tensor(3.0)
-    with ranks.synchronising(True):
+    with ranks.synchronised_statistics(True):
         for divisor in (rank_mean, rank_own):
             assert (float(divisor(value)), float(divisor(value, least=4))) == (3.0, 4.0)
         assert rank_share(1.0) == 1.0
@@ -238,4 +238,4 @@ def test_the_oracle_of_turns_needs_its_second_round(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_process_by_itself_is_rank_0_of_1() -> None:
-    assert (ranks.rank(), ranks.count(), ranks.synchronised()) == (0, 1, False)
+    assert (ranks.rank(), ranks.world_size(), ranks.synchronised()) == (0, 1, False)

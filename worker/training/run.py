@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from crosskd.engine.launch import divert_output, launcher, leaving_at_once
+from crosskd.engine.launch import divert_output, exit_without_cleanup, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from wire import process_log, tracing
@@ -185,5 +185,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_cleanup():
         sys.exit(main(sys.argv))

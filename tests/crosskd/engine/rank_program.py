@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from crosskd.engine.launch import divert_output, end_with, launcher
+from crosskd.engine.launch import divert_output, exit_with_launcher, launcher
 
 
 def main(deed: str, folder: Path) -> int:
     rank = int(os.environ["RANK"])
     parent = launcher()
     assert parent is not None
-    end_with(parent)
+    exit_with_launcher(parent)
     divert_output(folder / f"said-{rank}")
     if deed == "heed":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -15,12 +15,12 @@ from tests.support.toys import toy_config
 
 
 def test_one_process_joins_nothing() -> None:
-    with distributed.joined(toy_config()):
+    with distributed.process_group(toy_config()):
         assert not distributed.active()
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.any_of(False, True) == [False, True]
     assert distributed.gather(3) == [3]
-    assert distributed.share("x") == "x"
+    assert distributed.broadcast("x") == "x"
     x = torch.tensor([float("nan"), 1.0])
     assert distributed.mean(x) is x
 
@@ -35,7 +35,7 @@ def test_another_number_of_processes_is_refused(
         monkeypatch.setenv("WORLD_SIZE", str(started))
         monkeypatch.setenv("LOCAL_RANK", "0")
     message = f"{gpus} processes are to train together, and {started or 1} started"
-    with pytest.raises(ConfigError, match=message) as caught, distributed.joined(toy_config(gpus=gpus)):
+    with pytest.raises(ConfigError, match=message) as caught, distributed.process_group(toy_config(gpus=gpus)):
         pass
     assert caught.value.where == "/gpus"
     assert not distributed.active()
@@ -49,7 +49,7 @@ def destroyed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
         left: list[str] = []
         for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("CROSSKD_MEETING", raising=False)
+        monkeypatch.delenv("CROSSKD_RENDEZVOUS", raising=False)
         monkeypatch.setattr(distributed, "choose_device", lambda _: torch.device(device))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
@@ -66,11 +66,11 @@ def test_an_error_does_not_wait_for_the_others(
 ) -> None:
     """NCCL's group ends when all ranks end it, and those that sit in a collective would come hours later."""
     left = destroyed(device)
-    with pytest.raises(OSError, match="disk is full"), distributed.joined(toy_config(gpus=2)):
+    with pytest.raises(OSError, match="disk is full"), distributed.process_group(toy_config(gpus=2)):
         raise OSError("the disk is full")
     assert left == left_on_error
     left.clear()
-    with distributed.joined(toy_config(gpus=2)):
+    with distributed.process_group(toy_config(gpus=2)):
         assert left == []
     assert left == [device]
 
@@ -98,10 +98,10 @@ def test_a_collective_s_error_is_told_from_others_with_what_it_said(
     with (
         caplog.at_level(logging.ERROR),
         pytest.raises(RankLost, match="another process of this training has ended") as caught,
-        distributed.noticing_loss(),
+        distributed.detecting_lost_ranks(),
     ):
         raise error
     assert caught.value.message.endswith(said)
     assert caplog.records[-1].exc_info is not None
-    with pytest.raises(RuntimeError, match="shapes"), distributed.noticing_loss():
+    with pytest.raises(RuntimeError, match="shapes"), distributed.detecting_lost_ranks():
         raise RuntimeError("shapes do not fit")

@@ -27,11 +27,11 @@ except RanksStopped as error:
 ABANDONING = """
 import atexit, sys, time
 import torch.distributed as dist
-from crosskd.engine.launch import leaving_at_once
+from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import DataError
 
 atexit.register(time.sleep, 300)  # as NCCL's clean-up, which waits for the others
-with leaving_at_once():
+with exit_without_cleanup():
     if sys.argv[1] == "joined":
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     else:

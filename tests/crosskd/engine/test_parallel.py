@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crosskd import ranks
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.loop import fit, train_step
-from crosskd.engine.parallel import SyncedBatchNorm2d, keeping, parallel, share_buffers, synchronise_norms
+from crosskd.engine.parallel import SyncedBatchNorm2d, broadcast_buffers, data_parallel, no_sync, synchronise_norms
 from crosskd.errors import ConfigError, CrossKDError
 from crosskd.structures import Batch, Losses, Targets
 from tests.support.ranks import on_ranks
@@ -41,7 +41,7 @@ def together(batches: ToyBatches, **changes: Any) -> tuple[Run, Any]:
     """A run without dropout, whose ranks share their trainee."""
     run, training = toy_run(Path(), toy_config(**SETTINGS, **changes), batches)
     training.trainee.drop.p = 0.0
-    shared = parallel(training.trainee, training.student)
+    shared = data_parallel(training.trainee, training.student)
     return run, type(training)(**{**vars(training), "parallel": shared})
 
 
@@ -82,7 +82,7 @@ def moody(rank: int) -> tuple[int, Weights]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.param_groups[0]["initial_lr"] = 0.1
     changes = {"trainee": model, "student": model.student, "optimizer": optimizer}
-    training = type(training)(**{**vars(training), **changes, "parallel": parallel(model, model.student)})
+    training = type(training)(**{**vars(training), **changes, "parallel": data_parallel(model, model.student)})
     used = 0
     for batch in [*Share(rank).epoch(0), *Share(rank).epoch(1)]:
         used += bool(batch.targets.boxes[0].sum() > 2)
@@ -98,7 +98,7 @@ def of_rank(rank: int) -> dict[str, Any]:
     found["weights"] = copied(training.student)
     found["ema"] = copied(training.ema.model)
     found["logs"] = recorder.logs
-    share_buffers(training.student)
+    broadcast_buffers(training.student)
     found["shared"] = copied(training.student)
 
     run, training = together(Share(rank))
@@ -183,10 +183,10 @@ def test_an_adapter_that_one_rank_does_not_use_keeps_nobody_waiting(two: list[di
 
 def test_one_process_needs_no_wrapper() -> None:
     model = Toy()
-    assert parallel(model, model) is None
-    with keeping(model, True):
+    assert data_parallel(model, model) is None
+    with no_sync(model, True):
         pass
-    share_buffers(model)
+    broadcast_buffers(model)
 
 
 def test_a_synced_norm_alone_is_a_batch_norm() -> None:
@@ -195,7 +195,7 @@ def test_a_synced_norm_alone_is_a_batch_norm() -> None:
     synchronise_norms(model)
     assert type(model.norm) is SyncedBatchNorm2d
     x = torch.randn(2, 4, 5, 5)
-    with ranks.synchronising(True):
+    with ranks.synchronised_statistics(True):
         assert torch.equal(model.norm(x), same.norm(x))
     assert equal(copied(model), copied(same))
 

@@ -132,5 +132,5 @@ def test_what_ranks_tell_each_other_is_their_own_where_there_is_one(tmp_path: Pa
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.any_of(True, False) == [True, False]
     assert distributed.gather(tmp_path) == [tmp_path]
-    assert distributed.share(tmp_path) is tmp_path
+    assert distributed.broadcast(tmp_path) is tmp_path
     distributed.barrier()

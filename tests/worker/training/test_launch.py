@@ -32,7 +32,7 @@ def fail(*_, **__):
     atexit.register(time.sleep, 300)
     if sys.argv[2] == "data":
         raise DataError("an image is broken")
-    with distributed.noticing_loss():
+    with distributed.detecting_lost_ranks():
         raise dist.DistBackendError("NCCL error: /dev/shm is full")
 
 crosskd.runs.train.train = fail
