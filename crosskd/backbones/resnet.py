@@ -29,13 +29,13 @@ class ResNet(StagedBackbone):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        entering = width
+        in_channels = width
         for stage, count in enumerate(entry.layers):
-            layer = _stage(block, entering, width * 2**stage, count, stride=1 if stage == 0 else 2)
+            layer = _stage(block, in_channels, width * 2**stage, count, stride=1 if stage == 0 else 2)
             if config.style == "caffe":
                 _stride_first(layer[0])
             self.add_module(f"layer{stage + 1}", layer)
-            entering = self.channels[stage]
+            in_channels = self.channels[stage]
         self._initialise()
         if load:
             pretrained.load(self, config, unused=("fc.",))
@@ -61,16 +61,16 @@ class ResNet(StagedBackbone):
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], entering: int, planes: int, count: int, *, stride: int
+    block: type[BasicBlock | Bottleneck], in_channels: int, planes: int, count: int, *, stride: int
 ) -> nn.Sequential:
-    leaving = planes * block.expansion
+    out_channels = planes * block.expansion
     shortcut = None
-    if stride != 1 or entering != leaving:
+    if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(
-            nn.Conv2d(entering, leaving, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(leaving)
+            nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
         )
-    first = block(entering, planes, stride, shortcut)
-    return nn.Sequential(first, *(block(leaving, planes) for _ in range(count - 1)))
+    first = block(in_channels, planes, stride, shortcut)
+    return nn.Sequential(first, *(block(out_channels, planes) for _ in range(count - 1)))
 
 
 def _stride_first(block: nn.Module) -> None:

@@ -22,14 +22,14 @@ class FPN(nn.Module):
     P6 and P7 there can be a ReLU.
     """
 
-    def __init__(self, entering: Sequence[int], config: NeckConfig, levels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], config: NeckConfig, levels: int) -> None:
         super().__init__()
         self.config = config
         channels = config.channels
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in entering[-LATERAL:])
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, kernel_size=1) for c in in_channels[-LATERAL:])
         self.output = nn.ModuleList(
             nn.Conv2d(
-                entering[-1] if level == LATERAL and config.p6_from == "c5" else channels,
+                in_channels[-1] if level == LATERAL and config.p6_from == "c5" else channels,
                 channels,
                 kernel_size=3,
                 stride=1 if level < LATERAL else 2,

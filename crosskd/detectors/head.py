@@ -27,9 +27,9 @@ PRIOR = 0.01  # probability of every class at the start, so that the many backgr
 class ConvNorm(nn.Module):
     """3 x 3 convolution and norm, if any; the tower applies the activation, so that it can be cut before it."""
 
-    def __init__(self, entering: int, config: HeadConfig) -> None:
+    def __init__(self, in_channels: int, config: HeadConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(entering, config.channels, kernel_size=3, padding=1, bias=config.tower_bias)
+        self.conv = nn.Conv2d(in_channels, config.channels, kernel_size=3, padding=1, bias=config.tower_bias)
         self.norm = nn.GroupNorm(config.norm_groups, config.channels) if config.norm == "group" else None
         nn.init.normal_(self.conv.weight, std=0.01)
         if self.conv.bias is not None:
@@ -46,8 +46,8 @@ class Tower(nn.ModuleList):
     Law: `back(front(x, i), i)` is the whole tower, for every cut i in 0..depth, on either side of the ReLU.
     """
 
-    def __init__(self, entering: int, config: HeadConfig) -> None:
-        super().__init__(ConvNorm(entering if i == 0 else config.channels, config) for i in range(config.depth))
+    def __init__(self, in_channels: int, config: HeadConfig) -> None:
+        super().__init__(ConvNorm(in_channels if i == 0 else config.channels, config) for i in range(config.depth))
 
     def front(self, x: Tensor, cut: int, *, after_relu: bool = True) -> Tensor:
         """[N, C, H, W] behind the first `cut` convolutions; cut 0 is `x` itself."""
@@ -234,9 +234,9 @@ class DenseHead(nn.Module, ABC):
         return found
 
 
-def prediction(entering: int, leaving: int, *, bias: float = 0.0) -> nn.Conv2d:
+def prediction(in_channels: int, out_channels: int, *, bias: float = 0.0) -> nn.Conv2d:
     """The last convolution of a branch, with nearly the same output everywhere at the start."""
-    conv = nn.Conv2d(entering, leaving, kernel_size=3, padding=1)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.get_parameter("bias"), bias)
     return conv

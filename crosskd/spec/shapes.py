@@ -37,14 +37,14 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     """
     backbone = model.backbone
     entry = registry.BACKBONES[backbone.name]
-    leaving = entry.channels(backbone.width)
+    out_channels = entry.channels(backbone.width)
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in _backbone(entry, backbone.width).items()}
     channels = model.neck.channels
-    for i, entering in enumerate(leaving[-_LATERAL:]):
-        shapes |= _conv(f"neck.lateral.{i}", entering, channels, 1)
+    for i, in_channels in enumerate(out_channels[-_LATERAL:]):
+        shapes |= _conv(f"neck.lateral.{i}", in_channels, channels, 1)
     for i in range(len(model.strides)):
-        entering = leaving[-1] if i == _LATERAL and model.neck.p6_from == "c5" else channels
-        shapes |= _conv(f"neck.output.{i}", entering, channels, 3)
+        in_channels = out_channels[-1] if i == _LATERAL and model.neck.p6_from == "c5" else channels
+        shapes |= _conv(f"neck.output.{i}", in_channels, channels, 3)
     return ExpectedShapes(shapes | _head(model, num_classes), _BACKBONE if entry.family == "timm" else None)
 
 
@@ -58,18 +58,18 @@ def parameter_count(model: ModelConfig, num_classes: int) -> int:
 def _head(model: ModelConfig, num_classes: int) -> Shapes:
     head, entry = model.head, registry.DETECTORS[model.detector]
     shapes: Shapes = {"head.bins": (head.reg_max + 1,)} if model.detector == "gfl" else {}
-    entering = model.neck.channels
+    in_channels = model.neck.channels
     for tower in ("cls_tower", "box_tower"):
-        entering = model.neck.channels
+        in_channels = model.neck.channels
         for i in range(head.depth):
-            shapes |= _conv(f"head.{tower}.{i}.conv", entering, head.channels, 3, bias=head.tower_bias)
+            shapes |= _conv(f"head.{tower}.{i}.conv", in_channels, head.channels, 3, bias=head.tower_bias)
             if head.norm == "group":
                 shapes |= _affine(f"head.{tower}.{i}.norm", head.channels)
-            entering = head.channels
-    shapes |= _conv("head.cls", entering, model.anchors_per_cell * num_classes, 3)
-    shapes |= _conv("head.box", entering, model.anchors_per_cell * model.box_channels, 3)
+            in_channels = head.channels
+    shapes |= _conv("head.cls", in_channels, model.anchors_per_cell * num_classes, 3)
+    shapes |= _conv("head.box", in_channels, model.anchors_per_cell * model.box_channels, 3)
     if entry.centerness:
-        shapes |= _conv("head.centerness", entering, model.anchors_per_cell, 3)
+        shapes |= _conv("head.centerness", in_channels, model.anchors_per_cell, 3)
     if entry.scales:
         shapes |= {f"head.scales.{i}": () for i in range(len(model.strides))}
     return shapes
@@ -89,23 +89,23 @@ def _backbone(entry: registry.Backbone, width: int | None) -> Shapes:
 
 def _resnet(entry: registry.Backbone, width: int) -> Shapes:
     shapes = _conv("conv1", 3, width, 7, bias=False) | _batch_norm("bn1", width)
-    entering = width
+    in_channels = width
     for stage, count in enumerate(entry.layers):
-        planes, leaving = width * 2**stage, entry.channels(width)[stage]
+        planes, out_channels = width * 2**stage, entry.channels(width)[stage]
         for i in range(count):
             name = f"layer{stage + 1}.{i}"
-            shapes |= _block(name, entering, planes, leaving, bottleneck=entry.block == "bottleneck")
-            if entering != leaving or (i == 0 and stage > 0):  # the first block of later stages also strides
-                shapes |= _conv(f"{name}.downsample.0", entering, leaving, 1, bias=False)
-                shapes |= _batch_norm(f"{name}.downsample.1", leaving)
-            entering = leaving
+            shapes |= _block(name, in_channels, planes, out_channels, bottleneck=entry.block == "bottleneck")
+            if in_channels != out_channels or (i == 0 and stage > 0):  # the first block of later stages also strides
+                shapes |= _conv(f"{name}.downsample.0", in_channels, out_channels, 1, bias=False)
+                shapes |= _batch_norm(f"{name}.downsample.1", out_channels)
+            in_channels = out_channels
     return shapes
 
 
-def _block(name: str, entering: int, planes: int, leaving: int, *, bottleneck: bool) -> Shapes:
-    convs = [(entering, planes, 1), (planes, planes, 3), (planes, leaving, 1)]
+def _block(name: str, in_channels: int, planes: int, out_channels: int, *, bottleneck: bool) -> Shapes:
+    convs = [(in_channels, planes, 1), (planes, planes, 3), (planes, out_channels, 1)]
     if not bottleneck:
-        convs = [(entering, planes, 3), (planes, leaving, 3)]
+        convs = [(in_channels, planes, 3), (planes, out_channels, 3)]
     shapes: Shapes = {}
     for i, (a, b, kernel) in enumerate(convs, start=1):
         shapes |= _conv(f"{name}.conv{i}", a, b, kernel, bias=False) | _batch_norm(f"{name}.bn{i}", b)
@@ -117,43 +117,47 @@ _INVERTED = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160
 
 
 def _mobilenet(entry: registry.Backbone, width: int) -> Shapes:
-    entering = entry.scaled(32, width)
-    shapes = _conv("features.0.0", 3, entering, 3, bias=False) | _batch_norm("features.0.1", entering)
+    in_channels = entry.scaled(32, width)
+    shapes = _conv("features.0.0", 3, in_channels, 3, bias=False) | _batch_norm("features.0.1", in_channels)
     place = 1
     for expansion, channels, count in _INVERTED:
         for _ in range(count):
-            leaving = entry.scaled(channels, width)
-            shapes |= _inverted(f"features.{place}.conv", entering, expansion, leaving)
-            entering, place = leaving, place + 1
+            out_channels = entry.scaled(channels, width)
+            shapes |= _inverted(f"features.{place}.conv", in_channels, expansion, out_channels)
+            in_channels, place = out_channels, place + 1
     return shapes
 
 
-def _inverted(name: str, entering: int, expansion: int, leaving: int) -> Shapes:
+def _inverted(name: str, in_channels: int, expansion: int, out_channels: int) -> Shapes:
     """Widen (unless `expansion` is 1), convolve each channel for itself, narrow."""
-    hidden = entering * expansion
-    convs = [(entering, hidden, 1), (1, hidden, 3)] if expansion > 1 else [(1, hidden, 3)]
+    hidden = in_channels * expansion
+    convs = [(in_channels, hidden, 1), (1, hidden, 3)] if expansion > 1 else [(1, hidden, 3)]
     shapes: Shapes = {}
     for i, (a, b, kernel) in enumerate(convs):
         shapes |= _conv(f"{name}.{i}.0", a, b, kernel, bias=False) | _batch_norm(f"{name}.{i}.1", b)
     i = len(convs)
-    return shapes | _conv(f"{name}.{i}", hidden, leaving, 1, bias=False) | _batch_norm(f"{name}.{i + 1}", leaving)
+    return (
+        shapes
+        | _conv(f"{name}.{i}", hidden, out_channels, 1, bias=False)
+        | _batch_norm(f"{name}.{i + 1}", out_channels)
+    )
 
 
 _WINDOW, _HEADS, _PATCH, _MLP = 7, 3, 4, 4  # Swin-T's; heads: of the first stage
 
 
 def _swin(entry: registry.Backbone, width: int) -> Shapes:
-    leaving = entry.channels(width)
+    out_channels = entry.channels(width)
     shapes = _conv("features.0.0", 3, width, _PATCH) | _affine("features.0.2", width)
     for stage, count in enumerate(entry.layers):
         if stage:
-            before, name = leaving[stage - 1], f"features.{2 * stage}"
+            before, name = out_channels[stage - 1], f"features.{2 * stage}"
             shapes |= _linear(f"{name}.reduction", 4 * before, 2 * before, bias=False)
             shapes |= _affine(f"{name}.norm", 4 * before)
         for i in range(count):
-            shapes |= _window_block(f"features.{2 * stage + 1}.{i}", leaving[stage], _HEADS * 2**stage)
+            shapes |= _window_block(f"features.{2 * stage + 1}.{i}", out_channels[stage], _HEADS * 2**stage)
     for stage in (1, 2, 3):
-        shapes |= _affine(f"norms.{stage}", leaving[stage])
+        shapes |= _affine(f"norms.{stage}", out_channels[stage])
     return shapes
 
 
@@ -175,14 +179,14 @@ def _window_block(name: str, channels: int, heads: int) -> Shapes:
 # --- layers ----------------------------------------------------------------------------------------------------------
 
 
-def _conv(name: str, entering: int, leaving: int, kernel: int, *, bias: bool = True) -> Shapes:
-    shapes: Shapes = {f"{name}.weight": (leaving, entering, kernel, kernel)}
-    return shapes | ({f"{name}.bias": (leaving,)} if bias else {})
+def _conv(name: str, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (out_channels, in_channels, kernel, kernel)}
+    return shapes | ({f"{name}.bias": (out_channels,)} if bias else {})
 
 
-def _linear(name: str, entering: int, leaving: int, *, bias: bool = True) -> Shapes:
-    shapes: Shapes = {f"{name}.weight": (leaving, entering)}
-    return shapes | ({f"{name}.bias": (leaving,)} if bias else {})
+def _linear(name: str, in_channels: int, out_channels: int, *, bias: bool = True) -> Shapes:
+    shapes: Shapes = {f"{name}.weight": (out_channels, in_channels)}
+    return shapes | ({f"{name}.bias": (out_channels,)} if bias else {})
 
 
 def _affine(name: str, channels: int) -> Shapes:
