@@ -29,7 +29,7 @@ _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,60})</Code>")
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
 
 
-class Found(NamedTuple):
+class BucketObject(NamedTuple):
     """What a bucket tells of an object."""
 
     path: str
@@ -53,11 +53,11 @@ class Bucket:
         self._public = _store(settings, name, prefix, public) if public else self._store
         self._link = timedelta(seconds=settings.storage_link_seconds)
 
-    def find(self, path: str) -> Found:
+    def find(self, path: str) -> BucketObject:
         with _translated_errors(path):
             return _found(obstore.head(self._store, path))
 
-    def list(self, prefix: str | None = None) -> Iterator[Found]:
+    def list(self, prefix: str | None = None) -> Iterator[BucketObject]:
         """Every object below a folder, in no order."""
         with _translated_errors(prefix or self.name):
             for some in obstore.list(self._store, prefix):
@@ -172,9 +172,9 @@ def _store(settings: Settings, bucket: str, prefix: str, endpoint: str | None) -
     )
 
 
-def _found(meta: Any) -> Found:
+def _found(meta: Any) -> BucketObject:
     age = (datetime.now(UTC) - meta["last_modified"]).total_seconds()
-    return Found(meta["path"], meta["size"], age, (meta["e_tag"] or "").strip('"'))
+    return BucketObject(meta["path"], meta["size"], age, (meta["e_tag"] or "").strip('"'))
 
 
 @contextmanager

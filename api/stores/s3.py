@@ -28,7 +28,7 @@ from api.storage import (
     check_key,
     check_part,
 )
-from api.stores.bucket import Bucket, Found
+from api.stores.bucket import Bucket, BucketObject
 from api.stores.local import PROBE, LocalStagedUpload, LocalStorage
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class S3Storage:
 
     def sweep_staging(self, older_than: float) -> int:
         removed = self._local.sweep_staging(older_than)
-        uploads: dict[str, list[Found]] = {}
+        uploads: dict[str, list[BucketObject]] = {}
         for found in self.bucket.list(STAGING):
             if ours := _STAGED.match(found.path):  # others may have a folder of this name in the same bucket
                 uploads.setdefault(ours[1], []).append(found)
@@ -164,7 +164,9 @@ class S3DirectUploads:
         self._bucket.join(key, chunks(), attributes(key))
         return digest.digest()
 
-    def _verify(self, found: Found, size: int, sha256: bytes, digest: bytes | None, checksums: list[bytes]) -> None:
+    def _verify(
+        self, found: BucketObject, size: int, sha256: bytes, digest: bytes | None, checksums: list[bytes]
+    ) -> None:
         """Raises `CorruptUpload`. The bucket's own checksum saves reading the file, if it tells one that we know."""
         if found.size != size:
             raise CorruptUpload(f"it has {found.size} bytes, not {size}")

@@ -85,20 +85,22 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
     such detector, with every reason."""
     if target == "native":
         return dict(state)
-    reasons = torchvision.obstacles(model, state) if target == "torchvision" else mmdet.obstacles(model)
+    reasons = torchvision.incompatibilities(model, state) if target == "torchvision" else mmdet.incompatibilities(model)
     if reasons:
         raise WeightsError(
             f"{PROJECTS[target]} cannot be this detector: {'; '.join(reasons)}",
             remedy="Keep it as this project's own, or train a model that both can be.",
         )
-    left_out = set(torchvision.without_a_place(state, model)) if target == "torchvision" else set()
+    left_out = set(torchvision.unmappable_names(state, model)) if target == "torchvision" else set()
     written = {}
     for ours, tensor in state.items():
         if ours in left_out:
             continue
         theirs = their_name(ours, target, model.detector)
         if theirs is None:
-            raise AssertionError(f"{ours} has no place in a file of {PROJECTS[target]}, which `obstacles` did not see")
+            raise AssertionError(
+                f"{ours} has no place in a file of {PROJECTS[target]}: `incompatibilities` is incomplete"
+            )
         written[theirs] = mmdet.tensor_to_mmdet(ours, tensor, model) if target == "mmdet" else tensor
     return written
 
@@ -108,7 +110,7 @@ def require_readable(source: Format, model: ModelConfig, file: str) -> None:
 
     The tensors fit many models: that P7 lies behind a ReLU, or where the anchors stand, is in none of them.
     """
-    if source == "torchvision" and (reasons := torchvision.obstacles(model)):
+    if source == "torchvision" and (reasons := torchvision.incompatibilities(model)):
         raise WeightsError(
             f"{file} is of torchvision, which cannot be the model it is to be: {'; '.join(reasons)}",
             remedy="Convert the file first (`crosskd convert`): the model is then recognised and written beside it.",

@@ -37,18 +37,18 @@ _PAIRS: dict[str, Pairs] = {
 def to_mmdet(name: str, detector: str) -> str:
     """Our name -> MMDetection's, in a model of `detector`. Raises `WeightsError` for a name that we do not have."""
     if (found := translate(name, _PAIRS[detector], OURS)) is None:
-        raise _strange(name, "this project's", detector)
+        raise _unknown_name(name, "this project's", detector)
     return found
 
 
 def from_mmdet(name: str, detector: str) -> str:
     """MMDetection's name -> ours. Raises `WeightsError` for a name that such a detector does not have."""
     if (found := translate(name, _PAIRS[detector], THEIRS)) is None:
-        raise _strange(name, "MMDetection's", detector)
+        raise _unknown_name(name, "MMDetection's", detector)
     return found
 
 
-def _strange(name: str, whose: str, detector: str) -> WeightsError:
+def _unknown_name(name: str, whose: str, detector: str) -> WeightsError:
     return WeightsError(
         f"{name!r} is not one of {whose} names for a {detector} detector",
         remedy=f"Use weights of a {detector} model, or name the detector that they are of.",
@@ -69,7 +69,7 @@ def _is_swin(model: ModelConfig) -> bool:
     return registry.BACKBONES[model.backbone.name].family == "swin"
 
 
-def obstacles(model: ModelConfig) -> list[str]:
+def incompatibilities(model: ModelConfig) -> list[str]:
     """Why MMDetection cannot be such a detector; empty where it can."""
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen

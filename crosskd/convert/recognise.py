@@ -44,7 +44,7 @@ def recognise(source: Source, digest: str = "") -> tuple[ModelConfig, list[str]]
             for name, tensor in source.tensors.items()
             if (ours := our_name(name, source.format, detector)) is not None
         }
-        values = _told(state, detector)
+        values = _values_from_shapes(state, detector)
     except IndexError as error:
         raise _unclear(source, "a tensor has too few dimensions") from error
     except LookupError as error:
@@ -86,7 +86,7 @@ def _detector(source: Source) -> str:
     raise _unclear(source, "ATSS and FCOS have the same names")
 
 
-def _told(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
+def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
     """All that shapes and names tell, as values of a `ModelConfig`."""
     neck = state["neck.output.0.weight"].shape[0]
     levels = sum(name.startswith("neck.output.") and name.endswith(".weight") for name in state)

@@ -100,7 +100,7 @@ def implied(model: ModelConfig) -> dict[str, Tensor]:
     return {f"head.scales.{level}": torch.ones(()) for level in range(len(model.strides))}
 
 
-def without_a_place(state: Mapping[str, Tensor], model: ModelConfig) -> list[str]:
+def unmappable_names(state: Mapping[str, Tensor], model: ModelConfig) -> list[str]:
     """Names of ours that are left out of a torchvision file: factors of 1, and the counters of a frozen norm.
 
     torchvision's frozen norms have no counters. Where ours were frozen only later, theirs would drop them in silence.
@@ -112,7 +112,7 @@ def without_a_place(state: Mapping[str, Tensor], model: ModelConfig) -> list[str
     return names
 
 
-def obstacles(model: ModelConfig, state: Mapping[str, Tensor] | None = None) -> list[str]:
+def incompatibilities(model: ModelConfig, state: Mapping[str, Tensor] | None = None) -> list[str]:
     """Why torchvision cannot be such a detector, with the tensors of `state` (by our names); empty where it can."""
     if model.detector not in OF_DETECTOR:
         return [f"it has RetinaNet and FCOS, and no {model.detector}"]

@@ -17,12 +17,12 @@ from crosskd.structures import Curves
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_METRICS = ("AP50", "AP75", "AR100")
-NOTHING = -1.0  # what COCO says where there is nothing to measure
+NO_GROUND_TRUTH = -1.0  # what COCO says where there is nothing to measure
 _IOU_50, _IOU_75 = 0, 5  # of COCO's ten: 0.50, 0.55 ... 0.95
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageDetections:
     """The detections of one image in its own pixels."""
 
     boxes: NDArray[np.float64]  # [D, 4] x1 y1 x2 y2
@@ -31,7 +31,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Measured:
+class CocoResult:
     """-1 stands where there is no ground truth."""
 
     metrics: dict[str, float]  # METRICS
@@ -40,7 +40,7 @@ class Measured:
     curves: Curves
 
 
-def average_precision(truth: Annotations, found: dict[int, Found]) -> Measured:
+def average_precision(truth: Annotations, found: dict[int, ImageDetections]) -> CocoResult:
     """COCO's numbers over the images in `found` (image id -> detections), whatever order they come in.
 
     Ground truth flagged `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so
@@ -49,15 +49,15 @@ def average_precision(truth: Annotations, found: dict[int, Found]) -> Measured:
     positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
     there = sorted((positions[image_id], detections) for image_id, detections in found.items())
     if not there or not truth.classes:
-        return _nothing(truth.classes)
+        return _without_ground_truth(truth.classes)
     images = [{"id": index + 1} for index, _ in there]
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
-        expected = _coco(images, categories, [box for index, _ in there for box in _expected(truth, index)])
-        answered = _coco(
-            images, categories, [box for index, detections in there for box in _answered(index, detections)]
+        expected = _coco(images, categories, [box for index, _ in there for box in _truth_entries(truth, index)])
+        predicted = _coco(
+            images, categories, [box for index, detections in there for box in _detection_entries(index, detections)]
         )
-        result = _Evaluator(expected, answered, iouType="bbox")
+        result = _Evaluator(expected, predicted, iouType="bbox")
         result.evaluate()
         result.accumulate()
         result.summarize()
@@ -65,7 +65,7 @@ def average_precision(truth: Annotations, found: dict[int, Found]) -> Measured:
     precision = result.eval["precision"][:, :, :, 0, -1]  # [10, 101, K]
     recall = result.eval["recall"][:, :, 0, -1]  # [10, K]
     classes = list(enumerate(truth.classes))
-    return Measured(
+    return CocoResult(
         metrics=dict(zip(METRICS, map(float, result.stats), strict=True)),
         per_class={name: _mean(precision[:, :, label]) for label, name in classes},
         class_metrics={
@@ -88,18 +88,18 @@ class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
                 box["ignore"] = bool(box["iscrowd"] or box["set_aside"])
 
 
-def _nothing(classes: list[str]) -> Measured:
-    return Measured(
-        metrics=dict.fromkeys(METRICS, NOTHING),
-        per_class=dict.fromkeys(classes, NOTHING),
-        class_metrics={name: dict.fromkeys(CLASS_METRICS, NOTHING) for name in classes},
-        curves=_curves(classes, np.full((10, 101, len(classes)), NOTHING)),
+def _without_ground_truth(classes: list[str]) -> CocoResult:
+    return CocoResult(
+        metrics=dict.fromkeys(METRICS, NO_GROUND_TRUTH),
+        per_class=dict.fromkeys(classes, NO_GROUND_TRUTH),
+        class_metrics={name: dict.fromkeys(CLASS_METRICS, NO_GROUND_TRUTH) for name in classes},
+        curves=_curves(classes, np.full((10, 101, len(classes)), NO_GROUND_TRUTH)),
     )
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    measured = values[values > NOTHING]
-    return float(measured.mean()) if measured.size else NOTHING
+    measured = values[values > NO_GROUND_TRUTH]
+    return float(measured.mean()) if measured.size else NO_GROUND_TRUTH
 
 
 def _curves(classes: list[str], precision: NDArray[np.float64]) -> Curves:
@@ -117,7 +117,7 @@ def _coco(images: list[dict[str, Any]], categories: list[dict[str, Any]], boxes:
     return coco
 
 
-def _expected(truth: Annotations, index: int) -> list[dict[str, Any]]:
+def _truth_entries(truth: Annotations, index: int) -> list[dict[str, Any]]:
     rows = truth.rows(index)
     return [
         {
@@ -139,7 +139,7 @@ def _expected(truth: Annotations, index: int) -> list[dict[str, Any]]:
     ]
 
 
-def _answered(index: int, found: Found) -> list[dict[str, Any]]:
+def _detection_entries(index: int, found: ImageDetections) -> list[dict[str, Any]]:
     return [
         {
             "image_id": index + 1,

@@ -22,16 +22,18 @@ from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.engine.device import choose_device, memory_errors
 from crosskd.errors import ConfigError, Interrupted, WeightsError
-from crosskd.evaluation.average_precision import Found, average_precision
+from crosskd.evaluation.average_precision import ImageDetections, average_precision
 from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
 from crosskd.weights.native import FORMAT, class_names, read_header
 
-_MEND = "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
+_REMEDY = (
+    "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
+)
 
 
-class Measurable(Protocol):
-    """What can be measured: a detector, or one behind something that mends its input."""
+class Evaluable(Protocol):
+    """What can be evaluated: a detector, or one behind something that mends its input."""
 
     training: bool
 
@@ -47,7 +49,7 @@ class Measurable(Protocol):
 
 
 def evaluate(
-    detector: Measurable,
+    detector: Evaluable,
     batches: Iterable[Batch],
     *,
     annotations: Annotations | Path | str,
@@ -82,7 +84,7 @@ def evaluate(
             remedy="Give the classes that the model was trained on.",
         )
     start = time.perf_counter()
-    share = _Share()
+    share = _RankDetections()
     training = detector.training
     detector.train(False)
     try:
@@ -93,7 +95,7 @@ def evaluate(
     shares = distributed.gather(share)
     result = None
     if shares is not None:
-        whole = _joined(shares)
+        whole = _merged(shares)
         measured = average_precision(truth, whole.found)
         result = Evaluation(
             model=model,
@@ -187,13 +189,13 @@ def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) 
 
 
 @dataclass
-class _Share:
+class _RankDetections:
     """What one rank has found, and how long its detector took: without what surrounds it."""
 
-    found: dict[int, Found] = field(default_factory=dict)  # image id -> detections
+    found: dict[int, ImageDetections] = field(default_factory=dict)  # image id -> detections
     spans: list[tuple[float, int]] = field(default_factory=list)  # seconds, images
 
-    def add(self, detector: Measurable, batch: Batch, device: torch.device) -> None:
+    def add(self, detector: Evaluable, batch: Batch, device: torch.device) -> None:
         _wait(device)
         start = time.perf_counter()
         with memory_errors(device, batch.images):
@@ -213,9 +215,9 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _joined(shares: list[_Share]) -> _Share:
+def _merged(shares: list[_RankDetections]) -> _RankDetections:
     """All shares as one. A rank's first batch warms it up and is not timed, unless it is the only one."""
-    whole = _Share()
+    whole = _RankDetections()
     for share in shares:
         if twice := whole.found.keys() & share.found:
             raise ValueError(f"image {min(twice)} was measured by two ranks: give each rank a share of its own")
@@ -224,10 +226,10 @@ def _joined(shares: list[_Share]) -> _Share:
     return whole
 
 
-def _original(batch: Batch, detections: list[Detections]) -> dict[int, Found]:
+def _original(batch: Batch, detections: list[Detections]) -> dict[int, ImageDetections]:
     """Image id -> detections in the pixels of the original image."""
     return {
-        image_id: Found(
+        image_id: ImageDetections(
             boxes=original_boxes(found.boxes.double().cpu().numpy(), scale, size),
             scores=found.scores.double().cpu().numpy(),
             labels=found.labels.cpu().numpy(),
@@ -262,9 +264,9 @@ def _described(metadata: dict[str, str], path: Path) -> tuple[ModelConfig, list[
     try:
         return ModelConfig.model_validate_json(metadata["model"]), class_names(metadata["classes"], distinct=True)
     except KeyError as error:
-        raise WeightsError(f"{path.name} does not say its {error.args[0]}", remedy=_MEND) from error
+        raise WeightsError(f"{path.name} does not say its {error.args[0]}", remedy=_REMEDY) from error
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise WeightsError(f"{path.name} has a broken description of its model: {reason}", remedy=_MEND) from error
+        raise WeightsError(f"{path.name} has a broken description of its model: {reason}", remedy=_REMEDY) from error
     except ValueError as error:
-        raise WeightsError(f"{path.name} has a broken description of its classes: {error}", remedy=_MEND) from error
+        raise WeightsError(f"{path.name} has a broken description of its classes: {error}", remedy=_REMEDY) from error

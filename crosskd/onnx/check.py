@@ -101,7 +101,7 @@ class Check:
         alone += [("the graph", ours, row) for row in free]
         beyond = [entry for entry in alone if abs(float(entry[1].scores[entry[2]]) - limit) > SCORE_TOLERANCE]
         self.at_the_limit += len(alone) - len(beyond)
-        return [_told(*entry) for entry in beyond]
+        return [_describe(*entry) for entry in beyond]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "box_tolerance": BOX_TOLERANCE, "score_tolerance": SCORE_TOLERANCE}
@@ -145,7 +145,7 @@ def _limit(detector: Detector, found: Detections) -> float:
     return float(found.scores[-1]) if full else config.score_threshold
 
 
-def _told(who: str, found: Detections, row: int) -> str:
+def _describe(who: str, found: Detections, row: int) -> str:
     box: Tensor = found.boxes[row]
     corners = ", ".join(f"{value:.1f}" for value in box.tolist())
     return f"{who} alone has class {int(found.labels[row])} with score {float(found.scores[row]):.4f} at ({corners})"

@@ -48,7 +48,7 @@ from crosskd.engine.results import Results, versions
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
-from crosskd.evaluation.evaluate import Measurable, evaluate
+from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.inherit import inherit
 from crosskd.runs.teacher import load_teacher, weights_file
 from crosskd.spec.config import TrainConfig
@@ -276,7 +276,7 @@ class _Session:
             run.stopped_early = self.results.out_of_patience(self.config.evaluation)
         self.callback.on_phase(run, "training")
 
-    def _measure(self, detector: Measurable, model: str) -> Evaluation:
+    def _measure(self, detector: Evaluable, model: str) -> Evaluation:
         loader = self.parts.val_loader
         return evaluate(
             detector,

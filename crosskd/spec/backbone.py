@@ -83,7 +83,7 @@ class BackboneConfig(Knobs):
         return data
 
     @model_validator(mode="after")
-    def _heeded(self) -> BackboneConfig:
+    def _reject_ignored_fields(self) -> BackboneConfig:
         """What the backbone would not heed is refused."""
         name, entry = self.name, registry.BACKBONES[self.name]
         norm = self.norm_eval or self.norm_frozen or self.norm_eps is not None

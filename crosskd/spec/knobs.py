@@ -14,7 +14,7 @@ class Knobs(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _reject_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         """`batch_size: true` is a slip of the hand, which Pydantic would read as 1."""
         given = value if isinstance(value, list | tuple) else [value]
         wrong = any(isinstance(item, bool) for item in given)

@@ -181,7 +181,7 @@ class ModelConfig(Knobs):
         return self
 
     @model_validator(mode="after")
-    def _only_what_is_read(self) -> ModelConfig:
+    def _reject_unread_fields(self) -> ModelConfig:
         """A knob that the detector does not read must keep its default: it would be heeded by nobody."""
         reads = registry.DETECTORS[self.detector].reads
         for knob in sorted(_SPECIFIC - reads):

@@ -19,13 +19,13 @@ _BACKBONE = "backbone."
 
 
 class ExpectedShapes(dict[str, tuple[int, ...]]):
-    """Name -> shape; `untold(name)` says that a further name may be there, with any shape."""
+    """Name -> shape; `allows_unlisted(name)` says that a further name may be there, with any shape."""
 
     def __init__(self, shapes: Shapes, open_prefix: str | None = None) -> None:
         super().__init__(shapes)
         self.open_prefix = open_prefix
 
-    def untold(self, name: str) -> bool:
+    def allows_unlisted(self, name: str) -> bool:
         return self.open_prefix is not None and name.startswith(self.open_prefix)
 
 

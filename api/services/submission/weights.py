@@ -205,7 +205,7 @@ def misfits(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, mod
     kinds = {
         "misses tensors that the model has": [name for name in expected if name not in found and not _counter(name)],
         "has tensors that the model has not": [
-            name for name in found if name not in expected and not expected.untold(name)
+            name for name in found if name not in expected and not expected.allows_unlisted(name)
         ],
         "has tensors of other shapes": wrong,
     }

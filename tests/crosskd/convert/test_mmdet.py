@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from crosskd.convert.mmdet import from_mmdet, obstacles, to_mmdet
+from crosskd.convert.mmdet import from_mmdet, incompatibilities, to_mmdet
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
@@ -86,7 +86,7 @@ def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
     ],
 )
 def test_what_mmdetection_can_be(config: ModelConfig) -> None:
-    assert obstacles(config) == []
+    assert incompatibilities(config) == []
 
 
 @pytest.mark.parametrize(
@@ -101,5 +101,5 @@ def test_what_mmdetection_can_be(config: ModelConfig) -> None:
     ],
 )
 def test_what_it_cannot_be_has_its_reason(config: ModelConfig, reason: str) -> None:
-    (why,) = obstacles(config)
+    (why,) = incompatibilities(config)
     assert reason in why

@@ -21,7 +21,7 @@ from crosskd.convert.convert import prepare
 from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE, recognise
 from crosskd.convert.source import read_source
-from crosskd.convert.torchvision import from_torchvision, obstacles, to_torchvision
+from crosskd.convert.torchvision import from_torchvision, incompatibilities, to_torchvision
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
@@ -220,7 +220,7 @@ def fits(**changes: Any) -> ModelConfig:
     ],
 )
 def test_what_torchvision_can_be(config: ModelConfig) -> None:
-    assert obstacles(config) == []
+    assert incompatibilities(config) == []
 
 
 @pytest.mark.parametrize(
@@ -247,16 +247,16 @@ def test_what_torchvision_can_be(config: ModelConfig) -> None:
     ],
 )
 def test_what_it_cannot_be_has_its_reason(config: ModelConfig, reason: str) -> None:
-    (why,) = obstacles(config)
+    (why,) = incompatibilities(config)
     assert reason in why
 
 
 def test_an_fcos_with_factors_per_level_is_refused() -> None:
     state = {f"head.scales.{level}": torch.ones(()) for level in range(5)}
     config = fits(detector="fcos")
-    assert obstacles(config, state) == []
+    assert incompatibilities(config, state) == []
     state["head.scales.2"] = torch.tensor(1.0000001)
-    (why,) = obstacles(config, state)
+    (why,) = incompatibilities(config, state)
     assert "head.scales are not all 1" in why
 
 

@@ -18,7 +18,7 @@ from crosskd.data.transforms import fitted, recorded_scale, scale_settings, vali
 from crosskd.detectors.detector import build_detector
 from crosskd.detectors.head import DenseHead
 from crosskd.errors import ConfigError, DataError, WeightsError
-from crosskd.evaluation.average_precision import METRICS, Found, average_precision
+from crosskd.evaluation.average_precision import METRICS, ImageDetections, average_precision
 from crosskd.evaluation.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
 from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
 from crosskd.structures import Detections
@@ -176,15 +176,15 @@ def crowded() -> dict:
     return content(images=content()["images"][:1], annotations=boxes, categories=[{"id": 2, "name": "dog"}])
 
 
-def found(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> Found:
-    return Found(
+def found(*boxes: tuple[float, float, float, float], scores: list[float] | None = None) -> ImageDetections:
+    return ImageDetections(
         boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         scores=np.array(scores or np.linspace(0.9, 0.1, len(boxes))),
         labels=np.zeros(len(boxes), dtype=np.int64),
     )
 
 
-def precision(folder, answers: Found) -> float:
+def precision(folder, answers: ImageDetections) -> float:
     return average_precision(read_annotations(folder / "train.json"), {70: answers}).metrics["AP"]
 
 
@@ -216,7 +216,7 @@ def test_numbers_are_those_of_pycocotools_on_the_file_itself(tmp_path):
         labels = np.array([entry["category_id"] - 1 for entry in own] + [0])
         scores = rng.random(7)
         xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        answers[image["id"]] = Found(xyxy, scores, labels)
+        answers[image["id"]] = ImageDetections(xyxy, scores, labels)
         theirs += [
             {"image_id": image["id"], "category_id": int(label) + 1, "bbox": box.tolist(), "score": float(score)}
             for box, label, score in zip(xywh, labels, scores, strict=True)
