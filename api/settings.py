@@ -193,7 +193,7 @@ def load() -> Settings:
         *([] if given else _unwritable("DATA_ROOTS", settings.data_roots[0])),
         *(f"CROSSKD_DATA_ROOTS: {root} is no folder; create it or leave it out" for root in settings.data_roots
           if given and not root.is_dir()),
-        *filter(None, [tracing.complaint(settings.otel_endpoint)]),
+        *filter(None, [tracing.configuration_error(settings.otel_endpoint)]),
     ]  # fmt: skip
     if faults:
         raise SettingsError("\n".join(faults))

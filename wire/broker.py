@@ -15,7 +15,7 @@ _DIRECT = ("redis://", "rediss://", *_SOCKETS)
 _SENTINELS = re.compile(r"(?P<url>sentinel://[^;?]+(;sentinel://[^;?]+)*)\?master_name=(?P<name>[\w.-]+)")
 
 # No second try of the same one: while it is waited for, the next is not asked.
-_ASKING = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
+_TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
 
 
 class Broker(NamedTuple):
@@ -51,4 +51,4 @@ def broker(url: str) -> Broker:
     found = _SENTINELS.fullmatch(url)
     if found is None:
         return Broker(url, {})
-    return Broker(found["url"], {"master_name": found["name"], "sentinel_kwargs": _ASKING})
+    return Broker(found["url"], {"master_name": found["name"], "sentinel_kwargs": _TIMEOUTS})

@@ -38,13 +38,13 @@ def _fault(error: Any, body: Any, model: Any) -> Fault:
     source, *rest = error["loc"]
     if source != "body":
         name = str(rest[0]) if rest else str(source)
-        return _told(name, error, None)
+        return _fault_at(name, error, None)
     place = _place(tuple(rest), body)[0]
     holder = _holder(model, place[:-1], body) if error["type"] == "extra_forbidden" else None
-    return _told(pointer(place), error, holder)
+    return _fault_at(pointer(place), error, holder)
 
 
-def _told(where: str, error: Any, holder: type[BaseModel] | None) -> Fault:
+def _fault_at(where: str, error: Any, holder: type[BaseModel] | None) -> Fault:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if error["type"] == "value_error" and ("; " in message or ": " in message):
         # Our own validators write "what is wrong; what to do" or "what is to be done: why".

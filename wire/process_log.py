@@ -18,9 +18,9 @@ from structlog.typing import EventDict, Processor
 REQUEST_ID_HEADER = "X-Request-ID"
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-OURS = ("api", "client", "crosskd", "migrations", "wire", "worker")
+OWN_LOGGERS = ("api", "client", "crosskd", "migrations", "wire", "worker")
 # They tell of each request, or at their lowest level even of its headers, which hold tokens.
-CHATTY = ("httpx", "httpcore", "urllib3")
+NOISY_LOGGERS = ("httpx", "httpcore", "urllib3")
 # What a line says beside its message, in this order. Whatever else a library attaches to a record is left out.
 FIELDS = ("caller", "request_id", "job", "attempt", "rank")
 REQUEST_FIELDS = ("method", "path", "status", "milliseconds")  # in JSON; the text has them in its message
@@ -46,9 +46,9 @@ def configure(layout: LogFormat, level: LogLevel, **always: object) -> None:
     root.handlers = [handler]
     root.setLevel(max(logging.getLevelName(level), logging.INFO))
     logging.captureWarnings(True)
-    for name in OURS:
+    for name in OWN_LOGGERS:
         logging.getLogger(name).setLevel(level)
-    for name in CHATTY:
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

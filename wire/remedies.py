@@ -15,6 +15,6 @@ REMEDIES: dict[FailureClass, str] = {
 }
 
 
-def remedied(failure: Failure) -> Failure:
+def with_remedy(failure: Failure) -> Failure:
     """The failure with the remedy of its class, unless it has one of its own."""
     return failure if failure.remedy else failure.model_copy(update={"remedy": REMEDIES[failure.failure_class]})

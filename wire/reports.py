@@ -92,14 +92,14 @@ def _utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _spelt(value: Any) -> Any:
+def _require_iso_text(value: Any) -> Any:
     """Pydantic reads a number, or a text of digits, as seconds or milliseconds since 1970, by how large it is."""
     if isinstance(value, datetime) or (isinstance(value, str) and "-" in value[1:]):
         return value
     raise ValueError("it is no date and time; write it as in 2026-01-31T12:00:00Z")
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+def _require_shallow(value: dict[str, Any]) -> dict[str, Any]:
     level: list[Any] = [value]
     for _ in range(MAX_LEVELS):
         level = [inner for outer in level for inner in _containers(outer)]
@@ -113,7 +113,7 @@ def _containers(outer: Any) -> list[Any]:
     return [item for item in items if isinstance(item, dict | list)]
 
 
-Moment = Annotated[datetime, BeforeValidator(_spelt), AfterValidator(_utc)]
+Moment = Annotated[datetime, BeforeValidator(_require_iso_text), AfterValidator(_utc)]
 
 
 class MetricPoint(_Report):
@@ -246,7 +246,7 @@ class FinishReport(_Report):
 
     outcome: Literal["succeeded", "failed", "cancelled", "released"]
     failure: Failure | None = None
-    result: Annotated[dict[str, Any], AfterValidator(_shallow)] = Field(
+    result: Annotated[dict[str, Any], AfterValidator(_require_shallow)] = Field(
         default={}, description="The manifest: sizes, parameters, speed, best AP."
     )
     log_tail: list[Text] = Field(default=[], max_length=200)

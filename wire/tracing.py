@@ -20,7 +20,7 @@ Kind = Literal["INTERNAL", "SERVER", "PRODUCER", "CONSUMER"]
 _provider: Any = None
 
 
-def complaint(endpoint: str | None) -> str:
+def configuration_error(endpoint: str | None) -> str:
     """Why spans that are wanted cannot be made; empty if they can be, or if nobody wants any."""
     if not _wanted(endpoint) or _installed():
         return ""

@@ -153,7 +153,7 @@ def read_settings() -> Settings:
         settings = Settings()
     except ValidationError as exc:
         raise SettingsError("\n".join(_fault(error) for error in exc.errors(include_input=False))) from None
-    if fault := tracing.complaint(settings.otel_endpoint):
+    if fault := tracing.configuration_error(settings.otel_endpoint):
         raise SettingsError(fault)
     try:
         settings.work.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from crosskd.errors import CrossKDError
 from wire.jobs import Failure, FailureClass
-from wire.remedies import remedied
+from wire.remedies import with_remedy
 
 SPEC = "/spec"
 _CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
@@ -18,7 +18,7 @@ _CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
 
 def describe(error: BaseException, spec: Mapping[str, Any]) -> Failure:
     """What went wrong, where in the job, and what to do: always. Classes decide whether the job is tried again."""
-    return remedied(_described(error, spec))
+    return with_remedy(_described(error, spec))
 
 
 def _described(error: BaseException, spec: Mapping[str, Any]) -> Failure:

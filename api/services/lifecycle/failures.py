@@ -14,7 +14,7 @@ from api.database import Session
 from api.models import Attempt, LogChunk
 from api.services.history.logs import lines_of
 from wire.jobs import Failure
-from wire.remedies import remedied
+from wire.remedies import with_remedy
 
 TAIL_LINES = 200
 TAIL_CHARACTERS = 500  # of one line
@@ -30,7 +30,7 @@ def complete(session: Session, attempt: Attempt, failure: Failure, log_tail: Seq
     lines = failure.log_tail or log_tail or _reported(session, attempt)
     texts = {name: getattr(failure, name)[:TEXT_CHARACTERS] for name in ("message", "where", "remedy")}
     tail = [line[:TAIL_CHARACTERS] for line in lines[-TAIL_LINES:]]
-    return remedied(failure.model_copy(update=texts | {"log_tail": tail}))
+    return with_remedy(failure.model_copy(update=texts | {"log_tail": tail}))
 
 
 def brief(failure: Failure) -> Failure:
