@@ -32,32 +32,32 @@ from wire.tokens import LOCAL_OWNER, Scope
 TOKEN_PREFIX = "ck_"  # noqa: S105 - it tells a token by sight, also to scanners that look for leaked ones
 ATTEMPT_PREFIX = "cka_"
 SECRET_BYTES = 32
-GRANTS: dict[Scope, frozenset[Scope]] = {
+IMPLIED_SCOPES: dict[Scope, frozenset[Scope]] = {
     "read": frozenset({"read"}),
     "write": frozenset({"read", "write"}),
     "admin": frozenset({"read", "write", "admin"}),
 }
-WORKERS = "/worker/"  # below it `WorkerDep` decides
-ADMINISTRATION = ("/tokens", "/audit")
+WORKER_PATHS = "/worker/"  # below it `WorkerDep` decides
+ADMIN_PATHS = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
-PUBLIC = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
-WORKER_READS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
+WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
+_READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _api_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="An API token: `crosskd token create`.")
 _worker_bearer = HTTPBearer(auto_error=False, scheme_name="worker", description="The worker token, or an attempt's.")
 
 
 class Caller(NamedTuple):
-    """Who speaks. `token` is the token's id; None for whoever needs none."""
+    """Who calls. `token_id` is None for whoever needs no token."""
 
     owner: str
     scopes: frozenset[Scope]
-    token: str | None = None
+    token_id: str | None = None
 
 
-LOCAL = Caller(LOCAL_OWNER, GRANTS["admin"])
-WORKER = Caller("worker", GRANTS["read"])
+LOCAL = Caller(LOCAL_OWNER, IMPLIED_SCOPES["admin"])
+WORKER = Caller("worker", IMPLIED_SCOPES["read"])
 
 
 def new_secret(prefix: str) -> str:
@@ -84,11 +84,11 @@ async def admit(
         TooManyRequests: it was used too often in too short a time.
     """
     path = request.scope["route"].path
-    if path in PUBLIC or path.startswith(WORKERS):
+    if path in PUBLIC_PATHS or path.startswith(WORKER_PATHS):
         return
     request.state.caller = caller = await _caller_of(request, path, credentials)
-    if caller.token is not None:
-        request.app.state.rates.spend(caller.token)
+    if caller.token_id is not None:
+        request.app.state.rates.consume(caller.token_id)
     needed = _needed(request.method, path)
     if needed not in caller.scopes:
         raise Forbidden(
@@ -98,18 +98,18 @@ async def admit(
 
 def security(settings: Settings, path: str) -> list[dict[str, list[str]]]:
     """What a path asks for, in OpenAPI's words; an empty alternative is this machine, where that needs no token."""
-    if path in PUBLIC:
+    if path in PUBLIC_PATHS:
         return []
-    if path.startswith(WORKERS):
+    if path.startswith(WORKER_PATHS):
         return [{"worker": []}]
-    also: list[dict[str, list[str]]] = [{"worker": []}] if path.startswith(WORKER_READS) else []
+    also: list[dict[str, list[str]]] = [{"worker": []}] if path.startswith(WORKER_READABLE_PATHS) else []
     return [{"token": []}, *also, *([{}] if settings.auth == "loopback" else [])]
 
 
 def _needed(method: str, path: str) -> Scope:
-    if path.startswith(ADMINISTRATION):
+    if path.startswith(ADMIN_PATHS):
         return "admin"
-    return "read" if method in _READS else "write"
+    return "read" if method in _READ_METHODS else "write"
 
 
 async def _caller_of(request: Request, path: str, credentials: HTTPAuthorizationCredentials | None) -> Caller:
@@ -120,7 +120,7 @@ async def _caller_of(request: Request, path: str, credentials: HTTPAuthorization
         raise Unauthorized(
             "no token", remedy="Send `Authorization: Bearer <token>`; `crosskd token create` makes one on the server."
         )
-    if path.startswith(WORKER_READS) and _is_worker(request, credentials):
+    if path.startswith(WORKER_READABLE_PATHS) and _is_worker(request, credentials):
         return WORKER
     # Also where none is needed: who shows a token means it, and must learn that it is wrong.
     caller = await run_in_threadpool(_look_up, request.app.state.database, credentials.credentials)
@@ -136,7 +136,7 @@ def _look_up(database: Database, secret: str) -> Caller | None:
             return None
         if token.expires_at is not None and token.expires_at <= session.now():
             return None
-        granted = [GRANTS[scope] for scope in token.scopes]
+        granted = [IMPLIED_SCOPES[scope] for scope in token.scopes]
         return Caller(token.owner, frozenset().union(*granted), token.id)
 
 

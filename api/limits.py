@@ -74,7 +74,7 @@ class RateLimit:
         self._clock = clock
         self._full_at: dict[str, float] = {}  # when each bucket will be full again, if nothing more is taken
 
-    def spend(self, token: str) -> None:
+    def consume(self, token: str) -> None:
         """Count one request. Raises `TooManyRequests`, which says when the next is welcome."""
         now = self._clock()
         full_at = max(self._full_at.get(token, now), now) + 1 / self._per_second

@@ -80,7 +80,7 @@ class Relay:
         maintenance = time.monotonic() >= self._maintenance_at
         if maintenance:
             self._maintenance_at = time.monotonic() + MAINTENANCE_SECONDS
-            self._reap()
+            self._reap_lapsed_attempts()
         if time.monotonic() < self._retry_at:
             return
         try:
@@ -95,7 +95,7 @@ class Relay:
         else:
             self._pause = 0.0
 
-    def _reap(self) -> None:
+    def _reap_lapsed_attempts(self) -> None:
         """Whatever goes wrong here, jobs that are submitted meanwhile must be dispatched."""
         try:
             with self.database.transaction() as session:

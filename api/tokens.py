@@ -26,16 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         database = Database(load().database_url)
     except SettingsError as error:
-        _say(str(error))
+        _print_to_stderr(str(error))
         return MISUSED
     try:
         status: int = asked.run(database, asked)
     except ApiError as error:
-        _say(f"{error.detail}. {error.remedy}")
+        _print_to_stderr(f"{error.detail}. {error.remedy}")
         return REFUSED
     except ValidationError as error:
         for fault in error.errors(include_input=False):
-            _say(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
+            _print_to_stderr(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
         return REFUSED
     finally:
         database.close()
@@ -64,7 +64,7 @@ def _create(database: Database, asked: argparse.Namespace) -> int:
     order = TokenCreate(name=asked.name, **{key: value for key, value in given.items() if value is not None})
     with database.transaction() as session:
         made = tokens.create(session, order)
-    _say(f"{_line(made)}\nIts secret follows. It is shown this once; only its sha256 is kept.")
+    _print_to_stderr(f"{_line(made)}\nIts secret follows. It is shown this once; only its sha256 is kept.")
     sys.stdout.write(f"{made.token}\n")
     return 0
 
@@ -94,7 +94,7 @@ def _line(token: Token) -> str:
     return f"{token.id}  {','.join(token.scopes):<12}  {token.owner:<12}  {token.name}  ({state})"
 
 
-def _say(text: str) -> None:
+def _print_to_stderr(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 

@@ -37,13 +37,13 @@ class FileResponse(StreamingResponse):
         place = self._part.start
         while place < self._part.stop:
             size = min(CHUNK, self._part.stop - place)
-            chunk = self._at_hand(place, size) or await run_sync(self._read, place, size)
+            chunk = self._read_cached(place, size) or await run_sync(self._read, place, size)
             if not chunk:
                 raise OSError("the stored file was cut short while it was sent")
             place += len(chunk)
             yield chunk
 
-    def _at_hand(self, place: int, size: int) -> bytes:
+    def _read_cached(self, place: int, size: int) -> bytes:
         """What the system has in memory, read here and now: a thread would take longer. Empty if it has nothing."""
         if not _NOWAIT:
             return b""

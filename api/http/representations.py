@@ -15,7 +15,7 @@ CSV = "text/csv"
 PLAIN = "text/plain"
 
 
-def choose(accept: str, offers: Sequence[str] = (JSON, CSV)) -> str:
+def negotiate(accept: str, offers: Sequence[str] = (JSON, CSV)) -> str:
     """The media type that the client likes best; of equals the first. Raises `NotAcceptable`."""
     if not accept.strip():
         return offers[0]

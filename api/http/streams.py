@@ -171,10 +171,10 @@ def _next_deadline() -> float:
 
 def is_token_valid(database: Database, caller: Caller) -> bool:
     """Whether the token that a stream began with would still be let in."""
-    if caller.token is None:
+    if caller.token_id is None:
         return True
     with database.reading() as session:
-        token = session.get(ApiToken, caller.token)
+        token = session.get(ApiToken, caller.token_id)
         if token is None or token.revoked_at is not None:
             return False
         return token.expires_at is None or token.expires_at > session.now()
@@ -182,7 +182,7 @@ def is_token_valid(database: Database, caller: Caller) -> bool:
 
 def _token_id(scope: Scope) -> str | None:
     caller: Caller | None = scope.get("state", {}).get("caller")  # `admit` has noted it
-    return None if caller is None else caller.token
+    return None if caller is None else caller.token_id
 
 
 class EventResponse(EventSourceResponse):

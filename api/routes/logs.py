@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep
-from api.http.representations import JSON, PLAIN, choose
+from api.http.representations import JSON, PLAIN, negotiate
 from api.http.streams import Streams, TextResponse, follow, is_token_valid, streams_of
 from api.http.transactional import Transactional
 from api.services.history import logs
@@ -45,7 +45,7 @@ async def read_logs(
     accept: Annotated[str, Header()] = "",
 ) -> Any:
     """What the training says: the newest lines, of all attempts. The whole log is the artifact `log.txt`."""
-    media_type = PLAIN if follow else choose(accept, (PLAIN, JSON))
+    media_type = PLAIN if follow else negotiate(accept, (PLAIN, JSON))
     headers = {"Vary": "Accept"}
     if follow:
         known = await streams.read(_extent, database, job)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from api.database import DatabaseDep, ReadDep
 from api.http.file_response import FileResponse, file_response
-from api.http.representations import CSV, choose, to_csv
+from api.http.representations import CSV, negotiate, to_csv
 from api.http.transactional import Transactional
 from api.limits import MAX_REPEATS
 from api.services.files import artifacts
@@ -59,7 +59,7 @@ def get_metrics(
 
     After a resume the new attempt's points stand in place of earlier ones behind the checkpoint's step.
     """
-    media_type = choose(accept)
+    media_type = negotiate(accept)
     if buckets is not None:
         found = downsampling.read(
             session, job, keys=key, since_step=since_step, until_step=until_step, buckets=buckets, attempt=attempt

@@ -47,5 +47,5 @@ def list_workers(session: ReadDep) -> WorkerList:
 
 @router.get("/metrics", response_class=Response, responses=_FIGURES)
 def get_figures(request: Request) -> Response:
-    """DatabaseCollector for Prometheus. Latency, bytes and streams are this process's, all others the service's."""
+    """Metrics for Prometheus. Latency, bytes and streams are this process's, all others the service's."""
     return Response(generate_latest(request.app.state.request_metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -58,7 +58,7 @@ async def test_webhook(webhook: str, request: Request, database: DatabaseDep, ca
     """Send a `ping` now, once, and say what came of it. 503 while others are being tested: come back in a moment."""
     now = datetime.now(UTC)
     delivery = await run_in_threadpool(_ping, database, webhook, caller, now)
-    with _one_of_few():
+    with _test_slot():
         # Outside of any transaction and of the pool: heartbeats need its threads.
         trouble = await outside_pool(store.attempt, delivery, request.app.state.settings, now)
     return store.as_result(trouble)
@@ -70,7 +70,7 @@ def _ping(database: Database, webhook: str, caller: Caller, now: datetime) -> st
 
 
 @contextmanager
-def _one_of_few() -> Iterator[None]:
+def _test_slot() -> Iterator[None]:
     """Raises `Unavailable`, not 429: the places are the process's, and other callers may have taken them all."""
     if not _tests.acquire(blocking=False):
         raise Unavailable(f"{TESTS_AT_ONCE} webhooks are being tested, and no more are at once")

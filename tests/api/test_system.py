@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.auth import PUBLIC
+from api.auth import PUBLIC_PATHS
 from wire.jobs import JobCreate
 
 
@@ -85,7 +85,7 @@ def test_each_path_says_which_token_it_asks_for(client: TestClient) -> None:
         expected = [{"worker": []}] if path.startswith("/worker/") else [{"token": []}, {}]
         if path.startswith("/jobs/{job}/artifacts/"):
             expected.insert(1, {"worker": []})
-        assert operation.get("security") == (None if path in PUBLIC else expected), path
+        assert operation.get("security") == (None if path in PUBLIC_PATHS else expected), path
 
 
 def test_docs_are_served(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""The service's figures for Prometheus, read from the database when they are asked for: replicas tell the same."""
+"""The service's metrics for Prometheus, read from the database when they are asked for: replicas tell the same."""
 
 from __future__ import annotations
 

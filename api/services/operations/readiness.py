@@ -31,7 +31,7 @@ def check(database: Database, settings: Settings, storage: Storage, parts: Seque
     if "broker" in parts:
         faults += _broker(settings.broker_url)
     if "storage" in parts:
-        faults += [*_storage(storage), *_room(database, settings)]
+        faults += [*_storage(storage), *_capacity(database, settings)]
     if faults:
         names = ", ".join(fault.pointer for fault in faults)
         log.warning("not ready: %s", "; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
@@ -99,7 +99,7 @@ def _storage(storage: Storage) -> list[Fault]:
     return []
 
 
-def _room(database: Database, settings: Settings) -> list[Fault]:
+def _capacity(database: Database, settings: Settings) -> list[Fault]:
     try:
         with database.reading() as session:
             return list(capacity.shortages(session, settings))

@@ -15,7 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import delete, event, select, update
 
-from api.auth import GRANTS, LOCAL, Caller
+from api.auth import IMPLIED_SCOPES, LOCAL, Caller
 from api.database import Database
 from api.errors import NotFound
 from api.http import streams as open_streams
@@ -294,7 +294,7 @@ def test_a_stream_ends_after_an_hour_unless_its_token_stands(
 
 def test_a_token_stands_until_it_is_revoked_or_expires(client: TestClient, database: Database) -> None:
     made = client.post("/tokens", json={"name": "x", "owner": "ann", "scopes": ["read"]}).json()
-    caller = Caller("ann", GRANTS["read"], made["id"])
+    caller = Caller("ann", IMPLIED_SCOPES["read"], made["id"])
     asked = partial(is_token_valid, database, caller)
     assert is_token_valid(database, LOCAL)
     assert asked()

@@ -183,7 +183,7 @@ def test_a_bucket_fills_as_time_goes_by() -> None:
         """How many requests come through, and when the next is welcome."""
         for count in range(100):
             try:
-                limit.spend("t")
+                limit.consume("t")
             except TooManyRequests as error:
                 return count, error.headers["Retry-After"]
         return 100, ""
@@ -195,7 +195,7 @@ def test_a_bucket_fills_as_time_goes_by() -> None:
     assert spent() == (2, "1")
     now = 1000.0
     assert spent() == (3, "1")
-    limit.spend("another")
+    limit.consume("another")
 
 
 def test_a_file_that_is_too_large_is_refused(
