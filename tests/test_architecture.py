@@ -383,6 +383,36 @@ def test_tests_mirror_the_packages() -> None:
     assert {folder.parts[0] for folder in folders - whole if folder.parts} == set(PACKAGES) - {"wire"}
 
 
+def borrowed(source: str) -> list[str]:
+    """The modules of `source`'s imports that are a conftest or a test module."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return sorted(module for module in modules if re.match(r"tests\.(.*\.)?(conftest|test_\w+)$", module))
+
+
+def test_what_tests_share_lies_in_support() -> None:
+    """What others import has a file of its own, whose name says what it is."""
+    found = {str(path.relative_to(ROOT)): borrowed(path.read_text()) for path in sources("tests", "benchmarks")}
+    assert {path: modules for path, modules in found.items() if modules} == {}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from tests.api.conftest import WORKER",
+        "from tests.client.test_up import up",
+        "from tests.client import test_up",
+        "import tests.test_demo",
+    ],
+)
+def test_a_planted_loan_is_found(statement: str) -> None:
+    assert len(borrowed(statement)) == 1
+
+
 def test_every_package_is_installed_from_this_tree() -> None:
     """A test that imported another copy would prove nothing about this one."""
     for package in PACKAGES:

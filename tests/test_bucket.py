@@ -25,9 +25,10 @@ from client import specs
 from client.errors import DownloadError
 from client.parts import HOST, free_port
 from client.sdk import Client
-from tests.api.conftest import DIGEST, WORKER_TOKEN, write_spec
+from tests.support.coco_files import write_spec
 from tests.support.s3 import KEY, S3, SECRET, Recorder, s3_server
 from tests.support.service import Service
+from tests.support.worker_calls import DIGEST, WORKER_TOKEN
 from wire.artifacts import ArtifactRef
 from wire.reports import ClaimRequest
 from wire.tokens import TokenCreate

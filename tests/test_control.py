@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from client.errors import ApiProblem
-from tests.support.service import PATIENCE, Service, processes_of
-from tests.test_end_to_end import assert_whole, command_of, training_of
+from tests.support.processes import command_of, processes_of
+from tests.support.service import PATIENCE, Service, assert_whole, training_of
 from wire.jobs import FINAL, Job
 
 pytestmark = pytest.mark.timeout(600)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.test_up import processes_of
+from tests.support.processes import processes_of
 
 MOST_MEMORY = 3e9  # bytes, of all processes together
 

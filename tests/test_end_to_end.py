@@ -13,7 +13,8 @@ import pytest
 
 from client import demo, specs
 from client.errors import ApiProblem
-from tests.support.service import LONG, PATIENCE, Service, processes_of
+from tests.support.processes import processes_of
+from tests.support.service import LONG, PATIENCE, Service, assert_whole, training_of
 from wire.jobs import Job
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,32 +35,10 @@ def teacher(service: Service) -> Job:
     return service.succeed(service.post("teacher"))
 
 
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def training_of(service: Service, job: Job) -> int:
-    """The process id of a job's training: the first of its session, not a helper that it has forked."""
-    attempt = job.attempts[-1].id
-    found = [pid for pid in processes_of(service.home) if attempt in command_of(pid) and os.getpgid(pid) == pid]
-    assert len(found) == 1, found
-    return found[0]
-
-
 def pid_of(service: Service, name: str) -> int:
     pid = service.stack.children[name].pid
     assert pid is not None
     return pid
-
-
-def assert_whole(service: Service, job: Job) -> None:
-    """One metric point for every step: nothing lost, nothing told twice."""
-    steps = [row.step for row in service.client.metrics(job.id, key="loss")]
-    assert job.progress is not None
-    assert steps == list(range(1, job.progress.total_steps + 1))
 
 
 # --- the story -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from crosskd.weights.native import read_weights
-from tests.support.service import SPEC, Service, processes_of
+from tests.support.processes import processes_of
+from tests.support.service import SPEC, Service
 from wire.jobs import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -14,8 +14,8 @@ import pytest
 
 from client.sdk import Client
 from client.tokens import manage
-from tests.support.service import PATIENCE, Service, processes_of
-from tests.test_end_to_end import command_of
+from tests.support.processes import command_of, processes_of
+from tests.support.service import PATIENCE, Service
 
 pytestmark = pytest.mark.timeout(600)
 

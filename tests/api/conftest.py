@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,13 +18,10 @@ from api.database import Database
 from api.main import create_app
 from api.models import Base
 from api.settings import Settings
+from tests.support.api_client import HERE
+from tests.support.coco_files import write_spec
 from tests.support.s3 import S3, s3_server
-
-WORKER_TOKEN = "a-worker-token-for-tests"
-WORKER = {"Authorization": f"Bearer {WORKER_TOKEN}"}
-DIGEST = hashlib.sha256(WORKER_TOKEN.encode()).hexdigest()
-# A TestClient on this machine.
-HERE: dict[str, Any] = {"base_url": "http://127.0.0.1:8470", "client": ("127.0.0.1", 50000)}
+from tests.support.worker_calls import DIGEST, Worker
 
 
 @pytest.fixture(scope="session")
@@ -171,59 +166,6 @@ def resolve(client: TestClient, spec: dict[str, Any]) -> Callable[..., Any]:
         return client.post("/jobs?dry_run=true", json={"kind": kind, "name": "n", "spec": spec})
 
     return post
-
-
-def write_spec(root: Path) -> dict[str, Any]:
-    """Write a small COCO file below `root`; the spec of a job that trains on it."""
-    images = root / "images"
-    images.mkdir(exist_ok=True)
-    annotations = root / "instances.json"
-    coco = {
-        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
-        "categories": [{"id": 1, "name": "ring"}, {"id": 2, "name": "square"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0},
-            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 30, 20, 20], "area": 400, "iscrowd": 0},
-        ],
-    }
-    annotations.write_text(json.dumps(coco))
-    split = {"annotations": str(annotations), "images": str(images)}
-    return {"data": {"train": split, "val": split}, "student": {"backbone": {"name": "resnet_tiny"}}, "device": "cpu"}
-
-
-class Worker:
-    """What a worker says to the API, one method per call; each gives the raw answer."""
-
-    def __init__(self, client: TestClient) -> None:
-        self.client = client
-        self.attempt = ""
-        self.token = 0
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return WORKER | {"Fencing-Token": str(self.token)}
-
-    def claim(self, job: str, worker: str = "w1") -> Any:
-        answer = self.client.post(f"/worker/jobs/{job}/claim", json={"worker": worker, "device": "cpu"}, headers=WORKER)
-        if answer.status_code == 200:
-            self.attempt, self.token = answer.json()["attempt"], answer.json()["fencing_token"]
-        return answer
-
-    def post(self, what: str, body: Any = None) -> Any:
-        return self.client.post(f"/worker/attempts/{self.attempt}/{what}", json=body, headers=self.headers)
-
-    def get(self, what: str) -> Any:
-        return self.client.get(f"/worker/attempts/{self.attempt}/{what}", headers=self.headers)
-
-    def put(self, name: str, content: Any, **headers: str) -> Any:
-        path = f"/worker/attempts/{self.attempt}/artifacts/{name}"
-        return self.client.put(path, content=content, headers=self.headers | headers)
-
-    def commit(self, name: str, body: Any) -> Any:
-        return self.client.put(f"/worker/attempts/{self.attempt}/uploads/{name}", json=body, headers=self.headers)
-
-    def finish(self, outcome: str, **more: Any) -> Any:
-        return self.post("finish", {"outcome": outcome, **more})
 
 
 @pytest.fixture

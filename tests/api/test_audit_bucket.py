@@ -13,10 +13,9 @@ from api.services.files import audit, retention
 from api.services.files.audit import Audit
 from api.settings import Settings
 from api.stores.s3 import S3Storage
-from tests.api.conftest import Worker
-from tests.api.services.files.test_retention import agree, steps
-from tests.api.services.lifecycle.test_control import checkpoint
+from tests.support.artifacts import agree, steps
 from tests.support.s3 import S3
+from tests.support.worker_calls import Worker, checkpoint
 from wire.audit import Aborted, Finding, Summary
 
 

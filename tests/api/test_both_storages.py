@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -19,14 +17,11 @@ from api.models import Artifact, Job
 from api.services.files import artifacts
 from api.settings import Settings
 from api.storage import Storage, StorageUnavailable
-from tests.api.conftest import Worker
-from tests.api.test_metrics import evaluation
+from tests.support.evaluations import evaluation
+from tests.support.sending import Sender, digest
+from tests.support.worker_calls import Worker
 
 CONTENT = os.urandom(250_000)
-
-
-def digest(content: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
 
 
 @pytest.fixture(scope="module", params=["sqlite"])
@@ -53,30 +48,6 @@ def job(post_job: Callable[..., str], worker: Worker) -> str:
     found = post_job()
     assert worker.claim(found).status_code == 200
     return found
-
-
-class Sender:
-    """Brings files, as the storage wants them, or through the API in any case."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-
-    def through_api(self, name: str, content: bytes, **more: Any) -> Any:
-        return self.worker.put(f"{name}?{urlencode(more)}", content, **{"Content-Digest": digest(content)})
-
-    def by_plan(self, name: str, content: bytes, **more: Any) -> Any:
-        body = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), **more}
-        plan = self.worker.post(f"uploads/{name}", body)
-        assert plan.status_code == 200, plan.text
-        if plan.json()["through"] == "api":
-            return self.through_api(name, content, **more)
-        sums = []
-        for part in plan.json()["parts"]:
-            some = content[part["offset"] : part["offset"] + part["size"]]
-            sums.append(hashlib.md5(some).hexdigest())
-            if not part["arrived"]:
-                httpx.put(part["url"], content=some, trust_env=False).raise_for_status()
-        return self.worker.commit(name, body | {"md5": sums})
 
 
 @pytest.fixture(params=["through_api", "by_plan"])

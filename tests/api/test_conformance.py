@@ -28,9 +28,9 @@ from api.main import create_app
 from api.services import tokens
 from api.services.operations import readiness
 from api.settings import Settings
-from tests.api.conftest import WORKER, WORKER_TOKEN
-from tests.api.services.lifecycle.test_attempts import METRICS
+from tests.support.evaluations import METRICS
 from tests.support.sending import digest
+from tests.support.worker_calls import WORKER, WORKER_TOKEN
 from wire.tokens import TokenCreate
 
 AT = "2026-01-02T03:04:05Z"

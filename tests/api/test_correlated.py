@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.http.correlation import ROUTINE
 from api.models import Job
-from tests.api.conftest import WORKER
+from tests.support.worker_calls import WORKER
 from wire.process_log import FIELDS, formatter, readable
 
 PostJob = Callable[..., str]

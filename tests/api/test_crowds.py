@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 import api.routes
 from api.http.transactional import Transactional
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 
 PostJob = Callable[..., str]
 

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.api.conftest import Worker
-from tests.api.test_metrics import evaluation
+from tests.support.evaluations import drawn, evaluation, report_with_curves
+from tests.support.worker_calls import Worker
 from wire.artifacts import curves_artifact
 
 PostJob = Callable[..., str]
-
-
-def drawn(model: str, step: int) -> bytes:
-    flat = {iou: [1.0] * 101 for iou in ("0.50", "0.75", "0.50:0.95")}
-    axis = [i / 100 for i in range(101)]
-    body = {"model": model, "step": step, "epoch": 1.0, "recall": axis, "mean": flat, "classes": {"ring": flat}}
-    return json.dumps(body).encode()
-
-
-def report(worker: Worker, model: str, step: int, *, curves: bool = True) -> None:
-    """As a worker does it: the numbers, then the file."""
-    assert worker.post("evaluations", evaluation(model, step, 0.5)).status_code == 204
-    if curves:
-        content = drawn(model, step)
-        digest = f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
-        name = f"{curves_artifact(model, step)}?kind=curves&step={step}"
-        assert worker.put(name, content, **{"Content-Digest": digest}).status_code == 201
 
 
 @pytest.fixture
@@ -40,10 +20,10 @@ def job(post_job: PostJob, worker: Worker) -> str:
     """A job that has evaluated its teacher and, three times, its student; the last curves are still to come."""
     found = post_job()
     worker.claim(found)
-    report(worker, "teacher", 0)
-    report(worker, "student", 10)
-    report(worker, "student", 20)
-    report(worker, "student", 30, curves=False)
+    report_with_curves(worker, "teacher", 0)
+    report_with_curves(worker, "student", 10)
+    report_with_curves(worker, "student", 20)
+    report_with_curves(worker, "student", 30, curves=False)
     return found
 
 
@@ -107,7 +87,7 @@ def test_curves_behind_the_checkpoint_belong_to_no_evaluation_after_a_resume(
     worker.finish("released")
     worker.claim(job)  # from the beginning: there is no checkpoint
     assert items(client, job) == []
-    report(worker, "teacher", 0, curves=False)
+    report_with_curves(worker, "teacher", 0, curves=False)
     assert [item["curves"] for item in items(client, job)] == [f"/jobs/{job}/evaluations/0/curves?model=teacher"]
 
 

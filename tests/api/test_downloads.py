@@ -23,18 +23,12 @@ from fastapi.testclient import TestClient
 from api.http import file_response
 from api.services.files import uploads
 from api.settings import Settings
-from tests.api.conftest import Worker
 from tests.support.sending import NAME, Upload, half_sent
+from tests.support.worker_calls import Worker, upload
 
 CONTENT = bytes(range(256)) * 8192  # 2 MiB, of which every part is recognisable
 SHA256 = hashlib.sha256(CONTENT)
 ETAG = f'"{SHA256.hexdigest()}"'
-
-
-def upload(worker: Worker, name: str, content: bytes) -> None:
-    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    answer = worker.put(name, content, **{"Content-Digest": f"sha-256=:{digest}:"})
-    assert answer.status_code in (200, 201), answer.text
 
 
 def told(answer: Any) -> dict[str, str]:

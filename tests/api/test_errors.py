@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from api.errors import NotFound, problem_response
 from api.settings import Settings
-from tests.api.conftest import WORKER, Worker
+from tests.support.worker_calls import WORKER, Worker
 from wire.errors import Fault
 
 NOBODY = "0" * 32

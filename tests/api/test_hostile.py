@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.api.conftest import WORKER, Worker
-from tests.api.services.lifecycle.test_attempts import METRICS
+from tests.support.evaluations import METRICS
+from tests.support.worker_calls import WORKER, Worker
 
 AT = "2026-01-02T03:04:05Z"
 LINE = {"at": AT, "level": "info", "text": "a"}

@@ -23,7 +23,8 @@ from api.models import Attempt, IdempotencyKey, Job
 from api.services import idempotency
 from api.services.submission import validation
 from api.settings import Settings
-from tests.api.conftest import HERE, WORKER, Worker
+from tests.support.api_client import HERE
+from tests.support.worker_calls import WORKER, Worker
 
 KEY = {"Idempotency-Key": "one-of-mine"}
 

@@ -26,9 +26,9 @@ from api.database import Database
 from api.models import ApiUptime, Attempt, Base, Event
 from api.services.lifecycle import attempts
 from api.settings import Settings
-from tests.api.conftest import WORKER
 from tests.support.job_model import FINAL, LEGAL, Life, Try
 from tests.support.sending import digest
+from tests.support.worker_calls import WORKER
 from wire.jobs import FailureClass
 
 Thing = TypeVar("Thing")

@@ -16,11 +16,11 @@ from api.main import create_app
 from api.models import Attempt, MetricPoint
 from api.services.history import reports
 from api.settings import Settings
-from tests.api.conftest import WORKER, Worker
+from tests.support.evaluations import NUMBERS, evaluation
+from tests.support.worker_calls import WORKER, Worker
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00.123456Z"
-NUMBERS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
 def points(steps: range | list[int], value: float = 1.0, keys: tuple[str, ...] = ("loss",)) -> list[dict[str, Any]]:
@@ -31,11 +31,6 @@ def series(client: TestClient, job: str, **query: Any) -> list[tuple[int, str, A
     answer = client.get(f"/jobs/{job}/metrics", params=query)
     assert answer.status_code == 200, answer.text
     return [(row["step"], row["key"], row["value"]) for row in answer.json()["items"]]
-
-
-def evaluation(model: str, step: int, ap: float, *, best: bool = False) -> dict[str, Any]:
-    metrics = dict.fromkeys(NUMBERS, 0.5) | {"AP": ap}
-    return {"model": model, "step": step, "metrics": metrics, "per_class": {"ring": ap}, "best": best}
 
 
 @pytest.fixture

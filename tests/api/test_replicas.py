@@ -27,10 +27,12 @@ from api.relay import Relay
 from api.services.jobs import outbox
 from api.services.webhooks import store
 from api.settings import Settings
-from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.api.services.lifecycle.test_attempts import reap_after
-from tests.api.test_streams import ROOT, Api, until
+from tests.support.api_process import ROOT, Api
+from tests.support.coco_files import write_spec
+from tests.support.leases import reap_after
 from tests.support.queues import queued_messages
+from tests.support.waiting import until
+from tests.support.worker_calls import DIGEST, Worker
 
 JOBS = 12
 

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.report_interval import FORGET_SECONDS, MAX_SECONDS, ReportIntervals
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 
 
 @pytest.fixture

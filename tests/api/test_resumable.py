@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 
 from api.services.files import uploads
 from api.settings import Settings
-from tests.api.conftest import Worker
 from tests.support.sending import CONTENT, NAME, Upload
+from tests.support.worker_calls import Worker
 
 
 @pytest.fixture

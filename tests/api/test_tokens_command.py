@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.api.conftest import DIGEST
+from tests.support.worker_calls import DIGEST
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -20,8 +20,8 @@ from api.services.files import uploads
 from api.settings import Settings
 from api.stores.local import LocalStagedUpload
 from api.stores.s3 import S3DirectUploads
-from tests.api.conftest import WORKER_TOKEN, Worker
 from tests.support.s3 import S3
+from tests.support.worker_calls import WORKER_TOKEN, Worker
 from worker.deliver.client import AttemptClient, connect
 from worker.deliver.retry import Refused, Retry
 from worker.deliver.transfer import Upload

@@ -2,106 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from sqlalchemy import create_engine
 
-from api.main import create_app
-from api.models import Base
-from api.settings import Settings
-from client import specs
-from client.parts import HOST, free_port
-from client.sdk import Client
-from tests.api.conftest import DIGEST, Worker, write_spec
-from tests.client.test_process import until
-
-
-@dataclass
-class Service:
-    """An API with its address, a valid spec, and a connection that a worker would use."""
-
-    url: str
-    spec: dict[str, Any]
-    http: httpx.Client
-
-    def client(self) -> Client:
-        return Client(self.url)
-
-    def post(self, name: str = "job", **changes: Any) -> str:
-        with self.client() as client:
-            return client.create_job(specs.complete({"spec": {**self.spec, **changes}}, name=name)).id
-
-    def claimed(self, job: str) -> Worker:
-        """A worker that has just begun a job."""
-        worker = Worker(self.http)  # type: ignore[arg-type]  # any client of httpx will do
-        assert worker.claim(job).status_code == 200
-        return worker
-
-    def succeeded(self, name: str, weights: bytes) -> str:
-        """A job that has reported points and an evaluation, published its weights, and ended well."""
-        job = self.post(name)
-        worker = self.claimed(job)
-        at = "2026-01-01T00:00:00Z"
-        values = [(key, step) for step in (1, 2, 3) for key in ("loss", "lr")]
-        points = [{"key": key, "step": step, "value": 1 / step, "at": at} for key, step in values]
-        progress = {"phase": "training", "step": 3, "total_steps": 3, "epoch": 1.0, "loss": 0.333}
-        assert worker.post("metrics", {"sequence": 0, "points": points, "progress": progress}).is_success
-        assert worker.post("evaluations", EVALUATION).is_success
-        answer = worker.put("best.safetensors?kind=weights&step=3", weights, **digest_of(weights))
-        assert answer.is_success, answer.text
-        assert worker.finish("succeeded").is_success
-        return job
-
-
-EVALUATION: dict[str, Any] = {
-    "model": "student",
-    "step": 3,
-    "epoch": 1.0,
-    "metrics": dict.fromkeys(
-        ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"), 0.25
-    )
-    | {"APl": -1.0},
-    "per_class": {"ring": 0.2, "square": 0.3},
-    "images": 1,
-    "best": True,
-}
-
-
-def digest_of(content: bytes) -> dict[str, str]:
-    return {"Content-Digest": f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"}
-
-
-@contextmanager
-def serve(home: Path, port: int) -> Iterator[str]:
-    """The API on `home` and `port`, in a thread, until the block ends; its address."""
-    settings = Settings(
-        home=home,
-        database_url=f"sqlite:///{home / 'crosskd.db'}",
-        worker_token_sha256=DIGEST,
-        relay="external",  # nothing is dispatched here: the test itself is the worker
-    )
-    engine = create_engine(settings.database_url)
-    Base.metadata.create_all(engine)
-    engine.dispose()
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host=HOST, port=port, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        until(lambda: server.started)
-        yield f"http://{HOST}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
+from client.parts import free_port
+from tests.support.api_server import Service, serve
+from tests.support.coco_files import write_spec
 
 
 @pytest.fixture(scope="module")

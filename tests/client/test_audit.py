@@ -12,8 +12,8 @@ import pytest
 
 from client.errors import ClientError
 from client.sdk import Client
-from tests.client.conftest import Service
-from tests.client.test_cli import run
+from tests.support.api_server import Service
+from tests.support.crosskd_command import run
 from wire.audit import Aborted, Finding, Summary
 
 WEIGHTS = b"weights" * 100

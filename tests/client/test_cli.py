@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,10 @@ import yaml
 
 from client.home import Home
 from client.parts import HOST, free_port
-from tests.client.conftest import Service
+from tests.support.api_server import Service
+from tests.support.crosskd_command import run
 
 WEIGHTS = b"weights" * 1000
-
-
-def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    url = service if isinstance(service, str) else service.url
-    environment = {**os.environ, "CROSSKD_URL": url, "CROSSKD_HOME": str(home or "/nowhere"), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "client.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

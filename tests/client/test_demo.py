@@ -10,8 +10,9 @@ from rich.console import Console
 from client import demo, specs
 from client.demo import DemoFailed, Row
 from crosskd.spec.presets import load_recipe
-from tests.client.conftest import EVALUATION, Service
-from tests.client.test_process import until
+from tests.support.api_server import Service
+from tests.support.evaluations import EVALUATION
+from tests.support.waiting import until
 from wire.jobs import JobCreate, Preset
 from wire.reports import CocoMetrics
 

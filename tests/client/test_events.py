@@ -12,9 +12,9 @@ import pytest
 from client import events
 from client.errors import ApiProblem
 from client.sdk import Client
-from tests.client.conftest import Service
-from tests.client.test_cli import run
-from tests.client.test_process import until
+from tests.support.api_server import Service
+from tests.support.crosskd_command import run
+from tests.support.waiting import until
 from wire.events import Event
 
 

@@ -15,7 +15,7 @@ from client.errors import ApiProblem
 from client.home import Home
 from client.local import Stack
 from client.sdk import Client
-from tests.client.test_up import processes_of
+from tests.support.processes import processes_of
 
 EVERYWHERE = "0.0.0.0"
 SECONDS = 120.0

@@ -11,7 +11,7 @@ import pytest
 from client import parts
 from client.errors import StackError
 from client.home import Home
-from tests.client.test_process import until
+from tests.support.waiting import until
 
 
 def test_a_taken_port_is_named_with_its_remedy() -> None:

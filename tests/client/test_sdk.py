@@ -14,9 +14,10 @@ from client.errors import ApiProblem, ClientError, Unreachable
 from client.parts import HOST, free_port
 from client.sdk import Client
 from crosskd.spec.config import TrainConfig
-from tests.api.conftest import Worker, write_spec
-from tests.api.test_curves import report
-from tests.client.conftest import Service, serve
+from tests.support.api_server import Service, serve
+from tests.support.coco_files import write_spec
+from tests.support.evaluations import report_with_curves
+from tests.support.worker_calls import Worker
 from wire.jobs import Job, JobCreate
 
 WEIGHTS = b"weights" * 100_000
@@ -93,7 +94,7 @@ def test_evaluations_and_artifacts_are_listed(service: Service, finished: str) -
 def test_curves_are_read_through_their_evaluation(service: Service) -> None:
     job, worker = service.post("drawn"), Worker(service.http)
     worker.claim(job)
-    report(worker, "student", 12)
+    report_with_curves(worker, "student", 12)
     with service.client() as client:
         (measured,) = client.evaluations(job)
         drawn = client.curves(job, measured.step)

@@ -19,7 +19,8 @@ from client.errors import StackError
 from client.home import Home, read_owner
 from client.local import Stack
 from client.sdk import Client
-from tests.client.test_process import alive, until
+from tests.support.processes import command_of, processes_of
+from tests.support.waiting import until
 
 UP = [sys.executable, "-m", "client.cli", "up", "--port", "0"]
 SECONDS = 120.0  # for a stack to come up on a machine that does other things too
@@ -39,19 +40,6 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def processes_of(home: Path) -> list[int]:
-    """Living processes that have anything to do with a home."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue  # it has just ended, or is another user's
-        if str(home).encode() in told and int(entry.name) != os.getpid() and alive(int(entry.name)):
-            found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
@@ -154,10 +142,3 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     assert output.endswith("Stopping …\n")
     assert errors == ""
     until(lambda: processes_of(tmp_path) == [])
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""

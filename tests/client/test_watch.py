@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from client.watch import clock, describe, follow
-from tests.client.conftest import Service
-from tests.client.test_process import until
+from tests.support.api_server import Service
+from tests.support.waiting import until
 from wire.jobs import Progress
 
 

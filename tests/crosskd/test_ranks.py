@@ -13,7 +13,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.statistics import match_statistics, moments, overall_mean
 from crosskd.engine import distributed
-from crosskd.engine.parallel import parallel
+from crosskd.engine.parallel import data_parallel
 from crosskd.losses import rank_mean, rank_own, rank_share
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.structures import Targets
@@ -77,7 +77,7 @@ def of_rank(rank: int) -> dict[str, Any]:
         for synchronised in (False, True):
             model = distiller(name).train()
             with ranks.synchronised_statistics(synchronised):
-                shared = parallel(model, model.student)
+                shared = data_parallel(model, model.student)
                 assert shared is not None
                 losses = shared(*share(rank))
                 small.total(losses).backward()

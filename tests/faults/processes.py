@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.worker_stack import alive
+from tests.support.processes import alive
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str = "it") -> Any:

@@ -26,7 +26,7 @@ from client.process import Child
 from tests.faults.postgres import DATABASE, Postgres
 from tests.faults.processes import leads, limit_files, marked, send, until
 from tests.faults.proxy import HOST, Proxy
-from tests.support.worker_stack import children, command_line
+from tests.support.processes import children, command_line
 
 LEASE = 5.0  # seconds, with ten heartbeats: a busy machine shall cost none
 REDELIVER = 2.0  # seconds after which an unanswered message is dispatched again

@@ -13,7 +13,7 @@ from tests.faults.processes import until
 from tests.faults.scene import Scene
 from tests.faults.stack import Stack
 from tests.faults.verdict import judge, told
-from tests.support.worker_stack import alive
+from tests.support.processes import alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

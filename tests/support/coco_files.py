@@ -84,3 +84,21 @@ def config(folder: Path, **changes: Any) -> TrainConfig:
             **changes,
         }
     )
+
+
+def write_spec(root: Path) -> dict[str, Any]:
+    """Write a small COCO file below `root`; the spec of a job that trains on it."""
+    images = root / "images"
+    images.mkdir(exist_ok=True)
+    annotations = root / "instances.json"
+    coco = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "ring"}, {"id": 2, "name": "square"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 2, "bbox": [30, 30, 20, 20], "area": 400, "iscrowd": 0},
+        ],
+    }
+    annotations.write_text(json.dumps(coco))
+    split = {"annotations": str(annotations), "images": str(images)}
+    return {"data": {"train": split, "val": split}, "student": {"backbone": {"name": "resnet_tiny"}}, "device": "cpu"}

@@ -7,8 +7,12 @@ import hashlib
 import os
 import re
 import socket
+from typing import Any
+from urllib.parse import urlencode
 
 import httpx
+
+from tests.support.worker_calls import Worker
 
 CONTENT = os.urandom(3_000_000)
 NAME = "last.safetensors"
@@ -53,3 +57,27 @@ def half_sent(address: str, upload: Upload, count: int) -> socket.socket:
     connection = socket.create_connection((host, int(port)))
     connection.sendall(f"PUT {upload.path} HTTP/1.1\r\n{head}\r\n".encode() + upload.content[:count])
     return connection
+
+
+class Sender:
+    """Brings files, as the storage wants them, or through the API in any case."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def through_api(self, name: str, content: bytes, **more: Any) -> Any:
+        return self.worker.put(f"{name}?{urlencode(more)}", content, **{"Content-Digest": digest(content)})
+
+    def by_plan(self, name: str, content: bytes, **more: Any) -> Any:
+        body = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest(), **more}
+        plan = self.worker.post(f"uploads/{name}", body)
+        assert plan.status_code == 200, plan.text
+        if plan.json()["through"] == "api":
+            return self.through_api(name, content, **more)
+        sums = []
+        for part in plan.json()["parts"]:
+            some = content[part["offset"] : part["offset"] + part["size"]]
+            sums.append(hashlib.md5(some).hexdigest())
+            if not part["arrived"]:
+                httpx.put(part["url"], content=some, trust_env=False).raise_for_status()
+        return self.worker.commit(name, body | {"md5": sums})

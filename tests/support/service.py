@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from client.home import Home
 from client.local import Stack
 from client.sdk import Client
 from crosskd.data.demo import write_demo
+from tests.support.processes import command_of, processes_of
 from wire.jobs import FINAL, Job
 
 PATIENCE = 420.0  # seconds for one job on a machine that does other things too
@@ -105,14 +107,16 @@ class Service:
         return now
 
 
-def processes_of(home: Path) -> list[int]:
-    """All living processes that were told of this home."""
-    needle = f"CROSSKD_HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and needle in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended, or is another user's
-    return found
+def training_of(service: Service, job: Job) -> int:
+    """The process id of a job's training: the first of its session, not a helper that it has forked."""
+    attempt = job.attempts[-1].id
+    found = [pid for pid in processes_of(service.home) if attempt in command_of(pid) and os.getpgid(pid) == pid]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def assert_whole(service: Service, job: Job) -> None:
+    """One metric point for every step: nothing lost, nothing told twice."""
+    steps = [row.step for row in service.client.metrics(job.id, key="loss")]
+    assert job.progress is not None
+    assert steps == list(range(1, job.progress.total_steps + 1))

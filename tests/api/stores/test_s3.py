@@ -13,10 +13,10 @@ import pytest
 
 from api.settings import Settings
 from api.storage import CorruptUpload, IncompleteUpload, OffsetMismatch, PresignedPart, StorageUnavailable
-from api.stores.bucket import Bucket, Found
+from api.stores.bucket import Bucket, BucketObject
 from api.stores.s3 import S3Storage
-from tests.api.conftest import DIGEST
 from tests.support.s3 import KEY, S3, SECRET, s3_server
+from tests.support.worker_calls import DIGEST
 
 JOB = "0" * 32
 PART = "f" * 64
@@ -263,7 +263,7 @@ def test_an_upload_is_as_old_as_its_youngest_part(storage: S3Storage, monkeypatc
     youngest = everything(storage)[-1]
     listed = storage.bucket.list
 
-    def hours_later(prefix: str | None = None) -> Iterator[Found]:
+    def hours_later(prefix: str | None = None) -> Iterator[BucketObject]:
         return (found._replace(age=60.0 if found.path == youngest else 90_000.0) for found in listed(prefix))
 
     monkeypatch.setattr(storage.bucket, "list", hours_later)

@@ -25,8 +25,8 @@ from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
 from crosskd.weights.native import read_weights, write_weights
-from tests.crosskd.convert.test_mmdet import KEYS, shapes
 from tests.support import small
+from tests.support.mmdet_names import KEYS, shapes
 
 CLASSES = ["ä", "b", "c"]
 R18 = {"name": "resnet18", "width": 8, "init": "random"}

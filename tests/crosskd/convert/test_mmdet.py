@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +10,13 @@ from crosskd.convert.mmdet import from_mmdet, incompatibilities, to_mmdet
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
-from crosskd.spec.shapes import expected_shapes
+from tests.support.mmdet_names import KEYS, shapes
 
-KEYS: dict[str, dict[str, list[int]]] = json.loads(
-    (Path(__file__).parents[2] / "data/oracle/state_dict_keys.json").read_text()
-)
 OTHER = {"gfl": "retina", "retinanet": "atss", "atss": "gfl", "fcos": "gfl"}  # begins another detector's layers
 
 
 def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
     return ModelConfig.model_validate({"detector": detector, "backbone": {"name": backbone, "init": "random"}, **more})
-
-
-def shapes(config: ModelConfig) -> dict[str, list[int]]:
-    return {name: list(shape) for name, shape in expected_shapes(config, 80).items()}
 
 
 def test_every_set_of_names_is_of_a_detector_here() -> None:

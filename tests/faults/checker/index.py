@@ -29,7 +29,7 @@ TRAININGS = frozenset({"train", "distill"})
 END = 2**53  # no step lies behind it
 
 
-class Stretch(NamedTuple):
+class StepRange(NamedTuple):
     """The steps of an attempt that count in its job's series: `first` <= step <= `last`."""
 
     attempt: AttemptRow
@@ -69,14 +69,14 @@ class Index:
         """Every training of the job that has left a audit_log."""
         return self._began[job_id]
 
-    def stretches(self, job_id: str) -> list[Stretch]:
+    def stretches(self, job_id: str) -> list[StepRange]:
         """In the order of steps. An attempt that resumed from step r replaces what earlier ones said of later steps."""
-        found: list[Stretch] = []
+        found: list[StepRange] = []
         last = END
         for attempt in reversed(self.attempts[job_id]):
             first = attempt.resumed_from_step + 1 if attempt.resumed_from_step else 0
             if first <= last:
-                found.append(Stretch(attempt, first, last))
+                found.append(StepRange(attempt, first, last))
             last = min(last, first - 1)
         return found[::-1]
 

@@ -19,11 +19,13 @@ from api.database import Database
 from api.main import create_app
 from api.models import Base
 from api.settings import Settings
-from tests.api.conftest import DIGEST, HERE, Worker, write_spec
-from tests.api.services.lifecycle.test_attempts import reap_after
 from tests.faults.checker import Rule, check, tensors
 from tests.faults.checker.history import Accepted, Download, Observation, Seen, collect
+from tests.support.api_client import HERE
+from tests.support.coco_files import write_spec
+from tests.support.leases import reap_after
 from tests.support.sending import digest
+from tests.support.worker_calls import DIGEST, Worker
 from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact
 
 STEPS = 6

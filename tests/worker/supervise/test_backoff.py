@@ -12,7 +12,9 @@ import pytest
 
 from crosskd.data.demo import write_demo
 from tests.support.api_double import TOKEN, Double, Fault
-from tests.support.worker_stack import alive, claim, command_line, descendants, spec, until
+from tests.support.processes import alive, command_line, descendants
+from tests.support.waiting import until
+from tests.support.worker_stack import claim, spec
 from wire.reports import Claim
 from worker.deliver.client import AttemptClient, WorkerClient
 from worker.folder import Outcome, WorkFolder

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.worker_stack import alive, until
+from tests.support.processes import alive
+from tests.support.waiting import until
 from worker.training.orphan_guard import EXIT_ORPHANED
 
 # Tied to its parent, with a process that has got another parent, as a loader's has, and tells both their ids.

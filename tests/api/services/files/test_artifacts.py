@@ -21,7 +21,7 @@ from api.services.files import artifacts, uploads
 from api.services.files.uploads import parse_headers
 from api.settings import Settings
 from api.stores.local import LocalStorage
-from tests.api.conftest import WORKER, Worker
+from tests.support.worker_calls import WORKER, Worker
 from wire.errors import DIGEST_MISMATCH
 
 

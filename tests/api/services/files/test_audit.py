@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from fastapi import FastAPI
@@ -22,10 +23,8 @@ from api.services.files import audit
 from api.services.files.audit import Audit
 from api.settings import Settings
 from api.storage import Storage, StorageUnavailable
-from tests.api.conftest import Worker
-from tests.api.services.files.test_retention import patched
-from tests.api.services.lifecycle.test_control import checkpoint
-from tests.api.test_tokens import ELSEWHERE, bearer, problem
+from tests.support.api_client import ELSEWHERE, bearer, problem
+from tests.support.worker_calls import Worker, checkpoint
 from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
 NAMES = [f"checkpoint-{step:08d}.pt" for step in (1, 2, 3, 4)]
@@ -121,7 +120,7 @@ def test_a_file_that_cannot_be_read(look: Look, job: str, storage: Storage) -> N
             raise OSError(5, "Input/output error")
         return opened(self, key)
 
-    with patched(type(storage), "open", bad_sector):
+    with patch.object(type(storage), "open", bad_sector):
         found, _ = look(verify="true")
     assert {name: (finding.problem, finding.found) for name, finding in found.items()} == {
         NAMES[1]: ("unreadable", "Input/output error")
@@ -214,7 +213,7 @@ def test_a_storage_that_is_away_ends_it(database: Database, storage: Storage, jo
     def away(*_: Any) -> Any:
         raise StorageUnavailable("the bucket does not answer")
 
-    with patched(type(storage), place, away):
+    with patch.object(type(storage), place, away):
         *_, last = Audit(database, storage).lines()
     assert isinstance(last, Aborted)
     assert "the bucket does not answer" in last.detail

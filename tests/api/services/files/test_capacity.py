@@ -17,7 +17,7 @@ from api.models import Job
 from api.services.files import capacity
 from api.settings import Settings
 from api.stores.local import LocalStorage
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 from wire.reports import CocoMetrics
 
 PostJob = Callable[..., str]

@@ -18,8 +18,8 @@ from api.settings import Settings
 from api.storage import StorageUnavailable
 from api.stores.bucket import Bucket
 from api.stores.s3 import S3DirectUploads, S3Storage
-from tests.api.conftest import Worker
 from tests.support.s3 import S3, SECRET
+from tests.support.worker_calls import Worker
 from wire.errors import DIGEST_MISMATCH
 
 CONTENT = os.urandom(250_000)

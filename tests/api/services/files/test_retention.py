@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from fastapi import FastAPI
@@ -19,8 +19,9 @@ from api.database import Database
 from api.models import Artifact, Job
 from api.services.files import artifacts, retention
 from api.storage import Storage
-from tests.api.conftest import Worker
-from tests.api.services.lifecycle.test_control import checkpoint, evaluation
+from tests.support.artifacts import agree, steps
+from tests.support.evaluations import report_best
+from tests.support.worker_calls import Worker, checkpoint
 
 Train = Callable[..., str]
 
@@ -41,30 +42,10 @@ def train(post_job: Callable[..., str], spec: dict[str, Any], worker: Worker) ->
         for step in range(1, steps + 1):
             checkpoint(worker, step, b"state %d" % step)
             if step in best:
-                evaluation(worker, step, step / 100)
+                report_best(worker, step, step / 100)
         return job
 
     return begin
-
-
-def steps(database: Database, job: str) -> list[int]:
-    """The steps of a job's checkpoints."""
-    found = select(Artifact.step).where(Artifact.job_id == job, Artifact.kind == "checkpoint").order_by(Artifact.step)
-    with database.reading() as session:
-        return [step for step in session.scalars(found) if step is not None]
-
-
-def agree(database: Database, storage: Storage) -> bool:
-    """Whether every row has its file, and every file its row."""
-    with database.reading() as session:
-        return sorted(session.scalars(select(Artifact.path))) == sorted(stored.key for stored in storage.files())
-
-
-@contextmanager
-def patched(place: Any, name: str, value: Any) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, name, value)
-        yield
 
 
 def test_the_best_checkpoint_stays_beside_the_last(database: Database, storage: Storage, train: Train) -> None:
@@ -158,7 +139,7 @@ def test_a_name_that_was_published_anew_is_another_checkpoint(
         session.expunge_all()
     assert [found.step for found in seen] == [2, 1]
     checkpoint(worker, 1, b"from a later attempt")
-    with patched(retention, "surplus_checkpoints", lambda *_: seen), database.transaction() as session:
+    with patch.object(retention, "surplus_checkpoints", lambda *_: seen), database.transaction() as session:
         assert retention.trim(session, storage, job) == 1
     assert steps(database, job) == [1, 3]
     assert agree(database, storage)
@@ -173,7 +154,7 @@ def test_a_crash_before_the_file_goes_leaves_no_row_without_a_file(
     def crash(_: Any, key: str) -> None:
         raise OSError(f"killed before {key} was deleted")
 
-    with patched(type(storage), "delete", crash):
+    with patch.object(type(storage), "delete", crash):
         assert retention.trim_ended_jobs(database, storage, 1) == 2
     assert steps(database, job) == [3]
     assert len(list(storage.files())) == 3
@@ -191,7 +172,7 @@ def test_bytes_that_waited_for_long_are_no_orphan(
     def publish_old(self: Any, staged: Any, key: str) -> None:
         publish(self, staged, key)
         yesterday = [stored._replace(age=86_400.0) for stored in self.files()]
-        with patched(type(self), "files", lambda _: iter(yesterday)):
+        with patch.object(type(self), "files", lambda _: iter(yesterday)):
             assert artifacts.sweep(database, self) == 0
 
     monkeypatch.setattr(type(storage), "publish", publish_old)
@@ -220,13 +201,13 @@ def test_whatever_happens_the_newest_and_the_best_stay(
     job, step, best = train(steps=1, keep_last=keep_last), 1, None
     for event in run:
         if event == "best":
-            evaluation(worker, step, step / 1000)
+            report_best(worker, step, step / 1000)
             best = step
         elif event == "crash":
             worker.finish("released")
             step = worker.claim(job).json()["resume"]["step"]
             if best == step:
-                evaluation(worker, step, step / 1000)  # whoever resumes at an epoch's end measures it again
+                report_best(worker, step, step / 1000)  # whoever resumes at an epoch's end measures it again
         else:
             step += 1
             checkpoint(worker, step)

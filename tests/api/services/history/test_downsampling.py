@@ -17,7 +17,7 @@ from sqlalchemy import select
 from api.database import Database
 from api.models import Attempt, MetricSummary
 from api.services.history import downsampling
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,10 @@ from api.http.streams import Streams, follow, is_token_valid
 from api.models import ApiToken, Event, Job, MetricPoint
 from api.services.history import events
 from api.settings import Settings
-from tests.api.conftest import Worker
-from tests.client.conftest import EVALUATION
-from tests.client.test_process import until
-from wire.events import DATA
+from tests.support.evaluations import EVALUATION
+from tests.support.event_stream import stream
+from tests.support.waiting import until
+from tests.support.worker_calls import Worker
 
 PostJob = Callable[..., str]
 AT = "2026-01-01T00:00:00Z"
@@ -38,22 +37,6 @@ def points(*at: tuple[str, int, Any]) -> list[dict[str, Any]]:
 
 def line(text: str) -> dict[str, str]:
     return {"at": AT, "level": "info", "text": text}
-
-
-def stream(client: TestClient, job: str, last: int | None = None, query: str = "") -> list[tuple[int, str, Any]]:
-    """All events of a job that has ended: (id, kind, data)."""
-    headers = {} if last is None else {"Last-Event-ID": str(last)}
-    answer = client.get(f"/jobs/{job}/events{query}", headers=headers)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["cache-control"] == "no-store"
-    found = []
-    for block in answer.text.split("\n\n"):
-        fields = dict(part.split(": ", 1) for part in block.splitlines() if not part.startswith((":", "retry")))
-        if fields:
-            DATA[fields["event"]].model_validate_json(fields["data"])  # type: ignore[index]
-            found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
-    return found
 
 
 @pytest.fixture

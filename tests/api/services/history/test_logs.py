@@ -19,8 +19,8 @@ from api.http.streams import Streams
 from api.routes import logs as route
 from api.services.history import logs
 from api.settings import Settings
-from tests.api.conftest import Worker
-from tests.api.services.history.test_events import stream
+from tests.support.event_stream import stream
+from tests.support.worker_calls import Worker
 from wire.logs import LINE_CHARACTERS, MAX_LINES, StoredLine
 
 PostJob = Callable[..., str]

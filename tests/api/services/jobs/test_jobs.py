@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.models import ID, new_id
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 
 PostJob = Callable[..., str]
 

@@ -20,7 +20,7 @@ from api.limits import RateLimit
 from api.models import Outbox
 from api.services.jobs import outbox
 from api.settings import Settings
-from tests.api.conftest import Worker
+from tests.support.worker_calls import Worker
 
 
 @pytest.fixture

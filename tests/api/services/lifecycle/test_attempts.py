@@ -18,23 +18,11 @@ from api.models import ApiUptime, Attempt, Job, Outbox, Transition
 from api.services.jobs.transitions import move
 from api.services.lifecycle import attempts, uptime
 from api.settings import Settings
-from tests.api.conftest import WORKER, Worker
-from tests.api.test_downloads import upload
+from tests.support.evaluations import METRICS
+from tests.support.leases import reap_after
+from tests.support.worker_calls import WORKER, Worker, upload
 
 PostJob = Callable[..., str]
-
-
-def reap_after(database: Database, settings: Settings, seconds: float, *, up_for: float = 3600) -> int:
-    """Reap as if the leases were `seconds` older and the API had been up for `up_for` seconds."""
-    with database.transaction() as session:
-        now = session.now()
-        back = timedelta(seconds=seconds)
-        for attempt in session.scalars(select(Attempt).where(Attempt.status == "running")):
-            attempt.lease_expires_at -= back
-        session.insert_if_absent(ApiUptime, {"id": 1, "at": now, "since": now})
-        session.execute(update(ApiUptime).values(at=now, since=now - timedelta(seconds=up_for)))
-    with database.transaction() as session:
-        return attempts.reap(session, settings)
 
 
 def test_one_of_many_claims_wins(client: TestClient, post_job: PostJob, database: Database) -> None:
@@ -384,6 +372,3 @@ def test_fencing_token_is_required(client: TestClient, post_job: PostJob, worker
         answer = client.post(path, headers=headers)
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["pointer"] == "Fencing-Token"
-
-
-METRICS = dict.fromkeys(["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"], 0.25)

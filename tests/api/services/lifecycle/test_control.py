@@ -17,10 +17,10 @@ from api.models import Base, DeletedJob, Job, Outbox
 from api.services.files import artifacts
 from api.services.submission import validation
 from api.settings import Settings
-from tests.api.conftest import Worker
-from tests.api.services.lifecycle.test_attempts import METRICS, reap_after
-from tests.api.test_downloads import upload
+from tests.support.evaluations import report_best
+from tests.support.leases import reap_after
 from tests.support.specs import write_weights
+from tests.support.worker_calls import Worker, checkpoint, upload
 
 PostJob = Callable[..., str]
 USER = {"failure_class": "user", "message": "no"}
@@ -53,15 +53,6 @@ def refusal(answer: Any) -> tuple[str, str]:
 
 def statuses(job: Any) -> list[str]:
     return [change["to_status"] for change in job["transitions"]]
-
-
-def checkpoint(worker: Worker, step: int, content: bytes = b"state") -> None:
-    upload(worker, f"checkpoint-{step:08d}.pt", content)
-
-
-def evaluation(worker: Worker, step: int, ap: float, model: str = "student") -> None:
-    report = {"model": model, "step": step, "metrics": METRICS | {"AP": ap}, "best": True}
-    assert worker.post("evaluations", report).status_code == 204
 
 
 # --- stop ------------------------------------------------------------------------------------------------------------
@@ -265,10 +256,10 @@ def test_a_retry_starts_from_the_last_checkpoint(
 ) -> None:
     job = post_job("mine", labels={"team": "a"})
     worker.claim(job)
-    evaluation(worker, 0, 0.9, "teacher")
-    evaluation(worker, 10, 0.2)
+    report_best(worker, 0, 0.9, "teacher")
+    report_best(worker, 10, 0.2)
     checkpoint(worker, 20)
-    evaluation(worker, 30, 0.4)
+    report_best(worker, 30, 0.4)
     worker.finish("failed", failure=USER)
 
     again = act(job, "retry", 201)
@@ -286,7 +277,7 @@ def test_a_retry_starts_from_the_last_checkpoint(
     assert (found["best_ap"], found["teacher_ap"]) == (0.2, 0.9)  # what the checkpoint holds, not what came behind it
     assert client.get(f"/jobs/{job}").json()["status"] == "failed"
 
-    evaluation(worker, 30, 0.3)
+    report_best(worker, 30, 0.3)
     worker.finish("released")
     worker.claim(again["id"])  # without a checkpoint of its own it starts there once more
     assert client.get(f"/jobs/{again['id']}").json()["attempts"][1]["resumed_from_step"] == 20
@@ -300,7 +291,7 @@ def test_a_retry_starts_from_the_last_checkpoint(
 def test_a_retry_of_a_retry_that_made_nothing(act: Act, client: TestClient, post_job: PostJob, worker: Worker) -> None:
     first = post_job()
     worker.claim(first)
-    evaluation(worker, 10, 0.2)
+    report_best(worker, 10, 0.2)
     checkpoint(worker, 20)
     act(first, "cancel")
     worker.finish("cancelled")
@@ -334,7 +325,7 @@ def test_delete_takes_everything_along(
     worker.claim(job)
     point = {"key": "loss", "step": 1, "value": 1.0, "at": "2026-01-01T00:00:00Z"}
     worker.post("metrics", {"sequence": 0, "points": [point]})
-    evaluation(worker, 10, 0.2)
+    report_best(worker, 10, 0.2)
     checkpoint(worker, 10)
     upload(worker, "best.safetensors", b"weights")
     assert refusal(act(job, "delete", 409)) == ("the job is running", "Possible now: cancel, pause, stop.")

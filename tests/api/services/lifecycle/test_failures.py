@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.services.lifecycle import failures
 from api.settings import Settings
-from tests.api.conftest import Worker
-from tests.api.services.lifecycle.test_attempts import reap_after
+from tests.support.leases import reap_after
+from tests.support.worker_calls import Worker
 from wire.jobs import FailureClass
 from wire.remedies import REMEDIES
 

@@ -12,9 +12,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.models import Outbox
-from tests.api.conftest import Worker
-from tests.api.test_downloads import upload
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
+from tests.support.worker_calls import Worker, upload
 
 SCALE = {"val_short_edge": 96, "long_edge": 128, "pad_to": 32}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.api.conftest import HERE
+from tests.support.api_client import HERE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 
 # --- what is filled in -----------------------------------------------------------------------------------------------

@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
-from tests.api.conftest import Worker
-from tests.api.test_downloads import upload
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
+from tests.support.worker_calls import Worker, upload
 
 
 @pytest.fixture

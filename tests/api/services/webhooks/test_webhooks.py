@@ -27,9 +27,10 @@ from api.services.webhooks.delivery_loop import MAX_CONCURRENT, DeliveryLoop
 from api.services.webhooks.ssrf_safe_post import Undeliverable
 from api.services.webhooks.store import DELAYS
 from api.settings import Settings
-from tests.api.conftest import Worker
 from tests.support.receiving import Receiver
 from tests.support.specs import errors
+from tests.support.waiting import until
+from tests.support.worker_calls import Worker
 from wire.webhooks import Event
 
 LOOPBACK = "127.0.0.0/8"
@@ -86,13 +87,6 @@ def owed(database: Database) -> Callable[..., str]:
         return hook.id
 
     return owe
-
-
-def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
 
 
 def hurry(database: Database) -> list[float]:
