@@ -134,11 +134,11 @@ def test_what_is_replaced_or_deleted_meanwhile_is_no_finding(
     rows = next(seen._rows())
     files = list(storage.files())
     checkpoint(worker, 1, b"from a later attempt")
-    assert [line for row in rows for line in seen._look_at(row)] == []
+    assert [line for row in rows for line in seen._check_row(row)] == []
     worker.finish("succeeded")
     assert client.delete(f"/jobs/{job}").status_code == 204
-    assert [line for row in rows for line in seen._look_at(row)] == []
-    assert list(seen._unnamed(files)) == []
+    assert [line for row in rows for line in seen._check_row(row)] == []
+    assert list(seen._check_files(files)) == []
 
 
 def test_pages_go_on_behind_each_other(look: Look, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
