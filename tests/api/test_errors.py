@@ -278,7 +278,7 @@ def test_bad_reports(post_job: Callable[..., str], worker: Worker, what: str, bo
     worker.claim(post_job())
     text = json.dumps(body)
     headers = worker.headers | JSON
-    answer = worker.deliver.client.post(f"/worker/attempts/{worker.attempt}/{what}", content=text, headers=headers)
+    answer = worker.client.post(f"/worker/attempts/{worker.attempt}/{what}", content=text, headers=headers)
     assert faults(answer)
 
 

@@ -225,10 +225,10 @@ def test_a_claim_whose_answer_was_lost_is_had_again(
     post_job: Callable[..., str], worker: Worker, database: Database
 ) -> None:
     path = f"/worker/jobs/{post_job()}/claim"
-    claims = [worker.deliver.client.post(path, json={"worker": "w"}, headers=WORKER | KEY) for _ in range(2)]
+    claims = [worker.client.post(path, json={"worker": "w"}, headers=WORKER | KEY) for _ in range(2)]
     assert claims[0].status_code == 200
     assert claims[1].json() == claims[0].json()
-    assert worker.deliver.client.post(path, json={"worker": "w"}, headers=WORKER).status_code == 409
+    assert worker.client.post(path, json={"worker": "w"}, headers=WORKER).status_code == 409
     assert count(database, Attempt) == 1
 
 

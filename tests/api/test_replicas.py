@@ -195,7 +195,7 @@ def test_rows_are_taken_as_several_processes_need_it(
 ) -> None:
     """Postgres: with SKIP LOCKED. SQLite: in a transaction that is the only writer from its beginning."""
     hook = {"url": "https://example.com/", "events": ["running"]}
-    assert worker.deliver.client.post("/webhooks", json=hook).status_code == 201
+    assert worker.client.post("/webhooks", json=hook).status_code == 201
     worker.claim(post_job())
     post_job()
     said: list[str] = []

@@ -133,7 +133,7 @@ def test_no_gap_and_no_double_over_broken_connections(
 
     def train() -> None:
         for number in range(150):
-            worker.deliver.client = (first, second)[number % 2].http  # type: ignore[assignment]
+            worker.client = (first, second)[number % 2].http  # type: ignore[assignment]
             report(worker, number)
         assert worker.finish("succeeded").status_code == 200
         done.set()

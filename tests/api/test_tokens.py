@@ -195,7 +195,7 @@ def speaks(worker: Worker, secret: str) -> Callable[..., int]:
     headers = bearer(secret) | {"Fencing-Token": str(worker.token)}
 
     def beat(attempt: str = worker.attempt) -> int:
-        return int(worker.deliver.client.post(f"/worker/attempts/{attempt}/heartbeat", headers=headers).status_code)
+        return int(worker.client.post(f"/worker/attempts/{attempt}/heartbeat", headers=headers).status_code)
 
     return beat
 

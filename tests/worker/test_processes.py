@@ -96,7 +96,7 @@ def test_a_job_through_an_outage(double: Double, broker: ValkeyServer, worker: W
     until(lambda: steps(double) or double.finished)
     for word in ("metrics", "evaluations", "artifacts", "heartbeat", "commands"):
         double.always[word] = Fault(status=503)
-    for pid in (worker.supervise.process.pid, *children(worker.supervise.process.pid)):
+    for pid in (worker.process.pid, *children(worker.process.pid)):
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
     training = worker.training()
     if training is not None:
@@ -170,7 +170,7 @@ def test_a_worker_killed_by_force_takes_the_training_along(
     training = until(worker.training)
     family = descendants(training)
     assert len(family) > 1
-    os.kill(worker.supervise.process.pid, signal.SIGKILL)
+    os.kill(worker.process.pid, signal.SIGKILL)
     until(lambda: not any(alive(pid) for pid in [training, *family]), 30)
     assert double.finished == []
 
@@ -183,10 +183,10 @@ def test_a_shutdown_gives_the_job_back(
     start(double, broker, "job", spec(data, epochs=FOREVER))
     until(lambda: len(steps(double)) > 5)
     if ctrl_c:
-        os.killpg(worker.supervise.process.pid, signal.SIGINT)
+        os.killpg(worker.process.pid, signal.SIGINT)
     else:
-        worker.supervise.process.terminate()
-    assert worker.supervise.process.wait(60) == (1 if ctrl_c else 0)  # as Celery has it
+        worker.process.terminate()
+    assert worker.process.wait(60) == (1 if ctrl_c else 0)  # as Celery has it
     assert finish(double)["outcome"] == "released"
     # What it did up to the end is there: the checkpoint's step is the last one that was reported.
     last = max(name for name in artifacts(double) if name.startswith("checkpoint"))
