@@ -86,88 +86,158 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CROSSKD_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    home: Folder = Field(default=Path(".crosskd"), validate_default=True, description="State folder.")
+    home: Folder = Field(
+        default=Path(".crosskd"), validate_default=True, description="Folder for the service's state; made if missing."
+    )
     storage: Folder = Field(
-        default_factory=lambda data: data.get("home", Path()) / "artifacts", description="Folder of artifacts."
+        default_factory=lambda data: data.get("home", Path()) / "artifacts",
+        description="Folder for artifacts. With a bucket, it only holds uploads on their way to the bucket.",
     )
     storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
-        default=None, description="s3://BUCKET/PREFIX: artifacts lie there; the folder then holds uploads on the way."
+        default=None,
+        description="The bucket for artifacts, as `s3://BUCKET/PREFIX`; unset: artifacts stay in `CROSSKD_STORAGE`.",
     )
     storage_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
         default_factory=_first_of("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         validate_default=True,
-        description="The server that has the bucket; unset: that of Amazon for the region.",
+        description="Server that holds the bucket. "
+        "Default: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else Amazon's for the region",
     )
     storage_public_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        default=None, description="The same server as workers and clients reach it; unset: as the API does."
+        default=None,
+        description="The same server, as workers and clients reach it; unset: `CROSSKD_STORAGE_ENDPOINT`.",
     )
-    storage_region: str = Field(default_factory=lambda: _first_of("AWS_REGION", "AWS_DEFAULT_REGION")() or "us-east-1")
-    storage_access_key_id: str | None = Field(default_factory=_first_of("AWS_ACCESS_KEY_ID"))
-    storage_secret_access_key: SecretStr | None = Field(default_factory=_secret("AWS_SECRET_ACCESS_KEY"))
-    storage_session_token: SecretStr | None = Field(default_factory=_secret("AWS_SESSION_TOKEN"))
+    storage_region: str = Field(
+        default_factory=lambda: _first_of("AWS_REGION", "AWS_DEFAULT_REGION")() or "us-east-1",
+        description="Region of the bucket. Default: `AWS_REGION`, else `AWS_DEFAULT_REGION`, else `us-east-1`",
+    )
+    storage_access_key_id: str | None = Field(
+        default_factory=_first_of("AWS_ACCESS_KEY_ID"),
+        description="Access key for the bucket. Default: `AWS_ACCESS_KEY_ID`, else the machine's role",
+    )
+    storage_secret_access_key: SecretStr | None = Field(
+        default_factory=_secret("AWS_SECRET_ACCESS_KEY"),
+        description="The secret of that access key. Default: `AWS_SECRET_ACCESS_KEY`, else the machine's role",
+    )
+    storage_session_token: SecretStr | None = Field(
+        default_factory=_secret("AWS_SESSION_TOKEN"),
+        description="Session token, where the access key is temporary. Default: `AWS_SESSION_TOKEN`, else none",
+    )
     storage_link_seconds: int = Field(
-        default=3600, ge=10, le=604_800, description="How long an address in the bucket is good for who was given it."
+        default=3600, ge=10, le=604_800, description="Seconds for which an address in the bucket is valid."
     )
     storage_part_size: int = Field(
-        default=256 << 20, ge=1_000, le=5_000_000_000, description="Bytes of a file that travel to a bucket in one go."
+        default=256 << 20,
+        ge=1_000,
+        le=5_000_000_000,
+        description="Bytes of one part of an upload to the bucket; larger files are sent in several parts.",
     )
     data_roots: Annotated[list[Folder], NoDecode, BeforeValidator(_split_paths), Field(min_length=1)] = Field(
         default_factory=lambda data: [data.get("home", Path()) / "data"],
-        description="Folders that a spec may name files in, separated as in PATH.",
+        description="Folders in which a spec may name files, separated as in `PATH`.",
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        default_factory=lambda data: f"sqlite:///{data.get('home', Path()) / 'crosskd.db'}"
+        default_factory=lambda data: f"sqlite:///{data.get('home', Path()) / 'crosskd.db'}",
+        description="The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`.",
     )
-    broker_url: Annotated[str, AfterValidator(broker.check)] = "redis://127.0.0.1:6379/0"
+    broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="The broker: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=NAME`.",
+    )
     worker_token_sha256: str = Field(
-        pattern=r"^[0-9a-f]{64}$", description="Hex sha256 of the token that workers present; the token is not kept."
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256, in hex, of the token that workers present; the API never has the token itself.",
     )
     auth: Literal["loopback", "tokens"] = Field(
         default="loopback",
-        description="Whether callers on this machine need no token, or everybody does; behind a proxy: `tokens`.",
+        description="`loopback`: callers on this machine need no token. `tokens`: every caller needs one; "
+        "set this behind a proxy.",
     )
-    lease_seconds: float = Field(default=30, gt=0, le=3600, description="An attempt unheard of for so long is lost.")
-    max_resumes: int = Field(default=3, ge=0, le=100, description="Times a lost job is queued again.")
+    lease_seconds: float = Field(
+        default=30, gt=0, le=3600, description="Seconds without a heartbeat after which an attempt is lost."
+    )
+    max_resumes: int = Field(
+        default=3,
+        ge=0,
+        le=100,
+        description="How many times a job is queued again after failures of class `infrastructure` or `lost`.",
+    )
     relay: Literal["embedded", "external"] = Field(
-        default="embedded", description="Whether the API process runs the relay, or `python -m api.relay` does."
+        default="embedded",
+        description="`embedded`: the API process runs the relay. `external`: `python -m api.relay` runs beside it.",
     )
     redeliver_seconds: float = Field(
-        default=15, gt=0, description="Age at which an unanswered dispatch message is sent again."
+        default=15, gt=0, description="Seconds after which an unanswered dispatch message is sent again."
     )
-    coco_check_seconds: float = Field(default=60, gt=0, description="Bound on reading one annotation file.")
-    body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes of a JSON body.")
-    upload_limit: int = Field(default=20_000_000_000, ge=1_000, description="Bytes of a file that a worker uploads.")
+    coco_check_seconds: float = Field(
+        default=60, gt=0, description="Seconds that the check of one annotation file may take."
+    )
+    body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes that a JSON body may have.")
+    upload_limit: int = Field(
+        default=20_000_000_000, ge=1_000, description="Bytes that one file uploaded by a worker may have."
+    )
     reports_per_second: float = Field(
-        default=40, gt=0, description="Batches of metrics for which this process asks all its workers together."
+        default=40,
+        gt=0,
+        description="Batches of metrics per second that one API process asks of all its workers together.",
     )
     rate_per_second: float = Field(
-        default=50, gt=0, le=100_000, description="Requests of one API token, on average, at each API process."
+        default=50,
+        gt=0,
+        le=100_000,
+        description="Requests per second of one API token, on average, at each API process.",
     )
-    rate_burst: int = Field(default=100, ge=1, le=100_000, description="Requests of one API token at once.")
+    rate_burst: int = Field(
+        default=100, ge=1, le=100_000, description="Requests of one API token that may come at once."
+    )
     webhook_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_split_commas)] = Field(
-        default=[], description="Private networks that webhooks may call, such as 10.0.0.0/8; separated by commas."
+        default=[],
+        description="Private networks that webhooks may call, such as `10.0.0.0/8,fd00::/8`, separated by commas.",
     )
-    max_waiting_per_owner: int | None = Field(default=None, ge=1, description="Jobs queued or paused; unset: no bound.")
-    max_running_per_owner: int | None = Field(default=None, ge=1, description="Jobs running; unset: no bound.")
+    max_waiting_per_owner: int | None = Field(
+        default=None, ge=1, description="Queued and paused jobs that one owner may have; unset: no limit."
+    )
+    max_running_per_owner: int | None = Field(
+        default=None, ge=1, description="Running jobs that one owner may have; unset: no limit."
+    )
     keep_checkpoints: int = Field(
-        default=3, ge=1, le=1000, description="Last checkpoints that stay of a job at its end, beside its best one."
+        default=3, ge=1, le=1000, description="Last checkpoints kept of a job that has ended, besides its best one."
     )
     min_free_bytes: int = Field(
-        default=500_000_000, ge=0, description="Of the disk, left to the database: uploads that would take it get 507."
+        default=500_000_000,
+        ge=0,
+        description="Bytes of the disk that stay free for the database; an upload that would use them gets 507.",
     )
-    storage_limit: int | None = Field(default=None, ge=0, description="Bytes of all artifacts; unset: no bound.")
-    storage_limit_per_owner: int | None = Field(default=None, ge=0, description="Bytes of one owner's artifacts.")
+    storage_limit: int | None = Field(
+        default=None, ge=0, description="Bytes that all artifacts together may have; unset: no limit."
+    )
+    storage_limit_per_owner: int | None = Field(
+        default=None, ge=0, description="Bytes that the artifacts of one owner may have; unset: no limit."
+    )
     log_limit: int = Field(
-        default=4_000_000, ge=1_000, description="Characters of a job's log kept to read and follow; log.txt has all."
+        default=4_000_000,
+        ge=1_000,
+        description="Characters of a job's log that are kept to read and follow; `log.txt` has the whole log.",
     )
-    max_streams: int = Field(default=500, ge=1, description="Event and log streams that one process holds open.")
-    stream_heartbeat_seconds: float = Field(default=15, gt=0, description="Between two signs of life of a stream.")
-    stream_stall_seconds: float = Field(default=30, gt=0, description="A reader that takes nothing so long is cut off.")
+    max_streams: int = Field(
+        default=500, ge=1, description="Event and log streams that one process keeps open at the same time."
+    )
+    stream_heartbeat_seconds: float = Field(
+        default=15, gt=0, description="Seconds between two comments that keep an idle stream alive."
+    )
+    stream_stall_seconds: float = Field(
+        default=30, gt=0, description="Seconds after which a stream is closed because its reader takes nothing."
+    )
 
-    log_format: LogFormat = Field(default="text", description="Of this process's own log, on its standard error.")
-    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    log_format: LogFormat = Field(default="text", description="Format of the process's own log, on its standard error.")
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
+        default="INFO", description="The lowest level that the process logs."
+    )
     otel_endpoint: str | None = Field(
-        default=None, pattern=r"^https?://", description="Where spans go, by OTLP over HTTP; needs `crosskd[otel]`."
+        default=None,
+        pattern=r"^https?://",
+        description="Server that receives traces, by OTLP over HTTP; needs `crosskd[otel]`. Unset: no traces, "
+        "or as OpenTelemetry's own variables say.",
     )
 
     @property

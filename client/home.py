@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO
 
 from client.errors import StackError
+from client.settings import Settings
 
-DEFAULT = Path(".crosskd")
 FOLDERS = ("artifacts", "data", "logs", "valkey", "work")
 
 
 def default_home() -> Path:
     """CROSSKD_HOME, or `.crosskd` in the current folder."""
-    return Path(os.environ.get("CROSSKD_HOME") or DEFAULT)
+    return Settings().home
 
 
 @dataclass(frozen=True)

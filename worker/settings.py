@@ -52,32 +52,70 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
-    api_url: AnyHttpUrl
-    worker_token: SecretStr
-    broker_url: Annotated[str, AfterValidator(broker.check)] = "redis://127.0.0.1:6379/0"
-    home: Path = Path(".crosskd")
-    data_roots: Annotated[list[Path], NoDecode] = Field(default=[], description="Separated as in PATH.")
-    devices: str = Field(
-        default="auto", validate_default=True, description="`cpu`, or indices of the GPUs of one device set: `0,1`."
+    api_url: AnyHttpUrl = Field(description="Address of the API.")
+    worker_token: SecretStr = Field(
+        description=f"The workers' token, at least {SHORTEST_TOKEN} characters; the API knows its SHA-256."
     )
-    worker_name: str = Field(default_factory=platform.node, min_length=1, max_length=200)
-    heartbeat_seconds: float = Field(default=5.0, gt=0, le=300)
-    grace_seconds: float = Field(default=20.0, ge=0, le=3600, description="Between SIGTERM and SIGKILL.")
+    broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
+        default="redis://127.0.0.1:6379/0",
+        description="The broker: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=NAME`.",
+    )
+    home: Path = Field(default=Path(".crosskd"), description="Folder for the files of attempts; made if missing.")
+    data_roots: Annotated[list[Path], NoDecode] = Field(
+        default=[],
+        description="Folders in which a spec may name files, separated as in `PATH`; "
+        "the same folders under the same names as for the API. Default: `$CROSSKD_HOME/data`",
+    )
+    devices: str = Field(
+        default="auto",
+        validate_default=True,
+        description="`cpu`, or the GPUs that a training sees, separated by commas, such as `0` or `0,1`; "
+        "`auto` is the first GPU, or the CPU where there is none.",
+    )
+    worker_name: str = Field(
+        default_factory=platform.node,
+        min_length=1,
+        max_length=200,
+        description="Name of this worker, different on each machine. Default: the machine's host name",
+    )
+    heartbeat_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=300,
+        description="Seconds between two renewals of the lease; the API's `CROSSKD_LEASE_SECONDS` should be several "
+        "times as long.",
+    )
+    grace_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="Seconds that a training has to publish its last checkpoint before it is killed.",
+    )
     outage_seconds: float = Field(
         default=3600.0,
         ge=0,
-        description="How long the end of a training waits for an API that is away, and an upload at any time for a "
-        "storage that refuses it.",
+        description="Seconds that the end of a training waits for an API that is away, and that an upload, at any "
+        "time, waits for a storage that refuses it.",
     )
-    keep_failed_hours: float = Field(default=24.0, ge=0, description="How long the files of a failed attempt stay.")
-    spool_megabytes: int = Field(default=64, ge=1, le=100_000, description="Undelivered reports kept on disk.")
-    log_format: LogFormat = Field(default="text", description="Of the logs of the worker and of its trainings.")
-    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = "INFO"
+    keep_failed_hours: float = Field(
+        default=24.0, ge=0, description="Hours that the files of a failed attempt stay in `CROSSKD_HOME`."
+    )
+    spool_megabytes: int = Field(
+        default=64, ge=1, le=100_000, description="Megabytes of undelivered reports that a training keeps on disk."
+    )
+    log_format: LogFormat = Field(default="text", description="Format of the logs of the worker and its trainings.")
+    log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
+        default="INFO", description="The lowest level that the worker and its trainings log."
+    )
     otel_endpoint: str | None = Field(
-        default=None, pattern=r"^https?://", description="Where spans go, by OTLP over HTTP; needs `crosskd[otel]`."
+        default=None,
+        pattern=r"^https?://",
+        description="Server that receives traces, by OTLP over HTTP; needs `crosskd[otel]`. Unset: no traces, "
+        "or as OpenTelemetry's own variables say.",
     )
     audit_log: Path | None = Field(
-        default=None, description="A folder for each training's own record of what it reports, for an audit."
+        default=None,
+        description="Folder in which each training keeps its own record of what it reports; unset: no record.",
     )
 
     @field_validator("data_roots", mode="before")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.console import Console
 from client.errors import ClientError
 from client.home import default_home, read_owner
 from client.sdk import DEFAULT_URL, Client
+from client.settings import Settings
 
 FAILED = 1
 INTERRUPTED = 130
@@ -29,7 +29,8 @@ def connect(url: str) -> Client:
     if not url:
         owner = read_owner(default_home())
         url = owner.url if owner else DEFAULT_URL
-    return Client(url, token=os.environ.get("CROSSKD_TOKEN"))  # never an argument: those are seen by `ps`
+    token = Settings().token
+    return Client(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
 
 
 def read_preset(client: Client, name: str) -> dict[str, Any]:
