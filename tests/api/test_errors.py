@@ -173,7 +173,7 @@ def test_every_fault_at_once(client: TestClient, spec: dict[str, Any]) -> None:
 
 
 def test_the_documented_problem_is_a_real_one(client: TestClient, spec: dict[str, Any], settings: Settings) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "api" / "calling.md").read_text(encoding="utf-8")
     documented = json.loads(page.partition("```json")[2].partition("```")[0])
     spec["student"]["backbone"]["name"] = "resnet19"
     spec["data"]["val"] = spec["data"]["val"] | {"images": "../outside"}
