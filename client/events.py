@@ -10,6 +10,7 @@ from httpx_sse import EventSource, connect_sse
 from pydantic import BaseModel
 
 from wire.events import DATA, Event, EventKind
+from wire.retry_after import retry_after
 
 # The service gives a sign of life every 15 s; a connection that is silent for longer is dead.
 TIMEOUT = httpx.Timeout(45.0, connect=10.0)
@@ -51,7 +52,7 @@ def stream(
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return
                 if answer.status_code in AWAY and _left(since, patience) >= 0:
-                    since, wanted = since or time.monotonic(), retry_after(answer)
+                    since, wanted = since or time.monotonic(), retry_after(answer.headers)
                 else:
                     if not answer.is_success:
                         answer.read()
@@ -77,9 +78,3 @@ def _events(source: EventSource) -> Iterator[Event]:
         if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
             data = model.model_validate_json(sent.data)
             yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
-
-
-def retry_after(response: httpx.Response) -> float:
-    """Seconds that the service asks to wait; 0 if it says none, or a date."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else 0.0

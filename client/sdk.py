@@ -20,16 +20,18 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from client import audit
-from client.download import OnBytes, fetch
+from client.download import fetch
 from client.errors import ApiProblem, ClientError, Unreachable
-from client.events import AWAY, Away, retry_after, stream
+from client.events import AWAY, Away, stream
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
+from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
+from wire.retry_after import retry_after
 from wire.system import Health, PresetList
 
 DEFAULT_URL = "http://127.0.0.1:8470"
@@ -279,7 +281,7 @@ class Client:
                 self._reached = True
                 if not _passing(response) or time.monotonic() > deadline:
                     return _checked(response)
-                wanted = retry_after(response)
+                wanted = retry_after(response.headers)
             time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
 
 

@@ -258,9 +258,8 @@ def fetch(who: str, client: Client, work: Work, target: Path) -> None:
 
 @pytest.mark.parametrize("who", ["client", "worker"])
 def test_a_download_that_breaks_off_goes_on_where_it_was(
-    client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str, monkeypatch: Any
+    client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str
 ) -> None:
-    monkeypatch.setattr("worker.deliver.client.CHUNK", 10_000)  # what has come of one is lost with the connection
     work.upload(file, "best.safetensors")
     recorder.seen.clear()
     recorder.cuts.append(100_000)

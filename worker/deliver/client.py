@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
 from uuid import uuid4
 
 import httpx
 
 from wire import tracing
 from wire.artifacts import ArtifactKind, ArtifactRef
+from wire.download import Damaged, Replaced, download
 from wire.errors import IDEMPOTENCY_HEADER
 from wire.logs import LogBatch
 from wire.process_log import REQUEST_ID_HEADER
@@ -34,10 +34,7 @@ from wire.reports import (
     WorkerCommand,
 )
 from wire.workers import HeartbeatReport
-from worker.deliver import direct
-from worker.deliver.digest import CHUNK, sha256_of
 from worker.deliver.retry import (
-    BUSY,
     ONCE,
     Abandoned,
     BadDownload,
@@ -45,7 +42,6 @@ from worker.deliver.retry import (
     StaleAttempt,
     complaint,
     fail,
-    passing,
     persist,
 )
 from worker.deliver.transfer import Upload
@@ -89,42 +85,23 @@ class WorkerClient:
         Raises:
             BadDownload: size or sha256 differ from what `ref` says, twice over.
         """
-        part = path.with_name(path.name + ".part")
-        for attempt in (1, 2):
-            persist(lambda: self._fetch(ref, part, retry.stop), retry)
-            if part.stat().st_size == ref.size and sha256_of(part).hex() == ref.sha256:
-                part.replace(path)
-                return
-            part.unlink()
-            logger.warning("%s arrived damaged (transfer %d of 2)", ref.name, attempt)
-        raise BadDownload(f"{ref.name} does not have the sha256 that the API announced, {ref.sha256}")
 
-    def _fetch(self, ref: ArtifactRef, part: Path, stop: Event) -> httpx.Response:
-        """One transfer, from where the last one stopped if those bytes are still current."""
-        have = part.stat().st_size if part.exists() else 0
-        headers = {"Range": f"bytes={have}-", "If-Range": f'"{ref.sha256}"'} if 0 < have < ref.size else {}
-        with ExitStack() as stack:
-            told = direct.asked(self.http, ref.url, {"Accept-Encoding": "identity", **headers})
-            response = stack.enter_context(told)
-            if response.status_code == httpx.codes.NOT_FOUND:
-                response.read()
-                if passing(response):
-                    return response
-            if direct.elsewhere(response):
-                wanted = have if have < ref.size else 0
-                response = stack.enter_context(direct.read(self.http, response, wanted, f'"{ref.sha256}"'))
+        def persisted(send: Callable[[], httpx.Response]) -> None:
+            response = persist(send, retry)
             if not response.is_success:
-                response.read()
-                if response.is_client_error and response.status_code != BUSY:
-                    fail(response)
-                return response
-            resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
-            with part.open("ab" if resumed else "wb") as file:
-                for chunk in response.iter_bytes(CHUNK):
-                    if stop.is_set():
-                        raise Abandoned(f"download of {ref.name}")
-                    file.write(chunk)
-            return response
+                fail(response)
+
+        def stop(_done: int, _size: int) -> None:
+            if retry.stop.is_set():
+                raise Abandoned(f"download of {ref.name}")
+
+        for attempt in (1, 2):
+            try:
+                download(self.http, ref.url, path, sha256=ref.sha256, size=ref.size, persist=persisted, on_bytes=stop)
+                return
+            except (Damaged, Replaced):
+                logger.warning("%s arrived damaged (transfer %d of 2)", ref.name, attempt)
+        raise BadDownload(f"{ref.name} does not have the sha256 that the API announced, {ref.sha256}")
 
 
 class AttemptClient:
@@ -214,5 +191,5 @@ def connect(api_url: str, token: str) -> httpx.Client:
         headers={"Authorization": f"Bearer {token}", "User-Agent": "crosskd-worker"},
         timeout=TIMEOUT,
         limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=IDLE_SECONDS),
-        follow_redirects=True,  # of a proxy, to https perhaps; to the storage itself goes `worker.deliver.direct`
+        follow_redirects=True,  # of a proxy, to https perhaps; to the storage itself goes `wire.storage`
     )

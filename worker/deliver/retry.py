@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import NoReturn
 
@@ -15,11 +14,13 @@ import httpx
 from pydantic import ValidationError
 
 from wire.errors import IN_FLIGHT, WRONG_OFFSET, Problem
+from wire.retry_after import retry_after
 
 logger = logging.getLogger(__name__)
 
 FOREVER = float("inf")
 BUSY = 429
+LONGEST_WAIT = 60.0  # seconds, whatever a server asks for: it may be back sooner than it thinks
 PASSING = frozenset({IN_FLIGHT, WRONG_OFFSET})  # conflicts that pass
 
 
@@ -74,16 +75,6 @@ class Retry:
 ONCE = Retry(patience=0.0)
 
 
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the server asks to wait, at most a minute: it may be back sooner than it thinks."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
-        return 0.0
-    return min(max(seconds, 0.0), 60.0)
-
-
 def passing(response: httpx.Response) -> bool:
     """Whether the same request may be answered otherwise in a moment."""
     status = response.status_code
@@ -130,7 +121,7 @@ def persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
             response = send()
             if not passing(response):
                 return response
-            trouble, wanted = complaint(response), _retry_after(response)
+            trouble, wanted = complaint(response), min(retry_after(response.headers), LONGEST_WAIT)
         except httpx.TransportError as exc:
             trouble = f"{type(exc).__name__}: {exc}"
         # Counted from the first failure: a long transfer that broke late has not used up any patience.

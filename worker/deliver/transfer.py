@@ -13,6 +13,7 @@ import httpx
 
 from wire.artifacts import LENGTH_HEADER, OFFSET_HEADER, ArtifactKind
 from wire.errors import DIGEST_MISMATCH
+from wire.storage import StorageRefused
 from wire.uploads import UploadPart, UploadPlan
 from worker.deliver import direct
 from worker.deliver.digest import CHUNK, content_digest, sha256_of
@@ -122,7 +123,7 @@ class Upload:
     def _to_the_storage(self, part: UploadPart, checksum: str) -> None:
         try:
             direct.send(self._http, part, self._name, checksum, self._chunks)
-        except direct.StorageRefused as refusal:
+        except StorageRefused as refusal:
             if time.monotonic() - self._refused_at >= self._refusals:
                 remedy = "look at the rights of the API's credentials, its clock, and the settings of the bucket"
                 raise Refused(f"{self._name} is not taken: {refusal}; {remedy}", httpx.codes.FORBIDDEN) from None
