@@ -36,7 +36,7 @@ def fetch(
         try:
             return _fetch_version(http, path, head, target, patience, on_bytes)
         except Replaced:
-            head = _persist(lambda: http.head(path), path, patience, lambda: 0)
+            head = _send_with_retries(lambda: http.head(path), path, patience, lambda: 0)
     raise DownloadError(
         f"{path} was replaced {VERSIONS} times while it was downloaded.", remedy="Download it when the job is calmer."
     )
@@ -48,12 +48,14 @@ def _fetch_version(
     """The very version that `head` announces. Raises `Replaced` if there is another now."""
     sha256, size = announced(head)
 
-    def persist(send: Callable[[], httpx.Response]) -> httpx.Response:
-        return _persist(send, path, patience, lambda: download.arrived(target, sha256))
+    def send_with_retries(send: Callable[[], httpx.Response]) -> httpx.Response:
+        return _send_with_retries(send, path, patience, lambda: download.arrived(target, sha256))
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        download.download(http, path, target, sha256=sha256, size=size, persist=persist, on_bytes=on_bytes)
+        download.download(
+            http, path, target, sha256=sha256, size=size, send_with_retries=send_with_retries, on_bytes=on_bytes
+        )
     except Damaged as damaged:
         raise DownloadError(
             f"The bytes that came have sha256 {damaged.found}, not {sha256} as announced.", remedy="Download it again."
@@ -71,7 +73,7 @@ def announced(head: httpx.Response) -> tuple[str, int]:
     return sha256, int(size)
 
 
-def _persist(
+def _send_with_retries(
     send: Callable[[], httpx.Response], path: str, patience: float, arrived: Callable[[], int]
 ) -> httpx.Response:
     """The first answer that is a success. Trouble that passes is borne while bytes of the file keep coming.

@@ -160,7 +160,7 @@ def test_from_the_worker_through_the_bucket_to_the_client(
     api: Api, client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path
 ) -> None:
     stale = threading.Event()
-    uploads = Uploads(work.attempt, tmp_path / "outbox", stale.set)
+    uploads = Uploads(work.attempt, tmp_path / "staging", stale.set)
     uploads.submit(file, "best.safetensors", "weights", step=3)
     uploads.close(timeout=30)
     assert not stale.is_set()

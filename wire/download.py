@@ -1,7 +1,7 @@
 """One verified download: streamed to a part file, resumed by Range, renamed into place when its sha256 is right.
 
 It lies with the wire because how a file is asked for, gone on with and verified is an agreement with the API, the same
-for whoever asks. How long trouble is borne, and which error it becomes, is the caller's: he hands in `persist`.
+for whoever asks. How long trouble is borne, and which error it becomes, is the caller's: `send_with_retries` is his.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import httpx
 
-from wire.storage import ADDRESS, DIGEST, elsewhere, stored
+from wire.storage import ADDRESS, DIGEST, redirects_to_storage, send_to_storage
 
 OnBytes = Callable[[int, int], object]  # (bytes here, bytes in all)
 # Calls what it is given, again while the trouble passes: `httpx.TransportError`, or an answer that is no success.
 # It raises an error of its own for what does not pass.
-Persist = Callable[[Callable[[], httpx.Response]], object]
+SendWithRetries = Callable[[Callable[[], httpx.Response]], object]
 
 _PROXIES = 5  # redirects that are followed before the API itself answers
 
@@ -46,7 +46,7 @@ def download(
     *,
     sha256: str,
     size: int,
-    persist: Persist,
+    send_with_retries: SendWithRetries,
     on_bytes: OnBytes | None = None,
 ) -> None:
     """Fetch the file of `size` bytes and this `sha256`, in hex, from `url`, a path below the API's address.
@@ -62,7 +62,7 @@ def download(
     part = _part(target, sha256)
     try:
         if not part.exists() or arrived(target, sha256) < size:
-            persist(lambda: _receive(http, url, part, arrived(target, sha256), sha256, size, on_bytes))
+            send_with_retries(lambda: _receive(http, url, part, arrived(target, sha256), sha256, size, on_bytes))
         _verify(part, sha256)
     except (Replaced, Damaged):
         part.unlink(missing_ok=True)  # nobody has the rest of it
@@ -133,12 +133,12 @@ def _answer(http: httpx.Client, url: str, here: int, sha256: str) -> Iterator[ht
         # The API's word alone: the storage has a tag of its own.
         if (version := announced(answer)) and version != sha256:
             raise Replaced
-        if not elsewhere(answer):
+        if not redirects_to_storage(answer):
             yield answer
             return
         address = answer.url.join(answer.headers[ADDRESS])
     request = httpx.Request("GET", address, headers=headers | part if version else headers)
-    with stored(http, request, http.timeout) as answer:
+    with send_to_storage(http, request, http.timeout) as answer:
         yield answer
 
 
@@ -150,7 +150,7 @@ def _asked(http: httpx.Client, url: str, headers: dict[str, str]) -> Iterator[ht
     request = http.build_request("GET", url, headers=headers)
     for _ in range(_PROXIES):
         with closing(http.send(request, stream=True, follow_redirects=False)) as response:
-            if response.next_request is None or elsewhere(response) or not http.follow_redirects:
+            if response.next_request is None or redirects_to_storage(response) or not http.follow_redirects:
                 yield response
                 return
             request = response.next_request  # without our token, if it is for another host

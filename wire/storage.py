@@ -14,7 +14,7 @@ import httpx
 ADDRESS = "Location"
 DIGEST = "Repr-Digest"  # an answer that has both says where the bytes lie, and which they are
 
-_PASSING = frozenset({408, 429})
+_TRANSIENT = frozenset({408, 429})
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,60})</Code>")
 
 
@@ -22,13 +22,13 @@ class StorageRefused(httpx.TransportError):
     """The storage understood and said no. At another address it may say yes: each is good for a while only."""
 
 
-def elsewhere(answer: httpx.Response) -> bool:
+def redirects_to_storage(answer: httpx.Response) -> bool:
     """Whether an answer of the API tells where in the storage the bytes are to be had."""
     return answer.is_redirect and DIGEST in answer.headers and ADDRESS in answer.headers
 
 
 @contextmanager
-def stored(http: httpx.Client, request: httpx.Request, timeout: httpx.Timeout) -> Iterator[httpx.Response]:
+def send_to_storage(http: httpx.Client, request: httpx.Request, timeout: httpx.Timeout) -> Iterator[httpx.Response]:
     """The storage's answer to `request`, a success, with its body to come. It goes over the connections of `http`.
 
     Raises:
@@ -46,6 +46,6 @@ def stored(http: httpx.Client, request: httpx.Request, timeout: httpx.Timeout) -
         # Of its body, which tells what was asked of whom, no more than the one word.
         code = _CODE.search(next(response.iter_bytes(4096), b""))
         answered = f"the storage answered {status}" + (f" ({code[1].decode()})" if code else "")
-        if response.is_server_error or status in _PASSING:
+        if response.is_server_error or status in _TRANSIENT:
             raise httpx.RemoteProtocolError(answered)
         raise StorageRefused(answered)

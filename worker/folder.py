@@ -7,7 +7,7 @@
     output-1.txt, outcome-0.json ...   the same of each rank, where several processes train; rank 0 prints above
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
-    outbox/        files that wait for their upload
+    staging/       files that wait for their upload
     pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here
 """
@@ -64,7 +64,7 @@ class WorkFolder:
         self.path = path
         self.run = path / "run"
         self.spool = path / "spool"
-        self.outbox = path / "outbox"
+        self.staging = path / "staging"
         self.output = path / "output.txt"
         self.resume = path / "resume.pt"
         self.teacher = path / "teacher.safetensors"

@@ -30,11 +30,11 @@ WRITTEN, FOUND = b"as it was written", b"as it was writtem"
 def test_a_file_that_the_disk_has_changed_is_not_published(
     when: str, double: Double, attempt: AttemptClient, folder: WorkFolder, tmp_path: Path, stale: threading.Event
 ) -> None:
-    uploads, file, reported = Uploads(attempt, folder.outbox, stale.set), tmp_path / "file", threading.Event()
+    uploads, file, reported = Uploads(attempt, folder.staging, stale.set), tmp_path / "file", threading.Event()
     file.write_bytes(FOUND if when == "before it is queued" else WRITTEN)
     sha256 = hashlib.sha256(WRITTEN).digest()
     uploads.submit(file, "checkpoint-00000001.pt", "checkpoint", step=1, after=reported, sha256=sha256)
-    file.write_bytes(FOUND)  # the link in the outbox is the same file
+    file.write_bytes(FOUND)  # the link in the staging folder is the same file
     reported.set()
     with pytest.raises(Refused, match="not those of the digest"):
         uploads.close(10)

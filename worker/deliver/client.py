@@ -40,11 +40,11 @@ from worker.deliver.retry import (
     BadDownload,
     Retry,
     StaleAttempt,
-    complaint,
     fail,
-    persist,
+    problem_text,
+    send_with_retries,
 )
-from worker.deliver.transfer import Upload
+from worker.deliver.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,9 @@ class WorkerClient:
         It goes under a key of its own: one whose answer was lost is had again by the repetition, within `retry`.
         """
         body, headers = request.model_dump(mode="json"), {IDEMPOTENCY_HEADER: str(uuid4())}
-        response = persist(lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body, headers=headers), retry)
+        response = send_with_retries(
+            lambda: self.http.post(f"/worker/jobs/{job}/claim", json=body, headers=headers), retry
+        )
         if response.status_code in GONE:
             return None
         if not response.is_success:
@@ -86,8 +88,8 @@ class WorkerClient:
             BadDownload: size or sha256 differ from what `ref` says, twice over.
         """
 
-        def persisted(send: Callable[[], httpx.Response]) -> None:
-            response = persist(send, retry)
+        def send_until_final(send: Callable[[], httpx.Response]) -> None:
+            response = send_with_retries(send, retry)
             if not response.is_success:
                 fail(response)
 
@@ -97,7 +99,15 @@ class WorkerClient:
 
         for attempt in (1, 2):
             try:
-                download(self.http, ref.url, path, sha256=ref.sha256, size=ref.size, persist=persisted, on_bytes=stop)
+                download(
+                    self.http,
+                    ref.url,
+                    path,
+                    sha256=ref.sha256,
+                    size=ref.size,
+                    send_with_retries=send_until_final,
+                    on_bytes=stop,
+                )
                 return
             except (Damaged, Replaced):
                 logger.warning("%s arrived damaged (transfer %d of 2)", ref.name, attempt)
@@ -126,7 +136,7 @@ class AttemptClient:
         """The present command; the API holds the request for up to `wait` seconds while it is the `known` one."""
         params: dict[str, str | int] = {"wait": wait} if known is None else {"wait": wait, "known": known}
         timeout = httpx.Timeout(30.0, connect=5.0, read=wait + 10.0)
-        response = persist(
+        response = send_with_retries(
             lambda: self._http.get(f"{self._url}/commands", params=params, headers=self._headers, timeout=timeout),
             ONCE,
         )
@@ -158,27 +168,31 @@ class AttemptClient:
         Raises:
             Refused: by the API; or by the storage, again and again for as long as it may.
         """
-        file = Upload(self._http, self._url, self._headers, path, name, kind, step, sha256, retry.stop, self._refusals)
-        self._checked(persist(file.bring, retry))
+        transfer = Transfer(
+            self._http, self._url, self._headers, path, name, kind, step, sha256, retry.stop, self._refusals
+        )
+        self._checked(send_with_retries(transfer.send, retry))
 
     def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
         return self._answer(what, body, retry, timeout).content
 
     def _answer(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> httpx.Response:
         url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
-        response = persist(lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry)
+        response = send_with_retries(
+            lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry
+        )
         self._checked(response)
         return response
 
     def _checked(self, response: httpx.Response) -> bytes:
         if response.status_code in GONE:
-            raise StaleAttempt(complaint(response))
+            raise StaleAttempt(problem_text(response))
         if not response.is_success:
             fail(response)
         return response.content
 
 
-def speak_for(http: httpx.Client, request_id: str) -> None:
+def set_correlation_headers(http: httpx.Client, request_id: str) -> None:
     """Let every further call name the request that the work is done for, and the span that it is done in."""
     named = {REQUEST_ID_HEADER: request_id, tracing.TRACEPARENT: tracing.traceparent()}
     http.headers.update({name: value for name, value in named.items() if value})

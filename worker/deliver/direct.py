@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from wire.storage import stored
+from wire.storage import send_to_storage
 from wire.uploads import UploadPart
 from worker.deliver.digest import CHUNK
 
@@ -51,5 +51,6 @@ def send(http: httpx.Client, part: UploadPart, name: str, md5: str, chunks: Chun
     }
     with closing(chunks(part.offset, part.size)) as body:
         request = httpx.Request("PUT", part.url, headers=headers, content=body)
-        with stored(http, request, httpx.Timeout(30.0, connect=5.0, read=30.0 + part.size / SLOWEST)) as response:
+        timeout = httpx.Timeout(30.0, connect=5.0, read=30.0 + part.size / SLOWEST)
+        with send_to_storage(http, request, timeout) as response:
             response.read()

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 FOREVER = float("inf")
 BUSY = 429
 LONGEST_WAIT = 60.0  # seconds, whatever a server asks for: it may be back sooner than it thinks
-PASSING = frozenset({IN_FLIGHT, WRONG_OFFSET})  # conflicts that pass
+TRANSIENT = frozenset({IN_FLIGHT, WRONG_OFFSET})  # conflicts that pass
 
 
 class ApiError(Exception):
@@ -75,13 +75,13 @@ class Retry:
 ONCE = Retry(patience=0.0)
 
 
-def passing(response: httpx.Response) -> bool:
+def is_transient(response: httpx.Response) -> bool:
     """Whether the same request may be answered otherwise in a moment."""
     status = response.status_code
     if status == httpx.codes.NOT_FOUND:
         return _problem(response) is None  # a proxy's own words while it has lost the API; the API explains itself
     if status == httpx.codes.CONFLICT:
-        return kind_of(response) in PASSING
+        return kind_of(response) in TRANSIENT
     return status == BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
 
@@ -98,7 +98,7 @@ def kind_of(response: httpx.Response) -> str:
     return "" if problem is None else problem.type
 
 
-def complaint(response: httpx.Response) -> str:
+def problem_text(response: httpx.Response) -> str:
     """The problem document as a sentence."""
     what = f"{response.request.method} {response.request.url.path} answered {response.status_code}"
     problem = _problem(response)
@@ -109,19 +109,19 @@ def complaint(response: httpx.Response) -> str:
 
 
 def fail(response: httpx.Response) -> NoReturn:
-    raise Refused(complaint(response), response.status_code)
+    raise Refused(problem_text(response), response.status_code)
 
 
-def persist(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
+def send_with_retries(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
     """The first answer that will not pass (5xx, 429, some conflicts and a proxy's 404 do), within `retry`."""
     tries, troubled_since = 0, FOREVER
     while True:
         wanted = 0.0
         try:
             response = send()
-            if not passing(response):
+            if not is_transient(response):
                 return response
-            trouble, wanted = complaint(response), min(retry_after(response.headers), LONGEST_WAIT)
+            trouble, wanted = problem_text(response), min(retry_after(response.headers), LONGEST_WAIT)
         except httpx.TransportError as exc:
             trouble = f"{type(exc).__name__}: {exc}"
         # Counted from the first failure: a long transfer that broke late has not used up any patience.

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 SLOWEST_DISK = 20_000_000  # bytes a second that an API is given time for
 
 
-class Upload:
-    """Holds what is known from one try to the next: `bring` is called until its answer will not pass.
+class Transfer:
+    """Holds what is known from one try to the next: `send` is called until its answer will not pass.
 
     `attempt` is the attempt's address and `headers` its own; `sha256` is what the bytes must have, read from the file
     as it is now if it is not given. `refusals`: seconds that a storage may refuse, at ever new addresses.
@@ -62,7 +62,7 @@ class Upload:
         self._begun_again = False
         self._refused_at = FOREVER  # since then the storage has taken nothing
 
-    def bring(self) -> httpx.Response:
+    def send(self) -> httpx.Response:
         """One try; a second where what lay there had gone bad on the way: nothing of it is kept.
 
         Raises `Refused` for a file that has changed, and where the storage refuses for too long.
@@ -84,10 +84,10 @@ class Upload:
         if self._through_api:
             return self._to_the_api()
         request: dict[str, object] = {"size": self._size, "sha256": self._sha256.hex(), **self._params}
-        asked = self._http.post(self._upload, json=request, headers=self._headers)
-        if not asked.is_success:
-            return asked
-        plan = UploadPlan.model_validate_json(asked.content)
+        answer = self._http.post(self._upload, json=request, headers=self._headers)
+        if not answer.is_success:
+            return answer
+        plan = UploadPlan.model_validate_json(answer.content)
         if plan.through == "api":
             self._through_api = True
             return self._to_the_api()
@@ -103,16 +103,16 @@ class Upload:
         digest = content_digest(self._sha256)
         if self._begun:
             named = {"Repr-Digest": digest, LENGTH_HEADER: str(self._size)}
-            asked = self._http.head(self._artifact, headers=self._headers | named)
-            if not asked.is_success:
-                return asked
-            if offset := int(asked.headers[OFFSET_HEADER]):
+            answer = self._http.head(self._artifact, headers=self._headers | named)
+            if not answer.is_success:
+                return answer
+            if offset := int(answer.headers[OFFSET_HEADER]):
                 logger.info("the upload of %s goes on at byte %d of %d", self._name, offset, self._size)
-                return self._send("PATCH", offset, named | {OFFSET_HEADER: str(offset)})
+                return self._send_bytes("PATCH", offset, named | {OFFSET_HEADER: str(offset)})
         self._begun = True
-        return self._send("PUT", 0, {"Content-Digest": digest})
+        return self._send_bytes("PUT", 0, {"Content-Digest": digest})
 
-    def _send(self, method: str, offset: int, more: dict[str, str]) -> httpx.Response:
+    def _send_bytes(self, method: str, offset: int, more: dict[str, str]) -> httpx.Response:
         body = {"Content-Type": "application/octet-stream", "Content-Length": str(self._size - offset)}
         headers = self._headers | body | more
         with closing(self._chunks(offset)) as content:

@@ -1,7 +1,7 @@
 """Files to the API, from a thread of their own: in order, each as it was when it was handed over.
 
 The training goes on writing meanwhile: it prunes checkpoints and replaces weights. So a file is first linked into
-the outbox, where its bytes stay until they are delivered.
+the staging folder, where its bytes stay until they are delivered.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Uploads:
     between are skipped, and the queue cannot grow.
     """
 
-    def __init__(self, api: AttemptClient, outbox: Path, on_stale: Callable[[], None]) -> None:
-        outbox.mkdir(parents=True, exist_ok=True)
+    def __init__(self, api: AttemptClient, staging: Path, on_stale: Callable[[], None]) -> None:
+        staging.mkdir(parents=True, exist_ok=True)
         self._api = api
         self._on_stale = on_stale
-        self._outbox = outbox
+        self._staging = staging
         self._waiting: dict[str, Upload] = {}  # by slot; a replaced one keeps its place in the order
         self._count = 0
         self._changed = threading.Condition()
@@ -76,7 +76,7 @@ class Uploads:
             if self.error is not None:
                 return  # told by close(); nothing is sent any more
             self._count += 1
-            staged = self._outbox / f"{self._count:06d}-{name}"
+            staged = self._staging / f"{self._count:06d}-{name}"
             _stage(path, staged, growing=kind == "log")
             superseded = self._waiting.get(slot or name)
             upload = {slot or name: Upload(staged, name, kind, step, after, sha256)}

@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 from wire import tracing
 from wire.jobs import Failure
 from wire.reports import Claim, ClaimRequest, FinishReport
-from worker.deliver.client import AttemptClient, WorkerClient, connect, speak_for
+from worker.deliver.client import AttemptClient, WorkerClient, connect, set_correlation_headers
 from worker.deliver.retry import Abandoned, ApiError, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.settings import Settings
@@ -66,7 +66,7 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
         )
         try:
             with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
-                speak_for(http, origin.request_id)
+                set_correlation_headers(http, origin.request_id)
                 claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
         except ApiError as exc:
             logger.warning("job %s could not be claimed: %s", job, exc)
@@ -80,7 +80,7 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
             bound_contextvars(request_id=request_id, attempt=claim.attempt),
             tracing.span("attempt", parent=parent, job=job, attempt=claim.attempt),
         ):
-            speak_for(http, request_id)
+            set_correlation_headers(http, request_id)
             _see_through(claim, client, settings, notice)
 
 

@@ -119,7 +119,7 @@ class Reporter(Callback):
         self._folder = folder
         spool = Spool(folder.spool / "reports.jsonl", spool_megabytes * MEGABYTE)
         self._delivery = Delivery(api, spool, on_stale)
-        self._uploads = Uploads(api, folder.outbox, on_stale)
+        self._uploads = Uploads(api, folder.staging, on_stale)
         self._log = ExitStack()
         self._log.enter_context(LogForwarder(self._delivery.log).listening())
 

@@ -23,7 +23,7 @@ from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from wire import process_log, tracing
 from wire.jobs import SPECS
 from wire.reports import Claim
-from worker.deliver.client import AttemptClient, connect, speak_for
+from worker.deliver.client import AttemptClient, connect, set_correlation_headers
 from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import ApiError
 from worker.folder import Order, Outcome, WorkFolder
@@ -65,7 +65,7 @@ def train(
     if rank:
         return _run(order, config, folder, stop, [])
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
-        speak_for(http, order.claim.request_id)
+        set_correlation_headers(http, order.claim.request_id)
         return _train(
             order,
             config,

@@ -109,7 +109,7 @@ def damage_waiting_checkpoint(scene: Scene) -> Injected:
         deadline = time.monotonic() + 2 * LONGER
         with scene.stack.proxy.troubled(Delay(0.03), f"{run.worker}:api"):  # so that they do wait
             while scene.attempt(run.attempt)["status"] == "running" and time.monotonic() < deadline:
-                for path in (scene.work(run) / "outbox").glob("*-checkpoint-*.pt"):
+                for path in (scene.work(run) / "staging").glob("*-checkpoint-*.pt"):
                     with suppress(FileNotFoundError):  # a newer one has just taken its place
                         if (number := path.stat().st_ino) not in flipped:
                             flip(path)

@@ -19,7 +19,7 @@ Until = Callable[[Callable[[], object], float], None]
 
 @pytest.fixture
 def uploads(attempt: AttemptClient, folder: WorkFolder, stale: threading.Event) -> Uploads:
-    return Uploads(attempt, folder.outbox, stale.set)
+    return Uploads(attempt, folder.staging, stale.set)
 
 
 def checkpoint(uploads: Uploads, folder: Path, step: int) -> bytes:
@@ -52,7 +52,7 @@ def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
     ]
     assert double.uploads[0][2] == data[1]
     assert double.uploads[1][2] == data[4]
-    assert list(folder.outbox.iterdir()) == []
+    assert list(folder.staging.iterdir()) == []
 
 
 def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_one_s_place(
