@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from benchmarks.service import MEGABYTE, Service
-from client import parts
+from client import services
 
 TARGET = 0.4
 GROWTH = 50.0  # MiB
@@ -79,7 +79,7 @@ def nginx_binary(given: str | None) -> str:
 @contextmanager
 def nginx(binary: str, root: Path) -> Iterator[str]:
     """The address of a server of the folder."""
-    port = parts.free_port(0)
+    port = services.free_port(0)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         user = "root" if os.geteuid() == 0 else Path.home().owner()

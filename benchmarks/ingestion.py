@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from benchmarks.service import Postgres, Service
-from client import parts
+from client import services
 
 VERSION = "mlflow>=3,<4"
 TARGETS = {1000: 5.0, 1: 2.0}  # points in a batch: how many times as many points per second
@@ -56,7 +56,7 @@ def mlflow_command(given: str | None) -> str:
 @contextmanager
 def mlflow_server(command: str, database: str) -> Iterator[str]:
     """The address of a running server."""
-    port = parts.free_port(0)
+    port = services.free_port(0)
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         serve = [command, "server", "--backend-store-uri", database, "--artifacts-destination", folder]

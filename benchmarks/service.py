@@ -24,10 +24,10 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from api.database import Database
-from client import parts
-from client.guard import Guard
+from client import services
 from client.home import Home
 from client.process import Child
+from client.reaper import Reaper
 from crosskd.data.demo import write_demo
 from crosskd.spec.presets import load_recipe
 
@@ -90,33 +90,33 @@ class Service:
     def _start(self) -> None:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="crosskd-bench-")))
         home = Home(folder)
-        guard = Guard()
-        self._stack.callback(guard.close)
+        reaper = Reaper()
+        self._stack.callback(reaper.close)
         self._spec = self._demo(folder / "data")
         database = {}
         if self.backend == "postgresql":
             database["CROSSKD_DATABASE_URL"] = self._server().url(f"crosskd_{time.time_ns()}")
-        port, broker_port, password = parts.free_port(0), parts.free_port(0), parts.new_password()
-        self.url = parts.address(parts.HOST, port)
-        broker_url = parts.broker_url(broker_port, password)
+        port, broker_port, password = services.free_port(0), services.free_port(0), services.new_password()
+        self.url = services.address(services.HOST, port)
+        broker_url = services.broker_url(broker_port, password)
         # Nobody renews the leases of attempts that a benchmark leaves waiting.
         more = {"CROSSKD_LEASE_SECONDS": "3600", **database, **self._environment}
-        told = parts.environments(home, self.url, broker_url, [folder / "data"], more)
-        self.environment = told.api
+        environments = services.environments(home, self.url, broker_url, [folder / "data"], more)
+        self.environment = environments.api
         self.storage = folder / "artifacts"
         self._token = home.worker_token()
-        migration = parts.migration(home, told.api)
+        migration = services.migration(home, environments.api)
         migration.log.parent.mkdir(parents=True, exist_ok=True)
         if not migration.run(START_SECONDS, lambda: False):
             raise SystemExit("the database cannot be migrated:\n" + "\n".join(migration.tail()))
-        for part in (parts.broker(home, broker_port, password), parts.api(home, told.api, port)):
-            part.child.guard = guard
-            part.child.start()
-            self._stack.callback(part.child.stop, lambda: False)
-            self._until(part.ready, part.child)
-        assert part.child.pid is not None
-        self.process = psutil.Process(part.child.pid)
-        self.database = Database(told.api["CROSSKD_DATABASE_URL"])
+        for service in (services.broker(home, broker_port, password), services.api(home, environments.api, port)):
+            service.child.reaper = reaper
+            service.child.start()
+            self._stack.callback(service.child.stop, lambda: False)
+            self._until(service.ready, service.child)
+        assert service.child.pid is not None
+        self.process = psutil.Process(service.child.pid)
+        self.database = Database(environments.api["CROSSKD_DATABASE_URL"])
         self._stack.callback(self.database.close)
         self.http = self._stack.enter_context(httpx.Client(base_url=self.url, timeout=60))
 

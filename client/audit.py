@@ -37,11 +37,11 @@ def stream(
                 answer.read()
                 check(answer)
             for line in answer.iter_lines():
-                told = LINE.validate_json(line)
-                if isinstance(told, Aborted):
-                    raise ClientError(f"The audit broke off: {told.detail}.")
-                yield told
-                if isinstance(told, Summary):
+                item = LINE.validate_json(line)
+                if isinstance(item, Aborted):
+                    raise ClientError(f"The audit broke off: {item.detail}.")
+                yield item
+                if isinstance(item, Summary):
                     return
     except httpx.TransportError as error:
         raise ClientError(f"The audit broke off ({error or type(error).__name__}).", remedy=remedy) from error

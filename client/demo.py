@@ -42,7 +42,7 @@ SAME = 1e-6  # AP; the same weights on the same images give the same figure
 
 
 class DemoFailed(ClientError):
-    """The story did not come to its good end."""
+    """A step of the demo failed, or its result was not reproduced."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(home: Path) -> None:
     """Run the demo with its state in `home`. Raises: `ClientError`; `KeyboardInterrupt` after all has been stopped."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     begin = time.monotonic()
-    stack = Stack(Home(home), port=0, say=console.print)
+    stack = Stack(Home(home), port=0, notify=console.print)
     interrupted = False
 
     def interrupt() -> None:
@@ -76,15 +76,15 @@ def run(home: Path) -> None:
     with stack, Client(stack.url) as client:
         console.print(f"It answers at {stack.url}; its state is in {stack.home.path}.")
         try:
-            tell(client, stack.home / "data" / "demo", console)
+            compare(client, stack.home / "data" / "demo", console)
         except KeyboardInterrupt:
             console.print("Stopping …")
             raise
         console.print(f"Done in {clock(time.monotonic() - begin)}.")
 
 
-def tell(client: Client, data: Path, console: Console) -> None:
-    """The story itself, on a service that may read the folder `data`."""
+def compare(client: Client, data: Path, console: Console) -> None:
+    """Train the three and compare them, on a service that may read the folder `data`."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
     for left in client.jobs(status=["queued", "running"]):
@@ -98,7 +98,7 @@ def tell(client: Client, data: Path, console: Console) -> None:
     console.print(table(rows))
     console.print(verdict(*(row.metrics.AP for row in rows)))
     console.print()
-    prove(client, distilled, rows[-1].metrics.AP, data.parent / "student.safetensors", console)
+    verify_download(client, distilled, rows[-1].metrics.AP, data.parent / "student.safetensors", console)
 
 
 def write_data(folder: Path) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def verdict(teacher: float, alone: float, distilled: float) -> str:
     return f"{gain}: {100 * (distilled - alone) / (teacher - alone):.0f} % of the gap to the teacher closed."
 
 
-def prove(client: Client, job: Job, expected: float, target: Path, console: Console) -> None:
+def verify_download(client: Client, job: Job, expected: float, target: Path, console: Console) -> None:
     """Download the student and measure it again in a process that knows nothing of the service."""
     client.weights(job.id, target)  # compares the sha256 itself
     sha256 = hashlib.sha256(target.read_bytes()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from client.errors import DownloadError
-from client.events import AWAY
+from client.events import UNAVAILABLE
 from wire import download
 from wire.download import Damaged, OnBytes, Replaced
 from wire.retry_after import retry_after
@@ -88,7 +88,7 @@ def _send_with_retries(
             answer = send()
             if answer.is_success:
                 return answer
-            if answer.status_code not in AWAY:
+            if answer.status_code not in UNAVAILABLE:
                 raise DownloadError(f"{path} answered {answer.status_code} {answer.reason_phrase} in mid-download.")
             trouble = httpx.RemoteProtocolError(f"the service answered {answer.status_code}")
             wanted = retry_after(answer.headers)

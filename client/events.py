@@ -16,11 +16,11 @@ from wire.retry_after import retry_after
 TIMEOUT = httpx.Timeout(45.0, connect=10.0)
 PAUSE = 0.5  # before coming back
 # What passes by itself: too many requests; an API, or whatever stands before it, that restarts.
-AWAY = frozenset({429, 502, 503, 504})
+UNAVAILABLE = frozenset({429, 502, 503, 504})
 MODELS: dict[str, type[BaseModel]] = {str(kind): model for kind, model in DATA.items()}
 
 
-class Away(Exception):
+class StreamLost(Exception):
     """The service has not answered for longer than its reader was willing to wait."""
 
     def __init__(self, error: httpx.TransportError) -> None:
@@ -39,8 +39,9 @@ def stream(
 ) -> Iterator[Event]:
     """The events at `path` behind the number `after`, until there will be no more.
 
-    A stream that ends is gone on with behind its last event. No answer, or one of `AWAY`, is trouble that passes: for
-    `patience` seconds. Then `Away` is raised, or the answer is left to `check`, which raises for any that is a refusal.
+    A stream that ends is gone on with behind its last event. No answer, or one of `UNAVAILABLE`, is trouble that
+    passes: for `patience` seconds. Then `StreamLost` is raised, or the answer is left to `check`, which raises for any
+    that is a refusal.
     """
     since: float | None = None  # when the trouble began
     while True:
@@ -51,7 +52,7 @@ def stream(
                 answer = source.response
                 if answer.status_code == httpx.codes.NO_CONTENT:
                     return
-                if answer.status_code in AWAY and _left(since, patience) >= 0:
+                if answer.status_code in UNAVAILABLE and _left(since, patience) >= 0:
                     since, wanted = since or time.monotonic(), retry_after(answer.headers)
                 else:
                     if not answer.is_success:
@@ -64,7 +65,7 @@ def stream(
         except httpx.TransportError as error:
             since = since or time.monotonic()
             if _left(since, patience) < 0:
-                raise Away(error) from error
+                raise StreamLost(error) from error
         time.sleep(max(PAUSE, min(wanted, _left(since, patience))))
 
 

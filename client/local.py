@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from client import parts
+from client import services
 from client.errors import StackError
-from client.guard import Guard
 from client.home import Home
 from client.process import Child
+from client.reaper import Reaper
 from client.tokens import NONE_LIVE
 
-START_SECONDS = 60.0  # for each part, on a machine that is busy
+START_SECONDS = 60.0  # for each service, on a machine that is busy
 MIGRATE_SECONDS = 120.0
 WATCH_PAUSE = 0.2  # seconds between two looks at the processes
 READY_PAUSE = 0.05
@@ -31,29 +31,29 @@ class Stack:
     """The processes of a home. `start` returns when the service answers; `stop` leaves no process behind.
 
     `host` other than loopback needs an API token to exist, and every caller to show one. `port` 0 takes any free one.
-    `say` hears one line for each event that a person should know of. `environment` is added to that of every process.
-    A thread of its own starts and watches the processes; a guard ends them where this process can no longer do so.
+    `notify` gets one line for each event that a person should know of. `environment` is added to that of every process.
+    A thread of its own starts and watches the processes; a reaper kills them where this process can no longer do so.
     """
 
     def __init__(
         self,
         home: Home,
         *,
-        host: str = parts.HOST,
+        host: str = services.HOST,
         port: int | None = None,
         data_roots: Sequence[Path] = (),
         environment: Mapping[str, str] | None = None,
-        say: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self.home = home
         self.host = host
-        self.port = parts.configured_port() if port is None else port
+        self.port = services.configured_port() if port is None else port
         self.url = ""
         self.children: dict[str, Child] = {}  # in the order they are started
         self._data_roots = [home / "data", *(path.absolute() for path in data_roots)]
         self._environment = dict(environment or {})
-        self._say = say
-        self._guard: Guard | None = None
+        self._notify = notify
+        self._reaper: Reaper | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._stopping = threading.Event()
@@ -75,11 +75,11 @@ class Stack:
         """Raises: `StackError` with what is wrong, what to do, and the end of the log that tells why."""
         self.home.lock()
         try:
-            self.port = parts.free_port(self.port, self.host)
-            self.url = parts.address(self.host, self.port)
+            self.port = services.free_port(self.port, self.host)
+            self.url = services.address(self.host, self.port)
             self.home.announce(self.url)
-            self._guard = Guard()
-            self._thread = threading.Thread(target=self._live, name="stack", daemon=True)
+            self._reaper = Reaper()
+            self._thread = threading.Thread(target=self._run, name="stack", daemon=True)
             self._thread.start()
             self._ready.wait()
             if self._failure is not None:
@@ -93,9 +93,9 @@ class Stack:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        if self._guard is not None:
-            self._guard.close()
-            self._guard = None
+        if self._reaper is not None:
+            self._reaper.close()
+            self._reaper = None
         self.home.unlock()
 
     def request_stop(self) -> None:
@@ -113,7 +113,7 @@ class Stack:
 
     # --- the stack's own thread --------------------------------------------------------------------------------------
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
             self._boot()
             self._ready.set()
@@ -127,48 +127,48 @@ class Stack:
             self._ready.set()
 
     def _boot(self) -> None:
-        port, password = parts.free_port(0), parts.new_password()
-        url = parts.broker_url(port, password)
-        exposed = not parts.is_loopback(self.host)
+        port, password = services.free_port(0), services.new_password()
+        url = services.broker_url(port, password)
+        exposed = not services.is_loopback(self.host)
         more = {**self._environment, "CROSSKD_AUTH": "tokens"} if exposed else self._environment
-        told = parts.environments(self.home, self.url, url, self._data_roots, more)
-        self._migrate(parts.migration(self.home, told.api))
+        environments = services.environments(self.home, self.url, url, self._data_roots, more)
+        self._migrate(services.migration(self.home, environments.api))
         if exposed:
-            self._require_token(parts.token_check(self.home, told.api))
-        self._start(parts.broker(self.home, port, password))
-        self._start(parts.api(self.home, told.api, self.port, self.host))
-        self._start(parts.worker(self.home, told.worker))
+            self._require_token(services.token_check(self.home, environments.api))
+        self._start(services.broker(self.home, port, password))
+        self._start(services.api(self.home, environments.api, self.port, self.host))
+        self._start(services.worker(self.home, environments.worker))
 
-    def _start(self, part: parts.Part) -> None:
-        """Start a part and wait until it is of use. Raises: `StackError` with the end of its log."""
+    def _start(self, service: services.Service) -> None:
+        """Start a service and wait until it is of use. Raises: `StackError` with the end of its log."""
         if self._stopping.is_set():
             return
-        child = self.children[part.child.name] = part.child
-        child.guard = self._guard
+        child = self.children[service.child.name] = service.child
+        child.reaper = self._reaper
         child.start()
         deadline = time.monotonic() + START_SECONDS
-        while not part.ready():
+        while not service.ready():
             if not child.running:
-                raise _broken(child, "ended while it started")
+                raise _failed(child, "ended while it started")
             if time.monotonic() > deadline:
-                raise _broken(child, f"was not ready after {START_SECONDS:g} s")
+                raise _failed(child, f"was not ready after {START_SECONDS:g} s")
             if self._stopping.wait(READY_PAUSE):
                 return
 
     def _migrate(self, child: Child) -> None:
-        child.guard = self._guard
+        child.reaper = self._reaper
         if self._stopping.is_set() or child.run(MIGRATE_SECONDS, self._stopping.is_set):
             return
         if not self._stopping.is_set():
-            raise _broken(child, "could not bring the database up to date")
+            raise _failed(child, "could not bring the database up to date")
 
     def _require_token(self, child: Child) -> None:
         """Raises: `StackError` if strangers could reach the service and nobody could show a token."""
-        child.guard = self._guard
+        child.reaper = self._reaper
         if self._stopping.is_set() or child.run(MIGRATE_SECONDS, self._stopping.is_set) or self._stopping.is_set():
             return
         if child.exit_code != NONE_LIVE:
-            raise _broken(child, "could not look for API tokens")
+            raise _failed(child, "could not look for API tokens")
         raise StackError(
             f"Others can reach {self.host}, and there is no API token to tell them apart.",
             remedy="Make one with `crosskd token create NAME --scope admin`, or leave --host out.",
@@ -176,10 +176,10 @@ class Stack:
 
     def _supervise(self) -> None:
         for child in self.children.values():
-            if child.restart_when_due() and self._say is not None:
-                self._say(f"{child.name} had ended (status {child.exit_code}); started it again. Log: {child.log}")
+            if child.restart_when_due() and self._notify is not None:
+                self._notify(f"{child.name} had ended (status {child.exit_code}); started it again. Log: {child.log}")
 
 
-def _broken(child: Child, what: str) -> StackError:
-    said = "".join(f"\n    {line}" for line in child.tail())
-    return StackError(f"{child.name} {what}.", remedy=f"Its log, {child.log}, ends with:{said}")
+def _failed(child: Child, what: str) -> StackError:
+    log = "".join(f"\n    {line}" for line in child.tail())
+    return StackError(f"{child.name} {what}.", remedy=f"Its log, {child.log}, ends with:{log}")

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.guard import Guard
+from client.reaper import Reaper
 
 FIRST_PAUSE = 0.5  # seconds before the first restart; doubles with each further one
 LONGEST_PAUSE = 15.0
@@ -23,7 +23,7 @@ OLD_LOG = 10 << 20  # bytes; a longer log starts anew
 
 @dataclass
 class Child:
-    """One program. With a `guard` it cannot outlive this process, not even one that is killed."""
+    """One program. With a `reaper` it cannot outlive this process, not even one that is killed."""
 
     name: str
     command: Sequence[str]
@@ -32,7 +32,7 @@ class Child:
     folder: Path
     grace: float = 5.0  # seconds between SIGTERM and SIGKILL
     prepare: Callable[[], None] = lambda: None  # called before every start
-    guard: Guard | None = None
+    reaper: Reaper | None = None
     restarts: int = 0
     exit_code: int | None = None  # of the last one that ended
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -61,11 +61,11 @@ class Child:
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
                 env=dict(self.environment),
-                start_new_session=True,  # the terminal's Ctrl-C reaches us alone: we stop the parts in order
+                start_new_session=True,  # the terminal's Ctrl-C reaches us alone: we stop the services in order
             )
         self._started = time.monotonic()
-        if self.guard is not None:
-            self.guard.add(self._process.pid)
+        if self.reaper is not None:
+            self.reaper.add(self._process.pid)
 
     def restart_when_due(self) -> bool:
         """Start a process that died again, after a pause that grows while it keeps dying. True when it was started."""
@@ -99,8 +99,8 @@ class Child:
             return
         with suppress(ProcessLookupError):  # nobody is left
             os.killpg(self._process.pid, signal.SIGKILL)
-        if self.guard is not None:
-            self.guard.remove(self._process.pid)
+        if self.reaper is not None:
+            self.reaper.remove(self._process.pid)
         self.exit_code = self._process.wait()
         self._process = None  # its number may be another's from now on
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from client import audit
 from client.download import fetch
 from client.errors import ApiProblem, ClientError, Unreachable
-from client.events import AWAY, Away, stream
+from client.events import UNAVAILABLE, StreamLost, stream
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
 from wire.download import OnBytes
@@ -96,7 +96,7 @@ class Client:
 
         `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
         """
-        return _parse(Job, self._send("POST", "/jobs", json=_body(job), headers=_under(key)))
+        return _parse(Job, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""
@@ -223,8 +223,8 @@ class Client:
         path = f"/jobs/{_segment(job)}/events"
         try:
             yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=_checked)
-        except Away as away:
-            raise _unreachable(self.base_url, away.error) from away
+        except StreamLost as lost:
+            raise _unreachable(self.base_url, lost.error) from lost
 
     def logs(self, job: str, *, tail: int = 200, follow: bool = False) -> Iterator[StoredLine]:
         """The last lines of a job's log; with `follow` also those that come, until the job ends."""
@@ -279,7 +279,7 @@ class Client:
                     raise _unreachable(self.base_url, error) from error
             else:
                 self._reached = True
-                if not _passing(response) or time.monotonic() > deadline:
+                if not _is_transient(response) or time.monotonic() > deadline:
                     return _checked(response)
                 wanted = retry_after(response.headers)
             time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
@@ -290,19 +290,19 @@ def _body(job: BaseModel | Mapping[str, Any]) -> Any:
     return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
 
 
-def _under(key: str | None) -> dict[str, str]:
+def _idempotency_header(key: str | None) -> dict[str, str]:
     """The header of a request that creates."""
     return {IDEMPOTENCY_HEADER: key or str(uuid4())}
 
 
-def _passing(response: httpx.Response) -> bool:
+def _is_transient(response: httpx.Response) -> bool:
     """Whether the same request may be answered otherwise in a moment."""
     if response.status_code == httpx.codes.CONFLICT:
         return IN_FLIGHT in response.text  # a former try of this request is still being answered
     if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return QUOTA_EXCEEDED not in response.text  # of a quota only the end of a job helps
     if response.request.method in READS:
-        return response.status_code in AWAY
+        return response.status_code in UNAVAILABLE
     return response.status_code == httpx.codes.SERVICE_UNAVAILABLE  # 502 and 504: it may have been done, who knows
 
 

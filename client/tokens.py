@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from client import parts
+from client import services
 from client.errors import StackError
 from client.home import Home
 
@@ -20,8 +20,8 @@ def manage(home: Home, arguments: Sequence[str]) -> int:
 
     It speaks to this process's own terminal, so a new secret passes through no log and no pipe of ours.
     """
-    environment = parts.environments(home, "", "", [home / "data"], {}).api
-    migration = parts.migration(home, environment)
+    environment = services.environments(home, "", "", [home / "data"], {}).api
+    migration = services.migration(home, environment)
     if not migration.run(PATIENCE, lambda: False):
         raise StackError(
             "The database could not be brought up to date.", remedy=f"Read the end of its log, {migration.log}."

@@ -26,7 +26,7 @@ def up(
     """Run the whole service in the foreground until Ctrl-C: broker, database, API and one worker."""
     from client.local import Stack  # here: a client without the `local` extra has the other verbs
 
-    stack = Stack(Home(home or default_home()), host=host, port=port, say=print)
+    stack = Stack(Home(home or default_home()), host=host, port=port, notify=print)
     on_signals(stack.request_stop)
     print("Starting …", flush=True)
     with stack:

@@ -24,7 +24,7 @@ from tests.support.s3 import S3
 from tests.support.worker_calls import WORKER_TOKEN, Worker
 from worker.deliver.client import AttemptClient, connect
 from worker.deliver.retry import Refused, Retry
-from worker.deliver.transfer import Upload
+from worker.deliver.transfer import Transfer
 
 CONTENT = os.urandom(250_000)
 NAME = "best.safetensors"
@@ -115,7 +115,7 @@ class TestFolder:
         self, client: TestClient, job: str, attempt: AttemptClient, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given_up = threading.Event()
-        following, chunks = uploads._next, Upload._chunks
+        following, chunks = uploads._next, Transfer._chunks
 
         async def noted(body: Any) -> bytes | None:
             try:
@@ -124,7 +124,7 @@ class TestFolder:
                 given_up.set()
                 raise
 
-        def halting(upload: Upload, offset: int, count: int | None = None) -> Generator[bytes]:
+        def halting(upload: Transfer, offset: int, count: int | None = None) -> Generator[bytes]:
             for chunk in chunks(upload, offset, count):
                 yield chunk[:1000]
                 assert given_up.wait(30)
@@ -132,7 +132,7 @@ class TestFolder:
 
         monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
         monkeypatch.setattr(uploads, "_next", noted)
-        monkeypatch.setattr(Upload, "_chunks", halting)
+        monkeypatch.setattr(Transfer, "_chunks", halting)
         attempt.upload(path, NAME, "weights", 1, RETRY)
         assert stored(client, job) == CONTENT
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from client.home import Home
-from client.parts import HOST, free_port
+from client.services import HOST, free_port
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 

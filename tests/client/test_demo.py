@@ -56,10 +56,10 @@ def test_another_ap_than_the_services_fails_the_demo(
     with service.client() as client:
         job = client.job(service.succeeded("proved", WEIGHTS))
         monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.25)
-        demo.prove(client, job, 0.25, tmp_path / "student.safetensors", console)
+        demo.verify_download(client, job, 0.25, tmp_path / "student.safetensors", console)
         monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.2501)
         with pytest.raises(DemoFailed, match="not the same"):
-            demo.prove(client, job, 0.25, tmp_path / "student.safetensors", console)
+            demo.verify_download(client, job, 0.25, tmp_path / "student.safetensors", console)
     assert isinstance(console.file, io.StringIO)
     assert "AP 0.250100; the service said 0.250000" in console.file.getvalue()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import parts
+from client import services
 from client.errors import ApiProblem
 from client.home import Home
 from client.local import Stack
@@ -65,11 +65,11 @@ def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(tmp_path
     ],
 )
 def test_how_this_machine_reaches_it(host: str, address: str) -> None:
-    assert parts.address(host, 1) == address
-    assert parts.is_loopback(host) == (host in ("127.0.0.1", "::1"))
+    assert services.address(host, 1) == address
+    assert services.is_loopback(host) == (host in ("127.0.0.1", "::1"))
 
 
 def test_nobody_is_told_the_secrets_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSKD_TOKEN", "ck_mine")
-    told = parts.environments(Home(tmp_path), "", "", [], {})
-    assert "ck_mine" not in {*told.api.values(), *told.worker.values()}
+    environments = services.environments(Home(tmp_path), "", "", [], {})
+    assert "ck_mine" not in {*environments.api.values(), *environments.worker.values()}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from client import process
-from client.guard import Guard
 from client.process import Child
+from client.reaper import Reaper
 from tests.support.processes import alive
 from tests.support.waiting import until
 
@@ -28,16 +28,17 @@ print(subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]).pid, flush=True)
 STARTER = """
 import os, sys
 from pathlib import Path
-from client.guard import Guard
+from client.reaper import Reaper
 from client.process import Child
+from client.reaper import Reaper
 
-guard = Guard()
-print(guard._process.pid, flush=True)
+reaper = Reaper()
+print(reaper._process.pid, flush=True)
 if sys.argv[3] == "killed":
-    guard._process.kill()
-    guard._process.wait()
+    reaper._process.kill()
+    reaper._process.wait()
 log = Path(sys.argv[2])
-child = Child("child", [sys.executable, "-c", sys.argv[1]], log, os.environ, log.parent, guard=guard)
+child = Child("child", [sys.executable, "-c", sys.argv[1]], log, os.environ, log.parent, reaper=reaper)
 child.start()
 print(child.pid, flush=True)
 sys.stdin.read()
@@ -55,10 +56,10 @@ def started(child: Child) -> Child:
     return child
 
 
-@pytest.mark.parametrize("guard", ["well", "killed"])
-def test_a_childs_whole_session_dies_with_its_starter(tmp_path: Path, guard: str) -> None:
+@pytest.mark.parametrize("reaper", ["well", "killed"])
+def test_a_childs_whole_session_dies_with_its_starter(tmp_path: Path, reaper: str) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-c", STARTER, PARENT, str(log), guard]
+    command = [sys.executable, "-c", STARTER, PARENT, str(log), reaper]
     starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with starter:
         assert starter.stdout is not None
@@ -72,14 +73,14 @@ def test_a_childs_whole_session_dies_with_its_starter(tmp_path: Path, guard: str
 
 
 def test_a_closed_guard_lets_go(tmp_path: Path) -> None:
-    guard = Guard()
+    reaper = Reaper()
     child = make(tmp_path, SLEEPER)
-    child.guard = guard
+    child.reaper = reaper
     started(child)
     assert child.pid is not None
-    guard.close()
+    reaper.close()
     assert alive(child.pid)
-    child.guard = None
+    child.reaper = None
     child.stop()
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from client import sdk
 from client.errors import ApiProblem, ClientError, Unreachable
-from client.parts import HOST, free_port
 from client.sdk import Client
+from client.services import HOST, free_port
 from crosskd.spec.config import TrainConfig
 from tests.support.api_server import Service, serve
 from tests.support.coco_files import write_spec

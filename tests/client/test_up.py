@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from client import parts
+from client import services
 from client.errors import StackError
 from client.home import Home, read_owner
 from client.local import Stack
@@ -79,7 +79,7 @@ def test_a_second_stack_on_the_same_home_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_and_a_home_that_cannot_be_written_are_told(tmp_path: Path) -> None:
-    with socket.create_server((parts.HOST, 0)) as server:
+    with socket.create_server((services.HOST, 0)) as server:
         port = str(server.getsockname()[1])
         environment = {**os.environ, "CROSSKD_HOME": str(tmp_path / "home"), "CROSSKD_PORT": port}
         done = subprocess.run(UP[:-2], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)

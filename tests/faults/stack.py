@@ -19,10 +19,10 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
-from client import parts
-from client.guard import Guard
+from client import services
 from client.home import Home, token_sha256
 from client.process import Child
+from client.reaper import Reaper
 from tests.faults.postgres import DATABASE, Postgres
 from tests.faults.processes import leads, limit_files, marked, send, until
 from tests.faults.proxy import HOST, Proxy
@@ -52,7 +52,7 @@ class Stack:
         self.audit_log = folder / "audit_log"
         self.proxy = Proxy()
         self.children: dict[str, Child] = {}
-        self._guard = Guard()
+        self._reaper = Reaper()
         self._held: set[str] = set()
         self._lock = Lock()
 
@@ -72,12 +72,12 @@ class Stack:
     def _boot(self) -> None:
         home = Home(self.home)
         self.postgres = Postgres()
-        self._guard.add(self.postgres.pid)
-        port, password = parts.free_port(0), parts.new_password()
-        self.broker_url = parts.broker_url(port, password)
-        broker = parts.broker(home, port, password)
+        self._reaper.add(self.postgres.pid)
+        port, password = services.free_port(0), services.new_password()
+        self.broker_url = services.broker_url(port, password)
+        broker = services.broker(home, port, password)
         self.children[BROKER] = broker.child
-        self.ports = {name: parts.free_port(0) for name in APIS}
+        self.ports = {name: services.free_port(0) for name in APIS}
         servers = [(HOST, port) for port in self.ports.values()]
         for name in (*APIS, *RELAYS):
             self.proxy.link(f"{name}:postgres", [self.postgres.socket])
@@ -126,7 +126,7 @@ class Stack:
         return self._common | {
             "CROSSKD_HOME": str(self.home),
             "CROSSKD_DATABASE_URL": f"postgresql+psycopg://postgres@{HOST}:{port}/{DATABASE}",
-            "CROSSKD_BROKER_URL": parts.broker_url(self.proxy.links[f"{name}:broker"].port, password),
+            "CROSSKD_BROKER_URL": services.broker_url(self.proxy.links[f"{name}:broker"].port, password),
             "CROSSKD_WORKER_TOKEN_SHA256": digest,
             "CROSSKD_RELAY": "external",
             "CROSSKD_LEASE_SECONDS": str(LEASE),
@@ -138,7 +138,7 @@ class Stack:
         return self._common | {
             "CROSSKD_HOME": str(self.home / name),
             "CROSSKD_API_URL": f"http://{HOST}:{self.proxy.links[f'{name}:api'].port}",
-            "CROSSKD_BROKER_URL": parts.broker_url(self.proxy.links[f"{name}:broker"].port, password),
+            "CROSSKD_BROKER_URL": services.broker_url(self.proxy.links[f"{name}:broker"].port, password),
             "CROSSKD_WORKER_TOKEN": token,
             "CROSSKD_WORKER_NAME": name,
             "CROSSKD_DEVICES": "cpu",
@@ -157,7 +157,7 @@ class Stack:
     def start(self, *names: str) -> None:
         for name in names:
             child = self.children[name]
-            child.guard = self._guard
+            child.reaper = self._reaper
             child.start()
 
     def restart(self, name: str, **changes: str) -> None:
@@ -260,7 +260,7 @@ class Stack:
         send(self.processes(), signal.SIGKILL)  # what outlived a process that was killed alone
         if hasattr(self, "postgres"):
             self.postgres.stop()
-        self._guard.close()
+        self._reaper.close()
         self.proxy.close()
 
     def tails(self) -> str:

