@@ -3,7 +3,7 @@
 <home>/work/<attempt>/
     claim.json     the claim and where its downloads lie; written before the training starts
     output.txt     what the training prints
-    outcome.json   how it ended, in its own words; missing when it was killed
+    outcome.json   how it ended, as it says itself; missing when it was killed
     output-1.txt, outcome-0.json ...   the same of each rank, where several processes train; rank 0 prints above
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
@@ -102,11 +102,11 @@ class WorkFolder:
     def read_order(self) -> Order:
         return Order.model_validate_json((self.path / "claim.json").read_bytes())
 
-    def ask(self, request: Request) -> None:
+    def request(self, request: Request) -> None:
         """Ask the training for an end that takes its time. A file, not a signal: torchrun passes none of these on."""
         (self.path / request).touch()
 
-    def asked(self, request: Request) -> bool:
+    def is_requested(self, request: Request) -> bool:
         return (self.path / request).exists()
 
     def write_outcome(self, outcome: Outcome, rank: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A worker whose machine spoils every attempt must not work its way through the whole queue.
+"""A worker whose machine fails every attempt must not work its way through the whole queue.
 
 A full disk, a broken GPU or a mount that is gone fails each attempt within seconds, so this very worker would be the
 one that is always idle, and take every job until none has a resume left. So it waits before it takes the next one: not
@@ -24,9 +24,9 @@ class Backoff:
         self._longest = longest
         self._failures = 0
 
-    def ended(self, *, spoiled: bool, seconds: float) -> None:
-        """An attempt ended after `seconds`; `spoiled` if it failed for no reason that lies in its job."""
-        self._failures = self._failures + 1 if spoiled and seconds < AT_WORK_SECONDS else 0
+    def record(self, *, machine_failed: bool, seconds: float) -> None:
+        """An attempt ended after `seconds`; `machine_failed` if it failed for no reason that lies in its job."""
+        self._failures = self._failures + 1 if machine_failed and seconds < AT_WORK_SECONDS else 0
 
     @property
     def seconds(self) -> float:

@@ -26,7 +26,7 @@ Reason = Literal["stale", "cancel", "shutdown", "pause", "stop"]
 
 
 class Control:
-    """Why an attempt should end before its time, as far as anybody asked for it. Any thread may ask.
+    """Why an attempt should end before its time, as far as anybody requested it. Any thread may do so.
 
     `halt` is set by every reason but `stop`, which lets the training come to an end of its own.
     """
@@ -35,7 +35,7 @@ class Control:
         self.halt = threading.Event()
         self._reasons: set[Reason] = set()
 
-    def ask(self, reason: Reason) -> None:
+    def request(self, reason: Reason) -> None:
         self._reasons.add(reason)
         if reason != "stop":
             self.halt.set()
@@ -91,24 +91,24 @@ class Lease:
         self._done = threading.Event()
 
     def start(self) -> None:
-        for target in (self._beat, self._listen):
+        for name, target in (("heartbeats", self._send_heartbeats), ("commands", self._poll_commands)):
             inherited = copy_context()  # whose job it is: what these threads log says so too
-            run = partial(inherited.run, self._guarded, target)
-            threading.Thread(target=run, name=target.__name__, daemon=True).start()
+            run = partial(inherited.run, self._run_until_stale, target)
+            threading.Thread(target=run, name=name, daemon=True).start()
 
     def stop(self) -> None:
         """Let the lease go. The threads end by themselves; one may still sit in its request for a while."""
         self._done.set()
 
-    def _guarded(self, target: Callable[[], None]) -> None:
+    def _run_until_stale(self, target: Callable[[], None]) -> None:
         try:
             target()
         except StaleAttempt as exc:
             if not self._done.is_set():
                 logger.warning("the attempt is another's now: %s", exc)
-                self._control.ask("stale")
+                self._control.request("stale")
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         away_since, due = None, time.monotonic() + self._interval
         while not self._done.wait(max(0.0, due - time.monotonic())):
             due = time.monotonic() + self._interval
@@ -125,9 +125,9 @@ class Lease:
                 logger.warning("heartbeats again after %.0f s", time.monotonic() - away_since)
                 away_since = None
             if heartbeat.command is not None:
-                self._control.ask(heartbeat.command)
+                self._control.request(heartbeat.command)
 
-    def _listen(self) -> None:
+    def _poll_commands(self) -> None:
         failures, retry = 0, Retry()
         known: WorkerCommand | None = None
         while not self._done.is_set() and known != "cancel":  # which nothing follows
@@ -142,7 +142,7 @@ class Lease:
                 continue
             failures = 0
             if command is not None:
-                self._control.ask(command)
+                self._control.request(command)
             if command != known:
                 known = command
             elif time.monotonic() - asked < EMPTY_SECONDS:

@@ -55,14 +55,14 @@ def _gpus(wanted: list[str]) -> list[DeviceState]:
 def _gpu(index: str) -> DeviceState:
     import pynvml
 
-    told: dict[str, Any] = {"name": f"GPU {index}"}
+    fields: dict[str, Any] = {"name": f"GPU {index}"}
     try:
         find = pynvml.nvmlDeviceGetHandleByIndex if index.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID
         handle = find(int(index) if index.isdecimal() else index)
-        told["name"] = pynvml.nvmlDeviceGetName(handle)[:100]
+        fields["name"] = pynvml.nvmlDeviceGetName(handle)[:100]
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        told |= {"memory_bytes": memory.total, "memory_used_bytes": memory.used}
-        told["utilisation"] = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        fields |= {"memory_bytes": memory.total, "memory_used_bytes": memory.used}
+        fields["utilisation"] = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
     except pynvml.NVMLError as error:  # a part of a GPU has no utilisation of its own
         logger.debug("GPU %s does not tell all: %s", index, error)
-    return DeviceState(**told)
+    return DeviceState(**fields)

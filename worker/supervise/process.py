@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Literal
 
 from wire.jobs import Failure
+from worker.abnormal_exit import abnormal_exit, oom_kills
 from worker.folder import Request, WorkFolder
 from worker.settings import Settings
-from worker.sudden_end import oom_kills, sudden_end
 from worker.supervise.lease import Control
 
 POLL_SECONDS = 0.1
@@ -58,20 +58,20 @@ class TrainingProcess:
         time that the end of a training has while the API is away; a stop may train and evaluate to its end.
         """
         deadline = math.inf
-        told: set[Request | Literal["hurry"]] = set()
+        sent: set[Request | Literal["hurry"]] = set()
         while (status := self._wait(POLL_SECONDS)) is None:
             if control.stale or time.monotonic() > deadline:
                 self.kill()
                 continue
-            if control.stop and "stop" not in told:
-                told.add("stop")
-                self._folder.ask("stop")
-            if control.pause and "pause" not in told:
-                told.add("pause")
-                self._folder.ask("pause")
+            if control.stop and "stop" not in sent:
+                sent.add("stop")
+                self._folder.request("stop")
+            if control.pause and "pause" not in sent:
+                sent.add("pause")
+                self._folder.request("pause")
                 deadline = min(deadline, time.monotonic() + self._patience)
-            if control.hurry and "hurry" not in told:
-                told.add("hurry")
+            if control.hurry and "hurry" not in sent:
+                sent.add("hurry")
                 self._process.terminate()
                 deadline = min(deadline, time.monotonic() + grace)
         return status
@@ -91,5 +91,5 @@ class TrainingProcess:
             return None
 
     def failure(self, status: int) -> Failure:
-        """Why it ended without a word of its own."""
-        return sudden_end("the training process", status, self._oom_kills)
+        """Why it ended without an outcome."""
+        return abnormal_exit("the training process", status, self._oom_kills)

@@ -56,7 +56,7 @@ _backoff = Backoff()  # of this pool process, which works on one job after the o
 def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin = UNKNOWN) -> None:
     """Claim the job and see it through. A job that is not to be had is somebody else's: that is no error."""
     sweep(settings.work, settings.keep_failed_hours)
-    _held_off(notice)
+    _wait_for_backoff(notice)
     if notice.announced:
         return  # the API dispatches it again, and another worker answers
     with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
@@ -81,10 +81,10 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
             tracing.span("attempt", parent=parent, job=job, attempt=claim.attempt),
         ):
             set_correlation_headers(http, request_id)
-            _see_through(claim, client, settings, notice)
+            _run_attempt(claim, client, settings, notice)
 
 
-def _held_off(notice: ShutdownNotice) -> None:
+def _wait_for_backoff(notice: ShutdownNotice) -> None:
     stopping = Event()
     notice.subscribe(stopping.set)
     try:
@@ -93,20 +93,20 @@ def _held_off(notice: ShutdownNotice) -> None:
         notice.unsubscribe(stopping.set)
 
 
-def _see_through(claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice) -> None:
+def _run_attempt(claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice) -> None:
     logger.info("job %s: attempt %s (%d)", claim.job, claim.attempt, claim.fencing_token)
     control = Control()
 
     def on_shutdown() -> None:
-        control.ask("shutdown")
+        control.request("shutdown")
 
     notice.subscribe(on_shutdown)
     began = time.monotonic()
     try:
         api = AttemptClient(client.http, claim.attempt, claim.fencing_token)
         report = Supervisor(claim, client, api, settings, control).run()
-        spoiled = report.failure is not None and report.failure.failure_class == "infrastructure"
-        _backoff.ended(spoiled=spoiled, seconds=time.monotonic() - began)
+        machine_failed = report.failure is not None and report.failure.failure_class == "infrastructure"
+        _backoff.record(machine_failed=machine_failed, seconds=time.monotonic() - began)
     finally:
         notice.unsubscribe(on_shutdown)
 
@@ -121,7 +121,7 @@ def _infrastructure(message: str) -> Failure:
     return Failure(failure_class="infrastructure", message=message)
 
 
-def _broken(message: str) -> FinishReport:
+def _failed(message: str) -> FinishReport:
     return FinishReport(outcome="failed", failure=_infrastructure(message))
 
 
@@ -150,11 +150,11 @@ class Supervisor:
         folder, keep = None, True
         try:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
-            report = self._judged(self._train(folder), folder)
+            report = self._report_of(self._train(folder), folder)
             keep = not self._finish(report) or report.outcome == "failed"
         except (OSError, ValueError) as exc:
             logger.exception("job %s could not be worked on", self._claim.job)
-            report = _broken(f"{type(exc).__name__}: {exc}")
+            report = _failed(f"{type(exc).__name__}: {exc}")
             self._finish(report)
         finally:
             lease.stop()
@@ -201,10 +201,10 @@ class Supervisor:
             order.weights = folder.weights
         return order
 
-    def _judged(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:
+    def _report_of(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:
         """The outcome in the light of what was asked for."""
         if outcome.outcome == "stale":
-            self._control.ask("stale")
+            self._control.request("stale")
         if outcome.outcome == "succeeded":
             return FinishReport(outcome="succeeded", result=outcome.result)
         tail = folder.log_tail()
@@ -233,7 +233,7 @@ class Supervisor:
                 if refused:
                     return False
                 # Told nothing, the API would give it up for lost, and nobody would learn why.
-                refused, report = True, _broken(f"the API refused the report of its end, {report.outcome}: {exc}")
+                refused, report = True, _failed(f"the API refused the report of its end, {report.outcome}: {exc}")
                 continue
             logger.info("job %s: %s, now %s", self._claim.job, report.outcome, answer.status)
             return not refused

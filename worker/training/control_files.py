@@ -32,9 +32,9 @@ class ControlFiles(Callback):
 
     def _watch(self, run: Run) -> None:
         while True:
-            if self._folder.asked("stop"):
+            if self._folder.is_requested("stop"):
                 run.request_finish()
-            if self._folder.asked("pause"):
+            if self._folder.is_requested("pause"):
                 run.request_stop()
             if self._done.wait(POLL_SECONDS):
                 return

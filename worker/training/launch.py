@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from crosskd.engine.launch import RankEnd, RanksFailed, RanksStopped, launch
+from worker.abnormal_exit import abnormal_exit, oom_kills
 from worker.folder import Outcome, WorkFolder
 from worker.settings import read_settings
-from worker.sudden_end import oom_kills, sudden_end
 from worker.training.orphan_guard import tie_to
 from worker.training.run import EXIT_FAILED, EXIT_LOST, write_log
 
@@ -23,35 +23,39 @@ logger = logging.getLogger("worker.training.launch")
 QUOTED_LINES = 100  # of the log of the rank that ended first: half of what is reported
 
 
-def judge(told: Mapping[int, Outcome], ends: list[RankEnd], ranks: int, oom_kills_before: int) -> tuple[Outcome, int]:
+def judge(
+    outcomes: Mapping[int, Outcome], ends: list[RankEnd], ranks: int, oom_kills_before: int
+) -> tuple[Outcome, int]:
     """The training's outcome and the rank that decided it.
 
-    `told` is what ranks said of their end, `ends` those that ended with an error, the first of them first. A rank
+    `outcomes` is what ranks said of their end, `ends` those that ended with an error, the first of them first. A rank
     that only lost another exits with `EXIT_LOST`, and what it says counts only where nobody knows better; torchrun's
     own signals to the rest come later.
     """
     lost = [end.rank for end in ends if end.status == EXIT_LOST]
-    for rank, outcome in told.items():
+    for rank, outcome in outcomes.items():
         if outcome.outcome == "stale":
             return outcome, rank
-    failed = [(rank, told[rank]) for rank in sorted(told) if told[rank].outcome == "failed" and rank not in lost]
+    failed = [
+        (rank, outcomes[rank]) for rank in sorted(outcomes) if outcomes[rank].outcome == "failed" and rank not in lost
+    ]
     for rank, outcome in failed:
         if outcome.failure is not None and outcome.failure.failure_class != "infrastructure":
             return outcome, rank
-    silent = [end for end in ends if end.rank not in told and end.status != EXIT_LOST]
+    silent = [end for end in ends if end.rank not in outcomes and end.status != EXIT_LOST]
     if silent:
         first = silent[0]
-        failure = sudden_end(f"rank {first.rank} of {ranks} training processes", first.status, oom_kills_before)
+        failure = abnormal_exit(f"rank {first.rank} of {ranks} training processes", first.status, oom_kills_before)
         return Outcome(outcome="failed", failure=failure), first.rank
     if failed:
         return failed[0][1], failed[0][0]
     for rank in lost:
-        if rank in told:
-            return told[rank], rank
+        if rank in outcomes:
+            return outcomes[rank], rank
     if ends:
-        failure = sudden_end(f"rank {ends[0].rank} of {ranks} training processes", ends[0].status, oom_kills_before)
+        failure = abnormal_exit(f"rank {ends[0].rank} of {ranks} training processes", ends[0].status, oom_kills_before)
         return Outcome(outcome="failed", failure=failure), ends[0].rank
-    return told.get(0, Outcome(outcome="released")), 0
+    return outcomes.get(0, Outcome(outcome="released")), 0
 
 
 def main(argv: list[str]) -> int:
@@ -69,8 +73,8 @@ def main(argv: list[str]) -> int:
     except RanksFailed as exc:
         ends = exc.ends
         logger.error("the training has ended: %s", exc)
-    told = {rank: outcome for rank in range(ranks) if (outcome := folder.read_outcome(rank)) is not None}
-    outcome, rank = judge(told, ends, ranks, before)
+    outcomes = {rank: outcome for rank in range(ranks) if (outcome := folder.read_outcome(rank)) is not None}
+    outcome, rank = judge(outcomes, ends, ranks, before)
     if outcome.outcome == "failed" and rank:
         lines = folder.log_tail(rank)[-QUOTED_LINES:]
         sys.stderr.write("\n".join([f"--- the end of what rank {rank} printed:", *lines, ""]))

@@ -1,7 +1,7 @@
 """No training outlives its supervisor, and nothing that a training started outlives the training.
 
 Three measures, each for what the others cannot see. The kernel kills the training when its supervisor dies (Linux).
-Everywhere, a thread waits for the end of the standard input, whose other end the supervisor holds. And a guard, a
+Everywhere, a thread waits for the end of the standard input, whose other end the supervisor holds. And a reaper, a
 process of almost no size, waits for the training's own end, however that comes, and takes its group along: loader
 processes that fork from a server of their own would not notice.
 """
@@ -25,7 +25,7 @@ def tie_to(supervisor: int) -> None:
     if os.getppid() != supervisor:  # it died before the kernel was asked to watch
         os._exit(EXIT_ORPHANED)
     if _leads_group():
-        _start_guard()
+        _start_reaper()
     threading.Thread(target=_wait_for_end_of_input, name="orphan-guard", daemon=True).start()
 
 
@@ -41,7 +41,7 @@ def _leads_group() -> bool:
     return os.getpgrp() == os.getpid()
 
 
-def _start_guard() -> None:
+def _start_reaper() -> None:
     read, write = os.pipe()  # the writing end stays open, in this process alone, as long as it lives
     if os.fork() == 0:
         os.close(write)

@@ -1,4 +1,4 @@
-"""A machine that spoils every attempt: it must neither empty the queue nor keep its device to itself."""
+"""A machine that fails every attempt: it must neither empty the queue nor keep its device to itself."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def settings(double: Double, tmp_path: Path) -> Settings:
 def test_it_waits_longer_after_each_failure_but_the_first() -> None:
     backoff, waits = Backoff(first=5, longest=30), []
     for _ in range(6):
-        backoff.ended(spoiled=True, seconds=1)
+        backoff.record(machine_failed=True, seconds=1)
         waits.append(backoff.seconds)
     assert waits == [0, 5, 10, 20, 30, 30]
 
 
-@pytest.mark.parametrize(("spoiled", "seconds"), [(False, 1), (True, AT_WORK_SECONDS)])
-def test_whatever_shows_that_the_machine_works_ends_it(spoiled: bool, seconds: float) -> None:
+@pytest.mark.parametrize(("machine_failed", "seconds"), [(False, 1), (True, AT_WORK_SECONDS)])
+def test_whatever_shows_that_the_machine_works_ends_it(machine_failed: bool, seconds: float) -> None:
     backoff = Backoff()
     for _ in range(5):
-        backoff.ended(spoiled=True, seconds=1)
-    backoff.ended(spoiled=spoiled, seconds=seconds)
+        backoff.record(machine_failed=True, seconds=1)
+    backoff.record(machine_failed=machine_failed, seconds=seconds)
     assert backoff.seconds == 0
 
 
@@ -89,8 +89,8 @@ def test_a_training_does_not_outlive_a_watch_that_broke_off(
         trainings.extend(pid for pid in descendants(os.getpid()) if str(folder.path) in command_line(pid))
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(WorkFolder, "ask", refuse)
-    control.ask("stop")
+    monkeypatch.setattr(WorkFolder, "request", refuse)
+    control.request("stop")
     report = Supervisor(order, WorkerClient(http), attempt, settings, control).run()
     assert report.failure is not None
     assert "No space left" in report.failure.message

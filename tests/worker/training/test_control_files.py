@@ -18,11 +18,11 @@ Until = Callable[[Callable[[], object], float], None]
 def test_what_is_asked_reaches_the_run(folder: WorkFolder, tmp_path: Path, until: Until, early: bool) -> None:
     run, requests = Run(None, tmp_path), ControlFiles(folder)
     if early:
-        folder.ask("stop")
+        folder.request("stop")
     requests.on_start(run)
-    folder.ask("stop")
+    folder.request("stop")
     until(lambda: run.finishing, 5)
     assert not run.stopping
-    folder.ask("pause")
+    folder.request("pause")
     until(lambda: run.stopping, 5)
     requests.close()

@@ -57,7 +57,7 @@ def lost(rank: int) -> RankEnd:
 
 
 @pytest.mark.parametrize(
-    ("told", "ends", "outcome", "rank"),
+    ("outcomes", "ends", "outcome", "rank"),
     [
         ({0: DONE, 1: DONE}, [], DONE, 0),
         ({0: RELEASED, 1: RELEASED}, [], RELEASED, 0),
@@ -74,12 +74,14 @@ def lost(rank: int) -> RankEnd:
         ({0: LOST, 1: RELEASED}, [lost(0)], LOST, 0),
     ],
 )
-def test_what_a_rank_says_decides(told: dict[int, Outcome], ends: list[RankEnd], outcome: Outcome, rank: int) -> None:
-    assert judge(told, ends, 2, 0) == (outcome, rank)
+def test_what_a_rank_says_decides(
+    outcomes: dict[int, Outcome], ends: list[RankEnd], outcome: Outcome, rank: int
+) -> None:
+    assert judge(outcomes, ends, 2, 0) == (outcome, rank)
 
 
 @pytest.mark.parametrize(
-    ("told", "ends", "rank", "message"),
+    ("outcomes", "ends", "rank", "message"),
     [
         ({}, [killed(1), lost(0)], 1, "rank 1 of 4 training processes was killed by signal 9 (SIGKILL)"),
         ({}, [lost(0), killed(2)], 2, "rank 2 of 4 training processes was killed by signal 9 (SIGKILL)"),
@@ -92,9 +94,9 @@ def test_what_a_rank_says_decides(told: dict[int, Outcome], ends: list[RankEnd],
     ],
 )
 def test_a_rank_that_cannot_say_anything_is_told_by_its_end(
-    told: dict[int, Outcome], ends: list[RankEnd], rank: int, message: str
+    outcomes: dict[int, Outcome], ends: list[RankEnd], rank: int, message: str
 ) -> None:
-    outcome, decider = judge(told, ends, 4, 0)
+    outcome, decider = judge(outcomes, ends, 4, 0)
     assert (outcome.outcome, decider) == ("failed", rank)
     assert outcome.failure is not None
     assert outcome.failure.failure_class == "infrastructure"
@@ -109,8 +111,8 @@ def test_a_rank_leaves_its_outcome_and_does_not_wait_for_the_others(
     fault: str, status: int, message: str, folder: WorkFolder, tmp_path: Path
 ) -> None:
     write_demo(tmp_path / "data", train=2, val=2, size=64, classes=2)
-    told = claim("job", spec(tmp_path / "data", epochs=1), attempt="attempt-1", resume=None)
-    folder.write_order(Order(claim=Claim.model_validate(told), supervisor=os.getpid()))
+    claimed = claim("job", spec(tmp_path / "data", epochs=1), attempt="attempt-1", resume=None)
+    folder.write_order(Order(claim=Claim.model_validate(claimed), supervisor=os.getpid()))
     settings = {"API_URL": "http://127.0.0.1:9", "WORKER_TOKEN": TOKEN, "HOME": tmp_path, "DATA_ROOTS": tmp_path}
     environment = os.environ | {f"CROSSKD_{name}": str(value) for name, value in settings.items()}
     environment |= {"CROSSKD_DEVICES": "cpu", "CROSSKD_LAUNCHER": str(os.getpid()), "RANK": "1"}

@@ -1,4 +1,4 @@
-"""Why a process ended without a word of its own. The supervisor asks of a training, and a training of its ranks."""
+"""Why a process ended without an outcome. The supervisor asks of a training, and a training of its ranks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from wire.jobs import Failure
 
 
-def sudden_end(who: str, status: int, oom_kills_before: int) -> Failure:
-    """Why `who` ended without a word of its own; `status` is minus the signal's number, if one killed it."""
+def abnormal_exit(who: str, status: int, oom_kills_before: int) -> Failure:
+    """Why `who` ended without an outcome; `status` is minus the signal's number, if one killed it."""
     if status >= 0:
         message = f"{who} exited with status {status} and left no outcome"
         return Failure(failure_class="infrastructure", message=message, remedy="Read the end of its log.")
