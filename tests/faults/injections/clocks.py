@@ -13,7 +13,7 @@ HOUR = 3600.0
 
 
 def wrong_clock(scene: Scene) -> Injected:
-    """A worker is restarted in order with a clock that is an hour off, works, and is restarted with the right one."""
+    """A worker is restarted normally with a clock that is an hour off, works, and is restarted with the right one."""
     name = scene.pick(WORKERS)
     offset = scene.random.choice((-HOUR, HOUR))
     with scene.stack.holding(name):

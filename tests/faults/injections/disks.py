@@ -42,7 +42,7 @@ def full_worker_disk(scene: Scene) -> Injected:
 
 
 def damage_published_checkpoint(scene: Scene) -> Injected:
-    """Bytes of a published checkpoint flip, then its training is killed: who resumes from it must notice."""
+    """Bytes of a published checkpoint flip, then its training is killed: the next attempt must notice."""
     with scene.victim() as run:
         wake = scene.stack.freeze([run.training])  # no newer checkpoint comes
         try:

@@ -53,7 +53,7 @@ def kill_api(scene: Scene) -> Injected:
 
 
 def kill_relay(scene: Scene) -> Injected:
-    """kill -9 of both relays, the moment that a job is posted: nothing is sent for it until one is there again."""
+    """kill -9 of both relays at the moment a job is posted: nothing is sent for it until a relay is there again."""
     with scene.stack.holding(*RELAYS):
         scene.stack.kill(*RELAYS)
         job = scene.load.post()

@@ -16,7 +16,7 @@ QUEUE = queue("cpu")
 
 
 def duplicate_messages(scene: Scene) -> Injected:
-    """Messages once more, several at once: of running jobs, of finished ones, of some that never were."""
+    """Messages are sent once more, several at once: of running jobs, of finished ones, of some that never existed."""
     rows = scene.stack.postgres.rows("SELECT id FROM jobs ORDER BY id DESC LIMIT 10")
     jobs = [row["id"] for row in rows] * 2 + ["no-such-job", "../etc/passwd"]
     producer = Producer(scene.stack.broker_url)

@@ -13,12 +13,12 @@ from tests.faults.scene import LONGER, MOMENT, Injected, Scene
 
 
 def cut_worker_off(scene: Scene) -> Injected:
-    """Worker and API cut off from each other for longer than a lease: every connection is reset."""
+    """Worker and API are cut off from each other for longer than a lease: every connection is reset."""
     return _cut_off(scene, Cut())
 
 
 def lose_worker(scene: Scene) -> Injected:
-    """Worker and API cut off from each other for longer than a lease: nothing arrives, and nobody is told."""
+    """Worker and API are cut off from each other for longer than a lease: nothing arrives, and nobody gets an error."""
     return _cut_off(scene, Drop())
 
 
@@ -30,7 +30,7 @@ def _cut_off(scene: Scene, trouble: Trouble) -> Injected:
 
 
 def lose_answers(scene: Scene) -> Injected:
-    """What a worker asks is carried out, and the answers get lost: it asks again for what is done already."""
+    """A worker's requests are carried out, and the answers get lost: it asks again for what is done already."""
     with scene.victim() as run:
         link = scene.stack.proxy.links[f"{run.worker}:api"]
         before = link.lost

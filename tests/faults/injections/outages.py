@@ -24,7 +24,7 @@ def restart_broker(scene: Scene) -> Injected:
 
 
 def empty_broker(scene: Scene) -> Injected:
-    """kill -9 of the broker, which comes back without its data: every message that waited is forgotten."""
+    """kill -9 of the broker, which comes back without its data: every message that waited is lost."""
     with scene.stack.holding(BROKER), scene.workers_deaf():
         job = scene.load.post()
         scene.await_bell(job)
@@ -49,7 +49,7 @@ def _start_broker(scene: Scene) -> None:
 
 
 def restart_postgres(scene: Scene) -> Injected:
-    """Postgres restarted, every connection torn, while a report or an upload is half-way into its transaction."""
+    """Postgres is restarted and breaks all connections while a report or an upload is amid its transaction."""
     with scene.stack.holding(POSTGRES), scene.victim() as run:
         postgres = scene.stack.postgres
         with ExitStack() as open_:
@@ -76,7 +76,7 @@ def _until_blocked(scene: Scene, seconds: float) -> int:
 
 
 def api_away(scene: Scene) -> Injected:
-    """Every API killed, and away for longer than a lease: that costs no attempt."""
+    """Every API is killed and stays away for longer than a lease: that costs no attempt."""
     with scene.stack.holding(*APIS), scene.victim() as run:
         scene.stack.kill(*APIS)
         time.sleep(LONGER)
@@ -85,7 +85,7 @@ def api_away(scene: Scene) -> Injected:
 
 
 def database_away(scene: Scene) -> Injected:
-    """APIs and database cut off from each other for longer than a lease: that costs no attempt either."""
+    """APIs and database are cut off from each other for longer than a lease: that costs no attempt either."""
     with scene.stack.holding(*APIS, *RELAYS, POSTGRES), scene.victim() as run:
         with scene.stack.proxy.troubled(Drop(), *(f"{name}:postgres" for name in APIS)):
             time.sleep(LONGER)
@@ -93,7 +93,7 @@ def database_away(scene: Scene) -> Injected:
 
 
 def broker_away(scene: Scene) -> Injected:
-    """Everybody cut off from the broker: nothing arrives, and nobody is told."""
+    """Everybody is cut off from the broker: nothing arrives, and nobody gets an error."""
     with scene.stack.holding(BROKER):
         with scene.stack.proxy.troubled(Drop(), *(f"{name}:broker" for name in (*APIS, *RELAYS, *WORKERS))):
             job = scene.load.post()

@@ -12,7 +12,7 @@ from tests.faults.stack import APIS
 
 
 def stop_worker(scene: Scene) -> Injected:
-    """SIGSTOP of a whole worker for longer than a lease, then SIGCONT: what the zombie writes must bounce."""
+    """SIGSTOP of a whole worker for longer than a lease, then SIGCONT: what the zombie writes must be refused."""
     with scene.victim() as run:
         stack = scene.stack
         pids = [stack.pid(run.worker), stack.supervisor(run.worker), run.training]
