@@ -49,7 +49,7 @@ def _start_broker(scene: Scene) -> None:
 
 
 def restart_postgres(scene: Scene) -> Injected:
-    """Postgres is restarted and breaks all connections while a report or an upload is amid its transaction."""
+    """Postgres is restarted and breaks all connections while a report or an upload is within its transaction."""
     with scene.stack.holding(POSTGRES), scene.victim() as run:
         postgres = scene.stack.postgres
         with ExitStack() as open_:
