@@ -103,13 +103,16 @@ def test_a_flood_of_lines_is_cut_and_says_so(double: Double, delivery: Delivery)
 
 
 def test_lines_leave_room_for_metrics_while_the_api_is_away(double: Double, delivery: Delivery) -> None:
+    back = threading.Event()
+    double.always["metrics"] = double.always["logs"] = Fault(hold=back)
     for batch in range(4):
         for _ in range(600):
             say("\x01" * LINE_CHARACTERS)
         point = MetricPoint(key="loss", step=batch, value=0.5, at=datetime.now(UTC))
         delivery.metrics([point], Progress(step=batch))
-        delivery.mark()  # seals what there is; the thread delivers all of it only later
+        delivery.mark()  # seals what there is; the thread's first request waits for the API
     say("the last line")
+    back.set()
     delivery.close(60)
     assert [point["step"] for point in double.points] == [0, 1, 2, 3]
     assert "left out" in double.log[-1]
