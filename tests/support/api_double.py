@@ -68,7 +68,6 @@ class Double:
         self.command: str | None = None
         self.commanded = threading.Event()
         self.stale = False
-        self.stale_status = 409
         self.server = _Server(("127.0.0.1", port), _Handler)
         self.server.double = self
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
@@ -171,8 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {"title": "who are you?", "status": 401})
             return
         if api.stale and "attempts" in parts:
-            problem = {"title": "stale", "status": api.stale_status, "detail": "another attempt has taken its place"}
-            self._answer(api.stale_status, problem)
+            problem = {"title": "stale", "status": 409, "detail": "another attempt has taken its place"}
+            self._answer(409, problem)
             return
         answer = getattr(self, f"_{word}")(parts, query, body, fault)
         if fault.drop == "after":

@@ -37,7 +37,7 @@ def test_a_file_that_the_disk_has_changed_is_not_published(
     file.write_bytes(FOUND)  # the link in the staging folder is the same file
     reported.set()
     with pytest.raises(Refused, match="not those of the digest"):
-        uploads.close(10)
+        uploads.close(60)
     assert double.uploads == []
 
 

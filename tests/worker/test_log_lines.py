@@ -20,7 +20,7 @@ from worker.deliver.spool import Spool
 from worker.folder import WorkFolder
 from worker.training.reporter import LogForwarder, Reporter
 
-Until = Callable[[Callable[[], object], float], None]
+Until = Callable[[Callable[[], object]], None]
 core = logging.getLogger("crosskd.runs.train")
 
 
@@ -41,9 +41,9 @@ def test_lines_arrive_while_the_training_runs(
     monkeypatch.setattr(root, "handlers", ours)
     core.info("step %d", 1)
     core.warning("two\nlines")
-    until(lambda: len(double.log) == 3, 10)
+    until(lambda: len(double.log) == 3)
     core.info("after a while\0 a file %s", "caf\udce9.png")
-    reporter.close(10)
+    reporter.close(60)
     core.info("nobody listens any more")
     assert double.log == ["step 1", "two", "lines", "after a while a file caf?.png"]
     levels = [line["level"] for _, lines in sorted(double.logs.items()) for line in lines]
@@ -56,7 +56,7 @@ def test_an_error_brings_its_traceback(double: Double, reporter: Reporter) -> No
         raise ValueError("the cause")
     except ValueError:
         logging.getLogger("worker.training.run").exception("the training ended with an error")
-    reporter.close(10)
+    reporter.close(60)
     assert double.log[0] == "the training ended with an error"
     assert double.log[-1] == "ValueError: the cause"
 
@@ -64,9 +64,9 @@ def test_an_error_brings_its_traceback(double: Double, reporter: Reporter) -> No
 def test_a_line_whose_answer_was_lost_is_there_once(double: Double, reporter: Reporter, until: Until) -> None:
     double.faults["logs"] = [Fault(drop="after"), Fault(status=503)]
     core.info("one")
-    until(lambda: len(double.seen("logs")) == 3, 15)
+    until(lambda: len(double.seen("logs")) == 3)
     core.info("two")
-    reporter.close(10)
+    reporter.close(60)
     assert double.log == ["one", "two"]
 
 

@@ -48,7 +48,7 @@ class Story:
         answer = api.client.post("/jobs", json={"kind": "train", "name": "x", "spec": body}, headers=headers)
         self.job: dict[str, Any] = api.finished(answer.json()["id"])
         self.attempt: str = self.job["attempts"][0]["id"]
-        until(lambda: "succeeded in" in worker.text, 30)  # Celery's word: the task is over, its spans are sent
+        until(lambda: "succeeded in" in worker.text)  # Celery's word: the task is over, its spans are sent
         self.api, self.worker, self.training = api.log.read_text(), worker.text, worker.output()
 
 

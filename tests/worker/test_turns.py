@@ -66,7 +66,7 @@ def test_a_worker_that_is_shut_down_costs_its_job_no_attempt(api: Api, start: St
     first = start("first")
     until(lambda: len(api.get(f"/jobs/{job}/metrics", key="loss")["items"]) > 5)
     first.process.terminate()
-    assert first.process.wait(30) == 0
+    assert first.process.wait(90) == 0
     state = api.get(f"/jobs/{job}")
     assert state["status"] == "queued"
     assert state["transitions"][-1]["reason"] == "worker first gave the job back"

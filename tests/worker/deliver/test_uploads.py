@@ -14,7 +14,7 @@ from worker.deliver.retry import Refused, StaleAttempt
 from worker.deliver.uploads import Uploads
 from worker.folder import WorkFolder
 
-Until = Callable[[Callable[[], object], float], None]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def test_a_newer_checkpoint_takes_the_place_of_a_waiting_one(
     all_submitted = threading.Event()
     double.faults["artifacts"] = [Fault(hold=all_submitted)]
     data = {1: checkpoint(uploads, tmp_path, 1)}
-    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way
+    until(lambda: len(double.seen("artifacts")) == 1)  # 1 is on its way
     data[2] = checkpoint(uploads, tmp_path, 2)
     (tmp_path / "best").write_bytes(b"weights")
     uploads.submit(tmp_path / "best", "best.safetensors", "weights", step=2)
     for step in (3, 4):
         data[step] = checkpoint(uploads, tmp_path, step)
     all_submitted.set()
-    uploads.close(10)
+    uploads.close(60)
     assert [name for name, _, _ in double.uploads] == [
         "checkpoint-00000001.pt",
         "checkpoint-00000004.pt",
@@ -61,7 +61,7 @@ def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_on
     all_submitted = threading.Event()
     double.faults["artifacts"] = [Fault(hold=all_submitted)]
     checkpoint(uploads, tmp_path, 1)
-    until(lambda: len(double.seen("artifacts")) == 1, 5)  # 1 is on its way
+    until(lambda: len(double.seen("artifacts")) == 1)  # 1 is on its way
     checkpoint(uploads, tmp_path, 2)
     for step in (2, 3):
         (tmp_path / "curves").write_bytes(b"%d" % step)
@@ -69,7 +69,7 @@ def test_what_goes_first_also_goes_before_the_checkpoint_that_takes_a_waiting_on
         (tmp_path / "curves").unlink()
         checkpoint(uploads, tmp_path, step + 1)
     all_submitted.set()
-    uploads.close(10)
+    uploads.close(60)
     sent = {name: body for name, _, body in double.uploads}
     assert next(iter(sent)) == "checkpoint-00000001.pt"
     assert set(list(sent)[1:3]) == {"curves-student-00000002.json", "curves-student-00000003.json"}
@@ -83,7 +83,7 @@ def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
     all_submitted = threading.Event()
     double.faults["artifacts"] = [Fault(hold=all_submitted)]
     checkpoint(uploads, tmp_path, 1)
-    until(lambda: len(double.seen("artifacts")) == 1, 5)
+    until(lambda: len(double.seen("artifacts")) == 1)
     log, best = tmp_path / "log.txt", tmp_path / "best.safetensors"
     log.write_bytes(b"one line\n")
     best.write_bytes(b"first")
@@ -94,7 +94,7 @@ def test_a_file_is_uploaded_as_it_was_when_it_was_submitted(
     (tmp_path / "new").write_bytes(b"second")
     (tmp_path / "new").replace(best)
     all_submitted.set()
-    uploads.close(10)
+    uploads.close(60)
     assert {name: body for name, _, body in double.uploads[1:]} == {
         "log.txt": b"one line\n",
         "best.safetensors": b"first",
@@ -139,10 +139,10 @@ def test_an_offset_that_has_moved_on_is_asked_for_again(double: Double, uploads:
 def test_a_refused_file_is_an_error(double: Double, uploads: Uploads, tmp_path: Path, until: Until) -> None:
     double.always["artifacts"] = Fault(status=413, body={"title": "too large", "status": 413})
     checkpoint(uploads, tmp_path, 1)
-    until(lambda: uploads.error, 5)
+    until(lambda: uploads.error)
     checkpoint(uploads, tmp_path, 2)  # does no harm and piles nothing up
     with pytest.raises(Refused, match="too large"):
-        uploads.close(10)
+        uploads.close(60)
     assert len(double.seen("artifacts")) == 1
 
 
@@ -151,12 +151,14 @@ def test_a_stale_attempt_is_told_at_once(
 ) -> None:
     double.stale = True
     checkpoint(uploads, tmp_path, 1)
-    assert stale.wait(5)
+    assert stale.wait(60)
     with pytest.raises(StaleAttempt):
-        uploads.close(10)
+        uploads.close(60)
 
 
-def test_a_file_waits_for_its_event_and_may_be_given_up(double: Double, uploads: Uploads, tmp_path: Path) -> None:
+def test_a_file_waits_for_its_event_and_may_be_given_up(
+    double: Double, uploads: Uploads, tmp_path: Path, until: Until
+) -> None:
     for name in ("first", "second"):
         (tmp_path / name).write_text(name)
     ready, never = threading.Event(), threading.Event()
@@ -164,10 +166,11 @@ def test_a_file_waits_for_its_event_and_may_be_given_up(double: Double, uploads:
     uploads.submit(tmp_path / "second", "second.txt", "log", after=never)
     assert not double.seen("artifacts")
     ready.set()
+    until(lambda: double.uploads)
     with pytest.raises(Undelivered, match="uploads"):
-        uploads.close(2)
+        uploads.close(0.5)
     assert [name for name, _, _ in double.uploads] == ["first.txt"]
-    uploads._thread.join(5)
+    uploads._thread.join(60)
     assert not uploads._thread.is_alive()
 
 

@@ -67,7 +67,7 @@ def test_a_machine_that_cannot_make_a_folder_stops_claiming(
     assert not double.seen("three")
     listening = threading.Thread(target=notice.listen)  # as the worker's end tells it
     listening.start()
-    third.join(30)
+    third.join(90)
     assert not third.is_alive()
     assert not double.seen("three")
 

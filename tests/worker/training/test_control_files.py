@@ -11,7 +11,7 @@ from crosskd.engine.callbacks import Run
 from worker.folder import WorkFolder
 from worker.training.control_files import ControlFiles
 
-Until = Callable[[Callable[[], object], float], None]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -21,8 +21,8 @@ def test_what_is_asked_reaches_the_run(folder: WorkFolder, tmp_path: Path, until
         folder.request("stop")
     requests.on_start(run)
     folder.request("stop")
-    until(lambda: run.finishing, 5)
+    until(lambda: run.finishing)
     assert not run.stopping
     folder.request("pause")
-    until(lambda: run.stopping, 5)
+    until(lambda: run.stopping)
     requests.close()

@@ -59,18 +59,18 @@ def test_the_end_of_its_input_ends_it(training: subprocess.Popen[str]) -> None:
     assert training.stdin is not None
     training.stdin.close()
     training.stdin = None
-    until(lambda: not any(alive(pid) for pid in pids), 5)
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_its_own_end_takes_along_what_it_started(training: subprocess.Popen[str]) -> None:
     pids = family(training)
     training.kill()
-    until(lambda: not any(alive(pid) for pid in pids), 5)
+    until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_an_orphan_does_not_begin() -> None:
     process = start(supervisor=1)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == EXIT_ORPHANED
 
 
@@ -86,5 +86,5 @@ def test_the_end_of_its_supervisor_ends_it() -> None:
     )
     pids = family(process)
     process.kill()
-    until(lambda: not any(alive(pid) for pid in pids), 5)
+    until(lambda: not any(alive(pid) for pid in pids))
     process.communicate()

