@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from client.errors import ApiProblem
+from crosskd.engine.checkpoint import list_checkpoints
 from tests.support.processes import command_of, processes_of
 from tests.support.service import PATIENCE, Service, assert_whole, training_of
 from wire.jobs import FINAL, Job
 
 pytestmark = pytest.mark.timeout(600)
 
-GRACE = 8.0  # seconds, in which a busy machine still uploads a checkpoint
+GRACE = 60.0  # seconds, in which a busy machine still uploads a checkpoint
 STEPS = 80
 EPOCHS = STEPS // 2
 
@@ -40,20 +43,46 @@ def whole(service: Service) -> Job:
 
 
 @pytest.fixture(scope="module")
-def cancelled(service: Service) -> tuple[Job, datetime]:
-    """A training that was cancelled, and when."""
+def cancelled(service: Service) -> Job:
+    """A training that was cancelled in the middle."""
     job = service.post("cancelled", epochs=EPOCHS)
-    service.train_until(job, 10)
-    at = datetime.now(UTC)
-    service.client.cancel(job.id)
-    return service.client.wait(job.id, interval=0.1, timeout=PATIENCE), at
+    ask(service, job, "cancel")
+    return service.client.wait(job.id, interval=0.1, timeout=PATIENCE)
 
 
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
+
+
+@contextmanager
+def held(service: Service, job: Job) -> Iterator[tuple[int, Path]]:
+    """The training, stopped behind its first checkpoint, however fast it is: its process id, and its folder."""
+    until(lambda: service.client.job(job.id).attempts != [])
+    job = service.client.job(job.id)
+    folder = service.home / "work" / job.attempts[-1].id
+    until(lambda: list_checkpoints(folder / "run" / "checkpoints") != [])
+    training = training_of(service, job)
+    os.kill(training, signal.SIGSTOP)
+    try:
+        yield training, folder
+    finally:
+        os.kill(training, signal.SIGCONT)
+
+
+def ask(service: Service, job: Job, what: Literal["cancel", "pause", "stop"]) -> None:
+    """Ask it of a running job; its training goes on when the worker has handed it over."""
+    with held(service, job) as (training, folder):
+        getattr(service.client, what)(job.id)
+        until(lambda: pending(training, signal.SIGTERM) if what == "cancel" else (folder / what).exists())
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    """Whether the process will get this signal when it runs again."""
+    found = re.search(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 def weights(service: Service, job: Job) -> dict[str, str]:
@@ -69,31 +98,18 @@ def trainings(service: Service) -> list[int]:
     return [pid for pid in processes_of(service.home) if "worker.training.run" in command_of(pid)]
 
 
-def test_a_cancel_reaches_the_training_within_two_seconds(service: Service, cancelled: tuple[Job, datetime]) -> None:
-    job, at = cancelled
-    assert job.status == "cancelled"
-    points = list(service.client.metrics(job.id, key="loss"))
-    assert (points[-1].at - at).total_seconds() < 2  # no step was taken later
-    assert points[-1].step < STEPS
-    assert (job.finished_at or at).timestamp() - at.timestamp() < 2 + GRACE + 5
-    checkpoints = {item.step for item in service.client.artifacts(job.id) if item.kind == "checkpoint"}
-    assert points[-1].step in checkpoints  # uploaded within the grace
-
-
-def test_a_cancelled_hung_training_is_killed_when_its_grace_is_over(service: Service) -> None:
-    job = service.train_until(service.post("hung", epochs=EPOCHS), 1)
-    training = training_of(service, job)
-    os.kill(training, signal.SIGSTOP)
-    began = time.monotonic()
-    service.client.cancel(job.id)
-    assert service.client.wait(job.id, interval=0.1, timeout=PATIENCE).status == "cancelled"
-    assert GRACE - 1 < time.monotonic() - began < GRACE + 5
-    assert command_of(training) == ""
+def test_a_cancel_reaches_the_training_in_the_middle(service: Service, cancelled: Job) -> None:
+    """That one which hangs is killed when its grace is over is shown in tests/worker/test_processes.py."""
+    assert cancelled.status == "cancelled"
+    last = steps(service, cancelled)[-1]
+    assert last < STEPS
+    checkpoints = {item.step for item in service.client.artifacts(cancelled.id) if item.kind == "checkpoint"}
+    assert last in checkpoints  # uploaded within the grace
 
 
 def test_a_stopped_job_succeeds_with_its_best(service: Service, tmp_path: Path) -> None:
-    job = service.train_until(service.post("stopped", epochs=EPOCHS), 10)
-    service.client.stop(job.id)
+    job = service.post("stopped", epochs=EPOCHS)
+    ask(service, job, "stop")
     job = service.succeed(job)
     last = steps(service, job)[-1]
     assert last < STEPS
@@ -107,8 +123,7 @@ def test_a_stopped_job_succeeds_with_its_best(service: Service, tmp_path: Path) 
 
 def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Service, whole: Job) -> None:
     job = service.post("paused", epochs=EPOCHS)
-    service.train_until(job, 10)
-    service.client.pause(job.id)
+    ask(service, job, "pause")
     until(lambda: service.client.job(job.id).status == "paused")
     assert trainings(service) == []
     last = steps(service, job)[-1]
@@ -127,10 +142,8 @@ def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Ser
 
 
 @pytest.mark.slow
-def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(
-    service: Service, cancelled: tuple[Job, datetime], whole: Job
-) -> None:
-    former, _ = cancelled
+def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(service: Service, cancelled: Job, whole: Job) -> None:
+    former = cancelled
     last = steps(service, former)[-1]
     again = service.succeed(service.client.retry(former.id))
     assert again.retried_from == former.id
@@ -141,8 +154,8 @@ def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(
 
 
 def test_a_deleted_job_leaves_no_file(service: Service) -> None:
-    job = service.train_until(service.post("deleted", epochs=EPOCHS), 6)
-    with pytest.raises(ApiProblem, match="is running"):
+    job = service.post("deleted", epochs=EPOCHS)
+    with held(service, job), pytest.raises(ApiProblem, match="is running"):
         service.client.delete(job.id)
     service.client.cancel(job.id)
     assert service.client.wait(job.id, interval=0.1, timeout=PATIENCE).status in FINAL

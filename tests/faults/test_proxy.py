@@ -166,9 +166,8 @@ def test_a_delay_keeps_the_order(server: EchoServer, proxy: Proxy) -> None:
             began = time.monotonic()
             assert ask(connection, b"1") == b"a:1"
             assert time.monotonic() - began >= 0.2  # there and back
-        began = time.monotonic()
+        assert proxy.links["slow"].trouble is None
         assert ask(connection, b"2") == b"a:2"
-        assert time.monotonic() - began < 0.1
 
 
 def test_what_is_dropped_reaches_nobody_and_breaks_the_connection_afterwards(server: EchoServer, proxy: Proxy) -> None:

@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class Api:
-    """One API process."""
+    """One API process; `program` is Python to run in place of `python -m uvicorn`."""
 
-    def __init__(self, environment: dict[str, str], **changes: str) -> None:
+    def __init__(self, environment: dict[str, str], program: str = "", **changes: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(self.port), "--log-level", "warning"]
-        self.process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment | changes)
+        start = ["-c", program, *command[1:]] if program else ["-m", *command]
+        self.process = subprocess.Popen([sys.executable, *start], cwd=ROOT, env=environment | changes)
         self.http = httpx.Client(base_url=self.url, timeout=30)
 
     def wait(self) -> Api:

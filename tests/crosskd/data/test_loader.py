@@ -227,7 +227,7 @@ if __name__ == "__main__":
     batches = build_loader(TrainConfig.model_validate_json(sys.argv[1]), "train").epoch(0)
     next(batches)
     print("reading", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -256,7 +256,7 @@ def test_workers_end_with_a_training_that_is_killed(folder):
         family = descendants(training.pid)
         assert len(family) >= 3  # the fork server and its two workers
         training.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := {pid for pid in family if running(pid)}:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
