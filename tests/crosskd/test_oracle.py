@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,26 @@ VECTORS = Path(__file__).parents[1] / "data/oracle/vectors"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS) if isinstance(case, dict)}
 
 
-@pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["float64", "float32"])
-@pytest.mark.parametrize("name", CASES)
+# Of each detector at least one, of each kind, cut, variant and term too. The others run with those that take minutes.
+QUICK = {
+    "gfl/base",
+    "gfl/plain-allempty",
+    "retinanet/idx4-empty0-c1",
+    "retinanet/allempty",
+    "atss/pkd",
+    "atss/idx0",
+    "fcos/pkd",
+    "fcos/base-variant-preact",
+    "fcos/variant-normbbox",
+}
+RUNS = [
+    pytest.param(name, single, id=f"{name}-{kind}", marks=[] if name in QUICK and not single else pytest.mark.slow)
+    for name in CASES
+    for single, kind in ((False, "float64"), (True, "float32"))
+]
+
+
+@pytest.mark.parametrize(("name", "single"), RUNS)
 def test_the_reference_is_met(name: str, single: bool) -> None:
     comparison = oracle.run_case(CASES[name], single=single)
     assert comparison.uncompared == []
@@ -33,6 +52,20 @@ def test_the_vectors_are_all_there() -> None:
     assert set(CASES) == {*expected, "fcos/variant-normbbox"}
     fields = {field for case in CASES.values() for field in case}
     assert {"losses", "total", "normalisers", "n_pos_per_level", "grad_l2", "outputs", "hold", "eval_outputs"} <= fields
+
+
+def test_the_quick_cases_have_something_of_everything() -> None:
+    def parts(names: Iterable[str]) -> set[Any]:
+        """Detectors, and what a case's loss is made of."""
+        found: set[Any] = set()
+        for case in map(CASES.__getitem__, names):
+            settings = case.get("kd_cfg") or {}
+            types = {(name, term["type"]) for name, term in settings.items() if isinstance(term, dict)}
+            found |= {case["detector"], case["kind"], case.get("variant"), case["reused_teacher_head_idx"], *types}
+            found |= {("losses", name) for name in case["losses"]}
+        return found
+
+    assert parts(QUICK) == parts(CASES)
 
 
 # --- the comparison ---------------------------------------------------------------------------------------------------
