@@ -37,7 +37,7 @@ AT = "2026-01-02T03:04:05Z"
 SPECS = ["--include-operation-id", "create_job"]
 CONFIGURATION = """
 continue-on-failure = true
-request-timeout = 20
+request-timeout = 120
 max-stream-events = 50
 hooks = {hooks}
 
@@ -56,6 +56,12 @@ database = "none"
 positive_data_acceptance.enabled = false
 negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 409, 411, 412, 413, 415, 416, 422]
 """
+
+
+@pytest.fixture(scope="module", params=["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Postgres first: it refuses more of what a request may carry."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

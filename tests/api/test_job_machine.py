@@ -320,7 +320,7 @@ def live(client: TestClient, database: Database, settings: Settings, spec: dict[
 
 
 def test_the_service_lives_like_the_model(live: Live, backend: str) -> None:
-    live(20 if backend == "sqlite" else 10, 30)
+    live(12 if backend == "sqlite" else 6, 30)
 
 
 @pytest.mark.slow

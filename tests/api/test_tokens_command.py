@@ -1,4 +1,4 @@
-"""`python -m api.tokens`: the way to the first token, as a process on a database of its own."""
+"""`python -m api.tokens`: the way to the first token, called in this process, and once as a command."""
 
 from __future__ import annotations
 
@@ -11,22 +11,35 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from api import tokens
 from tests.support.worker_calls import DIGEST
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def run(database_url: str, tmp_path: Path) -> Run:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")} | {
-        "CROSSKD_HOME": str(tmp_path / "home"),
+def variables(database_url: str, home: Path) -> dict[str, str]:
+    """An environment with these settings of the service and no others."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")}
+    own = {
+        "CROSSKD_HOME": str(home),
         "CROSSKD_DATABASE_URL": database_url,
         "CROSSKD_WORKER_TOKEN_SHA256": DIGEST,
     }
+    return inherited | own
+
+
+@pytest.fixture
+def run(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    environment = variables(database_url, tmp_path / "home")
 
     def start(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "api.tokens", *arguments]
-        return subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False, timeout=60)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "environ", environment | more)
+            try:
+                code = tokens.main(arguments)
+            except SystemExit as end:
+                code = int(str(end.code))
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return start
 
@@ -66,5 +79,13 @@ def test_what_cannot_be_done_is_told(run: Run) -> None:
     unset = run("list", CROSSKD_DATABASE_URL="mysql://x")
     assert unset.returncode == 2
     assert "CROSSKD_DATABASE_URL" in unset.stderr
-    for done in (unknown, wrong, unset):
+
+
+def test_it_is_a_command(empty_file: Path, tmp_path: Path) -> None:
+    environment = variables(f"sqlite:///{empty_file}", tmp_path / "home")
+    for changes, code, said in (({}, 3, ""), ({"CROSSKD_DATABASE_URL": "mysql://x"}, 2, "CROSSKD_DATABASE_URL")):
+        command = [sys.executable, "-m", "api.tokens", "check"]
+        done = subprocess.run(command, env=environment | changes, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert said in done.stderr
         assert "Traceback" not in done.stderr

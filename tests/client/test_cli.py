@@ -13,7 +13,7 @@ import yaml
 from client.home import Home
 from client.services import HOST, free_port
 from tests.support.api_server import Service
-from tests.support.crosskd_command import run
+from tests.support.crosskd_command import run, run_process
 
 WEIGHTS = b"weights" * 1000
 
@@ -148,9 +148,9 @@ def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_
 
 def test_cancel_and_its_refusal(service: Service, finished: str) -> None:
     job = service.post("unwanted")
-    done = run(service, "cancel", job)
+    done = run_process(service, "cancel", job)
     assert (done.returncode, done.stdout) == (0, f"{job}: cancelled\n")
-    done = run(service, "cancel", finished)
+    done = run_process(service, "cancel", finished)
     assert done.returncode == 1
     assert done.stderr.startswith("409 ")
 
@@ -226,15 +226,15 @@ def test_a_reader_that_leaves_early_is_no_error(service: Service) -> None:
 
 
 def test_the_cores_own_verbs_are_verbs_here(service: Service) -> None:
-    done = run(service, "train", "--help")
+    done = run_process(service, "train", "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
-    done = run(service, "train", "no_such_recipe", "--workdir", "/nowhere")
+    done = run_process(service, "train", "no_such_recipe", "--workdir", "/nowhere")
     assert done.returncode == 2
     assert "no_such_recipe" in done.stderr
-    done = run(service, "evaluate", "gone.safetensors", "--annotations", "gone.json", "--images", "gone")
+    done = run_process(service, "evaluate", "gone.safetensors", "--annotations", "gone.json", "--images", "gone")
     assert done.returncode == 1
     assert "gone" in done.stderr
-    done = run(service, "convert", "gone.pth", "out.safetensors", "--to", "native")
+    done = run_process(service, "convert", "gone.pth", "out.safetensors", "--to", "native")
     assert done.returncode == 1
     assert "there is no file gone.pth" in done.stderr

@@ -42,8 +42,9 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_it_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Also for Ctrl-C: the next test."""
     with up(tmp_path) as process:
         owner = read_owner(tmp_path)
         assert owner is not None
@@ -57,18 +58,12 @@ def test_it_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path, num
     assert read_owner(tmp_path) is None
 
 
-def test_killed_it_takes_everything_with_it(tmp_path: Path) -> None:
+def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path: Path) -> None:
     with up(tmp_path) as process:
         process.kill()
         process.wait()
         until(lambda: processes_of(tmp_path) == [])
-    with up(tmp_path) as again:  # and the home is free
-        again.send_signal(signal.SIGINT)
-        assert again.wait(SECONDS) == 0
-
-
-def test_a_second_stack_on_the_same_home_is_refused(tmp_path: Path) -> None:
-    with up(tmp_path) as process:
+    with up(tmp_path) as process:  # and the home is free, but for one at a time
         environment = {**os.environ, "CROSSKD_HOME": str(tmp_path)}
         second = subprocess.run(UP, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert second.returncode == 1
@@ -76,6 +71,8 @@ def test_a_second_stack_on_the_same_home_is_refused(tmp_path: Path) -> None:
         assert "Traceback" not in second.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 0
+    until(lambda: processes_of(tmp_path) == [])
+    assert read_owner(tmp_path) is None
 
 
 def test_a_taken_port_and_a_home_that_cannot_be_written_are_told(tmp_path: Path) -> None:

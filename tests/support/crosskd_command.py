@@ -1,19 +1,45 @@
-"""The `crosskd` command as a person runs it."""
+"""The `crosskd` command, against an API that a test has started."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from client import cli
 from tests.support.api_server import Service
 
 
-def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+def variables(service: Service | str, home: Path | None = None) -> dict[str, str]:
     url = service if isinstance(service, str) else service.url
-    environment = {**os.environ, "CROSSKD_URL": url, "CROSSKD_HOME": str(home or "/nowhere"), "COLUMNS": "80"}
+    return {"CROSSKD_URL": url, "CROSSKD_HOME": str(home or "/nowhere"), "COLUMNS": "80"}
+
+
+def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command, in this process: a new one would need half a second for its imports."""
+    code: Any = 0
+    output, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        for name, value in variables(service, home).items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["crosskd", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+def run_process(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as it is started at a terminal."""
     command = [sys.executable, "-m", "client.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    environment = os.environ | variables(service)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert "Traceback" not in done.stderr
     return done
