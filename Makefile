@@ -20,8 +20,12 @@ demo: $(LOCAL) ## Train a teacher, a student, and a student with CrossKD through
 up: $(LOCAL) ## Run the service in the foreground; state in ./.crosskd
 	@$(BIN)/crosskd up
 
-# One process a core, one thread each: a file's tests stay together, since they share what it starts.
-SPREAD := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Bytecode is kept, also where the shell says otherwise: the tests start hundreds of processes with the same imports.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
+# One process a core, one thread each: a file's tests stay together, since they share what it starts. The longest files
+# come first (tests/conftest.py), where pytest-xdist would begin with those that have the most tests.
+SPREAD := OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(DEV) ## Run the tests
@@ -29,11 +33,11 @@ test: $(DEV) ## Run the tests
 
 .PHONY: test-slow
 test-slow: $(DEV) ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(SPREAD) -m slow --timeout 1800
 
 .PHONY: test-faults
 test-faults: $(DEV) ## Run the service under injected faults: docs/reliability.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults
+	OMP_NUM_THREADS=1 $(PYTEST) -m faults tests/faults
 
 .PHONY: lint
 lint: $(DEV) ## Check style, types and import contracts

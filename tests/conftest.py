@@ -1,0 +1,49 @@
+"""What holds for all tests: in which order their files are run, and how hypothesis makes examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# The machine that runs the tests may be busy: how long an example takes, or its making, says nothing.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+# Those that take longest, most of them since they start processes, come first: each file is run by one process (see
+# the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.
+FIRST = (
+    "test_demo.py",
+    "crosskd/test_kill.py",
+    "test_pairs.py",
+    "test_control.py",
+    "api/test_conformance.py",
+    "worker/test_processes.py",
+    "crosskd/test_oracle.py",
+    "test_end_to_end.py",
+    "api/test_job_machine.py",
+    "worker/test_control_processes.py",
+    "crosskd/runs/test_train.py",
+    "client/test_up.py",
+    "crosskd/test_main.py",
+    "worker/test_with_api.py",
+    "crosskd/runs/test_export.py",
+    "worker/test_turns.py",
+    "client/test_cli.py",
+    "test_secrets.py",
+    "crosskd/data/test_loader.py",
+    "api/test_streams.py",
+    "api/test_server.py",
+    "client/test_exposed.py",
+    "api/test_outages.py",
+    "crosskd/test_ranks.py",
+    "worker/training/test_launch.py",
+    "crosskd/engine/test_launch.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(FIRST)))
