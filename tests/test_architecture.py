@@ -296,6 +296,9 @@ def test_files_stay_small() -> None:
 # What everyone looks for by name, in its final place.
 ROOMS = [
     "Makefile",
+    ".ci/run",
+    ".github/workflows/ci.yml",
+    ".pre-commit-config.yaml",
     "Dockerfile",
     "docker-compose.yml",
     "alembic.ini",
@@ -303,6 +306,8 @@ ROOMS = [
     "benchmarks",
     "README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "LICENSE",
     "docs/architecture.md",
     "docs/api/README.md",
@@ -369,10 +374,14 @@ def test_every_room_is_in_its_place() -> None:
     assert [room for room in ROOMS if not (ROOT / room).exists() and not (ROOT / f"{room}.py").exists()] == []
 
 
-@pytest.mark.parametrize("document", sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")))
+DOCUMENTS = [*(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("document", sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS))
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    named = set(re.findall(r"`((?:api|worker|crosskd|client|wire|tests|docs|migrations|benchmarks)/[\w./]*)`", text))
+    folders = "api|worker|crosskd|client|wire|tests|docs|migrations|benchmarks|deploy"
+    named = set(re.findall(rf"`((?:{folders})/[\w./-]*)`", text))
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
