@@ -7,8 +7,8 @@ whom, and how to see that it has had an effect. Where there is nothing that it c
 
 from __future__ import annotations
 
+from tests.faults.injection_context import Fault
 from tests.faults.injections import clocks, disks, kills, messages, network, outages, stops
-from tests.faults.scene import Fault
 
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault

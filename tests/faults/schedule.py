@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tests.faults.faults import FAULTS
+from tests.faults.injection_context import InjectionContext, NothingToHit
 from tests.faults.load import Load
-from tests.faults.scene import NothingToHit, Scene
 from tests.faults.stack import Busy, Stack
 
 LANES = 2
@@ -57,7 +57,7 @@ class Schedule:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
-        with Scene(self.stack, self.load, random.Random(self.seed), alone=True).victim():
+        with InjectionContext(self.stack, self.load, random.Random(self.seed), alone=True).victim():
             pass  # the time counts from where there is work to disturb
         end = time.monotonic() + self.seconds
         lanes = [threading.Thread(target=self._drive, args=(number, end), name=f"lane {number}", daemon=True)
@@ -75,10 +75,10 @@ class Schedule:
             self._play(number, turn)
 
     def _play(self, number: int, turn: Turn) -> None:
-        scene = Scene(self.stack, self.load, random.Random(turn.seed), alone=False)
+        context = InjectionContext(self.stack, self.load, random.Random(turn.seed), alone=False)
         began = time.monotonic()
         try:
-            what = FAULTS[turn.fault](scene).what
+            what = FAULTS[turn.fault](context).what
         except (NothingToHit, Busy) as reason:
             self._count(self.passed_over, turn.fault)
             what = f"passed over: {reason}"

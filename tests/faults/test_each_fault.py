@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.faults import FAULTS
+from tests.faults.final_check import judge, told
+from tests.faults.injection_context import InjectionContext
 from tests.faults.load import Load, Reference
 from tests.faults.processes import until
-from tests.faults.scene import Scene
 from tests.faults.stack import Stack
-from tests.faults.verdict import judge, told
 from tests.support.processes import alive
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -38,9 +38,9 @@ def load(stack: Stack, reference: Reference) -> Iterator[Load]:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_alone_breaks_no_promise(name: str, stack: Stack, load: Load) -> None:
-    scene = Scene(stack, load, random.Random(name), alone=True)
+    context = InjectionContext(stack, load, random.Random(name), alone=True)
     load.post()
-    done = FAULTS[name](scene)
+    done = FAULTS[name](context)
     until(done.effect, EFFECT_SECONDS, f"an effect of {name} on {done.what}")
     _, violations = judge(stack, load)
     assert violations == [], told(violations)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.faults import FAULTS
+from tests.faults.final_check import judge, told
 from tests.faults.load import Load, Reference
 from tests.faults.schedule import LANES, Schedule, lane
 from tests.faults.stack import Stack
-from tests.faults.verdict import judge, told
 
 SECONDS = float(os.environ.get("CROSSKD_FAULTS_SECONDS") or 180)
 SEED = int(os.environ.get("CROSSKD_FAULTS_SEED") or 1)

@@ -1,11 +1,10 @@
-"""A faultless history of some jobs, and the handles to spoil it by."""
+"""A faultless history of some jobs, and the means to spoil it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
-from tests.faults.checker.made import Maker
 from tests.faults.checker.plan import Plan, Try
 from tests.faults.checker.rows import (
     ArtifactRow,
@@ -17,6 +16,7 @@ from tests.faults.checker.rows import (
     PointRow,
     TransitionRow,
 )
+from tests.faults.checker.synthetic import Maker
 
 
 def faultless() -> History:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.faults.checker.books import SHOWN
 from tests.faults.checker.index import Index
+from tests.faults.checker.journal import SHOWN
 from tests.faults.checker.rows import AttemptRow, JobRow
 from tests.faults.checker.violations import Rule, Violation
 from worker.training.audit_log import Began, Points, Wrote

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
-from tests.faults.checker.books import SHOWN
 from tests.faults.checker.index import TRAININGS, Index
+from tests.faults.checker.journal import SHOWN
 from tests.faults.checker.rows import AttemptRow, JobRow, PointRow
 from tests.faults.checker.summaries import summaries
 from tests.faults.checker.violations import Rule, Violation

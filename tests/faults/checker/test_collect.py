@@ -87,7 +87,7 @@ class Training:
         self.audit_log.close()
 
 
-class Scene:
+class StoredService:
     """Where a service has been: `check` judges what is there now."""
 
     def __init__(self, folder: Path, seen: Seen) -> None:
@@ -109,24 +109,24 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def played(tmp_path_factory: pytest.TempPathFactory) -> StoredService:
     """A job whose first worker fell silent after step 4, spoke again when it was too late, and had a successor."""
     folder = tmp_path_factory.mktemp("service")
     for name in ("data", "artifacts"):
         (folder / name).mkdir()
     seen = Seen()
-    scene = Scene(folder, seen)
-    engine = create_engine(scene.url)
+    service = StoredService(folder, seen)
+    engine = create_engine(service.url)
     Base.metadata.create_all(engine)
     engine.dispose()
     settings = Settings(
-        home=folder, database_url=scene.url, broker_url="redis://127.0.0.1:1/0", worker_token_sha256=DIGEST,
+        home=folder, database_url=service.url, broker_url="redis://127.0.0.1:1/0", worker_token_sha256=DIGEST,
         relay="external",
     )  # fmt: skip
     app = create_app(settings)
     with TestClient(app, **HERE) as client:
         _play(client, app.state.database, settings, folder, seen)
-    return scene
+    return service
 
 
 def _play(client: TestClient, database: Database, settings: Settings, folder: Path, seen: Seen) -> None:
@@ -185,13 +185,13 @@ def _play(client: TestClient, database: Database, settings: Settings, folder: Pa
 
 
 @pytest.fixture
-def scene(played: Scene, tmp_path: Path) -> Scene:
+def service(played: StoredService, tmp_path: Path) -> StoredService:
     shutil.copytree(played.folder, tmp_path / "copy")
-    return Scene(tmp_path / "copy", played.seen)
+    return StoredService(tmp_path / "copy", played.seen)
 
 
-def test_a_real_history_is_faultless(scene: Scene) -> None:
-    history = collect(scene.url, scene.folder / "artifacts", [scene.folder / "audit_logs"], scene.seen)
+def test_a_real_history_is_faultless(service: StoredService) -> None:
+    history = collect(service.url, service.folder / "artifacts", [service.folder / "audit_logs"], service.seen)
     assert [str(violation) for violation in check(history)] == []
     assert [attempt.status for attempt in history.attempts] == ["lost", "succeeded"]
     assert history.attempts[1].resumed_from_step == CHECKPOINT
@@ -213,9 +213,9 @@ def test_a_real_history_is_faultless(scene: Scene) -> None:
         ("UPDATE attempts SET lease_expires_at = '2999-01-01 00:00:00.000000' WHERE number = 1", Rule.LEASE_IGNORED),
     ],
 )
-def test_damage_in_the_database_is_found(scene: Scene, statement: str, rule: Rule) -> None:
-    scene.execute(statement)
-    assert scene.rules() == {rule}
+def test_damage_in_the_database_is_found(service: StoredService, statement: str, rule: Rule) -> None:
+    service.execute(statement)
+    assert service.rules() == {rule}
 
 
 def _flip(path: Path) -> None:
@@ -233,19 +233,19 @@ def _flip(path: Path) -> None:
     ],
 )
 def test_damage_in_the_storage_is_found(
-    scene: Scene, name: str, damage: Callable[[Path], None], rules: set[Rule]
+    service: StoredService, name: str, damage: Callable[[Path], None], rules: set[Rule]
 ) -> None:
-    (path,) = scene.files(name)
+    (path,) = service.files(name)
     damage(path)
-    assert scene.rules() == rules
+    assert service.rules() == rules
 
 
-def test_a_torn_last_line_of_an_audit_log_is_left_out(scene: Scene) -> None:
-    for path in (scene.folder / "audit_logs").iterdir():
+def test_a_torn_last_line_of_an_audit_log_is_left_out(service: StoredService) -> None:
+    for path in (service.folder / "audit_logs").iterdir():
         path.write_bytes(path.read_bytes() + b'{"kind":"points","step":7,"val')
-    assert scene.rules() == set()
+    assert service.rules() == set()
 
 
-def test_a_database_that_was_set_back_is_found(scene: Scene) -> None:
-    scene.execute("DELETE FROM jobs")
-    assert Rule.JOB_LOST in scene.rules()
+def test_a_database_that_was_set_back_is_found(service: StoredService) -> None:
+    service.execute("DELETE FROM jobs")
+    assert Rule.JOB_LOST in service.rules()

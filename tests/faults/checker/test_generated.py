@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.checker import check
-from tests.faults.checker.made import Maker
 from tests.faults.checker.plan import Plan, Try
 from tests.faults.checker.rows import History
+from tests.faults.checker.synthetic import Maker
 from worker.training.audit_log import Ended
 
 ENDINGS = ("lost", "failed", "released", "paused", "cancelled", "user", "succeeded")

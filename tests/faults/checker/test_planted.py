@@ -9,12 +9,12 @@ import pytest
 from api.services.jobs import transitions
 from tests.faults.checker import Rule, check
 from tests.faults.checker.case import Case, faultless
-from tests.faults.checker.lives import LEGAL
-from tests.faults.checker.plants import lived, stored, told
-from tests.faults.checker.plants.plant import PLANTS, Plant
+from tests.faults.checker.lifecycle import LEGAL
+from tests.faults.checker.planted_faults import clients, lifecycle, reports_and_files
+from tests.faults.checker.planted_faults.registry import PLANTS, Plant
 from tests.faults.checker.rows import History
 
-ROOMS = (told, lived, stored)  # importing them has entered their plants
+ROOMS = (clients, lifecycle, reports_and_files)  # importing them has entered their plants
 
 
 @pytest.fixture(scope="module")

@@ -6,46 +6,46 @@ import time
 
 import httpx
 
+from tests.faults.injection_context import LONGER, Injected, InjectionContext
 from tests.faults.proxy import HOST
-from tests.faults.scene import LONGER, Injected, Scene
 from tests.faults.stack import APIS
 
 
-def stop_worker(scene: Scene) -> Injected:
+def stop_worker(context: InjectionContext) -> Injected:
     """SIGSTOP of a whole worker for longer than a lease, then SIGCONT: what the zombie writes must be refused."""
-    with scene.victim() as run:
-        stack = scene.stack
+    with context.victim() as run:
+        stack = context.stack
         pids = [stack.pid(run.worker), stack.supervisor(run.worker), run.training]
         wake = stack.freeze(pids)
         time.sleep(LONGER)
         wake()
-        return Injected(f"all of {run.worker}", scene.bounced(run))
+        return Injected(f"all of {run.worker}", context.bounced(run))
 
 
-def stop_supervisor(scene: Scene) -> Injected:
+def stop_supervisor(context: InjectionContext) -> Injected:
     """SIGSTOP of the pool process alone: its training goes on writing under a lease that lapses."""
-    with scene.victim() as run:
-        wake = scene.stack.freeze([scene.stack.supervisor(run.worker)])
+    with context.victim() as run:
+        wake = context.stack.freeze([context.stack.supervisor(run.worker)])
         time.sleep(LONGER)
         wake()
-        return Injected(f"supervisor of {run.attempt} on {run.worker}", scene.bounced(run))
+        return Injected(f"supervisor of {run.attempt} on {run.worker}", context.bounced(run))
 
 
-def stop_training(scene: Scene) -> Injected:
+def stop_training(context: InjectionContext) -> Injected:
     """SIGSTOP of the training alone for longer than a lease: its supervisor holds the lease, and it goes on."""
-    with scene.victim() as run:
-        wake = scene.stack.freeze([run.training])
+    with context.victim() as run:
+        wake = context.stack.freeze([run.training])
         time.sleep(LONGER)
         wake()
-        return Injected(f"training {run.attempt}", scene.survives(run.attempt))
+        return Injected(f"training {run.attempt}", context.survives(run.attempt))
 
 
-def stop_api(scene: Scene) -> Injected:
+def stop_api(context: InjectionContext) -> Injected:
     """SIGSTOP of one API replica for longer than a lease, in whatever transaction it is, then SIGCONT."""
-    name = scene.pick(APIS)
-    url = f"http://{HOST}:{scene.stack.ports[name]}/health"  # past the proxy, which would ask the other one next
-    with scene.stack.holding(name):
-        wake = scene.stack.freeze([scene.stack.pid(name)])
+    name = context.pick(APIS)
+    url = f"http://{HOST}:{context.stack.ports[name]}/health"  # past the proxy, which would ask the other one next
+    with context.stack.holding(name):
+        wake = context.stack.freeze([context.stack.pid(name)])
         began = time.monotonic()
         silent = not _answers(url)
         time.sleep(max(0.0, LONGER - (time.monotonic() - began)))

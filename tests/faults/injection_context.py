@@ -30,7 +30,7 @@ class Injected:
     effect: Callable[[], bool]
 
 
-Fault = Callable[["Scene"], Injected]
+Fault = Callable[["InjectionContext"], Injected]
 
 
 class Running(NamedTuple):
@@ -43,7 +43,7 @@ class Running(NamedTuple):
 
 
 @dataclass
-class Scene:
+class InjectionContext:
     """Where faults are injected. `alone`: there is time to wait for the right moment, and to look at what follows."""
 
     stack: Stack
@@ -113,7 +113,7 @@ class Scene:
         """The folder that the worker keeps for an attempt."""
         return self.stack.home / run.worker / "work" / run.attempt
 
-    def await_bell(self, job: str) -> None:
+    def await_message(self, job: str) -> None:
         """Until the broker has been given the message of a job. Raises `NothingToHit`."""
         query = "SELECT id FROM outbox WHERE job_id = %(job)s AND published_at IS NOT NULL"
         self.wait(lambda: self.stack.postgres.rows(query, job=job), 30.0, "the message of a job has not been sent")

@@ -13,7 +13,7 @@ from tests.faults.checker.violations import Rule, Violation
 SHOWN = 5  # of a list
 
 
-def check_books(index: Index) -> Iterator[Violation]:
+def check_journal(index: Index) -> Iterator[Violation]:
     for job in index.jobs.values():
         events = index.events[job.id]
         numbers = [event.seq for event in events]

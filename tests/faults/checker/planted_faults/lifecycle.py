@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.faults.checker.case import Case
-from tests.faults.checker.plants.plant import INSTANT, against
+from tests.faults.checker.planted_faults.registry import INSTANT, against
 from tests.faults.checker.rows import AuditLog, OutboxRow
 from tests.faults.checker.violations import Rule
 from worker.training.audit_log import Began

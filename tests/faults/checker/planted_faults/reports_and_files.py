@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from tests.faults.checker.case import Case
-from tests.faults.checker.plants.plant import OTHER, against
+from tests.faults.checker.planted_faults.registry import OTHER, against
 from tests.faults.checker.rows import FileRead
 from tests.faults.checker.summaries import summaries
 from tests.faults.checker.violations import Rule

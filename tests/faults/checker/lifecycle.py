@@ -21,7 +21,7 @@ LEGAL = {
 RETRIED = frozenset({"infrastructure", "lost"})  # classes of failures after which a job is tried again
 
 
-def check_lives(index: Index) -> Iterator[Violation]:
+def check_lifecycle(index: Index) -> Iterator[Violation]:
     for job in index.jobs.values():
         path, attempts = index.transitions[job.id], index.attempts[job.id]
         yield from _path(job, path)
