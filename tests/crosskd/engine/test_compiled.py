@@ -1,4 +1,4 @@
-"""What is compiled, and when. Most tests only count the calls; a whole training is compiled in test_precision.py."""
+"""What is compiled, and when. Most tests only count calls; a whole training is compiled in runs/test_precision.py."""
 
 from __future__ import annotations
 

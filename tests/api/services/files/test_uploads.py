@@ -1,4 +1,4 @@
-"""Uploads in pieces. With connections that break: test_downloads.py; with servers that die: test_server.py."""
+"""Uploads in pieces. With connections that break: test_downloads.py; with servers that die: api/test_server.py."""
 
 from __future__ import annotations
 
