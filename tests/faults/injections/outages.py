@@ -27,7 +27,7 @@ def empty_broker(context: InjectionContext) -> Injected:
     """kill -9 of the broker, which comes back without its data: every message that waited is lost."""
     with context.stack.holding(BROKER), context.workers_deaf():
         job = context.load.post()
-        context.await_bell(job)
+        context.await_message(job)
         context.stack.kill(BROKER)
         for file in (context.stack.home / "valkey").rglob("*"):
             if file.is_file():
