@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from crosskd.engine.stop_reason import StopReason
 from crosskd.structures import Evaluation
 
 Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"]
@@ -73,7 +74,8 @@ class TrainResult:
     manifest: dict[str, Any]
     best_weights: Path
     last_weights: Path
-    stopped_early: str = ""  # why, where the run ended before its last step
+    stopped_early: str = ""  # why, in words, where the run ended before its last step
+    reason: StopReason = StopReason.FINISHED
 
 
 class Callback:

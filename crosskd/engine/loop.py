@@ -19,6 +19,7 @@ from crosskd.engine.device import MixedPrecision, memory_errors
 from crosskd.engine.ema import EMA
 from crosskd.engine.optim import Schedule, set_learning_rate
 from crosskd.engine.parallel import no_sync
+from crosskd.engine.stop_reason import StopReason
 from crosskd.engine.throughput import ThroughputMeter
 from crosskd.errors import Diverged, Interrupted
 from crosskd.structures import Batch, Losses
@@ -71,23 +72,24 @@ class Training:
 
 
 def fit(
-    run: Run, training: Training, callback: Callback, *, save: Callable[[], None], evaluate: Callable[[], None]
-) -> None:
-    """Train from the position in `run` to its last step.
+    run: Run, training: Training, callback: Callback, *, save: Callable[[], None], evaluate: Callable[[], str]
+) -> StopReason:
+    """Train from the position in `run` until there is a reason to stop. Returns it, and says it in words in
+    `run.stopped_early` where it comes before the last step.
 
-    `save` writes a checkpoint; `evaluate` measures the student, and may set `run.stopped_early`. At an epoch's end
-    the checkpoint comes first: a run that dies while it evaluates has lost nothing, and a resume repeats the
-    evaluation. A requested finish makes the present step the last, and sets `run.stopped_early`.
+    `save` writes a checkpoint; `evaluate` measures the student, and returns why it will hardly get better (empty
+    while it may). At an epoch's end the checkpoint comes first: a run that dies while it evaluates has lost nothing,
+    and a resume repeats the evaluation. A requested finish makes the present step the last.
 
     Raises `Diverged`, `OutOfMemory`, and `Interrupted` once a requested stop has been checkpointed.
     """
     every = run.config.checkpoint.every_steps
     meter = ThroughputMeter(run, training.amp.device)
     saved = run.step
+    reason = _reason(run)  # there may be one: a resume can begin behind the last step
     while True:
-        enough = False
         training.trainee.train()
-        for group in _groups(run, training, meter):
+        for group in _groups(run, training, meter) if reason is None else ():
             losses = train_step(run, training, group)
             run.step += 1
             run.batches_done += len(group)
@@ -95,27 +97,48 @@ def fit(
             if run.step % run.config.log_every == 0 or run.step == run.total_steps:
                 callback.on_log(run, losses | meter.read())
             # Asked of one rank, all end after the same step.
-            stopping, enough = distributed.any_of(run.stopping, run.finishing)
-            if stopping or (every and run.step % every == 0):
+            stop, finish = distributed.any_of(run.stopping, run.finishing)
+            reason = _reason(run, stop=stop, finish=finish)
+            if reason is StopReason.STOP_ASKED or (every and run.step % every == 0):
                 save()
                 saved = run.step
-            if stopping:
+            if reason is StopReason.STOP_ASKED:
                 raise Interrupted(f"stopped on request after step {run.step}", step=run.step)
-            if enough:
+            if reason is not None:
                 break
         if saved != run.step:
             save()
             saved = run.step
-        finished = run.step >= run.total_steps
-        if finished or enough or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
+        spent = ""
+        if reason is not None or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
             with meter.pause():
-                evaluate()
-            (enough,) = distributed.any_of(run.finishing)  # while it evaluated: no further step is needed
-        if enough and not finished:
-            run.stopped_early = FINISHED_ON_REQUEST
-        if finished or run.stopped_early:
-            return
+                spent = evaluate()
+            (finish,) = distributed.any_of(run.finishing)  # while it evaluated: no further step is needed
+            reason = _reason(run, finish=finish, spent=spent)
+        if reason is not None:
+            run.stopped_early = _in_words(reason, spent)
+            return reason
         run.epoch_index, run.batches_done = run.epoch_index + 1, 0
+
+
+def _reason(run: Run, *, stop: bool = False, finish: bool = False, spent: str = "") -> StopReason | None:
+    """The reason to take no further step, if there is one. `stop`, `finish`: asked of any rank."""
+    if stop:
+        return StopReason.STOP_ASKED
+    if run.step >= run.total_steps:
+        return StopReason.FINISHED
+    if finish:
+        return StopReason.FINISH_ASKED
+    if spent:
+        return StopReason.OUT_OF_PATIENCE
+    return None
+
+
+def _in_words(reason: StopReason, spent: str) -> str:
+    """Why a run ends before its last step; empty where it does not."""
+    if reason is StopReason.FINISH_ASKED:
+        return FINISHED_ON_REQUEST
+    return spent if reason is StopReason.OUT_OF_PATIENCE else ""
 
 
 class _Group:
@@ -137,15 +160,13 @@ class _Group:
 def _groups(run: Run, training: Training, meter: ThroughputMeter) -> Iterator[_Group]:
     """What is left of the epoch, in groups of `accumulate` batches; the epoch's last group may be shorter."""
     left = len(training.batches) - run.batches_done
-    if run.step >= run.total_steps or left <= 0:
+    if left <= 0:
         return
     batches = meter.waiting(training.batches.epoch(run.epoch_index, run.batches_done))
     while left > 0:
         group = _Group(batches, min(training.accumulate, left))
         left -= len(group)
         yield group
-        if run.step >= run.total_steps:
-            return
     next(batches, None)  # there is none; the loader gets to its own end
 
 

@@ -45,6 +45,7 @@ from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.parallel import broadcast_buffers, data_parallel
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.results import Results, versions
+from crosskd.engine.stop_reason import StopReason
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
@@ -217,8 +218,7 @@ class _Session:
         if self.parts.teacher is not None and self.results.teacher is None and self.config.evaluation.teacher_first:
             self._evaluate_teacher(self.parts.teacher)
         self.callback.on_phase(run, "training")
-        fit(run, training, self.callback, save=self._save, evaluate=self._evaluate_student)
-        return self._deliver()
+        return self._deliver(fit(run, training, self.callback, save=self._save, evaluate=self._evaluate_student))
 
     @property
     def seconds(self) -> float:
@@ -261,7 +261,8 @@ class _Session:
                 evaluation.ap,
             )
 
-    def _evaluate_student(self) -> None:
+    def _evaluate_student(self) -> str:
+        """Returns why the student will hardly get better; empty while it may."""
         run = self.run
         self.callback.on_phase(run, "evaluating")
         broadcast_buffers(self.delivered)
@@ -272,9 +273,8 @@ class _Session:
         self._write_curves(evaluation)
         if evaluation.best:
             self._write_best()
-        if run.step < run.total_steps:
-            run.stopped_early = self.results.out_of_patience(self.config.evaluation)
         self.callback.on_phase(run, "training")
+        return self.results.out_of_patience(self.config.evaluation)
 
     def _measure(self, detector: Evaluable, model: str) -> Evaluation:
         loader = self.parts.val_loader
@@ -297,7 +297,7 @@ class _Session:
         assert self.results.best is not None
         self.callback.on_weights(self.run, self.results.write_best(), self.results.best.step, True)
 
-    def _deliver(self) -> TrainResult:
+    def _deliver(self, reason: StopReason) -> TrainResult:
         run, results = self.run, self.results
         assert results.best is not None
         self.callback.on_phase(run, "uploading")
@@ -308,7 +308,9 @@ class _Session:
         if distributed.is_main():
             write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         best = run.workdir / "best.safetensors"
-        result = TrainResult(results.best.ap, results.best.step, run.step, manifest, best, last, run.stopped_early)
+        result = TrainResult(
+            results.best.ap, results.best.step, run.step, manifest, best, last, run.stopped_early, reason
+        )
         self.callback.on_end(run, result)
         return result
 

@@ -18,6 +18,7 @@ from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
 from crosskd.engine.results import Results
+from crosskd.engine.stop_reason import StopReason
 from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
 from crosskd.structures import Batch
 from tests.support import small
@@ -30,15 +31,26 @@ def weights(training: Training) -> dict[str, torch.Tensor]:
 
 def run_through(run: Run, training: Training, callback: Callback | None = None) -> list[str]:
     """Fit, and return what happened in order."""
+    return ended(run, training, callback)[0]
+
+
+def ended(
+    run: Run,
+    training: Training,
+    callback: Callback | None = None,
+    evaluate: Callable[[], str] = lambda: "",
+) -> tuple[list[str], StopReason]:
+    """Fit, and return what happened in order, and why it ended."""
     events: list[str] = []
-    fit(
-        run,
-        training,
-        callback or Callback(),
-        save=lambda: events.append(f"save {run.step}"),
-        evaluate=lambda: events.append(f"evaluate {run.step}"),
+
+    def evaluated() -> str:
+        events.append(f"evaluate {run.step}")
+        return evaluate()
+
+    reason = fit(
+        run, training, callback or Callback(), save=lambda: events.append(f"save {run.step}"), evaluate=evaluated
     )
-    return events
+    return events, reason
 
 
 def test_each_epoch_ends_with_a_checkpoint_and_then_an_evaluation(tmp_path: Path) -> None:
@@ -93,7 +105,7 @@ def test_accumulation_is_the_mean_over_the_group_the_short_last_one_too(tmp_path
         training,
         Recorder(lambda run: seen.append(run.batches_done)),
         save=lambda: None,
-        evaluate=lambda: None,
+        evaluate=lambda: "",
     )
     assert seen == [3, 5] * 3
 
@@ -167,31 +179,59 @@ def test_a_stop_finishes_its_step_and_writes_a_checkpoint(tmp_path: Path) -> Non
     saves: list[int] = []
     stopper = Recorder(lambda run: run.request_stop() if run.step == 7 else None)
     with pytest.raises(Interrupted, match="step 7"):
-        fit(run, training, stopper, save=lambda: saves.append(run.step), evaluate=lambda: None)
+        fit(run, training, stopper, save=lambda: saves.append(run.step), evaluate=lambda: "")
     assert saves == [5, 7]
     assert (run.epoch_index, run.batches_done) == (1, 2)
+
+
+def test_a_run_that_comes_to_its_last_step_is_finished(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(schedule={"max_steps": 7}))
+    events, reason = ended(run, training)
+    assert (events[-2:], reason, run.stopped_early) == (["save 7", "evaluate 7"], StopReason.FINISHED, "")
+
+
+def test_a_resume_behind_the_last_step_only_evaluates(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(schedule={"max_steps": 7}))
+    run.step, run.epoch_index, run.batches_done = 7, 1, 2
+    assert ended(run, training) == (["evaluate 7"], StopReason.FINISHED)
+    assert training.batches.yielded == []
 
 
 @pytest.mark.parametrize("log_every", [1, 7])
 def test_a_requested_finish_makes_its_step_the_last(tmp_path: Path, log_every: int) -> None:
     run, training = toy_run(tmp_path, toy_config(log_every=log_every, evaluation={"every_epochs": 9}))
-    events = run_through(run, training, Recorder(lambda run: run.request_finish() if run.step == 7 else None))
+    events, reason = ended(run, training, Recorder(lambda run: run.request_finish() if run.step == 7 else None))
     assert events == ["save 5", "save 7", "evaluate 7"]
-    assert run.stopped_early == "on request"
+    assert (reason, run.stopped_early) == (StopReason.FINISH_ASKED, "on request")
     assert training.batches.yielded[-1] == (1, 1)
 
 
 def test_a_finish_requested_in_an_evaluation_costs_no_further_step(tmp_path: Path) -> None:
     run, training = toy_run(tmp_path, toy_config())
-    events: list[int] = []
-    fit(run, training, Callback(), save=lambda: None, evaluate=lambda: (events.append(run.step), run.request_finish()))
-    assert (events, run.step, run.stopped_early) == ([5], 5, "on request")
+    events, reason = ended(run, training, evaluate=lambda: run.request_finish() or "")
+    assert (events, run.step) == (["save 5", "evaluate 5"], 5)
+    assert (reason, run.stopped_early) == (StopReason.FINISH_ASKED, "on request")
 
 
-def test_a_finish_requested_at_the_last_step_is_no_early_stop(tmp_path: Path) -> None:
+def test_an_evaluation_that_says_why_ends_the_run(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    events, reason = ended(run, training, evaluate=lambda: "it got worse" if run.step == 10 else "")
+    assert events == ["save 5", "evaluate 5", "save 10", "evaluate 10"]
+    assert (reason, run.stopped_early) == (StopReason.OUT_OF_PATIENCE, "it got worse")
+
+
+def test_a_requested_finish_goes_before_patience(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config())
+    asker = Recorder(lambda run: run.request_finish() if run.step == 7 else None)
+    _, reason = ended(run, training, asker, evaluate=lambda: "it got worse" if run.step == 7 else "")
+    assert (reason, run.stopped_early) == (StopReason.FINISH_ASKED, "on request")
+
+
+def test_neither_a_finish_nor_patience_makes_the_last_step_an_early_stop(tmp_path: Path) -> None:
     run, training = toy_run(tmp_path, toy_config(schedule={"max_steps": 7}))
-    events = run_through(run, training, Recorder(lambda run: run.request_finish() if run.step == 7 else None))
-    assert (events[-2:], run.stopped_early) == (["save 7", "evaluate 7"], "")
+    asker = Recorder(lambda run: run.request_finish() if run.step == 7 else None)
+    events, reason = ended(run, training, asker, evaluate=lambda: "it got worse" if run.step == 7 else "")
+    assert (events[-2:], reason, run.stopped_early) == (["save 7", "evaluate 7"], StopReason.FINISHED, "")
 
 
 def test_a_stop_goes_before_a_finish(tmp_path: Path) -> None:
@@ -406,6 +446,6 @@ def test_a_stop_may_come_from_any_thread(tmp_path: Path) -> None:
     waiter = threading.Thread(target=lambda: (started.wait(30), run.request_stop()))
     waiter.start()
     with pytest.raises(Interrupted):
-        fit(run, training, Recorder(lambda run: started.set()), save=lambda: None, evaluate=lambda: None)
+        fit(run, training, Recorder(lambda run: started.set()), save=lambda: None, evaluate=lambda: "")
     waiter.join()
     assert 1 <= run.step < run.total_steps

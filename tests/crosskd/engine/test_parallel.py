@@ -48,7 +48,7 @@ def together(batches: ToyBatches, **changes: Any) -> tuple[Run, Any]:
 def ending(run: Run, training: Any, callback: Callback) -> str:
     saved: list[int] = []
     try:
-        fit(run, training, callback, save=lambda: saved.append(run.step), evaluate=lambda: None)
+        fit(run, training, callback, save=lambda: saved.append(run.step), evaluate=lambda: "")
     except CrossKDError as error:
         return f"{type(error).__name__} in {run.step}, saved {saved}: {error.message}"
     return f"done after {run.step}"

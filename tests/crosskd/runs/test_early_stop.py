@@ -12,6 +12,7 @@ import torch
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.checkpoint import list_checkpoints
+from crosskd.engine.stop_reason import StopReason
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
@@ -54,6 +55,7 @@ def stopped(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> t
     workdir, story, curves = tmp_path_factory.mktemp("stopped"), Story(), Curves()
     torch.set_num_threads(1)
     result = train(config(data), workdir, callbacks=[story, curves])
+    assert result.reason is StopReason.OUT_OF_PATIENCE
     assert result.stopped_early.startswith("the last 2 evaluations were not better than AP 0.")
     return workdir, story, curves
 
@@ -123,7 +125,7 @@ def test_a_requested_finish_delivers_as_an_early_stop_does(data: dict[str, Any],
     spec = config(data, evaluation={"every_epochs": 100})
     story = Story(lambda event, run: run.request_finish() if event == "log 4" else None)
     result = train(spec, tmp_path, callbacks=[story])
-    assert (result.steps, result.stopped_early) == (4, "on request")
+    assert (result.steps, result.reason, result.stopped_early) == (4, StopReason.FINISH_ASKED, "on request")
     assert (result.manifest["stopped_early"], result.manifest["stop_reason"]) == (True, "on request")
     assert [(evaluation.step, evaluation.best) for evaluation in story.evaluations] == [(4, True)]
     assert story.events[-4:] == ["training", "uploading", "last.safetensors", "end"]
@@ -133,5 +135,5 @@ def test_a_requested_finish_delivers_as_an_early_stop_does(data: dict[str, Any],
 def test_the_last_step_is_no_early_stop(data: dict[str, Any], tmp_path: Path) -> None:
     spec = config(data, schedule={"epochs": 2, "warmup_steps": 2}, evaluation={"patience": 1, "min_delta": 0.9})
     result = train(spec, tmp_path)
-    assert (result.steps, result.stopped_early) == (6, "")
+    assert (result.steps, result.reason, result.stopped_early) == (6, StopReason.FINISHED, "")
     assert (result.manifest["stopped_early"], result.manifest["stop_reason"]) == (False, None)
