@@ -37,13 +37,13 @@ class CrossKD(Term):
     other.
     """
 
-    reads_features = False
+    config: CrossKDConfig
 
     def __init__(self, config: CrossKDConfig, student: Detector, teacher: Detector) -> None:
-        super().__init__()
+        super().__init__(config, student, teacher)
         assert config.cut is not None
         assert config.teacher_cut is not None
-        self.config = config
+        self.teacher_cut = config.teacher_cut
         ours = student.config.held_channels(config.cut)
         theirs = teacher.config.held_channels(config.teacher_cut)
         self.adapt_cls = _adapter(ours, theirs) if ours != theirs else None
@@ -51,7 +51,7 @@ class CrossKD(Term):
 
     def forward(self, step: Step) -> Losses:
         teacher = step.teacher
-        predictions = cross(teacher.head, self._adapted(step.student.held), teacher.held, step.teacher_cut)
+        predictions = cross(teacher.head, self._adapted(step.student.held), teacher.held, self.teacher_cut)
         return mimic("crosskd", teacher.head, predictions, teacher.predictions, teacher.assignment, self.config)
 
     def _adapted(self, held: Held) -> Held:

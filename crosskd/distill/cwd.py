@@ -19,9 +19,10 @@ class CWD(Term):
     The maps behind the first `levels` are left out, and their loss is 0.
     """
 
+    config: CWDConfig
+
     def __init__(self, config: CWDConfig, student: Detector, teacher: Detector) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)[: config.levels]
 
     def forward(self, step: Step) -> Losses:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from crosskd.detectors.detector import Detector
 from crosskd.distill.mimic import mimic
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import DirectConfig
@@ -16,11 +15,7 @@ class Direct(Term):
     the conflict that CrossKD takes away.
     """
 
-    reads_features = False
-
-    def __init__(self, config: DirectConfig, student: Detector, teacher: Detector) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
+    config: DirectConfig
 
     def forward(self, step: Step) -> Losses:
         student = step.student

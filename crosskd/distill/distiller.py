@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -11,12 +10,14 @@ from torch import Tensor, nn
 
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import map_sizes
+from crosskd.distill.needs import Pass
 from crosskd.distill.renormalise import Renormalise
-from crosskd.distill.term import Step, Term, View
+from crosskd.distill.term import Step, Term
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
+from crosskd.spec.alike import same_anchors
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.pairing import require_pair, same_anchors
+from crosskd.spec.pairing import require_pair
 from crosskd.structures import Assignment, Losses, Size, Targets
 
 
@@ -30,25 +31,13 @@ class Distiller(nn.Module):
 
     teacher: Detector
 
-    def __init__(
-        self,
-        student: Detector,
-        teacher: Detector,
-        terms: dict[str, Term],
-        *,
-        cut: int = 0,
-        teacher_cut: int = 0,
-        after_relu: bool = True,
-    ) -> None:
+    def __init__(self, student: Detector, teacher: Detector, terms: dict[str, Term]) -> None:
         super().__init__()
         self.student = student
         object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
         self.terms = nn.ModuleDict(terms)
         self.renormalise = Renormalise(student.config.pixels, teacher.config.pixels)
         self.shared = same_anchors(student.config, teacher.config)
-        self.cut = cut
-        self.teacher_cut = teacher_cut
-        self.after_relu = after_relu
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
@@ -58,29 +47,32 @@ class Distiller(nn.Module):
         sizes = map_sizes(features)
         _require_same_maps(sizes, map_sizes(teacher_features), images)
         assignment = self.student.head.assign(sizes, targets)
-        theirs = assignment if self.shared else self.teacher.head.assign(sizes, targets)
+
+        def assign_teacher() -> Assignment:
+            return assignment if self.shared else self.teacher.head.assign(sizes, targets)
+
+        terms = self._terms()
+        needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
         with torch.no_grad():
-            teacher = self._view(self.teacher, teacher_features, theirs, self.teacher_cut)
-        if not any(term.reads_features for term in self.terms.values()):
-            teacher, teacher_features = replace(teacher, features=[]), []  # the largest maps that nobody needs
-        student = self._view(self.student, features, assignment, self.cut)
+            theirs = Pass("teacher", self.teacher, teacher_features, assign_teacher, needs).meet()
+        del teacher_features  # the largest maps: they go now where no term needs them
+        student = Pass("student", self.student, features, lambda: assignment, needs)
+        ours = student.meet()
         losses = self.student.head.loss(student.predictions, assignment)
-        step = Step(student, teacher, targets, self.cut, self.teacher_cut)
-        for term in self.terms.values():
-            losses |= term(step)
+        for term in terms.values():
+            losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
         return losses
 
     def adapters(self) -> dict[str, str]:
         """What the terms learn themselves and leave behind, by name."""
         found: dict[str, str] = {}
-        for name, term in self.terms.items():
-            assert isinstance(term, Term)
+        for name, term in self._terms().items():
             found |= {f"{name}.{part}": words for part, words in term.adapters().items()}
         return found
 
-    def _view(self, model: Detector, features: list[Tensor], assignment: Assignment, cut: int) -> View:
-        held = model.head.front(features, cut, after_relu=self.after_relu)
-        return View(model.head, features, held, model.head.back(held, cut), assignment)
+    def _terms(self) -> dict[str, Term]:
+        terms: dict[str, Any] = dict(self.terms.items())  # to torch they are modules
+        return terms
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -118,11 +110,4 @@ def build_distiller(student: Detector, teacher: Detector, config: DistillConfig)
         name: registry.load(registry.TERMS[name].target)(knobs, student, teacher)
         for name, knobs in config.terms().items()
     }
-    crosskd = config.crosskd
-    if crosskd is None:
-        return Distiller(student, teacher, terms)
-    assert crosskd.cut is not None
-    assert crosskd.teacher_cut is not None
-    return Distiller(
-        student, teacher, terms, cut=crosskd.cut, teacher_cut=crosskd.teacher_cut, after_relu=crosskd.after_relu
-    )
+    return Distiller(student, teacher, terms)

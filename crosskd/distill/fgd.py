@@ -45,9 +45,10 @@ class FGD(Term):
     All are sums over a level's map, and means over images.
     """
 
+    config: FGDConfig
+
     def __init__(self, config: FGDConfig, student: Detector, teacher: Detector) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)
         channels, levels = teacher.config.neck.channels, len(student.config.strides)
         self.student_context = nn.ModuleList(Context(channels) for _ in range(levels))

@@ -18,9 +18,10 @@ class FitNet(Term):
     The regressor is a 1 x 1 convolution per level, also where the widths agree.
     """
 
+    config: FitNetConfig
+
     def __init__(self, config: FitNetConfig, student: Detector, teacher: Detector) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, student, teacher)
         self.regressors = adapters(student, teacher, always=True)
 
     def forward(self, step: Step) -> Losses:

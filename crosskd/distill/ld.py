@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.valuable import valuable_region
-from crosskd.detectors.detector import Detector
 from crosskd.detectors.gfl import GFL, SIDES
 from crosskd.detectors.head import map_sizes
 from crosskd.distill.features import image_mean
@@ -28,11 +27,7 @@ class LD(Term):
     batch counts as `IMAGES` images.
     """
 
-    reads_features = False
-
-    def __init__(self, config: LDConfig, student: Detector, teacher: Detector) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
+    config: LDConfig
 
     def forward(self, step: Step) -> Losses:
         config, head, assignment = self.config, step.student.head, step.student.assignment

@@ -20,9 +20,10 @@ class MGD(Term):
     checkpoint holds.
     """
 
+    config: MGDConfig
+
     def __init__(self, config: MGDConfig, student: Detector, teacher: Detector) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)
         channels = teacher.config.neck.channels
         self.generate = nn.ModuleList(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from crosskd.detectors.detector import Detector
 from crosskd.distill.statistics import normalise, overall_mean
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import PKDConfig
@@ -14,9 +13,7 @@ from crosskd.structures import Losses
 class PKD(Term):
     """Half the mean squared difference of both pyramids' maps, each channel normalised to mean 0, deviation 1."""
 
-    def __init__(self, config: PKDConfig, student: Detector, teacher: Detector) -> None:  # noqa: ARG002
-        super().__init__()
-        self.config = config
+    config: PKDConfig
 
     def forward(self, step: Step) -> Losses:
         assert self.config.weight is not None

@@ -4,45 +4,59 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
+from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import DenseHead
+from crosskd.spec.distill import TermConfig
+from crosskd.spec.needs import Need
 from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
 
 
-@dataclass(frozen=True)
 class View:
-    """What one of the two models made of the batch. The teacher's tensors carry no gradient."""
+    """What one of the two models made of the batch, as far as the term needs it.
 
-    head: DenseHead
-    features: list[Tensor]  # P3, P4, ...: [N, C, H_l, W_l]; the teacher's are left out if no term reads them
-    held: Held  # both towers' maps at the cut
-    predictions: Predictions
-    assignment: Assignment  # by this model's own anchors; where both have the same, one and the same object
+    A field that none of its needs asks for is not there: to read it is an `AttributeError`. The teacher's tensors
+    carry no gradient.
+    """
+
+    head: DenseHead  # always there
+    features: list[Tensor]  # Pyramid: P3, P4, ...: [N, C, H_l, W_l]
+    held: Held  # HeadCut: both towers' maps at this model's cut
+    predictions: Predictions  # AnchorPredictions
+    assignment: Assignment  # AnchorPredictions: of this model's own anchors; one object where both have the same
+
+    def __init__(self, head: DenseHead, **fields: Any) -> None:
+        self.head = head
+        vars(self).update(fields)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One batch through both models, computed once and read by every term."""
+    """One batch through both models: what a term needs of it, computed once for all terms."""
 
     student: View
     teacher: View
     targets: Targets
-    cut: int  # convolutions of the student's head before `student.held`
-    teacher_cut: int  # and of the teacher's before `teacher.held`
 
 
 class Term(nn.Module, ABC):
     """A distillation method: from a step to its losses.
 
-    Registered by name, and made as `Term(knobs, student, teacher)` from its section of the configuration and the two
-    detectors, which `crosskd.spec.pairing` has found to fit. A term keeps neither of them. What it learns itself
-    (adapters between widths) is trained and checkpointed with the student, and left behind at the end.
+    Registered by name, and made from its section of the configuration and the two detectors, which
+    `crosskd.spec.pairing` has found to fit. A term keeps neither of them. What it needs of a step its section says.
+    What it learns itself (adapters between widths) is trained and checkpointed with the student, and left behind at
+    the end.
     """
 
-    reads_features: ClassVar[bool] = True  # looks at `View.features`: if no term does, the teacher's go early
+    needs: tuple[Need, ...]
+
+    def __init__(self, config: TermConfig, student: Detector, teacher: Detector) -> None:
+        super().__init__()
+        self.config = config  # with every knob filled in
+        self.needs = config.needs(student.config, teacher.config)
 
     @abstractmethod
     def forward(self, step: Step) -> Losses:

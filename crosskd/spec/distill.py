@@ -1,18 +1,40 @@
-"""The distillation terms and their knobs. Imports no torch."""
+"""The distillation terms: their knobs, and what each needs of its two models. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.knobs import Knobs, Probability, Weight
+from crosskd.spec.model import ModelConfig
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
 
 _PUBLISHED = "Default: as published for the teacher's detector."
 
 
-class MimicConfig(Knobs):
+class TermConfig(Knobs, ABC):
+    """The knobs of a term, and what it needs by them."""
+
+    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002 (most depend on neither)
+        """With every knob filled in whose default depends on the pair."""
+        return self
+
+    @abstractmethod
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
+        """All that the term reads of a step, and so what keeps a pair from it."""
+
+
+class MapsConfig(TermConfig):
+    """How the maps of both pyramids are compared, whose widths the term bridges itself."""
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(),)
+
+
+class MimicConfig(TermConfig):
     """How predictions imitate the teacher's: what CrossKD and direct mimicking have in common."""
 
     cls_weight: Weight | None = Field(default=None, description=_PUBLISHED)
@@ -28,6 +50,16 @@ class MimicConfig(Knobs):
         description="FCOS: divide by a summed centerness below 1, too, down to 1e-6, as the reference does.",
     )
 
+    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002
+        # What is published for the teacher's detector: CrossKD happens in the teacher's head.
+        published = registry.DETECTORS[teacher.detector].published
+        names = ("box", "cls_weight", "box_weight", "centerness_weight")
+        return self.model_copy(update={name: getattr(published, name) for name in names if getattr(self, name) is None})
+
+    def _predictions(self, *, both: bool) -> Need:
+        """Of a resolved section."""
+        return AnchorPredictions(both=both, box=self.box, centerness=bool(self.centerness_weight))
+
 
 class CrossKDConfig(MimicConfig):
     """CrossKD (arXiv 2306.11369): the student's head features through the teacher's head, against the teacher.
@@ -42,11 +74,33 @@ class CrossKDConfig(MimicConfig):
     )
     after_relu: bool = True
 
+    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:
+        published = registry.DETECTORS[teacher.detector].published
+        cut = self.cut if self.cut is not None else min(published.cut, student.head.depth, teacher.head.depth)
+        teacher_cut = self.teacher_cut if self.teacher_cut is not None else cut
+        return super().resolved(student, teacher).model_copy(update={"cut": cut, "teacher_cut": teacher_cut})
 
-class PKDConfig(Knobs):
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
+        """What the student predicts is not needed: all happens in the teacher's head."""
+        full = self.resolved(student, teacher)
+        assert full.cut is not None
+        assert full.teacher_cut is not None
+        cut = HeadCut(full.cut, full.teacher_cut, full.after_relu, one_knob=self.teacher_cut is None)
+        return cut, full._predictions(both=False)
+
+
+class PKDConfig(TermConfig):
     """PKD (arXiv 2207.02039): mean squared error of normalised FPN maps."""
 
     weight: Weight | None = Field(default=None, description=_PUBLISHED)
+
+    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002
+        if self.weight is not None:
+            return self
+        return self.model_copy(update={"weight": registry.DETECTORS[teacher.detector].published.pkd_weight})
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(same_channels=True),)
 
 
 class DirectConfig(MimicConfig):
@@ -55,8 +109,11 @@ class DirectConfig(MimicConfig):
     The baseline of the CrossKD paper (arXiv 2306.11369). Student and teacher need the same anchors and box code.
     """
 
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
+        return (self.resolved(student, teacher)._predictions(both=True),)
 
-class LDConfig(Knobs):
+
+class LDConfig(TermConfig):
     """LD (arXiv 2102.12252): KL divergence of GFL's box distributions, at positives and around them."""
 
     main_weight: Weight = Field(default=0.25, description="Of the main region, the positives; published: 0.25.")
@@ -68,14 +125,17 @@ class LDConfig(Knobs):
         "published: 0.25.",
     )
 
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (AnchorPredictions(both=True, bins=True),)
 
-class FitNetConfig(Knobs):
+
+class FitNetConfig(MapsConfig):
     """FitNets (arXiv 1412.6550): mean squared error of FPN maps, the student's behind a 1 x 1 convolution."""
 
     weight: Weight = Field(default=1.0, description="The paper has none for detectors.")
 
 
-class FGDConfig(Knobs):
+class FGDConfig(MapsConfig):
     """FGD (arXiv 2111.11837): features by foreground, background and attention, and relations between cells.
 
     Defaults: as published for GFL and RetinaNet.
@@ -88,7 +148,7 @@ class FGDConfig(Knobs):
     temperature: float = Field(default=0.5, gt=0, le=100, description="Of the attention maps. FCOS's: 0.8.")
 
 
-class MGDConfig(Knobs):
+class MGDConfig(MapsConfig):
     """MGD (arXiv 2205.01529): the teacher's FPN maps, made anew from the student's, of which much is masked."""
 
     weight: Weight = Field(default=2e-5, description="Alpha; published for one-stage detectors: 2e-5.")
@@ -97,7 +157,7 @@ class MGDConfig(Knobs):
     )
 
 
-class CWDConfig(Knobs):
+class CWDConfig(MapsConfig):
     """CWD (arXiv 2011.13256): KL divergence of each channel's distribution over the cells of an FPN map."""
 
     weight: Weight = Field(default=5.0, description="Published for RetinaNet: 5.")
@@ -124,6 +184,6 @@ class DistillConfig(Knobs):
             data = {**data, "crosskd": {}}
         return data
 
-    def terms(self) -> dict[str, Knobs]:
+    def terms(self) -> dict[str, TermConfig]:
         """The terms that are on, in the order of the registry."""
         return {name: knobs for name in registry.TERMS if (knobs := getattr(self, name)) is not None}

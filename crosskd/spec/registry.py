@@ -97,6 +97,7 @@ class Detector:
 @dataclass(frozen=True)
 class Term:
     target: str
+    method: str  # its name in messages
 
 
 TIMM = "timm/"  # begins the name of a backbone of the timm package
@@ -227,14 +228,14 @@ DETECTORS: dict[str, Detector] = {
 }
 
 TERMS: dict[str, Term] = {
-    "crosskd": Term("crosskd.distill.crosskd:CrossKD"),
-    "pkd": Term("crosskd.distill.pkd:PKD"),
-    "direct": Term("crosskd.distill.direct:Direct"),
-    "ld": Term("crosskd.distill.ld:LD"),
-    "fitnet": Term("crosskd.distill.fitnet:FitNet"),
-    "fgd": Term("crosskd.distill.fgd:FGD"),
-    "mgd": Term("crosskd.distill.mgd:MGD"),
-    "cwd": Term("crosskd.distill.cwd:CWD"),
+    "crosskd": Term("crosskd.distill.crosskd:CrossKD", "CrossKD"),
+    "pkd": Term("crosskd.distill.pkd:PKD", "PKD"),
+    "direct": Term("crosskd.distill.direct:Direct", "Direct mimicking"),
+    "ld": Term("crosskd.distill.ld:LD", "LD"),
+    "fitnet": Term("crosskd.distill.fitnet:FitNet", "FitNet"),
+    "fgd": Term("crosskd.distill.fgd:FGD", "FGD"),
+    "mgd": Term("crosskd.distill.mgd:MGD", "MGD"),
+    "cwd": Term("crosskd.distill.cwd:CWD", "CWD"),
 }
 
 

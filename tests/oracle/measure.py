@@ -13,10 +13,13 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.fcos import FCOS
 from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.distill.crosskd import cross
-from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.term import Step, Term, View
+from crosskd.distill.distiller import build_distiller
+from crosskd.distill.term import Step, View
+from crosskd.spec.config import CrossKDConfig
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Pyramid
 from crosskd.structures import Assignment, Detections, Losses, Predictions
 from tests.oracle.case import Case
+from tests.support.steps import Witness
 
 LOSS_NAMES = {
     "crosskd_cls": "loss_cls_kd",
@@ -25,16 +28,6 @@ LOSS_NAMES = {
     "pkd": "loss_feat_kd",
 }
 TOP = 20  # detections of an image that the vectors keep
-
-
-class Recorder(Term):
-    """A term that distils nothing and keeps the step."""
-
-    step: Step
-
-    def forward(self, step: Step) -> Losses:
-        self.step = step
-        return {}
 
 
 def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
@@ -46,11 +39,15 @@ def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     }
     if case.distils:
         distiller = build_distiller(student, case.teacher(dtype), case.distill())
-        recorder = Recorder()
-        distiller.terms["recorder"] = recorder
+        crosskd = case.distill().crosskd or CrossKDConfig(cut=0)
+        assert crosskd.cut is not None
+        cut = HeadCut(crosskd.cut, crosskd.cut, crosskd.after_relu)
+        witness = Witness(cut, Pyramid(), AnchorPredictions(both=True))
+        distiller.terms["witness"] = witness
         losses = distiller.train()(images, targets)
-        assignment = recorder.step.student.assignment
-        measured |= _distillation(distiller, recorder.step)
+        (step,) = witness.steps
+        assignment = step.student.assignment
+        measured |= _distillation(step, crosskd.cut)
     else:
         losses = student.train()(images, targets)
         with torch.no_grad():
@@ -94,8 +91,8 @@ def _gradients(student: Detector) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _distillation(distiller: Distiller, step: Step) -> dict[str, Any]:
-    crossed = cross(step.teacher.head, step.student.held, step.teacher.held, step.teacher_cut)
+def _distillation(step: Step, cut: int) -> dict[str, Any]:
+    crossed = cross(step.teacher.head, step.student.held, step.teacher.held, cut)
     views = {"teacher": step.teacher, "student": step.student}
     return {
         "outputs": {name: _maps(view, evaluated=name == "teacher") for name, view in views.items()}

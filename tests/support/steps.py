@@ -12,8 +12,9 @@ from crosskd.detectors.head import map_sizes
 from crosskd.distill.term import Step, Term, View
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
+from crosskd.spec.needs import Need
 from crosskd.spec.pairing import require_pair
-from crosskd.structures import Targets
+from crosskd.structures import Losses, Targets
 from tests.support import small
 
 SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]  # of an image of 64 x 96 pixels
@@ -49,10 +50,10 @@ def step(student: Detector, teacher: Detector, targets: Targets = TWO) -> Step:
         with torch.set_grad_enabled(model is student):
             if model is student:
                 features = [feature.requires_grad_() for feature in features]
-            held = model.head.front(features, 0)
+            predictions = model.head(features)
             assignment = model.head.assign(map_sizes(features), targets)
-            views.append(View(model.head, features, held, model.head.back(held, 0), assignment))
-    return Step(views[0], views[1], targets, cut=0, teacher_cut=0)
+            views.append(View(model.head, features=features, predictions=predictions, assignment=assignment))
+    return Step(views[0], views[1], targets)
 
 
 def term(name: str, student: Detector, teacher: Detector, **knobs: Any) -> Term:
@@ -64,6 +65,19 @@ def term(name: str, student: Detector, teacher: Detector, **knobs: Any) -> Term:
         for parameter in made.parameters():
             parameter.normal_(std=0.5)
     return made
+
+
+class Witness(Term):
+    """A term that distils nothing and keeps what it has seen."""
+
+    def __init__(self, *needs: Need) -> None:
+        super(Term, self).__init__()
+        self.needs = needs
+        self.steps: list[Step] = []
+
+    def forward(self, step: Step) -> Losses:
+        self.steps.append(step)
+        return {}
 
 
 def gradients(made: Term, given: Step) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.distill.needs import Met, Pass
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
 from crosskd.structures import Targets
@@ -123,15 +124,16 @@ def test_half_precision_stays_close_to_full() -> None:
 def test_the_maps_of_the_step_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = distiller(*NAMES)
     seen: list[tuple[Tensor, Tensor]] = []
-    view = pair._view
+    meet = Pass.meet
 
-    def watch(*args: Any) -> Any:
-        made = view(*args)
-        tensors = [*made.features, *made.held.cls, *made.held.box, *made.predictions.cls, *made.predictions.box]
+    def watch(made: Pass) -> Met:
+        met = meet(made)
+        view = met.view(made.needs)
+        tensors = [*view.features, *view.held.cls, *view.held.box, *view.predictions.cls, *view.predictions.box]
         seen.extend((tensor, tensor.detach().clone()) for tensor in tensors)
-        return made
+        return met
 
-    monkeypatch.setattr(pair, "_view", watch)
+    monkeypatch.setattr(Pass, "meet", watch)
     pair(*small.batch())
     assert len(seen) == 2 * 25
     assert all(torch.equal(tensor, before) for tensor, before in seen)

@@ -15,7 +15,8 @@ from crosskd.distill.term import Step
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig
-from tests.support import small
+from crosskd.spec.needs import AnchorPredictions, Pyramid
+from tests.support import small, steps
 
 
 def pair(student: Detector, teacher: Detector, **knobs: Any) -> Distiller:
@@ -23,12 +24,12 @@ def pair(student: Detector, teacher: Detector, **knobs: Any) -> Distiller:
 
 
 def steps_of(model: Distiller) -> list[Step]:
-    """The steps that its CrossKD term sees from now on, whole."""
-    seen: list[Step] = []
+    """The steps from now on: what its CrossKD term sees, and both pyramids and predictions."""
     crosskd = model.terms["crosskd"]
-    crosskd.reads_features = True  # else the teacher's maps are gone by then
-    crosskd.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    return seen
+    assert isinstance(crosskd, CrossKD)
+    witness = steps.Witness(*crosskd.needs, Pyramid(), AnchorPredictions(both=True))
+    model.terms["witness"] = witness
+    return witness.steps
 
 
 def distilled(model: Distiller) -> dict[str, torch.Tensor]:
@@ -61,15 +62,6 @@ def test_equal_widths_need_no_adapter() -> None:
     assert model.adapters() == {}
 
 
-def test_the_teachers_maps_are_dropped_where_no_term_reads_them() -> None:
-    model = pair(small.detector(0), small.detector(1))
-    seen = []
-    model.terms["crosskd"].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    model(*small.batch())
-    assert seen[0].teacher.features == []
-    assert len(seen[0].student.features) == 5
-
-
 @pytest.mark.parametrize("student", [{"depth": 1}, {"depth": 5}, {"head": {"norm": "none"}}, {"reg_max": 4}])
 def test_heads_of_another_depth_norm_and_code_are_taught(student: dict[str, Any]) -> None:
     model = pair(small.detector(0, **student), small.detector(1))
@@ -81,9 +73,9 @@ def test_the_heads_can_be_cut_at_different_depths() -> None:
     model = pair(small.detector(0, depth=2), small.detector(1, depth=4), cut=1, teacher_cut=3)
     step = steps_of(model)
     distilled(model)
-    assert (step[0].cut, step[0].teacher_cut) == (1, 3)
-    expected = model.teacher.head.front(model.teacher.features(small.batch()[0]), 3).cls
-    torch.testing.assert_close(step[0].teacher.held.cls, expected)
+    for view, detector, cut in ((step[0].student, model.student, 1), (step[0].teacher, model.teacher, 3)):
+        expected = detector.head.front(detector.features(small.batch()[0]), cut).cls
+        torch.testing.assert_close(view.held.cls, expected)
 
 
 # --- other detectors -------------------------------------------------------------------------------------------------

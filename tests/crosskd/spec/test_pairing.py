@@ -8,8 +8,10 @@ import pytest
 
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
-from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
-from crosskd.spec.pairing import require_pair, resolve_pair, same_anchors, same_code
+from crosskd.spec.alike import same_anchors, same_code
+from crosskd.spec.config import CrossKDConfig, DistillConfig
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.pairing import require_pair, resolve_pair
 from tests.support import small
 
 
@@ -61,37 +63,69 @@ def test_the_cut_reaches_as_far_as_both_heads_do(
     assert (resolved.crosskd.cut, resolved.crosskd.teacher_cut) == cuts
 
 
-@pytest.mark.parametrize(
-    ("student", "teacher", "distill", "where"),
-    [
-        ({"strides": [8, 16, 32]}, {}, crosskd(), "/student/strides"),
-        ({"channels": 8}, {}, DistillConfig(pkd=PKDConfig()), "/student/neck/channels"),
-        ({}, {}, crosskd(cut=4), "/distill/crosskd/cut"),
-        ({"depth": 1}, {}, crosskd(cut=2), "/distill/crosskd/cut"),
-        ({}, {"depth": 1}, crosskd(cut=2), "/distill/crosskd/cut"),
-        ({}, {"depth": 1}, crosskd(cut=2, teacher_cut=2), "/distill/crosskd/teacher_cut"),
-        ({}, {}, crosskd(cut=2, teacher_cut=0), "/distill/crosskd/teacher_cut"),
-        ({}, {"detector": "atss"}, crosskd(box="kl"), "/distill/crosskd/box"),
-        ({}, {"detector": "retinanet"}, crosskd(centerness_weight=1.0), "/distill/crosskd/centerness_weight"),
+# Pairs that cannot meet a need, by its kind: student, teacher, section, and where that is told.
+LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]]] = {
+    Pyramid: [
+        ({"strides": [8, 16, 32]}, {}, {"fitnet": {}}, "/student/strides"),
+        ({"channels": 8}, {}, {"pkd": {}}, "/student/neck/channels"),
     ],
+    AnchorPredictions: [
+        ({"strides": [8, 16, 32]}, {}, {"direct": {}}, "/student/strides"),
+        ({}, {"reg_max": 4}, {"direct": {}}, "/student/head/reg_max"),
+        ({"anchor_scale": 4.0}, {}, {"ld": {}}, "/student/anchor_scale"),
+        ({"detector": "atss"}, {}, {"ld": {}}, "/student/detector"),
+        ({}, {"detector": "atss"}, {"ld": {}}, "/distill/ld"),
+        ({}, {"detector": "atss"}, {"crosskd": {"box": "kl"}}, "/distill/crosskd/box"),
+        ({}, {"detector": "retinanet"}, {"crosskd": {"centerness_weight": 1.0}}, "/distill/crosskd/centerness_weight"),
+    ],
+    HeadCut: [
+        ({"strides": [8, 16, 32]}, {}, {"crosskd": {}}, "/student/strides"),
+        ({}, {}, {"crosskd": {"cut": 4}}, "/distill/crosskd/cut"),
+        ({"depth": 1}, {}, {"crosskd": {"cut": 2}}, "/distill/crosskd/cut"),
+        ({}, {"depth": 1}, {"crosskd": {"cut": 2}}, "/distill/crosskd/cut"),
+        ({}, {"depth": 1}, {"crosskd": {"cut": 2, "teacher_cut": 2}}, "/distill/crosskd/teacher_cut"),
+        ({}, {}, {"crosskd": {"cut": 2, "teacher_cut": 0}}, "/distill/crosskd/teacher_cut"),
+    ],
+}
+
+
+def test_every_kind_of_need_is_here() -> None:
+    assert set(LACKING) == set(Need.__subclasses__())
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "teacher", "section", "where"),
+    [(kind, *row) for kind, rows in LACKING.items() for row in rows],
 )
-def test_a_pair_that_does_not_fit_is_refused_and_told_where(
-    student: dict[str, Any], teacher: dict[str, Any], distill: DistillConfig, where: str
+def test_a_pair_that_lacks_a_need_is_refused_and_told_where(
+    kind: type[Need], student: dict[str, Any], teacher: dict[str, Any], section: dict[str, Any], where: str
 ) -> None:
-    _, misfits = resolve_pair(distill, small.config(**student), small.config(**teacher))
-    assert [misfit.where for misfit in misfits] == [where]
-    assert misfits[0].remedy
+    ours, theirs, distill = small.config(**student), small.config(**teacher), DistillConfig.model_validate(section)
+    ((term, knobs),) = distill.terms().items()
+    (need,) = (need for need in knobs.needs(ours, theirs) if isinstance(need, kind))
+    (misfit,) = need.misfits(term, ours, theirs)
+    assert misfit.where == where
+    assert misfit.remedy
+    assert resolve_pair(distill, ours, theirs)[1] == [misfit]
     with pytest.raises(ConfigError) as caught:
-        require_pair(distill, small.config(**student), small.config(**teacher))
-    assert caught.value.where == where
+        require_pair(distill, ours, theirs)
+    assert (caught.value.where, caught.value.message) == (where, misfit.what)
 
 
-def test_every_misfit_is_told_at_once() -> None:
+def test_a_term_without_a_need_of_a_kind_accepts_what_another_refuses() -> None:
+    ours, theirs = small.config(detector="atss", channels=8, depth=1), small.config(reg_max=4)
+    bridged: dict[str, Any] = {name: {} for name in ("crosskd", "fitnet", "fgd", "mgd", "cwd")}
+    assert resolve_pair(DistillConfig.model_validate(bridged), ours, theirs)[1] == []
+    for name in registry.TERMS.keys() - bridged.keys():
+        assert resolve_pair(DistillConfig.model_validate({name: {}}), ours, theirs)[1] != []
+
+
+def test_every_misfit_is_told_at_once_and_once() -> None:
     _, misfits = resolve_pair(
         crosskd(cut=4, box="kl"), small.config(strides=[8, 16, 32]), small.config(detector="fcos")
     )
-    where = {misfit.where for misfit in misfits}
-    assert where == {"/student/strides", "/distill/crosskd/cut", "/distill/crosskd/box"}
+    where = [misfit.where for misfit in misfits]
+    assert where == ["/student/strides", "/distill/crosskd/cut", "/distill/crosskd/box"]
 
 
 def test_anchors_and_codes_are_compared_as_they_count() -> None:

@@ -301,6 +301,7 @@ def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     from crosskd.detectors.detector import build_detector
     from crosskd.distill.distiller import build_distiller
     from crosskd.spec.config import TrainConfig
+    from crosskd.spec.needs import HeadCut
 
     path = write_weights(root / "t.safetensors")
     answer = resolve("distill", student=TINY, teacher={"weights": {"file": str(path)}})
@@ -311,4 +312,4 @@ def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     teacher = build_detector(config.teacher.model, 2, pretrained=False)
     load_weights(teacher, path)
     distiller = build_distiller(build_detector(config.student, 2), teacher, config.distill)
-    assert distiller.cut == 2
+    assert HeadCut(2, 2) in distiller.terms["crosskd"].needs

@@ -1,0 +1,37 @@
+"""What two detectors have in common: their anchors, and what they predict of them. Imports no torch."""
+
+from __future__ import annotations
+
+from crosskd.spec.model import ModelConfig
+
+
+def same_anchors(student: ModelConfig, teacher: ModelConfig) -> bool:
+    """Whether every anchor of the one is the same anchor of the other and is assigned alike."""
+    return _anchor_facts(student) == _anchor_facts(teacher)
+
+
+def same_code(student: ModelConfig, teacher: ModelConfig) -> bool:
+    """Whether, besides, both predict the same things of an anchor in the same way."""
+    return code_facts(student) == code_facts(teacher)
+
+
+def code_facts(model: ModelConfig) -> dict[str, object]:
+    """All that decides a detector's anchors, their assignment and their code, by its place in the section."""
+    head = model.head
+    return {**_anchor_facts(model), "head/reg_max": head.reg_max, "head/norm_on_bbox": head.norm_on_bbox}
+
+
+def _anchor_facts(model: ModelConfig) -> dict[str, object]:
+    head = model.head
+    return {
+        "detector": model.detector,
+        "strides": model.strides,
+        "anchor_scale": model.anchor_scale,
+        "head/spread_cells": head.spread_cells,
+        "head/octaves": head.octaves,
+        "head/ratios": head.ratios,
+        "head/whole_pixel_anchors": head.whole_pixel_anchors,
+        "head/center_sampling": head.center_sampling,
+        "head/center_radius": head.center_radius,
+        "head/point_offset": head.point_offset,
+    }

@@ -1,0 +1,187 @@
+"""What a distillation term can need of its two models, and what keeps a pair from giving it. Imports no torch.
+
+A term's section of the configuration says what it needs (`crosskd.spec.distill`). `crosskd.spec.pairing` checks a pair
+by that list, and `crosskd.distill.needs` gives the term in each step what is on it. One more kind of need is one more
+class here, and how it is met there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+from crosskd.spec import registry
+from crosskd.spec.alike import code_facts
+from crosskd.spec.model import ModelConfig
+
+Side = Literal["student", "teacher"]
+BOTH: tuple[Side, ...] = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a pair cannot work: at which field of `TrainConfig` (a JSON pointer), and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Need(ABC):
+    """One thing that a term reads of a step. Equal needs of several terms are met by one and the same thing."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """Of which models."""
+        return BOTH
+
+    @abstractmethod
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+        """All that keeps this pair from meeting it; `term` is the name of the section that asks."""
+
+
+@dataclass(frozen=True)
+class Pyramid(Need):
+    """The maps of both pyramids, level by level; `same_channels`: also channel by channel."""
+
+    same_channels: bool = False
+
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+        found = _other_levels(student, teacher)
+        ours, theirs = student.neck.channels, teacher.neck.channels
+        if self.same_channels and ours != theirs:
+            found.append(
+                Misfit(
+                    "/student/neck/channels",
+                    f"{registry.TERMS[term].method} compares feature maps channel by channel: the student's have "
+                    f"{ours} channels, the teacher's {theirs}",
+                    f"Use {theirs}, or leave `distill.{term}` out.",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class AnchorPredictions(Need):
+    """What a head predicts of every anchor, and what its anchors are assigned to.
+
+    Of the teacher alone, whatever the student predicts; or of `both`, which are then compared anchor by anchor.
+    """
+
+    both: bool
+    bins: bool = False  # the method compares distributions over bins, of both
+    box: registry.BoxMimic | None = None  # how boxes are compared, where a knob of that name says it
+    centerness: bool = False  # whether the knob `centerness_weight` asks for the teacher's
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return BOTH if self.both else ("teacher",)
+
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+        found = _other_levels(student, teacher)
+        without_bins = _without_bins(term, student, teacher) if self.bins else []
+        found += without_bins
+        if self.both and not without_bins:
+            found += _other_code(term, student, teacher)
+        if self.box == "kl" and teacher.detector != "gfl":
+            found.append(
+                Misfit(
+                    f"/distill/{term}/box",
+                    f"kl compares distributions over bins, which a {teacher.detector} teacher does not predict",
+                    "Use giou or iou.",
+                )
+            )
+        if self.centerness and not registry.DETECTORS[teacher.detector].centerness:
+            found.append(
+                Misfit(
+                    f"/distill/{term}/centerness_weight",
+                    f"a {teacher.detector} teacher predicts no centerness",
+                    "Leave it out, or use 0.",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class HeadCut(Need):
+    """Both towers' maps where the heads are cut, behind so many convolutions of each and on one side of the ReLU."""
+
+    student: int
+    teacher: int
+    after_relu: bool = True
+    one_knob: bool = field(default=False, compare=False)  # `cut` says both: it is to blame for the teacher's, too
+
+    def of(self, side: Side) -> int:
+        return self.student if side == "student" else self.teacher
+
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+        beyond = []
+        if self.student > student.head.depth:
+            beyond.append(_beyond(term, "cut", self.student, "student", student.head.depth))
+        if self.teacher > teacher.head.depth and not (self.one_knob and beyond):
+            knob = "cut" if self.one_knob else "teacher_cut"
+            beyond.append(_beyond(term, knob, self.teacher, "teacher", teacher.head.depth))
+        found = _other_levels(student, teacher) + beyond
+        if (self.student == 0) != (self.teacher == 0):
+            found.append(
+                Misfit(
+                    f"/distill/{term}/teacher_cut",
+                    f"a cut of {self.student} in the student's head and of {self.teacher} in the teacher's do not go "
+                    "together: pyramid maps have no activation, and maps behind a convolution do",
+                    "Cut both heads at 0, or both behind a convolution.",
+                )
+            )
+        return found
+
+
+def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    if student.strides == teacher.strides:
+        return []
+    return [
+        Misfit(
+            "/student/strides",
+            f"student and teacher differ in strides: {student.strides} and {teacher.strides}; every method compares "
+            "the maps of one level with those of the same level",
+            f"Use {teacher.strides}, or another teacher.",
+        )
+    ]
+
+
+def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    sides = (("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher))
+    return [
+        Misfit(
+            where,
+            f"{registry.TERMS[term].method} compares distributions over bins, which a {model.detector} {whose} does "
+            "not predict",
+            f"Use a gfl {whose}, or leave `distill.{term}` out.",
+        )
+        for where, whose, model in sides
+        if model.detector != "gfl"
+    ]
+
+
+def _other_code(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    """The first knob by which the two predict different things of an anchor, or have other anchors."""
+    ours, theirs = code_facts(student), code_facts(teacher)
+    knobs = [knob for knob in ours if knob != "strides" and ours[knob] != theirs[knob]]  # strides: see _other_levels
+    return [
+        Misfit(
+            f"/student/{knob}",
+            f"{registry.TERMS[term].method} compares the predictions of both heads anchor by anchor, but they differ "
+            f"in {knob.replace('/', '.')}: {ours[knob]} and {theirs[knob]}",
+            f"Use {theirs[knob]}; or `distill.crosskd`, which happens in the teacher's head, in place of "
+            f"`distill.{term}`.",
+        )
+        for knob in knobs[:1]
+    ]
+
+
+def _beyond(term: str, knob: str, cut: int, whose: str, depth: int) -> Misfit:
+    return Misfit(
+        f"/distill/{term}/{knob}",
+        f"the cut {cut} lies behind the {whose}'s head, which has {depth} convolutions",
+        f"Use a cut of 0 to {depth}.",
+    )
