@@ -156,7 +156,7 @@ def verdict(teacher: float, alone: float, distilled: float) -> str:
 
 
 def verify_download(client: Client, job: Job, expected: float, target: Path, console: Console) -> None:
-    """Download the student and measure it again in a process that knows nothing of the service."""
+    """Download the student and evaluate it again in a process that knows nothing of the service."""
     client.weights(job.id, target)  # compares the sha256 itself
     sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
     console.print(f"Downloaded {target} ({target.stat().st_size:,} bytes, sha256 {sha256}: verified).")
@@ -167,7 +167,7 @@ def verify_download(client: Client, job: Job, expected: float, target: Path, con
 
 
 def evaluate_afresh(weights: Path, spec: dict[str, Any]) -> float:
-    """AP of a weights file on a spec's validation images, measured by the core alone. Raises: `DemoFailed`."""
+    """AP of a weights file on a spec's validation images, evaluated by the core alone. Raises: `DemoFailed`."""
     recipe = weights.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
     val = spec["data"]["val"]

@@ -60,7 +60,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure COCO AP of a weights file."""
+    """Evaluate a weights file: its COCO AP."""
     with _clear_errors():
         split = {"annotations": str(annotations), "images": str(images)}
         values = _read(recipe) if recipe is not None else _settings_of(weights)

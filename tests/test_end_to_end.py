@@ -65,7 +65,7 @@ def test_a_student_is_distilled_from_a_former_jobs_weights(service: Service, tea
     assert demo.evaluate_afresh(weights, job.spec) == pytest.approx(job.best_ap, abs=1e-6)
 
 
-def test_the_weights_of_a_job_are_measured_again(service: Service, teacher: Job) -> None:
+def test_the_weights_of_a_job_are_evaluated_again(service: Service, teacher: Job) -> None:
     body = {"spec": {"workers": 0, "batch_size": 8, "threads": 1, "data": {"val": service.data["val"]}}}
     weights = {"job": teacher.id, "checkpoint": "best"}
     job = service.succeed(service.client.create_job(specs.complete(body, name="again", weights=weights)))

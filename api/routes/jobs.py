@@ -69,7 +69,7 @@ _EXAMPLES: dict[str, Example] = {
         },
     },
     "evaluate": {
-        "summary": "Measure the weights of a former job",
+        "summary": "Evaluate the weights of a former job",
         "value": {"kind": "evaluate", "name": "once more", "spec": {"weights": _FORMER, "data": {"val": _DATA["val"]}}},
     },
     "export": {

@@ -20,7 +20,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=AS_GIVEN, add_help_option=False)
 def evaluate(context: typer.Context) -> None:
-    """Measure COCO AP of a weights file on this machine, without the service."""
+    """Evaluate a weights file: its COCO AP on this machine, without the service."""
     become_core("evaluate", context.args)
 
 

@@ -66,7 +66,7 @@ class Run:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training leaves behind. `best_ap` is -1 where nothing could be measured."""
+    """What a finished training leaves behind. `best_ap` is -1 where there was nothing to evaluate on."""
 
     best_ap: float
     best_step: int
@@ -94,7 +94,7 @@ class Callback:
         """`run.step` has moved on in a phase without figures: the batches of an evaluation or an export."""
 
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
-        """The teacher or the student has been measured on the validation split."""
+        """The teacher or the student has been evaluated on the validation split."""
 
     def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
         """The precision-recall curves of `evaluation`, which was told before, stand complete at `path`."""

@@ -49,7 +49,7 @@ def no_sync(model: nn.Module, on: bool) -> AbstractContextManager[None]:
 
 @torch.no_grad()
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every rank the main rank's norm statistics, so that all measure one and the same model. Collective."""
+    """Give every rank the main rank's norm statistics, so that all evaluate one and the same model. Collective."""
     if ranks.world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

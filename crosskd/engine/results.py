@@ -112,12 +112,12 @@ class Results:
         assert self.best is not None
         summary: dict[str, Any] = {
             "classes": self.classes,
-            "student": {**size_of(student), **_measured(self.best)},
+            "student": {**size_of(student), **_figures(self.best)},
             "evaluations": [_numbers(evaluation) for evaluation in self.evaluations],
             "weights": {name: _file(self.workdir / name) for name in (BEST, LAST)},
         }
         if teacher is not None:
-            summary["teacher"] = {**size_of(teacher), **(_measured(self.teacher) if self.teacher else {})}
+            summary["teacher"] = {**size_of(teacher), **(_figures(self.teacher) if self.teacher else {})}
         if self.teacher is not None:
             summary["gap_to_teacher"] = self.teacher.ap - self.best.ap
         return summary
@@ -136,7 +136,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
 
 
-def _measured(evaluation: Evaluation) -> dict[str, Any]:
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
     return {
         **_numbers(evaluation),
         "per_class": evaluation.per_class,

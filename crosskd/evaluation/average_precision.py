@@ -98,8 +98,8 @@ def _without_ground_truth(classes: list[str]) -> CocoResult:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    measured = values[values > NO_GROUND_TRUTH]
-    return float(measured.mean()) if measured.size else NO_GROUND_TRUTH
+    known = values[values > NO_GROUND_TRUTH]
+    return float(known.mean()) if known.size else NO_GROUND_TRUTH
 
 
 def _curves(classes: list[str], precision: NDArray[np.float64]) -> Curves:

@@ -32,10 +32,10 @@ def write_curves(folder: Path, evaluation: Evaluation) -> Path:
 
 def as_json(curves: Curves) -> dict[str, Any]:
     """`recall` is the axis of every curve; a class without ground truth is null, and not part of the mean."""
-    measured = curves.precision[:, (curves.precision >= 0).all(axis=(0, 2))]  # [3, K', 101]
+    known = curves.precision[:, (curves.precision >= 0).all(axis=(0, 2))]  # [3, K', 101]
     return {
         "recall": np.linspace(0, 1, 101).round(2).tolist(),
-        "mean": _by_iou(measured.mean(axis=1)) if measured.shape[1] else None,
+        "mean": _by_iou(known.mean(axis=1)) if known.shape[1] else None,
         "classes": {
             name: _by_iou(table) if (table := curves.precision[:, label]).min() >= 0 else None
             for label, name in enumerate(curves.classes)

@@ -60,11 +60,11 @@ def evaluate(
     epoch: float = 0.0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Measure `detector` on every image that `batches` has; images it leaves out are not counted as missed.
+    """Evaluate `detector` on every image that `batches` has; images it leaves out are not counted as missed.
 
     `annotations` is the ground truth: what a loader has read (`loader.dataset.annotations`), or a COCO file with
     `classes` in label order. `milliseconds_per_image` is the detector's time alone, from the batch on its device to
-    the detections. `stopping` is asked before each batch; there is nothing to save then, a resume measures again.
+    the detections. `stopping` is asked before each batch; there is nothing to save then, a resume evaluates again.
 
     In a process group every rank calls this with its own share of the batches and gets the same result. Shares are
     whole batches (`build_loader(..., rank=, world_size=)`), and the main rank puts all detections in the order of
@@ -96,18 +96,18 @@ def evaluate(
     result = None
     if shares is not None:
         whole = _merged(shares)
-        measured = average_precision(truth, whole.found)
+        numbers = average_precision(truth, whole.found)
         result = Evaluation(
             model=model,
             step=step,
             epoch=epoch,
-            metrics=measured.metrics,
-            per_class=measured.per_class,
-            class_metrics=measured.class_metrics,
+            metrics=numbers.metrics,
+            per_class=numbers.per_class,
+            class_metrics=numbers.class_metrics,
             images=len(whole.found),
             seconds=time.perf_counter() - start,
             milliseconds_per_image=whole.milliseconds_per_image,
-            curves=measured.curves,
+            curves=numbers.curves,
         )
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def evaluate_weights(config: TrainConfig, weights: Path | str) -> Evaluation:
-    """Measure a weights file on the validation split of `config`.
+    """Evaluate a weights file on the validation split of `config`.
 
     A file that this project wrote says which model it is, and in which order it knows the classes; of that model,
     `config` can only change how detections are chosen: the fields of `student.postprocess` that it sets. Of any
@@ -220,7 +220,7 @@ def _merged(shares: list[_RankDetections]) -> _RankDetections:
     whole = _RankDetections()
     for share in shares:
         if twice := whole.found.keys() & share.found:
-            raise ValueError(f"image {min(twice)} was measured by two ranks: give each rank a share of its own")
+            raise ValueError(f"image {min(twice)} was evaluated by two ranks: give each rank a share of its own")
         whole.found |= share.found
         whole.spans += share.spans[1:] or share.spans
     return whole

@@ -22,7 +22,7 @@ from crosskd.engine.results import size_of, versions
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
-from crosskd.evaluation.evaluate import evaluate
+from crosskd.evaluation.evaluate import evaluate as evaluate_detector
 from crosskd.runs.finished import Finished, describe, load
 from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
 from crosskd.structures import Batch, Evaluation
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 1.0  # between two words on how far it is
 
 
-def measure(
+def evaluate(
     config: EvaluateConfig,
     workdir: Path,
     *,
@@ -41,7 +41,7 @@ def measure(
     weights: Path | None = None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Measure weights as `config` says and leave `manifest.json`, the curves and `log.txt` in `workdir`.
+    """Evaluate weights as `config` says and leave `manifest.json`, the curves and `log.txt` in `workdir`.
 
     `weights` is the file behind a `JobRef`. Callbacks hear of one evaluation, of a "student" after step 0. Returns the
     manifest. Raises `Interrupted` when `stop` is set before the end, and every other `CrossKDError` with a reason.
@@ -49,13 +49,15 @@ def measure(
     workdir.mkdir(parents=True, exist_ok=True)
     with log_file(workdir / "log.txt"):
         try:
-            return _measure(config, workdir, Callbacks([LogCallback(), *callbacks]), weights, stop or threading.Event())
+            return _evaluate(
+                config, workdir, Callbacks([LogCallback(), *callbacks]), weights, stop or threading.Event()
+            )
         except CrossKDError as error:
             log.error("%s", error)
             raise
 
 
-def _measure(
+def _evaluate(
     config: EvaluateConfig, workdir: Path, callback: Callback, weights: Path | None, stop: threading.Event
 ) -> dict[str, Any]:
     started = time.perf_counter()
@@ -71,7 +73,7 @@ def _measure(
         finished.detector.to(device)
     run.total_steps = len(loader)
     callback.on_phase(run, "evaluating")
-    evaluation = evaluate(
+    evaluation = evaluate_detector(
         finished.detector,
         _told(loader, run, callback),
         annotations=loader.dataset.annotations,

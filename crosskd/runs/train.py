@@ -227,7 +227,7 @@ class _Session:
 
     @property
     def delivered(self) -> Detector:
-        """The student that is measured and handed out."""
+        """The student that is evaluated and handed out."""
         return self.parts.student if self.parts.ema is None else self.parts.ema.model
 
     def _restore(self, saved: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class _Session:
     def _evaluate_teacher(self, teacher: Detector) -> None:
         self.callback.on_phase(self.run, "evaluating_teacher")
         reader = Renormalised(teacher, self.config.student.pixels)
-        self.results.teacher = evaluation = self._measure(reader, "teacher")
+        self.results.teacher = evaluation = self._evaluate(reader, "teacher")
         self.callback.on_evaluation(self.run, evaluation)
         self._write_curves(evaluation)
         if evaluation.ap < POOR_TEACHER:
@@ -266,7 +266,7 @@ class _Session:
         run = self.run
         self.callback.on_phase(run, "evaluating")
         broadcast_buffers(self.delivered)
-        evaluation = self.results.add(self._measure(self.delivered, "student"), self.delivered)
+        evaluation = self.results.add(self._evaluate(self.delivered, "student"), self.delivered)
         if evaluation.best:
             run.best_ap, run.best_step = evaluation.ap, evaluation.step
         self.callback.on_evaluation(run, evaluation)
@@ -276,7 +276,7 @@ class _Session:
         self.callback.on_phase(run, "training")
         return self.results.out_of_patience(self.config.evaluation)
 
-    def _measure(self, detector: Evaluable, model: str) -> Evaluation:
+    def _evaluate(self, detector: Evaluable, model: str) -> Evaluation:
         loader = self.parts.val_loader
         return evaluate(
             detector,

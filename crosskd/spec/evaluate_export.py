@@ -1,4 +1,4 @@
-"""What is done with the weights of a finished training: they are evaluated, or exported. Imports no torch."""
+"""What is done with finished weights: they are evaluated, or exported. Imports no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ScaleConfig(Knobs):
 
 
 class _WeightsConfig(Knobs):
-    """What evaluation and export have in common: weights, and how detections are made of them."""
+    """What evaluating and exporting have in common: weights, and how detections are made of them."""
 
     version: Literal[1] = 1
     weights: JobRef | FileRef

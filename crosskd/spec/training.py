@@ -1,4 +1,4 @@
-"""How the weights are moved, averaged, measured and kept. Imports no torch."""
+"""How the weights are moved, averaged, evaluated and kept. Imports no torch."""
 
 from __future__ import annotations
 

@@ -112,14 +112,14 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
 
     monkeypatch.setattr("crosskd.evaluation.evaluate.evaluate_weights", watch)
     weights = tmp_path / "run" / "last.safetensors"
-    measure = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
+    command = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
     figures = []
     for options in (
         (),
         ("--set", "student.postprocess.max_detections=1", "--set", "augment.short_edges=[64]"),
         ("--recipe", recipe, "--set", "batch_size=2"),
     ):
-        result = invoke(*measure, "--set", "loader.workers=0", *options)
+        result = invoke(*command, "--set", "loader.workers=0", *options)
         assert result.exit_code == 0, result.output
         figures.append(json.loads(result.output))
     assert [validation_edge(config.augment) for config in seen] == [48, 64, 64]

@@ -117,8 +117,8 @@ def test_no_number_can_change_unseen(field: str, single: bool) -> None:
 @pytest.mark.parametrize("field", RESULTS)
 def test_no_field_can_be_missing_unseen(field: str) -> None:
     case = CASES["gfl/base"]
-    measured = {name: value for name, value in case.items() if name != field}
-    assert compare(case, measured, single=False).uncompared
+    computed = {name: value for name, value in case.items() if name != field}
+    assert compare(case, computed, single=False).uncompared
 
 
 def test_a_shorter_or_longer_result_is_not_the_expected_one() -> None:
@@ -254,13 +254,13 @@ def test_it_says_what_it_did_not_compare(
     case = CASES[SMALLEST]
 
     def build(case: Case, dtype: torch.dtype) -> dict[str, Any]:
-        """Measured once above; here it is about what is read and compared."""
+        """Computed once above; here it is about what is read and compared."""
         case.student(dtype)
         if case.distils:
             case.distill()
         return CASES[SMALLEST]
 
-    monkeypatch.setattr(oracle, "measure", build)
+    monkeypatch.setattr(oracle, "compute", build)
     assert oracle.main(put(folder, {**case, **more}, case)) == 2
     printed = capsys.readouterr().out
     assert printed.count("NOT COMPARED") >= 1
@@ -271,7 +271,7 @@ def test_it_says_what_it_did_not_compare(
 def test_what_is_no_case_is_named_and_the_others_run(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oracle, "measure", lambda *_: CASES[SMALLEST])
+    monkeypatch.setattr(oracle, "compute", lambda *_: CASES[SMALLEST])
     arguments = put(folder, 3, [], CASES[SMALLEST])  # type: ignore[arg-type]
     (folder / "a.json").write_text("{")
     (folder / "b.json").write_bytes(b"\xff")

@@ -19,7 +19,7 @@ import torch
 from crosskd.errors import CrossKDError
 from tests.oracle.case import Case, UnknownDetectorError, UnknownSettingError
 from tests.oracle.compare import Comparison, compare
-from tests.oracle.measure import measure
+from tests.oracle.compute import compute
 
 PASSED, FAILED, INCOMPLETE = 0, 1, 2
 # What a case ends in that says nothing, nonsense or something new: settings are read as they stand.
@@ -38,7 +38,7 @@ UNBUILDABLE = (
 def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
     """Compute one case anew and compare all of it."""
     dtype = torch.float32 if single else torch.float64
-    return compare(values, measure(Case(values), dtype), single=single)
+    return compare(values, compute(Case(values), dtype), single=single)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Measured against expected, number by number, with the oracle's tolerances."""
+"""Computed against expected, number by number, with the oracle's tolerances."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class Comparison:
         return all(worst.passed for worst in self.quantities.values())
 
 
-def compare(expected: Mapping[str, Any], measured: Mapping[str, Any], *, single: bool) -> Comparison:
-    """Every number of every result field of `expected` against the one at the same place in `measured`.
+def compare(expected: Mapping[str, Any], computed: Mapping[str, Any], *, single: bool) -> Comparison:
+    """Every number of every result field of `expected` against the one at the same place in `computed`.
 
-    What `measured` has no place for is listed as uncompared, so that nothing passes by being overlooked.
+    What `computed` has no place for is listed as uncompared, so that nothing passes by being overlooked.
     """
     result = Comparison()
     gradient = ILL_CONDITIONED if single and _ill_conditioned(expected) else None
@@ -91,7 +91,7 @@ def compare(expected: Mapping[str, Any], measured: Mapping[str, Any], *, single:
         if name in DESCRIPTION:
             continue
         scales = _scales(name, value) if single else {}
-        for path, want, got in _leaves(name, value, measured.get(name, MISSING)):
+        for path, want, got in _leaves(name, value, computed.get(name, MISSING)):
             if got is MISSING:
                 result.uncompared.append(path)
                 continue
@@ -108,10 +108,10 @@ MISSING = object()
 
 
 def _leaves(path: str, want: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(path, expected, measured) for every leaf that either side has in a list, or the expected side in a mapping.
+    """(path, expected, computed) for every leaf that either side has in a list, or the expected side in a mapping.
 
     `MISSING` stands where nothing can be compared. That is so for an empty mapping, too: an empty list has a length
-    that the measured one must have, but a mapping without names asks for nothing at all.
+    that the computed one must have, but a mapping without names asks for nothing at all.
     """
     if isinstance(want, Mapping) and want:
         for key, value in want.items():

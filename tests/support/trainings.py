@@ -70,7 +70,7 @@ class Story(Callback):
 
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         self.evaluations.append(evaluation)
-        self.receive(f"{evaluation.model} measured {run.step}", run)
+        self.receive(f"{evaluation.model} evaluated {run.step}", run)
 
     def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
         assert path.is_file()

@@ -132,9 +132,9 @@ def _work(
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
     if isinstance(config, EvaluateConfig):
-        from crosskd.runs.evaluate import measure
+        from crosskd.runs.evaluate import evaluate
 
-        return measure(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+        return evaluate(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
     if isinstance(config, ExportConfig):
         from crosskd.runs.export import export
 

@@ -65,15 +65,15 @@ def surplus_checkpoints(session: Session, job_id: str, last: int) -> Sequence[Ar
 
 
 def _best_step(session: Session, job_id: str) -> int | None:
-    """The step of the best student, as the attempts have told it; None: none was measured."""
+    """The step of the best student, as the attempts have told it; None: none was evaluated."""
     for part in reversed(series.step_ranges(session, job_id)):
-        measured = select(Evaluation.step).where(
+        evaluated = select(Evaluation.step).where(
             Evaluation.attempt_id == part.attempt_id,
             Evaluation.model == "student",
-            Evaluation.step <= part.last,  # from 0: what was measured at the very step of a resume is measured again
+            Evaluation.step <= part.last,  # from 0: what was evaluated at the very step of a resume is evaluated again
             Evaluation.report["best"].as_boolean(),
         )
-        step = session.scalar(measured.order_by(Evaluation.step.desc()).limit(1))
+        step = session.scalar(evaluated.order_by(Evaluation.step.desc()).limit(1))
         if step is not None:
             return step
     return None

@@ -67,11 +67,11 @@ def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> 
     }
     if not session.insert_if_absent(Evaluation, row):
         return
-    measured = report.metrics.AP >= 0  # -1: there was nothing to measure
+    known = report.metrics.AP >= 0  # -1: there was no ground truth
     best: dict[str, Any] = {}
-    if measured and report.model == "teacher":
+    if known and report.model == "teacher":
         best["teacher_ap"] = report.metrics.AP
-    elif measured and report.best:
+    elif known and report.best:
         best["best_ap"] = report.metrics.AP
     ref = {"attempt": attempt.number, "attempt_id": attempt.id, "model": report.model, "step": report.step}
     size = 1000 + 200 * len(report.per_class)

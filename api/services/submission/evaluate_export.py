@@ -110,7 +110,7 @@ def _resolved(
     if exports:
         update["classes"] = classes = _export_classes(asked.classes, source, faults)
     else:
-        classes = _measured_classes(asked.data, result, source, faults)
+        classes = _evaluation_classes(asked.data, result, source, faults)
         if asked.data is not None:
             update["data"]["classes"] = classes
     update["weights"] = source.weights.model_dump()
@@ -142,7 +142,7 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
         return None
 
 
-def _measured_classes(
+def _evaluation_classes(
     data: EvaluationData | None, result: datasets.CheckResult | None, source: Source, faults: list[Fault]
 ) -> list[str] | None:
     """In label order: the model's, which must be those of the data. Without any, the categories by ascending id."""

@@ -158,7 +158,7 @@ def test_a_teacher_of_other_pixels_sees_what_it_was_trained_on() -> None:
     torch.testing.assert_close(seen[0].student.features, student.features(images))
 
 
-def test_a_teacher_of_other_pixels_is_measured_on_its_own() -> None:
+def test_a_teacher_of_other_pixels_is_evaluated_on_its_own() -> None:
     teacher = small.detector(1, pixels=CAFFE).eval()
     images, targets = small.batch()
     found = Renormalised(teacher, PixelConfig()).detect(images, targets.sizes)

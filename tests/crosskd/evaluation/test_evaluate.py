@@ -47,7 +47,7 @@ class Oracle(nn.Module):
         ]
 
 
-def measured(folder, change=lambda boxes: boxes, **settings):
+def evaluated(folder, change=lambda boxes: boxes, **settings):
     loader = build_loader(config(folder, **settings), "val")
     detector = Oracle(list(loader), change).train()
     result = evaluate(detector, loader, annotations=loader.dataset.annotations, step=7, epoch=1.5)
@@ -62,7 +62,7 @@ def nothing(boxes: torch.Tensor) -> torch.Tensor:
 def test_perfect_detections_have_ap_1_at_any_scale(tmp_path):
     write(tmp_path, many(SIZES))
     for edge in (48, 64, 77):
-        result = measured(tmp_path, augment={"short_edges": [edge], "long_edge": 128})
+        result = evaluated(tmp_path, augment={"short_edges": [edge], "long_edge": 128})
         assert result.metrics["AP"] == result.metrics["AR100"] == result.metrics["APs"] == pytest.approx(1)
         assert result.metrics["APl"] == -1
         assert result.per_class == {"one": pytest.approx(1), "two": pytest.approx(1)}
@@ -79,7 +79,7 @@ def test_shifted_boxes_count_up_to_the_iou_they_have(tmp_path):
         entry["bbox"] = [20, 20, 10, 10]
     write(tmp_path, content(annotations=data["annotations"][:2]))
     scale = 64 / 48
-    result = measured(tmp_path, lambda boxes: boxes + torch.tensor([scale, 0, scale, 0]))
+    result = evaluated(tmp_path, lambda boxes: boxes + torch.tensor([scale, 0, scale, 0]))
     assert result.metrics["AP"] == pytest.approx(0.7)
     assert result.metrics["AP50"] == result.metrics["AP75"] == pytest.approx(1)
 
@@ -87,7 +87,7 @@ def test_shifted_boxes_count_up_to_the_iou_they_have(tmp_path):
 def test_detections_outside_the_image_are_clipped_to_it(tmp_path):
     box = {"id": 1, "image_id": 70, "category_id": 2, "bbox": [44, 28, 20, 20], "area": 400, "iscrowd": 0}
     write(tmp_path, content(annotations=[box]))
-    result = measured(tmp_path, lambda boxes: boxes * torch.tensor([1, 1, 2, 2]))
+    result = evaluated(tmp_path, lambda boxes: boxes * torch.tensor([1, 1, 2, 2]))
     assert result.metrics["AP"] == pytest.approx(1)
 
 
@@ -97,7 +97,7 @@ def test_ids_that_are_not_1_to_n_and_id_0_are_no_matter(tmp_path):
     data["annotations"][0]["id"] = 0
     data["categories"][0]["id"], data["annotations"][0]["category_id"] = 0, 0
     write(tmp_path, data)
-    result = measured(tmp_path)
+    result = evaluated(tmp_path)
     assert result.metrics["AP"] == pytest.approx(1)
     assert result.per_class == {"cat": pytest.approx(1), "dog": pytest.approx(1)}
 
@@ -108,7 +108,7 @@ def test_no_detection_is_ap_0_and_no_ground_truth_minus_1(tmp_path):
     assert result.metrics["AP"] == 0
     assert result.per_class == {"one": 0, "two": 0}
     write(tmp_path / "none", many(SIZES, boxes=0))
-    result = measured(tmp_path / "none")
+    result = evaluated(tmp_path / "none")
     assert set(result.metrics.values()) == {-1}
     assert result.per_class == {"one": -1, "two": -1}
     assert result.class_metrics == {name: {"AP50": -1, "AP75": -1, "AR100": -1} for name in ("one", "two")}
@@ -135,14 +135,14 @@ def test_no_image_at_all_is_minus_1(tmp_path):
 def test_an_image_that_was_left_out_is_not_missed(tmp_path):
     write(tmp_path, many(SIZES))
     (tmp_path / "images" / "2.png").write_bytes(b"broken")
-    result = measured(tmp_path, data={"max_corrupt_images": 1})
+    result = evaluated(tmp_path, data={"max_corrupt_images": 1})
     assert result.images == 4
     assert result.metrics["AP"] == pytest.approx(1)
 
 
 def test_nothing_is_printed(tmp_path, capfd):
     write(tmp_path, many(SIZES))
-    measured(tmp_path)
+    evaluated(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 

@@ -52,7 +52,7 @@ def shared_loader(settings: TrainConfig) -> Loader:
     return build_loader(settings, "val", rank=distributed.rank(), world_size=distributed.world_size())
 
 
-def measured(settings: TrainConfig, detector: nn.Module) -> Evaluation:
+def evaluated(settings: TrainConfig, detector: nn.Module) -> Evaluation:
     loader = shared_loader(settings)
     return evaluate(detector, loader, annotations=loader.dataset.annotations, step=3)
 
@@ -64,8 +64,8 @@ def detector_of(settings: TrainConfig) -> nn.Module:
 
 def work(rank: int, values: dict[str, Any]) -> Results:
     settings = TrainConfig.model_validate(values)
-    rough = measured(settings, Rough(shared_loader(settings)))
-    detector = measured(settings, detector_of(settings))
+    rough = evaluated(settings, Rough(shared_loader(settings)))
+    detector = evaluated(settings, detector_of(settings))
     loader = shared_loader(settings)
     asked: list[int] = []
 
@@ -95,10 +95,10 @@ def ranks(settings: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> li
     return on_ranks(work, tmp_path_factory.mktemp("ranks"), settings.model_dump(mode="json"))
 
 
-def test_two_processes_measure_what_one_does_to_the_last_digit(settings: TrainConfig, ranks: list[Results]) -> None:
+def test_two_processes_find_what_one_does_to_the_last_digit(settings: TrainConfig, ranks: list[Results]) -> None:
     torch.set_num_threads(1)
-    rough = measured(settings, Rough(shared_loader(settings)))
-    detector = measured(settings, detector_of(settings))
+    rough = evaluated(settings, Rough(shared_loader(settings)))
+    detector = evaluated(settings, detector_of(settings))
     assert 0.05 < rough.metrics["AP"] < 0.95
     for result in ranks:
         for ours, alone in ((result.rough, rough), (result.detector, detector)):
@@ -111,7 +111,7 @@ def test_two_processes_measure_what_one_does_to_the_last_digit(settings: TrainCo
             assert (ours.images, ours.step) == (alone.images, 3) == (len(SIZES) - 1, 3)
 
 
-def test_every_image_is_measured_by_one_rank(ranks: list[Results]) -> None:
+def test_every_image_is_evaluated_by_one_rank(ranks: list[Results]) -> None:
     shares = [result.images for result in ranks]
     assert sum(shares) == len(SIZES) - 1
     assert min(shares) >= 3
@@ -121,11 +121,11 @@ def test_a_stop_that_reaches_one_rank_ends_the_evaluation_of_all(ranks: list[Res
     assert [result.interrupted for result in ranks] == ["2: stopped on request in an evaluation after step 3"] * 2
 
 
-def test_an_image_measured_twice_is_told(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_evaluated_twice_is_told(settings: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the ranks' loaders were not told that they are ranks."""
     monkeypatch.setattr(distributed, "gather", lambda share: [share, share])
-    with pytest.raises(ValueError, match="measured by two ranks"):
-        measured(settings, detector_of(settings))
+    with pytest.raises(ValueError, match="evaluated by two ranks"):
+        evaluated(settings, detector_of(settings))
 
 
 def test_what_ranks_tell_each_other_is_their_own_where_there_is_one(tmp_path: Path) -> None:

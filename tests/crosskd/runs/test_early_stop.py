@@ -91,7 +91,7 @@ def test_every_evaluation_leaves_its_curves(stopped: tuple[Path, Story, Curves])
             assert sum(curve) / 101 == pytest.approx(evaluation.per_class[label], abs=1e-4)
 
 
-@pytest.mark.parametrize("moment", ["log 8", "evaluating", "student measured 9"])
+@pytest.mark.parametrize("moment", ["log 8", "evaluating", "student evaluated 9"])
 def test_a_run_that_dies_stops_where_it_would_have(
     data: dict[str, Any], stopped: tuple[Path, Story, Curves], tmp_path: Path, moment: str
 ) -> None:

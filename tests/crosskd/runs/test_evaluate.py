@@ -16,7 +16,7 @@ from crosskd.data.transforms import collate
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
 from crosskd.evaluation.evaluate import evaluate_weights
-from crosskd.runs.evaluate import measure
+from crosskd.runs.evaluate import evaluate
 from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import (
     AugmentConfig,
@@ -87,9 +87,9 @@ class Told(Callback):
         self.files.append(path.name)
 
 
-def test_it_measures_what_evaluate_weights_measures(data: DataConfig, weights: Path, tmp_path: Path) -> None:
+def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, tmp_path: Path) -> None:
     told = Told()
-    manifest = measure(make(data, weights), tmp_path, callbacks=[told])
+    manifest = evaluate(make(data, weights), tmp_path, callbacks=[told])
     augment = {"short_edges": [SCALE["val_short_edge"]], "long_edge": SCALE["long_edge"]}
     training = TrainConfig.model_validate(
         {
@@ -100,7 +100,7 @@ def test_it_measures_what_evaluate_weights_measures(data: DataConfig, weights: P
         }
     )
     # The file says the model; `student.postprocess` as a whole was given here, so it counts.
-    known = measure(make(data, weights, postprocess=training.student.postprocess.model_dump()), tmp_path / "other")
+    known = evaluate(make(data, weights, postprocess=training.student.postprocess.model_dump()), tmp_path / "other")
     assert known["model"]["metrics"] == evaluate_weights(training, weights).metrics
 
     (evaluation,) = told.evaluations
@@ -122,16 +122,16 @@ def test_it_measures_what_evaluate_weights_measures(data: DataConfig, weights: P
 def test_the_file_behind_a_job_is_given(data: DataConfig, weights: Path, tmp_path: Path) -> None:
     config = make(data, weights, weights={"job": "0" * 32})
     with pytest.raises(ConfigError, match="not at hand") as caught:
-        measure(config, tmp_path / "without")
+        evaluate(config, tmp_path / "without")
     assert caught.value.where == "/weights/job"
-    assert measure(config, tmp_path / "with", weights=weights)["weights_sha256"]
+    assert evaluate(config, tmp_path / "with", weights=weights)["weights_sha256"]
 
 
 def test_postprocessing_and_scale_can_be_chosen(data: DataConfig, weights: Path, tmp_path: Path) -> None:
     scale = {"short_edge": 32, "long_edge": 32}
     config = make(data, weights, postprocess={"max_detections": 1}, scale=scale)
     told = Told()
-    manifest = measure(config, tmp_path, callbacks=[told])
+    manifest = evaluate(config, tmp_path, callbacks=[told])
     metrics = told.evaluations[0].metrics
     assert metrics["AR1"] == metrics["AR100"] > 0
     assert manifest["model"]["image"] == [32, 32]
@@ -145,11 +145,11 @@ def test_postprocessing_and_scale_can_be_chosen(data: DataConfig, weights: Path,
         ({"weights": {"file": "/nowhere.safetensors"}}, ""),
     ],
 )
-def test_what_cannot_be_measured(
+def test_what_cannot_be_evaluated(
     data: DataConfig, weights: Path, tmp_path: Path, changes: dict[str, Any], where: str
 ) -> None:
     with pytest.raises(CrossKDError) as caught:
-        measure(make(data, weights, **changes), tmp_path)
+        evaluate(make(data, weights, **changes), tmp_path)
     assert caught.value.where == where
     assert caught.value.remedy
 
@@ -161,7 +161,7 @@ def test_class_names_that_are_none(data: DataConfig, tmp_path: Path, said: str) 
     metadata = {"format": "crosskd", "model": model.config.model_dump_json(), "classes": said}
     save_file(model.state_dict(), path, metadata)
     with pytest.raises(WeightsError, match=r"w\.safetensors describes its model in a way that this version"):
-        measure(make(data, path), tmp_path / "run")
+        evaluate(make(data, path), tmp_path / "run")
     teacher = TeacherConfig(weights=FileRef(file=str(path)))
     config = TrainConfig(data=data, student=model.config, teacher=teacher)
     if said.startswith('["A"'):  # a teacher is narrowed by name: the first of that name is taken
@@ -176,12 +176,12 @@ def test_weights_that_say_nothing_need_a_model(data: DataConfig, tmp_path: Path)
     model = detector()
     save_file(model.state_dict(), bare)
     with pytest.raises(ConfigError, match="does not say which model"):
-        measure(make(data, bare), tmp_path / "a")
+        evaluate(make(data, bare), tmp_path / "a")
     config = make(data, bare, model=model.config.model_dump(), scale=SCALE_OF_OURS)
-    assert measure(config, tmp_path / "b")["classes"] == CLASSES  # the categories of the data, by id
+    assert evaluate(config, tmp_path / "b")["classes"] == CLASSES  # the categories of the data, by id
     wrong = small.config(depth=2, strides=[8, 16, 32])
     with pytest.raises(WeightsError, match="does not fit"):
-        measure(make(data, bare, model=wrong.model_dump()), tmp_path / "c")
+        evaluate(make(data, bare, model=wrong.model_dump()), tmp_path / "c")
 
 
 SCALE_OF_OURS = {"short_edge": SCALE["val_short_edge"], "long_edge": SCALE["long_edge"]}
@@ -191,6 +191,6 @@ def test_a_stop_ends_it_with_nothing_kept(data: DataConfig, weights: Path, tmp_p
     stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted) as caught:
-        measure(make(data, weights), tmp_path, stop=stop)
+        evaluate(make(data, weights), tmp_path, stop=stop)
     assert caught.value.step == 0
     assert not (tmp_path / "manifest.json").exists()

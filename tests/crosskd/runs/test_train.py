@@ -45,7 +45,7 @@ def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], t
     result = train(config(data), tmp_path, callbacks=[story])
     best = [event for event in story.events if event == "best.safetensors"]
     told = [event for event in story.events if event != "best.safetensors"]
-    epoch = ["log {}", "log {}", "log {}", "checkpoint {}", "evaluating", "student measured {}", "training"]
+    epoch = ["log {}", "log {}", "log {}", "checkpoint {}", "evaluating", "student evaluated {}", "training"]
     assert told == [
         *("start", "preparing", "training"),
         *(event.format(min(number, 2) + 1) for number, event in enumerate(epoch)),
@@ -93,18 +93,18 @@ def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, 
     assert manifest["seconds"] > 0
 
 
-def test_the_teacher_is_measured_first_and_a_poor_one_is_said(
+def test_the_teacher_is_evaluated_first_and_a_poor_one_is_said(
     data: dict[str, Any], teacher: Path, tmp_path: Path
 ) -> None:
     story = Story()
     result = train(distilled(data, teacher, schedule={"max_steps": 1}), tmp_path, callbacks=[story])
-    assert story.events[:5] == ["start", "preparing", "evaluating_teacher", "teacher measured 0", "training"]
+    assert story.events[:5] == ["start", "preparing", "evaluating_teacher", "teacher evaluated 0", "training"]
     assert {"loss_cls", "loss_bbox", "loss_dfl", "crosskd_cls", "crosskd_box"} <= set(story.logs[1])
     assert result.manifest["teacher"]["metrics"]["AP"] < 0.01
     assert "check its classes, their order and its pixels" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_teacher_of_more_classes_and_other_pixels_is_narrowed_and_measured_alike(
+def test_a_teacher_of_more_classes_and_other_pixels_is_narrowed_and_evaluated_alike(
     data: dict[str, Any], teacher: Path, tmp_path: Path
 ) -> None:
     """The same weights with two classes more, in another order, must reach the very same AP."""
@@ -115,11 +115,11 @@ def test_a_teacher_of_more_classes_and_other_pixels_is_narrowed_and_measured_ali
         state[name] = torch.cat((spare, state[name][rows], spare))
     model = ModelConfig.model_validate_json(metadata["model"])
     write_weights(tmp_path / "wide.safetensors", state, model=model, classes=["Z", "E", "A", "B", "Q"])
-    measured = {}
+    metrics = {}
     for name, weights in {"narrow": teacher, "wide": tmp_path / "wide.safetensors"}.items():
         result = train(distilled(data, weights, schedule={"max_steps": 1}), tmp_path / name)
-        measured[name] = result.manifest["teacher"]["metrics"]
-    assert measured["wide"] == measured["narrow"]
+        metrics[name] = result.manifest["teacher"]["metrics"]
+    assert metrics["wide"] == metrics["narrow"]
     assert "5 classes; 3 of them are taken" in (tmp_path / "wide" / "log.txt").read_text()
 
 
@@ -225,7 +225,7 @@ def straight(data: dict[str, Any], teacher: Path, tmp_path_factory: pytest.TempP
     return workdir, story
 
 
-@pytest.mark.parametrize("moment", ["log 2", "log 3", "student measured 4", "checkpoint 6"])
+@pytest.mark.parametrize("moment", ["log 2", "log 3", "student evaluated 4", "checkpoint 6"])
 def test_a_run_that_dies_and_is_resumed_is_the_run_that_did_not(
     data: dict[str, Any], teacher: Path, straight: tuple[Path, Story], tmp_path: Path, moment: str
 ) -> None:
@@ -366,7 +366,7 @@ def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(data: dict[str, Any],
         train(spec, tmp_path / "run", callbacks=[stopper])
     story = Story()
     train(spec, tmp_path / "run", callbacks=[story], resume=tmp_path / "run" / "checkpoints")
-    assert story.events[:5] == ["start", "preparing", "training", "evaluating", "student measured 3"]
+    assert story.events[:5] == ["start", "preparing", "training", "evaluating", "student evaluated 3"]
     assert digest(tmp_path / "run" / "last.safetensors") == digest(
         train(spec, tmp_path / "whole").last_weights,
     )
@@ -408,7 +408,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data: dict[str, Any]
     assert all(value.isfinite().all() for value in state["trainee"].values())
 
 
-def test_the_average_is_what_is_measured_and_delivered(data: dict[str, Any], tmp_path: Path) -> None:
+def test_the_average_is_what_is_evaluated_and_delivered(data: dict[str, Any], tmp_path: Path) -> None:
     result = train(config(data, ema={"decay": 0.9}), tmp_path)
     state = read_checkpoint(tmp_path / "checkpoints")
     delivered, _ = read_weights(result.last_weights)

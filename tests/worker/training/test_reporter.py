@@ -103,9 +103,9 @@ def test_curves_travel_as_a_file_that_the_wire_can_read(
     """A report has a bound on its size, the number of classes has none."""
     drawn = Curves(("A", "B"), np.stack([np.full((3, 101), 0.5), np.full((3, 101), -1.0)], axis=1))
     numbers = {name: {"AP50": 0.5, "AP75": 0.5, "AR100": 0.5} for name in ("A", "B")}
-    measured = evaluation(curves=drawn, class_metrics=numbers)
-    reporter.on_evaluation(run, measured)
-    reporter.on_curves(run, write_curves(folder.run / "curves", measured), measured)
+    evaluated = evaluation(curves=drawn, class_metrics=numbers)
+    reporter.on_evaluation(run, evaluated)
+    reporter.on_curves(run, write_curves(folder.run / "curves", evaluated), evaluated)
     reporter.close(60)
     (report,) = double.evaluations
     assert "curves" not in report

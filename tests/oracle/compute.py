@@ -30,10 +30,10 @@ LOSS_NAMES = {
 TOP = 20  # detections of an image that the vectors keep
 
 
-def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+def compute(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     """Losses, gradients, maps and predictions of `case`, all numbers as Python floats."""
     student, images, targets = case.student(dtype), case.images(dtype), case.targets(dtype)
-    measured: dict[str, Any] = {
+    computed: dict[str, Any] = {
         "image_summary": summary(images),
         "student_weight_l2": norm(student.state_dict().values()),
     }
@@ -47,15 +47,15 @@ def measure(case: Case, dtype: torch.dtype) -> dict[str, Any]:
         losses = distiller.train()(images, targets)
         (step,) = witness.steps
         assignment = step.student.assignment
-        measured |= _distillation(step, crosskd.cut)
+        computed |= _distillation(step, crosskd.cut)
     else:
         losses = student.train()(images, targets)
         with torch.no_grad():
             assignment = student.head.assign(map_sizes(student.features(images)), targets)
-    measured |= _losses(losses, case) | _assignment(student, assignment)
+    computed |= _losses(losses, case) | _assignment(student, assignment)
     sum(values.sum() for values in losses.values()).backward()
-    measured |= _gradients(student)
-    return measured | _evaluation(student.eval(), images, case)
+    computed |= _gradients(student)
+    return computed | _evaluation(student.eval(), images, case)
 
 
 def _losses(losses: Losses, case: Case) -> dict[str, Any]:
