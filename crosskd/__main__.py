@@ -23,6 +23,7 @@ from rich.console import Console
 from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import ExportConfig, ModelConfig, TrainConfig
+from crosskd.spec.evaluate_export import augment_at
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
@@ -204,11 +205,9 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool) -> None:
 def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     from rich.table import Table
 
-    from crosskd.engine.device import set_threads
-    from crosskd.evaluation.evaluate import evaluate_weights
+    from crosskd.runs.evaluate import as_evaluation, evaluate_weights
 
-    set_threads(config.threads)
-    evaluation = evaluate_weights(config, weights)
+    evaluation = evaluate_weights(as_evaluation(config, weights)).evaluation
     if as_json:
         print(json.dumps(evaluation.numbers()))
         return
@@ -226,15 +225,24 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
 
 
 def _settings_of(weights: Path) -> dict[str, Any]:
-    from crosskd.evaluation.evaluate import recorded_settings
+    """The sections of a TrainConfig that a weights file records: the scale at which it was evaluated, if any."""
+    from crosskd.weights.description import describe
 
-    return recorded_settings(weights)
+    scale = describe(weights).scale()
+    return {} if scale is None else {"augment": augment_at(scale).model_dump()}
 
 
 def _student_of(weights: Path) -> dict[str, Any]:
-    from crosskd.evaluation.evaluate import recorded_student
+    """The model that a weights file names, as the values of `TrainConfig.student`."""
+    from crosskd.weights.description import describe
 
-    return recorded_student(weights)
+    if (model := describe(weights).model()) is None:
+        raise ConfigError(
+            f"{weights.name} does not say which model it holds",
+            remedy="Name a recipe whose student it is (--recipe), or write it anew: crosskd convert IN OUT.safetensors "
+            "--to native.",
+        )
+    return model.model_dump()
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
-from crosskd.weights.native import FORMAT, class_names, read_header
+from crosskd.weights.description import Description
+from crosskd.weights.native import FORMAT, read_header
 from crosskd.weights.tensors import read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
@@ -48,7 +49,8 @@ def read_source(path: Path | str) -> Source:
         return _from_checkpoint(read_checkpoint(path), path.name)  # again: this one heeds the digest
     tensors = tensors_in(content, path.name)
     own = _own_facts(path, content)
-    model, classes = _described(own, path.name)
+    described = Description(path.name, own)
+    model, classes = described.model(), described.classes()
     if classes is None and path.suffix != ".safetensors":
         classes = _mmdet_classes(content)
     extra = {key: value for key, value in own.items() if key not in _FILE_KEYS}
@@ -67,18 +69,6 @@ def _own_facts(path: Path, content: Any) -> dict[str, str]:
 def _meta(content: Any) -> Mapping[str, Any]:
     meta = content.get("meta") if isinstance(content, Mapping) else None
     return meta if isinstance(meta, Mapping) else {}
-
-
-def _described(facts: Mapping[str, str], name: str) -> tuple[ModelConfig | None, list[str] | None]:
-    try:
-        model = ModelConfig.model_validate_json(facts["model"]) if "model" in facts else None
-        classes = class_names(facts["classes"]) if "classes" in facts else None
-    except ValueError as error:
-        raise WeightsError(
-            f"{name} describes its model in a way that this version does not know",
-            remedy="Save its bare state dict and name the model by a file of its own.",
-        ) from error
-    return model, classes
 
 
 def _mmdet_classes(content: Any) -> list[str] | None:

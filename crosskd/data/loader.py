@@ -30,13 +30,29 @@ from crosskd.data.transforms import (
     validation_sample,
 )
 from crosskd.errors import CrossKDError, DataError
-from crosskd.spec.config import LoaderConfig, PixelConfig, TrainConfig
+from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelConfig
 from crosskd.structures import Batch
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
+
+
+@dataclass(frozen=True)
+class LoaderInput:
+    """What a loader reads: the files of a split, and how batches are made of its images."""
+
+    split: Split  # "train": in random order, augmented; "val": each image once, at the scale of the evaluation
+    files: CocoSplit
+    augment: AugmentConfig
+    pixels: PixelConfig  # of the detector that the batches are for
+    loader: LoaderConfig
+    batch_size: int
+    max_corrupt_images: int
+    max_image_pixels: int
+    classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,37 +73,37 @@ class Loaded:
 class BatchSource(Dataset[Loaded]):
     """Makes a batch out of its keys. A copy of this is what each worker process holds."""
 
-    def __init__(self, dataset: CocoDataset, config: TrainConfig, split: Split, seed: int, pixels: PixelConfig) -> None:
-        self.dataset, self.config, self.split, self.seed, self.pixels = dataset, config, split, seed, pixels
+    def __init__(self, dataset: CocoDataset, settings: LoaderInput) -> None:
+        self.dataset, self.settings = dataset, settings
 
     def __getitem__(self, keys: list[Key]) -> Loaded:
         corrupt: dict[str, str] = {}
         samples = []
         for epoch, index in keys:
             sample = self._sample(epoch, index, corrupt)
-            if len(corrupt) > self.config.data.max_corrupt_images:
+            if len(corrupt) > self.settings.max_corrupt_images:
                 return Loaded(None, corrupt)
             if sample is not None:
                 samples.append(sample)
         if not samples:
             return Loaded(None, corrupt)
-        return Loaded(PackedBatch.of(collate(samples, self.pixels, self.config.augment.pad_to)), corrupt)
+        return Loaded(PackedBatch.of(collate(samples, self.settings.pixels, self.settings.augment.pad_to)), corrupt)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
-        places = len(self.dataset) if self.split == "train" else 1
+        places = len(self.dataset) if self.settings.split == "train" else 1
         for position in (np.arange(index, index + places) % len(self.dataset)).tolist():
             try:
                 example = self.dataset[position]
             except DataError as error:
                 corrupt[self.dataset.name(position)] = str(error)
-                if len(corrupt) > self.config.data.max_corrupt_images:
+                if len(corrupt) > self.settings.max_corrupt_images:
                     return None
                 continue
-            if self.split == "val":
-                return validation_sample(example, self.config.augment)
-            rng = np.random.default_rng([self.seed, 1, epoch, index])
-            return training_sample(example, self.config.augment, rng)
+            if self.settings.split == "val":
+                return validation_sample(example, self.settings.augment)
+            rng = np.random.default_rng([self.settings.seed, 1, epoch, index])
+            return training_sample(example, self.settings.augment, rng)
         return None
 
 
@@ -113,14 +129,13 @@ class Loader:
     def __init__(
         self,
         source: BatchSource,
-        batch_size: int,
         *,
-        workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        self.source, self.batch_size, self.rank, self.world_size = source, batch_size, rank, world_size
+        self.source, self.settings, self.rank, self.world_size = source, source.settings, rank, world_size
+        workers = self.settings.loader.workers
         self.corrupt: dict[str, str] = {}
         self._batches = self._plan(0)
         self._order = _Order()
@@ -133,7 +148,7 @@ class Loader:
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else each start draws from torch's own, which a resume must find untouched
-            persistent_workers=workers > 0 and source.split == "train",  # a validation comes once in a while
+            persistent_workers=workers > 0 and self.settings.split == "train",  # a validation comes once in a while
         )
 
     @property
@@ -178,23 +193,23 @@ class Loader:
 
     def _plan(self, epoch: int) -> list[Indices]:
         """This rank's batches of an epoch, as indices of the data set."""
-        config, sizes = self.source.config, self.dataset.sizes
-        if self.source.split == "train":
+        settings, sizes = self.settings, self.dataset.sizes
+        if settings.split == "train":
             wide = sizes[:, 1] >= sizes[:, 0]
-            if not config.loader.group_by_aspect:
+            if not settings.loader.group_by_aspect:
                 wide = np.ones_like(wide)
-            batches = training_batches(wide, self.batch_size, self.source.seed, epoch)
+            batches = training_batches(wide, settings.batch_size, settings.seed, epoch)
             return shard(batches, self.rank, self.world_size, even=True)
-        short, long = validation_edge(config.augment), config.augment.long_edge
-        steps = [padded(fitted((h, w), short, long), config.augment.pad_to) for h, w in sizes.tolist()]
-        return shard(validation_batches(steps, self.batch_size), self.rank, self.world_size, even=False)
+        short, long = validation_edge(settings.augment), settings.augment.long_edge
+        steps = [padded(fitted((h, w), short, long), settings.augment.pad_to) for h, w in sizes.tolist()]
+        return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
 
     def _note(self, loaded: Loaded) -> None:
         for name, fault in loaded.corrupt.items():
             if name not in self.corrupt:
                 self.corrupt[name] = fault
                 log.warning("image skipped: %s", fault)
-        allowed = min(self.source.config.data.max_corrupt_images, len(self.dataset) - 1)
+        allowed = min(self.settings.max_corrupt_images, len(self.dataset) - 1)
         if len(self.corrupt) > allowed:
             faults = Findings()
             for fault in self.corrupt.values():
@@ -208,43 +223,29 @@ class Loader:
 
 
 def build_loader(
-    config: TrainConfig,
-    split: Split,
-    classes: Sequence[str] | None = None,
-    *,
-    seed: int | None = None,
-    pixels: PixelConfig | None = None,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
+    settings: LoaderInput, *, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
 ) -> Loader:
-    """The batches of `split` as `config` describes them.
+    """The batches that `settings` describe.
 
-    `classes` is the label order (default: `config.data.classes`, else the file's categories by ascending id),
-    `seed` replaces the configuration's, `pixels` the student's (weights that are evaluated may want others).
     `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory.
 
     Raises:
         DataError: the annotation file or the image folder is broken.
     """
-    train = split == "train"
-    part = config.data.train if train else config.data.val
+    train = settings.split == "train"
     dataset = CocoDataset(
-        part.annotations,
-        part.images,
-        classes if classes is not None else config.data.classes,
-        drop_empty=train and config.loader.drop_empty,
-        min_image_side=config.loader.min_image_side if train else 0,
-        min_side=config.augment.min_side,
-        max_image_pixels=config.data.max_image_pixels,
-        max_corrupt_images=config.data.max_corrupt_images,
-        cache_bytes=_cache_bytes(config.loader) if train else 0,
+        settings.files.annotations,
+        settings.files.images,
+        settings.classes,
+        drop_empty=train and settings.loader.drop_empty,
+        min_image_side=settings.loader.min_image_side if train else 0,
+        min_side=settings.augment.min_side,
+        max_image_pixels=settings.max_image_pixels,
+        max_corrupt_images=settings.max_corrupt_images,
+        cache_bytes=_cache_bytes(settings.loader) if train else 0,
     )
-    source = BatchSource(dataset, config, split, config.seed if seed is None else seed, pixels or config.student.pixels)
-    batch_size = config.batch_size if train else config.evaluation.batch_size or config.batch_size
     pin = torch.device(device).type == "cuda"
-    workers = config.loader.workers
-    return Loader(source, batch_size, workers=workers, rank=rank, world_size=world_size, pin_memory=pin)
+    return Loader(BatchSource(dataset, settings), rank=rank, world_size=world_size, pin_memory=pin)
 
 
 def _cache_bytes(config: LoaderConfig) -> int:

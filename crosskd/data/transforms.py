@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from PIL import Image
 from crosskd.data.coco import Example
 from crosskd.spec.config import AugmentConfig, PixelConfig
 from crosskd.structures import Batch, Size, Targets
-
-_SCALE = ("val_short_edge", "long_edge", "pad_to")
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,6 @@ def recorded_scale(config: AugmentConfig) -> str:
     """The scale of the evaluation as JSON, for the metadata of a weights file."""
     scale = {"val_short_edge": validation_edge(config), "long_edge": config.long_edge, "pad_to": config.pad_to}
     return json.dumps(scale)
-
-
-def scale_settings(recorded: str) -> dict[str, Any]:
-    """Values of an `AugmentConfig` that evaluates at a recorded scale. Raises `ValueError` for what records none."""
-    scale = json.loads(recorded)
-    if not isinstance(scale, dict) or not all(type(scale.get(name)) is int for name in _SCALE):
-        raise ValueError(f"the scale must have the whole numbers {', '.join(_SCALE)}")
-    # A short edge above the long one never decides a size, but would not be a valid setting.
-    return {
-        "short_edges": [min(scale["val_short_edge"], scale["long_edge"])],
-        "long_edge": scale["long_edge"],
-        "pad_to": scale["pad_to"],
-    }
 
 
 def validation_sample(example: Example, config: AugmentConfig) -> Sample:

@@ -11,25 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd.convert.load import load_weights
-from crosskd.data.annotations import Annotations, read_annotations, read_classes
-from crosskd.data.loader import build_loader
-from crosskd.data.transforms import scale_settings
-from crosskd.detectors.detector import build_detector
+from crosskd.data.annotations import Annotations, read_annotations
 from crosskd.engine import distributed
-from crosskd.engine.device import choose_device, memory_errors
-from crosskd.errors import ConfigError, Interrupted, WeightsError
+from crosskd.engine.device import memory_errors
+from crosskd.errors import ConfigError, Interrupted
 from crosskd.evaluation.average_precision import ImageDetections, average_precision
-from crosskd.spec.config import ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.structures import Batch, Detections, Evaluation, Size
-from crosskd.weights.native import FORMAT, class_names, read_header
-
-_REMEDY = (
-    "Write it anew with what it lacks: crosskd convert IN OUT.safetensors --to native --model FILE --classes a,b,c."
-)
 
 
 class Evaluable(Protocol):
@@ -114,63 +103,6 @@ def evaluate(
     return result
 
 
-def evaluate_weights(config: TrainConfig, weights: Path | str) -> Evaluation:
-    """Evaluate a weights file on the validation split of `config`.
-
-    A file that this project wrote says which model it is, and in which order it knows the classes; of that model,
-    `config` can only change how detections are chosen: the fields of `student.postprocess` that it sets. Of any
-    other file, `config.student` and `config.data` say everything.
-
-    Raises:
-        WeightsError: the file is no weights file, or not of that model or those classes.
-        DataError, ConfigError: as `evaluate`.
-    """
-    model, classes = config.student, config.data.classes
-    if metadata := _metadata(Path(weights)):
-        model, known = _described(metadata, Path(weights))
-        model = _with_postprocess(model, config.student.postprocess)
-        wanted = classes or read_classes(config.data.val.annotations)
-        if set(wanted) != set(known):
-            raise WeightsError(
-                f"{Path(weights).name} knows the classes {', '.join(known)}; the data has {', '.join(wanted)}",
-                where="/data/classes",
-                remedy="Evaluate on data with the classes that the model was trained on.",
-            )
-        classes = known
-    device = choose_device(config.device)
-    loader = build_loader(config, "val", classes, pixels=model.pixels, device=device)
-    detector = build_detector(model, len(loader.classes), pretrained=False)
-    load_weights(detector, weights)
-    return evaluate(detector.to(device), loader, annotations=loader.dataset.annotations, device=device)
-
-
-def recorded_settings(weights: Path) -> dict[str, Any]:
-    """The sections of a `TrainConfig` that a weights file of ours records: the scale at which it was evaluated.
-
-    Empty for any other file. Raises `WeightsError`.
-    """
-    metadata = _metadata(weights)
-    try:
-        return {"augment": scale_settings(metadata["augment"])} if "augment" in metadata else {}
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{weights.name} has a broken description of its scale: {error}") from error
-
-
-def recorded_student(weights: Path) -> dict[str, Any]:
-    """The model that a weights file of ours names, as the values of `TrainConfig.student`.
-
-    Raises `WeightsError`, and `ConfigError` for any other file.
-    """
-    metadata = _metadata(weights)
-    if not metadata:
-        raise ConfigError(
-            f"{weights.name} does not say which model it holds",
-            remedy="Name a recipe whose student it is (--recipe), or write it anew: crosskd convert IN OUT.safetensors "
-            "--to native.",
-        )
-    return _described(metadata, weights)[0].model_dump()
-
-
 def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) -> Iterator[Batch]:
     """This rank's batches, for as long as any rank has one: nobody waits in a collective that another never enters.
 
@@ -245,28 +177,3 @@ def original_boxes(boxes: NDArray[np.float64], scale: tuple[float, float], size:
     height, width = size
     scaled: NDArray[np.float64] = boxes / np.array([*scale, *scale])
     return scaled.clip(0, [width, height, width, height])
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """What a weights file of ours says of itself; of any other file, nothing."""
-    metadata = read_header(path)[0] if path.suffix == ".safetensors" else {}
-    return metadata if metadata.get("format") == FORMAT else {}
-
-
-def _with_postprocess(model: ModelConfig, wanted: PostprocessConfig) -> ModelConfig:
-    """`model` with the fields that `wanted` was given, and its own others."""
-    given = wanted.model_dump(include=wanted.model_fields_set)
-    return model.model_copy(update={"postprocess": model.postprocess.model_copy(update=given)})
-
-
-def _described(metadata: dict[str, str], path: Path) -> tuple[ModelConfig, list[str]]:
-    """The model and the classes that a weights file of ours names."""
-    try:
-        return ModelConfig.model_validate_json(metadata["model"]), class_names(metadata["classes"], distinct=True)
-    except KeyError as error:
-        raise WeightsError(f"{path.name} does not say its {error.args[0]}", remedy=_REMEDY) from error
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise WeightsError(f"{path.name} has a broken description of its model: {reason}", remedy=_REMEDY) from error
-    except ValueError as error:
-        raise WeightsError(f"{path.name} has a broken description of its classes: {error}", remedy=_REMEDY) from error

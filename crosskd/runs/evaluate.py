@@ -6,8 +6,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import evaluate as evaluate_detector
-from crosskd.runs.finished import Finished, describe, load
-from crosskd.spec.config import DataConfig, EvaluateConfig, LoaderConfig, TrainConfig
+from crosskd.runs import loader_input
+from crosskd.runs.finished import Finished, load, weights_file
+from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
+from crosskd.spec.evaluate_export import scale_of
 from crosskd.structures import Batch, Evaluation
+from crosskd.weights.description import Description, describe
 from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0  # between two words on how far it is
+MOST_IMAGES = 1024  # of a batch: what `EvaluateConfig` allows; a training may have more
 
 
 def evaluate(
@@ -61,26 +65,17 @@ def _evaluate(
     config: EvaluateConfig, workdir: Path, callback: Callback, weights: Path | None, stop: threading.Event
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    set_threads(config.threads)
-    device = choose_device(config.device)
     run = Run(config, workdir, stop)
     callback.on_start(run)
     callback.on_phase(run, "preparing")
-    description = describe(config, weights)
-    finished = load(config, description, _classes(config, description.classes, description.path))
-    loader = build_loader(as_training(config, finished), "val", finished.classes, device=device)
-    with memory_errors(device):
-        finished.detector.to(device)
-    run.total_steps = len(loader)
-    callback.on_phase(run, "evaluating")
-    evaluation = evaluate_detector(
-        finished.detector,
-        _told(loader, run, callback),
-        annotations=loader.dataset.annotations,
-        device=device,
-        stopping=stop.is_set,
-    )
-    evaluation = replace(evaluation, best=True)
+
+    def begin(loader: Loader) -> Iterable[Batch]:
+        run.total_steps = len(loader)
+        callback.on_phase(run, "evaluating")
+        return _told(loader, run, callback)
+
+    found = evaluate_weights(config, weights=weights, begin=begin, stopping=stop.is_set)
+    finished, evaluation = found.finished, replace(found.evaluation, best=True)
     callback.on_evaluation(run, evaluation)
     callback.on_curves(run, write_curves(workdir / "curves", evaluation), evaluation)
     callback.on_phase(run, "uploading")
@@ -88,13 +83,13 @@ def _evaluate(
         "format": 1,
         "kind": "evaluate",
         "seconds": round(time.perf_counter() - started, 3),
-        "device": str(device),
+        "device": str(found.device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
-        "skipped_images": sorted(loader.corrupt),
+        "skipped_images": found.skipped,
         "model": _described(finished, evaluation),
     }
     path = workdir / "manifest.json"
@@ -103,34 +98,85 @@ def _evaluate(
     return manifest
 
 
-def as_training(config: EvaluateConfig, finished: Finished) -> TrainConfig:
-    """The training whose validation this evaluation is: what a loader reads."""
-    data = config.data
-    return TrainConfig(
-        data=DataConfig(
-            train=data.val,
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation has found, and of what."""
+
+    finished: Finished
+    evaluation: Evaluation
+    device: torch.device
+    skipped: list[str]  # images that could not be read
+
+
+def evaluate_weights(
+    config: EvaluateConfig,
+    *,
+    weights: Path | None = None,
+    begin: Callable[[Loader], Iterable[Batch]] = lambda loader: loader,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Evaluated:
+    """Evaluate a weights file as `config` says; no file is written.
+
+    `weights` is the file behind a `JobRef`. `begin` is called when everything is ready, and gives the batches.
+
+    Raises:
+        WeightsError: the file is no weights file, or not of that model or those classes.
+        ConfigError: nothing says which model it is, or it does not take a knob.
+        DataError, OutOfMemory, Interrupted: as `crosskd.evaluation.evaluate.evaluate`.
+    """
+    set_threads(config.threads)
+    device = choose_device(config.device)
+    path = weights_file(config, weights)
+    description = describe(path, where="/weights")
+    finished = load(config, path, description, _classes(config, description))
+    loader = build_loader(loader_input.of_evaluation(config, finished), device=device)
+    with memory_errors(device):
+        finished.detector.to(device)
+    evaluation = evaluate_detector(
+        finished.detector,
+        begin(loader),
+        annotations=loader.dataset.annotations,
+        device=device,
+        stopping=stopping,
+    )
+    return Evaluated(finished, evaluation, device, sorted(loader.corrupt))
+
+
+def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
+    """The evaluation of the file `weights` on the validation split of a training, in its way.
+
+    A file that says which model it holds is believed; of `config.student` then only the knobs of `postprocess` count
+    that were given. Of any other file, `config.student` says everything. Raises `WeightsError`.
+    """
+    told = describe(weights).model() is not None
+    data, batch_size = config.data, config.evaluation.batch_size or config.batch_size
+    return EvaluateConfig(
+        weights=FileRef(file=str(weights)),
+        model=None if told else config.student,
+        scale=scale_of(config.augment.model_dump()),
+        postprocess=config.student.postprocess if told else None,
+        device=config.device,
+        threads=config.threads,
+        data=EvaluationData(
             val=data.val,
-            classes=finished.classes,
+            classes=data.classes,
             max_corrupt_images=data.max_corrupt_images,
             max_image_pixels=data.max_image_pixels,
         ),
-        student=finished.detector.config,
-        augment=finished.augment,
-        loader=LoaderConfig(workers=config.workers),
-        batch_size=config.batch_size,
-        device=config.device,
-        threads=config.threads,
+        batch_size=min(batch_size, MOST_IMAGES),
+        workers=config.loader.workers,
     )
 
 
-def _classes(config: EvaluateConfig, known: list[str] | None, path: Path) -> list[str]:
+def _classes(config: EvaluateConfig, description: Description) -> list[str]:
     """In label order: the file's, which must be those of the data."""
+    known = description.classes(distinct=True)
     wanted = config.data.classes or read_classes(config.data.val.annotations)
     if known is None:
         return wanted
     if set(wanted) != set(known):
         raise WeightsError(
-            f"{path.name} knows the classes {', '.join(known)}; the data has {', '.join(wanted)}",
+            f"{description.name} knows the classes {', '.join(known)}; the data has {', '.join(wanted)}",
             where="/data/classes",
             remedy="Evaluate on data with the classes that the model was trained on.",
         )

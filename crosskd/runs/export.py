@@ -25,10 +25,11 @@ from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.onnx.check import Check, Graph, compare, raw_batch
 from crosskd.onnx.graph import Pipeline, write_graph
-from crosskd.runs.finished import Description, Finished, describe, load
+from crosskd.runs.finished import Finished, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
 from crosskd.structures import Size
+from crosskd.weights.description import Description, describe
 from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,9 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
     device = choose_device(config.device)
     callback.on_start(run)
     callback.on_phase(run, "preparing")
-    description = describe(config, weights)
-    finished = load(config, description, _classes(config, description))
+    source = weights_file(config, weights)
+    description = describe(source, where="/weights")
+    finished = load(config, source, description, _classes(config, description))
     detector, augment = finished.detector, finished.augment
     if reason := unexportable(detector.config):
         raise ExportError(reason, where="/weights", remedy="Use weights with another backbone.")
@@ -115,15 +117,15 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
 
 
 def _classes(config: ExportConfig, description: Description) -> list[str]:
-    known = description.classes
+    known = description.classes(distinct=True)
     if known is not None and config.classes is not None and known != config.classes:
         raise ConfigError(
-            f"{description.path.name} was trained on other classes: {', '.join(known)}",
+            f"{description.name} was trained on other classes: {', '.join(known)}",
             where="/classes",
             remedy="Leave `classes` out: the file says them.",
         )
     if (classes := known or config.classes) is None:
-        message = f"{description.path.name} does not say its classes"
+        message = f"{description.name} does not say its classes"
         raise ConfigError(message, where="/classes", remedy="Give `classes`, the names in label order.")
     return classes
 

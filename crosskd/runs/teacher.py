@@ -9,10 +9,10 @@ from pathlib import Path
 from crosskd.convert.load import load_weights
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import ConfigError
 from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.pairing import require_pair
-from crosskd.weights.native import class_names, read_header
+from crosskd.weights.description import describe
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +61,8 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
     if path.suffix != ".safetensors":
         source = read_source(path)
         return _required(teacher.model or source.model, path), teacher.classes or source.classes
-    metadata = read_header(path)[0]
-    try:
-        model = ModelConfig.model_validate_json(metadata["model"]) if "model" in metadata else None
-        classes = class_names(metadata["classes"]) if "classes" in metadata else None
-    except ValueError as error:
-        raise WeightsError(
-            f"{path.name} describes its model in a way that this version does not know",
-            where="/teacher/weights",
-            remedy="Give `teacher.model` and use the bare state dict, or train the teacher with this version.",
-        ) from error
+    description = describe(path, where="/teacher/weights")
+    model, classes = description.model(), description.classes()
     if teacher.classes is not None and classes is not None and teacher.classes != classes:
         raise ConfigError(
             f"teacher.classes is {teacher.classes}, but {path.name} was trained on {classes}",

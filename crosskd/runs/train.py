@@ -50,6 +50,7 @@ from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
+from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
 from crosskd.runs.teacher import load_teacher, weights_file
 from crosskd.spec.config import TrainConfig
@@ -136,9 +137,12 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
     if config.compile:
         require_compiler(device)
     rank, world_size = distributed.rank(), distributed.world_size()
-    train_loader = build_loader(config, "train", device=device, rank=rank, world_size=world_size)
+    train_loader = build_loader(
+        loader_input.of_training(config, "train"), device=device, rank=rank, world_size=world_size
+    )
     classes = train_loader.classes
-    val_loader = build_loader(config, "val", classes, device=device, rank=rank, world_size=world_size)
+    validation = loader_input.of_training(config, "val", classes)
+    val_loader = build_loader(validation, device=device, rank=rank, world_size=world_size)
 
     seed_all(config.seed)
     student = build_detector(config.student, len(classes), pretrained=pretrained)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.data import CocoSplit
+from crosskd.spec.data import AugmentConfig, CocoSplit
 from crosskd.spec.knobs import MAX_PIXELS, ClassName, FileRef, JobRef, Knobs, PathText
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 
@@ -109,6 +109,13 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     """
     short = augment.get("val_short_edge") or max(augment.get("short_edges") or [None])
     return ScaleConfig(short_edge=short, long_edge=augment.get("long_edge"), pad_to=augment.get("pad_to"))
+
+
+def augment_at(scale: ScaleConfig) -> AugmentConfig:
+    """What evaluates at `scale`: the way back from `scale_of`."""
+    # A short edge above the long one never decides a size, but would not be a valid setting.
+    short = min(scale.short_edge, scale.long_edge)
+    return AugmentConfig(short_edges=[short], long_edge=scale.long_edge, pad_to=scale.pad_to)
 
 
 def _require_unique(classes: list[str] | None) -> None:

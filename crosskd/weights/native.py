@@ -88,19 +88,6 @@ def _checked(header: dict[str, Any]) -> tuple[dict[str, str], Header]:
     return metadata, entries
 
 
-def class_names(recorded: str, *, distinct: bool = False) -> list[str]:
-    """The class names that a file's metadata hold. Raises `ValueError` for what is no list of (`distinct`) names."""
-    try:
-        names = json.loads(recorded)
-    except RecursionError:
-        raise ValueError("the class names are nested too deeply") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"the class names are {names!r:.80}, not a list of strings")
-    if distinct and len(set(names)) != len(names):
-        raise ValueError("a class is named twice")
-    return names
-
-
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors (on the CPU) and the metadata of a safetensors file. Raises `WeightsError`."""
     path = Path(path)

@@ -17,12 +17,10 @@ from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
 from crosskd.data.demo import write_demo
-from crosskd.data.transforms import validation_edge
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.errors import Interrupted
-from crosskd.evaluation.evaluate import evaluate_weights
-from crosskd.spec.config import TrainConfig
-from crosskd.structures import Evaluation
+from crosskd.runs.evaluate import Evaluated, evaluate, evaluate_weights
+from crosskd.spec.config import EvaluateConfig
 from crosskd.weights.native import write_weights
 from tests.support import small
 
@@ -104,13 +102,13 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
     """48 pixels in training, 800 by default."""
     small = ("--set", "augment.val_short_edge=48", "--set", "schedule.max_steps=1")
     assert invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data, *small).exit_code == 0
-    seen: list[TrainConfig] = []
+    seen: list[EvaluateConfig] = []
 
-    def watch(config: TrainConfig, weights: Path) -> Evaluation:
+    def watch(config: EvaluateConfig, **options: Any) -> Evaluated:
         seen.append(config)
-        return evaluate_weights(config, weights)
+        return evaluate_weights(config, **options)
 
-    monkeypatch.setattr("crosskd.evaluation.evaluate.evaluate_weights", watch)
+    monkeypatch.setattr("crosskd.runs.evaluate.evaluate_weights", watch)
     weights = tmp_path / "run" / "last.safetensors"
     command = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
     figures = []
@@ -122,11 +120,17 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
         result = invoke(*command, "--set", "loader.workers=0", *options)
         assert result.exit_code == 0, result.output
         figures.append(json.loads(result.output))
-    assert [validation_edge(config.augment) for config in seen] == [48, 64, 64]
-    assert [config.augment.long_edge for config in seen] == [64, 64, 64]
+    scales = [config.scale.model_dump() for config in seen if config.scale is not None]
+    assert scales == [{"short_edge": edge, "long_edge": 64, "pad_to": 32} for edge in (48, 64, 64)]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
-    assert seen[1].student.postprocess.max_detections == 1
+    assert seen[1].postprocess is not None
+    assert seen[1].postprocess.max_detections == 1
+    assert [config.batch_size for config in seen] == [16, 16, 2]
+    # A job comes to the very same function.
+    job = evaluate(seen[0], tmp_path / "job")
+    assert len(seen) == 4
+    assert job["model"]["metrics"] == figures[0]["metrics"]
 
 
 def test_changes_and_a_teacher_from_the_command_line(data: Path, recipe: Path, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from crosskd.data.loader import Loader, Split, build_loader
+from crosskd.runs import loader_input
 from crosskd.spec.config import TrainConfig
 
 
@@ -102,3 +105,8 @@ def write_spec(root: Path) -> dict[str, Any]:
     annotations.write_text(json.dumps(coco))
     split = {"annotations": str(annotations), "images": str(images)}
     return {"data": {"train": split, "val": split}, "student": {"backbone": {"name": "resnet_tiny"}}, "device": "cpu"}
+
+
+def loader_of(config: TrainConfig, split: Split, classes: Sequence[str] | None = None, **options: Any) -> Loader:
+    """The batches of a split as a training has them; `options` as `build_loader` takes them."""
+    return build_loader(loader_input.of_training(config, split, classes), **options)

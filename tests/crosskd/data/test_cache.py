@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from crosskd.data.cache import ImageCache
-from crosskd.data.loader import Loader, build_loader
+from crosskd.data.loader import Loader
 from crosskd.errors import DataError
 from crosskd.spec.config import TrainConfig
-from tests.support.coco_files import config, many, noise, write
+from tests.support.coco_files import config, loader_of, many, noise, write
 
 SIZES = [(640, 480)] * 4 + [(480, 640)] * 2
 IMAGE = 3 * 640 * 480  # bytes; two of them fit into 2 MiB
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader(folder: Path, **changes: Any) -> Loader:
-    return build_loader(settings(folder, **changes), "train")
+    return loader_of(settings(folder, **changes), "train")
 
 
 def settings(folder: Path, **changes: Any) -> TrainConfig:
@@ -88,7 +88,7 @@ def test_each_worker_has_its_share_of_the_limit_and_begins_with_nothing(folder: 
 
 
 def test_the_validation_keeps_nothing(folder: Path) -> None:
-    assert build_loader(settings(folder, cache_mib=100), "val").dataset.cache.limit == 0
+    assert loader_of(settings(folder, cache_mib=100), "val").dataset.cache.limit == 0
 
 
 def test_what_is_done_to_a_copy_does_not_reach_the_kept_image() -> None:

@@ -17,8 +17,10 @@ import torch
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
+from crosskd.runs.loader_input import of_training
+from crosskd.spec.config import PixelConfig
 from crosskd.structures import Batch
-from tests.support.coco_files import config, many, write
+from tests.support.coco_files import config, loader_of, many, write
 
 SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
 
@@ -46,8 +48,8 @@ def break_image(folder: Path, *numbers: int) -> None:
 
 def test_workers_change_nothing(folder):
     augment = {"short_edges": [48, 64, 80], "long_edge": 128}
-    alone = build_loader(config(folder, augment=augment), "train")
-    helped = build_loader(config(folder, augment=augment, loader={"workers": 2}), "train")
+    alone = loader_of(config(folder, augment=augment), "train")
+    helped = loader_of(config(folder, augment=augment, loader={"workers": 2}), "train")
     for epoch in range(2):
         assert fingerprints(alone, epoch) == fingerprints(helped, epoch)
     assert fingerprints(alone, 0) != fingerprints(alone, 1)
@@ -55,13 +57,13 @@ def test_workers_change_nothing(folder):
 
 def test_a_resume_in_the_middle_of_an_epoch_gets_the_very_same_batches(folder):
     settings = config(folder, augment={"short_edges": [48, 64], "long_edge": 128})
-    whole = fingerprints(build_loader(settings, "train"), 3)
+    whole = fingerprints(loader_of(settings, "train"), 3)
     for start in range(len(whole) + 1):
-        assert fingerprints(build_loader(settings, "train"), 3, start) == whole[start:]
+        assert fingerprints(loader_of(settings, "train"), 3, start) == whole[start:]
 
 
 def test_an_epoch_that_was_left_early_disturbs_no_later_one(folder):
-    loader = build_loader(config(folder, loader={"workers": 1}), "train")
+    loader = loader_of(config(folder, loader={"workers": 1}), "train")
     expected = fingerprints(loader, 1)
     left = loader.epoch(0)
     next(left)
@@ -71,7 +73,7 @@ def test_an_epoch_that_was_left_early_disturbs_no_later_one(folder):
 
 def test_an_image_is_augmented_anew_in_each_epoch(folder):
     settings = config(folder, batch_size=len(SIZES), augment={"short_edges": list(range(32, 64)), "long_edge": 128})
-    loader = build_loader(settings, "train")
+    loader = loader_of(settings, "train")
     sizes = []
     for epoch in range(2):
         (batch,) = loader.epoch(epoch)
@@ -80,34 +82,33 @@ def test_an_image_is_augmented_anew_in_each_epoch(folder):
 
 
 def test_another_seed_gives_other_batches(folder):
-    loaders = [build_loader(config(folder, seed=1), "train"), build_loader(config(folder), "train", seed=1)]
-    same, other = [fingerprints(loader, 0) for loader in loaders], build_loader(config(folder), "train")
-    assert same[0] == same[1] != fingerprints(other, 0)
+    first, same, other = (fingerprints(loader_of(config(folder, seed=seed), "train"), 0) for seed in (1, 1, 0))
+    assert first == same != other
 
 
 def test_length_is_the_number_of_batches(folder):
-    loader = build_loader(config(folder), "train")
+    loader = loader_of(config(folder), "train")
     assert len(loader) == len(list(loader.epoch(0))) == len(list(loader.epoch(7))) == 3
-    validation = build_loader(config(folder, evaluation={"batch_size": 2}), "val")
+    validation = loader_of(config(folder, evaluation={"batch_size": 2}), "val")
     assert len(validation) == len(list(validation))
 
 
 def test_wide_and_tall_images_come_in_batches_of_their_own(folder):
-    loader = build_loader(config(folder, batch_size=2), "train")
+    loader = loader_of(config(folder, batch_size=2), "train")
     for batch in list(loader)[:-1]:
         assert len({width >= height for height, width in batch.original_sizes}) == 1
-    mixed = build_loader(config(folder, batch_size=2, loader={"workers": 0, "group_by_aspect": False}), "train")
+    mixed = loader_of(config(folder, batch_size=2, loader={"workers": 0, "group_by_aspect": False}), "train")
     assert any(len({w >= h for h, w in batch.original_sizes}) == 2 for batch in mixed)
 
 
 def test_small_images_are_left_out_of_the_training_alone(tmp_path):
     write(tmp_path, many([(64, 48), (64, 31), (30, 64)]))
     settings = config(tmp_path, loader={"workers": 0, "min_image_side": 32})
-    assert [len(build_loader(settings, split).dataset) for split in ("train", "val")] == [1, 3]
+    assert [len(loader_of(settings, split).dataset) for split in ("train", "val")] == [1, 3]
 
 
 def test_validation_has_every_image_once_unpadded_by_others_and_unaugmented(folder):
-    loader = build_loader(config(folder, augment={"short_edges": [64], "long_edge": 128, "flip": 1}), "val")
+    loader = loader_of(config(folder, augment={"short_edges": [64], "long_edge": 128, "flip": 1}), "val")
     batches = list(loader)
     assert sorted(i for batch in batches for i in batch.image_ids) == [100 + 3 * i for i in range(len(SIZES))]
     for batch in batches:
@@ -117,7 +118,7 @@ def test_validation_has_every_image_once_unpadded_by_others_and_unaugmented(fold
 
 def test_ranks_share_an_epoch(folder):
     settings = config(folder, batch_size=2)
-    ranks = [build_loader(settings, "train", rank=rank, world_size=2) for rank in range(2)]
+    ranks = [loader_of(settings, "train", rank=rank, world_size=2) for rank in range(2)]
     parts = [[i for batch in rank for i in batch.image_ids] for rank in ranks]
     assert len(ranks[0]) == len(ranks[1])
     assert set(parts[0]) | set(parts[1]) == {100 + 3 * i for i in range(len(SIZES))}
@@ -139,14 +140,14 @@ class TensorCount(pickle.Pickler):
 
 @pytest.mark.parametrize("images", [1, 4, 8])
 def test_a_batch_travels_in_three_tensors_however_many_images_it_has(folder, images):
-    loader = build_loader(config(folder, batch_size=images), "train")
+    loader = loader_of(config(folder, batch_size=images), "train")
     count = TensorCount()
     count.dump(loader.source[[(0, i) for i in range(images)]])
     assert len(count.tensors) == 3
 
 
 def test_a_parcel_is_opened_as_it_was_packed(folder):
-    batch = next(iter(build_loader(config(folder, loader={"workers": 0, "drop_empty": False}), "train")))
+    batch = next(iter(loader_of(config(folder, loader={"workers": 0, "drop_empty": False}), "train")))
     boxes = [torch.rand(n, 4) for n in (2, 0, 3, 0)]
     labels = [torch.arange(n) for n in (2, 0, 3, 0)]
     batch = replace(batch, targets=replace(batch.targets, boxes=boxes, labels=labels))
@@ -159,12 +160,11 @@ def test_a_parcel_is_opened_as_it_was_packed(folder):
     assert (opened.image_ids, opened.scales) == (batch.image_ids, batch.scales)
 
 
-def test_weights_may_want_other_pixels_than_the_configuration(folder):
+def test_batches_have_the_pixels_of_the_detector(folder):
     settings = config(folder)
-    pixels = settings.student.pixels.model_copy(
-        update={"order": "bgr", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    )
-    ours, theirs = next(iter(build_loader(settings, "val"))), next(iter(build_loader(settings, "val", pixels=pixels)))
+    plain = PixelConfig(order="bgr", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    given = of_training(settings, "val")
+    ours, theirs = (next(iter(build_loader(each))) for each in (given, replace(given, pixels=plain)))
     height, width = ours.targets.sizes[0]
     mean, std = (torch.tensor(v)[:, None, None] for v in (settings.student.pixels.mean, settings.student.pixels.std))
     restored = (ours.images[0, :, :height, :width] * std + mean).flip(0)
@@ -174,7 +174,7 @@ def test_weights_may_want_other_pixels_than_the_configuration(folder):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_arrives_as_a_data_error_that_names_it(folder, workers):
     break_image(folder, 6)
-    loader = build_loader(config(folder, loader={"workers": workers}), "train")
+    loader = loader_of(config(folder, loader={"workers": workers}), "train")
     with pytest.raises(DataError, match=r"1 image cannot be read, more than the 0 allowed: .*6\.png") as caught:
         list(loader)
     assert "Traceback" not in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_broken_image_arrives_as_a_data_error_that_names_it(folder, workers):
 def test_broken_images_are_skipped_counted_and_named_up_to_the_limit(folder, workers, caplog):
     break_image(folder, 2, 6)
     settings = config(folder, data={"max_corrupt_images": 2}, loader={"workers": workers})
-    loader = build_loader(settings, "train")
+    loader = loader_of(settings, "train")
     batches = list(loader)
     assert len(batches) == len(loader)
     assert {len(batch.image_ids) for batch in batches} == {4}  # others took their places
@@ -197,20 +197,20 @@ def test_broken_images_are_skipped_counted_and_named_up_to_the_limit(folder, wor
 
 def test_the_validation_leaves_broken_images_out(folder):
     break_image(folder, 2)
-    loader = build_loader(config(folder, data={"max_corrupt_images": 1}), "val")
+    loader = loader_of(config(folder, data={"max_corrupt_images": 1}), "val")
     seen = [i for batch in loader for i in batch.image_ids]
     assert sorted(seen) == [100 + 3 * i for i in range(len(SIZES)) if i != 2]
 
 
 def test_a_data_set_of_broken_images_ends_rather_than_yielding_nothing(folder):
     break_image(folder, *range(len(SIZES)))
-    loader = build_loader(config(folder, data={"max_corrupt_images": 1000}), "train")
+    loader = loader_of(config(folder, data={"max_corrupt_images": 1000}), "train")
     with pytest.raises(DataError, match=r"10 images cannot be read"):
         list(loader)
 
 
 def test_a_killed_worker_is_a_clear_error(folder):
-    loader = build_loader(config(folder, batch_size=1, loader={"workers": 1}), "train")
+    loader = loader_of(config(folder, batch_size=1, loader={"workers": 1}), "train")
     batches = loader.epoch(0)
     next(batches)
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
@@ -221,10 +221,10 @@ def test_a_killed_worker_is_a_clear_error(folder):
 SCRIPT = """
 import os, sys, time
 from crosskd.spec.config import TrainConfig
-from crosskd.data.loader import build_loader
+from tests.support.coco_files import loader_of
 
 if __name__ == "__main__":
-    batches = build_loader(TrainConfig.model_validate_json(sys.argv[1]), "train").epoch(0)
+    batches = loader_of(TrainConfig.model_validate_json(sys.argv[1]), "train").epoch(0)
     next(batches)
     print("reading", flush=True)
     time.sleep(600)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,18 +12,11 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from crosskd.data.annotations import read_annotations
-from crosskd.data.loader import build_loader
-from crosskd.data.transforms import fitted, recorded_scale, scale_settings, validation_edge
-from crosskd.detectors.detector import build_detector
-from crosskd.detectors.head import DenseHead
-from crosskd.errors import ConfigError, DataError, WeightsError
+from crosskd.errors import ConfigError, DataError
 from crosskd.evaluation.average_precision import METRICS, ImageDetections, average_precision
-from crosskd.evaluation.evaluate import evaluate, evaluate_weights, recorded_settings, recorded_student
-from crosskd.spec.config import AugmentConfig, ModelConfig, PostprocessConfig
+from crosskd.evaluation.evaluate import evaluate
 from crosskd.structures import Detections
-from crosskd.weights.native import write_weights
-from tests.support import small
-from tests.support.coco_files import config, content, many, write
+from tests.support.coco_files import config, content, loader_of, many, write
 
 SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48)]
 
@@ -48,7 +40,7 @@ class Oracle(nn.Module):
 
 
 def evaluated(folder, change=lambda boxes: boxes, **settings):
-    loader = build_loader(config(folder, **settings), "val")
+    loader = loader_of(config(folder, **settings), "val")
     detector = Oracle(list(loader), change).train()
     result = evaluate(detector, loader, annotations=loader.dataset.annotations, step=7, epoch=1.5)
     assert detector.training
@@ -116,7 +108,7 @@ def test_no_detection_is_ap_0_and_no_ground_truth_minus_1(tmp_path):
 
 
 def evaluate_empty(folder):
-    loader = build_loader(config(folder), "val")
+    loader = loader_of(config(folder), "val")
     detector = Oracle(list(loader))
     detector.answers = [(boxes[:0], labels[:0]) for boxes, labels in detector.answers]
     return evaluate(detector, loader, annotations=loader.dataset.annotations)
@@ -155,7 +147,7 @@ def test_a_detector_of_other_classes_is_refused(tmp_path):
 def test_the_training_mode_comes_back_after_an_error(tmp_path):
     write(tmp_path, many(SIZES))
     (tmp_path / "images" / "2.png").write_bytes(b"broken")
-    loader = build_loader(config(tmp_path, batch_size=1), "val")
+    loader = loader_of(config(tmp_path, batch_size=1), "val")
     detector = Oracle([]).train()
     detector.detect = lambda images, sizes: [Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())]
     with pytest.raises(DataError):
@@ -245,137 +237,3 @@ def test_numbers_are_those_of_pycocotools_on_the_file_itself(tmp_path):
     assert np.array_equal(iou_50, one.eval["precision"][0, :, 0, 0, -1])
     assert np.array_equal(iou_75, one.eval["precision"][5, :, 0, 0, -1])
     assert mean.mean() == pytest.approx(per_class["one"], abs=1e-12)
-
-
-# --- a weights file --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def trained(tmp_path):
-    """A data set, its configuration, and a detector's weights with the classes in the other order."""
-    write(tmp_path, many(SIZES))
-    settings = config(tmp_path)
-    torch.manual_seed(0)
-    detector = build_detector(settings.student, 2, pretrained=False)
-    path = tmp_path / "best.safetensors"
-    write_weights(path, detector.state_dict(), model=settings.student, classes=["two", "one"], extra={})
-    return settings, detector, path
-
-
-def test_a_weights_file_says_its_model_and_its_class_order(trained):
-    settings, detector, path = trained
-    loader = build_loader(settings, "val", ["two", "one"])
-    expected = evaluate(detector, loader, annotations=loader.dataset.annotations)
-    head = settings.student.head.model_copy(update={"depth": 3})
-    other = settings.model_copy(update={"student": settings.student.model_copy(update={"head": head})})
-    result = evaluate_weights(other, path)
-    assert result.metrics == expected.metrics
-    assert list(result.per_class) == ["two", "one"]
-
-
-def test_how_detections_are_chosen_can_be_changed_field_by_field(trained):
-    settings, detector, path = trained
-    own = settings.student.postprocess.model_copy(update={"score_threshold": 0.0, "max_detections": 7})
-    write_weights(
-        path,
-        detector.state_dict(),
-        model=settings.student.model_copy(update={"postprocess": own}),
-        classes=["two", "one"],
-    )
-
-    def count(**postprocess):
-        wanted = PostprocessConfig(**postprocess)
-        student = settings.student.model_copy(update={"postprocess": wanted})
-        seen = []
-        head = DenseHead.detect
-
-        def watch(self, predictions, sizes, config):
-            seen.append(config)
-            return head(self, predictions, sizes, config)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DenseHead, "detect", watch)
-            evaluate_weights(settings.model_copy(update={"student": student}), path)
-        return seen[0]
-
-    assert count() == own
-    changed = count(nms_iou=0.4)
-    assert changed == own.model_copy(update={"nms_iou": 0.4})
-    # What another detector fills in by itself has not been chosen.
-    filled = small.config(detector="retinanet", postprocess={"max_detections": 3}).postprocess
-    assert filled.nms_iou != own.nms_iou
-    changed = count(**filled.model_dump(include=filled.model_fields_set))
-    assert changed == own.model_copy(update={"max_detections": 3})
-
-
-@pytest.mark.parametrize(
-    ("augment", "size"),
-    [
-        ({"short_edges": [64, 96], "long_edge": 256}, (96, 128)),
-        ({"short_edges": [64, 96], "long_edge": 256, "val_short_edge": 48}, (48, 64)),
-        ({"short_edges": [64], "long_edge": 80, "val_short_edge": 200}, (60, 80)),
-    ],
-)
-def test_the_recorded_scale_is_the_scale_of_the_evaluation(augment, size):
-    config = AugmentConfig(**augment)
-    settings = AugmentConfig.model_validate(scale_settings(recorded_scale(config)))
-    for scale in (config, settings):
-        assert fitted((48, 64), validation_edge(scale), scale.long_edge) == size
-
-
-@pytest.mark.parametrize(
-    "recorded", ["", "[]", '{"long_edge": 3}', '{"val_short_edge": "a", "long_edge": 3, "pad_to": 1}']
-)
-def test_a_broken_scale_in_a_weights_file_is_told(trained, recorded):
-    settings, detector, path = trained
-    write_weights(
-        path, detector.state_dict(), model=settings.student, classes=["two", "one"], extra={"augment": recorded}
-    )
-    with pytest.raises(WeightsError, match="broken description of its scale"):
-        recorded_settings(path)
-
-
-def test_a_file_of_others_records_no_settings(trained, tmp_path):
-    _, detector, path = trained
-    torch.save(detector.state_dict(), tmp_path / "bare.pth")
-    assert recorded_settings(tmp_path / "bare.pth") == {}
-    assert recorded_settings(path) == {}  # nor does one of ours that an earlier version wrote
-
-
-def test_a_file_of_ours_says_the_student_and_no_other_does(trained, tmp_path):
-    settings, detector, path = trained
-    assert ModelConfig.model_validate(recorded_student(path)) == settings.student
-    torch.save(detector.state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(ConfigError, match=r"bare\.pth does not say which model it holds"):
-        recorded_student(tmp_path / "bare.pth")
-
-
-def test_a_file_without_a_description_is_the_student_of_the_configuration(trained, tmp_path):
-    settings, detector, _ = trained
-    torch.save(detector.state_dict(), tmp_path / "bare.pth")
-    assert evaluate_weights(settings, tmp_path / "bare.pth").images == 5
-    head = settings.student.head.model_copy(update={"depth": 3})
-    other = settings.model_copy(update={"student": settings.student.model_copy(update={"head": head})})
-    with pytest.raises(WeightsError, match="does not fit the model"):
-        evaluate_weights(other, tmp_path / "bare.pth")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"classes": json.dumps(["one", "three"])}, "knows the classes one, three; the data has one, two"),
-        ({"classes": "7"}, "not a list of strings"),
-        ({"classes": '["one", "two", "one"]'}, "a class is named twice"),
-        ({"classes": "[" * 100_000}, "nested too deeply"),
-        ({"model": "{}"}, "broken description of its model: Field required"),
-    ],
-)
-def test_a_description_that_does_not_fit_is_refused(trained, tmp_path, changes, message):
-    from safetensors.torch import save_file
-
-    settings, detector, _ = trained
-    metadata = {"format": "crosskd", "model": settings.student.model_dump_json(), "classes": '["one", "two"]'}
-    path = tmp_path / "other.safetensors"
-    save_file({name: value.contiguous() for name, value in detector.state_dict().items()}, path, metadata | changes)
-    with pytest.raises(WeightsError, match=message):
-        evaluate_weights(settings, path)

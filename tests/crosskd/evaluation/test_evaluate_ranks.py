@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from crosskd.data.loader import Loader, build_loader
+from crosskd.data.loader import Loader
 from crosskd.detectors.detector import build_detector
 from crosskd.engine import distributed
 from crosskd.errors import Interrupted
 from crosskd.evaluation.evaluate import evaluate
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Detections, Evaluation
-from tests.support.coco_files import config, many, write
+from tests.support.coco_files import config, loader_of, many, write
 from tests.support.ranks import on_ranks
 
 SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48), (64, 48), (48, 64), (64, 48), (70, 40)]
@@ -49,7 +49,7 @@ class Results:
 
 
 def shared_loader(settings: TrainConfig) -> Loader:
-    return build_loader(settings, "val", rank=distributed.rank(), world_size=distributed.world_size())
+    return loader_of(settings, "val", rank=distributed.rank(), world_size=distributed.world_size())
 
 
 def evaluated(settings: TrainConfig, detector: nn.Module) -> Evaluation:

@@ -15,8 +15,7 @@ from crosskd.data.folder import read_samples
 from crosskd.data.transforms import collate
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
-from crosskd.evaluation.evaluate import evaluate_weights
-from crosskd.runs.evaluate import evaluate
+from crosskd.runs.evaluate import as_evaluation, evaluate, evaluate_weights
 from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import (
     AugmentConfig,
@@ -101,7 +100,7 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     )
     # The file says the model; `student.postprocess` as a whole was given here, so it counts.
     known = evaluate(make(data, weights, postprocess=training.student.postprocess.model_dump()), tmp_path / "other")
-    assert known["model"]["metrics"] == evaluate_weights(training, weights).metrics
+    assert known["model"]["metrics"] == evaluate_weights(as_evaluation(training, weights)).evaluation.metrics
 
     (evaluation,) = told.evaluations
     assert evaluation.best
@@ -160,14 +159,14 @@ def test_class_names_that_are_none(data: DataConfig, tmp_path: Path, said: str) 
     path = tmp_path / "w.safetensors"
     metadata = {"format": "crosskd", "model": model.config.model_dump_json(), "classes": said}
     save_file(model.state_dict(), path, metadata)
-    with pytest.raises(WeightsError, match=r"w\.safetensors describes its model in a way that this version"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors describes its classes in a way that this version"):
         evaluate(make(data, path), tmp_path / "run")
     teacher = TeacherConfig(weights=FileRef(file=str(path)))
     config = TrainConfig(data=data, student=model.config, teacher=teacher)
     if said.startswith('["A"'):  # a teacher is narrowed by name: the first of that name is taken
         assert load_teacher(config, ["B", "A"]).num_classes == 2
         return
-    with pytest.raises(WeightsError, match=r"w\.safetensors describes its model in a way that this version"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors describes its classes in a way that this version"):
         load_teacher(config, ["B", "A"])
 
 

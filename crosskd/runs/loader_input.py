@@ -1,0 +1,41 @@
+"""What a loader reads, out of the configuration of a training and out of that of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crosskd.data.loader import LoaderInput, Split
+from crosskd.runs.finished import Finished
+from crosskd.spec.config import EvaluateConfig, LoaderConfig, TrainConfig
+
+
+def of_training(config: TrainConfig, split: Split, classes: Sequence[str] | None = None) -> LoaderInput:
+    """A split of a training; `classes` is the label order, by default as the configuration has it."""
+    train = split == "train"
+    return LoaderInput(
+        split=split,
+        files=config.data.train if train else config.data.val,
+        augment=config.augment,
+        pixels=config.student.pixels,
+        loader=config.loader,
+        batch_size=config.batch_size if train else config.evaluation.batch_size or config.batch_size,
+        max_corrupt_images=config.data.max_corrupt_images,
+        max_image_pixels=config.data.max_image_pixels,
+        classes=config.data.classes if classes is None else classes,
+        seed=config.seed,
+    )
+
+
+def of_evaluation(config: EvaluateConfig, finished: Finished) -> LoaderInput:
+    """The split that `finished` is evaluated on, as that detector sees images."""
+    return LoaderInput(
+        split="val",
+        files=config.data.val,
+        augment=finished.augment,
+        pixels=finished.detector.config.pixels,
+        loader=LoaderConfig(workers=config.workers),
+        batch_size=config.batch_size,
+        max_corrupt_images=config.data.max_corrupt_images,
+        max_image_pixels=config.data.max_image_pixels,
+        classes=finished.classes,
+    )

@@ -1,0 +1,74 @@
+"""What a weights file says of itself: its model, its classes, and the scale at which it was evaluated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from crosskd.errors import WeightsError
+from crosskd.spec.config import ModelConfig, ScaleConfig
+from crosskd.spec.evaluate_export import scale_of
+from crosskd.weights.native import read_header
+
+
+@dataclass(frozen=True)
+class Description:
+    """Each answer is None where the file does not say it, and a `WeightsError` where it says what nobody can read."""
+
+    name: str  # of the file
+    recorded: Mapping[str, str]  # as `write_weights` wrote it beside the tensors
+    where: str = ""  # of the file in the configuration, a JSON pointer
+
+    def model(self) -> ModelConfig | None:
+        if "model" not in self.recorded:
+            return None
+        try:
+            return ModelConfig.model_validate_json(self.recorded["model"])
+        except ValidationError as error:
+            raise self._unknown("model", error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+
+    def classes(self, *, distinct: bool = False) -> list[str] | None:
+        """Names in label order; if they are to be `distinct`, a name that stands there twice is a fault."""
+        if "classes" not in self.recorded:
+            return None
+        try:
+            return _class_names(self.recorded["classes"], distinct)
+        except ValueError as error:
+            raise self._unknown("classes", str(error)) from error
+
+    def scale(self) -> ScaleConfig | None:
+        if "augment" not in self.recorded:
+            return None
+        try:
+            return scale_of(json.loads(self.recorded["augment"]))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unknown("scale", "it has no short edge, long edge and pad_to within their bounds") from error
+
+    def _unknown(self, what: str, reason: str) -> WeightsError:
+        return WeightsError(
+            f"{self.name} describes its {what} in a way that this version does not know: {reason}",
+            where=self.where,
+            remedy="Save its bare state dict and name the model yourself, or write the file anew with this version.",
+        )
+
+
+def describe(path: Path, *, where: str = "") -> Description:
+    """What the header of a safetensors file says; of another file, nothing. Raises `WeightsError`."""
+    return Description(path.name, read_header(path)[0] if path.suffix == ".safetensors" else {}, where)
+
+
+def _class_names(recorded: str, distinct: bool) -> list[str]:
+    """Raises `ValueError` for what is no list of (`distinct`) names."""
+    try:
+        names = json.loads(recorded)
+    except RecursionError:
+        raise ValueError("the class names are nested too deeply") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"the class names are {names!r:.80}, not a list of strings")
+    if distinct and len(set(names)) != len(names):
+        raise ValueError("a class is named twice")
+    return names
