@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, Field, StringConstraints
 
-ArtifactKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curves"]
+# The core names its files, and they keep their names; `GET /jobs/{id}/weights` serves the best weights.
+from crosskd.spec.files import BEST_WEIGHTS as BEST_WEIGHTS
+from crosskd.spec.files import LAST_WEIGHTS as LAST_WEIGHTS
+from crosskd.spec.files import LOG as LOG
+from crosskd.spec.files import MANIFEST as MANIFEST
+from crosskd.spec.files import ONNX as ONNX
+from crosskd.spec.files import FileKind, curves_name
+
+ArtifactKind = FileKind
 ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 OFFSET_HEADER = "Upload-Offset"  # bytes of an upload that have arrived
 LENGTH_HEADER = "Upload-Length"  # bytes of the whole file
 
-BEST_WEIGHTS = "best.safetensors"  # the best student so far; what GET /jobs/{id}/weights serves
-LAST_WEIGHTS = "last.safetensors"
-LOG = "log.txt"
-MANIFEST = "manifest.json"
-ONNX = "model.onnx"  # what an export job makes
-
-
-def curves_artifact(model: str, step: int) -> str:
-    """The name of the precision-recall curves of an evaluation."""
-    return f"curves-{model}-{step:08d}.json"
+curves_artifact = curves_name
 
 
 class Artifact(BaseModel):

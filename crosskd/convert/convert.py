@@ -16,10 +16,9 @@ from crosskd.convert.load import COUNTER, listed
 from crosskd.convert.recognise import class_count, recognise
 from crosskd.convert.source import OWN_ENTRY, Source, read_source
 from crosskd.detectors.detector import build_detector
-from crosskd.engine.checkpoint import file_digest
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.weights.files import replacing
+from crosskd.weights.files import file_digest, replacing
 from crosskd.weights.native import write_weights
 from crosskd.weights.tensors import check_shapes
 

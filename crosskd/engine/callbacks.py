@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from crosskd.engine.stop_reason import StopReason
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File
 
 Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"]
 
@@ -96,17 +97,11 @@ class Callback:
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         """The teacher or the student has been evaluated on the validation split."""
 
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
-        """The precision-recall curves of `evaluation`, which was told before, stand complete at `path`."""
+    def on_file(self, run: Run, file: File) -> None:
+        """`file` stands complete. Curves come behind their evaluation, and the manifest last of all.
 
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        """A weights file stands complete at `path`: the best so far, or (`best` false) the last."""
-
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        """A checkpoint stands complete at `path`. Older ones may be pruned right after this call."""
-
-    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
-        """A file that an evaluation or an export leaves stands complete at `path`."""
+        Older checkpoints may be pruned right after this call.
+        """
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         """Once, after the last file is written. Not called when the run ends with an error."""
@@ -139,21 +134,9 @@ class Callbacks(Callback):
         for callback in self._callbacks:
             callback.on_evaluation(run, evaluation)
 
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
+    def on_file(self, run: Run, file: File) -> None:
         for callback in self._callbacks:
-            callback.on_curves(run, path, evaluation)
-
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        for callback in self._callbacks:
-            callback.on_weights(run, path, step, best)
-
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        for callback in self._callbacks:
-            callback.on_checkpoint(run, path, step)
-
-    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
-        for callback in self._callbacks:
-            callback.on_file(run, path, kind)
+            callback.on_file(run, file)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         for callback in self._callbacks:

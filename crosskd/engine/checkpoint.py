@@ -19,7 +19,8 @@ import torch
 
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
-from crosskd.weights.files import remove_leftovers, replacing, write_text
+from crosskd.spec.files import checkpoint_name
+from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
 from crosskd.weights.tensors import read_pytorch
 
 log = logging.getLogger(__name__)
@@ -28,11 +29,7 @@ FORMAT = 2
 _NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 
 
-def checkpoint_name(step: int) -> str:
-    return f"checkpoint-{step:08d}.pt"
-
-
-def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> File:
     """Write `state` as the checkpoint of `step`, with its digest, or nothing at all.
 
     Raises `OSError` or `CrossKDError` where the disk does not take it.
@@ -44,18 +41,13 @@ def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             torch.save({"format": FORMAT, **state}, file)
         # The digest goes first: killed in between, the folder holds a digest without a checkpoint, which nobody reads.
         path.unlink(missing_ok=True)
-        write_text(digest_path(path), f"{file_digest(temporary)}  {path.name}\n")
-    return path
+        digest = file_digest(temporary)
+        write_text(digest_path(path), f"{digest}  {path.name}\n")
+    return File(path, "checkpoint", step, digest)
 
 
 def digest_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def file_digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prune(folder: Path, keep: int) -> None:

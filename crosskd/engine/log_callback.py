@@ -11,6 +11,7 @@ from pathlib import Path
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.spec import registry
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File
 
 log = logging.getLogger("crosskd.runs.train")
 
@@ -76,14 +77,11 @@ class LogCallback(Callback):
             "  (best so far)" if evaluation.best else "",
         )
 
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        log.info("wrote %s (step %d)", path.name, step)
-
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        log.info("wrote %s", path.name)
-
-    def on_file(self, run: Run, path: Path, kind: str) -> None:
-        log.info("wrote %s", path.name)
+    def on_file(self, run: Run, file: File) -> None:
+        if file.kind == "weights":
+            log.info("wrote %s (step %d)", file.name, file.step)
+        elif file.kind != "curves":  # their evaluation has a line
+            log.info("wrote %s", file.name)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         if result.stopped_early:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 from collections.abc import Mapping
@@ -14,15 +15,16 @@ import torchvision
 from torch import Tensor, nn
 
 from crosskd.engine import distributed
-from crosskd.engine.checkpoint import file_digest
+from crosskd.engine.callbacks import Run
 from crosskd.spec.config import EvaluationConfig, ModelConfig
+from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File, file_digest, write_text
 from crosskd.weights.native import write_weights
 
 log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
-BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 class Results:
@@ -75,20 +77,22 @@ class Results:
         evaluations = "1 evaluation was" if waited == 1 else f"{waited} evaluations were"
         return f"the last {evaluations} not better than AP {record:.4f}{by}"
 
-    def write_best(self) -> Path:
+    def write_best(self) -> File | None:
+        """None on every rank but the main one, which writes."""
         assert self.best is not None
-        return self._write(BEST, self._best_state, self.best)
+        return self._write(BEST_WEIGHTS, self._best_state, self.best)
 
-    def write_last(self, student: nn.Module) -> Path:
-        return self._write(LAST, student.state_dict(), self.evaluations[-1])
+    def write_last(self, student: nn.Module) -> File | None:
+        """As `write_best`."""
+        return self._write(LAST_WEIGHTS, student.state_dict(), self.evaluations[-1])
 
-    def _write(self, name: str, state: State, evaluation: Evaluation) -> Path:
-        path = self.workdir / name
+    def _write(self, name: str, state: State, evaluation: Evaluation) -> File | None:
         if not distributed.is_main():
-            return path
+            return None
+        path = self.workdir / name
         extra = {"step": str(evaluation.step), "epoch": f"{evaluation.epoch:.4f}", "ap": f"{evaluation.ap:.6f}"}
-        write_weights(path, state, model=self.model, classes=self.classes, extra=self.metadata | extra)
-        return path
+        digest = write_weights(path, state, model=self.model, classes=self.classes, extra=self.metadata | extra)
+        return File(path, "weights", evaluation.step, digest)
 
     def state_dict(self, seconds: float) -> dict[str, Any]:
         """For the checkpoint; `seconds` is the time that the run has taken so far."""
@@ -114,13 +118,19 @@ class Results:
             "classes": self.classes,
             "student": {**size_of(student), **_figures(self.best)},
             "evaluations": [_numbers(evaluation) for evaluation in self.evaluations],
-            "weights": {name: _file(self.workdir / name) for name in (BEST, LAST)},
+            "weights": {name: _file(self.workdir / name) for name in (BEST_WEIGHTS, LAST_WEIGHTS)},
         }
         if teacher is not None:
             summary["teacher"] = {**size_of(teacher), **(_figures(self.teacher) if self.teacher else {})}
         if self.teacher is not None:
             summary["gap_to_teacher"] = self.teacher.ap - self.best.ap
         return summary
+
+
+def write_manifest(run: Run, manifest: dict[str, Any]) -> File:
+    """The manifest of any run, as JSON. Raises `OSError`."""
+    path = run.workdir / MANIFEST
+    return File(path, "manifest", run.step, write_text(path, json.dumps(manifest, indent=2) + "\n"))
 
 
 def size_of(model: nn.Module) -> dict[str, Any]:

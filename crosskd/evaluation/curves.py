@@ -9,25 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosskd.spec.files import curves_name
 from crosskd.structures import Curves, Evaluation
-from crosskd.weights.files import write_text
+from crosskd.weights.files import File, write_text
 
 IOUS = ("0.50", "0.75", "0.50:0.95")  # the last: the mean of ten
 DIGITS = 4  # of a precision: a plot shows no more, and a file of 80 classes stays below 200 kB
 
 
-def curves_name(model: str, step: int) -> str:
-    return f"curves-{model}-{step:08d}.json"
-
-
-def write_curves(folder: Path, evaluation: Evaluation) -> Path:
+def write_curves(folder: Path, evaluation: Evaluation) -> File:
     """Write the curves of `evaluation`, which must have them, into `folder`. Raises `OSError`."""
     assert evaluation.curves is not None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / curves_name(evaluation.model, evaluation.step)
     described = {"model": evaluation.model, "step": evaluation.step, "epoch": evaluation.epoch}
-    write_text(path, json.dumps(described | as_json(evaluation.curves), separators=(",", ":")) + "\n")
-    return path
+    digest = write_text(path, json.dumps(described | as_json(evaluation.curves), separators=(",", ":")) + "\n")
+    return File(path, "curves", evaluation.step, digest)
 
 
 def as_json(curves: Curves) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from crosskd.data.loader import Loader, build_loader
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.log_callback import LogCallback, log_file
-from crosskd.engine.results import size_of, versions
+from crosskd.engine.results import size_of, versions, write_manifest
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
@@ -27,9 +26,9 @@ from crosskd.runs import loader_input
 from crosskd.runs.finished import Finished, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import scale_of
+from crosskd.spec.files import LOG
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.description import Description, describe
-from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def evaluate(
     manifest. Raises `Interrupted` when `stop` is set before the end, and every other `CrossKDError` with a reason.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with log_file(workdir / "log.txt"):
+    with log_file(workdir / LOG):
         try:
             return _evaluate(
                 config, workdir, Callbacks([LogCallback(), *callbacks]), weights, stop or threading.Event()
@@ -77,7 +76,7 @@ def _evaluate(
     found = evaluate_weights(config, weights=weights, begin=begin, stopping=stop.is_set)
     finished, evaluation = found.finished, replace(found.evaluation, best=True)
     callback.on_evaluation(run, evaluation)
-    callback.on_curves(run, write_curves(workdir / "curves", evaluation), evaluation)
+    callback.on_file(run, write_curves(workdir / "curves", evaluation))
     callback.on_phase(run, "uploading")
     manifest = {
         "format": 1,
@@ -92,9 +91,7 @@ def _evaluate(
         "skipped_images": found.skipped,
         "model": _described(finished, evaluation),
     }
-    path = workdir / "manifest.json"
-    write_text(path, json.dumps(manifest, indent=2) + "\n")
-    callback.on_file(run, path, "manifest")
+    callback.on_file(run, write_manifest(run, manifest))
     return manifest
 
 

@@ -17,10 +17,9 @@ import torch
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.callbacks import Callback, Callbacks, Run
-from crosskd.engine.checkpoint import file_digest
 from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.log_callback import LogCallback, log_file
-from crosskd.engine.results import size_of, versions
+from crosskd.engine.results import size_of, versions, write_manifest
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.onnx.check import Check, Graph, compare, raw_batch
@@ -28,13 +27,12 @@ from crosskd.onnx.graph import Pipeline, write_graph
 from crosskd.runs.finished import Finished, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
+from crosskd.spec.files import LOG, ONNX
 from crosskd.structures import Size
 from crosskd.weights.description import Description, describe
-from crosskd.weights.files import write_text
+from crosskd.weights.files import File, file_digest
 
 log = logging.getLogger(__name__)
-
-NAME = "model.onnx"
 
 
 def export(
@@ -57,7 +55,7 @@ def export(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     run = Run(config, workdir, stop or threading.Event())
-    with log_file(workdir / "log.txt"):
+    with log_file(workdir / LOG):
         try:
             return _export(config, run, Callbacks([LogCallback(), *callbacks]), weights)
         except CrossKDError as error:
@@ -84,7 +82,7 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
 
     _heed(run)
     callback.on_phase(run, "exporting")
-    path, size = run.workdir / NAME, evaluation_size(augment)
+    path, size = run.workdir / ONNX, evaluation_size(augment)
     pipeline = Pipeline(detector, detector.config.postprocess)
     write_graph(pipeline, path, opset=config.opset, metadata=_metadata(finished))
     _heed(run)
@@ -106,13 +104,13 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
     if device.type == "cuda":
         with memory_errors(device):
             cost["latency"][f"pytorch_{device.type}"] = latency_of(detector.to(device), size)
-    manifest = _manifest(config, finished, path, check) | {
+    file = File(path, "onnx", run.step, file_digest(path))
+    manifest = _manifest(config, finished, file, check) | {
         "seconds": round(time.perf_counter() - started, 3),
         "model": {**size_of(detector), **cost},
     }
-    callback.on_file(run, path, "onnx")
-    write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    callback.on_file(run, run.workdir / "manifest.json", "manifest")
+    callback.on_file(run, file)
+    callback.on_file(run, write_manifest(run, manifest))
     return manifest
 
 
@@ -155,7 +153,7 @@ def _metadata(finished: Finished) -> dict[str, str]:
     }
 
 
-def _manifest(config: ExportConfig, finished: Finished, path: Path, check: Check) -> dict[str, Any]:
+def _manifest(config: ExportConfig, finished: Finished, file: File, check: Check) -> dict[str, Any]:
     return {
         "format": 1,
         "kind": "export",
@@ -164,6 +162,6 @@ def _manifest(config: ExportConfig, finished: Finished, path: Path, check: Check
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
-        "file": {"name": path.name, "sha256": file_digest(path), "bytes": path.stat().st_size, "opset": config.opset},
+        "file": {"name": file.name, "sha256": file.sha256, "bytes": file.path.stat().st_size, "opset": config.opset},
         "check": check.as_dict(),
     }

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.engine.checkpoint import file_digest
 from crosskd.errors import ConfigError
 from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, ScaleConfig
 from crosskd.spec.evaluate_export import augment_at, with_postprocess
 from crosskd.weights.description import Description
+from crosskd.weights.files import file_digest
 
 
 @dataclass(frozen=True)

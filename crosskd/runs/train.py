@@ -5,7 +5,6 @@ config ─▶ data, student (and teacher ─▶ distiller) ─▶ engine.loop �
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -25,7 +24,6 @@ from crosskd.distill.renormalise import Renormalised
 from crosskd.engine import distributed, run_state
 from crosskd.engine.callbacks import Callback, Callbacks, Run, TrainResult
 from crosskd.engine.checkpoint import (
-    file_digest,
     fingerprint,
     fingerprint_digest,
     list_checkpoints,
@@ -44,7 +42,7 @@ from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.parallel import broadcast_buffers, data_parallel
 from crosskd.engine.random_state import seed_all
-from crosskd.engine.results import Results, versions
+from crosskd.engine.results import Results, versions, write_manifest
 from crosskd.engine.stop_reason import StopReason
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
@@ -54,8 +52,9 @@ from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
 from crosskd.runs.teacher import load_teacher, weights_file
 from crosskd.spec.config import TrainConfig
+from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
-from crosskd.weights.files import write_text
+from crosskd.weights.files import File, file_digest
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def train(
 
 def _log_name() -> str:
     """Each rank of a training writes a log of its own."""
-    return "log.txt" if distributed.is_main() else f"log-rank-{distributed.rank()}.txt"
+    return LOG if distributed.is_main() else f"log-rank-{distributed.rank()}.txt"
 
 
 def _require_unused(workdir: Path) -> None:
@@ -242,15 +241,14 @@ class _Session:
             remove_later(self.run.workdir / CHECKPOINTS, self.run.step)
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
-            self._write_best()
+            self._tell(self.results.write_best())
 
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
         state = run_state.capture(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
         if not distributed.is_main():
             return
-        path = write_checkpoint(folder, self.run.step, state)
-        self.callback.on_checkpoint(self.run, path, self.run.step)
+        self._tell(write_checkpoint(folder, self.run.step, state))
         prune(folder, self.config.checkpoint.keep_last)
 
     def _evaluate_teacher(self, teacher: Detector) -> None:
@@ -276,7 +274,7 @@ class _Session:
         self.callback.on_evaluation(run, evaluation)
         self._write_curves(evaluation)
         if evaluation.best:
-            self._write_best()
+            self._tell(self.results.write_best())
         self.callback.on_phase(run, "training")
         return self.results.out_of_patience(self.config.evaluation)
 
@@ -295,23 +293,23 @@ class _Session:
 
     def _write_curves(self, evaluation: Evaluation) -> None:
         if distributed.is_main():
-            self.callback.on_curves(self.run, write_curves(self.run.workdir / CURVES, evaluation), evaluation)
+            self._tell(write_curves(self.run.workdir / CURVES, evaluation))
 
-    def _write_best(self) -> None:
-        assert self.results.best is not None
-        self.callback.on_weights(self.run, self.results.write_best(), self.results.best.step, True)
+    def _tell(self, file: File | None) -> None:
+        """Of a file that stands; None: another rank has written it."""
+        if file is not None:
+            self.callback.on_file(self.run, file)
 
     def _deliver(self, reason: StopReason) -> TrainResult:
         run, results = self.run, self.results
         assert results.best is not None
         self.callback.on_phase(run, "uploading")
-        last = results.write_last(self.delivered)
-        self.callback.on_weights(run, last, run.step, False)
+        self._tell(results.write_last(self.delivered))
         skipped = distributed.gather(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt)
         manifest = distributed.broadcast({} if skipped is None else self._manifest(sorted(set().union(*skipped))))
         if distributed.is_main():
-            write_text(run.workdir / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        best = run.workdir / "best.safetensors"
+            self._tell(write_manifest(run, manifest))
+        best, last = run.workdir / BEST_WEIGHTS, run.workdir / LAST_WEIGHTS
         result = TrainResult(
             results.best.ap, results.best.step, run.step, manifest, best, last, run.stopped_early, reason
         )

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from crosskd.errors import CrossKDError
+from crosskd.spec.files import FileKind
 
 SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a run that stands complete at `path`, as whoever wrote it knows it."""
+
+    path: Path
+    kind: FileKind
+    step: int  # the run's, when it was made; of weights and curves, that of their evaluation
+    sha256: str  # in hex, of the bytes that were written: a disk that changes them is found out
+
+    @property
+    def name(self) -> str:
+        """As `crosskd.spec.files` has it."""
+        return self.path.name
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -32,10 +56,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8. Raises `OSError`."""
+def write_text(path: Path, text: str) -> str:
+    """Write a text file in UTF-8. Returns its sha256 in hex. Raises `OSError`."""
+    content = text.encode()
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.weights.files import replacing
+from crosskd.weights.files import file_digest, replacing
 
 FORMAT = "crosskd"
 VERSION = "1"
@@ -32,11 +32,11 @@ def write_weights(
     model: ModelConfig,
     classes: Sequence[str],
     extra: Mapping[str, str] | None = None,
-) -> None:
+) -> str:
     """Write `state` to `path`, wholly or not at all, with all that is needed to build the detector again.
 
-    `extra` goes into the metadata as it is (step, epoch, average precision, ...). Raises `OSError` or `CrossKDError`
-    where the disk does not take it.
+    `extra` goes into the metadata as it is (step, epoch, average precision, ...). Returns the file's sha256 in hex.
+    Raises `OSError` or `CrossKDError` where the disk does not take it.
     """
     path = Path(path)
     metadata = {
@@ -51,6 +51,7 @@ def write_weights(
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
         _sort_metadata(temporary)
+        return file_digest(temporary)
 
 
 def _sort_metadata(path: Path) -> None:

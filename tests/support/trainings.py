@@ -10,6 +10,7 @@ from typing import Any
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File
 
 CLASSES = ["A", "B", "E"]
 MODEL = {
@@ -72,13 +73,10 @@ class Story(Callback):
         self.evaluations.append(evaluation)
         self.receive(f"{evaluation.model} evaluated {run.step}", run)
 
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        assert path.is_file()
-        self.receive(path.name, run)
-
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        assert path.is_file()
-        self.receive(f"checkpoint {step}", run)
+    def on_file(self, run: Run, file: File) -> None:
+        assert digest(file.path) == file.sha256
+        if file.kind in ("weights", "checkpoint"):
+            self.receive(file.name if file.kind == "weights" else f"checkpoint {file.step}", run)
 
     def on_end(self, run: Run, result: TrainResult) -> None:
         self.receive("end", run)

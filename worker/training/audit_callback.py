@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from typing_extensions import override
 
-from crosskd.engine.callbacks import Callback, Run, TrainResult
+from crosskd.engine.callbacks import Callback, Run
 from crosskd.structures import Evaluation
-from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, curves_artifact
+from crosskd.weights.files import File
 from wire.reports import Claim
-from worker.deliver.digest import sha256_of
 from worker.training.audit_log import AuditLog, Began, Ended, Evaluated, Points, Wrote, exact
 
 
@@ -44,27 +42,8 @@ class AuditCallback(Callback):
         self._audit_log.note(record)
 
     @override
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
-        self._wrote(path, curves_artifact(evaluation.model, evaluation.step), evaluation.step)
-
-    @override
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        self._wrote(path, BEST_WEIGHTS if best else LAST_WEIGHTS, step)
-
-    @override
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
-        self._wrote(path, f"checkpoint-{step:08d}.pt", step)
-
-    @override
-    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
-        self._wrote(path, path.name, run.step)
-
-    @override
-    def on_end(self, run: Run, result: TrainResult) -> None:
-        self._wrote(run.workdir / MANIFEST, MANIFEST, result.steps)
-
-    def _wrote(self, path: Path, name: str, step: int | None) -> None:
-        self._audit_log.note(Wrote(name=name, step=step, size=path.stat().st_size, sha256=sha256_of(path).hex()))
+    def on_file(self, run: Run, file: File) -> None:
+        self._audit_log.note(Wrote(name=file.name, step=file.step, size=file.path.stat().st_size, sha256=file.sha256))
 
     def ended(self, outcome: str, *, delivered: bool) -> None:
         """The last word; `delivered` says whether the reporter could hand everything over."""

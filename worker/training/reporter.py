@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from typing_extensions import override
 
-from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
-from crosskd.engine.checkpoint import digest_path
+from crosskd.engine.callbacks import Callback, Phase, Run
 from crosskd.structures import Evaluation
-from wire.artifacts import BEST_WEIGHTS, LAST_WEIGHTS, LOG, MANIFEST, curves_artifact
+from crosskd.weights.files import File
+from wire.artifacts import LOG
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, Level, LogLine
 from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
@@ -145,32 +144,21 @@ class Reporter(Callback):
         self._delivery.evaluation(evaluation_report(evaluation))
 
     @override
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
-        # First, so that no checkpoint of a later step arrives without them: a resume from it would not draw them again.
-        name = curves_artifact(evaluation.model, evaluation.step)
-        self._uploads.submit(path, name, "curves", step=evaluation.step, first=True)
-
-    @override
-    def on_weights(self, run: Run, path: Path, step: int, best: bool) -> None:
-        self._uploads.submit(path, BEST_WEIGHTS if best else LAST_WEIGHTS, "weights", step=step)
-
-    @override
-    def on_checkpoint(self, run: Run, path: Path, step: int) -> None:
+    def on_file(self, run: Run, file: File) -> None:
+        sha256 = bytes.fromhex(file.sha256)
+        if file.kind != "checkpoint":
+            # Curves go first, so that no checkpoint of a later step arrives without them: a resume from it would not
+            # draw them again.
+            first = file.kind == "curves"
+            self._uploads.submit(file.path, file.name, file.kind, step=file.step, first=first, sha256=sha256)
+            return
         # Behind the reports that led to it: if this machine dies now, whoever resumes from the checkpoint repeats
         # nothing from before it, and reports that the API lacks then would be lacking for ever.
-        reported = self._delivery.mark()
-        name = f"checkpoint-{step:08d}.pt"
-        written = bytes.fromhex(digest_path(path).read_text(encoding="ascii").split()[0])
-        self._uploads.submit(path, name, "checkpoint", step=step, slot="checkpoint", after=reported, sha256=written)
+        after = self._delivery.mark()
+        self._uploads.submit(
+            file.path, file.name, file.kind, step=file.step, slot="checkpoint", after=after, sha256=sha256
+        )
         self._upload_log()
-
-    @override
-    def on_file(self, run: Run, path: Path, kind: Literal["onnx", "manifest"]) -> None:
-        self._uploads.submit(path, path.name, kind, step=run.step)
-
-    @override
-    def on_end(self, run: Run, result: TrainResult) -> None:
-        self._uploads.submit(self._folder.run / MANIFEST, MANIFEST, "manifest", step=result.steps)
 
     def close(self, timeout: float) -> None:
         """Deliver everything, the log last of all.

@@ -45,7 +45,7 @@ def checkpoint_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path,) = list_checkpoints(folder / "run" / "checkpoints")
     content = read_checkpoint(path)
     content["trainee"]["terms.crosskd.adapter.weight"] = torch.zeros(2, 2)
-    return write_checkpoint(folder / "with_adapter", 1, content)
+    return write_checkpoint(folder / "with_adapter", 1, content).path
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.support.toys import full_disk, toy_config
 
 def test_a_checkpoint_goes_round_with_its_digest_beside_it(tmp_path: Path) -> None:
     state = {"weights": {"a": torch.arange(3.0)}, "best_ap": 0.25, "nested": [1, (2, None)]}
-    path = write_checkpoint(tmp_path / "checkpoints", 120, state)
+    path = write_checkpoint(tmp_path / "checkpoints", 120, state).path
     assert path.name == "checkpoint-00000120.pt"
     assert sorted(p.name for p in path.parent.iterdir()) == [path.name, path.name + ".sha256"]
     expected = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -75,7 +75,7 @@ def test_a_broken_checkpoint_is_told_and_the_one_before_is_taken(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_checkpoint(tmp_path, 1, {"step": 1, "w": torch.ones(100)})
-    newest = write_checkpoint(tmp_path, 2, {"step": 2, "w": torch.ones(100)})
+    newest = write_checkpoint(tmp_path, 2, {"step": 2, "w": torch.ones(100)}).path
     raw = bytearray(newest.read_bytes())
     raw[len(raw) // 2] ^= 1
     broken = {"flipped bit": bytes(raw), "cut short": bytes(raw[:-50]), "emptied": b""}
@@ -91,7 +91,7 @@ def test_a_broken_checkpoint_is_told_and_the_one_before_is_taken(
 def test_a_checkpoint_whose_digest_is_gone_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Named itself it is read: then it was brought here alone, and whoever brought it has checked it."""
     write_checkpoint(tmp_path, 1, {"step": 1})
-    newest = write_checkpoint(tmp_path, 2, {"step": 2})
+    newest = write_checkpoint(tmp_path, 2, {"step": 2}).path
     digest_path(newest).unlink()
     assert read_checkpoint(tmp_path)["step"] == 1
     assert f"{newest.name} has no sha256 beside it" in caplog.text
@@ -105,7 +105,7 @@ def test_a_folder_without_a_sound_checkpoint_says_so(tmp_path: Path) -> None:
     for nowhere in (tmp_path, tmp_path / "missing.pt"):
         with pytest.raises(ConfigError, match="there is no checkpoint"):
             read_checkpoint(nowhere)
-    write_checkpoint(tmp_path, 1, {}).write_bytes(b"junk")
+    write_checkpoint(tmp_path, 1, {}).path.write_bytes(b"junk")
     with pytest.raises(CheckpointCorrupt, match="does not have the sha256"):
         read_checkpoint(tmp_path)
 
@@ -150,7 +150,7 @@ def test_a_write_that_is_killed_leaves_the_old_checkpoints_alone(tmp_path: Path,
                 write_checkpoint(tmp_path, 2, {"step": 2})
         assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-00000001.pt"]
     assert read_checkpoint(tmp_path)["step"] == 1
-    assert read_checkpoint(write_checkpoint(tmp_path, 2, {"step": 2}))["step"] == 2
+    assert read_checkpoint(write_checkpoint(tmp_path, 2, {"step": 2}).path)["step"] == 2
 
 
 DRAWS: dict[str, Callable[[], float]] = {
@@ -168,7 +168,7 @@ def test_every_random_generator_is_restored_through_a_file(tmp_path: Path, gener
     draw = DRAWS[generator]
     seed_all(3)
     draw()  # of a pair of normal values, the second is kept for the next call
-    state = read_checkpoint(write_checkpoint(tmp_path, 0, {"random": random_state()}))["random"]
+    state = read_checkpoint(write_checkpoint(tmp_path, 0, {"random": random_state()}).path)["random"]
     expected = [draw() for _ in range(3)]
     assert [draw() for _ in range(3)] != expected
     restore_random_state(state)

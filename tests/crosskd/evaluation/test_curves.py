@@ -7,6 +7,7 @@ import numpy as np
 
 from crosskd.evaluation.curves import IOUS, as_json, write_curves
 from crosskd.structures import Curves, Evaluation
+from crosskd.weights.files import file_digest
 
 
 def curves(*levels: float, classes: tuple[str, ...]) -> Curves:
@@ -19,9 +20,10 @@ def test_the_file_says_what_a_plot_needs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     drawn = Curves(("cat", "a/b"), np.sort(rng.random((3, 2, 101)))[..., ::-1])
     metrics = {"AP": 0.5}
-    path = write_curves(tmp_path / "curves", Evaluation("teacher", 12, 0.5, metrics, curves=drawn))
-    assert path == tmp_path / "curves" / "curves-teacher-00000012.json"
-    found = json.loads(path.read_text())
+    file = write_curves(tmp_path / "curves", Evaluation("teacher", 12, 0.5, metrics, curves=drawn))
+    assert file.path == tmp_path / "curves" / "curves-teacher-00000012.json"
+    assert (file.kind, file.step, file.sha256) == ("curves", 12, file_digest(file.path))
+    found = json.loads(file.path.read_text())
     assert (found["model"], found["step"], found["epoch"]) == ("teacher", 12, 0.5)
     assert found["recall"] == [round(i / 100, 2) for i in range(101)]
     assert list(found["classes"]) == ["cat", "a/b"]
@@ -42,5 +44,5 @@ def test_a_class_without_ground_truth_has_no_curve_and_no_part_in_the_mean() -> 
 def test_the_file_of_80_classes_is_small(tmp_path: Path) -> None:
     noise = np.sort(np.random.default_rng(0).random((3, 80, 101)))[..., ::-1]
     drawn = Curves(tuple(f"class {i}" for i in range(80)), noise)
-    path = write_curves(tmp_path, Evaluation("student", 1, 1.0, {}, curves=drawn))
-    assert path.stat().st_size < 200_000
+    file = write_curves(tmp_path, Evaluation("student", 1, 1.0, {}, curves=drawn))
+    assert file.path.stat().st_size < 200_000

@@ -16,6 +16,7 @@ from crosskd.engine.stop_reason import StopReason
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File
 from tests.support.trainings import CLASSES, Died, Story, digest
 from tests.support.trainings import config as training
 
@@ -39,14 +40,19 @@ def config(data: dict[str, Any], **changes: Any) -> TrainConfig:
 
 
 class Curves(Callback):
-    """The curve files it is told of, and what they are of."""
+    """The curve files it is told of, and the evaluation that each came behind."""
 
     def __init__(self) -> None:
+        self.latest: Evaluation
         self.found: dict[str, Evaluation] = {}
 
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
-        assert json.loads(path.read_text())["classes"].keys() == set(CLASSES)
-        self.found[str(path.relative_to(run.workdir))] = evaluation
+    def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
+        self.latest = evaluation
+
+    def on_file(self, run: Run, file: File) -> None:
+        if file.kind == "curves":
+            assert json.loads(file.path.read_text())["classes"].keys() == set(CLASSES)
+            self.found[str(file.path.relative_to(run.workdir))] = self.latest
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from crosskd.spec.config import (
     TrainConfig,
 )
 from crosskd.structures import Evaluation
+from crosskd.weights.files import File, file_digest
 from tests.support import small
 from tests.support.finished import CLASSES, SCALE, detector, write_finished, write_images
 
@@ -70,7 +71,7 @@ class Told(Callback):
     def __init__(self) -> None:
         self.phases: list[str] = []
         self.evaluations: list[Evaluation] = []
-        self.files: list[str] = []
+        self.files: list[File] = []
 
     def on_phase(self, run: Run, phase: Any) -> None:
         self.phases.append(phase)
@@ -79,11 +80,9 @@ class Told(Callback):
         self.evaluations.append(evaluation)
         assert (run.step, run.total_steps) == (2, 2)
 
-    def on_curves(self, run: Run, path: Path, evaluation: Evaluation) -> None:
-        self.files.append(path.name)
-
-    def on_file(self, run: Run, path: Path, kind: Any) -> None:
-        self.files.append(path.name)
+    def on_file(self, run: Run, file: File) -> None:
+        assert file_digest(file.path) == file.sha256
+        self.files.append(file)
 
 
 def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, tmp_path: Path) -> None:
@@ -108,7 +107,8 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     assert evaluation.metrics["AP"] > 0.1  # else nothing would be compared
     assert manifest["model"]["metrics"] == evaluation.metrics
     assert told.phases == ["preparing", "evaluating", "uploading"]
-    assert told.files == ["curves-student-00000000.json", "manifest.json"]
+    files = [(file.name, file.kind, file.step) for file in told.files]
+    assert files == [("curves-student-00000000.json", "curves", 0), ("manifest.json", "manifest", 2)]
 
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
     assert manifest["kind"] == "evaluate"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosskd.engine.checkpoint import checkpoint_name, read_checkpoint, write_checkpoint
+from crosskd.engine.checkpoint import read_checkpoint, write_checkpoint
 from crosskd.errors import CheckpointCorrupt, WeightsError
+from crosskd.spec.files import checkpoint_name
 from crosskd.weights import tensors
 from crosskd.weights.tensors import read_tensors
 
@@ -37,7 +38,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
 
 
 def test_a_checkpoint_is_none_either(tmp_path: Path) -> None:
-    bomb = packed(write_checkpoint(tmp_path, 5, {"model": ZEROS})).rename(tmp_path / "alone.pt")
+    bomb = packed(write_checkpoint(tmp_path, 5, {"model": ZEROS}).path).rename(tmp_path / "alone.pt")
     assert read_checkpoint(tmp_path / checkpoint_name(5))["model"].keys() == ZEROS.keys()
     with pytest.raises(CheckpointCorrupt, match=r"alone\.pt cannot be read: its \d+ bytes unpack to"):
         read_checkpoint(bomb)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosskd.engine.callbacks import Run, TrainResult
-from crosskd.engine.checkpoint import digest_path, file_digest
+from crosskd.engine.callbacks import Run
 from crosskd.evaluation.curves import write_curves
 from crosskd.spec.config import TrainConfig
+from crosskd.spec.files import FileKind
 from crosskd.structures import Curves, Evaluation
+from crosskd.weights.files import File, write_text
 from tests.support.api_double import Double, Fault
 from tests.support.worker_stack import spec
 from wire import reports as wire
@@ -24,6 +25,7 @@ from worker.deliver.retry import Refused
 from worker.folder import WorkFolder
 from worker.training.reporter import Reporter, wire_value
 
+CHECKPOINT = "checkpoint-00000005.pt"
 Until = Callable[[Callable[[], object]], None]
 
 
@@ -39,9 +41,14 @@ def run(folder: WorkFolder, tmp_path: Path) -> Run:
     return Run(config, folder.run, phase="training", step=5, total_steps=20, steps_per_epoch=10)
 
 
-def write_digest(path: Path) -> None:
-    """What the core writes beside a checkpoint."""
-    digest_path(path).write_text(f"{file_digest(path)}  {path.name}\n")
+def written(folder: WorkFolder, name: str, kind: FileKind) -> File:
+    """A file whose content is its name, as the core tells of it."""
+    path = folder.run / name
+    return File(path, kind, 5, write_text(path, name))
+
+
+def checkpoint(folder: WorkFolder) -> File:
+    return written(folder, CHECKPOINT, "checkpoint")
 
 
 def evaluation(**changes: object) -> Evaluation:
@@ -61,18 +68,15 @@ def test_values_that_json_cannot_carry_are_spelt(value: float, wire: float | str
 def test_a_life_is_told_in_order(
     double: Double, reporter: Reporter, run: Run, folder: WorkFolder, tmp_path: Path
 ) -> None:
-    for name in ("best.safetensors", "last.safetensors", "checkpoint", "manifest.json", "log.txt"):
-        (folder.run / name).write_text(name)
-    write_digest(folder.run / "checkpoint")
+    (folder.run / "log.txt").write_text("log.txt")
     run.loss, run.eta_seconds = float("nan"), 12.5
     reporter.on_phase(run, "training")
     reporter.on_log(run, {"loss": float("nan"), "lr": 0.01})
     reporter.on_evaluation(run, evaluation())
-    reporter.on_weights(run, folder.run / "best.safetensors", 5, best=True)
-    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
-    reporter.on_weights(run, folder.run / "last.safetensors", 5, best=False)
-    result = TrainResult(0.25, 5, 5, {}, folder.run / "best.safetensors", folder.run / "last.safetensors")
-    reporter.on_end(run, result)
+    reporter.on_file(run, written(folder, "best.safetensors", "weights"))
+    reporter.on_file(run, checkpoint(folder))
+    reporter.on_file(run, written(folder, "last.safetensors", "weights"))
+    reporter.on_file(run, written(folder, "manifest.json", "manifest"))
     reporter.close(60)
 
     assert [(point["key"], point["step"], point["value"]) for point in double.points] == [
@@ -90,7 +94,7 @@ def test_a_life_is_told_in_order(
     sent = {name: (query, body.decode()) for name, query, body in double.uploads}
     assert sent == {
         "best.safetensors": ({"kind": "weights", "step": "5"}, "best.safetensors"),
-        "checkpoint-00000005.pt": ({"kind": "checkpoint", "step": "5"}, "checkpoint"),
+        CHECKPOINT: ({"kind": "checkpoint", "step": "5"}, CHECKPOINT),
         "last.safetensors": ({"kind": "weights", "step": "5"}, "last.safetensors"),
         "manifest.json": ({"kind": "manifest", "step": "5"}, "manifest.json"),
         "log.txt": ({"kind": "log"}, "log.txt"),
@@ -105,7 +109,7 @@ def test_curves_travel_as_a_file_that_the_wire_can_read(
     numbers = {name: {"AP50": 0.5, "AP75": 0.5, "AR100": 0.5} for name in ("A", "B")}
     evaluated = evaluation(curves=drawn, class_metrics=numbers)
     reporter.on_evaluation(run, evaluated)
-    reporter.on_curves(run, write_curves(folder.run / "curves", evaluated), evaluated)
+    reporter.on_file(run, write_curves(folder.run / "curves", evaluated))
     reporter.close(60)
     (report,) = double.evaluations
     assert "curves" not in report
@@ -122,12 +126,10 @@ def test_a_checkpoint_comes_behind_the_reports_before_it(
     double: Double, reporter: Reporter, run: Run, folder: WorkFolder, until: Until
 ) -> None:
     """Killed right after the checkpoint is published, the attempt leaves no hole that a resume would never fill."""
-    (folder.run / "checkpoint").write_text("state")
-    write_digest(folder.run / "checkpoint")
     double.always["metrics"] = double.always["evaluations"] = Fault(status=503)
     reporter.on_evaluation(run, evaluation())
     reporter.on_log(run, {"loss": 1.0})
-    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)  # the training does not wait: nothing is taken yet
+    reporter.on_file(run, checkpoint(folder))  # the training does not wait: nothing is taken yet
     until(lambda: double.seen("evaluations"))
     del double.always["evaluations"]
     until(lambda: double.seen("metrics"))
@@ -139,17 +141,27 @@ def test_a_checkpoint_comes_behind_the_reports_before_it(
     assert (double.points[0]["key"], double.points[0]["value"]) == ("loss", 1.0)
     assert [report["step"] for report in double.evaluations] == [5]
     reporter.close(60)
-    assert double.uploads[0][0] == "checkpoint-00000005.pt"
+    assert double.uploads[0][0] == CHECKPOINT
+
+
+def test_a_file_that_the_disk_changes_on_its_way_is_refused(
+    double: Double, reporter: Reporter, run: Run, folder: WorkFolder
+) -> None:
+    """The core says which bytes it has written: no others are ever published."""
+    file = written(folder, "best.safetensors", "weights")
+    file.path.write_text("bust.safetensors")
+    reporter.on_file(run, file)
+    with pytest.raises(Refused, match="the bytes are not those of the digest"):
+        reporter.close(60)
+    assert not double.uploads
 
 
 def test_a_checkpoint_whose_reports_stay_undelivered_is_never_sent(
     double: Double, reporter: Reporter, run: Run, folder: WorkFolder
 ) -> None:
-    (folder.run / "checkpoint").write_text("state")
-    write_digest(folder.run / "checkpoint")
     double.always["metrics"] = Fault(status=503)
     reporter.on_log(run, {"loss": 1.0})
-    reporter.on_checkpoint(run, folder.run / "checkpoint", 5)
+    reporter.on_file(run, checkpoint(folder))
     with pytest.raises(Undelivered, match="metrics"):
         reporter.close(0.5)
     assert not double.seen("artifacts")
@@ -159,9 +171,8 @@ def test_a_run_whose_files_nobody_takes_ends_early(
     double: Double, reporter: Reporter, run: Run, folder: WorkFolder, until: Until
 ) -> None:
     double.always["artifacts"] = Fault(status=413, body={"title": "too large", "status": 413})
-    (folder.run / "best.safetensors").write_bytes(b"weights")
     reporter.on_log(run, {"loss": 1.0})
-    reporter.on_weights(run, folder.run / "best.safetensors", 5, best=True)
+    reporter.on_file(run, written(folder, "best.safetensors", "weights"))
     until(lambda: reporter._uploads.error)
     with pytest.raises(Refused, match="too large"):
         reporter.on_log(run, {"loss": 1.0})

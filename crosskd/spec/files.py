@@ -1,0 +1,22 @@
+"""What the files of a run are called; the service publishes them under these very names. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+FileKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curves"]
+
+BEST_WEIGHTS = "best.safetensors"  # the best student so far
+LAST_WEIGHTS = "last.safetensors"
+LOG = "log.txt"
+MANIFEST = "manifest.json"
+ONNX = "model.onnx"  # what an export makes
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoint-{step:08d}.pt"
+
+
+def curves_name(model: str, step: int) -> str:
+    """Of the precision-recall curves of an evaluation; `model` is "student" or "teacher"."""
+    return f"curves-{model}-{step:08d}.json"
