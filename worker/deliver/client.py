@@ -18,7 +18,6 @@ from wire import tracing
 from wire.artifacts import ArtifactKind, ArtifactRef
 from wire.download import Damaged, Replaced, download
 from wire.errors import IDEMPOTENCY_HEADER
-from wire.logs import LogBatch
 from wire.process_log import REQUEST_ID_HEADER
 from wire.reports import (
     FENCING_HEADER,
@@ -26,11 +25,9 @@ from wire.reports import (
     Claim,
     ClaimRequest,
     Command,
-    EvaluationReport,
     Finish,
     FinishReport,
     Heartbeat,
-    MetricBatch,
     WorkerCommand,
 )
 from wire.workers import HeartbeatReport
@@ -44,6 +41,7 @@ from worker.deliver.retry import (
     problem_text,
     send_with_retries,
 )
+from worker.deliver.spool import Record
 from worker.deliver.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -142,15 +140,9 @@ class AttemptClient:
         )
         return Command.model_validate_json(self._checked(response))
 
-    def metrics(self, batch: MetricBatch, retry: Retry) -> float:
-        """Send a batch; how many seconds the next may wait, 0 if the API does not say."""
-        return _interval(self._answer("metrics", batch.model_dump_json(), retry))
-
-    def evaluation(self, report: EvaluationReport, retry: Retry) -> None:
-        self._post("evaluations", report.model_dump_json(), retry)
-
-    def log(self, batch: LogBatch, retry: Retry) -> None:
-        self._post("logs", batch.model_dump_json(), retry)
+    def report(self, record: Record, retry: Retry) -> float:
+        """Send a report; how many seconds the next of its kind may wait, 0 if the API does not say."""
+        return _interval(self._answer(record.endpoint, record.body, retry))
 
     def finish(self, report: FinishReport, retry: Retry) -> Finish:
         return Finish.model_validate_json(self._post("finish", report.model_dump_json(), retry))
@@ -176,7 +168,9 @@ class AttemptClient:
     def _post(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> bytes:
         return self._answer(what, body, retry, timeout).content
 
-    def _answer(self, what: str, body: str | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT) -> httpx.Response:
+    def _answer(
+        self, what: str, body: str | bytes | None, retry: Retry, timeout: httpx.Timeout = TIMEOUT
+    ) -> httpx.Response:
         url, headers = f"{self._url}/{what}", {**self._headers, "Content-Type": "application/json"}
         response = send_with_retries(
             lambda: self._http.post(url, content=body, headers=headers, timeout=timeout), retry

@@ -19,7 +19,7 @@ from wire.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
 from wire.reports import EvaluationReport, MetricBatch, MetricPoint
 from worker.deliver.client import AttemptClient
 from worker.deliver.retry import Abandoned, Refused, Retry, StaleAttempt
-from worker.deliver.spool import EvaluationRecord, LogRecord, MetricsRecord, Spool, SpoolFull
+from worker.deliver.spool import Record, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ class Gap:
     first: int | None = None  # step
     last: int | None = None
 
-    def add(self, record: MetricsRecord | EvaluationRecord) -> None:
-        if isinstance(record, EvaluationRecord):
+    def add(self, report: MetricBatch | EvaluationReport) -> None:
+        if isinstance(report, EvaluationReport):
             self.evaluations += 1
-            steps = [record.body.step]
+            steps = [report.step]
         else:
-            self.points += len(record.body.points)
-            steps = [point.step for point in record.body.points]
+            self.points += len(report.points)
+            steps = [point.step for point in report.points]
         self.first = min([*steps, *([] if self.first is None else [self.first])], default=None)
         self.last = max([*steps, *([] if self.last is None else [self.last])], default=None)
 
@@ -118,7 +118,7 @@ class Delivery:
         """An evaluation, behind the points that came before it. Sent at once."""
         with self._lock:
             self._seal()
-            self._append(EvaluationRecord(body=report))
+            self._append(report)
         self._wake.set()
 
     def log(self, lines: list[LogLine]) -> None:
@@ -163,7 +163,7 @@ class Delivery:
             for start in range(0, max(len(points), 1), BATCH_POINTS):
                 some = points[start : start + BATCH_POINTS]
                 batch = MetricBatch(sequence=self._sequence, points=some, progress=progress)
-                if self._append(MetricsRecord(body=batch), METRICS_SHARE):
+                if self._append(batch, METRICS_SHARE):
                     self._sequence += 1
         self._seal_log()
 
@@ -181,22 +181,22 @@ class Delivery:
             self._gap = Gap()
         for some in _bounded(lines):
             try:
-                self._spool.append(LogRecord(body=LogBatch(sequence=self._log_sequence, lines=some)), LOG_SHARE)
+                self._spool.append(Record.of(LogBatch(sequence=self._log_sequence, lines=some)), LOG_SHARE)
             except SpoolFull:
                 self._lines_left_out += len(some)
                 continue
             self._log_sequence += 1
             self._spooled += 1
 
-    def _append(self, record: MetricsRecord | EvaluationRecord, share: float = 1.0) -> bool:
+    def _append(self, report: MetricBatch | EvaluationReport, share: float = 1.0) -> bool:
         try:
-            self._spool.append(record, share)
+            self._spool.append(Record.of(report), share)
         except SpoolFull as exc:
             # Stopping a training for the sake of its curve would be worse than a hole in the curve.
             if not self._full:
                 logger.error("reports are left out until the API takes some: %s", exc)
             self._full = True
-            self._gap.add(record)
+            self._gap.add(report)
             return False
         self._full = False
         self._spooled += 1
@@ -241,22 +241,17 @@ class Delivery:
         """Deliver the oldest record; false when there is none."""
         retry = Retry(stop=self._abandon)
         with self._spool.head() as record:
+            if record is None:
+                return False
             try:
-                match record:
-                    case MetricsRecord(body=batch):
-                        asked = self._api.metrics(batch, retry)
-                        self._interval = max(self._shortest, min(asked, LONGEST_INTERVAL))
-                    case EvaluationRecord(body=report):
-                        self._api.evaluation(report, retry)
-                    case LogRecord(body=lines):
-                        self._api.log(lines, retry)
+                asked = self._api.report(record, retry)
+                if record.endpoint == "metrics":
+                    self._interval = max(self._shortest, min(asked, LONGEST_INTERVAL))
             except Refused as exc:
                 # Repeating it would block everything behind it for ever.
                 logger.exception("the API refuses a report; it is left out")
-                if not isinstance(record, LogRecord):
+                if record.endpoint != "logs":
                     self.log([_warning(f"the API refuses a report, which is left out: {exc}")])
-        if record is None:
-            return False
         with self._lock:
             self._taken += 1
             self._settle()

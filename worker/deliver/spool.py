@@ -6,31 +6,32 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal, NamedTuple, cast
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel
 
 from wire.logs import LogBatch
 from wire.reports import EvaluationReport, MetricBatch
 
-
-class MetricsRecord(BaseModel):
-    kind: Literal["metrics"] = "metrics"
-    body: MetricBatch
+Endpoint = Literal["metrics", "evaluations", "logs"]  # below the attempt's address
 
 
-class EvaluationRecord(BaseModel):
-    kind: Literal["evaluation"] = "evaluation"
-    body: EvaluationReport
+class Record(NamedTuple):
+    """A report as it is sent. Nobody reads it again on the way: not what takes it off the spool, nor the client."""
+
+    endpoint: Endpoint
+    body: bytes  # JSON, which has no line break of its own
+
+    @classmethod
+    def of(cls, report: MetricBatch | EvaluationReport | LogBatch) -> Record:
+        return cls(_ENDPOINTS[type(report)], report.model_dump_json().encode())
 
 
-class LogRecord(BaseModel):
-    kind: Literal["log"] = "log"
-    body: LogBatch
-
-
-Record = MetricsRecord | EvaluationRecord | LogRecord
-_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+_ENDPOINTS: dict[type[BaseModel], Endpoint] = {
+    MetricBatch: "metrics",
+    EvaluationReport: "evaluations",
+    LogBatch: "logs",
+}
 
 
 class SpoolFull(Exception):
@@ -38,8 +39,9 @@ class SpoolFull(Exception):
 
 
 class Spool:
-    """A queue of records in a file of JSON lines. One thread appends, another takes; both may be the same.
+    """A queue of records in a file: a line each, of the endpoint, a blank and the body.
 
+    One thread appends, another takes; both may be the same.
     A record is taken off only after its delivery, so one that fails to be delivered is found again. The file starts
     afresh whenever everything in it is delivered: it grows during an outage, up to `limit` bytes, and shrinks after.
     """
@@ -58,7 +60,7 @@ class Spool:
         Raises:
             SpoolFull: there is no room for it; nothing was written.
         """
-        line = record.model_dump_json().encode() + b"\n"
+        line = record.endpoint.encode() + b" " + record.body + b"\n"
         with self._lock:
             if self._end - self._head + len(line) > self.limit * share:
                 raise SpoolFull(f"{self._end - self._head} bytes of reports wait for the API")
@@ -73,7 +75,8 @@ class Spool:
         with self._lock:
             self._file.seek(self._head)
             line = self._file.readline() if self._head < self._end else b""
-        yield _RECORD.validate_json(line) if line else None
+        endpoint, _, body = line.rstrip(b"\n").partition(b" ")
+        yield Record(cast(Endpoint, endpoint.decode()), body) if line else None
         with self._lock:
             self._head += len(line)
             if self._head == self._end:

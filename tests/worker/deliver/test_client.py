@@ -16,8 +16,13 @@ from wire.jobs import Failure
 from wire.reports import ClaimRequest, FinishReport, MetricBatch
 from worker.deliver.client import AttemptClient, WorkerClient, connect
 from worker.deliver.retry import Abandoned, BadDownload, Refused, Retry, StaleAttempt, Unreachable
+from worker.deliver.spool import Record
 
 QUICK = Retry(patience=10, first=0.01, longest=0.02)
+
+
+def batch(sequence: int) -> Record:
+    return Record.of(MetricBatch(sequence=sequence))
 
 
 def reference(data: bytes) -> ArtifactRef:
@@ -28,7 +33,7 @@ def reference(data: bytes) -> ArtifactRef:
 
 def test_every_call_carries_the_worker_token_and_the_fencing_token(double: Double, attempt: AttemptClient) -> None:
     attempt.heartbeat()
-    attempt.metrics(MetricBatch(sequence=0), QUICK)
+    attempt.report(batch(0), QUICK)
     attempt.finish(FinishReport(outcome="released"), QUICK)
     for request in double.requests:
         assert request.headers["authorization"] == f"Bearer {TOKEN}"
@@ -41,7 +46,7 @@ def test_every_call_carries_the_worker_token_and_the_fencing_token(double: Doubl
 )
 def test_a_call_is_repeated_until_it_is_answered(double: Double, attempt: AttemptClient, fault: Fault) -> None:
     double.faults["metrics"] = [fault, fault, fault]
-    attempt.metrics(MetricBatch(sequence=3), QUICK)
+    attempt.report(batch(3), QUICK)
     assert len(double.seen("metrics")) == 4
     assert double.batch_order == [3]
 
@@ -56,7 +61,7 @@ def test_waits_grow_and_differ() -> None:
 
 def test_too_many_requests_waits_as_long_as_it_is_told(double: Double, attempt: AttemptClient) -> None:
     double.faults["metrics"] = [Fault(status=429, headers={"Retry-After": "1"})]
-    attempt.metrics(MetricBatch(sequence=0), QUICK)
+    attempt.report(batch(0), QUICK)
     first, second = double.seen("metrics")
     assert second.at - first.at >= 1.0
 
@@ -65,14 +70,14 @@ def test_too_many_requests_waits_as_long_as_it_is_told(double: Double, attempt: 
 def test_a_strange_retry_after_is_no_reason_to_wait(double: Double, attempt: AttemptClient, value: str) -> None:
     double.faults["metrics"] = [Fault(status=503, headers={"Retry-After": value})]
     began = time.monotonic()
-    attempt.metrics(MetricBatch(sequence=0), Retry(patience=300, first=0.01, longest=0.02))
+    attempt.report(batch(0), Retry(patience=300, first=0.01, longest=0.02))
     assert time.monotonic() - began < 50  # the longest wait that a server may ask for is a minute
 
 
 def test_a_proxy_that_has_lost_the_api_is_waited_for(double: Double, attempt: AttemptClient) -> None:
     """Its 404 is no problem document: nobody has said that the attempt is gone."""
     double.faults["metrics"] = [Fault(status=404)] * 2
-    attempt.metrics(MetricBatch(sequence=1), QUICK)
+    attempt.report(batch(1), QUICK)
     assert double.batch_order == [1]
     double.faults["heartbeat"] = [Fault(status=404)]
     with pytest.raises(Unreachable, match="404"):
@@ -101,7 +106,7 @@ def test_a_refusal_is_not_repeated_and_says_what_the_api_said(double: Double, at
     }
     double.always["metrics"] = Fault(status=422, body=problem)
     with pytest.raises(Refused, match="Invalid report; /points/0/key: has a space in it") as caught:
-        attempt.metrics(MetricBatch(sequence=0), QUICK)
+        attempt.report(batch(0), QUICK)
     assert caught.value.status == 422
     assert len(double.seen("metrics")) == 1
 
@@ -109,7 +114,7 @@ def test_a_refusal_is_not_repeated_and_says_what_the_api_said(double: Double, at
 def test_patience_ends(double: Double, attempt: AttemptClient) -> None:
     double.always["metrics"] = Fault(status=503)
     with pytest.raises(Unreachable, match="503"):
-        attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3, first=0.05, longest=0.1))
+        attempt.report(batch(0), Retry(patience=0.3, first=0.05, longest=0.1))
     assert 2 <= len(double.seen("metrics")) <= 12
 
 
@@ -117,7 +122,7 @@ def test_a_server_that_asks_for_more_time_than_there_is_gets_all_of_it(double: D
     double.always["metrics"] = Fault(status=507, headers={"Retry-After": "60"})
     began = time.monotonic()
     with pytest.raises(Unreachable, match="507"):
-        attempt.metrics(MetricBatch(sequence=0), Retry(patience=0.3))
+        attempt.report(batch(0), Retry(patience=0.3))
     assert 0.3 <= time.monotonic() - began < 50
     assert len(double.seen("metrics")) == 2
 
@@ -135,7 +140,7 @@ def test_a_wait_ends_when_the_caller_gives_up(double: Double, attempt: AttemptCl
     threading.Timer(0.2, stop.set).start()
     began = time.monotonic()
     with pytest.raises(Abandoned):
-        attempt.metrics(MetricBatch(sequence=0), Retry(stop=stop, first=60, longest=60))
+        attempt.report(batch(0), Retry(stop=stop, first=60, longest=60))
     assert time.monotonic() - began < 25  # the shortest first wait is 30 s
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.api_double import TOKEN, Double, Fault
 from wire.jobs import Progress
+from wire.logs import LogLine
 from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from worker.deliver.client import AttemptClient, connect
 from worker.deliver.delivery import BATCH_POINTS, Delivery, Undelivered
@@ -118,6 +119,23 @@ def test_an_outage_loses_and_doubles_nothing(double: Double, delivery: Delivery,
     assert steps(double) == list(range(3000))
     assert double.batch_order == list(range(len(double.batch_order)))
     assert [report["step"] for report in double.evaluations] == [1500]
+
+
+def test_a_report_is_written_once_and_sent_as_it_stands_in_the_spool(
+    double: Double, delivery: Delivery, folder: WorkFolder, until: Until
+) -> None:
+    double.always = {"metrics": Fault(status=503)}
+    delivery.metrics(points(0, 3), progress(3))
+    delivery.evaluation(evaluation(3))
+    delivery.log([LogLine(at=NOW, text="a line")])
+    delivery.mark()
+    until(lambda: double.seen("metrics"), 10)
+    spooled = [line.split(b" ", 1) for line in (folder.spool / "reports").read_bytes().splitlines()]
+    double.always = {}
+    delivery.close(10)
+    assert [endpoint for endpoint, _ in spooled] == [b"metrics", b"evaluations", b"logs"]
+    for endpoint, body in spooled:
+        assert double.seen(endpoint.decode())[-1].body == body
 
 
 def test_reports_made_while_nobody_listens_are_replayed(folder: WorkFolder, until: Until) -> None:

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from wire.logs import LogBatch, LogLine
 from wire.reports import CocoMetrics, EvaluationReport, MetricBatch
-from worker.deliver.spool import EvaluationRecord, MetricsRecord, Spool, SpoolFull
+from worker.deliver.spool import Record, Spool, SpoolFull
 
 ZERO = dict.fromkeys(CocoMetrics.model_fields, 0.0)
 
 
-def metrics(sequence: int) -> MetricsRecord:
-    return MetricsRecord(body=MetricBatch(sequence=sequence))
+def metrics(sequence: int) -> Record:
+    return Record.of(MetricBatch(sequence=sequence))
 
 
 @pytest.fixture
@@ -23,10 +25,11 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 
 def test_records_come_out_as_they_went_in(spool: Spool) -> None:
-    evaluation = EvaluationRecord(
-        body=EvaluationReport(model="student", step=4, metrics=CocoMetrics(**ZERO), per_class={"a\nb\u2028é": 0.5})
-    )
-    records = [metrics(0), evaluation, metrics(1)]
+    report = EvaluationReport(model="student", step=4, metrics=CocoMetrics(**ZERO), per_class={"a\nb\u2028é": 0.5})
+    line = LogLine(at=datetime(2026, 1, 31, tzinfo=UTC), text="a b\tc")
+    records = [metrics(0), Record.of(report), Record.of(LogBatch(sequence=0, lines=[line])), metrics(1)]
+    assert [record.endpoint for record in records] == ["metrics", "evaluations", "logs", "metrics"]
+    assert EvaluationReport.model_validate_json(records[1].body) == report
     for record in records:
         spool.append(record)
     taken = []
