@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
 from wire.errors import Text
-from wire.scalars import Count, Number
+from wire.scalars import Count, Known, Number
 from wire.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 
 Kind = Literal["train", "distill", "evaluate", "export"]
@@ -67,14 +66,6 @@ class Failure(BaseModel):
     log_tail: list[Text] = Field(default=[], max_length=200)
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-# JSON has no NaN: a loss that is none is unknown here, and spelt in the metrics.
-Measured = Annotated[Number | None, AfterValidator(_finite)]
-
-
 class Progress(BaseModel):
     """How far the running attempt is. `step` counts optimizer steps; of an evaluation or export, batches."""
 
@@ -82,9 +73,9 @@ class Progress(BaseModel):
     step: Count = 0
     total_steps: Count = 0
     epoch: Annotated[Number, Field(allow_inf_nan=False)] = 0.0
-    loss: Measured = None
-    steps_per_second: Measured = None
-    eta_seconds: Measured = None
+    loss: Known = None  # one that is not finite is spelt in the metrics
+    steps_per_second: Known = None
+    eta_seconds: Known = None
 
 
 class Transition(BaseModel):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from wire.artifacts import ArtifactRef
 from wire.errors import Text
 from wire.jobs import Failure, Kind, Progress
-from wire.scalars import Count, Flag, Number
+from wire.scalars import Count, Flag, NonFinite, Number, Spelt
 from wire.workers import Devices
 
 FENCING_HEADER = "Fencing-Token"
@@ -81,10 +81,6 @@ class Command(BaseModel):
     command: WorkerCommand | None = None
 
 
-# JSON has no NaN or infinity; the wire spells them.
-MetricValue = Annotated[Number, Field(allow_inf_nan=False)] | Literal["NaN", "Infinity", "-Infinity"]
-
-
 def _utc(moment: datetime) -> datetime:
     if moment.year not in YEARS:
         raise ValueError(f"the time is outside the years {YEARS[0]} to {YEARS[-1]}; set the clock of the worker")
@@ -119,7 +115,7 @@ Moment = Annotated[datetime, BeforeValidator(_require_iso_text), AfterValidator(
 class MetricPoint(_Report):
     key: MetricKey
     step: Count
-    value: MetricValue
+    value: Spelt
     at: Moment
 
 
@@ -205,7 +201,7 @@ class EvaluationList(BaseModel):
 class MetricRow(BaseModel):
     key: str
     step: int
-    value: MetricValue
+    value: Spelt
     at: datetime
     attempt: int
 
@@ -226,9 +222,9 @@ class MetricBucket(BaseModel):
     points: int = Field(description="How many there are; a bucket without any is left out.")
     min: float | None = Field(description="Of the finite values; null: there is none.")
     max: float | None
-    last: MetricValue
+    last: Spelt
     last_step: int = Field(description="The step of `last`.")
-    non_finite: list[Literal["NaN", "Infinity", "-Infinity"]] = Field(description="Which of them occur, in this order.")
+    non_finite: list[NonFinite] = Field(description="Which of them occur, in this order.")
 
 
 class MetricBuckets(BaseModel):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from typing import Literal
 
 from typing_extensions import override
 
@@ -19,6 +17,7 @@ from wire.artifacts import LOG
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, Level, LogLine
 from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
+from wire.scalars import encode_non_finite
 from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Delivery
 from worker.deliver.spool import Spool
@@ -30,15 +29,6 @@ HEARD = (
     "crosskd",
     "worker.training.run",
 )  # loggers; never the delivery's own, whose complaints would be delivered by itself
-
-
-def wire_value(value: float) -> float | Literal["NaN", "Infinity", "-Infinity"]:
-    """A metric's value as JSON can carry it."""
-    if math.isfinite(value):
-        return float(value)
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def progress_of(run: Run) -> Progress:
@@ -132,7 +122,7 @@ class Reporter(Callback):
             if error is not None:
                 raise error
         now = datetime.now(UTC)
-        points = [MetricPoint(key=key, step=run.step, value=wire_value(v), at=now) for key, v in values.items()]
+        points = [MetricPoint(key=key, step=run.step, value=encode_non_finite(v), at=now) for key, v in values.items()]
         self._delivery.metrics(points, progress_of(run))
 
     @override

@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Select, and_, case, cast, func, select
 
 from api.database import Session
 from api.models import MetricPoint, MetricSummary
-from api.services.history.reports import NON_FINITE
+from api.services.history import values
 from api.services.history.series import StepRange, step_ranges
 from api.services.history.summaries import WIDTHS, joined
 from wire import reports as wire
@@ -188,15 +188,13 @@ def _later(old: _Bucket | None, new: _Bucket) -> _Bucket:
 
 def _as_wire(place: tuple[int, str], bucket: _Bucket, width: int) -> wire.MetricBucket:
     points, low, high, kinds, last_step = bucket.summary
-    non_finite: Any = [name for bit, name in enumerate(NON_FINITE) if kinds >> bit & 1]
-    last: Any = bucket.value if bucket.kind == 0 else NON_FINITE[bucket.kind - 1]
     return wire.MetricBucket.model_construct(
         key=place[1],
         step=place[0] * width,
         points=points,
         min=low,
         max=high,
-        last=last,
+        last=values.as_wire(bucket.value, bucket.kind),
         last_step=last_step,
-        non_finite=non_finite,
+        non_finite=values.non_finite(kinds),
     )

@@ -12,7 +12,7 @@ from api.errors import NotFound
 from api.models import ID, Artifact, Event, Job, LogChunk, MetricPoint, Transition
 from api.models import Evaluation as EvaluationRow
 from api.services.history.logs import lines_of
-from api.services.history.reports import NON_FINITE
+from api.services.history.values import as_wire
 from api.services.jobs import store
 from wire import events as wire
 from wire.artifacts import curves_artifact
@@ -129,7 +129,7 @@ class _Reader:
         )
         number = told[0]["attempt"]
         for row in self._session.execute(query):
-            value = cast(Any, row.value if row.kind == 0 else NON_FINITE[row.kind - 1])
+            value = as_wire(row.value, row.kind)
             assert row.sequence is not None  # it was asked for
             yield row.sequence, MetricRow(key=row.key, step=row.step, value=value, at=row.at, attempt=number)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from api.auth import Fence
@@ -10,13 +9,12 @@ from api.database import Session
 from api.errors import PayloadTooLarge
 from api.models import Evaluation, MetricBatch, MetricPoint
 from api.services.history import summaries
+from api.services.history.values import as_stored
 from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.services.jobs.journal import append
 from wire.reports import MAX_POINTS, EvaluationReport
 from wire.reports import MetricBatch as Batch
 from wire.reports import MetricPoint as Point
-
-NON_FINITE = ("NaN", "Infinity", "-Infinity")  # kinds 1, 2, 3 of a metric point; 0 is a finite number
 
 
 def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
@@ -49,10 +47,8 @@ def _record_batch(session: Session, attempt: AttemptRow, batch: Batch) -> None:
 
 
 def _row(batch_id: dict[str, Any], point: Point) -> dict[str, Any]:
-    row = batch_id | {"step": point.step, "key": point.key, "at": point.at}
-    if isinstance(point.value, str):
-        return row | {"value": None, "kind": 1 + NON_FINITE.index(point.value)}
-    return row | {"value": point.value, "kind": 0}
+    value, kind = as_stored(point.value)
+    return batch_id | {"step": point.step, "key": point.key, "at": point.at, "value": value, "kind": kind}
 
 
 def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> None:
@@ -76,19 +72,3 @@ def add_evaluation(session: Session, fence: Fence, report: EvaluationReport) -> 
     ref = {"attempt": attempt.number, "attempt_id": attempt.id, "model": report.model, "step": report.step}
     size = 1000 + 200 * len(report.per_class)
     append(session, attempt.job_id, "evaluation", ref, size=size, updated_at=row["at"], **best)
-
-
-def encode_non_finite(value: float) -> float | str:
-    """JSON has no NaN and no infinity; the wire spells them."""
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def without_non_finite(value: Any) -> Any:
-    """A copy of parsed JSON without non-finite numbers."""
-    if isinstance(value, dict):
-        return {key: without_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_non_finite(item) for item in value]
-    return encode_non_finite(value) if isinstance(value, float) else value

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from api.database import Session
 from api.errors import NotFound
 from api.models import Artifact, Attempt, Evaluation, Job, MetricPoint
-from api.services.history.reports import NON_FINITE
+from api.services.history.values import as_wire
 from api.services.jobs import store
 from wire import reports as wire
 from wire.artifacts import curves_artifact
@@ -95,7 +95,7 @@ def _points(
         wire.MetricRow(
             key=row.key,
             step=row.step,
-            value=row.value if row.kind == 0 else NON_FINITE[row.kind - 1],
+            value=as_wire(row.value, row.kind),
             at=row.at,
             attempt=part.number,
         )

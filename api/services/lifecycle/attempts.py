@@ -16,7 +16,6 @@ from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, ApiUptime, Attempt, Job
 from api.services.files import artifacts
 from api.services.history import series
-from api.services.history.reports import without_non_finite
 from api.services.jobs import quotas, store
 from api.services.jobs.fencing import lock_attempt, lock_running_attempt, running_attempt
 from api.services.jobs.transitions import move
@@ -24,6 +23,7 @@ from api.services.lifecycle import failures, workers
 from api.settings import Settings
 from wire.jobs import Failure, Kind, Progress
 from wire.reports import Claim, ClaimRequest, Command, Finish, FinishReport, Heartbeat
+from wire.scalars import without_non_finite
 from wire.workers import HeartbeatReport
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import Refused
 from worker.folder import WorkFolder
-from worker.training.reporter import Reporter, wire_value
+from worker.training.reporter import Reporter
 
 CHECKPOINT = "checkpoint-00000005.pt"
 Until = Callable[[Callable[[], object]], None]
@@ -55,14 +55,6 @@ def evaluation(**changes: object) -> Evaluation:
     metrics = dict.fromkeys(CocoMetrics.model_fields, 0.25) | {"APl": -1.0}
     values = {"model": "student", "step": 5, "epoch": 0.5, "metrics": metrics, "per_class": {"A": 0.5}, "best": True}
     return Evaluation(**{**values, "images": 8, "seconds": 1.5, "milliseconds_per_image": 3.5, **changes})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("value", "wire"),
-    [(0.5, 0.5), (3, 3.0), (float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity")],
-)
-def test_values_that_json_cannot_carry_are_spelt(value: float, wire: float | str) -> None:
-    assert wire_value(value) == wire
 
 
 def test_a_life_is_told_in_order(
