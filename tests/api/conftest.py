@@ -114,6 +114,12 @@ def database_url(
     empty_module_database()
 
 
+@pytest.fixture(autouse=True)
+def _no_transaction_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may do nothing for long in the middle of one. That hung processes lose theirs: tests/faults."""
+    monkeypatch.setattr("api.database.ABANDONED_SECONDS", 600)
+
+
 @pytest.fixture
 def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
     """Settings on the test's database and folders; the broker is away unless a test names one."""

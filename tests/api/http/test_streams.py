@@ -33,7 +33,7 @@ AT = "2026-01-01T00:00:00Z"
 WITHOUT_LOOKS = """
 import sys
 from api.http import streams
-from uvicorn.__main__ import main
+from uvicorn.main import main
 streams.POLL_SECONDS = streams.POLL_CONNECTED_SECONDS = 3600.0
 main()
 """
