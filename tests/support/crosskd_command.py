@@ -22,7 +22,7 @@ def variables(service: Service | str, home: Path | None = None) -> dict[str, str
 
 
 def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, in this process: a new one would need half a second for its imports."""
+    """The command, in this process, which a verb of the core would end; a new one would need its time for imports."""
     code: Any = 0
     output, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
