@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from crosskd.data.demo import write_demo
-from tests.client.test_up import processes_of, up
+from tests.support.crosskd_command import up
+from tests.support.processes import processes_of
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "tutorial.md").read_text()

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,27 +17,11 @@ from client.errors import StackError
 from client.home import Home, read_owner
 from client.local import Stack
 from client.sdk import Client
+from tests.support.crosskd_command import UP, up
 from tests.support.processes import command_of, processes_of
 from tests.support.waiting import until
 
-UP = [sys.executable, "-m", "client.cli", "up", "--port", "0"]
 SECONDS = 120.0  # for a stack to come up on a machine that does other things too
-
-
-@contextmanager
-def up(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A stack that answers, in a process of its own."""
-    environment = {**os.environ, "CROSSKD_HOME": str(home), "CROSSKD_DEVICES": "cpu"}
-    process = subprocess.Popen(UP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "Starting …\n"
-            line = process.stdout.readline()
-            assert line.startswith("CrossKD is at http://127.0.0.1:"), line
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])

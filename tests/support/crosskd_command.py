@@ -1,4 +1,4 @@
-"""The `crosskd` command, against an API that a test has started."""
+"""The `crosskd` command: against an API that a test has started, and `crosskd up`, which starts one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from client import cli
 from tests.support.api_server import Service
+
+UP = [sys.executable, "-m", "client.cli", "up", "--port", "0"]
 
 
 def variables(service: Service | str, home: Path | None = None) -> dict[str, str]:
@@ -43,3 +46,19 @@ def run_process(service: Service, *arguments: str) -> subprocess.CompletedProces
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert "Traceback" not in done.stderr
     return done
+
+
+@contextmanager
+def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A stack that answers, in a process of its own."""
+    environment = {**os.environ, "CROSSKD_HOME": str(home), "CROSSKD_DEVICES": "cpu"}
+    process = subprocess.Popen(UP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "Starting …\n"
+            line = process.stdout.readline()
+            assert line.startswith("CrossKD is at http://127.0.0.1:"), line
+            yield process
+        finally:
+            process.kill()
