@@ -1,6 +1,6 @@
 """Element-wise losses of detection and distillation, and how sums become losses.
 
-Nothing here knows a head or a teacher. All of them expect full precision: see `full`.
+Nothing here knows a head or a teacher. All of them expect full precision: see `at_least_float32`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crosskd import ranks
 EPSILON = torch.finfo(torch.float32).eps
 
 
-def full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """At least float32: half precision is raised, float64 stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 

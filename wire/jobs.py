@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
 
-from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
 from wire.errors import Text
 from wire.scalars import Count, Known, Number
 from wire.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 
 Kind = Literal["train", "distill", "evaluate", "export"]
-SPECS: dict[str, type[Knobs]] = {
+SPECS: dict[str, type[Section]] = {
     "train": TrainConfig,
     "distill": TrainConfig,
     "evaluate": EvaluateConfig,

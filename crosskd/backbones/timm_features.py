@@ -53,8 +53,8 @@ class TimmFeatures(StagedBackbone):
         if load and isinstance(config.init, FileRef):
             _fill(self.net, config, config.init)
         self.freeze()
-        for idle in entry.idle:
-            self.net.get_parameter(idle).requires_grad_(False)
+        for name in entry.unused_parameters:
+            self.net.get_parameter(name).requires_grad_(False)
 
     def stages(self) -> list[list[nn.Module]]:
         return []

@@ -177,7 +177,7 @@ class Loader:
         self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
         try:
             for loaded in self._loader:
-                self._note(loaded)
+                self._record_corrupt(loaded)
                 if loaded.packed is not None:
                     yield loaded.packed.open()
         except (RuntimeError, OSError, EOFError) as error:
@@ -204,7 +204,7 @@ class Loader:
         steps = [padded(fitted((h, w), short, long), settings.augment.pad_to) for h, w in sizes.tolist()]
         return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
 
-    def _note(self, loaded: Loaded) -> None:
+    def _record_corrupt(self, loaded: Loaded) -> None:
         for name, fault in loaded.corrupt.items():
             if name not in self.corrupt:
                 self.corrupt[name] = fault
@@ -265,10 +265,10 @@ def _context() -> BaseContext:
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """PyTorch's own watch looks at the process that forked us: the fork server, which outlives a killed training."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()

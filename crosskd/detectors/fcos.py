@@ -13,7 +13,7 @@ from crosskd.boxes.assign_points import points_in_boxes
 from crosskd.boxes.coding import decode_distances
 from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
 from crosskd.detectors.head import DenseHead
-from crosskd.losses import EPSILON, full, rank_mean
+from crosskd.losses import EPSILON, at_least_float32, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
@@ -32,7 +32,7 @@ class FCOS(DenseHead):
         return cell_points(sizes, self.strides, config.point_offset, like, spread=config.spread_cells)
 
     def _code(self, code: Tensor) -> Tensor:
-        code = full(code)  # an exponential soon leaves half precision
+        code = at_least_float32(code)  # an exponential soon leaves half precision
         return F.relu(code) if self.config.norm_on_bbox else code.exp()
 
     def _centerness_input(self, cls: Tensor, box: Tensor) -> Tensor:

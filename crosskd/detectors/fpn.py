@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.losses import full
+from crosskd.losses import at_least_float32
 from crosskd.spec.config import NeckConfig
 
 LATERAL = 3  # C3, C4, C5
@@ -66,5 +66,5 @@ def _strided(conv: nn.Module, x: Tensor) -> Tensor:
     # The meta device, on which operations are counted, knows no autocast.
     half = kind != "meta" and torch.is_autocast_enabled(kind) and x.shape[-1] == 1
     with torch.autocast(kind, enabled=False) if half else contextlib.nullcontext():
-        out: Tensor = conv(full(x) if half else x)
+        out: Tensor = conv(at_least_float32(x) if half else x)
     return out

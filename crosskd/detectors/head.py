@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import class_nms, clip, overlap_loss
-from crosskd.losses import full, rank_mean
+from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
 from crosskd.spec.registry import BoxMimic
@@ -211,7 +211,7 @@ class DenseHead(nn.Module, ABC):
         Per level the `pre_nms` best of all (anchor, class) pairs above the score threshold are decoded; then
         classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores.
         """
-        anchors = self.anchors(map_sizes(predictions.cls), full(predictions.cls[0]))
+        anchors = self.anchors(map_sizes(predictions.cls), at_least_float32(predictions.cls[0]))
         found = []
         for image, size in enumerate(sizes):
             boxes, scores, labels, start = [], [], [], 0
@@ -244,7 +244,7 @@ def prediction(in_channels: int, out_channels: int, *, bias: float = 0.0) -> nn.
 
 def flatten(levels: Sequence[Tensor], width: int) -> Tensor:
     """Maps [N, a * width, H_l, W_l] -> [N, A, width] in full precision, one level after the other."""
-    return torch.cat([full(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in levels], dim=1)
+    return torch.cat([at_least_float32(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, width) for x in levels], dim=1)
 
 
 def map_sizes(levels: Sequence[Tensor]) -> list[Size]:
@@ -272,4 +272,4 @@ def _best(
 
 def _cells(maps: Tensor, width: int) -> Tensor:
     """One image's maps [a * width, H, W] -> [H * W * a, width]."""
-    return full(maps).permute(1, 2, 0).reshape(-1, width)
+    return at_least_float32(maps).permute(1, 2, 0).reshape(-1, width)

@@ -60,8 +60,8 @@ class CrossKD(Term):
         return Held([self.adapt_cls(x) for x in held.cls], [self.adapt_box(x) for x in held.box], held.activated)
 
 
-def _adapter(entering: int, leaving: int) -> nn.Conv2d:
+def _adapter(in_channels: int, out_channels: int) -> nn.Conv2d:
     # Without a bias: the statistics behind it take the mean away.
-    conv = nn.Conv2d(entering, leaving, kernel_size=1, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
     return conv

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from crosskd import ranks
 from crosskd.detectors.detector import Detector
 from crosskd.distill.term import Step
-from crosskd.losses import full, rank_mean
+from crosskd.losses import at_least_float32, rank_mean
 
 
 def adapters(student: Detector, teacher: Detector, *, always: bool = False) -> nn.ModuleList:
@@ -30,7 +30,7 @@ def pairs(step: Step, ways: nn.ModuleList) -> Iterator[tuple[Tensor, Tensor]]:
     To be used with autocast off. Fewer ways than levels leave the last levels out.
     """
     for way, ours, theirs in zip(ways, step.student.features, step.teacher.features, strict=False):
-        yield way(full(ours)), full(theirs)
+        yield way(at_least_float32(ours)), at_least_float32(theirs)
 
 
 def image_mean(total: Tensor, images: int) -> Tensor:

@@ -43,7 +43,7 @@ class Renormalise(nn.Module):
         return out
 
 
-class Renormalised(nn.Module):
+class RenormalisedDetector(nn.Module):
     """A detector that is handed images normalised for another one; for its evaluation on the other's batches."""
 
     def __init__(self, detector: Detector, given: PixelConfig) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from crosskd import ranks
-from crosskd.losses import full, rank_mean
+from crosskd.losses import at_least_float32, rank_mean
 
 EPSILON = 1e-6  # added to standard deviations
 
@@ -40,7 +40,7 @@ def overall_mean(x: Tensor) -> Tensor:
 
 def normalise(x: Tensor) -> Tensor:
     """[N, C, H, W] with mean 0 and deviation 1 in every channel."""
-    x = full(x)
+    x = at_least_float32(x)
     mean, deviation = moments(x)
     return (x - mean) / (deviation + EPSILON)
 
@@ -52,11 +52,11 @@ def match_statistics(x: Tensor, like: Tensor) -> Tensor:
     the reference makes NaN of it. A channel without spread becomes constant and gets no gradient, where
     division by the bare epsilon would multiply it by a million.
     """
-    x = full(x)
+    x = at_least_float32(x)
     if x.numel() == x.shape[1] and not ranks.synchronised():
         return x
     mean, deviation = moments(x)
-    mean_like, deviation_like = moments(full(like))
+    mean_like, deviation_like = moments(at_least_float32(like))
     factor = torch.where(deviation > 0, deviation_like / (deviation + EPSILON), torch.zeros_like(deviation))
     # Not factor * (x - mean): the difference would be one more map to keep for the gradient; x is kept anyway.
     return torch.addcmul(mean_like - mean * factor, x, factor)

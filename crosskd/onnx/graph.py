@@ -17,7 +17,7 @@ from torchvision.ops import batched_nms
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import flatten, map_sizes
 from crosskd.errors import ExportError
-from crosskd.losses import full
+from crosskd.losses import at_least_float32
 from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Predictions
 from crosskd.weights.files import replacing
@@ -50,7 +50,7 @@ class Pipeline(nn.Module):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = self.detector.head
         predictions = head(self.detector.features(self._normalised(images, sizes)))
-        anchors = head.anchors(map_sizes(predictions.cls), full(predictions.cls[0]))
+        anchors = head.anchors(map_sizes(predictions.cls), at_least_float32(predictions.cls[0]))
         scores, anchor, labels = self._candidates(predictions)  # [N, P] each
         decoded = head.decode(head.codes(predictions), anchors)  # [N, A, 4]
         boxes = _clipped(decoded.gather(1, anchor[..., None].expand(-1, -1, 4)), sizes)  # [N, P, 4]

@@ -23,7 +23,7 @@ from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import evaluate as evaluate_detector
 from crosskd.runs import loader_input
-from crosskd.runs.finished import Finished, load, weights_file
+from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.files import LOG
@@ -71,7 +71,7 @@ def _evaluate(
     def begin(loader: Loader) -> Iterable[Batch]:
         run.total_steps = len(loader)
         callback.on_phase(run, "evaluating")
-        return _told(loader, run, callback)
+        return _reporting_progress(loader, run, callback)
 
     found = evaluate_weights(config, weights=weights, begin=begin, stopping=stop.is_set)
     finished, evaluation = found.finished, replace(found.evaluation, best=True)
@@ -99,7 +99,7 @@ def _evaluate(
 class Evaluated:
     """What an evaluation has found, and of what."""
 
-    finished: Finished
+    finished: TrainedDetector
     evaluation: Evaluation
     device: torch.device
     skipped: list[str]  # images that could not be read
@@ -180,7 +180,7 @@ def _classes(config: EvaluateConfig, description: Description) -> list[str]:
     return known
 
 
-def _told(loader: Loader, run: Run, callback: Callback) -> Iterator[Batch]:
+def _reporting_progress(loader: Loader, run: Run, callback: Callback) -> Iterator[Batch]:
     """The batches, while the callback hears how many there were."""
     told = time.monotonic()
     for batch in loader:
@@ -191,7 +191,7 @@ def _told(loader: Loader, run: Run, callback: Callback) -> Iterator[Batch]:
             told = time.monotonic()
 
 
-def _described(finished: Finished, evaluation: Evaluation) -> dict[str, Any]:
+def _described(finished: TrainedDetector, evaluation: Evaluation) -> dict[str, Any]:
     return {
         **size_of(finished.detector),
         **cost_of(finished.detector, evaluation_size(finished.augment)),

@@ -24,7 +24,7 @@ from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
 from crosskd.onnx.check import Check, Graph, compare, raw_batch
 from crosskd.onnx.graph import Pipeline, write_graph
-from crosskd.runs.finished import Finished, load, weights_file
+from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.files import LOG, ONNX
@@ -80,12 +80,12 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
         raise ConfigError(message, where="/images", remedy="Name a folder of images.")
     samples = read_samples(config.images, config.check_images, augment, max_pixels=config.max_image_pixels)
 
-    _heed(run)
+    _raise_if_stopping(run)
     callback.on_phase(run, "exporting")
     path, size = run.workdir / ONNX, evaluation_size(augment)
     pipeline = Pipeline(detector, detector.config.postprocess)
     write_graph(pipeline, path, opset=config.opset, metadata=_metadata(finished))
-    _heed(run)
+    _raise_if_stopping(run)
     callback.on_phase(run, "evaluating")
     graph = Graph(path, threads=torch.get_num_threads())
     check = compare(graph, detector, samples, augment.pad_to)
@@ -97,7 +97,7 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
         check.score_difference,
     )
 
-    _heed(run)
+    _raise_if_stopping(run)
     callback.on_phase(run, "uploading")
     cost = cost_of(detector, size)
     cost["latency"]["onnx"] = _graph_latency(graph, size, augment.pad_to)
@@ -128,7 +128,7 @@ def _classes(config: ExportConfig, description: Description) -> list[str]:
     return classes
 
 
-def _heed(run: Run) -> None:
+def _raise_if_stopping(run: Run) -> None:
     """There is nothing to save: whoever takes it up again begins anew."""
     if run.stopping:
         raise Interrupted("stopped on request", step=0)
@@ -140,7 +140,7 @@ def _graph_latency(graph: Graph, size: Size, multiple: int) -> dict[str, Any]:
     return {**timed, "device": "cpu", "threads": torch.get_num_threads()}
 
 
-def _metadata(finished: Finished) -> dict[str, str]:
+def _metadata(finished: TrainedDetector) -> dict[str, str]:
     """What the file says of itself, so that it can be used without anything else."""
     return {
         "classes": json.dumps(finished.classes, ensure_ascii=False),
@@ -153,7 +153,7 @@ def _metadata(finished: Finished) -> dict[str, str]:
     }
 
 
-def _manifest(config: ExportConfig, finished: Finished, file: File, check: Check) -> dict[str, Any]:
+def _manifest(config: ExportConfig, finished: TrainedDetector, file: File, check: Check) -> dict[str, Any]:
     return {
         "format": 1,
         "kind": "export",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crosskd.data.loader import LoaderInput, Split
-from crosskd.runs.finished import Finished
+from crosskd.runs.trained_weights import TrainedDetector
 from crosskd.spec.config import EvaluateConfig, LoaderConfig, TrainConfig
 
 
@@ -26,7 +26,7 @@ def of_training(config: TrainConfig, split: Split, classes: Sequence[str] | None
     )
 
 
-def of_evaluation(config: EvaluateConfig, finished: Finished) -> LoaderInput:
+def of_evaluation(config: EvaluateConfig, finished: TrainedDetector) -> LoaderInput:
     """The split that `finished` is evaluated on, as that detector sees images."""
     return LoaderInput(
         split="val",

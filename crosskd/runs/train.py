@@ -20,7 +20,7 @@ from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.renormalise import Renormalised
+from crosskd.distill.renormalise import RenormalisedDetector
 from crosskd.engine import distributed, run_state
 from crosskd.engine.callbacks import Callback, Callbacks, Run, TrainResult
 from crosskd.engine.checkpoint import (
@@ -253,7 +253,7 @@ class _Session:
 
     def _evaluate_teacher(self, teacher: Detector) -> None:
         self.callback.on_phase(self.run, "evaluating_teacher")
-        reader = Renormalised(teacher, self.config.student.pixels)
+        reader = RenormalisedDetector(teacher, self.config.student.pixels)
         self.results.teacher = evaluation = self._evaluate(reader, "teacher")
         self.callback.on_evaluation(self.run, evaluation)
         self._write_curves(evaluation)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.knobs import FileRef, Knobs
 from crosskd.spec.names import BackboneName
+from crosskd.spec.section import FileRef, Section
 
 
-class BackboneConfig(Knobs):
+class BackboneConfig(Section):
     """What turns images into C2..C5.
 
     Stages (`frozen_stages` of them have no gradient and stay in evaluation mode; 0: the stem alone, -1: nothing):

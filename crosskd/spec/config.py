@@ -26,8 +26,8 @@ from crosskd.spec.distill import (
     PKDConfig,
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
-from crosskd.spec.knobs import ClassName, FileRef, JobRef, Knobs
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
+from crosskd.spec.section import ClassName, FileRef, JobRef, Section
 from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 VERSION = 1
@@ -53,7 +53,6 @@ __all__ = [
     "FitNetConfig",
     "HeadConfig",
     "JobRef",
-    "Knobs",
     "LDConfig",
     "LoaderConfig",
     "LossConfig",
@@ -67,12 +66,13 @@ __all__ = [
     "PostprocessConfig",
     "ScaleConfig",
     "ScheduleConfig",
+    "Section",
     "TeacherConfig",
     "TrainConfig",
 ]
 
 
-class TeacherConfig(Knobs):
+class TeacherConfig(Section):
     """The frozen teacher. `model` and `classes` may be left out where the weights say them (a job; our safetensors)."""
 
     weights: JobRef | FileRef
@@ -80,7 +80,7 @@ class TeacherConfig(Knobs):
     classes: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = None
 
 
-class TrainConfig(Knobs):
+class TrainConfig(Section):
     """One training: data, student, the teacher it learns from if any, and every knob of the run."""
 
     version: Literal[1] = 1

@@ -6,17 +6,17 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from crosskd.spec.knobs import MAX_PIXELS, ClassName, Knobs, PathText, Probability
+from crosskd.spec.section import MAX_PIXELS, ClassName, PathText, Probability, Section
 
 
-class CocoSplit(Knobs):
+class CocoSplit(Section):
     """One split: a COCO instances file and the folder that its `file_name`s are relative to."""
 
     annotations: PathText
     images: PathText
 
 
-class DataConfig(Knobs):
+class DataConfig(Section):
     """Training and validation split. `classes` is read from the training file when it is not given."""
 
     train: CocoSplit
@@ -36,7 +36,7 @@ class DataConfig(Knobs):
         return self
 
 
-class AugmentConfig(Knobs):
+class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
 
     short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1, max_length=64)] = Field(
@@ -57,7 +57,7 @@ class AugmentConfig(Knobs):
         return self
 
 
-class LoaderConfig(Knobs):
+class LoaderConfig(Section):
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the training process.")
     drop_empty: bool = Field(default=True, description="Leave training images without boxes out.")
     min_image_side: int = Field(

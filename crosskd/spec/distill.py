@@ -8,14 +8,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.knobs import Knobs, Probability, Weight
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.section import Probability, Section, Weight
 
 _PUBLISHED = "Default: as published for the teacher's detector."
 
 
-class TermConfig(Knobs, ABC):
+class TermConfig(Section, ABC):
     """The knobs of a term, and what it needs by them."""
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002 (most depend on neither)
@@ -165,7 +165,7 @@ class CWDConfig(MapsConfig):
     levels: int = Field(default=4, ge=1, le=5, description="Maps that are compared, P3 first; published: P3 to P6.")
 
 
-class DistillConfig(Knobs):
+class DistillConfig(Section):
     """The distillation terms by name; a combination names several. An empty section means CrossKD alone."""
 
     crosskd: CrossKDConfig | None = None

@@ -9,14 +9,14 @@ from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.data import AugmentConfig, CocoSplit
-from crosskd.spec.knobs import MAX_PIXELS, ClassName, FileRef, JobRef, Knobs, PathText
 from crosskd.spec.model import ModelConfig, PostprocessConfig
+from crosskd.spec.section import MAX_PIXELS, ClassName, FileRef, JobRef, PathText, Section
 
 Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."
 
 
-class EvaluationData(Knobs):
+class EvaluationData(Section):
     """The split that the detector is evaluated on."""
 
     val: CocoSplit
@@ -34,7 +34,7 @@ class EvaluationData(Knobs):
         return self
 
 
-class ScaleConfig(Knobs):
+class ScaleConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then padded."""
 
     short_edge: int = Field(default=800, ge=32, le=4096, description="Pixels.")
@@ -42,7 +42,7 @@ class ScaleConfig(Knobs):
     pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of this.")
 
 
-class _WeightsConfig(Knobs):
+class _WeightsConfig(Section):
     """What evaluating and exporting have in common: weights, and how detections are made of them."""
 
     version: Literal[1] = 1

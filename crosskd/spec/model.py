@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validato
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.knobs import Channels, Knobs, Probability, Weight
 from crosskd.spec.names import DetectorName
+from crosskd.spec.section import Channels, Probability, Section, Weight
 
 PYRAMID = [8, 16, 32, 64, 128]
 GROUPS = 32  # of a group norm, as published
 SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's last level has no deviation
 
 
-class NeckConfig(Knobs):
+class NeckConfig(Section):
     """FPN: P3..P5 from C3..C5, P6 and P7 (where `strides` has them) by strided convolutions."""
 
     channels: Channels = 256
@@ -27,7 +27,7 @@ class NeckConfig(Knobs):
     relu_before_p7: bool = Field(default=False, description="Default: as published for the detector; FCOS has it.")
 
 
-class HeadConfig(Knobs):
+class HeadConfig(Section):
     """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU, then the prediction layers.
 
     What only one detector reads must keep its default with the others.
@@ -85,7 +85,7 @@ class HeadConfig(Knobs):
         return self.norm == "none" if self.conv_bias is None else self.conv_bias
 
 
-class LossConfig(Knobs):
+class LossConfig(Section):
     """Weights of the detection loss. Their defaults, and which of them count, are the detector's.
 
     GFL (arXiv 2006.04388): quality focal, distribution focal, GIoU. RetinaNet (1708.02002): focal, L1 of the box
@@ -104,7 +104,7 @@ class LossConfig(Knobs):
     centerness: Weight = 1.0
 
 
-class PixelConfig(Knobs):
+class PixelConfig(Section):
     """How an image becomes a tensor: (value - mean) / std per channel, values 0..255."""
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -116,7 +116,7 @@ class PixelConfig(Knobs):
     order: Literal["rgb", "bgr"] = "rgb"
 
 
-class PostprocessConfig(Knobs):
+class PostprocessConfig(Section):
     """From predictions to detections."""
 
     score_threshold: Probability = 0.05
@@ -130,7 +130,7 @@ class PostprocessConfig(Knobs):
     )
 
 
-class ModelConfig(Knobs):
+class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
     detector: DetectorName = "gfl"

@@ -20,7 +20,7 @@ BOTH: tuple[Side, ...] = ("student", "teacher")
 
 
 @dataclass(frozen=True)
-class Misfit:
+class Incompatibility:
     """Why a pair cannot work: at which field of `TrainConfig` (a JSON pointer), and what to do."""
 
     where: str
@@ -38,7 +38,7 @@ class Need(ABC):
         return BOTH
 
     @abstractmethod
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         """All that keeps this pair from meeting it; `term` is the name of the section that asks."""
 
 
@@ -48,12 +48,12 @@ class Pyramid(Need):
 
     same_channels: bool = False
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         found = _other_levels(student, teacher)
         ours, theirs = student.neck.channels, teacher.neck.channels
         if self.same_channels and ours != theirs:
             found.append(
-                Misfit(
+                Incompatibility(
                     "/student/neck/channels",
                     f"{registry.TERMS[term].method} compares feature maps channel by channel: the student's have "
                     f"{ours} channels, the teacher's {theirs}",
@@ -79,7 +79,7 @@ class AnchorPredictions(Need):
     def sides(self) -> tuple[Side, ...]:
         return BOTH if self.both else ("teacher",)
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         found = _other_levels(student, teacher)
         without_bins = _without_bins(term, student, teacher) if self.bins else []
         found += without_bins
@@ -87,7 +87,7 @@ class AnchorPredictions(Need):
             found += _other_code(term, student, teacher)
         if self.box == "kl" and teacher.detector != "gfl":
             found.append(
-                Misfit(
+                Incompatibility(
                     f"/distill/{term}/box",
                     f"kl compares distributions over bins, which a {teacher.detector} teacher does not predict",
                     "Use giou or iou.",
@@ -95,7 +95,7 @@ class AnchorPredictions(Need):
             )
         if self.centerness and not registry.DETECTORS[teacher.detector].centerness:
             found.append(
-                Misfit(
+                Incompatibility(
                     f"/distill/{term}/centerness_weight",
                     f"a {teacher.detector} teacher predicts no centerness",
                     "Leave it out, or use 0.",
@@ -116,7 +116,7 @@ class HeadCut(Need):
     def of(self, side: Side) -> int:
         return self.student if side == "student" else self.teacher
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         beyond = []
         if self.student > student.head.depth:
             beyond.append(_beyond(term, "cut", self.student, "student", student.head.depth))
@@ -126,7 +126,7 @@ class HeadCut(Need):
         found = _other_levels(student, teacher) + beyond
         if (self.student == 0) != (self.teacher == 0):
             found.append(
-                Misfit(
+                Incompatibility(
                     f"/distill/{term}/teacher_cut",
                     f"a cut of {self.student} in the student's head and of {self.teacher} in the teacher's do not go "
                     "together: pyramid maps have no activation, and maps behind a convolution do",
@@ -136,11 +136,11 @@ class HeadCut(Need):
         return found
 
 
-def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
     if student.strides == teacher.strides:
         return []
     return [
-        Misfit(
+        Incompatibility(
             "/student/strides",
             f"student and teacher differ in strides: {student.strides} and {teacher.strides}; every method compares "
             "the maps of one level with those of the same level",
@@ -149,10 +149,10 @@ def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
     ]
 
 
-def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
     sides = (("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher))
     return [
-        Misfit(
+        Incompatibility(
             where,
             f"{registry.TERMS[term].method} compares distributions over bins, which a {model.detector} {whose} does "
             "not predict",
@@ -163,12 +163,12 @@ def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list
     ]
 
 
-def _other_code(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Misfit]:
+def _other_code(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
     """The first knob by which the two predict different things of an anchor, or have other anchors."""
     ours, theirs = code_facts(student), code_facts(teacher)
     knobs = [knob for knob in ours if knob != "strides" and ours[knob] != theirs[knob]]  # strides: see _other_levels
     return [
-        Misfit(
+        Incompatibility(
             f"/student/{knob}",
             f"{registry.TERMS[term].method} compares the predictions of both heads anchor by anchor, but they differ "
             f"in {knob.replace('/', '.')}: {ours[knob]} and {theirs[knob]}",
@@ -179,8 +179,8 @@ def _other_code(term: str, student: ModelConfig, teacher: ModelConfig) -> list[M
     ]
 
 
-def _beyond(term: str, knob: str, cut: int, whose: str, depth: int) -> Misfit:
-    return Misfit(
+def _beyond(term: str, knob: str, cut: int, whose: str, depth: int) -> Incompatibility:
+    return Incompatibility(
         f"/distill/{term}/{knob}",
         f"the cut {cut} lies behind the {whose}'s head, which has {depth} convolutions",
         f"Use a cut of 0 to {depth}.",

@@ -8,15 +8,15 @@ from __future__ import annotations
 from crosskd.errors import ConfigError
 from crosskd.spec.distill import DistillConfig, TermConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import Misfit
+from crosskd.spec.needs import Incompatibility
 
 
 def resolve_pair(
     distill: DistillConfig, student: ModelConfig, teacher: ModelConfig
-) -> tuple[DistillConfig, list[Misfit]]:
+) -> tuple[DistillConfig, list[Incompatibility]]:
     """`distill` with every knob that depends on the pair filled in, and all that keeps the pair apart."""
     resolved: dict[str, TermConfig] = {}
-    misfits: list[Misfit] = []
+    misfits: list[Incompatibility] = []
     for name, section in distill.terms().items():
         resolved[name] = section.resolved(student, teacher)
         for need in section.needs(student, teacher):

@@ -29,12 +29,12 @@ Family = Literal["resnet", "mobilenet", "swin", "timm"]
 class Backbone:
     """A backbone and the facts that shape everything behind it, all told without torch.
 
-    `leaving` are the channels of C2..C5, at strides 4, 8, 16, 32, at the default width; of a timm model, C3..C5.
+    `out_channels` are the channels of C2..C5, at strides 4, 8, 16, 32, at the default width; of a timm model, C3..C5.
     """
 
     target: str
     family: Family
-    leaving: tuple[int, ...]
+    out_channels: tuple[int, ...]
     width: int | None = 64  # channels of the stem; None: not to be chosen
     divisor: int = 1  # what a chosen width must be a multiple of
     rounded_to: int = 1  # channels are rounded to a multiple of this
@@ -46,13 +46,13 @@ class Backbone:
     drop_path: float = 0.0  # by default; 0: it has none
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
     parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
-    idle: tuple[str, ...] = ()  # timm: parameters that no map depends on
+    unused_parameters: tuple[str, ...] = ()  # timm: parameters that no map depends on
 
     def channels(self, width: int | None = None) -> tuple[int, ...]:
         """Of the maps at `width`, C5 last."""
         if self.width is None or width is None:
-            return self.leaving
-        return tuple(self.scaled(count, width) for count in self.leaving)
+            return self.out_channels
+        return tuple(self.scaled(count, width) for count in self.out_channels)
 
     def scaled(self, count: int, width: int) -> int:
         """Channels that are `count` at the default width; as MobileNetV2 rounds them (arXiv 1801.04381)."""
@@ -110,7 +110,7 @@ def _resnet(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], widt
     return Backbone(
         "crosskd.backbones.resnet:ResNet",
         "resnet",
-        leaving=(first, 2 * first, 4 * first, 8 * first),
+        out_channels=(first, 2 * first, 4 * first, 8 * first),
         width=width,
         block=block,
         layers=layers,
@@ -130,12 +130,12 @@ def _timm() -> dict[str, Backbone]:
         TIMM + name: Backbone(
             "crosskd.backbones.timm_features:TimmFeatures",
             "timm",
-            leaving=tuple(row["channels"][-TIMM_MAPS:]),
+            out_channels=tuple(row["channels"][-TIMM_MAPS:]),
             width=None,
             weights=row["weights"],
             levels=tuple(row["levels"][-TIMM_MAPS:]),
             parameters=row["parameters"],
-            idle=tuple(row.get("idle", ())),
+            unused_parameters=tuple(row.get("idle", ())),
         )
         for name, row in _table()["models"].items()
     }
@@ -155,7 +155,7 @@ BACKBONES: dict[str, Backbone] = {
     "mobilenet_v2": Backbone(
         "crosskd.backbones.mobilenet:MobileNetV2",
         "mobilenet",
-        leaving=(24, 32, 96, 320),
+        out_channels=(24, 32, 96, 320),
         width=32,
         divisor=8,
         rounded_to=8,
@@ -164,7 +164,7 @@ BACKBONES: dict[str, Backbone] = {
     "swin_t": Backbone(
         "crosskd.backbones.swin:Swin",
         "swin",
-        leaving=(96, 192, 384, 768),
+        out_channels=(96, 192, 384, 768),
         width=96,
         divisor=3,
         layers=(2, 2, 6, 2),

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd.spec.knobs import Knobs, LearningRate, Probability
+from crosskd.spec.section import LearningRate, Probability, Section
 
 
-class OptimizerConfig(Knobs):
+class OptimizerConfig(Section):
     name: Literal["sgd", "adamw"] = "sgd"
     lr: LearningRate = 0.01
     base_batch: int | None = Field(
@@ -23,7 +23,7 @@ class OptimizerConfig(Knobs):
     bias_decay: bool = True
 
 
-class ScheduleConfig(Knobs):
+class ScheduleConfig(Section):
     """Warm-up by steps, then decay: at epoch milestones, along a cosine, or not at all."""
 
     epochs: int = Field(default=12, ge=1, le=10_000)
@@ -43,14 +43,14 @@ class ScheduleConfig(Knobs):
         return self
 
 
-class EMAConfig(Knobs):
+class EMAConfig(Section):
     """Exponential moving average of the weights; the averaged weights are evaluated and delivered."""
 
     decay: float = Field(default=0.999, gt=0, lt=1)
     warmup: bool = Field(default=True, description="Decay grows as (1 + n) / (10 + n) up to `decay`.")
 
 
-class EvaluationConfig(Knobs):
+class EvaluationConfig(Section):
     every_epochs: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=1, le=1024, description="Default: the training batch.")
     teacher_first: bool = Field(default=True, description="Evaluate the teacher before the first step.")
@@ -63,6 +63,6 @@ class EvaluationConfig(Knobs):
     min_delta: float = Field(default=0.0, ge=0, lt=1, description="AP, 0..1, by which `patience` wants it better.")
 
 
-class CheckpointConfig(Knobs):
+class CheckpointConfig(Section):
     every_steps: int | None = Field(default=None, ge=1, description="Besides the one at each epoch's end.")
     keep_last: int = Field(default=2, ge=1, le=1000)

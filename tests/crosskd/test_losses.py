@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from crosskd.losses import (
+    at_least_float32,
     bins_divergence,
     distribution_focal,
     focal_negative,
     focal_positive,
-    full,
     level_sums,
     quality_focal,
 )
@@ -82,7 +82,7 @@ def test_full_raises_half_precision_and_keeps_the_rest() -> None:
         (torch.float32, torch.float32),
         (torch.float64, torch.float64),
     ):
-        assert full(torch.zeros(1, dtype=dtype)).dtype == expected
+        assert at_least_float32(torch.zeros(1, dtype=dtype)).dtype == expected
 
 
 def test_level_sums_splits_the_anchors() -> None:

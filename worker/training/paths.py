@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crosskd.errors import ConfigError
-from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, Knobs, ModelConfig, TrainConfig
+from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, ModelConfig, Section, TrainConfig
 
 
-def _paths(config: Knobs) -> Iterator[tuple[str, str]]:
+def _paths(config: Section) -> Iterator[tuple[str, str]]:
     """Every path that the spec names, as (JSON pointer, path)."""
     if isinstance(config, TrainConfig):
         yield from _training(config)
@@ -44,7 +44,7 @@ def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"{pointer}/backbone/init/file", model.backbone.init.file
 
 
-def check_paths(config: Knobs, roots: Sequence[Path]) -> None:
+def check_paths(config: Section, roots: Sequence[Path]) -> None:
     """See that every path lies, links resolved, in one of `roots`, and is there.
 
     Raises:

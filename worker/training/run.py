@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from crosskd.engine.launch import divert_output, exit_without_cleanup, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
-from crosskd.spec.config import EvaluateConfig, ExportConfig, Knobs, TrainConfig
+from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
 from wire import process_log, tracing
 from wire.jobs import SPECS
 from wire.reports import Claim
@@ -79,7 +79,7 @@ def train(
 
 def _train(
     order: Order,
-    config: Knobs,
+    config: Section,
     folder: WorkFolder,
     settings: Settings,
     stop: threading.Event,
@@ -113,7 +113,9 @@ def _train(
     return outcome
 
 
-def _run(order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]) -> Outcome:
+def _run(
+    order: Order, config: Section, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+) -> Outcome:
     try:
         manifest = _work(order, config, folder, stop, callbacks)
     except Interrupted:
@@ -128,7 +130,7 @@ def _run(order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event,
 
 
 def _work(
-    order: Order, config: Knobs, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+    order: Order, config: Section, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
     if isinstance(config, EvaluateConfig):

@@ -23,9 +23,9 @@ from crosskd.spec.config import (
     DataConfig,
     DistillConfig,
     FileRef,
-    Knobs,
     LoaderConfig,
     ModelConfig,
+    Section,
     TeacherConfig,
     TrainConfig,
 )
@@ -34,7 +34,7 @@ from wire.errors import Fault
 from wire.faults import faults as as_faults
 from wire.jobs import JobCreate, Spec
 
-SectionT = TypeVar("SectionT", bound=Knobs)
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:

@@ -125,7 +125,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
 
 def test_a_timm_that_builds_otherwise_than_the_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = registry.BACKBONES["timm/test_resnet"]
-    monkeypatch.setitem(registry.BACKBONES, "timm/test_resnet", replace(entry, leaving=(1, 2, 3)))
+    monkeypatch.setitem(registry.BACKBONES, "timm/test_resnet", replace(entry, out_channels=(1, 2, 3)))
     with pytest.raises(ConfigError, match=r"says \[1, 2, 3\]") as caught:
         backbone()
     assert f"Install timm {registry.timm_version()}" in caught.value.remedy

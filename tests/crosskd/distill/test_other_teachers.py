@@ -10,7 +10,7 @@ import torch
 from crosskd.detectors.detector import Detector
 from crosskd.distill.crosskd import CrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.renormalise import Renormalise, Renormalised
+from crosskd.distill.renormalise import Renormalise, RenormalisedDetector
 from crosskd.distill.term import Step
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
@@ -161,20 +161,20 @@ def test_a_teacher_of_other_pixels_sees_what_it_was_trained_on() -> None:
 def test_a_teacher_of_other_pixels_is_evaluated_on_its_own() -> None:
     teacher = small.detector(1, pixels=CAFFE).eval()
     images, targets = small.batch()
-    found = Renormalised(teacher, PixelConfig()).detect(images, targets.sizes)
+    found = RenormalisedDetector(teacher, PixelConfig()).detect(images, targets.sizes)
     expected = teacher.detect(Renormalise(PixelConfig(), CAFFE)(images, targets.sizes), targets.sizes)
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_teacher_is_renormalised_for_on_the_device_where_it_is() -> None:
     teacher = small.detector().to("meta")
-    reader = Renormalised(teacher, PixelConfig(mean=(0, 0, 0), std=(1, 1, 1)))
+    reader = RenormalisedDetector(teacher, PixelConfig(mean=(0, 0, 0), std=(1, 1, 1)))
     assert reader.renormalise(torch.zeros(1, 3, 32, 32, device="meta"), [(32, 32)]).device.type == "meta"
 
 
 def test_a_teacher_stays_in_the_mode_in_which_it_was() -> None:
     teacher = small.detector().eval()
-    assert not Renormalised(teacher, PixelConfig()).training
+    assert not RenormalisedDetector(teacher, PixelConfig()).training
     assert not teacher.training
 
 

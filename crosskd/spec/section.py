@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
-class Knobs(BaseModel):
+class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are never changed after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
@@ -37,13 +37,13 @@ MAX_PIXELS = 1_000_000_000  # of an image, whatever a configuration would allow:
 Channels = Annotated[int, Field(ge=8, le=4096)]
 
 
-class FileRef(Knobs):
+class FileRef(Section):
     """A file of weights."""
 
     file: PathText
 
 
-class JobRef(Knobs):
+class JobRef(Section):
     """Weights that a former job of the service made."""
 
     job: Annotated[str, Field(min_length=1, max_length=64)]

@@ -18,7 +18,7 @@ from crosskd.weights.files import file_digest
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrainedDetector:
     """A detector that is only used any more."""
 
     detector: Detector
@@ -47,7 +47,7 @@ def weights_file(config: EvaluateConfig | ExportConfig, given: Path | None = Non
 
 def load(
     config: EvaluateConfig | ExportConfig, path: Path, description: Description, classes: Sequence[str]
-) -> Finished:
+) -> TrainedDetector:
     """The detector with its weights, in evaluation mode on the CPU, knowing `classes`.
 
     `description` is what the file `path` says of itself; what `config` says goes before it.
@@ -69,7 +69,7 @@ def load(
         raise ConfigError(message, where="/postprocess", remedy="Leave that knob out.") from error
     detector = build_detector(model, len(classes), pretrained=False)
     load_weights(detector, path)
-    return Finished(
+    return TrainedDetector(
         detector=detector.eval().requires_grad_(False),
         classes=list(classes),
         scale=config.scale or description.scale() or ScaleConfig(),
