@@ -15,27 +15,27 @@ settings.load_profile("tests")
 # the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.
 FIRST = (
     "test_demo.py",
-    "crosskd/test_kill.py",
+    "crosskd/runs/test_kill.py",
     "test_pairs.py",
     "test_control.py",
     "api/test_conformance.py",
     "worker/test_processes.py",
     "crosskd/test_oracle.py",
     "test_end_to_end.py",
-    "api/test_job_machine.py",
+    "api/services/lifecycle/test_state_machine.py",
     "worker/test_control_processes.py",
     "crosskd/runs/test_train.py",
     "client/test_up.py",
     "crosskd/test_main.py",
     "worker/test_with_api.py",
     "crosskd/runs/test_export.py",
-    "worker/test_turns.py",
+    "worker/test_shutdown_and_priority.py",
     "client/test_cli.py",
     "test_secrets.py",
     "crosskd/data/test_loader.py",
-    "api/test_streams.py",
+    "api/http/test_streams.py",
     "api/test_server.py",
-    "client/test_exposed.py",
+    "client/test_up_host.py",
     "api/test_outages.py",
     "crosskd/test_ranks.py",
     "worker/training/test_launch.py",
@@ -46,4 +46,6 @@ FIRST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     place = {here / name: number for number, name in enumerate(FIRST)}
+    if gone := [path for path in place if not path.is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py: FIRST names files that are not there: {gone}")
     items.sort(key=lambda item: place.get(item.path, len(FIRST)))

@@ -77,7 +77,7 @@ def fit(
     """Train from the position in `run` until there is a reason to stop. Returns it, and says it in words in
     `run.stopped_early` where it comes before the last step.
 
-    `save` writes a checkpoint; `evaluate` measures the student, and returns why it will hardly get better (empty
+    `save` writes a checkpoint; `evaluate` takes the AP of the student, and returns why it will hardly get better (empty
     while it may). At an epoch's end the checkpoint comes first: a run that dies while it evaluates has lost nothing,
     and a resume repeats the evaluation. A requested finish makes the present step the last.
 
