@@ -23,8 +23,35 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 SECONDS = 15.0  # from the name's look-up to the answer's last header
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# What `is_global` lets pass: the services of Azure's hosts, addresses for documentation, the former site-local ones.
-_REFUSED = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "3fff::/20", "fec0::/10")))
+# IANA's special-purpose registries (RFC 6890 and later), written down: `is_global` of the standard library differs from
+# one patch release of Python to the next. Of IPv6 only 2000::/3 is given out for the public, so the rest needs no line.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_REFUSED = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",  # this host
+            "10.0.0.0/8",
+            "100.64.0.0/10",  # behind a provider's address translation
+            "127.0.0.0/8",
+            "168.63.129.16/32",  # the services of Azure's hosts
+            "169.254.0.0/16",  # link-local, the metadata of clouds among it
+            "172.16.0.0/12",
+            "192.0.0.0/24",  # protocol assignments
+            "192.0.2.0/24",  # documentation, as two below
+            "192.88.99.0/24",  # the former relays of 6to4
+            "192.168.0.0/16",
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, and the broadcast address
+            "2001::/23",  # protocol assignments; Teredo is judged by what it carries
+            "2001:db8::/32",  # documentation, as below
+            "3fff::/20",
+        ),
+    )
+)
 
 
 class Undeliverable(Exception):
@@ -46,9 +73,9 @@ def permitted(address: str, allowed: Iterable[Network]) -> bool:
 
 
 def _is_public(address: Address) -> bool:
-    if any(address in network for network in _REFUSED):
+    if isinstance(address, ipaddress.IPv6Address) and address not in _PUBLIC_IPV6:
         return False
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    return not any(address in network for network in _REFUSED)
 
 
 def _unwrapped(address: Address) -> list[Address]:

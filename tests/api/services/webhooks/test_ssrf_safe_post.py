@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
@@ -30,14 +30,26 @@ def receiver() -> Iterator[Receiver]:
         "255.255.255.255", "240.0.0.1", "::", "::1", "fc00::1", "fe80::1", "fe80::1%eth0", "ff02::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "2002:a00:1::", "64:ff9b::7f00:1", "64:ff9b::a00:1",
         "2001:0:7f00:1::", "192.0.2.1", "2001:db8::1", "3fff::1", "fec0::1", "feff::1", "168.63.129.16",
-        "::ffff:168.63.129.16",
+        "::ffff:168.63.129.16", "192.0.0.0", "192.0.0.9", "192.0.0.255", "192.88.99.1", "198.18.0.1", "198.51.100.1",
+        "203.0.113.1", "::ffff:192.0.0.9", "2002:c000:9::", "64:ff9b::c000:9", "::ffff:192.88.99.1", "2002:c058:6301::",
+        "64:ff9b::c058:6301", "::1.1.1.1", "64:ff9b:1::101:101", "100::1", "2001:2::1", "2001:20::1", "5f00::1",
     ],
 )  # fmt: skip
 def test_private_addresses_are_not_permitted(address: str) -> None:
     assert not permitted(address, [])
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])
+def test_no_verdict_is_left_to_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `is_global` says of 192.0.0.0/24 and others depends on Python's patch release."""
+    for kind in (IPv4Address, IPv6Address):
+        monkeypatch.setattr(kind, "is_global", property(lambda _: True))
+        monkeypatch.setattr(kind, "is_private", property(lambda _: False))
+    assert not any(permitted(address, []) for address in ("192.0.0.9", "192.88.99.1", "10.0.0.1", "fc00::1"))
+
+
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "192.0.1.1", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"]
+)
 def test_public_addresses_are_permitted(address: str) -> None:
     assert permitted(address, [])
 
