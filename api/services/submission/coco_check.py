@@ -17,7 +17,7 @@ import resource
 import sys
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 from api.services.submission.json_stream import JsonStream, NotJson
 
@@ -67,7 +67,7 @@ class CocoCheck:
         self._annotation_count = 0
         self._box_count = 0
 
-    def run(self, file: TextIO) -> Report:
+    def run(self, file: BinaryIO) -> Report:
         stream = JsonStream(file)
         try:
             self._walk(stream)
@@ -263,7 +263,7 @@ def main(path: str, seconds: str) -> None:
     cpu = math.ceil(float(seconds)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     os.nice(5)
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
+    with Path(path).open("rb") as file:
         report = CocoCheck().run(file)
     json.dump(report, sys.stdout)
 

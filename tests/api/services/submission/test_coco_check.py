@@ -35,7 +35,7 @@ GOOD: dict[str, Any] = {
 
 def check(document: Any) -> Report:
     text = document if isinstance(document, str) else json.dumps(document)
-    return CocoCheck().run(io.StringIO(text))
+    return CocoCheck().run(io.BytesIO(text.encode(errors="surrogatepass")))
 
 
 def refused_by_the_loader(document: Any) -> bool:
