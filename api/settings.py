@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from wire import broker, tracing
@@ -51,6 +51,10 @@ def _database_url(url: str) -> str:
     if driver not in DRIVERS:
         raise ValueError(f"driver {driver!r} is not supported; use {' or '.join(DRIVERS)}")
     return url
+
+
+def _sqlite(path: Path) -> str:
+    return URL.create("sqlite", database=str(path)).render_as_string()  # encoded: a `?` would begin the query
 
 
 def _storage_url(url: str) -> str:
@@ -137,8 +141,10 @@ class Settings(BaseSettings):
         description="Folders in which a spec may name files, separated as in `PATH`.",
     )
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        default_factory=lambda data: f"sqlite:///{data.get('home', Path()) / 'crosskd.db'}",
-        description="The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`.",
+        default_factory=lambda data: _sqlite(data.get("home", Path()) / "crosskd.db"),
+        description=(
+            "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded."
+        ),
     )
     broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
         default="redis://127.0.0.1:6379/0",

@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -33,12 +34,16 @@ class Owner:
 
 
 class Home:
-    """`path` made ready: its folders exist and can be written. Raises: `StackError`."""
+    """`path` made ready: its folders exist, can be written, and are this user's alone. Raises: `StackError`.
+
+    `tightened` counts what others could get at below it until now.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.tightened = _tighten(self.path)
             for name in FOLDERS:
                 (self.path / name).mkdir(mode=0o700, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -97,6 +102,28 @@ class Home:
             token = secrets.token_urlsafe(32)
             write_private(path, token + "\n")
         return token
+
+
+def _tighten(home: Path) -> int:
+    """Take from others what they may do with a home and what lies in it; how many files and folders that were.
+
+    A home that is closed already is not walked: nobody gets past it, whatever the modes inside are.
+    """
+    if not _open_to_others(home):
+        return 0
+    home.chmod(home.stat().st_mode & 0o700)  # first: from here on nobody gets in
+    found = 1
+    for folder, folders, files in os.walk(home):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            with suppress(FileNotFoundError):  # gone meanwhile
+                if not path.is_symlink() and _open_to_others(path):
+                    path.chmod(path.stat().st_mode & 0o700)
+                    found += 1
+    return found
+
+
+def _open_to_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o077)
 
 
 def read_owner(path: Path) -> Owner | None:

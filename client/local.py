@@ -53,6 +53,8 @@ class Stack:
         self._data_roots = [home / "data", *(path.absolute() for path in data_roots)]
         self._environment = dict(environment or {})
         self._notify = notify
+        if notify is not None and home.tightened:
+            notify(f"{home.path} could be read by others; now it is yours alone ({home.tightened} files and folders).")
         self._reaper: Reaper | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()

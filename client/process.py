@@ -56,6 +56,7 @@ class Child:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self.command,
+                umask=0o077,  # what lies below a home is its user's alone
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

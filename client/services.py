@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
@@ -118,7 +119,7 @@ def environments(
         "PYTHONSAFEPATH": "1",  # the folder that a program runs in is data, never code
         "PYTHONUNBUFFERED": "1",
     }
-    database, storage = f"sqlite:///{home / 'crosskd.db'}", str(home / "artifacts")
+    database, storage = f"sqlite:///{quote(str(home / 'crosskd.db'))}", str(home / "artifacts")
     for name in (*SECRETS, "CROSSKD_WORKER_TOKEN_SHA256", "CROSSKD_DATABASE_URL", "CROSSKD_STORAGE"):
         common.pop(name, None)
     token = home.worker_token()

@@ -7,24 +7,28 @@ from logging.config import fileConfig
 from pathlib import Path
 
 from alembic import context
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from api.models import Base
 
 
-def _url() -> str:
+def _url() -> URL:
     """A test hands its own address over in the configuration; otherwise the API's setting counts, and its default."""
     given: str | None = context.config.attributes.get("url")
     if url := given or os.environ.get("CROSSKD_DATABASE_URL"):
-        return url
+        return make_url(url)
     home = Path(os.environ.get("CROSSKD_HOME") or ".crosskd").absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{home / 'crosskd.db'}"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return URL.create("sqlite", database=str(home / "crosskd.db"))
 
 
 def _engine() -> Engine:
     """Unlike the API's engine it leaves SQLite's foreign keys off: a table that is copied must not cascade."""
-    engine = create_engine(_url())
+    url = _url()
+    if url.get_backend_name() == "sqlite" and url.database:
+        # SQLite would make a file that everyone may read, and webhook secrets are in it.
+        Path(url.database).touch(mode=0o600)
+    engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         # The driver would commit at each statement; so a migration that fails half way leaves nothing behind.
         event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))

@@ -111,6 +111,21 @@ def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
+def test_an_open_home_is_closed_with_all_that_lies_in_it(tmp_path: Path) -> None:
+    """As `make demo` in a folder of its own left the home around it, with a database that everyone could read."""
+    home, elsewhere = tmp_path / "home", tmp_path / "data"
+    (home / "demo").mkdir(parents=True)
+    elsewhere.write_text("shared on purpose")
+    (home / "crosskd.db").write_text("webhook secrets")
+    (home / "link").symlink_to(elsewhere)
+    for path, mode in ((home, 0o755), (home / "demo", 0o755), (home / "crosskd.db", 0o644), (elsewhere, 0o644)):
+        path.chmod(mode)
+    assert Home(home).tightened == 3
+    assert [path for path in (home, *home.rglob("*")) if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
+    assert Home(home).tightened == 0
+
+
 def test_the_default_home_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CROSSKD_HOME", raising=False)
     assert default_home() == Path(".crosskd")

@@ -46,6 +46,8 @@ def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path
         process.wait()
         until(lambda: processes_of(tmp_path) == [])
     with up(tmp_path) as process:  # and the home is free, but for one at a time
+        shared = [path for path in tmp_path.rglob("*") if not path.is_symlink() and path.lstat().st_mode & 0o077]
+        assert [path for path in shared if path.exists()] == []  # nothing in it is anybody else's
         environment = {**os.environ, "CROSSKD_HOME": str(tmp_path)}
         second = subprocess.run(UP, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
         assert second.returncode == 1
