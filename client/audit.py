@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 
 import httpx
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from client.errors import ClientError
+from client.visible import visible
 from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
 SILENCE = httpx.Timeout(120.0, connect=10.0)  # seconds: the service gives a sign of life every few, on a good day
@@ -66,7 +68,8 @@ def show(lines: Iterable[Finding | Progress | Summary], *, as_json: bool) -> boo
             elif not headed and not as_json:
                 print(_row("problem", "job", "artifact", "what", "key"))
                 headed = True
-            print(line.model_dump_json(exclude_none=True) if as_json else _text(line), flush=True)
+            as_text = json.dumps(line.model_dump(mode="json", exclude_none=True)) if as_json else visible(_text(line))
+            print(as_text, flush=True)
     return agrees
 
 

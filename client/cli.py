@@ -14,6 +14,7 @@ from rich.console import Console
 from client.commands import core, jobs, machine, results
 from client.commands.shared import FAILED, INTERRUPTED
 from client.errors import ClientError
+from client.visible import visible
 from crosskd.errors import CrossKDError
 
 app = typer.Typer(
@@ -33,10 +34,10 @@ def main() -> None:
         app()
     except ClientError as error:
         for line in error.lines():
-            errors.print(line)
+            errors.print("\n".join(map(visible, line.split("\n"))))
         sys.exit(FAILED)
     except (CrossKDError, TimeoutError) as error:
-        errors.print(str(error))
+        errors.print("\n".join(map(visible, str(error).split("\n"))))
         sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -9,6 +9,7 @@ ClientError
 
 from __future__ import annotations
 
+from client.visible import visible
 from wire.errors import Problem
 
 
@@ -41,7 +42,7 @@ class ApiProblem(ClientError):
         if problem.detail and problem.detail != problem.title:
             head = f"{head}: {problem.detail}"
         faults = [_sentences(f"{fault.pointer or '/'}: {fault.detail}", fault.remedy) for fault in problem.errors]
-        return [_sentences(head, problem.remedy), *faults]
+        return [visible(line) for line in (_sentences(head, problem.remedy), *faults)]
 
 
 class Unreachable(ClientError):

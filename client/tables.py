@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rich.table import Table
 
+from client.visible import visible
 from client.watch import describe
 from wire.artifacts import Artifact
 from wire.jobs import Job, JobSummary, Preset
@@ -18,7 +19,7 @@ def jobs_table(jobs: Iterable[JobSummary]) -> Table:
     for job in jobs:
         progress = job.progress
         step = f"{progress.step}/{progress.total_steps}" if progress else ""
-        table.add_row(job.id, job.kind, job.name, job.status, step, number(job.best_ap), when(job.created_at))
+        _add(table, job.id, job.kind, job.name, job.status, step, number(job.best_ap), when(job.created_at))
     return table
 
 
@@ -35,7 +36,7 @@ def job_lines(job: Job) -> list[str]:
         lines.append(f"  attempt {attempt.number}: {attempt.status} on {attempt.worker} {attempt.device}{resumed}")
     if job.failure is not None:
         lines += failure_lines(job)
-    return lines
+    return [visible(line) for line in lines]
 
 
 def failure_lines(job: Job) -> list[str]:
@@ -44,7 +45,7 @@ def failure_lines(job: Job) -> list[str]:
     failure = job.failure
     where = f" (at {failure.where})" if failure.where else ""
     message = f"failed ({failure.failure_class}): {failure.message}{where} {failure.remedy}".rstrip()
-    return [message, *(f"    {line}" for line in failure.log_tail[-20:])]
+    return [visible(line) for line in (message, *(f"    {line}" for line in failure.log_tail[-20:]))]
 
 
 def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
@@ -53,7 +54,7 @@ def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
         m = row.metrics
         figures = [number(value) for value in (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl, m.AR100)]
         best = "*" if row.best else ""
-        table.add_row(row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
+        _add(table, row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
     return table
 
 
@@ -61,7 +62,7 @@ def metrics_table(rows: Iterable[MetricRow]) -> Table:
     table = _table("step", "key", "value", "attempt")
     for row in rows:
         value = f"{row.value:.6g}" if isinstance(row.value, float) else row.value
-        table.add_row(str(row.step), row.key, value, str(row.attempt))
+        _add(table, str(row.step), row.key, value, str(row.attempt))
     return table
 
 
@@ -69,14 +70,14 @@ def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
     table = _table("name", "kind", "bytes", "step", "sha256")
     for item in artifacts:
         step = "" if item.step is None else str(item.step)
-        table.add_row(item.name, item.kind, str(item.size), step, item.sha256)
+        _add(table, item.name, item.kind, str(item.size), step, item.sha256)
     return table
 
 
 def presets_table(presets: Iterable[Preset]) -> Table:
     table = _table("name", "kind", "title")
     for preset in presets:
-        table.add_row(preset.name, preset.kind, preset.title)
+        _add(table, preset.name, preset.kind, preset.title)
     return table
 
 
@@ -87,6 +88,10 @@ def number(value: float | None) -> str:
 
 def when(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(visible, cells))
 
 
 def _table(*columns: str) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from client.sdk import Client
+from client.visible import visible
 from wire.jobs import Job
 
 LINE_SECONDS = 10.0  # between two plain lines of one phase
@@ -27,17 +28,23 @@ def follow(client: Client, job: str, console: Console, *, interval: float = 0.5,
     if not console.is_terminal:
         return client.wait(job, _lines(console), interval=interval, timeout=timeout)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
     )
     with Progress(*columns, console=console) as bars:
         row = bars.add_task("", total=None, state="")
 
         def show(current: Job) -> None:
             done, total = _steps(current)
-            bars.update(row, description=current.name, completed=done, total=total, state=describe(current))
+            bars.update(
+                row,
+                description=visible(current.name),
+                completed=done,
+                total=total,
+                state=visible(describe(current)),
+            )
 
         return client.wait(job, show, interval=interval, timeout=timeout)
 
@@ -84,7 +91,7 @@ def _lines(console: Console) -> Callable[[Job], None]:
     def show(job: Job) -> None:
         nonlocal last_state, last_line, last_time
         state = (job.status, job.progress.phase if job.progress else "")
-        line = f"{job.name}: {describe(job)}"
+        line = visible(f"{job.name}: {describe(job)}")
         now = time.monotonic()
         if line == last_line or (state == last_state and now - last_time < LINE_SECONDS):
             return

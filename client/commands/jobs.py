@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +89,8 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Show a job: state, history, attempts, and why it failed if it did."""
     with connect(url) as client:
         answer = client.job(job)
-    print(answer.model_dump_json(indent=2) if as_json else "\n".join(tables.job_lines(answer)))
+    as_text = json.dumps(answer.model_dump(mode="json"), indent=2) if as_json else "\n".join(tables.job_lines(answer))
+    print(as_text)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from client import audit as audits
 from client import tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all
+from client.visible import visible
 
 app = typer.Typer()
 
@@ -42,7 +43,7 @@ def logs(
     """Print the end of a job's log; the whole of it is the artifact log.txt."""
     with connect(url) as client:
         for line in client.logs(job, tail=tail, follow=follow):
-            print(line, flush=follow)
+            print(visible(str(line)), flush=follow)
 
 
 @app.command()

@@ -124,6 +124,34 @@ def test_jobs_and_show_tell_what_there_is(service: Service, finished: str) -> No
     assert json.loads(run(service, "show", finished, "--json").stdout)["id"] == finished
 
 
+def test_text_from_outside_is_shown_and_never_obeyed(service: Service) -> None:
+    """An escape would clear the screen or set its title, a newline forge a row, `[/x]` end rich's markup."""
+    hostile = "\x1b[2J\x1b]0;X\x07 \x9b31m[/x]\u202e\nforged  row"
+    job = service.post(hostile)
+    worker = service.claimed(job)
+    at = "2026-01-01T00:00:00Z"
+    line = {"at": at, "level": "error", "text": hostile}
+    assert worker.post("logs", {"sequence": 0, "lines": [line]}).is_success
+    failure = {"failure_class": "data", "message": hostile, "where": hostile, "remedy": hostile, "log_tail": [hostile]}
+    assert worker.post("finish", {"outcome": "failed", "failure": failure}).is_success
+    for arguments in (
+        ("jobs",),
+        ("show", job),
+        ("show", job, "--json"),
+        ("logs", job),
+        ("watch", job),
+        ("jobs", "--json"),
+    ):
+        done = run(service, *arguments)
+        assert "Traceback" not in done.stderr
+        text = (done.stdout + done.stderr).replace("\n", "")
+        assert [char for char in text if not char.isprintable()] == []
+        assert not any(line.startswith("forged") for line in done.stdout.splitlines())
+        assert "forged" in text
+    refused = run(service, "cancel", hostile)
+    assert [char for char in refused.stderr.replace("\n", "") if not char.isprintable()] == []
+
+
 def test_figures_and_files_are_listed(service: Service, finished: str) -> None:
     evaluations = run(service, "evaluations", finished).stdout.splitlines()
     assert evaluations[1].split()[:4] == ["student", "3", "1", "0.250"]

@@ -80,3 +80,9 @@ def test_a_live_bar_on_a_terminal(service: Service) -> None:
     assert "\x1b" in text
     assert "loss 0.333" in text
     assert "100%" in text
+
+
+def test_a_name_is_no_markup_on_a_live_bar(service: Service) -> None:
+    """`[/x]` closes what nobody has opened: watching ended with a traceback."""
+    screen = Console(file=io.StringIO(), width=200, force_terminal=True)
+    assert "[/x]\\x1b]0;X" in shown(service, screen, "[/x]\x1b]0;X", set())
