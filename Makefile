@@ -23,9 +23,11 @@ up: $(LOCAL) ## Run the service in the foreground; state in ./.crosskd
 # Bytecode is kept, also where the shell says otherwise: the tests start hundreds of processes with the same imports.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-# One process a core, one thread each: a file's tests stay together, since they share what it starts. The longest files
+# Half as many processes again as cores, of one thread each, since a third of the time they wait: for leases, for
+# processes that start, for servers. A file's tests stay together, since they share what it starts. The longest files
 # come first (tests/conftest.py), where pytest-xdist would begin with those that have the most tests.
-SPREAD := OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WORKERS := $(shell $(PYTHON) -c "import os; print(min(6, max(2, (os.cpu_count() or 1) * 3 // 2)))")
+SPREAD := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(DEV) ## Run the tests

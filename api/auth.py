@@ -42,6 +42,7 @@ ADMIN_PATHS = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
 WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
+PROXIED = frozenset({"forwarded", "via", "x-real-ip"})  # a proxy has handed the request on
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _api_bearer = HTTPBearer(auto_error=False, scheme_name="token", description="An API token: `crosskd token create`.")
@@ -115,6 +116,8 @@ def _needed(method: str, path: str) -> Scope:
 async def _caller_of(request: Request, path: str, credentials: HTTPAuthorizationCredentials | None) -> Caller:
     settings = request.app.state.settings
     if credentials is None:
+        if "authorization" in request.headers:  # who shows something means it: an empty token is no caller's either
+            raise Unauthorized("what `Authorization` says is no token", remedy="Send `Authorization: Bearer <token>`.")
         if settings.auth == "loopback" and is_local(request):
             return LOCAL
         raise Unauthorized(
@@ -147,7 +150,9 @@ def is_local(request: Request) -> bool:
     it points to 127.0.0.1 (DNS rebinding). A proxy that hides itself cannot be told: behind one, `CROSSKD_AUTH=tokens`.
     """
     headers = request.headers
-    if any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via")):
+    if any(name in PROXIED or name.startswith("x-forwarded-") for name in headers):
+        return False
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):  # a browser, on behalf of another's page
         return False
     server = request.scope.get("server")
     if request.client is None or server is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import PayloadTooLarge, TooManyRequests, problem_response
+from api.errors import BadRequest, PayloadTooLarge, TooManyRequests, problem_response
 from wire.reports import MAX_BATCH_BYTES
 
 _STREAMED = re.compile(r"(PUT|PATCH) /worker/attempts/[^/]+/artifacts/.*")
@@ -22,13 +22,21 @@ MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL stateme
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `limit` bytes, also for one that does not say its length."""
+    """ASGI middleware: 413 for a body over `limit` bytes, also for one that does not say its length.
+
+    400 for one that says its length twice, by Content-Length and by Transfer-Encoding: a proxy that believes the
+    other one would take the rest of it for a request of somebody else (request smuggling, RFC 9112 6.1).
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and {"content-length", "transfer-encoding"} <= set(Headers(scope=scope)):
+            error = BadRequest("the request has both Content-Length and Transfer-Encoding", remedy="Send one of them.")
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
         if scope["type"] != "http" or _STREAMED.fullmatch(f"{scope['method']} {scope['path']}"):
             await self.app(scope, receive, send)
             return

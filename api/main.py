@@ -78,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=openapi.operation_id,
         responses=openapi.PROBLEMS,
         dependencies=[Depends(admit)],
+        redirect_slashes=False,  # such a redirect would name whatever host the caller has written
     )
     app.state.settings = settings
     app.state.database = database

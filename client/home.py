@@ -61,7 +61,8 @@ class Home:
     def lock(self) -> None:
         """Hold the home until `unlock` or the end of this process. Raises: `StackError` naming who holds it."""
         try:
-            file = (self / "lock").open("a+", encoding="utf-8")
+            descriptor = private(str(self / "lock"), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            file = os.fdopen(descriptor, "a+", encoding="utf-8")
         except OSError as error:
             raise _unusable(self / "lock", error) from error
         try:
@@ -102,6 +103,11 @@ class Home:
             token = secrets.token_urlsafe(32)
             write_private(path, token + "\n")
         return token
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that is made is its owner's alone."""
+    return os.open(path, flags, 0o600)
 
 
 def _tighten(home: Path) -> int:

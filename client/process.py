@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client.home import private
 from client.reaper import Reaper
 
 FIRST_PAUSE = 0.5  # seconds before the first restart; doubles with each further one
@@ -52,7 +53,7 @@ class Child:
         self.prepare()
         if self.log.exists() and self.log.stat().st_size > OLD_LOG:
             self.log.replace(self.log.with_suffix(".old.log"))
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=private) as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 self.command,

@@ -36,7 +36,8 @@ CONCURRENT_READS = 8  # of all streams: a crowd of readers must leave threads to
 POLL_SECONDS = 1.0  # between two polls of the database while no notifications come from other processes
 POLL_CONNECTED_SECONDS = 5.0  # ... and while they do: in case that some get lost
 CLOSING_CHECK_SECONDS = 0.5  # how late a stream notices that the server is told to stop
-MAX_SECONDS = 3600.0  # then a token has to be shown anew: it may have been revoked, or have expired
+MAX_SECONDS = 3600.0  # then whoever can come back does: to another replica, perhaps
+TOKEN_CHECK_SECONDS = 20.0  # between two looks whether a token still opens its streams
 TOKENS_SHARE = 4  # of the streams, one token may hold one part in so many
 
 T = TypeVar("T")
@@ -131,22 +132,27 @@ async def follow(
     job: str,
     after: int,
     kinds: Sequence[str],
-    still_valid: Callable[[], bool] | None = None,
+    still_valid: Callable[[], bool],
+    *,
+    resumable: bool,
 ) -> AsyncGenerator[Event]:
     """The events of a job behind the number `after`, each as it comes, until the job has ended or the server stops.
 
-    It also ends when the job is deleted or the database goes away, and after an hour: the reader comes back and hears
-    what is the case. `still_valid` is for a reader who cannot: asked then in a thread, it says whether to go on.
+    It also ends when the job is deleted or the database goes away, soon after `still_valid`, which is asked in a
+    thread, says no, and after an hour if the reader can come back (`resumable`).
     """
     subscription = JobSubscription(database, job, streams.closing)
-    deadline = _next_deadline()
+    now = asyncio.get_running_loop().time
+    deadline, check_at = now() + _jittered(MAX_SECONDS), now() + TOKEN_CHECK_SECONDS
     with subscription.subscribed():
         while not subscription.closing:
             try:
-                if asyncio.get_running_loop().time() >= deadline:
-                    if still_valid is None or not await streams.read(still_valid):
+                if resumable and now() >= deadline:
+                    return
+                if now() >= check_at:
+                    if not await streams.read(still_valid):
                         return
-                    deadline = _next_deadline()
+                    check_at = now() + TOKEN_CHECK_SECONDS
                 page = await streams.read(events.read, database, job, after, kinds)
             except (NotFound, SQLAlchemyError) as error:
                 log.warning("a stream of job %s ends: %s", job, error)
@@ -163,10 +169,9 @@ async def follow(
                 await subscription.wait()  # at once, if something has happened since the page was asked for
 
 
-def _next_deadline() -> float:
-    # Those that began together, when a server did, do not all come back together.
-    jitter = random.uniform(0.75, 1.0)  # noqa: S311 - no secret
-    return asyncio.get_running_loop().time() + MAX_SECONDS * jitter
+def _jittered(seconds: float) -> float:
+    """Those that began together, when a server did, do not all come back together."""
+    return seconds * random.uniform(0.75, 1.0)  # noqa: S311 - no secret
 
 
 def is_token_valid(database: Database, caller: Caller) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from sse_starlette.event import ServerSentEvent
 
+from api.auth import Caller, CallerDep
 from api.database import Database, DatabaseDep
 from api.errors import invalid_query
-from api.http.streams import EventResponse, Streams, follow, streams_of
+from api.http.streams import EventResponse, Streams, follow, is_token_valid, streams_of
 from api.http.transactional import Transactional
 from api.limits import MAX_REPEATS
 from api.services.history import events
@@ -46,6 +48,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def stream_events(
     job: str,
     database: DatabaseDep,
+    caller: CallerDep,
     streams: Annotated[Streams, Depends(streams_of)],
     kind: Annotated[list[EventKind], Query(default_factory=list, max_length=MAX_REPEATS, description="Only these.")],
     after: Annotated[int, Query(ge=0, le=_LAST, description="The same as `Last-Event-ID`, for a first call.")] = 0,
@@ -63,14 +66,15 @@ async def stream_events(
         raise invalid_query(name, f"the job has {first.last_event} events so far", "Give the id of one of its events.")
     if first.over and not first.events:
         return Response(status_code=204)
-    return EventResponse(streams, _events(streams, database, job, start, kind))
+    return EventResponse(streams, _events(streams, database, caller, job, start, kind))
 
 
 async def _events(
-    streams: Streams, database: Database, job: str, after: int, kinds: list[EventKind]
+    streams: Streams, database: Database, caller: Caller, job: str, after: int, kinds: list[EventKind]
 ) -> AsyncGenerator[ServerSentEvent]:
     yield ServerSentEvent(retry=RETRY_MILLISECONDS, comment="the events of a job", sep="\n")
-    async with aclosing(follow(streams, database, job, after, kinds)) as found:
+    still_valid = partial(is_token_valid, database, caller)
+    async with aclosing(follow(streams, database, job, after, kinds, still_valid, resumable=True)) as found:
         async for event in found:
             data = event.data.model_dump_json().translate(_BREAKS)
             yield ServerSentEvent(data, event=event.kind, id=str(event.id), sep="\n")

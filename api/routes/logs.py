@@ -78,7 +78,7 @@ def _text(lines: list[StoredLine]) -> str:
 async def _followed(
     streams: Streams, database: Database, job: str, caller: Caller, known: logs.Extent, tail: int
 ) -> AsyncGenerator[str]:
-    """Text has no number to come back with, so it does not end with the hour while the caller's token stands."""
+    """Text has no number to come back with, so it does not end with the hour."""
     behind = known.total - tail
     try:
         while lines := await streams.read(_part, database, job, behind, known.total):
@@ -89,7 +89,9 @@ async def _followed(
         log.warning("a stream of job %s ends: %s", job, error)
         return
     still_valid = partial(is_token_valid, database, caller)
-    async with aclosing(follow(streams, database, job, known.last_event, ["log"], still_valid)) as found:
+    async with aclosing(
+        follow(streams, database, job, known.last_event, ["log"], still_valid, resumable=False)
+    ) as found:
         async for event in found:
             assert isinstance(event.data, LogEvent)
             # How far the log goes may have been read a moment after the number that it is followed from.

@@ -93,11 +93,17 @@ def empty_module_database(module_database: str) -> Iterator[Callable[[], None]]:
         opened: list[psycopg.Connection] = []
 
         def empty() -> None:
+            try:
+                connection().execute(deletions)  # several statements in one message are one transaction
+            except psycopg.OperationalError:  # a test has made the server close its connections
+                connection().execute(deletions)
+
+        def connection() -> psycopg.Connection:
             if not opened or opened[0].broken:
                 url = make_url(module_database).set(drivername="postgresql")
-                connection = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
-                opened[:] = [stack.enter_context(connection)]
-            opened[0].execute(deletions)  # all or nothing: several statements in one message are one transaction
+                made = psycopg.connect(url.render_as_string(hide_password=False), autocommit=True)
+                opened[:] = [stack.enter_context(made)]
+            return opened[0]
 
         yield empty
 

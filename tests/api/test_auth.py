@@ -106,7 +106,9 @@ def test_a_wrong_token_is_refused_even_where_none_is_needed(client: TestClient, 
     assert client.get("/jobs").status_code == 200
     for token in ("ck_wrong", "", "\u00e9", make("read")["token"] + "x", WORKER["Authorization"].split()[1]):
         answer = client.get("/jobs", headers={"Authorization": f"Bearer {token}".encode()})
-        assert answer.status_code == (401 if token else 200), token
+        assert answer.status_code == 401, token
+    for said in ("Bearer", "", "Basic YTpi", "Basic"):
+        problem(client.get("/jobs", headers={"Authorization": said}), 401)
 
 
 def test_a_revoked_or_expired_token_is_dead(
@@ -143,6 +145,10 @@ def test_where_tokens_are_asked_for_this_machine_needs_one_too(locked: TestClien
         ({"X-Forwarded-For": "127.0.0.1"}, "a proxy"),
         ({"Forwarded": "for=127.0.0.1"}, "a proxy"),
         ({"Via": "1.1 proxy"}, "a proxy"),
+        ({"X-Forwarded-Host": "evil.example"}, "a proxy"),
+        ({"X-Forwarded-Proto": "https"}, "a proxy"),
+        ({"Sec-Fetch-Site": "cross-site"}, "a page from elsewhere"),
+        ({"Sec-Fetch-Site": "same-site"}, "a page from another port"),
     ],
 )
 def test_what_comes_over_loopback_for_somebody_else_needs_a_token(
@@ -153,7 +159,9 @@ def test_what_comes_over_loopback_for_somebody_else_needs_a_token(
 
 def test_this_machine_by_any_of_its_names(client: TestClient) -> None:
     for host in ("localhost:8470", "127.0.0.1", "[::1]:8470"):
-        assert client.get("/jobs", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200, host
+        for site in ("none", "same-origin"):
+            headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": site}
+            assert client.get("/jobs", headers=headers).status_code == 200, host
 
 
 @pytest.mark.parametrize("here", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

@@ -149,6 +149,18 @@ def test_bodies_are_bounded(client: TestClient, spec: dict[str, Any]) -> None:
     problem(client.post(f"/jobs/{NOBODY}/cancel", content=text), 413)
 
 
+def test_a_body_of_two_lengths_is_refused(client: TestClient) -> None:
+    """Proxy and service would each believe another one of them, and see other requests on the connection."""
+    both = {**JSON, "Content-Length": "2", "Transfer-Encoding": "chunked"}
+    assert "Transfer-Encoding" in problem(client.post("/jobs", content=b"{}", headers=both), 400)["detail"]
+
+
+def test_no_answer_leads_to_the_host_that_the_caller_has_written(client: TestClient) -> None:
+    answer = client.get("/jobs/", headers={"Host": "127.0.0.1:1"}, follow_redirects=False)
+    assert "location" not in answer.headers
+    problem(answer, 404)
+
+
 def test_every_fault_at_once(client: TestClient, spec: dict[str, Any]) -> None:
     spec = copy.deepcopy(spec)
     spec["student"]["backbone"]["name"] = "resnet9000"

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from api import notifications
-from api.database import Notifier
-from api.notifications import NotificationBridge
+from api.notifications import NotificationBridge, Notifier
 
 
 class Broker:

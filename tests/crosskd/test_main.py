@@ -153,14 +153,15 @@ from crosskd.engine.callbacks import Callbacks
 
 made = []
 
-def on_checkpoint(self, run, path, step):
-    made.append(step)
+def on_file(self, run, file):
+    if file.kind == "checkpoint":
+        made.append(file.step)
 
 def on_log(self, run, values):
     if len(made) >= 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-Callbacks.on_checkpoint, Callbacks.on_log = on_checkpoint, on_log
+Callbacks.on_file, Callbacks.on_log = on_file, on_log
 app()
 """
 

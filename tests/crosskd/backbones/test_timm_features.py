@@ -83,7 +83,7 @@ def test_batch_norm_is_held_as_in_any_backbone() -> None:
 def test_parameters_that_no_map_depends_on_ask_for_no_gradient() -> None:
     model = backbone("hrnet_w18_small").train()
     torch.autograd.backward([m.sum() for m in model(torch.randn(2, 3, 64, 64))])
-    idle = registry.BACKBONES["timm/hrnet_w18_small"].idle
+    idle = registry.BACKBONES["timm/hrnet_w18_small"].unused_parameters
     assert idle
     for name, parameter in model.net.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None) == (name not in idle)

@@ -148,7 +148,7 @@ class SlowBatches(ToyBatches):
 
 def test_all_batches_of_a_group_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(perf_counter=lambda: SlowBatches.now, process_time=time.process_time)
-    monkeypatch.setattr("crosskd.engine.meter.time", clock)
+    monkeypatch.setattr("crosskd.engine.throughput.time", clock)
     batches = SlowBatches()
     run, training = toy_run(tmp_path, toy_config(accumulate=3, schedule={"epochs": 2}), batches)
     recorder = Recorder()

@@ -129,7 +129,7 @@ def test_a_report_is_written_once_and_sent_as_it_stands_in_the_spool(
     delivery.evaluation(evaluation(3))
     delivery.log([LogLine(at=NOW, text="a line")])
     delivery.mark()
-    until(lambda: double.seen("metrics"), 10)
+    until(lambda: double.seen("metrics"))
     spooled = [line.split(b" ", 1) for line in (folder.spool / "reports").read_bytes().splitlines()]
     double.always = {}
     delivery.close(10)

@@ -248,7 +248,7 @@ def test_what_was_passed_over_is_not_gone_through_again(
 
     async def listen() -> list[int]:
         streams = Streams(settings, threading.Event())
-        async with aclosing(follow(streams, database, job, 0, ["log"])) as found:
+        async with aclosing(follow(streams, database, job, 0, ["log"], lambda: True, resumable=True)) as found:
             return [one.id async for one in found]
 
     with ThreadPoolExecutor(1) as training:
@@ -257,22 +257,29 @@ def test_what_was_passed_over_is_not_gone_through_again(
         trained.result()
 
 
-def test_a_stream_ends_after_an_hour_unless_its_token_stands(
+def test_a_stream_ends_with_its_token_and_after_an_hour_if_it_can_come_back(
     database: Database, settings: Settings, post_job: PostJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_streams, "MAX_SECONDS", 0.0)
     job = post_job()
     answers = [True, True, False]
 
-    async def listen(asked: Callable[[], bool] | None) -> int:
+    async def listen(resumable: bool) -> int:
         streams = Streams(settings, threading.Event())
+        following = follow(streams, database, job, 0, [], lambda: answers.pop(0), resumable=resumable)
         with anyio.fail_after(60):
-            async with aclosing(follow(streams, database, job, 0, [], asked)) as found:
+            async with aclosing(following) as found:
                 return len([one async for one in found])
 
-    assert anyio.run(listen, None) == 0
-    assert anyio.run(listen, lambda: answers.pop(0)) == 1
+    assert anyio.run(listen, True) == 0
+    assert answers == [True, True, False]
+    monkeypatch.setattr(open_streams, "TOKEN_CHECK_SECONDS", 0.0)
+    assert anyio.run(listen, False) == 1
     assert answers == []
+    monkeypatch.setattr(open_streams, "MAX_SECONDS", 3600.0)
+    answers.append(False)
+    assert anyio.run(listen, True) == 0
+    assert open_streams.POLL_CONNECTED_SECONDS + 20 < 30  # a revoked token ends its streams within half a minute
 
 
 def test_a_token_stands_until_it_is_revoked_or_expires(client: TestClient, database: Database) -> None:
