@@ -19,7 +19,7 @@ from tests.support.processes import command_of, processes_of
 from tests.support.service import PATIENCE, Service, assert_whole, training_of
 from wire.jobs import FINAL, Job
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 GRACE = 60.0  # seconds, in which a busy machine still uploads a checkpoint
 STEPS = 80
