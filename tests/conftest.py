@@ -15,6 +15,7 @@ settings.load_profile("tests")
 # the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.
 FIRST = (
     "test_demo.py",
+    "test_tutorial.py",
     "crosskd/runs/test_kill.py",
     "test_pairs.py",
     "test_control.py",
