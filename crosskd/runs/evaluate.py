@@ -123,7 +123,7 @@ def evaluate_weights(
     """
     set_threads(config.threads)
     device = choose_device(config.device)
-    path = weights_file(config, weights)
+    path = weights_file(config.weights, weights)
     description = describe(path, where="/weights")
     finished = load(config, path, description, _classes(config, description))
     loader = build_loader(loader_input.of_evaluation(config, finished), device=device)

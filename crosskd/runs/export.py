@@ -69,7 +69,7 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
     device = choose_device(config.device)
     callback.on_start(run)
     callback.on_phase(run, "preparing")
-    source = weights_file(config, weights)
+    source = weights_file(config.weights, weights)
     description = describe(source, where="/weights")
     finished = load(config, source, description, _classes(config, description))
     detector, augment = finished.detector, finished.augment

@@ -10,7 +10,8 @@ from crosskd.convert.load import load_weights
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError
-from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig, TrainConfig
+from crosskd.runs.trained_weights import weights_file
+from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.pairing import require_pair
 from crosskd.weights.description import describe
 
@@ -26,7 +27,7 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
     Raises `ConfigError` or `WeightsError` for whatever does not fit.
     """
     assert config.teacher is not None
-    path = weights_file(config.teacher, weights)
+    path = weights_file(config.teacher.weights, weights, section="/teacher")
     model, trained_on = _described(config.teacher, path)
     if config.distill is not None:
         require_pair(config.distill, config.student, model)  # before anything is built or read
@@ -38,19 +39,6 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
         teacher.select_classes(kept)
         log.info("the teacher knows %d classes; %d of them are taken, by name", len(trained_on), len(kept))
     return teacher.eval().requires_grad_(False)
-
-
-def weights_file(teacher: TeacherConfig, given: Path | None = None) -> Path:
-    """Where the teacher's weights lie: `given`, or the configured file. Raises `ConfigError` for a job without one."""
-    if given is not None:
-        return given
-    if isinstance(teacher.weights, FileRef):
-        return Path(teacher.weights.file)
-    raise ConfigError(
-        f"the teacher is the job {teacher.weights.job!r}, whose weights are not at hand here",
-        where="/teacher/weights/job",
-        remedy="Run this through the service, or name a file: `teacher.weights.file`.",
-    )
 
 
 def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[str] | None]:

@@ -50,7 +50,8 @@ from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
-from crosskd.runs.teacher import load_teacher, weights_file
+from crosskd.runs.teacher import load_teacher
+from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
@@ -149,7 +150,7 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:
         teacher = load_teacher(config, classes, teacher_weights)
-        teacher_digest = file_digest(weights_file(config.teacher, teacher_weights))
+        teacher_digest = file_digest(weights_file(config.teacher.weights, teacher_weights, section="/teacher"))
         inherited = inherit(student, teacher, copy=pretrained) if config.init_student else None
         trainee = build_distiller(student, teacher, config.distill)
     with memory_errors(device):

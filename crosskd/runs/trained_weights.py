@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError
-from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, ScaleConfig
+from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, JobRef, ScaleConfig
 from crosskd.spec.evaluate_export import augment_at, with_postprocess
 from crosskd.weights.description import Description
 from crosskd.weights.files import file_digest
@@ -32,16 +32,20 @@ class TrainedDetector:
         return augment_at(self.scale)
 
 
-def weights_file(config: EvaluateConfig | ExportConfig, given: Path | None = None) -> Path:
-    """Where the weights of `config` lie; `given` is the file behind a `JobRef`. Raises `ConfigError` without one."""
+def weights_file(weights: JobRef | FileRef, given: Path | None = None, *, section: str = "") -> Path:
+    """Where weights lie; `given` is the file behind a `JobRef`. Raises `ConfigError` without one.
+
+    `section` is what has the field `weights`: a JSON pointer, empty for the configuration itself.
+    """
     if given is not None:
         return given
-    if isinstance(config.weights, FileRef):
-        return Path(config.weights.file)
+    if isinstance(weights, FileRef):
+        return Path(weights.file)
+    where = f"{section}/weights"
     raise ConfigError(
-        f"the weights are those of the job {config.weights.job!r}, which are not at hand here",
-        where="/weights/job",
-        remedy="Run this through the service, or name a file: `weights.file`.",
+        f"the weights are those of the job {weights.job!r}, which are not at hand here",
+        where=f"{where}/job",
+        remedy=f"Run this through the service, or name a file: `{where[1:].replace('/', '.')}.file`.",
     )
 
 

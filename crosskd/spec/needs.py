@@ -38,7 +38,7 @@ class Need(ABC):
         return BOTH
 
     @abstractmethod
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         """All that keeps this pair from meeting it; `term` is the name of the section that asks."""
 
 
@@ -48,7 +48,7 @@ class Pyramid(Need):
 
     same_channels: bool = False
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         found = _other_levels(student, teacher)
         ours, theirs = student.neck.channels, teacher.neck.channels
         if self.same_channels and ours != theirs:
@@ -79,7 +79,7 @@ class AnchorPredictions(Need):
     def sides(self) -> tuple[Side, ...]:
         return BOTH if self.both else ("teacher",)
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         found = _other_levels(student, teacher)
         without_bins = _without_bins(term, student, teacher) if self.bins else []
         found += without_bins
@@ -116,7 +116,7 @@ class HeadCut(Need):
     def of(self, side: Side) -> int:
         return self.student if side == "student" else self.teacher
 
-    def misfits(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         beyond = []
         if self.student > student.head.depth:
             beyond.append(_beyond(term, "cut", self.student, "student", student.head.depth))

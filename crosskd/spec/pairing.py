@@ -16,18 +16,20 @@ def resolve_pair(
 ) -> tuple[DistillConfig, list[Incompatibility]]:
     """`distill` with every knob that depends on the pair filled in, and all that keeps the pair apart."""
     resolved: dict[str, TermConfig] = {}
-    misfits: list[Incompatibility] = []
+    incompatibilities: list[Incompatibility] = []
     for name, section in distill.terms().items():
         resolved[name] = section.resolved(student, teacher)
         for need in section.needs(student, teacher):
-            misfits += need.misfits(name, student, teacher)
+            incompatibilities += need.incompatibilities(name, student, teacher)
     # What keeps the pair from several needs is told once.
-    return distill.model_copy(update=resolved), list(dict.fromkeys(misfits))
+    return distill.model_copy(update=resolved), list(dict.fromkeys(incompatibilities))
 
 
 def require_pair(distill: DistillConfig, student: ModelConfig, teacher: ModelConfig) -> DistillConfig:
-    """The resolved section; raises `ConfigError` for the first misfit."""
-    resolved, misfits = resolve_pair(distill, student, teacher)
-    if misfits:
-        raise ConfigError(misfits[0].what, where=misfits[0].where, remedy=misfits[0].remedy)
+    """The resolved section; raises `ConfigError` for the first incompatibility."""
+    resolved, incompatibilities = resolve_pair(distill, student, teacher)
+    if incompatibilities:
+        raise ConfigError(
+            incompatibilities[0].what, where=incompatibilities[0].where, remedy=incompatibilities[0].remedy
+        )
     return resolved

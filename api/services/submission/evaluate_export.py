@@ -15,7 +15,7 @@ from api.database import Database
 from api.services.submission import datasets, splits
 from api.services.submission.roots import PathRefused, locate_folder
 from api.services.submission.splits import listed
-from api.services.submission.weights import Source, misfits, source_of, without_init
+from api.services.submission.weights import Source, shape_mismatches, source_of, without_init
 from api.settings import Settings
 from crosskd.spec.config import (
     EvaluateConfig,
@@ -133,7 +133,7 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
         return None
     if source.shapes is not None and classes is not None:
         expected = expected_shapes(model, len(classes))
-        faults.extend(misfits(source.shapes, expected, _pointer(source), "model"))
+        faults.extend(shape_mismatches(source.shapes, expected, _pointer(source), "model"))
     try:
         return without_init(with_postprocess(model, asked.postprocess))
     except ValidationError as error:

@@ -63,7 +63,7 @@ def resolve(
     _check_classes(teacher, source, classes, faults)
     if source.shapes is not None and (known := named or classes) is not None:
         expected = expected_shapes(model, len(known))
-        faults.extend(misfits(source.shapes, expected, _pointer(teacher), "teacher.model"))
+        faults.extend(shape_mismatches(source.shapes, expected, _pointer(teacher), "teacher.model"))
         named = known
     if len(faults) > before:
         return None
@@ -195,7 +195,7 @@ def _difference(first: list[str], second: list[str]) -> str:
     return f"class {at} is {first[at]!r} here and {second[at]!r} there"
 
 
-def misfits(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, model: str) -> list[Fault]:
+def shape_mismatches(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, model: str) -> list[Fault]:
     """One fault each for missing, unexpected and differently shaped tensors. `model` is the section that says which."""
     wrong = [
         f"{name} is {list(found[name])}, not {list(expected[name])}"

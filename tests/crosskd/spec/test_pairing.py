@@ -103,7 +103,7 @@ def test_a_pair_that_lacks_a_need_is_refused_and_told_where(
     ours, theirs, distill = small.config(**student), small.config(**teacher), DistillConfig.model_validate(section)
     ((term, knobs),) = distill.terms().items()
     (need,) = (need for need in knobs.needs(ours, theirs) if isinstance(need, kind))
-    (misfit,) = need.misfits(term, ours, theirs)
+    (misfit,) = need.incompatibilities(term, ours, theirs)
     assert misfit.where == where
     assert misfit.remedy
     assert resolve_pair(distill, ours, theirs)[1] == [misfit]
