@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import percentile
-from client.home import Home
-from client.local import Stack
 from client.sdk import Client
+from client.stack.home import Home
+from client.stack.stack import Stack
 from crosskd.data.demo import write_demo
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.presets import load_recipe

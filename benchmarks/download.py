@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from benchmarks.service import MEGABYTE, Service
-from client import services
+from client.stack import services
 
 TARGET = 0.4
 GROWTH = 50.0  # MiB

@@ -29,7 +29,7 @@ from typing import Any
 import httpx
 
 from benchmarks.service import Postgres, Service
-from client import services
+from client.stack import services
 
 VERSION = "mlflow>=3,<4"
 TARGETS = {1000: 5.0, 1: 2.0}  # points in a batch: how many times as many points per second

@@ -24,10 +24,10 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from api.database import Database
-from client import services
-from client.home import Home
-from client.process import Child
-from client.reaper import Reaper
+from client.stack import services
+from client.stack.home import Home
+from client.stack.process import Child
+from client.stack.reaper import Reaper
 from crosskd.data.demo import write_demo
 from crosskd.spec.presets import load_recipe
 

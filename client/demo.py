@@ -20,10 +20,10 @@ from rich.table import Table
 
 from client import specs
 from client.errors import ClientError
-from client.home import Home
-from client.local import Stack
 from client.sdk import Client
 from client.signals import on_signals
+from client.stack.home import Home
+from client.stack.stack import Stack
 from client.tables import failure_lines, number
 from client.watch import clock, follow
 from crosskd.data.demo import write_demo

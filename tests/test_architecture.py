@@ -338,7 +338,7 @@ ROOMS = [
     "worker/training/reporter.py",
     "client/sdk.py",
     "client/cli.py",
-    "client/local.py",
+    "client/stack/stack.py",
     "client/demo.py",
     "crosskd/__main__.py",
     "crosskd/spec/config.py",
@@ -423,7 +423,7 @@ def test_what_tests_share_lies_in_support() -> None:
     "statement",
     [
         "from tests.api.conftest import WORKER",
-        "from tests.client.test_up import up",
+        "from tests.client.stack.test_up import up",
         "from tests.client import test_up",
         "import tests.test_demo",
     ],

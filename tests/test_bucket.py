@@ -24,7 +24,7 @@ from api.stores.bucket import Bucket
 from client import specs
 from client.errors import DownloadError
 from client.sdk import Client
-from client.services import HOST, free_port
+from client.stack.services import HOST, free_port
 from tests.support.coco_files import write_spec
 from tests.support.s3 import KEY, S3, SECRET, Recorder, s3_server
 from tests.support.service import Service

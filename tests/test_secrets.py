@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from client.sdk import Client
-from client.tokens import manage
+from client.stack.tokens import manage
 from tests.support.processes import command_of, processes_of
 from tests.support.service import PATIENCE, Service
 

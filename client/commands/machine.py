@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from client.home import Home, default_home
 from client.signals import on_signals
+from client.stack.home import Home, default_home
 
 app = typer.Typer()
 data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
@@ -24,7 +24,7 @@ def up(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: CROSSKD_PORT, or 8470.")] = None,
 ) -> None:
     """Run the whole service in the foreground until Ctrl-C: broker, database, API and one worker."""
-    from client.local import Stack  # here: a client without the `local` extra has the other verbs
+    from client.stack.stack import Stack  # here: a client without the `local` extra has the other verbs
 
     stack = Stack(Home(home or default_home()), host=host, port=port, notify=print)
     on_signals(stack.request_stop)
@@ -58,6 +58,6 @@ def data_demo(folder: Annotated[Path, typer.Argument(help="Made, or filled if it
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, add_help_option=False)
 def token(context: typer.Context) -> None:
     """API tokens of this home's database: `create NAME --scope read|write|admin`, `list`, `revoke ID`."""
-    from client.tokens import manage  # here: needs the `local` extra
+    from client.stack.tokens import manage  # here: needs the `local` extra
 
     raise typer.Exit(manage(Home(default_home()), context.args))

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from client.errors import ClientError
-from client.home import default_home, read_owner
 from client.sdk import DEFAULT_URL, Client
 from client.settings import Settings
+from client.stack.home import default_home, read_owner
 
 FAILED = 1
 INTERRUPTED = 130

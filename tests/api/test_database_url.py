@@ -11,8 +11,8 @@ from sqlalchemy import make_url, text
 
 from api.database import Database
 from api.settings import Settings
-from client import services
-from client.home import Home
+from client.stack import services
+from client.stack.home import Home
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["runs?1", "a#b", "100%", "x%3Fy", "ü ä", "a&b=c", "a:b@c", "plain"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.services import free_port
+from client.stack.services import free_port
 from tests.support.api_server import Service, serve
 from tests.support.coco_files import write_spec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.home import Home
-from client.services import HOST, free_port
+from client.stack.home import Home
+from client.stack.services import HOST, free_port
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run, run_process
 

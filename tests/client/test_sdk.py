@@ -14,7 +14,7 @@ import pytest
 from client import sdk
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.sdk import Client
-from client.services import HOST, free_port
+from client.stack.services import HOST, free_port
 from crosskd.spec.config import TrainConfig
 from tests.support.api_server import Service, serve
 from tests.support.coco_files import write_spec

@@ -19,10 +19,10 @@ from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
-from client import services
-from client.home import Home, token_sha256
-from client.process import Child
-from client.reaper import Reaper
+from client.stack import services
+from client.stack.home import Home, token_sha256
+from client.stack.process import Child
+from client.stack.reaper import Reaper
 from tests.faults.postgres import DATABASE, Postgres
 from tests.faults.processes import leads, limit_files, marked, send, until
 from tests.faults.proxy import HOST, Proxy

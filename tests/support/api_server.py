@@ -20,7 +20,7 @@ from api.models import Base
 from api.settings import Settings
 from client import specs
 from client.sdk import Client
-from client.services import HOST
+from client.stack.services import HOST
 from tests.support.evaluations import EVALUATION
 from tests.support.waiting import until
 from tests.support.worker_calls import DIGEST, Worker

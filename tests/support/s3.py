@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from client.services import HOST, free_port
+from client.stack.services import HOST, free_port
 
 KEY, SECRET = "AKIATESTS", "a-secret-that-nobody-may-read"
 SECONDS = 60.0  # for the server to start in, on a machine that does other things too

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from client import specs
-from client.home import Home
-from client.local import Stack
 from client.sdk import Client
+from client.stack.home import Home
+from client.stack.stack import Stack
 from crosskd.data.demo import write_demo
 from tests.support.processes import command_of, processes_of
 from wire.jobs import FINAL, Job

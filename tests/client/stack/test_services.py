@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from client import services
 from client.errors import StackError
-from client.home import Home
+from client.stack import services
+from client.stack.home import Home
 from tests.support.waiting import until
 
 

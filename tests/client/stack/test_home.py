@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from client.errors import StackError
-from client.home import Home, default_home, read_owner, token_sha256
+from client.stack.home import Home, default_home, read_owner, token_sha256
 
 HOLD = """
 import sys
 from pathlib import Path
-from client.home import Home
+from client.stack.home import Home
 
 home = Home(Path(sys.argv[1]))
 home.lock()
@@ -84,7 +84,7 @@ def test_a_home_that_exists_but_takes_no_file_is_refused(tmp_path: Path, monkeyp
         raise OSError(30, "Read-only file system")
 
     Home(tmp_path)
-    monkeypatch.setattr("client.home.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("client.stack.home.tempfile.TemporaryFile", refuse)
     with pytest.raises(StackError, match="Read-only file system"):
         Home(tmp_path)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client import services
 from client.errors import ApiProblem
-from client.home import Home
-from client.local import Stack
 from client.sdk import Client
+from client.stack import services
+from client.stack.home import Home
+from client.stack.stack import Stack
 from tests.support.processes import processes_of
 
 EVERYWHERE = "0.0.0.0"

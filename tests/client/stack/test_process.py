@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from client import process
-from client.process import Child
-from client.reaper import Reaper
+from client.stack import process
+from client.stack.process import Child
+from client.stack.reaper import Reaper
 from tests.support.processes import alive
 from tests.support.waiting import until
 
@@ -27,9 +27,9 @@ print(subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]).pid, flush=True)
 STARTER = """
 import os, sys
 from pathlib import Path
-from client.reaper import Reaper
-from client.process import Child
-from client.reaper import Reaper
+from client.stack.reaper import Reaper
+from client.stack.process import Child
+from client.stack.reaper import Reaper
 
 reaper = Reaper()
 print(reaper._process.pid, flush=True)

