@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypedDict
 
 from api.services.submission.json_stream import JsonStream, NotJson
 
-VERSION = 1  # of the rules below; an older result in the cache is not used
+VERSION = 2  # of the rules and messages below; an older result in the cache is not used
 MAX_FAULTS = 20
 MAX_MEMORY = 1 << 30  # bytes of address space; COCO's own 450 MB file needs a tenth
 MAX_SIDE = 1_000_000  # pixels
