@@ -36,6 +36,7 @@ CONCURRENT_READS = 8  # of all streams: a crowd of readers must leave threads to
 POLL_SECONDS = 1.0  # between two polls of the database while no notifications come from other processes
 POLL_CONNECTED_SECONDS = 5.0  # ... and while they do: in case that some get lost
 CLOSING_CHECK_SECONDS = 0.5  # how late a stream notices that the server is told to stop
+CLOSING_GRACE_SECONDS = 10.0  # in which a stream ends by itself when the server stops: a cut-off answer is an error
 MAX_SECONDS = 3600.0  # then whoever can come back does: to another replica, perhaps
 TOKEN_CHECK_SECONDS = 20.0  # between two looks whether a token still opens its streams
 TOKENS_SHARE = 4  # of the streams, one token may hold one part in so many
@@ -198,6 +199,7 @@ class EventResponse(EventSourceResponse):
         super().__init__(
             content, ping=settings.stream_heartbeat_seconds, send_timeout=settings.stream_stall_seconds, sep="\n",
             ping_message_factory=lambda: ServerSentEvent(comment="still here", sep="\n"),
+            shutdown_grace_period=CLOSING_GRACE_SECONDS,
         )  # fmt: skip
         self._streams = streams
 

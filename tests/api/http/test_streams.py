@@ -29,14 +29,10 @@ from tests.support.worker_calls import DIGEST, Worker
 AT = "2026-01-01T00:00:00Z"
 
 
-# An API whose streams never look at the database by themselves.
-WITHOUT_LOOKS = """
-import sys
-from api.http import streams
-from uvicorn.main import main
-streams.POLL_SECONDS = streams.POLL_CONNECTED_SECONDS = 3600.0
-main()
-"""
+# An API with other constants in its streams.
+WITH = "from api.http import streams; from uvicorn.main import main; {}; main()"
+WITHOUT_LOOKS = WITH.format("streams.POLL_SECONDS = streams.POLL_CONNECTED_SECONDS = 3600.0")
+LATE_TO_NOTICE = WITH.format("streams.CLOSING_CHECK_SECONDS = 2.0")
 
 
 @pytest.fixture(scope="module")
@@ -303,13 +299,16 @@ def test_a_silent_stream_gives_signs_of_life(replicas: tuple[Api, Api], environm
 
 
 def test_open_streams_do_not_hold_up_the_end(environment: dict[str, str], replicas: tuple[Api, Api]) -> None:
-    api = Api(environment).wait()
+    api = Api(environment, program=LATE_TO_NOTICE).wait()
     job, _ = begin(replicas[0], environment)
-    with httpx.Client(base_url=api.url, timeout=30) as http, http.stream("GET", f"/jobs/{job}/events") as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        api.process.send_signal(signal.SIGTERM)
-        # It would wait for ever. uvicorn ends in order, then by the signal itself.
-        assert api.process.wait(60) in (0, -signal.SIGTERM)
-        assert not [line for line in lines if line.startswith("event: error")]
-    api.close()
+    try:
+        with httpx.Client(base_url=api.url, timeout=30) as http, http.stream("GET", f"/jobs/{job}/events") as answer:
+            lines = answer.iter_lines()
+            next(line for line in lines if line == ": still here")  # by now it waits for news
+            api.process.send_signal(signal.SIGTERM)
+            # It would wait for ever. uvicorn ends in order, then by the signal itself.
+            assert api.process.wait(60) in (0, -signal.SIGTERM)
+            # Read to the end of the body: a stream that is cut off is an error of httpx.
+            assert not [line for line in lines if line.startswith("event: error")]
+    finally:
+        api.close()
