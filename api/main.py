@@ -16,6 +16,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import Gauge
 from sqlalchemy import inspect
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from starlette.datastructures import State
 
 from api import errors, openapi, process_log
 from api.auth import admit, security
@@ -58,18 +59,40 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 3600.0
 
 
+PARTS = (
+    jobs,
+    control,
+    metrics,
+    events,
+    logs,
+    artifacts,
+    worker,
+    worker_artifacts,
+    worker_uploads,
+    system,
+    observability,
+    tokens,
+    webhooks,
+    audit,
+)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Without `settings` they come from the environment. Ends the process if it cannot be run."""
+    app = build_app()
     try:
         if settings is None:  # this process is ours
             settings = load()
             process_log.configure(settings)
             tracing.start("crosskd-api", settings.otel_endpoint)
-        database = Database(settings.database_url)
-        _check_tables(database)
-        storage = open_storage(settings)
+        configure(app, settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None
+    return app
+
+
+def build_app() -> FastAPI:
+    """What is the same whatever the settings: the routes, what stands around them, and the description."""
     app = FastAPIOffline(  # the pages of /docs come with the package, not from a content network
         title="CrossKD",
         version=version("crosskd"),
@@ -80,39 +103,35 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         dependencies=[Depends(admit)],
         redirect_slashes=False,  # such a redirect would name whatever host the caller has written
     )
+    app.add_middleware(BodyLimit)
+    # Outside of the limits: it sees refusals too.
+    app.add_middleware(RequestMetricsMiddleware)
+    app.add_middleware(CorrelationMiddleware)
+    errors.install(app)
+    openapi.install(app, lambda path: security(app.state.settings, path))
+    for part in PARTS:
+        app.include_router(part.router)
+    return app
+
+
+def configure(app: FastAPI, settings: Settings) -> None:
+    """Give the application what its settings ask for, in place of what it had.
+
+    Raises:
+        SettingsError: it cannot be run like that.
+    """
+    database = Database(settings.database_url)
+    _check_tables(database)
+    app.state = State()
     app.state.settings = settings
     app.state.database = database
-    app.state.storage = storage
+    app.state.storage = open_storage(settings)
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
     app.state.request_metrics = _request_metrics(database, app.state.streams)
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
-    app.add_middleware(BodyLimit, limit=settings.body_limit)
-    # Outside of the limits: it sees refusals too.
-    app.add_middleware(RequestMetricsMiddleware, metrics=app.state.request_metrics)
-    app.add_middleware(CorrelationMiddleware)
-    errors.install(app)
-    openapi.install(app, partial(security, settings))
-    parts = (
-        jobs,
-        control,
-        metrics,
-        events,
-        logs,
-        artifacts,
-        worker,
-        worker_artifacts,
-        worker_uploads,
-        system,
-        observability,
-        tokens,
-        webhooks,
-        audit,
-    )
-    for part in parts:
-        app.include_router(part.router)
-    return app
+    app.openapi_schema = None  # it says who may call
 
 
 def _request_metrics(database: Database, streams: Streams) -> RequestMetrics:
