@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.datastructures import State
 
 from api import errors, openapi, process_log
-from api.auth import admit, security
+from api.auth import AttemptTokens, require_authenticated, security
 from api.database import Database
 from api.http.correlation import CorrelationMiddleware
 from api.http.request_metrics import RequestMetrics, RequestMetricsMiddleware
@@ -100,7 +100,7 @@ def build_app() -> FastAPI:
         lifespan=_lifespan,
         generate_unique_id_function=openapi.operation_id,
         responses=openapi.PROBLEMS,
-        dependencies=[Depends(admit)],
+        dependencies=[Depends(require_authenticated)],
         redirect_slashes=False,  # such a redirect would name whatever host the caller has written
     )
     app.add_middleware(BodyLimit)
@@ -130,6 +130,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.streams = Streams(settings, app.state.closing)
     app.state.request_metrics = _request_metrics(database, app.state.streams)
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
+    app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
     app.openapi_schema = None  # it says who may call
 
@@ -160,12 +161,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             relay = Relay(database, settings)
             stack.enter_context(_thread("relay", relay.run, relay.stop))
         if threading.current_thread() is threading.main_thread():  # else somebody else runs the application
-            _collect_less_garbage()
+            collect_less_garbage()
         yield
         closing.set()
 
 
-def _collect_less_garbage() -> None:
+def collect_less_garbage() -> None:
     """A look through all that was imported holds up every request for a quarter of a second, every few seconds."""
     gc.collect()
     gc.freeze()

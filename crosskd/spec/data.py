@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from crosskd.spec.section import MAX_PIXELS, ClassName, PathText, Probability, Section
+from crosskd.spec.bounds import AtMost
+from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section
 
 
 class CocoSplit(Section):
@@ -21,7 +22,7 @@ class DataConfig(Section):
 
     train: CocoSplit
     val: CocoSplit
-    classes: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = Field(
+    classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the categories by ascending id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the run fails.")
@@ -39,7 +40,7 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
 
-    short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1, max_length=64)] = Field(
+    short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1), AtMost(64)] = Field(
         default=[800], description="Pixels; more than one: drawn anew for each image (multi-scale)."
     )
     long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.data import AugmentConfig, CocoSplit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
-from crosskd.spec.section import MAX_PIXELS, ClassName, FileRef, JobRef, PathText, Section
+from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section
 
-Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."
 
 
@@ -20,7 +19,7 @@ class EvaluationData(Section):
     """The split that the detector is evaluated on."""
 
     val: CocoSplit
-    classes: Classes | None = Field(
+    classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the model's, else the categories by id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the job fails.")
@@ -65,7 +64,7 @@ class EvaluateConfig(_WeightsConfig):
 class ExportConfig(_WeightsConfig):
     """A weights file as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
 
-    classes: Classes | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
+    classes: ClassNames | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
     format: Literal["onnx"] = "onnx"
     opset: int = Field(default=18, ge=18, le=21, description="Of the ONNX operators.")
     images: PathText | None = Field(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from crosskd.spec.bounds import AtMost
 from crosskd.spec.section import LearningRate, Probability, Section
 
 
@@ -32,7 +33,9 @@ class ScheduleConfig(Section):
     warmup_factor: float = Field(default=0.001, gt=0, le=1)
     warmup: Literal["linear", "constant"] = "linear"
     decay: Literal["multistep", "cosine", "none"] = "multistep"
-    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[8, 11], description="In epochs.")
+    milestones: Annotated[list[Annotated[int, Field(ge=1)]], AtMost(64)] = Field(
+        default=[8, 11], description="In epochs."
+    )
     gamma: float = Field(default=0.1, gt=0, le=1)
     final_factor: float = Field(default=0.0, ge=0, le=1, description="Where the cosine ends.")
 

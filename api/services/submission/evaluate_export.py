@@ -74,7 +74,7 @@ def resolve(
         return type(config).model_validate(config.model_dump() | update)
     except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        faults.extend(as_faults(errors, {"spec": config.model_dump()}))
+        faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
         return None
 
 

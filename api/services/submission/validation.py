@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from api.database import Database, Session
-from api.errors import InvalidSpec
+from api.errors import invalid
 from api.services.submission import datasets, evaluate_export, splits, weights
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.splits import listed
@@ -52,7 +52,7 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
     faults: list[Fault] = []
     resolved = evaluate_export.resolve(session.database, settings, create.spec, faults)
     if resolved is None:
-        raise _invalid(faults)
+        raise invalid("spec", faults)
     return resolved
 
 
@@ -68,7 +68,7 @@ def _training(database: Database, settings: Settings, kind: str, config: TrainCo
         update["teacher"] = teacher
         update["distill"] = _distill(config, teacher or config.teacher, faults)
     if faults:
-        raise _invalid(faults)
+        raise invalid("spec", faults)
     return _completed(config, update)
 
 
@@ -118,11 +118,6 @@ def _kind(kind: Any, teacher: Any) -> list[Fault]:
     return []
 
 
-def _invalid(faults: list[Fault]) -> InvalidSpec:
-    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return InvalidSpec(f"the spec has {count}; `errors` tells where", errors=faults)
-
-
 def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
     """`config` with what was resolved and with the defaults that depend on other fields."""
     evaluation, augment = config.evaluation, config.augment
@@ -133,7 +128,7 @@ def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
         return TrainConfig.model_validate({**config.model_dump(), **update})
     except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        raise _invalid(as_faults(errors, {"spec": config.model_dump()})) from None
+        raise invalid("spec", *as_faults(errors, {"spec": config.model_dump()})) from None
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

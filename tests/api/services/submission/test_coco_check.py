@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.services.submission.coco_check import MAX_FAULTS, CocoCheck, Report
+from api.services.submission.coco_check import MAX_FAULTS, VERSION, CocoCheck, Report
 from crosskd.data.annotations import read_annotations
 from crosskd.errors import DataError
 
@@ -57,7 +57,7 @@ def spoilt(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
 
 def test_a_good_file() -> None:
     assert check(GOOD) == {
-        "version": 1,
+        "version": VERSION,
         "classes": ["cat", "dog"],  # by ascending id
         "images": 2,
         "annotations": 3,

@@ -209,7 +209,7 @@ def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spe
     (root / "many.json").write_text(json.dumps(coco))
     val = spec["data"]["val"] | {"annotations": "many.json"}
     found = errors(post("evaluate", weights={"file": "w.pth"}, model=TINY, data={"val": val}))
-    assert "at most 10000 items" in found["/spec/data/classes"]
+    assert "10001 entries, and at most 10000" in found["/spec/data/classes"]
 
 
 def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
