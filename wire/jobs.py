@@ -76,6 +76,9 @@ class Progress(BaseModel):
     loss: Known = None  # one that is not finite is spelt in the metrics
     steps_per_second: Known = None
     eta_seconds: Known = None
+    waiting_for: Annotated[Text, Field(max_length=100)] = Field(
+        default="", description="What files wait for that cannot be uploaded, such as `room in the storage`."
+    )
 
 
 class Transition(BaseModel):

@@ -43,6 +43,10 @@ class ClaimRequest(_Report):
     device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
     versions: Annotated[dict[Text, Text], AtMost(100)] = {}
     devices: Devices = []
+    checkpoint_step: Count | None = Field(
+        default=None,
+        description="Of the job's newest checkpoint that the worker has itself; it goes on from the newest.",
+    )
 
 
 class Claim(BaseModel):

@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     keep_failed_hours: float = Field(
         default=24.0, ge=0, description="Hours that the files of a failed attempt stay in `CROSSKD_HOME`."
     )
+    keep_undelivered_hours: float = Field(
+        default=720.0,
+        ge=0,
+        description="Hours that the files of an attempt stay in `CROSSKD_HOME` which was stopped before the API had "
+        "taken them. The next attempt of the job on this worker goes on from them.",
+    )
     spool_megabytes: int = Field(
         default=64, ge=1, le=100_000, description="Megabytes of undelivered reports that a training keeps on disk."
     )

@@ -53,13 +53,12 @@ from crosskd.runs.inherit import inherit
 from crosskd.runs.teacher import load_teacher
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, LOG
+from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, CURVES = "checkpoints", "curves"  # folders below the workdir
 POOR_TEACHER = 0.01  # AP below which the teacher is more likely broken than weak
 
 
