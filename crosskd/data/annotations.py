@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from crosskd.data import fields
 from crosskd.data.fields import LISTED, Findings
 from crosskd.errors import DataError
+from crosskd.spec import inputs
 
 
 class PackedNames(Sequence[str]):
@@ -115,7 +116,7 @@ def read_classes(path: Path | str) -> list[str]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with inputs.opened(path).open(encoding="utf-8-sig") as file:
             # Polygons are four fifths of the file and train nothing: dropped as they are parsed, they never add up.
             content = json.load(file, object_hook=_without_segmentation)
     except OSError as error:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from crosskd.data.annotations import unsafe_name
 from crosskd.errors import DataError
+from crosskd.spec import inputs
 
+CHECK_FOLDER = "Check the image folder against the file."
 # Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 ORIENTATION = 0x0112  # EXIF
@@ -49,27 +54,44 @@ class ImageFolder:
     """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it."""
 
     def __init__(self, root: Path | str, max_pixels: int) -> None:
-        self.root = Path(os.path.realpath(root))
+        self.root = inputs.folder_path(root)
         self.max_pixels = max_pixels
         if not self.root.is_dir():
             raise DataError("the image folder does not exist", where=str(root), remedy="Check the path of the images.")
 
-    def find(self, name: str) -> Path:
-        """The real path of a file. Raises DataError if it is missing, no regular file, or outside the folder."""
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A file, open. Raises DataError if it is missing, no regular file, or outside the folder.
+
+        It is judged as it was opened: a link that is changed meanwhile leads nowhere else.
+        """
         path = self.root / name
         if fault := unsafe_name(name):
             raise DataError(f"the file name {name!r} {fault}", where=str(self.root), remedy="Rename the file.")
-        real = Path(os.path.realpath(path))
-        if not real.is_relative_to(self.root):
+        try:
+            found = inputs.open_within(path, [self.root])
+        except inputs.LeadsOutside:
             raise DataError(
                 "the image is a link that leads out of the image folder",
                 where=str(path),
                 remedy="Copy the file into the folder.",
-            )
-        if not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises on a name that is too long
-            what = "is not a regular file" if os.path.lexists(real) else "is missing"
-            raise DataError(f"the image {what}", where=str(path), remedy="Check the image folder against the file.")
-        return real
+            ) from None
+        except (OSError, inputs.WrongKind) as error:
+            raise DataError(f"the image {_fault(error)}", where=str(path), remedy=CHECK_FOLDER) from None
+        with found, found.reader() as file:
+            yield file
+
+    @contextlib.contextmanager
+    def open_folder(self) -> Iterator[int]:
+        """A descriptor of the folder itself. Raises DataError if it is not what it was."""
+        try:
+            found = inputs.open_within(self.root, [self.root], folder=True)
+        except (OSError, inputs.WrongKind, inputs.LeadsOutside) as error:
+            raise DataError(
+                "the image folder cannot be read", where=str(self.root), remedy="Check the path of the images."
+            ) from error
+        with found:
+            yield found.descriptor
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Names of which there is no file. One listing per folder: quick for a hundred thousand names."""
@@ -99,9 +121,13 @@ class ImageFolder:
         Raises:
             DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
         """
-        path = self.find(name)
+        path = self.root / name
         try:
-            with warnings.catch_warnings(action="ignore", category=UserWarning), self._open(path) as image:
+            with (
+                warnings.catch_warnings(action="ignore", category=UserWarning),
+                self.open(name) as file,
+                self._decoded(file, path) as image,
+            ):
                 self._check_pixels(image, path)
                 transpose = _orientation(image, size, path)
                 image.load()
@@ -114,12 +140,12 @@ class ImageFolder:
             raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
         return rgb if transpose is None else rgb.transpose(transpose)
 
-    def _open(self, path: Path) -> Image.Image:
+    def _decoded(self, file: BinaryIO, path: Path) -> Image.Image:
         alarm = Image.MAX_IMAGE_PIXELS
         if alarm is not None and self.max_pixels > alarm:
             Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow's own alarm, or the larger limit would have no effect
         try:
-            return Image.open(path, formats=FORMATS)
+            return Image.open(file, formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise self._gigantic("", path) from None
 
@@ -133,6 +159,15 @@ class ImageFolder:
             where=str(path),
             remedy="Shrink it, or raise data.max_image_pixels.",
         )
+
+
+def _fault(error: OSError | inputs.WrongKind) -> str:
+    """What is wrong with a file that could not be opened."""
+    if isinstance(error, inputs.WrongKind):
+        return "is not a regular file"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return "is missing"
+    return f"cannot be opened: {error.strerror}"
 
 
 def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Transpose | None:

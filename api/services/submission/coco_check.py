@@ -1,7 +1,8 @@
-"""Checks a COCO instances file in bounded time and memory: `python -m api.services.submission.coco_check PATH SECONDS`.
+"""Checks a COCO file in bounded time and memory: `python -m api.services.submission.coco_check SECONDS < FILE`
 
-A process of its own, so that a 450 MB file costs the API neither its interpreter nor its memory. It prints one
-JSON object, a `Report`. It imports the standard library alone: starting it takes milliseconds.
+A process of its own, so that a 450 MB file costs the API neither its interpreter nor its memory. It is given the file
+open, since a path may lead elsewhere a moment later. It prints one JSON object, a `Report`. It imports the standard
+library alone: starting it takes milliseconds.
 
 What is refused here is what the training's data set refuses (crosskd.data.annotations; a test holds the two
 together). Boxes that reach out of their image or are empty are not: the loader clips and drops them, as the
@@ -16,7 +17,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Container, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypedDict
 
 from api.services.submission.json_stream import JsonStream, NotJson
@@ -257,14 +258,13 @@ def _skip(stream: JsonStream) -> None:
         stream.value()
 
 
-def main(path: str, seconds: str) -> None:
+def main(seconds: str) -> None:
     # Belt and braces: the API kills a check that is too slow; these hold when the API itself is gone.
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     cpu = math.ceil(float(seconds)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     os.nice(5)
-    with Path(path).open("rb") as file:
-        report = CocoCheck().run(file)
+    report = CocoCheck().run(sys.stdin.buffer)
     json.dump(report, sys.stdout)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from api.database import Database
 from api.services.submission import datasets
-from api.services.submission.roots import PathRefused, locate_file, locate_folder
+from api.services.submission.roots import PathRefused, locate_folder, open_file
 from api.settings import Settings
 from crosskd.spec.config import CocoSplit
 from wire.errors import Fault
@@ -28,9 +28,10 @@ def check(
     except PathRefused as refused:
         faults.append(Fault(pointer=f"{pointer}/images", detail=refused.detail, remedy=refused.remedy))
     try:
-        annotations = locate_file(split.annotations, settings.data_roots)
-        values["annotations"] = str(annotations)
-        result = datasets.examine(database, annotations, settings.coco_check_seconds)
+        with open_file(split.annotations, settings.data_roots) as file:
+            annotations = file.path
+            values["annotations"] = str(annotations)
+            result = datasets.examine(database, file, settings.coco_check_seconds)
     except PathRefused as refused:
         faults.append(Fault(pointer=f"{pointer}/annotations", detail=refused.detail, remedy=refused.remedy))
     except datasets.CheckFailed as failed:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from api.database import Database, Session
 from api.errors import invalid
 from api.services.submission import datasets, evaluate_export, splits, weights
-from api.services.submission.roots import PathRefused, locate_file
+from api.services.submission.roots import PathRefused
 from api.services.submission.splits import listed
 from api.services.submission.weights_header import NotSafetensors
 from api.settings import Settings
@@ -195,9 +195,7 @@ def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -
     if isinstance(init, FileRef):
         pointer = "/spec/student/backbone/init/file"
         try:
-            path = locate_file(init.file, roots)
-            if path.suffix == ".safetensors":
-                weights.read_weights_file(path)
+            path, _ = weights.look_at(init.file, roots)
             values["backbone"]["init"] = {"file": str(path)}
         except PathRefused as refused:
             faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crosskd.data import images
 from crosskd.data.images import ORIENTATION, TRANSPOSES, ImageFolder
 from crosskd.errors import DataError
 from tests.support.coco_files import noise
@@ -212,6 +213,26 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(folder):
     for name in ("outside.png", "up/secret.png"):
         with pytest.raises(DataError, match="link that leads out of the image folder"):
             read(folder, name)
+
+
+@pytest.mark.parametrize("module", [images.Image, images.os], ids=["decoded", "opened"])
+def test_a_file_that_becomes_a_link_out_while_it_is_read_shows_nothing_of_outside(folder, monkeypatch, module):
+    inside = noise(20, 12, seed=1)
+    inside.save(folder / "a.png")
+    noise(20, 12, seed=2).save(folder.parent / "secret.png")
+    seen, real = ImageFolder(folder, 10_000), module.open
+
+    def swap_first(*arguments, **options):
+        (folder / "a.png").unlink(missing_ok=True)
+        (folder / "a.png").symlink_to("../secret.png")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "open", swap_first)
+    if module is images.os:
+        with pytest.raises(DataError, match="leads out of the image folder"):
+            seen.read("a.png", SIZE)
+    else:
+        assert np.array_equal(np.asarray(seen.read("a.png", SIZE)), np.asarray(inside))
 
 
 def test_the_folder_itself_may_be_a_link(folder):
