@@ -152,7 +152,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(tracing.stop)
         stack.callback(database.close)
         stack.enter_context(_closing_on_signal(closing))
-        stack.enter_context(NotificationBridge(database.notifier, settings.broker_url).running())
+        stack.enter_context(NotificationBridge(database.notifier, settings.broker_address).running())
         stopping = threading.Event()
         stack.enter_context(_thread("uptime", lambda: _record_uptime(database, settings, stopping), stopping.set))
         sweep = partial(_sweep, database, app.state.storage, settings, stopping)

@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -59,6 +60,10 @@ class Settings(BaseSettings):
     broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
         default="redis://127.0.0.1:6379/0",
         description="The broker: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=NAME`.",
+    )
+    broker_password: SecretStr | None = Field(
+        default=None,
+        description="Password of the broker, as it is: any character, not encoded. In the place of one in the address.",
     )
     home: Path = Field(default=Path(".crosskd"), description="Folder for the files of attempts; made if missing.")
     data_roots: Annotated[list[Path], NoDecode] = Field(
@@ -138,6 +143,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("broker_password")
+    @classmethod
+    def _broker_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url := info.data.get("broker_url"):
+            broker.with_password(url, value)
+        return value
+
     @field_validator("devices")
     @classmethod
     def _devices(cls, value: str) -> str:
@@ -156,6 +168,11 @@ class Settings(BaseSettings):
         object.__setattr__(self, "home", home)
         object.__setattr__(self, "data_roots", [Path(os.path.realpath(root.expanduser())) for root in roots])
         return self
+
+    @property
+    def broker_address(self) -> str:
+        """The broker's address with its password."""
+        return broker.with_password(self.broker_url, self.broker_password)
 
     @property
     def work(self) -> Path:
