@@ -246,6 +246,57 @@ def test_the_override_in_the_documents_fits() -> None:
         assert merged["services"][service]["environment"].keys() <= SERVICES["api"]["environment"].keys()
 
 
+def test_a_worker_on_the_processor_is_an_override_away() -> None:
+    merged = merged_with((ROOT / "docker-compose.cpu.yml").read_text())
+    assert schema_faults(merged) == []
+    own, before = merged["services"]["worker"], SERVICES["worker"]
+    assert own["environment"].pop("CROSSKD_DEVICES") == "cpu"
+    changed = {key for key in before if own.get(key) != before[key]}
+    assert changed == {"deploy", "environment"}
+    assert "deploy" not in own
+    assert own["environment"].items() <= before["environment"].items()
+
+
+def test_a_worker_elsewhere_is_the_worker_of_the_stack() -> None:
+    alone = yaml.safe_load((ROOT / "docker-compose.worker.yml").read_text())
+    assert schema_faults(alone) == []
+    assert rule_faults(alone, STAGES) == []
+    own, stacks = copy.deepcopy(alone["services"]["worker"]), copy.deepcopy(SERVICES["worker"])
+    assert stacks.pop("depends_on").keys() == {"valkey", "api"}
+    differing = {name for name in own["environment"] if own["environment"][name] != stacks["environment"][name]}
+    assert differing <= {
+        "CROSSKD_API_URL", "CROSSKD_BROKER_URL", "CROSSKD_BROKER_PASSWORD", "CROSSKD_WORKER_TOKEN",
+        "CROSSKD_WORKER_NAME",
+    }  # fmt: skip
+    assert own.pop("environment").keys() == stacks.pop("environment").keys()
+    assert own == stacks
+
+
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docker-compose.worker.yml"])
+def test_the_example_of_an_environment_names_every_variable(name: str) -> None:
+    """Those that have no default stand there to be filled in, with no value that could be left."""
+    text = (ROOT / name).read_text()
+    needed, taken = set(re.findall(r"\$\{(\w+):\?", text)), set(re.findall(r"\$\{(\w+):-", text))
+    example = dict(re.findall(r"^(#?\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    elsewhere = {"CROSSKD_API_URL", "CROSSKD_BROKER_URL", "CROSSKD_WORKER_NAME"} if "worker" in name else set()
+    for variable in needed - elsewhere:
+        assert example[variable] == ""
+    for variable in taken:
+        assert f"#{variable}" in example
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_lines_that_add_a_machine_are_ten_and_name_what_there_is() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    (block,) = re.findall(r"### Add one GPU machine\n.*?```sh\n(.*?)```", page, re.DOTALL)
+    assert len(block.splitlines()) <= 10
+    asked = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.worker.yml").read_text()))
+    assert asked <= set(re.findall(r"\w+", block))
+    files = re.findall(r"docker-compose[\w.]*\.yml", block)
+    assert files
+    assert all((ROOT / file).is_file() for file in files)
+
+
 # --- Dockerfile ------------------------------------------------------------------------------------------------------
 
 
