@@ -215,6 +215,7 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("images", str(evaluation.images))
+    table.add_row("detections an image", f"{evaluation.max_detections} at most")
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in evaluation.per_class.items():

@@ -106,7 +106,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision over recall, per class: boxes of all areas, at most 100 detections an image, as COCO interpolates it.
+    """Precision over recall, per class: boxes of all areas, all detections of an image, as COCO interpolates it.
 
     The mean of a class's last curve is its AP.
     """
@@ -129,6 +129,7 @@ class Evaluation:
     seconds: float = 0.0
     milliseconds_per_image: float | None = None
     best: bool = False
+    max_detections: int = 100  # an image, and so in AP, in AR by area and in the curves; AR100 counts 100 at most
     # For whoever stores them; a run's history keeps the numbers alone.
     curves: Curves | None = field(default=None, repr=False, compare=False)
 

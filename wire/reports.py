@@ -168,6 +168,10 @@ class EvaluationReport(_Report):
     seconds: Number = Field(default=0.0, ge=0)
     best: Flag = Field(default=False, description="The best student so far.")
     milliseconds_per_image: Number | None = None
+    max_detections: Count = Field(
+        default=100,
+        description="Detections an image at most: what AP, recall by area and the curves count. AR100 counts 100.",
+    )
 
 
 class Evaluation(EvaluationReport):

@@ -69,10 +69,11 @@ class LogCallback(Callback):
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in evaluation.metrics.items())
         log.info(
-            "the %s after step %d on %d images: %s%s",
+            "the %s after step %d on %d images, at most %d detections each: %s%s",
             evaluation.model,
             evaluation.step,
             evaluation.images,
+            evaluation.max_detections,
             numbers,
             "  (best so far)" if evaluation.best else "",
         )

@@ -18,7 +18,9 @@ from crosskd.structures import Curves
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_METRICS = ("AP50", "AP75", "AR100")
 NO_GROUND_TRUTH = -1.0  # what COCO says where there is nothing to measure
+COCO_LIMITS = (1, 10, 100)  # detections an image of AR1, AR10 and AR100; COCO's AP counts the last
 _IOU_50, _IOU_75 = 0, 5  # of COCO's ten: 0.50, 0.55 ... 0.95
+_ALL, *_SIZES = range(4)  # of pycocotools' areas: all, small, medium, large
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,13 @@ class CocoResult:
     curves: Curves
 
 
-def average_precision(truth: Annotations, found: dict[int, ImageDetections]) -> CocoResult:
+def average_precision(
+    truth: Annotations, found: dict[int, ImageDetections], *, max_detections: int = COCO_LIMITS[-1]
+) -> CocoResult:
     """COCO's numbers over the images in `found` (image id -> detections), whatever order they come in.
+
+    `max_detections` is how many detections an image may have: all of them count in AP, in recall by area and in the
+    curves. COCO itself counts 100; AR1, AR10 and AR100 count what they are named after.
 
     Ground truth flagged `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so
     would count it as any other.
@@ -58,15 +65,15 @@ def average_precision(truth: Annotations, found: dict[int, ImageDetections]) -> 
             images, categories, [box for index, detections in there for box in _detection_entries(index, detections)]
         )
         result = _Evaluator(expected, predicted, iouType="bbox")
+        result.params.maxDets = sorted({*COCO_LIMITS, max(COCO_LIMITS[-1], max_detections)})
         result.evaluate()
         result.accumulate()
-        result.summarize()
-    # Of [IoU, recall, class, area, detections] and [IoU, class, area, detections]: all areas, most detections.
-    precision = result.eval["precision"][:, :, :, 0, -1]  # [10, 101, K]
-    recall = result.eval["recall"][:, :, 0, -1]  # [10, K]
+    # Of [IoU, recall, class, area, detections] and [IoU, class, area, detections].
+    precision = result.eval["precision"][:, :, :, _ALL, -1]  # [10, 101, K]: all areas, most detections
+    recall = result.eval["recall"][:, :, _ALL, len(COCO_LIMITS) - 1]  # [10, K]: all areas, 100 detections
     classes = list(enumerate(truth.classes))
     return CocoResult(
-        metrics=dict(zip(METRICS, map(float, result.stats), strict=True)),
+        metrics=_metrics(result.eval["precision"], result.eval["recall"]),
         per_class={name: _mean(precision[:, :, label]) for label, name in classes},
         class_metrics={
             name: {
@@ -86,6 +93,20 @@ class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
         for boxes in self._gts.values():
             for box in boxes:
                 box["ignore"] = bool(box["iscrowd"] or box["set_aside"])
+
+
+def _metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dict[str, float]:
+    """Of precision [10, 101, K, 4, L] and recall [10, K, 4, L] at L limits, COCO's and perhaps one above them.
+
+    Not by `COCOeval.summarize`: it takes AP at 100 detections, whatever the limits are, and AP50 at the third of them.
+    """
+    values = [
+        *(precision[ious, ..., _ALL, -1] for ious in (slice(None), _IOU_50, _IOU_75)),
+        *(precision[..., area, -1] for area in _SIZES),
+        *(recall[..., _ALL, limit] for limit in range(len(COCO_LIMITS))),
+        *(recall[..., area, -1] for area in _SIZES),
+    ]
+    return dict(zip(METRICS, map(_mean, values), strict=True))
 
 
 def _without_ground_truth(classes: list[str]) -> CocoResult:

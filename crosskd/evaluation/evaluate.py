@@ -30,6 +30,10 @@ class Evaluable(Protocol):
     def num_classes(self) -> int:
         """Its labels are 0 .. num_classes - 1."""
 
+    @property
+    def max_detections(self) -> int:
+        """The most detections that it makes of an image: AP counts them all."""
+
     def detect(self, images: Tensor, sizes: Sequence[Size]) -> list[Detections]:
         """As `Detector.detect`."""
 
@@ -85,7 +89,7 @@ def evaluate(
     result = None
     if shares is not None:
         whole = _merged(shares)
-        numbers = average_precision(truth, whole.found)
+        numbers = average_precision(truth, whole.found, max_detections=detector.max_detections)
         result = Evaluation(
             model=model,
             step=step,
@@ -96,6 +100,7 @@ def evaluate(
             images=len(whole.found),
             seconds=time.perf_counter() - start,
             milliseconds_per_image=whole.milliseconds_per_image,
+            max_detections=detector.max_detections,
             curves=numbers.curves,
         )
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank

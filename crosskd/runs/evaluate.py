@@ -200,4 +200,5 @@ def _described(finished: TrainedDetector, evaluation: Evaluation) -> dict[str, A
         "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
         "images": evaluation.images,
+        "max_detections": evaluation.max_detections,
     }

@@ -92,7 +92,7 @@ def test_train_then_evaluate(data: Path, recipe: Path, tmp_path: Path) -> None:
         "--set", "augment.short_edges=[64]", "--set", "augment.long_edge=64", "--set", "loader.workers=0",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    for row in ("AP50", "AP of A", "ms per image"):
+    for row in ("AP50", "AP of A", "ms per image", "detections an image", "100 at most"):
         assert row in result.output
 
 
@@ -125,7 +125,8 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
     assert seen[1].postprocess is not None
-    assert seen[1].postprocess.max_detections == 1
+    assert [seen[1].postprocess.max_detections, *(each["max_detections"] for each in figures)] == [1, 100, 1, 100]
+    assert manifest["student"]["max_detections"] == 100
     assert [config.batch_size for config in seen] == [16, 16, 2]
     # A job comes to the very same function.
     job = evaluate(seen[0], tmp_path / "job")

@@ -133,6 +133,8 @@ def test_postprocessing_and_scale_can_be_chosen(data: DataConfig, weights: Path,
     manifest = evaluate(config, tmp_path, callbacks=[told])
     metrics = told.evaluations[0].metrics
     assert metrics["AR1"] == metrics["AR100"] > 0
+    assert told.evaluations[0].max_detections == manifest["model"]["max_detections"] == 1
+    assert "on 4 images, at most 1 detections each" in (tmp_path / "log.txt").read_text()
     assert manifest["model"]["image"] == [32, 32]
 
 
