@@ -53,6 +53,7 @@ class LoaderInput:
     max_image_pixels: int
     classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
     seed: int = 0
+    as_is: bool = False  # keep the ground truth as it stands in the file, too
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ def build_loader(
         max_image_pixels=settings.max_image_pixels,
         max_corrupt_images=settings.max_corrupt_images,
         cache_bytes=_cache_bytes(settings.loader) if train else 0,
+        as_is=settings.as_is,
     )
     pin = torch.device(device).type == "cuda"
     return Loader(BatchSource(dataset, settings), rank=rank, world_size=world_size, pin_memory=pin)

@@ -77,6 +77,13 @@ class LogCallback(Callback):
             numbers,
             "  (best so far)" if evaluation.best else "",
         )
+        if evaluation.boxes_left_out:
+            log.warning(
+                "AP does not count %d of the %d boxes of the ground truth, which have no size or lie outside their "
+                "image; with `as_is: true` (of the evaluation) it is plain pycocotools', which counts them",
+                evaluation.boxes_left_out,
+                evaluation.boxes + evaluation.boxes_left_out,
+            )
 
     def on_file(self, run: Run, file: File) -> None:
         if file.kind == "weights":

@@ -153,6 +153,7 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
         "max_detections": evaluation.max_detections,
+        "ground_truth": evaluation.ground_truth(),
     }
 
 

@@ -161,6 +161,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
             max_image_pixels=data.max_image_pixels,
         ),
         batch_size=min(batch_size, MOST_IMAGES),
+        as_is=config.evaluation.as_is,
         workers=config.loader.workers,
     )
 
@@ -201,4 +202,5 @@ def _described(finished: TrainedDetector, evaluation: Evaluation) -> dict[str, A
         "milliseconds_per_image": evaluation.milliseconds_per_image,
         "images": evaluation.images,
         "max_detections": evaluation.max_detections,
+        "ground_truth": evaluation.ground_truth(),
     }

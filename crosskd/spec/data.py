@@ -59,7 +59,7 @@ class AugmentConfig(Section):
 
 class LoaderConfig(Section):
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the training process.")
-    drop_empty: bool = Field(default=True, description="Leave training images without boxes out.")
+    drop_empty: bool = Field(default=True, description="Leave training images without any box out.")
     min_image_side: int = Field(
         default=0, ge=0, description="Leave training images out whose shorter side has fewer pixels, as stored."
     )

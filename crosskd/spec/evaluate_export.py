@@ -11,6 +11,7 @@ from crosskd.spec import registry
 from crosskd.spec.data import AugmentConfig, CocoSplit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassName, FileRef, JobRef, PathText, Section
+from crosskd.spec.training import AS_IS
 
 Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."
@@ -59,6 +60,7 @@ class EvaluateConfig(_WeightsConfig):
 
     data: EvaluationData
     batch_size: int = Field(default=16, ge=1, le=1024)
+    as_is: bool = Field(default=False, description=AS_IS)
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the process itself.")
 
 

@@ -40,9 +40,9 @@ class Oracle(nn.Module):
         ]
 
 
-def evaluated(folder, change=lambda boxes: boxes, **settings):
+def evaluated(folder, change=lambda boxes: boxes, max_detections=100, **settings):
     loader = loader_of(config(folder, **settings), "val")
-    detector = Oracle(list(loader), change).train()
+    detector = Oracle(list(loader), change, max_detections=max_detections).train()
     result = evaluate(detector, loader, annotations=loader.dataset.annotations, step=7, epoch=1.5)
     assert detector.training
     return result
@@ -175,6 +175,61 @@ def found(*boxes: tuple[float, float, float, float], scores: list[float] | None 
         scores=np.array(scores or np.linspace(0.9, 0.1, len(boxes))),
         labels=np.zeros(len(boxes), dtype=np.int64),
     )
+
+
+def awkward() -> dict:
+    """What the cleaned ground truth and the file differ in: no size, outside, beyond the image, `ignore`, id 0; images
+    whose ids do not ascend."""
+    data = many([(64, 48)] * 10, boxes=4, seed=4)
+    for image, key in zip(data["images"], [9, 3, 7, 1, 5, 0, 8, 2, 6, 4], strict=True):
+        for entry in data["annotations"]:
+            if entry["image_id"] == image["id"]:
+                entry["image_id"] = -key
+        image["id"] = -key
+    for n, entry in enumerate(data["annotations"]):
+        x, y, _, _ = entry["bbox"]
+        entry["id"] = n
+        entry["bbox"] = {2: [x, y, 0, 9], 5: [70, 60, 5, 5], 7: [x, y, 60, 40]}.get(n % 11, entry["bbox"])
+        entry["ignore"] = int(n % 9 == 4)
+        entry["iscrowd"] = int(n % 13 == 6)
+    return data
+
+
+def test_as_it_stands_the_numbers_are_those_of_plain_pycocotools_on_any_file(tmp_path):
+    data = awkward()
+    write(tmp_path, data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "train.json")
+    answers: dict[int, ImageDetections] = {}
+    entries = []
+    for n, image in enumerate(data["images"]):
+        own = truth.imgToAnns[image["id"]]
+        xywh = np.array([entry["bbox"] for entry in own]) + np.array([1, n % 3, 0, 0])
+        scores = np.round(np.random.default_rng(n).random(len(own)), 1)  # many are equal
+        labels = np.array([entry["category_id"] - 1 for entry in own])
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        answers[image["id"]] = ImageDetections(xyxy, scores, labels)
+        entries += [
+            {"image_id": image["id"], "category_id": label + 1, "bbox": box, "score": score}
+            for box, label, score in zip(xywh.tolist(), labels.tolist(), scores.tolist(), strict=True)
+        ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCOeval(truth, truth.loadRes(entries), "bbox")
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+    cleaned = average_precision(read_annotations(tmp_path / "train.json"), answers)
+    as_is = average_precision(read_annotations(tmp_path / "train.json", as_is=True), answers)
+    assert list(as_is.metrics.values()) == pytest.approx(theirs.stats.tolist(), abs=1e-12)
+    assert as_is.metrics["AP"] != pytest.approx(cleaned.metrics["AP"], abs=0.01)
+
+
+@pytest.mark.parametrize(("as_is", "boxes", "left_out"), [(False, 32, 8), (True, 40, 0)])
+def test_boxes_that_are_not_counted_are_counted(tmp_path, as_is, boxes, left_out):
+    write(tmp_path, awkward())
+    result = evaluated(tmp_path, max_detections=300, evaluation={"as_is": as_is})
+    assert result.ground_truth() == {"boxes": boxes, "left_out": left_out, "as_is": as_is}
+    assert result.max_detections == (100 if as_is else 300)
 
 
 def crowd_of_boxes(count: int) -> dict:
