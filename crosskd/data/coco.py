@@ -16,6 +16,7 @@ from crosskd.data.cache import ImageCache
 from crosskd.data.fields import LISTED
 from crosskd.data.images import ImageFolder
 from crosskd.errors import DataError
+from crosskd.spec.data import SixteenBit
 
 __all__ = ["CocoDataset", "Example", "read_classes"]
 
@@ -38,8 +39,8 @@ class CocoDataset:
     Crowd and ignored boxes, and boxes narrower than `min_side` original pixels, train nothing; they stay in
     `annotations`, where the evaluation finds them. With `drop_empty`, images without any box are left out; those whose
     boxes all train nothing (crowds, say) stay, as MMDetection keeps them. Images whose shorter side has fewer than
-    `min_image_side` pixels are left out. `as_is` goes to `read_annotations`. Up to `cache_bytes` of decoded images are
-    kept in memory, in each process that reads images of its copy.
+    `min_image_side` pixels are left out. `as_is` goes to `read_annotations`, `sixteen_bit` to `ImageFolder`. Up to
+    `cache_bytes` of decoded images are kept in memory, in each process that reads images of its copy.
 
     Raises:
         DataError: the file is broken, or more than `max_corrupt_images` images are missing.
@@ -58,9 +59,10 @@ class CocoDataset:
         max_corrupt_images: int = 0,
         cache_bytes: int = 0,
         as_is: bool = False,
+        sixteen_bit: SixteenBit = "high_byte",
     ) -> None:
         self.annotations: Annotations = read_annotations(annotations, classes, as_is=as_is)
-        self.folder = ImageFolder(images, max_image_pixels)
+        self.folder = ImageFolder(images, max_image_pixels, sixteen_bit)
         self.cache = ImageCache(cache_bytes)
         sides = self.annotations.boxes[:, 2:] - self.annotations.boxes[:, :2]
         self.trains: NDArray[np.bool_] = (

@@ -88,7 +88,9 @@ def _evaluate(
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
+        "scale": finished.scale.model_dump(),
         "skipped_images": found.skipped,
+        "dark_images": found.dark,
         "model": _described(finished, evaluation),
     }
     callback.on_file(run, write_manifest(run, manifest))
@@ -103,6 +105,7 @@ class Evaluated:
     evaluation: Evaluation
     device: torch.device
     skipped: list[str]  # images that could not be read
+    dark: int  # images of 16 bits that are nearly black
 
 
 def evaluate_weights(
@@ -136,7 +139,7 @@ def evaluate_weights(
         device=device,
         stopping=stopping,
     )
-    return Evaluated(finished, evaluation, device, sorted(loader.corrupt))
+    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), len(loader.dark))
 
 
 def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,17 @@ class DataConfig(Section):
         return self
 
 
+SixteenBit = Literal["high_byte", "own_range"]
+ANTIALIAS = (
+    "Of images that are made smaller. False: plain bilinear interpolation, as in MMDetection and torchvision, which "
+    "skips pixels."
+)
+SIXTEEN_BIT = (
+    "How 16-bit images become 8-bit ones. high_byte: the lower byte is dropped, with a warning where an image is "
+    "nearly black then; own_range: each image is stretched from its darkest value to its brightest."
+)
+
+
 class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
 
@@ -48,6 +59,13 @@ class AugmentConfig(Section):
     pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of this.")
     min_side: float = Field(
         default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
+    )
+
+    antialias: bool | None = Field(
+        default=None, description=f"{ANTIALIAS} Default: as the teacher was trained; without one, true."
+    )
+    sixteen_bit: SixteenBit | None = Field(
+        default=None, description=f"{SIXTEEN_BIT} Default: as the teacher was trained; without one, high_byte."
     )
 
     @model_validator(mode="after")

@@ -122,7 +122,11 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
         assert result.exit_code == 0, result.output
         figures.append(json.loads(result.output))
     scales = [config.scale.model_dump() for config in seen if config.scale is not None]
-    assert scales == [{"short_edge": edge, "long_edge": 64, "pad_to": 32} for edge in (48, 64, 64)]
+    images = [(True, "high_byte"), (True, "high_byte"), (None, None)]  # a recipe leaves it to the file
+    assert scales == [
+        {"short_edge": edge, "long_edge": 64, "pad_to": 32, "antialias": antialias, "sixteen_bit": sixteen_bit}
+        for edge, (antialias, sixteen_bit) in zip((48, 64, 64), images, strict=True)
+    ]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
     assert seen[1].postprocess is not None
