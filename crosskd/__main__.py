@@ -215,6 +215,10 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("images", str(evaluation.images))
+    table.add_row("detections an image", f"{evaluation.max_detections} at most")
+    left_out = f", {evaluation.boxes_left_out} left out" if evaluation.boxes_left_out else ""
+    as_is = " as they stand in the file" if evaluation.as_is else ""
+    table.add_row("boxes of the ground truth", f"{evaluation.boxes}{left_out}{as_is}")
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in evaluation.per_class.items():

@@ -192,6 +192,15 @@ class EvaluationReport(_Report):
     seconds: Number = Field(default=0.0, ge=0)
     best: Flag = Field(default=False, description="The best student so far.")
     milliseconds_per_image: Number | None = None
+    max_detections: Count = Field(
+        default=100,
+        description="Detections an image at most: what AP, recall by area and the curves count. AR100 counts 100.",
+    )
+    boxes: Count = Field(default=0, description="Of the ground truth, in the whole file.")
+    boxes_left_out: Count = Field(
+        default=0, description="Besides: they have no size, or nothing of them lies in their image."
+    )
+    as_is: Flag = Field(default=False, description="Plain pycocotools' numbers: the ground truth as the file has it.")
 
 
 class Evaluation(EvaluationReport):

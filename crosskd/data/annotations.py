@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosskd.data import fields
+from crosskd.data.as_is import BoxesAsTheyStand
 from crosskd.data.fields import LISTED, Findings
 from crosskd.errors import DataError
 from crosskd.spec import inputs
@@ -59,6 +60,9 @@ class Annotations:
     crowd: NDArray[np.bool_]  # [M] trains nothing; detections inside count neither as right nor as wrong
     ignore: NDArray[np.bool_]  # [M] trains nothing; a detection of it counts neither as right nor as wrong
     dropped: Findings  # boxes left out because nothing of them lies in their image
+    as_is: BoxesAsTheyStand | None = (
+        None  # the same boxes as the file has them, and those left out; None: not asked for
+    )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -68,11 +72,12 @@ class Annotations:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
 
-def read_annotations(path: Path | str, classes: Sequence[str] | None = None) -> Annotations:
+def read_annotations(path: Path | str, classes: Sequence[str] | None = None, *, as_is: bool = False) -> Annotations:
     """Read a COCO instances file.
 
     `classes` gives the label order, and leaves out boxes of other categories; the default is every category by
-    ascending id. Boxes are clipped to their image; those with nothing left are dropped, counted and named.
+    ascending id. Boxes are clipped to their image; those with nothing left are dropped, counted and named. `as_is`
+    keeps them besides as they stand in the file.
 
     Raises:
         DataError: the file cannot be read, is no JSON or breaks the format; all faults at once (first 20 spelt out).
@@ -88,6 +93,7 @@ def read_annotations(path: Path | str, classes: Sequence[str] | None = None) -> 
         _require_classes(order, categories, path)
     labels = {name: label for label, name in enumerate(order)}
     boxes = _Boxes({key: labels.get(name, -1) for key, name in categories.items()}, ids, sizes)
+    boxes.as_is = BoxesAsTheyStand() if as_is else None
     for where, entry in _objects("annotations", entries, faults):
         boxes.add(where, entry, faults, dropped)
     faults.raise_for(path)
@@ -98,6 +104,7 @@ def read_annotations(path: Path | str, classes: Sequence[str] | None = None) -> 
         names=PackedNames(names),
         sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
         dropped=dropped,
+        as_is=boxes.as_is,
         **boxes.arrays(),
     )
 
@@ -233,6 +240,7 @@ class _Boxes:
         self.seen: set[int] = set()
         self.flat = array("d")  # x1 y1 x2 y2 area
         self.whole = array("q")  # image position, label, crowd, ignore
+        self.as_is: BoxesAsTheyStand | None = None
 
     def add(self, where: str, entry: dict[str, Any], faults: Findings, dropped: Findings) -> None:
         before = faults.count
@@ -259,6 +267,8 @@ class _Boxes:
             return
         height, width = self.sizes[image]
         x, y, w, h = box
+        if self.as_is is not None and key is not None:
+            self.as_is.add(key, image_id, label, crowd, box, w * h if area is None else area)
         x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
         if x2 <= x1 or y2 <= y1:
             dropped.add(f"{where}.bbox [{x:g}, {y:g}, {w:g}, {h:g}] in {width} x {height}")

@@ -16,6 +16,7 @@ from crosskd.data.cache import ImageCache
 from crosskd.data.fields import LISTED
 from crosskd.data.images import ImageFolder
 from crosskd.errors import DataError
+from crosskd.spec.data import SixteenBit
 
 __all__ = ["CocoDataset", "Example", "read_classes"]
 
@@ -36,9 +37,10 @@ class CocoDataset:
     """A COCO instances file and its image folder.
 
     Crowd and ignored boxes, and boxes narrower than `min_side` original pixels, train nothing; they stay in
-    `annotations`, where the evaluation finds them. With `drop_empty`, images without a box that trains are left out;
-    so are those whose shorter side has fewer than `min_image_side` pixels. Up to `cache_bytes` of decoded images are
-    kept in memory, in each process that reads images of its copy.
+    `annotations`, where the evaluation finds them. With `drop_empty`, images without any box are left out; those whose
+    boxes all train nothing (crowds, say) stay, as MMDetection keeps them. Images whose shorter side has fewer than
+    `min_image_side` pixels are left out. `as_is` goes to `read_annotations`, `sixteen_bit` to `ImageFolder`. Up to
+    `cache_bytes` of decoded images are kept in memory, in each process that reads images of its copy.
 
     Raises:
         DataError: the file is broken, or more than `max_corrupt_images` images are missing.
@@ -56,9 +58,11 @@ class CocoDataset:
         max_image_pixels: int = 64_000_000,
         max_corrupt_images: int = 0,
         cache_bytes: int = 0,
+        as_is: bool = False,
+        sixteen_bit: SixteenBit = "high_byte",
     ) -> None:
-        self.annotations: Annotations = read_annotations(annotations, classes)
-        self.folder = ImageFolder(images, max_image_pixels)
+        self.annotations: Annotations = read_annotations(annotations, classes, as_is=as_is)
+        self.folder = ImageFolder(images, max_image_pixels, sixteen_bit)
         self.cache = ImageCache(cache_bytes)
         sides = self.annotations.boxes[:, 2:] - self.annotations.boxes[:, :2]
         self.trains: NDArray[np.bool_] = (
@@ -66,7 +70,8 @@ class CocoDataset:
         )
         self.indices: NDArray[np.int64] = np.arange(len(self.annotations), dtype=np.int64)
         if drop_empty:
-            self.indices = self.indices[self._counts() > 0]
+            annotated = np.diff(self.annotations.starts) > 0
+            self.indices = self.indices[annotated & self.trains.any()]
         if not len(self.indices):
             raise DataError(
                 "no image has a box that trains",
@@ -120,12 +125,6 @@ class CocoDataset:
             boxes=self.annotations.boxes[rows][keep].astype(np.float32),
             labels=self.annotations.labels[rows][keep],
         )
-
-    def _counts(self) -> NDArray[np.int64]:
-        """[N] boxes that train, per image of the file."""
-        total = np.concatenate([[0], np.cumsum(self.trains)])
-        counts: NDArray[np.int64] = np.diff(total[self.annotations.starts])
-        return counts
 
     def _check_files(self, allowed: int) -> None:
         """Missing files now, rather than hours into the training."""

@@ -26,7 +26,7 @@ def read_samples(folder: Path | str, count: int, augment: AugmentConfig, *, max_
 
     Raises `DataError` where there is none; fewer than `count` are no error.
     """
-    images = ImageFolder(folder, max_pixels)
+    images = ImageFolder(folder, max_pixels, augment.sixteen_bit or "high_byte")
     samples: list[Sample] = []
     for name in _names(images):
         try:
@@ -38,6 +38,8 @@ def read_samples(folder: Path | str, count: int, augment: AugmentConfig, *, max_
         samples.append(validation_sample(example, augment))
         if len(samples) == count:
             break
+    for name, remark in images.dark.items():
+        log.warning("%s: %s", name, remark)
     if not samples:
         raise DataError(
             f"the folder holds no image that can be read ({', '.join(sorted(SUFFIXES))})",

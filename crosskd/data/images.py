@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from crosskd.data.annotations import unsafe_name
+from crosskd.data.sixteen_bit import is_sixteen_bit, nearly_black, stretched
 from crosskd.errors import DataError
 from crosskd.spec import inputs
+from crosskd.spec.data import SixteenBit
 
 CHECK_FOLDER = "Check the image folder against the file."
 # Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.
@@ -51,9 +53,14 @@ BROKEN = (
 
 
 class ImageFolder:
-    """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it."""
+    """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it.
 
-    def __init__(self, root: Path | str, max_pixels: int) -> None:
+    `dark` has a remark on each 16-bit image read so far that came out nearly black.
+    """
+
+    def __init__(self, root: Path | str, max_pixels: int, sixteen_bit: SixteenBit = "high_byte") -> None:
+        self.sixteen_bit = sixteen_bit
+        self.dark: dict[str, str] = {}
         self.root = inputs.folder_path(root)
         self.max_pixels = max_pixels
         if not self.root.is_dir():
@@ -115,8 +122,9 @@ class ImageFolder:
         """An image in mode RGB, of `size` (height, width).
 
         EXIF orientation is applied where that leads to `size`, as OpenCV and annotation tools do; transparency is
-        dropped, 16-bit grey loses its lower byte. Only the first frame of an animation is read. What Pillow merely
-        warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be said every epoch.
+        dropped, 16-bit images become 8-bit ones as `sixteen_bit` says. Only the first frame of an animation is read.
+        What Pillow merely warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be
+        said every epoch.
 
         Raises:
             DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
@@ -129,9 +137,13 @@ class ImageFolder:
                 self._decoded(file, path) as image,
             ):
                 self._check_pixels(image, path)
+                deep = is_sixteen_bit(image)  # before it is loaded, as a search for EXIF may do
                 transpose = _orientation(image, size, path)
                 image.load()
-                rgb = _to_rgb(image, path)
+                stretch = deep and self.sixteen_bit == "own_range"
+                rgb = stretched(image, file) if stretch else _to_rgb(image, path)
+                if deep and not stretch and (remark := nearly_black(rgb)):
+                    self.dark[name] = remark
         except BROKEN as error:
             if isinstance(error, UnidentifiedImageError):
                 message = f"the file is not an image of a known format ({', '.join(FORMATS)})"

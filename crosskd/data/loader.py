@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import BaseContext
 from typing import Literal
 
@@ -53,6 +53,7 @@ class LoaderInput:
     max_image_pixels: int
     classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
     seed: int = 0
+    as_is: bool = False  # keep the ground truth as it stands in the file, too
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Loaded:
 
     packed: PackedBatch | None
     corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
+    dark: dict[str, str] = field(default_factory=dict)  # file name -> why it is nearly black
 
     def pin_memory(self) -> Loaded:
         """For the loader's pinning thread."""
-        return Loaded(self.packed.pin_memory() if self.packed else None, self.corrupt)
+        return replace(self, packed=self.packed.pin_memory() if self.packed else None)
 
 
 class BatchSource(Dataset[Loaded]):
@@ -85,9 +87,12 @@ class BatchSource(Dataset[Loaded]):
                 return Loaded(None, corrupt)
             if sample is not None:
                 samples.append(sample)
+        dark = self.dataset.folder.dark
+        self.dataset.folder.dark = {}
         if not samples:
-            return Loaded(None, corrupt)
-        return Loaded(PackedBatch.of(collate(samples, self.settings.pixels, self.settings.augment.pad_to)), corrupt)
+            return Loaded(None, corrupt, dark)
+        batch = collate(samples, self.settings.pixels, self.settings.augment.pad_to)
+        return Loaded(PackedBatch.of(batch), corrupt, dark)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
@@ -123,7 +128,7 @@ class _Order:
 class Loader:
     """Batches of a split. Which ones an epoch has depends on the seed, the epoch and nothing else.
 
-    `corrupt` names the images that could not be read so far, and why.
+    `corrupt` names the images that could not be read so far, and why; `dark` those of 16 bits that are nearly black.
     """
 
     def __init__(
@@ -137,6 +142,7 @@ class Loader:
         self.source, self.settings, self.rank, self.world_size = source, source.settings, rank, world_size
         workers = self.settings.loader.workers
         self.corrupt: dict[str, str] = {}
+        self.dark: dict[str, str] = {}
         self._batches = self._plan(0)
         self._order = _Order()
         self._loader: DataLoader[Loaded] = DataLoader(
@@ -178,6 +184,7 @@ class Loader:
         try:
             for loaded in self._loader:
                 self._record_corrupt(loaded)
+                self._record_dark(loaded)
                 if loaded.packed is not None:
                     yield loaded.packed.open()
         except (RuntimeError, OSError, EOFError) as error:
@@ -203,6 +210,13 @@ class Loader:
         short, long = validation_edge(settings.augment), settings.augment.long_edge
         steps = [padded(fitted((h, w), short, long), settings.augment.pad_to) for h, w in sizes.tolist()]
         return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
+
+    def _record_dark(self, loaded: Loaded) -> None:
+        """Told once, at the first: a data set has one such image or thousands, and the manifest counts them."""
+        for name, remark in loaded.dark.items():
+            if not self.dark:
+                log.warning("%s: %s; it is the first of them", name, remark)
+            self.dark.setdefault(name, remark)
 
     def _record_corrupt(self, loaded: Loaded) -> None:
         for name, fault in loaded.corrupt.items():
@@ -243,6 +257,8 @@ def build_loader(
         max_image_pixels=settings.max_image_pixels,
         max_corrupt_images=settings.max_corrupt_images,
         cache_bytes=_cache_bytes(settings.loader) if train else 0,
+        as_is=settings.as_is,
+        sixteen_bit=settings.augment.sixteen_bit or "high_byte",
     )
     pin = torch.device(device).type == "cuda"
     return Loader(BatchSource(dataset, settings), rank=rank, world_size=world_size, pin_memory=pin)

@@ -88,7 +88,9 @@ def _evaluate(
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
+        "scale": finished.scale.model_dump(),
         "skipped_images": found.skipped,
+        "dark_images": found.dark,
         "model": _described(finished, evaluation),
     }
     callback.on_file(run, write_manifest(run, manifest))
@@ -103,6 +105,7 @@ class Evaluated:
     evaluation: Evaluation
     device: torch.device
     skipped: list[str]  # images that could not be read
+    dark: int  # images of 16 bits that are nearly black
 
 
 def evaluate_weights(
@@ -136,7 +139,7 @@ def evaluate_weights(
         device=device,
         stopping=stopping,
     )
-    return Evaluated(finished, evaluation, device, sorted(loader.corrupt))
+    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), len(loader.dark))
 
 
 def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
@@ -161,6 +164,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
             max_image_pixels=data.max_image_pixels,
         ),
         batch_size=min(batch_size, MOST_IMAGES),
+        as_is=config.evaluation.as_is,
         workers=config.loader.workers,
     )
 
@@ -200,4 +204,6 @@ def _described(finished: TrainedDetector, evaluation: Evaluation) -> dict[str, A
         "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
         "images": evaluation.images,
+        "max_detections": evaluation.max_detections,
+        "ground_truth": evaluation.ground_truth(),
     }

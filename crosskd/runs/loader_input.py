@@ -23,6 +23,7 @@ def of_training(config: TrainConfig, split: Split, classes: Sequence[str] | None
         max_image_pixels=config.data.max_image_pixels,
         classes=config.data.classes if classes is None else classes,
         seed=config.seed,
+        as_is=config.evaluation.as_is and not train,
     )
 
 
@@ -38,4 +39,5 @@ def of_evaluation(config: EvaluateConfig, finished: TrainedDetector) -> LoaderIn
         max_corrupt_images=config.data.max_corrupt_images,
         max_image_pixels=config.data.max_image_pixels,
         classes=finished.classes,
+        as_is=config.as_is,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,17 @@ class DataConfig(Section):
         return self
 
 
+SixteenBit = Literal["high_byte", "own_range"]
+ANTIALIAS = (
+    "Of images that are made smaller. False: plain bilinear interpolation, as in MMDetection and torchvision, which "
+    "skips pixels."
+)
+SIXTEEN_BIT = (
+    "How 16-bit images become 8-bit ones. high_byte: the lower byte is dropped, with a warning where an image is "
+    "nearly black then; own_range: each image is stretched from its darkest value to its brightest."
+)
+
+
 class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
 
@@ -51,6 +62,13 @@ class AugmentConfig(Section):
         default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
     )
 
+    antialias: bool | None = Field(
+        default=None, description=f"{ANTIALIAS} Default: as the teacher was trained; without one, true."
+    )
+    sixteen_bit: SixteenBit | None = Field(
+        default=None, description=f"{SIXTEEN_BIT} Default: as the teacher was trained; without one, high_byte."
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> AugmentConfig:
         if self.long_edge < max(self.short_edges):
@@ -60,7 +78,7 @@ class AugmentConfig(Section):
 
 class LoaderConfig(Section):
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the training process.")
-    drop_empty: bool = Field(default=True, description="Leave training images without boxes out.")
+    drop_empty: bool = Field(default=True, description="Leave training images without any box out.")
     min_image_side: int = Field(
         default=0, ge=0, description="Leave training images out whose shorter side has fewer pixels, as stored."
     )

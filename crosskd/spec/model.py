@@ -123,7 +123,9 @@ class PostprocessConfig(Section):
     score_threshold: Probability = 0.05
     nms_iou: Probability = 0.6
     pre_nms: int = Field(default=1000, ge=1, le=100_000, description="Kept per level before NMS.")
-    max_detections: int = Field(default=100, ge=1, le=10_000, description="Kept per image.")
+    max_detections: int = Field(
+        default=100, ge=1, le=10_000, description="Kept per image; AP counts them all. COCO's own AP is at 100."
+    )
     score: Literal["product", "root"] = Field(
         default="product",
         description="FCOS. product: class probability times centerness, of cells whose class passes the threshold; "

@@ -9,6 +9,11 @@ from pydantic import Field, model_validator
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.section import LearningRate, Probability, Section
 
+AS_IS = (
+    "Plain pycocotools' numbers: the ground truth as it stands in the file, neither clipped nor cleaned, at most 100 "
+    "detections an image."
+)
+
 
 class OptimizerConfig(Section):
     name: Literal["sgd", "adamw"] = "sgd"
@@ -56,6 +61,7 @@ class EMAConfig(Section):
 class EvaluationConfig(Section):
     every_epochs: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=1, le=1024, description="Default: the training batch.")
+    as_is: bool = Field(default=False, description=AS_IS)
     teacher_first: bool = Field(default=True, description="Evaluate the teacher before the first step.")
     patience: int | None = Field(
         default=None,

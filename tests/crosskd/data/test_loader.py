@@ -11,8 +11,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.packed_batch import PackedBatch
@@ -44,6 +46,22 @@ def break_image(folder: Path, *numbers: int) -> None:
     for number in numbers:
         path = folder / "images" / f"{number}.png"
         path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_nearly_black_are_told_once_and_counted(tmp_path, caplog, workers):
+    write(tmp_path, many([(64, 48)] * 5))
+    for name in ("1.png", "3.png"):
+        values = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "images" / name)
+    peaks = {}
+    for sixteen_bit in (None, "own_range"):
+        augment = {"short_edges": [48], "long_edge": 64, "sixteen_bit": sixteen_bit}
+        loader = loader_of(config(tmp_path, loader={"workers": workers}, augment=augment, batch_size=1), "val")
+        peaks[sixteen_bit] = [float(batch.images.max()) > 2 for batch in loader]
+        assert sorted(loader.dark) == ([] if sixteen_bit else ["1.png", "3.png"])
+    assert peaks == {None: [True, False, True, False, True], "own_range": [True] * 5}
+    assert caplog.text.count("nearly black") == 1
 
 
 def test_workers_change_nothing(folder):
