@@ -47,6 +47,11 @@ class Batch:
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.targets.to(device), self.image_ids, self.scales, self.original_sizes)
 
+    def share_memory(self) -> None:
+        """Move the tensors to shared memory, where they stay. Raises `RuntimeError` where there is no room."""
+        for tensor in (self.images, *self.targets.boxes, *self.targets.labels):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+
     def pin_memory(self) -> Batch:
         pinned = Targets(
             [b.pin_memory() for b in self.targets.boxes],

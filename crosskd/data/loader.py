@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import BaseContext
@@ -14,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosskd.data.coco import CocoDataset
 from crosskd.data.fields import Findings
@@ -34,6 +36,8 @@ from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelCon
 from crosskd.structures import Batch
 
 log = logging.getLogger(__name__)
+
+ROOM = "Give it more (docker run --shm-size), or use fewer workers or smaller batches."
 
 Split = Literal["train", "val"]
 Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
@@ -66,6 +70,7 @@ class Loaded:
     packed: PackedBatch | None
     corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
     dark: dict[str, str] = field(default_factory=dict)  # file name -> why it is nearly black
+    unsent: str = ""  # why the batch could not be sent
 
     def pin_memory(self) -> Loaded:
         """For the loader's pinning thread."""
@@ -92,7 +97,14 @@ class BatchSource(Dataset[Loaded]):
         if not samples:
             return Loaded(None, corrupt, dark)
         batch = collate(samples, self.settings.pixels, self.settings.augment.pad_to)
-        return Loaded(PackedBatch.of(batch), corrupt, dark)
+        packed = PackedBatch.of(batch)
+        if get_worker_info() is not None:
+            try:
+                # Here, and not when the queue's own thread sends it: an error there reaches nobody.
+                packed.batch.share_memory()
+            except (RuntimeError, OSError) as error:
+                return Loaded(None, corrupt, dark, unsent=str(error).splitlines()[0])
+        return Loaded(packed, corrupt, dark)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
@@ -183,6 +195,12 @@ class Loader:
         self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
         try:
             for loaded in self._loader:
+                if loaded.unsent:
+                    raise CrossKDError(
+                        f"a loader process could not send a batch: {loaded.unsent}",
+                        where="/loader/workers",
+                        remedy=f"/dev/shm is too small, or full. {ROOM}",  # noqa: S108 - it is only named
+                    )
                 self._record_corrupt(loaded)
                 self._record_dark(loaded)
                 if loaded.packed is not None:
@@ -195,7 +213,7 @@ class Loader:
             raise CrossKDError(
                 f"a loader process died: {error}",
                 where="/loader/workers",
-                remedy="It was killed, or ran out of memory (or of /dev/shm); use fewer workers or smaller batches.",
+                remedy=f"It was killed, or ran out of memory or of /dev/shm. {ROOM}",
             ) from error
 
     def _plan(self, epoch: int) -> list[Indices]:
@@ -282,6 +300,13 @@ def _context() -> BaseContext:
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # What the thread of a queue cannot send is lost, and the training would wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_exit_with_error)  # type: ignore[attr-defined]
+
+
+def _exit_with_error(_error: Exception, _sent: object) -> None:
+    traceback.print_exc()
+    os._exit(1)  # which the training notices
 
 
 def _exit_with_parent() -> None:
