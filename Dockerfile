@@ -55,7 +55,7 @@ USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
-CMD ["python", "-m", "uvicorn", "api.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--timeout-keep-alive", "30"]
+CMD ["python", "-m", "api", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM runtime AS worker
 # What the NVIDIA container toolkit puts in: CUDA itself, and nvidia-smi, by which a worker finds its devices.

@@ -1,4 +1,4 @@
-"""The API: `python -m uvicorn api.main:create_app --factory`."""
+"""The application that `python -m api` serves."""
 
 from __future__ import annotations
 

@@ -250,6 +250,21 @@ class Settings(BaseSettings):
     stream_heartbeat_seconds: float = Field(
         default=15, gt=0, description="Seconds between two comments that keep an idle stream alive."
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Connections that are open at once, at one process; further ones get 503. Fewer where the process "
+        "may have fewer descriptors.",
+    )
+    header_seconds: float = Field(
+        default=20, gt=0, description="Seconds that a connection has for the headers of a request."
+    )
+    transfer_stall_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="Seconds in which 1000 bytes of a body must come, and in which a client must take some of an "
+        "answer; else the connection is closed.",
+    )
     stream_stall_seconds: float = Field(
         default=30, gt=0, description="Seconds after which a stream is closed because its reader takes nothing."
     )

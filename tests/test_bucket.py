@@ -96,7 +96,7 @@ def api(s3: S3, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) ->
     with database.transaction() as session:
         token = tokens.create(session, TokenCreate(name="test")).token
     database.close()
-    command = [sys.executable, "-m", "uvicorn", "api.main:create_app", "--factory", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "api", "--host", HOST, "--port", str(port)]
     with (home / "api.log").open("wb") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT)
     found = Api(f"http://{HOST}:{port}", home, token)

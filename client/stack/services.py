@@ -66,10 +66,8 @@ def migration(home: Home, environment: Mapping[str, str]) -> Child:
 
 
 def api(home: Home, environment: Mapping[str, str], port: int, host: str = HOST) -> Service:
-    command = _python("uvicorn", "api.main:create_app", "--factory", "--host", host, "--port", str(port))
-    # Held requests would keep a stopping server waiting; the application tells of requests itself.
-    command += ["--timeout-graceful-shutdown", "2", "--no-access-log"]
-    command += ["--timeout-keep-alive", "30"]  # longer than a worker keeps a connection that is idle: it must not break
+    # Held requests would keep a stopping server waiting.
+    command = _python("api", "--host", host, "--port", str(port), "--drain-seconds", "2")
     return Service(_child(home, "api", command, environment), lambda: _api_answers(address(host, port)))
 
 

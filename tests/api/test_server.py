@@ -99,7 +99,7 @@ def serve(start: Start) -> Iterator[Serve]:
 
         def serve(**changes: str) -> tuple[subprocess.Popen[str], httpx.Client]:
             port = free_port()
-            command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(port), "--log-level", "warning"]
+            command = ["api", "--port", str(port)]
             process = start(*command, **changes)
             client = clients.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))
             until(lambda: process.poll() is not None or answers(client))
@@ -265,7 +265,7 @@ def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str,
     assert relay.wait(60) == 0
 
 
-@pytest.mark.parametrize("command", [["api.relay"], ["uvicorn", "api.main:create_app", "--factory", "--port", "0"]])
+@pytest.mark.parametrize("command", [["api.relay"], ["api", "--port", "0"]])
 def test_a_wrong_environment_ends_with_a_message(start: Start, command: list[str]) -> None:
     process = start(*command, CROSSKD_WORKER_TOKEN_SHA256="", CROSSKD_LEASE_SECONDS="x")
     _, errors = process.communicate(timeout=60)
@@ -276,7 +276,7 @@ def test_a_wrong_environment_ends_with_a_message(start: Start, command: list[str
 
 
 def test_a_database_without_tables_ends_with_a_message(start: Start) -> None:
-    process = start("uvicorn", "api.main:create_app", "--factory", "--port", "0")
+    process = start("api", "--port", "0")
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
     assert "alembic upgrade head" in errors

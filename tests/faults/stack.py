@@ -96,8 +96,7 @@ class Stack:
         }
         token, digest = home.worker_token(), token_sha256(home.worker_token())
         for name in APIS:
-            options = ["--factory", "--host", HOST, "--port", str(self.ports[name]), "--no-access-log"]
-            command = ["uvicorn", "api.main:create_app", *options, "--timeout-graceful-shutdown", "2"]
+            command = ["api", "--host", HOST, "--port", str(self.ports[name]), "--drain-seconds", "2"]
             self._add(name, command, self._serving(name, password, digest))
         for name in RELAYS:
             self._add(name, ["api.relay"], self._serving(name, password, digest))

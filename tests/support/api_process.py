@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 
 class Api:
-    """One API process; `program` is Python to run in place of `python -m uvicorn`."""
+    """One API process; `program` is Python to run in place of `python -m api`."""
 
     def __init__(self, environment: dict[str, str], program: str = "", **changes: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        command = ["uvicorn", "api.main:create_app", "--factory", "--port", str(self.port), "--log-level", "warning"]
+        command = ["api", "--port", str(self.port)]
         start = ["-c", program, *command[1:]] if program else ["-m", *command]
         self.process = subprocess.Popen([sys.executable, *start], cwd=ROOT, env=environment | changes)
         self.http = httpx.Client(base_url=self.url, timeout=30)

@@ -152,7 +152,7 @@ class Api:
             )
 
     def start(self) -> None:
-        self.process = self._run("uvicorn", "api.main:create_app", "--factory", "--port", str(self.port))
+        self.process = self._run("api", "--port", str(self.port))
         until(self._answers)
 
     def kill(self) -> None:

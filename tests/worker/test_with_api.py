@@ -123,6 +123,7 @@ def test_a_finished_training_outlives_a_stop_while_the_storage_is_full(
     second = Worker(str(api.client.base_url), broker_url, home, data)
     try:
         state = api.finished(job)
+        until(lambda: list((home / "work").iterdir()) == [])
     finally:
         second.stop()
     assert state["status"] == "succeeded", state
@@ -135,4 +136,3 @@ def test_a_finished_training_outlives_a_stop_while_the_storage_is_full(
         assert api.get(evaluation["curves"])["step"] == evaluation["step"]
     names = {item["name"] for item in api.get(f"/jobs/{job}/artifacts")["items"]}
     assert {"best.safetensors", "last.safetensors", "manifest.json", "log.txt"} <= names
-    assert list((home / "work").iterdir()) == []

@@ -174,8 +174,9 @@ class Supervisor:
         try:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
             report = self._report_of(self._train(folder), folder)
-            undelivered = report.outcome == "released" and has_undelivered(folder)
             reported = self._finish(report)
+            released = report.outcome == "released" and not self._control.stale
+            undelivered = released and has_undelivered(folder)
             keep = not reported or report.outcome == "failed" or undelivered
             self._former.release(keep=not reported or report.outcome in ("failed", "released"))
         except (OSError, ValueError) as exc:

@@ -30,7 +30,7 @@ AT = "2026-01-01T00:00:00Z"
 
 
 # An API with other constants in its streams.
-WITH = "from api.http import streams; from uvicorn.main import main; {}; main()"
+WITH = "from api.http import streams; from api.__main__ import main; {}; main()"
 WITHOUT_LOOKS = WITH.format("streams.POLL_SECONDS = streams.POLL_CONNECTED_SECONDS = 3600.0")
 LATE_TO_NOTICE = WITH.format("streams.CLOSING_CHECK_SECONDS = 2.0")
 

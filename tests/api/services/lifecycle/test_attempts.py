@@ -220,7 +220,7 @@ def test_a_claim_takes_the_figures_back_to_the_checkpoint(
     start = step or 0
     assert found["progress"] == {
         "phase": "preparing", "step": start, "total_steps": 100, "epoch": start / 10, "loss": None,
-        "steps_per_second": None, "eta_seconds": None,
+        "steps_per_second": None, "eta_seconds": None, "waiting_for": "",
     }  # fmt: skip
 
 
