@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import class_nms, clip, overlap_loss
+from crosskd.detectors.anchor_windows import by_anchor
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
@@ -162,6 +163,11 @@ class DenseHead(nn.Module, ABC):
     def logits(self, predictions: Predictions) -> Tensor:
         """Class logits of every anchor, [N, A, K]."""
         return flatten(predictions.cls, self.num_classes)
+
+    @torch.no_grad()
+    def best_logits(self, predictions: Predictions) -> Tensor:
+        """The largest class logit of every anchor, [N, A], without a gradient."""
+        return by_anchor(predictions.cls, self.num_classes, lambda logits, _: (logits.amax(-1),))[0]
 
     def codes(self, predictions: Predictions) -> Tensor:
         """Box codes of every anchor, [N, A, B]."""
