@@ -26,7 +26,7 @@ class Anchors:
         half = self.extents / 2
         return torch.cat((self.centres - half, self.centres + half), dim=1)
 
-    def take(self, index: Tensor) -> Anchors:
+    def take(self, index: Tensor | slice) -> Anchors:
         """The anchors at `index` [D], whatever their levels."""
         return Anchors(self.centres[index], self.strides[index], self.extents[index], [])
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors, valid_sizes
 from crosskd.boxes.ops import iou
+from crosskd.boxes.pieces import pieces
 from crosskd.structures import Assignment, Size, Targets
 
 TOP = 9  # candidates per box and level
@@ -72,13 +73,20 @@ def nearest_anchors(
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2]
     found, start = [], 0
     for (_, width), (rows, columns), stride, count in zip(sizes, valid, strides, level_sizes, strict=True):
-        x = torch.arange(columns, device=boxes.device, dtype=boxes.dtype) * stride - centre[:, :1]  # [G, columns]
-        y = torch.arange(rows, device=boxes.device, dtype=boxes.dtype) * stride - centre[:, 1:]  # [G, rows]
-        distance = (x.square()[:, None, :] + y.square()[:, :, None]).sqrt().flatten(1)  # [G, rows * columns]
-        nearest = distance.topk(min(TOP, rows * columns), dim=1, largest=False).indices
+        nearest = torch.cat(
+            [_nearest(centre[cut], rows, columns, stride) for cut in pieces(len(boxes), rows * columns)]
+        )
         found.append(start + nearest // columns * width + nearest % columns)
         start += count
     return torch.cat(found, dim=1)
+
+
+def _nearest(centre: Tensor, rows: int, columns: int, stride: int) -> Tensor:
+    """[G, k]: the `TOP` cells, of `rows` times `columns`, whose corners are nearest to each of `centre` [G, 2]."""
+    x = torch.arange(columns, device=centre.device, dtype=centre.dtype) * stride - centre[:, :1]  # [G, columns]
+    y = torch.arange(rows, device=centre.device, dtype=centre.dtype) * stride - centre[:, 1:]  # [G, rows]
+    distance = (x.square()[:, None, :] + y.square()[:, :, None]).sqrt().flatten(1)  # [G, rows * columns]
+    return distance.topk(min(TOP, rows * columns), dim=1, largest=False).indices
 
 
 def threshold(overlap: Tensor) -> Tensor:

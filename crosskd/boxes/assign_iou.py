@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 
 from crosskd.boxes.anchors import Anchors, valid_sizes
 from crosskd.boxes.assign import from_winners, inside
+from crosskd.boxes.pieces import pieces
 from crosskd.structures import Assignment, Size, Targets
 
 POSITIVE = 0.5  # from this IoU on an anchor learns its box
@@ -35,7 +36,7 @@ def max_iou(
         winner = torch.full((total,), background, dtype=torch.long, device=everything.device)
         weight = valid.to(everything.dtype)
         if len(boxes):
-            owner, ignored = _owners(box_iou(boxes, everything[valid]))
+            owner, ignored = _owners(boxes, everything[valid])
             winner[valid] = torch.where(owner >= 0, owner + start, background)
             weight[valid] = (~ignored).to(weight.dtype)
         winners.append(winner)
@@ -44,12 +45,35 @@ def max_iou(
     return from_winners(torch.stack(winners), torch.stack(weights), anchors.level_sizes, targets, classes)
 
 
-def _owners(overlap: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU [G, A] -> the box of each anchor [A], -1 for none, and whether it learns nothing at all [A]."""
-    best, box = overlap.max(dim=0)
-    owner = torch.where(best >= POSITIVE, box, -1)
-    most = overlap.amax(dim=1, keepdim=True)  # [G, 1]
-    number = torch.arange(len(overlap), device=overlap.device)[:, None]
-    rescued = torch.where((overlap == most) & (most > 0), number, -1).amax(dim=0)
-    owner = torch.where(rescued >= 0, rescued, owner)
-    return owner, (owner < 0) & (best >= NEGATIVE)
+def _owners(boxes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [G, 4], anchors [A, 4] -> each anchor's box [A], -1 for none, and whether it learns nothing at all [A].
+
+    Their IoU is made a piece of the anchors at a time, and again, for the boxes that have their most there, where
+    there are several pieces.
+    """
+    cuts = pieces(len(anchors), len(boxes))
+    best, box, most = [], [], []
+    for cut in cuts:
+        overlap = box_iou(boxes, anchors[cut])  # [G, anchors of the piece]
+        values, index = overlap.max(dim=0)
+        best.append(values)
+        box.append(index)
+        most.append(overlap.amax(dim=1))
+    highest, owner = torch.cat(best), torch.cat(box)
+    owner = torch.where(highest >= POSITIVE, owner, -1)
+    largest = torch.stack(most).amax(dim=0)  # [G]
+    rows = torch.arange(len(boxes), device=boxes.device)
+    for cut, there in zip(cuts, most, strict=True):
+        if len(cuts) > 1:
+            rows = (there == largest).nonzero()[:, 0]
+            overlap = box_iou(boxes[rows], anchors[cut])
+        rescued = _rescued(overlap, largest[rows, None], rows)
+        owner[cut] = torch.where(rescued >= 0, rescued, owner[cut])
+    return owner, (owner < 0) & (highest >= NEGATIVE)
+
+
+def _rescued(overlap: Tensor, most: Tensor, rows: Tensor) -> Tensor:
+    """IoU [R, A] of the boxes `rows` [R], and their most [R, 1] -> the last box that each anchor overlaps so, or -1."""
+    if len(rows) == 0:
+        return rows.new_full(overlap.shape[1:], -1)
+    return torch.where((overlap == most) & (most > 0), rows[:, None], -1).amax(dim=0)

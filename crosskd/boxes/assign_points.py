@@ -12,6 +12,7 @@ from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.assign import from_winners
 from crosskd.boxes.coding import encode_distances
 from crosskd.boxes.ops import area
+from crosskd.boxes.pieces import pieces
 from crosskd.structures import Assignment, Targets
 
 REACH = 8  # strides: a level's points learn boxes whose farthest side is 4 to 8 strides away
@@ -32,17 +33,27 @@ def points_in_boxes(
     for boxes in targets.boxes:
         winner = torch.full((len(points.centres),), background, dtype=torch.long, device=points.centres.device)
         if len(boxes):
-            distances = encode_distances(points.centres[:, None], boxes[None])  # [A, G, 4]
-            farthest = distances.amax(-1)
-            fits = (farthest >= lowest[:, None]) & (farthest <= highest[:, None])
-            fits &= _within(points, boxes, distances, radius)
-            size = torch.where(fits, area(boxes)[None], math.inf)
-            smallest, box = size.min(dim=1)
-            winner = torch.where(smallest < math.inf, box + start, winner)
+            for cut in pieces(len(points.centres), len(boxes)):
+                smallest, box = _smallest(points.take(cut), boxes, (lowest[cut], highest[cut]), radius)
+                winner[cut] = torch.where(smallest < math.inf, box + start, winner[cut])
         winners.append(winner)
         start += len(boxes)
     weights = points.centres.new_ones(len(winners), len(points.centres))
     return from_winners(torch.stack(winners), weights, points.level_sizes, targets, classes)
+
+
+def _smallest(
+    points: Anchors, boxes: Tensor, ranges: tuple[Tensor, Tensor], radius: float | None
+) -> tuple[Tensor, Tensor]:
+    """Area and number of the smallest of the boxes [G, 4] that each point may learn, [A] both; infinite where none."""
+    lowest, highest = ranges
+    distances = encode_distances(points.centres[:, None], boxes[None])  # [A, G, 4]
+    farthest = distances.amax(-1)
+    fits = (farthest >= lowest[:, None]) & (farthest <= highest[:, None])
+    fits &= _within(points, boxes, distances, radius)
+    size = torch.where(fits, area(boxes)[None], math.inf)
+    smallest, box = size.min(dim=1)
+    return smallest, box
 
 
 def _ranges(points: Anchors, strides: Sequence[int]) -> tuple[Tensor, Tensor]:

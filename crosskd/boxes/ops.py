@@ -6,9 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
-from crosskd.structures import Detections, Size
+from crosskd.structures import Size
 
 EPSILON = 1e-6  # the least union: two empty boxes overlap by 0, not by 0 / 0
 
@@ -54,11 +53,3 @@ def clip(boxes: Tensor, size: Size) -> Tensor:
     x = boxes[..., 0::2].clamp(0, width)
     y = boxes[..., 1::2].clamp(0, height)
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
-
-
-def class_nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, keep: int) -> Detections:
-    """Non-maximum suppression within each class, after dropping boxes without area: [D', 4] -> the best `keep`."""
-    solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
-    kept = batched_nms(boxes, scores, labels, threshold)[:keep]
-    return Detections(boxes[kept], scores[kept], labels[kept])

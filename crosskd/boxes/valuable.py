@@ -10,6 +10,7 @@ from torchvision.ops import box_iou, distance_box_iou
 
 from crosskd.boxes.anchors import Anchors, valid_sizes
 from crosskd.boxes.assign import inside, nearest_anchors, threshold
+from crosskd.boxes.pieces import pieces
 from crosskd.structures import Size, Targets
 
 
@@ -29,10 +30,19 @@ def valuable_region(
             rows.append(everything.new_zeros(len(everything)))
             continue
         valid = valid_sizes(sizes, strides, padded)
-        overlap = box_iou(boxes, everything)  # [G, A]
         nearest = nearest_anchors(boxes, sizes, valid, strides, anchors.level_sizes)
-        upper = threshold(overlap.gather(1, nearest))[:, None]  # [G, 1]
-        distance = distance_box_iou(boxes, everything)
-        within = (distance >= gamma * upper) & (distance < upper) & inside(sizes, valid, boxes.device)
-        rows.append(torch.where(within, overlap, overlap.new_zeros(())).amax(0))
+        row = everything.new_zeros(len(everything))
+        for cut in pieces(len(boxes), len(everything)):
+            region = _region(boxes[cut], everything, nearest[cut], gamma)
+            row = torch.maximum(row, region.amax(0))
+        rows.append(row * inside(sizes, valid, boxes.device))
     return torch.stack(rows)
+
+
+def _region(boxes: Tensor, anchors: Tensor, nearest: Tensor, gamma: float) -> Tensor:
+    """[G, A]: the IoU of each anchor of a box's region, padding or not, 0 elsewhere; `nearest` [G, k] as ATSS finds."""
+    overlap = box_iou(boxes, anchors)  # [G, A]
+    upper = threshold(overlap.gather(1, nearest))[:, None]  # [G, 1]
+    distance = distance_box_iou(boxes, anchors)
+    within = (distance >= gamma * upper) & (distance < upper)
+    return torch.where(within, overlap, overlap.new_zeros(()))

@@ -11,6 +11,7 @@ from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import giou, iou
+from crosskd.detectors.anchor_windows import by_anchor, gather
 from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.detectors.positives import Positives
 from crosskd.losses import EPSILON, bins_divergence, distribution_focal, level_sums, quality_focal, rank_mean
@@ -49,19 +50,18 @@ class GFL(DenseHead):
         weigh each positive by its best class probability and are divided by the sum of these, at least 1.
         Both numbers are averaged over ranks.
         """
-        logits = self.logits(predictions)
-        positives = Positives.of(assignment, self.anchors(map_sizes(predictions.cls), logits), self.num_classes)
-        bins = self.per_side(positives.gather(self.codes(predictions)))  # [P, 4, R + 1]
+        codes = self.codes(predictions)
+        positives = Positives.of(assignment, self.anchors(map_sizes(predictions.cls), codes), self.num_classes)
+        bins = self.per_side(positives.gather(codes))  # [P, 4, R + 1]
         stride = positives.anchors.strides[:, None]
         point = positives.anchors.centres / stride  # everything about boxes in strides from here
         target = positives.boxes / stride  # [P, 4]
         box = decode_distances(point, expected_bin(bins, self.bins.to(bins.dtype)))
         distance = encode_distances(point, target).clamp(0, self.reg_max - LAST_BIN_MARGIN)
 
-        quality = torch.zeros_like(logits)
-        quality[positives.image, positives.anchor, positives.labels] = iou(box.detach(), target)
-        focal = quality_focal(logits, quality, self.weights.quality_focal_beta).sum(-1) * assignment.label_weights
-        weight = positives.gather(logits.detach()).sigmoid().amax(-1)  # [P]
+        focal = self._quality_focal(predictions, positives, iou(box.detach(), target), assignment)  # [N, A]
+        logits = gather(predictions.cls, self.num_classes, positives.image, positives.anchor)  # [P, K]
+        weight = logits.detach().sigmoid().amax(-1)  # [P]
         total = rank_mean(weight.sum(), least=1)
 
         overlap = positives.level_sums((1 - giou(box, target)) * weight, assignment)
@@ -72,6 +72,20 @@ class GFL(DenseHead):
             "loss_bbox": overlap * (self.weights.giou / (1 + EPSILON)) / total,
             "loss_dfl": bin_loss * (self.weights.distribution_focal / (SIDES + EPSILON)) / total,
         }
+
+    def _quality_focal(
+        self, predictions: Predictions, positives: Positives, overlap: Tensor, assignment: Assignment
+    ) -> Tensor:
+        """The class loss of every anchor, [N, A]: of quality `overlap` [P] in the positives' classes, else 0."""
+        label = assignment.labels.clamp(max=self.num_classes - 1)[..., None]  # of the background: any
+        quality = overlap.new_zeros(assignment.labels.shape)
+        quality[positives.image, positives.anchor] = overlap
+
+        def each(logits: Tensor, window: slice) -> tuple[Tensor]:
+            aim = torch.zeros_like(logits).scatter_(-1, label[:, window], quality[:, window, None])
+            return (quality_focal(logits, aim, self.weights.quality_focal_beta).sum(-1),)
+
+        return by_anchor(predictions.cls, self.num_classes, each)[0] * assignment.label_weights
 
     def box_distance(self, ours: Predictions, theirs: Predictions, how: BoxMimic, temperature: float) -> Tensor:
         """Also `kl`: the KL divergence of the sides' distributions, summed over the four sides."""

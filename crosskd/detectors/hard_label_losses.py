@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.coding import centerness
 from crosskd.boxes.ops import overlap_loss
+from crosskd.detectors.anchor_windows import by_anchor
 from crosskd.detectors.head import DenseHead, flatten, map_sizes
 from crosskd.detectors.positives import Positives
 from crosskd.losses import EPSILON, focal_negative, focal_positive, level_sums
@@ -17,15 +18,23 @@ from crosskd.spec.config import LossConfig
 from crosskd.structures import Assignment, Losses, Predictions
 
 
-def focal_loss(logits: Tensor, positives: Positives, assignment: Assignment, weights: LossConfig) -> Tensor:
-    """Sum of the focal loss over all anchors and classes of each level, logits [N, A, K] -> [L].
+def focal_loss(
+    head: DenseHead, predictions: Predictions, positives: Positives, assignment: Assignment, weights: LossConfig
+) -> Tensor:
+    """Sum of the focal loss over all anchors and classes of each level -> [L].
 
     Every entry counts as background first; the few that are objects are then put right. A one-hot target of the
     logits' size is never made.
     """
     gamma, alpha = weights.focal_gamma, weights.focal_alpha
-    background = focal_negative(logits, gamma, alpha).sum(-1) * assignment.label_weights
-    ours = logits[positives.image, positives.anchor, positives.labels]  # [P]
+    label = assignment.labels.clamp(max=head.num_classes - 1)[..., None]  # of the background: any
+
+    def each(logits: Tensor, window: slice) -> tuple[Tensor, Tensor]:
+        return focal_negative(logits, gamma, alpha).sum(-1), logits.gather(-1, label[:, window])[..., 0]
+
+    negative, own = by_anchor(predictions.cls, head.num_classes, each)  # [N, A] both
+    background = negative * assignment.label_weights
+    ours = positives.gather(own)  # [P]
     correction = focal_positive(ours, gamma, alpha) - focal_negative(ours, gamma, alpha)
     total = level_sums(background, assignment.level_sizes) + positives.level_sums(correction, assignment)
     return weights.focal * total
@@ -60,7 +69,7 @@ def centerness_losses(
     logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
     near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
     return {
-        "loss_cls": focal_loss(head.logits(predictions), positives, assignment, head.weights) / divisor,
+        "loss_cls": focal_loss(head, predictions, positives, assignment, head.weights) / divisor,
         "loss_bbox": positives.level_sums(overlap, assignment) / box_divisor(centre),
         "loss_centerness": positives.level_sums(near, assignment) * (head.weights.centerness / divisor),
     }

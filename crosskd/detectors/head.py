@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.boxes.ops import class_nms, clip, overlap_loss
+from crosskd.boxes.ops import clip, overlap_loss
+from crosskd.boxes.suppression import class_nms
+from crosskd.detectors.anchor_windows import by_anchor
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
@@ -163,6 +166,11 @@ class DenseHead(nn.Module, ABC):
         """Class logits of every anchor, [N, A, K]."""
         return flatten(predictions.cls, self.num_classes)
 
+    @torch.no_grad()
+    def best_logits(self, predictions: Predictions) -> Tensor:
+        """The largest class logit of every anchor, [N, A], without a gradient."""
+        return by_anchor(predictions.cls, self.num_classes, lambda logits, _: (logits.amax(-1),))[0]
+
     def codes(self, predictions: Predictions) -> Tensor:
         """Box codes of every anchor, [N, A, B]."""
         return flatten(predictions.box, self.code_size)
@@ -211,26 +219,27 @@ class DenseHead(nn.Module, ABC):
         Per level the `pre_nms` best of all (anchor, class) pairs above the score threshold are decoded; then
         classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores.
         """
+        return [
+            class_nms(found.boxes, found.scores, found.labels, threshold=config.nms_iou, keep=config.max_detections)
+            for found in self.candidates(predictions, sizes, config)
+        ]
+
+    @torch.no_grad()
+    def candidates(
+        self, predictions: Predictions, sizes: Sequence[Size], config: PostprocessConfig, slack: float = 0.0
+    ) -> list[Candidates]:
+        """What goes into suppression, per image. With `slack` also what would, if scores were larger by as much."""
         anchors = self.anchors(map_sizes(predictions.cls), at_least_float32(predictions.cls[0]))
         found = []
         for image, size in enumerate(sizes):
-            boxes, scores, labels, start = [], [], [], 0
+            levels, start = [], 0
             for level, count in enumerate(anchors.level_sizes):
-                score, anchor, label = _best(self, predictions, image, level, config)
-                codes = _cells(predictions.box[level][image], self.code_size)[anchor]  # [D, B]
-                boxes.append(clip(self.decode(codes, anchors.take(start + anchor)), size))
-                scores.append(score)
-                labels.append(label)
+                best = _best(self, predictions, image, level, config, slack)
+                codes = _cells(predictions.box[level][image], self.code_size)[best.anchor]  # [D, B]
+                boxes = clip(self.decode(codes, anchors.take(start + best.anchor)), size)
+                levels.append((boxes, best.scores, best.labels, best.close))
                 start += count
-            found.append(
-                class_nms(
-                    torch.cat(boxes),
-                    torch.cat(scores),
-                    torch.cat(labels),
-                    threshold=config.nms_iou,
-                    keep=config.max_detections,
-                )
-            )
+            found.append(Candidates(*(torch.cat(parts) for parts in zip(*levels, strict=True))))
         return found
 
 
@@ -252,22 +261,45 @@ def map_sizes(levels: Sequence[Tensor]) -> list[Size]:
     return [(x.shape[-2], x.shape[-1]) for x in levels]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """One image's (anchor, class) pairs before suppression, level after level."""
+
+    boxes: Tensor  # [D, 4], clipped, with those without area
+    scores: Tensor  # [D]
+    labels: Tensor  # [D] long
+    close: Tensor  # [D] bool: whether its score, before centerness, is as near as `slack` to what it had to reach
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best (anchor, class) pairs of one level, [D] each."""
+
+    anchor: Tensor  # of the level
+    scores: Tensor
+    labels: Tensor
+    close: Tensor
+
+
 def _best(
-    head: DenseHead, predictions: Predictions, image: int, level: int, config: PostprocessConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score, anchor (of the level) and label of the best (anchor, class) pairs of one level, [D] each."""
+    head: DenseHead, predictions: Predictions, image: int, level: int, config: PostprocessConfig, slack: float
+) -> _Best:
     score = _cells(predictions.cls[level][image], head.num_classes).sigmoid()  # [H * W * a, K]
     centre = None
     if predictions.centerness is not None:
         centre = _cells(predictions.centerness[level][image], 1).sigmoid()  # [H * W * a, 1]
     if centre is not None and config.score == "root":
         score, centre = (score * centre).sqrt(), None
-    anchor, label = (score > config.score_threshold).nonzero(as_tuple=True)
-    best, order = score[anchor, label].sort(descending=True)
-    best, order = best[: config.pre_nms], order[: config.pre_nms]
+    anchor, label = (score > config.score_threshold - slack).nonzero(as_tuple=True)
+    best, order = score[anchor, label].sort(descending=True, stable=True)
+    needed, kept = config.score_threshold, len(best)
+    if kept > config.pre_nms:
+        needed, kept = float(best[config.pre_nms - 1]), config.pre_nms
+        kept += int((best[kept:] >= needed - slack).sum()) if slack else 0
+    best, order = best[:kept], order[:kept]
     anchor, label = anchor[order], label[order]
     # A second threshold does not follow: centerness only ranks what passed.
-    return (best if centre is None else best * centre[anchor, 0]), anchor, label
+    return _Best(anchor, best if centre is None else best * centre[anchor, 0], label, best <= needed + slack)
 
 
 def _cells(maps: Tensor, width: int) -> Tensor:

@@ -35,7 +35,7 @@ class LD(Term):
         with torch.autocast(step.student.predictions.cls[0].device.type, enabled=False):
             ours, theirs = (head.per_side(head.codes(view.predictions)) for view in (step.student, step.teacher))
             positive = assignment.labels < head.num_classes
-            score = head.logits(step.student.predictions).detach().amax(-1).sigmoid()
+            score = head.best_logits(step.student.predictions).sigmoid()
             sizes = map_sizes(step.student.predictions.cls)
             anchors = head.anchors(sizes, step.targets.boxes[0])
             region = valuable_region(anchors, sizes, head.strides, step.targets, config.gamma)

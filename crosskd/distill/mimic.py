@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crosskd.detectors.anchor_windows import by_anchor, cut_out
 from crosskd.detectors.head import DenseHead, flatten
 from crosskd.losses import EPSILON, level_sums, quality_focal, rank_own
 from crosskd.spec.config import MimicConfig
@@ -25,13 +26,12 @@ def mimic(
     assert config.box is not None
     with torch.autocast(ours.cls[0].device.type, enabled=False):
         divisor = head.mimic_normaliser(assignment, reference=config.reference_normaliser)
-        logits = head.logits(teacher)
         losses = {}
         if config.cls_weight:
-            classes = mimic_classes(head.logits(ours), logits, assignment, config.beta, divisor)
+            classes = mimic_classes(head, ours, teacher, assignment, config.beta, divisor)
             losses[f"{name}_cls"] = config.cls_weight * classes
         if config.box_weight:
-            worth = importance(logits, assignment)
+            worth = importance(head.best_logits(teacher), assignment)
             boxes = mimic_boxes(
                 head, ours, teacher, worth, assignment, config.box, temperature=config.temperature, divisor=divisor
             )
@@ -42,23 +42,28 @@ def mimic(
     return losses
 
 
-def mimic_classes(ours: Tensor, teacher: Tensor, assignment: Assignment, beta: float, divisor: Tensor) -> Tensor:
+def mimic_classes(
+    head: DenseHead, ours: Predictions, teacher: Predictions, assignment: Assignment, beta: float, divisor: Tensor
+) -> Tensor:
     """Quality focal loss against the teacher's probabilities over all anchors with a label weight -> [L].
 
-    Class logits [N, A, K] both. `divisor` is the head's `mimic_normaliser`, which gives the loss the scale of the
-    detection loss.
+    `divisor` is the head's `mimic_normaliser`, which gives the loss the scale of the detection loss.
     """
-    distance = quality_focal(ours, teacher.sigmoid(), beta).sum(-1) * assignment.label_weights
+
+    def each(logits: Tensor, window: slice) -> tuple[Tensor]:
+        aim = cut_out(teacher.cls, head.num_classes, window).sigmoid()
+        return (quality_focal(logits, aim, beta).sum(-1),)
+
+    distance = by_anchor(ours.cls, head.num_classes, each)[0] * assignment.label_weights
     return level_sums(distance, assignment.level_sizes) / (divisor + EPSILON)
 
 
 def importance(teacher: Tensor, assignment: Assignment) -> Tensor:
     """The teacher's best class probability: what an anchor's box is worth imitating. 0 without a label weight.
 
-    Its class logits [N, A, K] -> [N, A].
+    Its best class logits [N, A] -> [N, A].
     """
-    best = teacher.amax(-1).sigmoid()
-    return best * (assignment.label_weights > 0)
+    return teacher.sigmoid() * (assignment.label_weights > 0)
 
 
 def mimic_boxes(

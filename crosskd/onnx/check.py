@@ -15,12 +15,12 @@ from torch import Tensor
 
 from crosskd.data.transforms import Sample, collate, padded
 from crosskd.detectors.detector import Detector
+from crosskd.detectors.head import Candidates
 from crosskd.errors import ExportError
 from crosskd.onnx.graph import INPUTS
-from crosskd.structures import Detections
-
-BOX_TOLERANCE = 0.1  # pixels
-SCORE_TOLERANCE = 1e-4
+from crosskd.onnx.rounding import BOX_TOLERANCE, SCORE_TOLERANCE, Side, excuse, same
+from crosskd.spec.config import PostprocessConfig
+from crosskd.structures import Detections, Size
 
 
 class Graph:
@@ -80,28 +80,33 @@ class Check:
     detections: int = 0
     box_difference: float = 0.0  # pixels
     score_difference: float = 0.0
-    at_the_limit: int = 0  # found by one of the two alone, for its score lies within the tolerance of the last one kept
+    at_the_limit: int = 0  # found by one of the two alone, since rounding decides about it: see `crosskd.onnx.rounding`
 
-    def add(self, theirs: Detections, ours: Detections, limit: float) -> list[str]:
-        """Compare one image's detections, PyTorch's and the graph's; what is found by one alone, in words."""
-        free = list(range(len(ours.scores)))
-        alone = []
+    def add(self, theirs: Detections, ours: Detections, candidates: Candidates, config: PostprocessConfig) -> list[str]:
+        """Compare one image's detections, PyTorch's and the graph's; what is wrongly found by one alone, in words.
+
+        `candidates`: see `rounding.excuse`.
+        """
+        pytorch, graph = Side(theirs, set()), Side(ours, set(range(len(ours.scores))))
         for row in range(len(theirs.scores)):
-            box, score = (ours.boxes[free] - theirs.boxes[row]).abs(), (ours.scores[free] - theirs.scores[row]).abs()
-            same = ours.labels[free] == theirs.labels[row]
-            near = same & (score <= SCORE_TOLERANCE) & (box <= BOX_TOLERANCE).all(dim=1)
+            score = (ours.scores - theirs.scores[row]).abs()
+            near = same(theirs, row, ours)
+            near[[other for other in range(len(near)) if other not in graph.alone]] = False
             if not near.any():
-                alone.append(("PyTorch", theirs, row))
+                pytorch.alone.add(row)
                 continue
             match = int(torch.where(near, score, torch.inf).argmin())
             self.detections += 1
-            self.box_difference = max(self.box_difference, float(box[match].max()))
+            self.box_difference = max(self.box_difference, float((ours.boxes[match] - theirs.boxes[row]).abs().max()))
             self.score_difference = max(self.score_difference, float(score[match]))
-            del free[match]
-        alone += [("the graph", ours, row) for row in free]
-        beyond = [entry for entry in alone if abs(float(entry[1].scores[entry[2]]) - limit) > SCORE_TOLERANCE]
-        self.at_the_limit += len(alone) - len(beyond)
-        return [_describe(*entry) for entry in beyond]
+            graph.alone.remove(match)
+        excuse((pytorch, graph), candidates, config)
+        self.at_the_limit += len(pytorch.excused) + len(graph.excused)
+        return [
+            _describe(who, side.found, row)
+            for who, side in (("PyTorch", pytorch), ("the graph", graph))
+            for row in sorted(side.alone - side.excused)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "box_tolerance": BOX_TOLERANCE, "score_tolerance": SCORE_TOLERANCE}
@@ -120,9 +125,9 @@ def compare(graph: Graph, detector: Detector, samples: Sequence[Sample], multipl
     differing: list[str] = []
     for batch in [*([sample] for sample in samples), [piece], *pairs]:
         loaded = collate(batch, detector.config.pixels, multiple)
-        theirs = detector.detect(loaded.images, loaded.targets.sizes)
-        for ours, wanted in zip(graph.detect(batch, multiple), theirs, strict=True):
-            differing += check.add(wanted, ours, _limit(detector, wanted))
+        theirs, candidates = _detect(detector, loaded.images, loaded.targets.sizes)
+        for ours, wanted, known in zip(graph.detect(batch, multiple), theirs, candidates, strict=True):
+            differing += check.add(wanted, ours, known, detector.config.postprocess)
         check.batches += 1
     if differing:
         raise ExportError(
@@ -138,11 +143,20 @@ def _piece(sample: Sample) -> Sample:
     return replace(sample, pixels=sample.pixels[: max(1, height * 2 // 3), : max(1, width // 2)])
 
 
-def _limit(detector: Detector, found: Detections) -> float:
-    """The score of what was just kept: rounding decides on which side of it a detection falls."""
-    config = detector.config.postprocess
-    full = len(found.scores) == config.max_detections
-    return float(found.scores[-1]) if full else config.score_threshold
+@torch.no_grad()
+def _detect(detector: Detector, images: Tensor, sizes: Sequence[Size]) -> tuple[list[Detections], list[Candidates]]:
+    """PyTorch's detections and candidates per image; `close` are those about which rounding decides.
+
+    They are at the score threshold or at the last place of `pre_nms`, by what these look at: in FCOS and ATSS the
+    class probability, and not the score, which is that times centerness. Or they have hardly any area.
+    """
+    config, head = detector.config.postprocess, detector.head
+    predictions = head(detector.features(images))
+    candidates = []
+    for found in head.candidates(predictions, sizes, config, slack=SCORE_TOLERANCE):
+        sides = found.boxes[:, 2:] - found.boxes[:, :2]
+        candidates.append(replace(found, close=found.close | (sides.amin(dim=1) <= BOX_TOLERANCE)))
+    return head.detect(predictions, sizes, config), candidates
 
 
 def _describe(who: str, found: Detections, row: int) -> str:

@@ -12,8 +12,8 @@ import torch
 from onnxscript import opset18
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms
 
+from crosskd.boxes.suppression import suppress
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import flatten, map_sizes
 from crosskd.errors import ExportError
@@ -123,7 +123,7 @@ def nms_mask(boxes: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(len(boxes)):
         rows = (scores[image] > 0).nonzero()[:, 0]
-        best = batched_nms(boxes[image, rows], scores[image, rows], labels[image, rows], iou)[:keep]
+        best = suppress(boxes[image, rows], scores[image, rows], labels[image, rows], iou)[:keep]
         kept[image, rows[best]] = True
     return kept
 

@@ -1,4 +1,4 @@
-"""Overlaps, coding, anchors and suppression."""
+"""Overlaps, coding and anchors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from crosskd.boxes.anchors import octave_anchors, square_anchors, valid_sizes
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
-from crosskd.boxes.ops import class_nms, clip, giou, iou
+from crosskd.boxes.ops import clip, giou, iou
 
 side = st.floats(0.5, 50)
 place = st.floats(-50, 50)
@@ -100,13 +100,3 @@ def test_cells_that_reach_into_the_image_are_valid() -> None:
 
 def test_clip_keeps_corners_inside() -> None:
     assert clip(torch.tensor([[-3.0, 5.0, 70.0, 90.0]]), (60, 64)).tolist() == [[0, 5, 64, 60]]
-
-
-def test_suppression_is_by_class_drops_empty_boxes_and_keeps_the_best() -> None:
-    box = [10.0, 10.0, 20.0, 20.0]
-    boxes = torch.tensor([box, box, box, [30.0, 30.0, 40.0, 40.0], [5.0, 5.0, 5.0, 9.0]])
-    scores, labels = torch.tensor([0.5, 0.9, 0.8, 0.3, 0.99]), torch.tensor([0, 0, 1, 0, 0])
-    found = class_nms(boxes, scores, labels, threshold=0.5, keep=100)
-    assert found.labels.tolist() == [0, 1, 0]
-    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.8, 0.3]))
-    assert len(class_nms(boxes, scores, labels, threshold=0.5, keep=2).scores) == 2
