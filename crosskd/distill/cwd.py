@@ -26,6 +26,7 @@ class CWD(Term):
         self.align = adapters(student, teacher)[: config.levels]
 
     def forward(self, step: Step) -> Losses:
+        assert self.config.weight is not None
         maps = step.student.features
         with torch.autocast(maps[0].device.type, enabled=False):
             levels = [self._divergence(ours, theirs) for ours, theirs in pairs(step, self.align)]
@@ -35,5 +36,6 @@ class CWD(Term):
     def _divergence(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """[N, C, H, W] both -> [], summed over images; times T^2, so that T leaves the gradient its size."""
         temperature = self.config.temperature
+        assert temperature is not None
         log_p, log_q = (F.log_softmax(x.flatten(2) / temperature, dim=-1) for x in (ours, theirs))
         return F.kl_div(log_p, log_q, reduction="sum", log_target=True) * temperature**2 / ours.shape[1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosskd.boxes.pieces import pieces
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
 from crosskd.distill.term import Step, Term
@@ -56,9 +59,19 @@ class FGD(Term):
 
     def forward(self, step: Step) -> Losses:
         config, rows = self.config, []
+        assert config.temperature is not None
+        weights = (
+            config.foreground_weight,
+            config.background_weight,
+            config.attention_weight,
+            config.global_weight,
+        )
+        factors = torch.tensor(weights, dtype=torch.float64)[:, None]
         with torch.autocast(step.student.features[0].device.type, enabled=False):
             for level, (ours, theirs) in enumerate(pairs(step, self.align)):
-                foreground, background = masks(step.targets, step.student.head.strides[level], theirs)
+                foreground, background = masks(
+                    step.targets, step.student.head.strides[level], theirs, scale=config.mask_scale
+                )
                 spatial, channel = attention(theirs, config.temperature)
                 difference = ((ours - theirs).square() * channel).sum(1, keepdim=True) * spatial  # [N, 1, H, W]
                 shift = [
@@ -69,14 +82,15 @@ class FGD(Term):
                 rows.append(
                     torch.stack(
                         (
-                            config.foreground_weight * (difference * foreground).sum(),
-                            config.background_weight * (difference * background).sum(),
-                            config.attention_weight * (shift[0] + shift[1]),
-                            config.global_weight * relations.square().sum(),
+                            (difference * foreground).sum(),
+                            (difference * background).sum(),
+                            shift[0] + shift[1],
+                            relations.square().sum(),
                         )
                     )
                 )
-            table = image_mean(torch.stack(rows, dim=1), images=len(step.student.features[0]))  # [4, L]
+            table = torch.stack(rows, dim=1)  # [4, L]
+            table = image_mean(table * factors.to(table), images=len(step.student.features[0]))
         names = ("fgd_foreground", "fgd_background", "fgd_attention", "fgd_global")
         return dict(zip(names, table, strict=True))
 
@@ -93,25 +107,33 @@ def attention(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return cells.view(images, 1, height, width), across[..., None, None]
 
 
-def masks(targets: Targets, stride: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def masks(
+    targets: Targets, stride: int, like: Tensor, *, scale: Literal["image", "stride"] = "image"
+) -> tuple[Tensor, Tensor]:
     """Scale masks of the foreground and the background of a level, [N, 1, H, W] each.
 
     A cell in a box has 1 / the cells of the box, of the smallest if in several; all others share 1 equally. Boxes
-    are rounded outwards to whole cells, both ends included.
+    are rounded outwards to whole cells, both ends included. With `scale` image the whole map is taken for the image
+    before padding, as in the published code; with stride each box lies on the cells that see it.
     """
     _, _, height, width = like.shape
     y, x = (torch.arange(n, device=like.device) for n in (height, width))
     rows = []
-    for boxes in targets.boxes:
-        if len(boxes) == 0:
-            rows.append(like.new_zeros(height, width))
-            continue
-        first, last = (boxes[:, :2] / stride).floor(), (boxes[:, 2:] / stride).ceil()  # [G, 2]
+    for boxes, (image_height, image_width) in zip(targets.boxes, targets.sizes, strict=True):
+        if scale == "image":
+            sides = boxes.new_tensor([image_width, image_height] * 2)
+            places = boxes / sides * boxes.new_tensor([width, height] * 2)  # [G, 4] in cells
+        else:
+            places = boxes / stride
+        first, last = places[:, :2].floor(), places[:, 2:].ceil()  # [G, 2]
         across = (x >= first[:, :1]) & (x <= last[:, :1])  # [G, W]
         down = (y >= first[:, 1:]) & (y <= last[:, 1:])  # [G, H]
         share = 1 / (last - first + 1).prod(1).to(like.dtype)  # [G]
-        cells = down[:, :, None] & across[:, None, :]  # [G, H, W]
-        rows.append((cells * share[:, None, None]).amax(0))
+        row = like.new_zeros(height, width)
+        for cut in pieces(len(boxes), height * width):
+            cells = down[cut, :, None] & across[cut, None, :]  # [G, H, W]
+            row = torch.cat((row[None], cells * share[cut, None, None])).amax(0)
+        rows.append(row)
     foreground = torch.stack(rows)[:, None]
     outside = (foreground == 0).to(like.dtype)
     return foreground, outside / outside.sum((2, 3), keepdim=True).clamp(min=1)

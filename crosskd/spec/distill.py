@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,12 +16,20 @@ from crosskd.spec.section import Probability, Section, Weight
 _PUBLISHED = "Default: as published for the teacher's detector."
 
 
+def _published(teacher: ModelConfig) -> registry.Published:
+    return registry.DETECTORS[teacher.detector].published
+
+
 class TermConfig(Section, ABC):
     """The knobs of a term, and what it needs by them."""
 
-    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002 (most depend on neither)
-        """With every knob filled in whose default depends on the pair."""
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
+        """With every knob filled in whose default depends on the pair, or on the terms `beside` this one."""
         return self
+
+    def _filled(self, defaults: Mapping[str, Any]) -> Self:
+        """With `defaults` for the knobs that nobody has set."""
+        return self.model_copy(update={name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     @abstractmethod
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
@@ -50,11 +59,12 @@ class MimicConfig(TermConfig):
         description="FCOS: divide by a summed centerness below 1, too, down to 1e-6, as the reference does.",
     )
 
-    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
         # What is published for the teacher's detector: CrossKD happens in the teacher's head.
-        published = registry.DETECTORS[teacher.detector].published
-        names = ("box", "cls_weight", "box_weight", "centerness_weight")
-        return self.model_copy(update={name: getattr(published, name) for name in names if getattr(self, name) is None})
+        published = _published(teacher)
+        return self._filled(
+            {name: getattr(published, name) for name in ("box", "cls_weight", "box_weight", "centerness_weight")}
+        )
 
     def _predictions(self, *, both: bool) -> Need:
         """Of a resolved section."""
@@ -74,11 +84,11 @@ class CrossKDConfig(MimicConfig):
     )
     after_relu: bool = True
 
-    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:
-        published = registry.DETECTORS[teacher.detector].published
-        cut = self.cut if self.cut is not None else min(published.cut, student.head.depth, teacher.head.depth)
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
+        most = min(_published(teacher).cut, student.head.depth, teacher.head.depth)
+        cut = self.cut if self.cut is not None else most
         teacher_cut = self.teacher_cut if self.teacher_cut is not None else cut
-        return super().resolved(student, teacher).model_copy(update={"cut": cut, "teacher_cut": teacher_cut})
+        return super().resolved(student, teacher, beside).model_copy(update={"cut": cut, "teacher_cut": teacher_cut})
 
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
         """What the student predicts is not needed: all happens in the teacher's head."""
@@ -92,12 +102,18 @@ class CrossKDConfig(MimicConfig):
 class PKDConfig(TermConfig):
     """PKD (arXiv 2207.02039): mean squared error of normalised FPN maps."""
 
-    weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    weight: Weight | None = Field(
+        default=None, description="Default: 10 alone; beside CrossKD as published for the teacher's detector."
+    )
+    levels: int | None = Field(
+        default=None, ge=1, le=5, description="Maps that are compared, P3 first. Default: 4 alone; all beside CrossKD."
+    )
 
-    def resolved(self, student: ModelConfig, teacher: ModelConfig) -> Self:  # noqa: ARG002
-        if self.weight is not None:
-            return self
-        return self.model_copy(update={"weight": registry.DETECTORS[teacher.detector].published.pkd_weight})
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
+        published = _published(teacher)
+        if "crosskd" not in beside:
+            return self._filled(published.pkd_alone)
+        return self._filled({"weight": published.pkd_weight, "levels": len(student.strides)})
 
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
         return (Pyramid(same_channels=True),)
@@ -138,14 +154,23 @@ class FitNetConfig(MapsConfig):
 class FGDConfig(MapsConfig):
     """FGD (arXiv 2111.11837): features by foreground, background and attention, and relations between cells.
 
-    Defaults: as published for GFL and RetinaNet.
+    In an image that is padded to the size of its batch the published code finds the cells of a box elsewhere than where
+    the box is: `mask_scale` puts that right.
     """
 
-    foreground_weight: Weight = Field(default=1e-3, description="Alpha, of features in boxes. FCOS's: 1.6e-3.")
-    background_weight: Weight = Field(default=5e-4, description="Beta, of features outside. FCOS's: 8e-4.")
-    attention_weight: Weight = Field(default=5e-4, description="Gamma, of the attention maps. FCOS's: 8e-4.")
-    global_weight: Weight = Field(default=5e-6, description="Lambda, of relations between cells. FCOS's: 8e-6.")
-    temperature: float = Field(default=0.5, gt=0, le=100, description="Of the attention maps. FCOS's: 0.8.")
+    foreground_weight: Weight | None = Field(default=None, description="Alpha, of features in boxes. " + _PUBLISHED)
+    background_weight: Weight | None = Field(default=None, description="Beta, of features outside. " + _PUBLISHED)
+    attention_weight: Weight | None = Field(default=None, description="Gamma, of the attention maps. " + _PUBLISHED)
+    global_weight: Weight | None = Field(default=None, description="Lambda, of relations between cells. " + _PUBLISHED)
+    temperature: float | None = Field(default=None, gt=0, le=100, description="Of the attention maps. " + _PUBLISHED)
+    mask_scale: Literal["image", "stride"] = Field(
+        default="image",
+        description="How a box is turned into cells. image: over the image's size, times the map's, as the published "
+        "code does, which stretches boxes where the batch is padded; stride: over the level's stride, where they are.",
+    )
+
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
+        return self._filled(_published(teacher).fgd)
 
 
 class MGDConfig(MapsConfig):
@@ -160,9 +185,12 @@ class MGDConfig(MapsConfig):
 class CWDConfig(MapsConfig):
     """CWD (arXiv 2011.13256): KL divergence of each channel's distribution over the cells of an FPN map."""
 
-    weight: Weight = Field(default=5.0, description="Published for RetinaNet: 5.")
-    temperature: float = Field(default=1.0, gt=0, le=100, description="Published for RetinaNet: 1.")
-    levels: int = Field(default=4, ge=1, le=5, description="Maps that are compared, P3 first; published: P3 to P6.")
+    weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    temperature: float | None = Field(default=None, gt=0, le=100, description=_PUBLISHED)
+    levels: int | None = Field(default=None, ge=1, le=5, description="Maps that are compared, P3 first. " + _PUBLISHED)
+
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
+        return self._filled(_published(teacher).cwd)
 
 
 class DistillConfig(Section):

@@ -17,8 +17,9 @@ def resolve_pair(
     """`distill` with every knob that depends on the pair filled in, and all that keeps the pair apart."""
     resolved: dict[str, TermConfig] = {}
     incompatibilities: list[Incompatibility] = []
-    for name, section in distill.terms().items():
-        resolved[name] = section.resolved(student, teacher)
+    terms = distill.terms()
+    for name, section in terms.items():
+        resolved[name] = section.resolved(student, teacher, terms.keys() - {name})
         for need in section.needs(student, teacher):
             incompatibilities += need.incompatibilities(name, student, teacher)
     # What keeps the pair from several needs is told once.

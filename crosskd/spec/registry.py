@@ -66,16 +66,45 @@ class Backbone:
 BoxMimic = Literal["kl", "giou", "iou"]
 
 
+# FGD's knobs (arXiv 2111.11837 and its configurations) for RetinaNet and GFL; and those of FCOS.
+_FGD_ANCHORS = {
+    "foreground_weight": 1e-3,
+    "background_weight": 5e-4,
+    "attention_weight": 5e-4,
+    "global_weight": 5e-6,
+    "temperature": 0.5,
+}
+_FGD_POINTS = {
+    "foreground_weight": 1.6e-3,
+    "background_weight": 8e-4,
+    "attention_weight": 8e-4,
+    "global_weight": 8e-6,
+    "temperature": 0.8,
+}
+# CWD's knobs for RetinaNet, by the authors' port to MMDetection; and those of MMRazor for GFL.
+_CWD_RETINANET = {"weight": 5.0, "temperature": 1.0, "levels": 4}
+_CWD_GFL = {"weight": 10.0, "temperature": 1.0, "levels": 5}
+# PKD's without CrossKD: MMRazor's for RetinaNet (from RetinaNet and from FCOS) and RepPoints.
+_PKD_ALONE = {"weight": 10.0, "levels": 4}
+
+
 @dataclass(frozen=True)
 class Published:
-    """What the CrossKD paper (arXiv 2306.11369) and its configurations use for a detector."""
+    """What the CrossKD paper (arXiv 2306.11369) and its configurations use for a teacher of a detector.
+
+    And what the configurations of other methods use; `docs/training.md` says which of these are published and which
+    taken over from the nearest detector.
+    """
 
     cut: int  # convolutions of the head that the student keeps
     box: BoxMimic  # how boxes are compared
     cls_weight: float
     box_weight: float
     centerness_weight: float  # 0: centerness is not imitated
-    pkd_weight: float
+    pkd_weight: float  # beside CrossKD, on all levels
+    pkd_alone: Mapping[str, Any] = field(default_factory=lambda: _PKD_ALONE)
+    fgd: Mapping[str, Any] = field(default_factory=lambda: _FGD_ANCHORS)
+    cwd: Mapping[str, Any] = field(default_factory=lambda: _CWD_RETINANET)
 
 
 @dataclass(frozen=True)
@@ -179,7 +208,7 @@ _FOCAL = frozenset({"losses.focal", "losses.focal_gamma", "losses.focal_alpha"})
 DETECTORS: dict[str, Detector] = {
     "gfl": Detector(
         "crosskd.detectors.gfl:GFL",
-        Published(cut=3, box="kl", cls_weight=1.0, box_weight=4.0, centerness_weight=0.0, pkd_weight=6.0),
+        Published(cut=3, box="kl", cls_weight=1.0, box_weight=4.0, centerness_weight=0.0, pkd_weight=6.0, cwd=_CWD_GFL),
         reads=frozenset(
             {
                 "anchor_scale",
@@ -213,7 +242,9 @@ DETECTORS: dict[str, Detector] = {
     ),
     "fcos": Detector(
         "crosskd.detectors.fcos:FCOS",
-        Published(cut=2, box="iou", cls_weight=0.4, box_weight=0.75, centerness_weight=0.0, pkd_weight=2.0),
+        Published(
+            cut=2, box="iou", cls_weight=0.4, box_weight=0.75, centerness_weight=0.0, pkd_weight=2.0, fgd=_FGD_POINTS
+        ),
         defaults={
             "neck": {"relu_before_p7": True},
             "losses": {"giou": 0.0, "iou": 1.0},

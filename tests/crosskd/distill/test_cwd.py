@@ -19,7 +19,7 @@ def distribution(cells: list[float], temperature: float) -> list[float]:
 def test_the_loss_is_the_papers(temperature: float) -> None:
     student, teacher = steps.detector(0), steps.detector(1)
     cwd, step = (
-        steps.term("cwd", student, teacher, weight=3, temperature=temperature),
+        steps.term("cwd", student, teacher, weight=3, temperature=temperature, levels=4),
         steps.step(student, teacher),
     )
     expected = []

@@ -127,7 +127,10 @@ def test_weights_scale_terms_and_zero_silences_them() -> None:
 def test_a_combination_has_the_losses_of_its_terms() -> None:
     batch = small.batch()
     both = distiller(DistillConfig(crosskd=CrossKDConfig(), pkd=PKDConfig()))(*batch)
-    pkd = distiller(DistillConfig(pkd=PKDConfig()))(*batch)
+    pkd = distiller(DistillConfig(pkd=PKDConfig(weight=6, levels=5)))(*batch)  # as beside CrossKD
+    alone = distiller(DistillConfig(pkd=PKDConfig()))(*batch)["pkd"]
+    torch.testing.assert_close(alone[:4], pkd["pkd"][:4] * 10 / 6)
+    assert alone[4] == 0
     assert set(both) == {"loss_cls", "loss_bbox", "loss_dfl", "crosskd_cls", "crosskd_box", "pkd"}
     assert set(pkd) == {"loss_cls", "loss_bbox", "loss_dfl", "pkd"}
     torch.testing.assert_close(both["pkd"], pkd["pkd"])

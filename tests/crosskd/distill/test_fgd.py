@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,14 +34,15 @@ def attentions(x: Array, temperature: float) -> tuple[Array, Array]:
     return spatial, channels * np.array(softmax([g / temperature for g in of_channels]))
 
 
-def scale(boxes: list[list[float]], stride: int, height: int, width: int) -> tuple[Array, Array]:
-    """M and S of one image: whether a cell is in a box, and its scale."""
+def scale(boxes: list[list[float]], pixels: tuple[float, float], height: int, width: int) -> tuple[Array, Array]:
+    """M and S of one image: whether a cell, so many pixels down and across, is in a box, and its scale."""
+    down, across = pixels
     inside, size = np.zeros((height, width)), np.zeros((height, width))
     for i in range(height):
         for j in range(width):
             for x1, y1, x2, y2 in boxes:
-                left, top = math.floor(x1 / stride), math.floor(y1 / stride)
-                right, bottom = math.ceil(x2 / stride), math.ceil(y2 / stride)
+                left, top = math.floor(x1 / across), math.floor(y1 / down)
+                right, bottom = math.ceil(x2 / across), math.ceil(y2 / down)
                 if left <= j <= right and top <= i <= bottom:
                     inside[i, j] = 1
                     size[i, j] = max(size[i, j], 1 / ((right - left + 1) * (bottom - top + 1)))
@@ -66,9 +68,15 @@ def related(x: Array, block: torch.nn.Module) -> Array:
     return x + added[:, None, None]
 
 
-@pytest.mark.parametrize("targets", [steps.TWO, steps.EMPTY], ids=["boxes", "no boxes"])
+# The second image ends where its box does, and the batch goes on.
+PADDED = replace(steps.TWO, sizes=[(64, 96), (60, 50)])
+
+
+@pytest.mark.parametrize("mask_scale", ["image", "stride"])
+@pytest.mark.parametrize("targets", [steps.TWO, PADDED, steps.EMPTY], ids=["boxes", "padded", "no boxes"])
 @pytest.mark.parametrize("width", [8, 16], ids=["as wide", "wider teacher"])
-def test_the_losses_are_the_papers(width: int, targets: Targets) -> None:
+def test_the_losses_are_the_papers(width: int, targets: Targets, mask_scale: str) -> None:
+    """`image`: boxes over the image's size, times the map's, as in the published code."""
     student, teacher = steps.detector(0), steps.detector(1, channels=width)
     alpha, beta, gamma, lambda_, temperature = 2.0, 3.0, 5.0, 7.0, 0.8
     fgd = steps.term(
@@ -80,6 +88,7 @@ def test_the_losses_are_the_papers(width: int, targets: Targets) -> None:
         attention_weight=gamma,
         global_weight=lambda_,
         temperature=temperature,
+        mask_scale=mask_scale,
     )
     step = steps.step(student, teacher, targets)
     expected = np.zeros((4, 5))
@@ -89,7 +98,10 @@ def test_the_losses_are_the_papers(width: int, targets: Targets) -> None:
             s, t = mine[n], theirs[n].numpy()
             spatial, channel = attentions(t, temperature)
             spatial_s, channel_s = attentions(s, temperature)
-            inside, size = scale(targets.boxes[n].tolist(), 8 * 2**level, *t.shape[1:])
+            rows, columns = t.shape[1:]
+            pixels, stride = (targets.sizes[n][0] / rows, targets.sizes[n][1] / columns), 8.0 * 2**level
+            cell = pixels if mask_scale == "image" else (stride, stride)
+            inside, size = scale(targets.boxes[n].tolist(), cell, rows, columns)
             for i in range(t.shape[1]):
                 for j in range(t.shape[2]):
                     for k in range(width):
@@ -107,12 +119,24 @@ def test_the_losses_are_the_papers(width: int, targets: Targets) -> None:
 
 def test_the_smallest_box_of_a_cell_gives_its_scale_and_masks_reach_no_other_image() -> None:
     targets = steps.targets([[[0, 0, 64, 56], [16, 16, 24, 24]], []])
-    foreground, background = masks(targets, 8, torch.zeros(2, 8, 8, 12, dtype=torch.float64))
+    foreground, background = masks(targets, 8, torch.zeros(2, 8, 8, 12, dtype=torch.float64), scale="stride")
     assert float(foreground[0, 0, 0, 0]) == 1 / (9 * 8)
     assert float(foreground[0, 0, 2, 2]) == 1 / 4
     assert not foreground[0, 0, :, 9:].any()
     assert not foreground[1].any()
     torch.testing.assert_close(background.sum((1, 2, 3)), torch.ones(2, dtype=torch.float64))
+
+
+def test_the_published_code_stretches_boxes_where_the_batch_is_padded() -> None:
+    """An image of 32 x 48 pixels in a batch of 64 x 96: a box in its last quarter."""
+    targets = replace(steps.targets([[[24, 16, 48, 32]]]), sizes=[(32, 48)])
+    like = torch.zeros(1, 8, 8, 12, dtype=torch.float64)
+    where = {}
+    for how in ("image", "stride"):
+        foreground, _ = masks(targets, 8, like, scale=how)  # type: ignore[arg-type]
+        rows, columns = foreground[0, 0].nonzero(as_tuple=True)
+        where[how] = [int(x) for x in (rows.min(), rows.max(), columns.min(), columns.max())]
+    assert where == {"image": [4, 7, 6, 11], "stride": [2, 4, 3, 6]}
 
 
 def test_a_map_that_is_all_foreground_has_no_background() -> None:

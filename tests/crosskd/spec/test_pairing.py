@@ -31,7 +31,34 @@ def test_what_is_published_for_the_teachers_detector_is_the_default(detector: st
     assert (resolved.crosskd.box, resolved.crosskd.box_weight) == (published.box, published.box_weight)
     assert resolved.crosskd.cls_weight == published.cls_weight
     assert resolved.crosskd.centerness_weight == published.centerness_weight
-    assert resolved.pkd.weight == published.pkd_weight
+    assert (resolved.pkd.weight, resolved.pkd.levels) == (published.pkd_weight, 5)
+
+
+ANCHORS, POINTS = (1e-3, 5e-4, 5e-4, 5e-6, 0.5), (1.6e-3, 8e-4, 8e-4, 8e-6, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("detector", "fgd", "cwd"),
+    [
+        ("retinanet", ANCHORS, (5.0, 1.0, 4)),
+        ("gfl", ANCHORS, (10.0, 1.0, 5)),
+        ("fcos", POINTS, (5.0, 1.0, 4)),
+        ("atss", ANCHORS, (5.0, 1.0, 4)),
+    ],
+)
+def test_other_methods_take_what_their_configurations_have_for_the_teachers_detector(
+    detector: str, fgd: tuple[float, ...], cwd: tuple[float, ...]
+) -> None:
+    student, teacher = small.config(), small.config(detector=detector)
+    sections = require_pair(DistillConfig(fgd={}, cwd={}, pkd={}), student, teacher).terms()
+    assert list(sections["fgd"].model_dump(exclude={"mask_scale"}).values()) == list(fgd)
+    assert list(sections["cwd"].model_dump().values()) == list(cwd)
+    # PKD without CrossKD, as in MMRazor; beside CrossKD see above.
+    assert list(sections["pkd"].model_dump().values()) == [10.0, 4]
+    given = DistillConfig(fgd={"temperature": 3}, cwd={"levels": 2}, pkd={"weight": 1, "levels": 3})
+    sections = require_pair(given, student, teacher).terms()
+    assert [sections["fgd"].temperature, sections["cwd"].levels] == [3, 2]  # type: ignore[attr-defined]
+    assert list(sections["pkd"].model_dump().values()) == [1.0, 3]
 
 
 def test_what_is_given_stays() -> None:
