@@ -125,10 +125,11 @@ def prepare(
     """
     path = Path(path)
     source = read_source(path)
-    notes: list[str] = []
+    notes = list(source.notes)
     model = model or source.model
     if model is None:
-        model, notes = recognise(source, file_digest(path))
+        model, assumed = recognise(source, file_digest(path))
+        notes += assumed
     require_readable(source.format, model, source.name)
     found = to_native(source.tensors, source.format, model)
     count = class_count(found.state, model)

@@ -21,7 +21,7 @@ from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.files import checkpoint_name
 from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
-from crosskd.weights.tensors import read_pytorch
+from crosskd.weights.pytorch import read_pytorch
 
 log = logging.getLogger(__name__)
 

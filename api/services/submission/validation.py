@@ -17,7 +17,6 @@ from api.errors import InvalidSpec
 from api.services.submission import datasets, evaluate_export, splits, weights
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.splits import listed
-from api.services.submission.weights_header import NotSafetensors
 from api.settings import Settings
 from crosskd.spec.config import (
     DataConfig,
@@ -201,14 +200,10 @@ def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -
         pointer = "/spec/student/backbone/init/file"
         try:
             path = locate_file(init.file, roots)
-            if path.suffix == ".safetensors":
-                weights.read_weights_file(path)
+            weights.read_weights_file(path)
             values["backbone"]["init"] = {"file": str(path)}
-        except PathRefused as refused:
+        except (PathRefused, weights.NotWeights) as refused:
             faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
-        except NotSafetensors as error:
-            detail = f"{init.file!r} is no readable safetensors file: {error}"
-            faults.append(Fault(pointer=pointer, detail=detail, remedy="Copy the file anew, or name another."))
     return values
 
 

@@ -20,6 +20,8 @@ from api.services.submission.weights_header import NotSafetensors, Shape, Weight
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
 from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
+from crosskd.spec.weights_file import beginning
+from crosskd.spec.wrapped_names import unwrap
 from wire.errors import Fault
 
 POINTER = "/spec/teacher"
@@ -113,14 +115,13 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
         return None
     weights = FileRef(file=str(path))
-    if path.suffix != ".safetensors":
-        return Source(weights)
     try:
         header = read_weights_file(path)
-    except NotSafetensors as error:
-        detail = f"{path.name} is no readable safetensors file: {error}"
-        faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
+    except NotWeights as error:
+        faults.append(Fault(pointer=pointer, detail=error.detail, remedy=error.remedy))
         return None
+    if header is None:
+        return Source(weights)
     if (classes := _classes_of(header, weights)) is not None and len(set(classes)) != len(classes):
         detail = f"{path.name} names a class twice"
         remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
@@ -131,13 +132,34 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
     return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
 
 
-def read_weights_file(path: Path) -> WeightsHeader:
-    """The header of a safetensors file. Raises `NotSafetensors`."""
+class NotWeights(Exception):
+    """A file that no worker could read as weights; `detail` and `remedy` are for the client."""
+
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+
+
+def read_weights_file(path: Path) -> WeightsHeader | None:
+    """The header of a safetensors file, whatever its ending, with the names that the core will read; None for a file
+    that only torch can read. Raises `NotWeights`."""
     try:
+        found = beginning(path)
+        if found.form == "none":
+            raise NotWeights(f"{path.name} is {found.what}", found.remedy)
+        if found.form == "pytorch":
+            return None
         with path.open("rb") as file:
-            return read_header(file)
+            header = read_header(file)
     except OSError as error:
-        raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
+        raise NotWeights(f"{path.name} cannot be read ({error.strerror})", "Check the file and its rights.") from None
+    except NotSafetensors as error:
+        raise NotWeights(
+            f"{path.name} is no readable safetensors file: {error}", "Export the weights again, or copy them anew."
+        ) from None
+    names = unwrap(header.shapes).names
+    return WeightsHeader({plain: header.shapes[name] for name, plain in names.items()}, header.metadata)
 
 
 def _model_of(header: WeightsHeader) -> ModelConfig | None:
