@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosskd.convert.formats import require_readable, to_native
+from crosskd.convert.recognise import differences
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
@@ -40,6 +41,9 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
     source = read_source(path)
     for note in source.notes:
         log.info("%s: %s", source.name, note)
+    if source.model is None:
+        for difference in differences(source, detector.config):
+            log.warning("%s: if the detections are wrong, it is this", difference)
     require_readable(source.format, detector.config, source.name)
     found = to_native(source.tensors, source.format, detector.config)
     wanted = detector.state_dict()

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from crosskd.convert.formats import Format, format_of
+from crosskd.convert.mmdet_config import parse_config
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
@@ -35,6 +36,7 @@ class Source:
     model: ModelConfig | None = None
     classes: list[str] | None = None
     extra: dict[str, str] = field(default_factory=dict)  # further metadata of ours: step, ap, augment ...
+    config: dict[str, Any] = field(default_factory=dict)  # MMDetection's own, as `parse_config` reads it
     notes: list[str] = field(default_factory=list)  # what was around the tensors, and what beside them was left out
 
 
@@ -58,7 +60,10 @@ def read_source(path: Path | str) -> Source:
     if classes is None and not safetensors:
         classes = _mmdet_classes(content)
     extra = {key: value for key, value in own.items() if key not in _FILE_KEYS}
-    return Source(path.name, format_of(found.tensors, path.name), found.tensors, model, classes, extra, found.notes)
+    meta = _meta(content)
+    config = {} if safetensors else parse_config(meta.get("cfg") or meta.get("config"))  # of MMDetection 3, 2
+    form = format_of(found.tensors, path.name)
+    return Source(path.name, form, found.tensors, model, classes, extra, config, found.notes)
 
 
 def _own_entry(content: Any) -> dict[str, str]:
