@@ -151,6 +151,7 @@ def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_diges
         values["loader"].pop(knob)
     values["schedule"].pop("max_steps")
     values["student"]["backbone"].pop("init")
+    values["student"].pop("init", None)
     if values["teacher"] is not None:
         values["teacher"]["weights"] = teacher_digest
     return {**values, "data": {"classes": config.data.classes, **data_digests}}

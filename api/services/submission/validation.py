@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import InvalidSpec
-from api.services.submission import datasets, evaluate_export, splits, weights
+from api.services.submission import datasets, evaluate_export, splits, start, weights
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.splits import listed
 from api.settings import Settings
@@ -25,6 +25,7 @@ from crosskd.spec.config import (
     LoaderConfig,
     ModelConfig,
     Section,
+    StudentConfig,
     TeacherConfig,
     TrainConfig,
 )
@@ -60,6 +61,8 @@ def _training(database: Database, settings: Settings, kind: str, config: TrainCo
     faults: list[Fault] = _kind(kind, config.teacher)
     data = _data(database, settings, config.data, config.loader, faults)
     student = _student(roots, config.student, faults)
+    if config.student.init is not None:
+        student["init"] = start.check(database, roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
         classes = data["classes"] or config.data.classes
@@ -83,7 +86,7 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     if body.get("kind") in ("evaluate", "export"):
         return evaluate_export.further_faults(database, settings, body["kind"], spec)
     data = _well_formed(DataConfig, spec.get("data"))
-    student = _well_formed(ModelConfig, spec.get("student"))
+    student = _well_formed(StudentConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
     distill = _well_formed(DistillConfig, spec.get("distill") or {})
     loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
@@ -93,6 +96,8 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
         classes = _data(database, settings, data, loader, faults)["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
+        if student.init is not None:
+            start.check(database, settings.data_roots, student, faults)
     if teacher is not None:
         teacher = weights.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
         if student is not None and distill is not None and teacher.model is not None:

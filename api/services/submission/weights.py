@@ -17,7 +17,7 @@ from api.database import Database
 from api.models import ID, Artifact, Job
 from api.services.submission.roots import PathRefused, locate_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
-from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
+from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
 from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.weights_file import beginning
@@ -101,7 +101,7 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, data = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]
+        model, data = StudentConfig.model_validate(job.spec["student"]).model, job.spec["data"]
         shapes = expected_shapes(model, len(data["classes"]))
         return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
     faults.append(fault)
