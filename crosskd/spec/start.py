@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crosskd.spec.alike import same_anchors, same_code
+from crosskd.spec.alike import code_facts, same_anchors, same_code
 from crosskd.spec.model import ModelConfig
 
 Shape = tuple[int, ...]
@@ -28,16 +28,20 @@ class Start:
     rows: dict[int, int]
     classes: dict[str, list[str]]  # "kept", "new", "left" -> names
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # part -> taken, of how many
+    differences: list[str] = field(default_factory=list)  # knobs for which layers of the head begin anew
 
     def text(self) -> str:
         """In a sentence."""
         counts = ", ".join(f"{part} {taken} of {count} tensors" for part, (taken, count) in self.counts.items())
+        differences = f" (the head differs: {', '.join(self.differences)})" if self.differences else ""
         said = [f"{len(names)} {kind}{_listed(names)}" for kind, names in self.classes.items()]
-        return f"{counts}; {len(self.left)} tensors of the file are left out; classes by name: {', '.join(said)}"
+        left = f"{len(self.left)} tensors of the file are left out"
+        return f"{counts}{differences}; {left}; classes by name: {', '.join(said)}"
 
     def manifest(self) -> dict[str, Any]:
         parts = {part: list(counts) for part, counts in self.counts.items()}
-        return {"taken": parts, "new_tensors": self.new, "left_out": self.left, "classes": self.classes}
+        told = {"taken": parts, "new_tensors": self.new, "left_out": self.left, "classes": self.classes}
+        return {**told, "differences": self.differences}
 
 
 def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, str]]:
@@ -96,8 +100,14 @@ def plan_start(
             "new": [name for name in classes if name not in set(kept)],
             "left": [name for name in named or [] if name not in set(kept)],
         },
+        differences=_differences(student, found),
         counts={part: (_count(part, taken), _count(part, wanted)) for part in PARTS if _count(part, wanted)},
     )
+
+
+def _differences(student: ModelConfig, found: ModelConfig) -> list[str]:
+    ours, theirs = code_facts(student), code_facts(found)
+    return [f"{knob} is {theirs[knob]} there, {ours[knob]} here" for knob in ours if ours[knob] != theirs[knob]]
 
 
 def _rows(classes: Sequence[str], named: Sequence[str] | None) -> dict[int, int]:

@@ -26,6 +26,8 @@ class StudentConfig(ModelConfig):
     @classmethod
     def _backbone_of_init(cls, data: Any) -> Any:
         """The detector brings its backbone: nothing else is fetched for it, but it counts as pretrained."""
+        if isinstance(data, ModelConfig) and not isinstance(data, cls):  # such as the model of a weights file
+            return {name: getattr(data, name) for name in ModelConfig.model_fields}
         if not isinstance(data, dict) or data.get("init") is None:
             return data
         given = data.get("backbone")

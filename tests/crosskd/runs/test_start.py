@@ -84,6 +84,7 @@ def test_another_box_code_begins_anew(tmp_path: Path) -> None:
     told = begin(student, saved(teacher, tmp_path / "x.safetensors"), CLASSES, None)
     assert "head.box.weight" in told["new_tensors"]
     assert told["classes"]["kept"] == CLASSES
+    assert told["differences"] == ["head/norm_on_bbox is False there, True here"]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,8 @@ def test_a_fine_tuned_backbone_counts_as_pretrained() -> None:
     plain = StudentConfig.model_validate({"backbone": {"name": "resnet18"}, "init": {"file": "x.pth"}})
     assert (plain.backbone.init, plain.backbone.frozen_stages, plain.backbone.norm_eval) == ("random", 1, True)
     assert StudentConfig.model_validate(plain.model_dump()) == plain
+    model = plain.model
+    assert StudentConfig.model_validate(model).model == model
     assert "init" not in StudentConfig.model_validate({"backbone": {"name": "resnet18"}}).model_dump()
     chosen = {"name": "resnet18", "frozen_stages": -1, "norm_eval": False}
     free = StudentConfig.model_validate({"backbone": chosen, "init": {"job": "x"}})
@@ -166,3 +169,38 @@ def test_a_fine_tuned_backbone_counts_as_pretrained() -> None:
 def test_two_origins_contradict_each_other(backbone: Any) -> None:
     with pytest.raises(ValidationError, match=r"leave `backbone\.init` out"):
         StudentConfig.model_validate({"backbone": {"name": "resnet18", "init": backbone}, "init": {"file": "x.pth"}})
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_start_beats_a_random_one_in_the_same_steps(tmp_path: Path) -> None:
+    """From a pre-training on other images of the demo set, with one class more."""
+
+    def values(folder: str, seed: int, classes: list[str], steps: int, **student: Any) -> TrainConfig:
+        data = write_demo(tmp_path / folder, train=120, val=30, size=96, classes=4, seed=seed).model_dump()
+        base = {
+            "data": {**data, "classes": classes},
+            "student": {**small.config().model_dump(), **student},
+            "augment": {"short_edges": [96], "long_edge": 96},
+            "loader": {"workers": 0},
+            "batch_size": 8,
+            "schedule": {"epochs": steps // 15, "warmup_steps": 20, "decay": "cosine"},
+            "optimizer": {"name": "adamw", "lr": 2e-3, "base_batch": None, "weight_decay": 0.05},
+            "clip_norm": 10.0,
+            "evaluation": {"every_epochs": 1000},
+            "device": "cpu",
+            "threads": 1,
+        }
+        return TrainConfig.model_validate(base)
+
+    names = _demo_names(tmp_path)
+    first = train(values("a", 1, names, 450), tmp_path / "first")
+    init = {"init": {"file": str(first.last_weights)}}
+    tuned = train(values("b", 2, names[1:], 90, **init), tmp_path / "tuned")
+    fresh = train(values("b", 2, names[1:], 90), tmp_path / "fresh")
+    assert tuned.best_ap > 1.5 * fresh.best_ap > 0
+
+
+def _demo_names(folder: Path) -> list[str]:
+    split = write_demo(folder / "names", train=2, val=1, size=64, classes=4, seed=1).train
+    content = json.loads(Path(split.annotations).read_text())
+    return [category["name"] for category in content["categories"]]
