@@ -33,7 +33,7 @@ class Start:
     def text(self) -> str:
         """In a sentence."""
         counts = ", ".join(f"{part} {taken} of {count} tensors" for part, (taken, count) in self.counts.items())
-        differences = f" (the head differs: {', '.join(self.differences)})" if self.differences else ""
+        differences = f" (what differs: {', '.join(self.differences)})" if self.differences else ""
         said = [f"{len(names)} {kind}{_listed(names)}" for kind, names in self.classes.items()]
         left = f"{len(self.left)} tensors of the file are left out"
         return f"{counts}{differences}; {left}; classes by name: {', '.join(said)}"
@@ -106,7 +106,8 @@ def plan_start(
 
 
 def _differences(student: ModelConfig, found: ModelConfig) -> list[str]:
-    ours, theirs = code_facts(student), code_facts(found)
+    ours = {**code_facts(student), "backbone/norm_eps": student.backbone.norm_eps}
+    theirs = {**code_facts(found), "backbone/norm_eps": found.backbone.norm_eps}
     return [f"{knob} is {theirs[knob]} there, {ours[knob]} here" for knob in ours if ours[knob] != theirs[knob]]
 
 
