@@ -27,7 +27,7 @@ from client.stack.stack import Stack
 from client.tables import failure_lines, number
 from client.watch import clock, follow
 from crosskd.data.demo import write_demo
-from crosskd.spec.config import ModelConfig
+from crosskd.spec.config import StudentConfig
 from crosskd.spec.shapes import parameter_count
 from wire.artifacts import BEST_WEIGHTS
 from wire.jobs import Job, Preset
@@ -129,7 +129,7 @@ def row(client: Client, job: Job, name: str) -> Row:
     """What a job reached: its best evaluation, the size of its weights, its speed."""
     best = [item for item in client.evaluations(job.id) if item.model == "student" and item.best][-1]
     size = next(item.size for item in client.artifacts(job.id) if item.name == BEST_WEIGHTS)
-    model = ModelConfig.model_validate(job.spec["student"])
+    model = StudentConfig.model_validate(job.spec["student"]).model
     parameters = parameter_count(model, len(best.per_class))
     return Row(name, best.metrics, parameters, size / 1e6, best.milliseconds_per_image)
 

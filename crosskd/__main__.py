@@ -22,9 +22,10 @@ from rich.console import Console
 
 from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
-from crosskd.spec.config import ExportConfig, ModelConfig, TrainConfig
+from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
+from crosskd.spec.registry import BACKBONES
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
@@ -94,9 +95,15 @@ def export(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Weights of ours, MMDetection or torchvision.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors file; for other projects also .pth.")],
-    to: Annotated[Literal["mmdet", "torchvision", "native"], typer.Option("--to", help="Whose form OUT has.")],
+    to: Annotated[
+        Literal["mmdet", "torchvision", "native", "backbone"],
+        typer.Option("--to", help="Whose form OUT has. backbone: what `backbone.init` reads, of a --model."),
+    ],
     model: Annotated[
-        str | None, typer.Option(help="A YAML file with the ModelConfig of IN, or a recipe, whose student it is.")
+        str | None,
+        typer.Option(
+            help="A YAML file with the ModelConfig of IN, or a recipe, whose student it is; to backbone: also its name."
+        ),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Names, as a,b,c; 80 or 91 for COCO's or torchvision's; or a COCO .json file.")
@@ -116,6 +123,9 @@ def convert(
         from crosskd.convert.convert import prepare
         from crosskd.weights.files import write_text
 
+        if to == "backbone":
+            _convert_backbone(source, target, model, report)
+            return
         known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None
         conversion = prepare(source, to, model=known, classes=names)
@@ -123,6 +133,29 @@ def convert(
         if report is not None:
             write_text(report, conversion.report.json())
         conversion.write(target, drop_unexpected=drop_unexpected)
+
+
+def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None) -> None:
+    from crosskd.convert.backbone import prepare_backbone
+    from crosskd.weights.files import write_text
+
+    if model is None:
+        raise ConfigError(
+            "nothing says which backbone it is to be",
+            remedy="Give --model: the name of a backbone, such as resnet50, or a recipe, whose student's it is.",
+        )
+    if model in BACKBONES:
+        values: Any = {"name": model}
+    else:
+        values = _student_in(_read(model))
+        values = values.get("backbone", values) if isinstance(values, dict) else values
+    if isinstance(values, dict):
+        values = {**values, "init": "random"}
+    conversion = prepare_backbone(source, BackboneConfig.model_validate(values))
+    print("\n".join(conversion.report.lines()), flush=True)
+    if report is not None:
+        write_text(report, conversion.report.json())
+    conversion.write(target)
 
 
 def _student_in(values: dict[str, Any]) -> Any:

@@ -144,6 +144,7 @@ class Job(JobSummary):
     last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]
     attempts: list[Attempt]
+    notes: list[str] = Field(default=[], description="In the answer to `POST /jobs` alone: what is good to know of it.")
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")
 
 
@@ -163,6 +164,7 @@ class DryRun(BaseModel):
     priority: Priority = NORMAL_PRIORITY
     spec_version: int
     spec: Spec
+    notes: list[str] = Field(default=[], description="What is good to know of it, such as what `student.init` takes.")
 
 
 class Preset(BaseModel):

@@ -66,6 +66,7 @@ class Claim(BaseModel):
     resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
+    init: ArtifactRef | None = Field(default=None, description="Weights of a former job that the student begins with.")
 
 
 WorkerCommand = Literal["cancel", "pause", "stop"]  # the first of these that is asked for

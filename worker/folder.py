@@ -51,6 +51,7 @@ class Order(BaseModel):
     resume: Path | None = None
     teacher: Path | None = None
     weights: Path | None = None
+    init: Path | None = None
     traceparent: str = ""
 
 
@@ -75,6 +76,7 @@ class WorkFolder:
         self.resume = path / "resume.pt"
         self.teacher = path / "teacher.safetensors"
         self.weights = path / "weights.safetensors"
+        self.init = path / "init.safetensors"
         self._lock: IO[bytes] | None = None
 
     @classmethod

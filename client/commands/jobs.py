@@ -13,6 +13,7 @@ import yaml
 from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
 from client.sdk import Client
+from client.visible import visible
 from client.watch import follow
 from wire.jobs import Job
 
@@ -62,13 +63,22 @@ def submit(
             overrides=values,
         )
         if dry_run:
-            resolved = client.dry_run(job).model_dump(mode="json", exclude={"spec_version"})  # it can be posted again
+            answer = client.dry_run(job)
+            _tell(answer.notes)
+            resolved = answer.model_dump(mode="json", exclude={"spec_version", "notes"})  # it can be posted again
             print(yaml.safe_dump(resolved, sort_keys=False), end="")
             return
         created = client.create_job(job)
+        _tell(created.notes)
         print(created.id, flush=True)
         if watch:
             finish(follow(client, created.id, console()))
+
+
+def _tell(notes: list[str]) -> None:
+    """Beside the output, which is read by programs too."""
+    for note in notes:
+        typer.echo(visible(note), err=True)
 
 
 @app.command("jobs")

@@ -20,6 +20,8 @@ class MobileNetV2(StagedBackbone):
     C5 has the 320 channels of the last block: the 1 x 1 convolution to 1280 behind it serves the classifier alone.
     """
 
+    unused = ("classifier.", f"features.{ENDS[-1]}.")
+
     def __init__(self, config: BackboneConfig, *, load: bool = True) -> None:
         super().__init__(config)
         default = registry.BACKBONES[config.name].width
@@ -27,7 +29,7 @@ class MobileNetV2(StagedBackbone):
         whole = mobilenetv2.MobileNetV2(width_mult=(config.width or default) / default)
         self.features: nn.Sequential = whole.features[: ENDS[-1]]
         if load:
-            pretrained.load(self, config, unused=("classifier.", f"features.{ENDS[-1]}."))
+            pretrained.load(self, config, unused=self.unused)
         self.freeze()
 
     def stages(self) -> list[list[nn.Module]]:

@@ -20,6 +20,8 @@ class ResNet(StagedBackbone):
     3 x 3 one behind it. Names and shapes are the same, the weights of the one are of no use to the other.
     """
 
+    unused = ("fc.",)
+
     def __init__(self, config: BackboneConfig, *, load: bool = True) -> None:
         super().__init__(config)
         entry = registry.BACKBONES[config.name]
@@ -38,7 +40,7 @@ class ResNet(StagedBackbone):
             in_channels = self.channels[stage]
         self._initialise()
         if load:
-            pretrained.load(self, config, unused=("fc.",))
+            pretrained.load(self, config, unused=self.unused)
         self.freeze()
 
     def _initialise(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,8 +25,12 @@ class StagedBackbone(nn.Module, ABC):
     raises `ConfigError`.
     """
 
+    unused: ClassVar[tuple[str, ...]] = ()  # begin the names that only the classifier of its source has
+    own: ClassVar[tuple[str, ...]] = ()  # begin the names that this classifier lacks
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
+        self.name = config.name
         self.channels = registry.BACKBONES[config.name].channels(config.width)
         self.frozen_stages = -1 if config.frozen_stages is None else config.frozen_stages
         self.norm_eval = bool(config.norm_eval)

@@ -29,6 +29,9 @@ class Swin(StagedBackbone):
     does not shift windows along a side of at most one window, which concerns maps of 7 cells or fewer.
     """
 
+    unused = ("head.", "norm.")
+    own = ("norms.",)
+
     def __init__(self, config: BackboneConfig, *, load: bool = True) -> None:
         super().__init__(config)
         whole = SwinTransformer(
@@ -42,7 +45,7 @@ class Swin(StagedBackbone):
         self.features: nn.Sequential = whole.features
         self.norms = nn.ModuleDict({str(stage): nn.LayerNorm(self.channels[stage]) for stage in NORMED})
         if load:
-            pretrained.load(self, config, unused=("head.", "norm."), own=("norms.",))
+            pretrained.load(self, config, unused=self.unused, own=self.own)
         self.freeze()
 
     def stages(self) -> list[list[nn.Module]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from crosskd.backbones.staged import StagedBackbone
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig, FileRef
-from crosskd.weights.tensors import read_tensors
+
+log = logging.getLogger(__name__)
 
 
 class TimmFeatures(StagedBackbone):
@@ -42,7 +44,8 @@ class TimmFeatures(StagedBackbone):
         except (OSError, RuntimeError) as error:
             if not published:
                 raise
-            raise pretrained.unreachable(config.name, "", error) from error
+            url, cached = _published(name)
+            raise pretrained.unreachable(config.name, url, error, cached=cached) from error
         if tuple(self.net.feature_info.channels()) != self.channels:
             raise ConfigError(
                 f"the installed timm builds {config.name} with {self.net.feature_info.channels()} channels, "
@@ -77,18 +80,37 @@ def run(net: Any, images: Tensor) -> list[Tensor]:
     return [m.permute(0, 3, 1, 2).contiguous() if last else m for m in net(images)]
 
 
+def _published(name: str) -> tuple[str, bool]:
+    """Where timm's default weights of a model lie, and whether torch keeps such a file under its own name."""
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        return "", False
+    if published.hf_hub_id:
+        file = published.hf_hub_filename or "model.safetensors"
+        return f"https://huggingface.co/{published.hf_hub_id}/resolve/main/{file}", False
+    return str(published.url or ""), True
+
+
 def _fill(net: nn.Module, config: BackboneConfig, init: FileRef) -> None:
-    """The tensors of the whole classifier, or of the features alone, into `net`; what `net` has not is left out.
+    """The tensors of the whole classifier, or of the features alone, into `net`; what `net` has not is left out."""
+    file, wanted, given = Path(init.file).name, net.state_dict(), pretrained.read_init(init)
+    names, left = by_net(wanted, given)
+    if missing := pretrained.missing_names(wanted, names):
+        raise pretrained.misfit(config, file, given, left, wanted, missing)
+    pretrained.fill(net, {ours: given[theirs] for ours, theirs in names.items()}, file, config)
+    log.info("%s: %s", file, pretrained.loaded(len(names), left))
+
+
+def by_net(wanted: Iterable[str], given: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """The names of timm's extractor -> those of a file, and the file's names that it does not have.
 
     As features, timm calls `stages.0.x` of the classifier `stages_0.x` or `model.stages.0.x`.
     """
-    file = Path(init.file).name
-    plain = {_plain(name): name for name in net.state_dict()}
-    state: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(init.file).items():
-        if (ours := plain.get(_plain(name))) is not None:
-            state[ours] = tensor
-    pretrained.fill(net, state, file, config)
+    plain = {_plain(name): name for name in wanted}
+    names = {ours: name for name in given if (ours := plain.get(_plain(name))) is not None}
+    return names, [name for name in given if _plain(name) not in plain]
 
 
 def _plain(name: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 
 import timm
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN as MEAN
+from timm.data.constants import IMAGENET_DEFAULT_STD as STD
 
 from crosskd.backbones.timm_features import build, run
 from crosskd.spec import registry
@@ -57,7 +59,15 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "weights": published is not None and bool(published.has_weights),
     }
-    return row | ({"idle": idle} if idle else {})
+    return row | ({"idle": idle} if idle else {}) | pixels(name)
+
+
+def pixels(name: str) -> dict[str, list[float]]:
+    """The mean and deviation of the pixels, 0 to 1, that a model's weights were made for, where not ImageNet's."""
+    published = timm.get_pretrained_cfg(name)
+    if published is None or (tuple(published.mean), tuple(published.std)) == (MEAN, STD):
+        return {}
+    return {"mean": list(published.mean), "std": list(published.std)}
 
 
 def _try(net: Any) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from crosskd.convert.formats import PROJECTS, Format, from_native, require_readable, their_name, to_native
 from crosskd.convert.hints import hints, image_hints
 from crosskd.convert.load import COUNTER, listed
-from crosskd.convert.recognise import class_count, recognise
+from crosskd.convert.recognise import class_count, differences, recognise
 from crosskd.convert.source import OWN_ENTRY, Source, read_source
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
@@ -125,10 +125,13 @@ def prepare(
     """
     path = Path(path)
     source = read_source(path)
-    notes: list[str] = []
+    notes = list(source.notes)
+    if model is not None and source.model is None:
+        notes += differences(source, model)
     model = model or source.model
     if model is None:
-        model, notes = recognise(source, file_digest(path))
+        model, assumed = recognise(source, file_digest(path))
+        notes += assumed
     require_readable(source.format, model, source.name)
     found = to_native(source.tensors, source.format, model)
     count = class_count(found.state, model)

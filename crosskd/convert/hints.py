@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crosskd.convert.formats import PROJECTS, Format
+from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.description import Description
 
@@ -16,7 +17,7 @@ def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     if target == "mmdet":
         pixels, post = model.pixels, model.postprocess
         return [
-            f"in the {PROJECTS[target]} config: num_classes={classes}; "
+            f"in the {PROJECTS[target]} config: num_classes={classes}; {_mmdet_knobs(model)}"
             f"mean={list(pixels.mean)}, std={list(pixels.std)}, bgr_to_rgb={pixels.order == 'rgb'}; "
             f"score_thr={post.score_threshold:g}, nms iou_threshold={post.nms_iou:g}, nms_pre={post.pre_nms}, "
             f"max_per_img={post.max_detections}"
@@ -43,6 +44,29 @@ def image_hints(source: Format, extra: Mapping[str, str], target: Format) -> lis
     if antialias:
         return [f"it was trained on images resized with antialiasing, which {PROJECTS[target]} resizes without"]
     return []
+
+
+def _mmdet_knobs(model: ModelConfig) -> str:
+    """What of a model shapes no tensor there, and may differ from the defaults of its classes."""
+    neck, head = model.neck, model.head
+    said = [
+        f"neck add_extra_convs='{'on_input' if neck.p6_from == 'c5' else 'on_output'}', "
+        f"relu_before_extra_convs={neck.relu_before_p7}"
+    ]
+    if registry.BACKBONES[model.backbone.name].family == "resnet":
+        said.append(f"backbone style='{model.backbone.style}'")
+    if head.norm == "group":
+        said.append(f"bbox_head norm_cfg=dict(type='GN', num_groups={head.norm_groups})")
+    if model.detector == "fcos":
+        said.append(
+            f"bbox_head norm_on_bbox={head.norm_on_bbox}, centerness_on_reg={head.centerness_on_reg}, "
+            f"conv_bias={head.tower_bias}, center_sampling={head.center_sampling}"
+        )
+    else:
+        said.append(f"anchor_generator octave_base_scale={model.anchor_scale:g}")
+    if model.detector == "retinanet":
+        said.append(f"scales_per_octave={head.octaves}, ratios={list(head.ratios)}")
+    return "".join(f"{part}; " for part in said)
 
 
 def _builder(model: ModelConfig) -> str:

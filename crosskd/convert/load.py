@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crosskd.convert.formats import require_readable, to_native
+from crosskd.convert.recognise import differences
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
-from crosskd.weights.tensors import LISTED, check_finite, check_shapes
+from crosskd.weights.pytorch import LISTED
+from crosskd.weights.tensors import check_finite, check_shapes
+
+log = logging.getLogger(__name__)
 
 COUNTER = "num_batches_tracked"  # only batch norm without momentum reads these; some files leave them out
 
@@ -29,14 +34,18 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
     """Load our safetensors or a training checkpoint's student, or an MMDetection checkpoint, or torchvision's
     RetinaNet or FCOS (.pth or safetensors), or a bare state dict of any of them.
 
-    Nothing in the file is run: an MMDetection checkpoint as it is published loads, while one straight from a
-    training with MMEngine also carries its message hub, objects of MMEngine's own, and is refused. Publish it first
-    (MMDetection's `publish_model.py`), or save its `state_dict` alone.
+    Nothing in the file is run. What a training wrote beside its tensors (options, numbers of numpy, MMEngine's message
+    hub) is passed over; the wrappings that `tensors_in` knows are taken off.
 
     With `strict`, every tensor of the detector must be there and no other; without it, what is not there keeps its
     value. A tensor of another shape, of whole numbers or with NaN is always an error. Raises `WeightsError`.
     """
     source = read_source(path)
+    for note in source.notes:
+        log.info("%s: %s", source.name, note)
+    if source.model is None:
+        for difference in differences(source, detector.config):
+            log.warning("%s: if the detections are wrong, it is this", difference)
     require_readable(source.format, detector.config, source.name)
     found = to_native(source.tensors, source.format, detector.config)
     wanted = detector.state_dict()

@@ -8,16 +8,26 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd.convert import mmdet, torchvision
+from crosskd.convert import mmdet, mmdet_variant, torchvision
 from crosskd.convert.formats import our_name
 from crosskd.convert.source import Source
-from crosskd.errors import ConfigError
+from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
 EPS_FREE = "eeacb38b"  # begins the sha256, and ends the name, of the RetinaNet that torchvision loads with `eps` 0
 
+# Knobs of which a bare state dict of ours says nothing.
+_SHAPELESS = (
+    "backbone.style and norm_eps, neck.relu_before_p7, the head's anchors, norm_groups and knobs of its detector, "
+    "pixels, postprocess. If one is otherwise, name the model (--model)"
+)
+# Knobs that change what a detector computes from the same tensors.
+_DECISIVE = (
+    "detector", "backbone.style", "neck.p6_from", "neck.relu_before_p7", "head.norm_groups", "head.octaves",
+    "head.ratios", "head.norm_on_bbox", "head.centerness_on_reg", "pixels", "anchor_scale",
+)  # fmt: skip
 # How torchvision's builders set up what is no tensor.
 _TORCHVISION: Mapping[str, Mapping[str, Any]] = {
     "retinanet": {"postprocess": {"score_threshold": 0.05, "nms_iou": 0.5, "pre_nms": 1000, "max_detections": 300}},
@@ -27,8 +37,6 @@ _TORCHVISION: Mapping[str, Mapping[str, Any]] = {
         "postprocess": {"score_threshold": 0.2, "nms_iou": 0.6, "pre_nms": 1000, "max_detections": 100},
     },
 }
-# How MMDetection publishes FCOS; the others as our defaults.
-_CAFFE_PIXELS = {"order": "bgr", "mean": [102.9801, 115.9465, 122.7717], "std": [1.0, 1.0, 1.0]}
 
 
 def recognise(source: Source, digest: str = "") -> tuple[ModelConfig, list[str]]:
@@ -55,6 +63,33 @@ def recognise(source: Source, digest: str = "") -> tuple[ModelConfig, list[str]]
     except ValidationError as error:
         reasons = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
         raise _unclear(source, reasons) from error
+
+
+def differences(source: Source, model: ModelConfig) -> list[str]:
+    """What the file `source` says, beside its tensors, otherwise than the `model` that somebody named for it.
+
+    Such a model may be meant, and its tensors fit, but it computes something else with them.
+    """
+    improved = model.detector == "fcos" and model.head.norm == "group" and model.head.tower_bias
+    if source.format != "mmdet" or not (source.config or improved):
+        return []
+    try:
+        told, _ = recognise(source)
+    except (ConfigError, WeightsError) as error:
+        return [error.message] if source.config else []
+    knobs = _DECISIVE if source.config else ("head.norm_on_bbox", "head.centerness_on_reg")
+    return [
+        f"{knob} is {_knob(model, knob)}, but {source.name} speaks for {_knob(told, knob)}"
+        for knob in knobs
+        if _knob(model, knob) != _knob(told, knob)
+    ]
+
+
+def _knob(model: ModelConfig, path: str) -> Any:
+    value: Any = model
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:
@@ -139,16 +174,12 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
     """Fill in what no tensor tells, as the project of the file has it by default; in words what that is."""
     backbone, detector = values["backbone"], values["detector"]
     if source.format == "native":
-        return ["every knob that shapes no tensor is assumed to be the default"]
+        return [f"assumed: every knob that shapes no tensor is the default: {_SHAPELESS}"]
     if source.format == "mmdet":
-        if detector != "fcos":
-            return [
-                "assumed: ResNet in PyTorch's style, RGB pixels, thresholds by default, as MMDetection publishes it"
-            ]
-        if registry.BACKBONES[backbone["name"]].family == "resnet":
-            backbone |= {"style": "caffe", "norm_frozen": True}
-            values["pixels"] = _CAFFE_PIXELS
-        return ["assumed: ResNet in caffe style, BGR pixels, boxes by exp, as MMDetection publishes FCOS"]
+        resnet = registry.BACKBONES[backbone["name"]].family == "resnet"
+        if source.config:
+            return mmdet_variant.read_config(values, source.config, source.name, resnet)
+        return mmdet_variant.assume_unsaid(values, source.name, resnet)
     for sections in (torchvision.ALWAYS, torchvision.OF_DETECTOR[detector], _TORCHVISION[detector]):
         for section, knobs in sections.items():
             values[section] = {**values.get(section, {}), **knobs}
@@ -156,8 +187,16 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
         values["losses"] = {"l1": 0.0, "giou": 1.0}
     if not any(name.endswith(torchvision.COUNTER) for name in state):
         backbone["norm_frozen"] = True
-    notes = ["assumed: anchors, pixel values and thresholds by default, as torchvision's builders have them"]
+    notes = [
+        "assumed: anchors, cells, pixel values and thresholds by default, as torchvision's builders have them; no "
+        "tensor tells these: if one is otherwise, name the model (--model)"
+    ]
     if digest.startswith(EPS_FREE):
         backbone |= {"norm_frozen": True, "norm_eps": 0.0}
         notes.append("this is the published RetinaNet that torchvision evaluates with a norm's eps of 0: norm_eps is 0")
+    elif detector == "retinanet" and backbone.get("norm_frozen") and values["head"].get("norm") != "group":
+        notes.append(
+            "assumed: norms with torchvision's eps of 1e-5. One fine-tuned from its COCO_V1 weights (RetinaNet) "
+            "computes with 0, which no tensor tells: then name the model (--model) with backbone.norm_eps 0"
+        )
     return notes

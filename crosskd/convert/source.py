@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from crosskd.convert.formats import Format, format_of
+from crosskd.convert.mmdet_config import parse_config
 from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
 from crosskd.weights.description import Description
 from crosskd.weights.native import FORMAT, read_header
-from crosskd.weights.tensors import read_content, tensors_in
+from crosskd.weights.tensors import is_safetensors, read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
 # What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
@@ -29,7 +30,8 @@ _FILE_KEYS = ("format", "version", "model", "classes", "names")
 
 @dataclass(frozen=True)
 class Source:
-    """The tensors by the file's own names; of model and classes, None where it does not say them."""
+    """The tensors by the file's own names, without what wraps them; of model and classes, None where it does not say
+    them."""
 
     name: str  # of the file
     format: Format
@@ -37,6 +39,8 @@ class Source:
     model: ModelConfig | None = None
     classes: list[str] | None = None
     extra: dict[str, str] = field(default_factory=dict)  # further metadata of ours: step, ap, augment ...
+    config: dict[str, Any] = field(default_factory=dict)  # MMDetection's own, as `parse_config` reads it
+    notes: list[str] = field(default_factory=list)  # what was around the tensors, and what beside them was left out
 
     def image_settings(self) -> dict[str, Any]:
         """As `Description.image_settings`."""
@@ -51,27 +55,28 @@ def read_source(path: Path | str) -> Source:
     Raises `WeightsError`, and `CheckpointCorrupt` for a checkpoint that is not what its digest says.
     """
     path = Path(path)
-    content = read_content(path)
-    if path.suffix != ".safetensors" and _is_checkpoint(content):
+    content, safetensors = read_content(path), is_safetensors(path)
+    if not safetensors and _is_checkpoint(content):
         return _from_checkpoint(read_checkpoint(path), path.name)  # again: this one heeds the digest
-    tensors = tensors_in(content, path.name)
-    own = _own_facts(path, content)
+    found = tensors_in(content, path.name)
+    own = read_header(path)[0] if safetensors else _own_entry(content)
+    if safetensors and own.get("format") != FORMAT:
+        own = {}
     described = Description(path.name, own)
     model, classes = described.model(), described.classes()
-    if classes is None and path.suffix != ".safetensors":
+    if classes is None and not safetensors:
         classes = _mmdet_classes(content)
     extra = {key: value for key, value in own.items() if key not in _FILE_KEYS}
-    form = format_of(tensors, path.name)
+    meta = _meta(content)
+    config = {} if safetensors else parse_config(meta.get("cfg") or meta.get("config"))  # of MMDetection 3, 2
+    form = format_of(found.tensors, path.name)
     if form != "native" and not own:
         extra["augment"] = PLAIN
-    return Source(path.name, form, tensors, model, classes, extra)
+    return Source(path.name, form, found.tensors, model, classes, extra, config, found.notes)
 
 
-def _own_facts(path: Path, content: Any) -> dict[str, str]:
-    """What we wrote beside the tensors, if we did."""
-    if path.suffix == ".safetensors":
-        metadata = read_header(path)[0]
-        return metadata if metadata.get("format") == FORMAT else {}
+def _own_entry(content: Any) -> dict[str, str]:
+    """What we wrote beside the tensors of a PyTorch file, if we did."""
     facts = _meta(content).get(OWN_ENTRY)
     return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, Mapping) else {}
 
@@ -112,7 +117,7 @@ def _from_checkpoint(content: Mapping[str, Any], name: str) -> Source:
         classes = settings["data"]["classes"]
         if any(key.startswith(_STUDENT) for key in state):
             state = {key.removeprefix(_STUDENT): value for key, value in state.items() if key.startswith(_STUDENT)}
-        tensors = tensors_in(state, name)
+        tensors = tensors_in(state, name).tensors
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
         raise WeightsError(
             f"{name} is a checkpoint in a form that this version does not know",

@@ -22,7 +22,7 @@ from crosskd.spec.config import TrainConfig
 from crosskd.spec.evaluate_export import image_settings
 from crosskd.spec.files import checkpoint_name
 from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
-from crosskd.weights.tensors import read_pytorch
+from crosskd.weights.pytorch import read_pytorch
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,7 @@ def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_diges
         values["loader"].pop(knob)
     values["schedule"].pop("max_steps")
     values["student"]["backbone"].pop("init")
+    values["student"].pop("init", None)
     if values["teacher"] is not None:
         values["teacher"]["weights"] = teacher_digest
     return {**values, "data": {"classes": config.data.classes, **data_digests}}

@@ -152,7 +152,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
     data, batch_size = config.data, config.evaluation.batch_size or config.batch_size
     return EvaluateConfig(
         weights=FileRef(file=str(weights)),
-        model=None if told else config.student,
+        model=None if told else config.student.model,
         scale=scale_of(config.augment.model_dump()),
         postprocess=config.student.postprocess if told else None,
         device=config.device,

@@ -14,6 +14,7 @@ from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.pairing import require_pair
 from crosskd.weights.description import describe
+from crosskd.weights.tensors import is_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
 
     Of another project's file the names are only a default: it may spell the same classes otherwise.
     """
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         source = read_source(path)
         return _required(teacher.model or source.model, path), teacher.classes or source.classes
     description = describe(path, where="/teacher/weights")

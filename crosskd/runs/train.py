@@ -51,6 +51,7 @@ from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs import loader_input
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.inherit import inherit
+from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig
@@ -70,6 +71,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
     teacher_weights: Path | None = None,
+    init_weights: Path | None = None,
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
@@ -77,9 +79,10 @@ def train(
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
-    `teacher_weights` is the file behind a `JobRef`. Setting `stop` (or `run.request_stop()` in a callback) ends the
-    run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting
-    `finish` (or `run.request_finish()`) ends it after its step as a success, as an early stop does.
+    `teacher_weights` and `init_weights` (of `student.init`) are the files behind a `JobRef`. Setting `stop` (or
+    `run.request_stop()` in a callback) ends the run after its step with a checkpoint and `Interrupted`; every other
+    `CrossKDError` says what is wrong. Setting `finish` (or `run.request_finish()`) ends it after its step as a
+    success, as an early stop does.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -89,7 +92,7 @@ def train(
         listeners = [LogCallback(), *callbacks] if distributed.is_main() else []
         try:
             with distributed.detecting_lost_ranks():
-                return _Session(run, Callbacks(listeners), teacher_weights).execute(resume)
+                return _Session(run, Callbacks(listeners), teacher_weights, init_weights).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -127,9 +130,16 @@ class _Parts:
     digests: dict[str, str]  # sha256 of the annotation files
     teacher_digest: str | None  # sha256 of the teacher's weights
     inherited: list[str] | None  # names of the tensors that the student began with; None: of none
+    begun: dict[str, Any] | None  # what the manifest says of the detector that the student began with
 
 
-def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights: Path | None = None) -> _Parts:
+def build_parts(
+    config: TrainConfig,
+    *,
+    pretrained: bool = True,
+    teacher_weights: Path | None = None,
+    init_weights: Path | None = None,
+) -> _Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher."""
     set_threads(config.threads)
     device = choose_device(config.device)
@@ -145,7 +155,9 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
     val_loader = build_loader(validation, device=device, rank=rank, world_size=world_size)
 
     seed_all(config.seed)
-    student = build_detector(config.student, len(classes), pretrained=pretrained)
+    student = build_detector(config.student.model, len(classes), pretrained=pretrained)
+    init = config.student.init
+    begun = None if init is None else begin(student, init, classes, init_weights, copy=pretrained)
     teacher, teacher_digest, inherited = None, None, None
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:
@@ -181,7 +193,9 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
         "train": file_digest(Path(config.data.train.annotations)),
         "val": file_digest(Path(config.data.val.annotations)),
     }
-    return _Parts(device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited)
+    return _Parts(
+        device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited, begun
+    )
 
 
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
@@ -206,9 +220,9 @@ def _total_batch(config: TrainConfig) -> int:
 class _Session:
     """One sitting of a run: from its start, or from a checkpoint, to its end or to an error."""
 
-    def __init__(self, run: Run, callback: Callback, teacher_weights: Path | None) -> None:
+    def __init__(self, run: Run, callback: Callback, teacher_weights: Path | None, init_weights: Path | None) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.teacher_weights = teacher_weights
+        self.former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -218,13 +232,13 @@ class _Session:
         saved = read_checkpoint(resume) if resume is not None else None
         settings = saved["settings"] if saved is not None else None
         self.config = run.config = with_image_settings(
-            self.config, saved=settings, teacher_weights=self.teacher_weights
+            self.config, saved=settings, teacher_weights=self.former.get("teacher_weights")
         )
-        self.parts = build_parts(self.config, pretrained=saved is None, teacher_weights=self.teacher_weights)
+        self.parts = build_parts(self.config, pretrained=saved is None, **self.former)
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
-        self.results = Results(run.workdir, self.config.student, classes, metadata)
+        self.results = Results(run.workdir, self.config.student.model, classes, metadata)
         self.settings = fingerprint(self.config, self.parts.digests, self.parts.teacher_digest)
         if saved is not None:
             self._restore(saved)
@@ -343,6 +357,7 @@ class _Session:
             "annotations_sha256": self.parts.digests,
             "teacher_weights_sha256": self.parts.teacher_digest,
             "init_student": self.parts.inherited,
+            "student_init": self.parts.begun,
             "adapters": trainee.adapters() if isinstance(trainee := self.parts.training.trainee, Distiller) else {},
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),

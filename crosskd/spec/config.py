@@ -28,6 +28,7 @@ from crosskd.spec.distill import (
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section
+from crosskd.spec.student import StudentConfig
 from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 VERSION = 1
@@ -67,6 +68,7 @@ __all__ = [
     "ScaleConfig",
     "ScheduleConfig",
     "Section",
+    "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
 ]
@@ -85,7 +87,7 @@ class TrainConfig(Section):
 
     version: Literal[1] = 1
     data: DataConfig
-    student: ModelConfig
+    student: StudentConfig
     teacher: TeacherConfig | None = None
     distill: DistillConfig | None = None
     init_student: bool = Field(
@@ -140,4 +142,6 @@ class TrainConfig(Section):
             raise ValueError("distill needs a teacher; add `teacher.weights`, or leave `distill` out")
         if self.init_student and self.teacher is None:
             raise ValueError("init_student needs a teacher; add `teacher.weights`, or leave `init_student` out")
+        if self.init_student and self.student.init is not None:
+            raise ValueError("init_student and student.init both say what the student begins with; leave one out")
         return self

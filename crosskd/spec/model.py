@@ -106,7 +106,10 @@ class LossConfig(Section):
 
 
 class PixelConfig(Section):
-    """How an image becomes a tensor: (value - mean) / std per channel, values 0..255."""
+    """How an image becomes a tensor: (value - mean) / std per channel, values 0..255, in the channels' order.
+
+    Defaults: ImageNet's; of a timm backbone, those that its published weights were made for.
+    """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
@@ -161,7 +164,7 @@ class ModelConfig(Section):
         if not isinstance(name, str) or name not in registry.DETECTORS:
             return handler(data)
         data, filled = dict(data), {}
-        for section, defaults in registry.DETECTORS[name].defaults.items():
+        for section, defaults in [*registry.DETECTORS[name].defaults.items(), *_pixel_defaults(data).items()]:
             if section == "":
                 filled[section] = defaults.keys() - data.keys()
                 data = {**defaults, **data}
@@ -207,6 +210,19 @@ class ModelConfig(Section):
     def box_channels(self) -> int:
         """Numbers in the box code of one anchor."""
         return 4 * (self.head.reg_max + 1) if self.detector == "gfl" else 4
+
+
+def _pixel_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean and deviation that the backbone's published weights were made for, where they are not ImageNet's."""
+    backbone, pixels = data.get("backbone"), data.get("pixels")
+    name = backbone.get("name") if isinstance(backbone, Mapping) else getattr(backbone, "name", None)
+    entry = registry.BACKBONES.get(name) if isinstance(name, str) else None
+    if entry is None or entry.pixels is None:
+        return {}
+    order = pixels.get("order") if isinstance(pixels, Mapping) else getattr(pixels, "order", None)
+    step = -1 if order == "bgr" else 1
+    mean, std = (values[::step] for values in entry.pixels)
+    return {"pixels": {"mean": mean, "std": std}}
 
 
 _SPECIFIC = frozenset().union(*(entry.reads for entry in registry.DETECTORS.values()))

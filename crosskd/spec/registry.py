@@ -7,7 +7,7 @@ dotted path: that would be remote code execution.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -47,6 +47,7 @@ class Backbone:
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
     parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
     unused_parameters: tuple[str, ...] = ()  # timm: parameters that no map depends on
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, deviation, 0..255; None: ImageNet's
 
     def channels(self, width: int | None = None) -> tuple[int, ...]:
         """Of the maps at `width`, C5 last."""
@@ -165,9 +166,15 @@ def _timm() -> dict[str, Backbone]:
             levels=tuple(row["levels"][-TIMM_MAPS:]),
             parameters=row["parameters"],
             unused_parameters=tuple(row.get("idle", ())),
+            pixels=(_bytes(row["mean"]), _bytes(row["std"])) if "mean" in row else None,
         )
         for name, row in _table()["models"].items()
     }
+
+
+def _bytes(values: Sequence[float]) -> tuple[float, ...]:
+    """From 0..1 to 0..255, without the digits that a product adds."""
+    return tuple(round(value * 255, 6) for value in values)
 
 
 def timm_version() -> str:

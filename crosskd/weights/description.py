@@ -14,6 +14,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import image_settings, scale_of
 from crosskd.weights.native import read_header
+from crosskd.weights.tensors import is_safetensors
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Description:
 
 def describe(path: Path, *, where: str = "") -> Description:
     """What the header of a safetensors file says; of another file, nothing. Raises `WeightsError`."""
-    return Description(path.name, read_header(path)[0] if path.suffix == ".safetensors" else {}, where)
+    return Description(path.name, read_header(path)[0] if is_safetensors(path) else {}, where)
 
 
 def _class_names(recorded: str, distinct: bool) -> list[str]:

@@ -18,11 +18,11 @@ from torch import Tensor
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.inputs import opened
+from crosskd.spec.weights_file import MAX_HEADER
 from crosskd.weights.files import file_digest, replacing
 
 FORMAT = "crosskd"
 VERSION = "1"
-MAX_HEADER = 100_000_000  # bytes; the bound that the safetensors library sets itself
 
 Header = dict[str, tuple[str, tuple[int, ...]]]  # tensor name -> ("F32", shape)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,57 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.inputs import opened
+from crosskd.spec.weights_file import beginning_of
+from crosskd.spec.wrapped_names import unwrap
+from crosskd.weights.pytorch import LISTED, read_foreign, top_level
 
-LISTED = 20  # names in a message
-MAX_ENTRIES = 100_000  # of a PyTorch archive; the largest detectors have a few thousand tensors
-MAX_GROWTH = 8  # unpacked bytes to each packed one; torch itself packs nothing
+# Where a training's file has the model, the one to take first. Of several the average is what a project evaluates
+# and publishes; MMEngine alone writes it in the place of the model, and the model under `ema_state_dict`.
+PLACES = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "module", "ema_state_dict")
+DEEPEST = 4  # dictionaries inside each other that are looked into
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tensors of a model in a file, and in words what was around them and what was left out."""
+
+    tensors: dict[str, Tensor]
+    notes: list[str]
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in a safetensors file or in a PyTorch file, bare or under `state_dict`; on the CPU.
+    """The state dict in a safetensors file or in a PyTorch file, as `tensors_in` finds it; on the CPU.
 
     A PyTorch file is a pickle, and a pickle can name any function to call. Here only tensors and plain
     containers are admitted: what asks for more is refused before anything of it runs. Raises `WeightsError`.
     """
-    return tensors_in(read_content(path), Path(path).name)
+    return tensors_in(read_content(path), Path(path).name).tensors
+
+
+def is_safetensors(path: Path) -> bool:
+    """By its content, whatever its ending. Raises `WeightsError` for what can be no weights file, and says what it is.
+
+    A file that is not there or cannot be opened is judged by its ending: who reads it says so.
+    """
+    try:
+        with opened(path).open("rb") as file:
+            found = beginning_of(file, path.suffix)
+    except OSError:
+        return path.suffix == ".safetensors"
+    if found.form == "none":
+        raise WeightsError(f"{path.name} is {found.what}", remedy=found.remedy)
+    return found.form == "safetensors"
 
 
 def read_content(path: Path | str) -> Any:
     """All that a safetensors or PyTorch file holds, on the CPU: as `read_tensors`, whatever it is."""
     path = Path(path)
     try:
-        return load_file(opened(path)) if path.suffix == ".safetensors" else read_pytorch(opened(path))
+        return load_file(opened(path)) if is_safetensors(path) else read_foreign(path)
     except FileNotFoundError as error:
         raise WeightsError(f"there is no file {path.name}", remedy="Check the path.") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path.name} holds more than tensors, or is no PyTorch file; nothing of it was run",
-            remedy="Save the state dict alone, as safetensors or by torch.save(model.state_dict(), ...).",
-        ) from error
+    except WeightsError:
+        raise
     except Exception as error:
         raise WeightsError(
             f"{path.name} cannot be read: {_first_line(error)}",
@@ -49,44 +71,51 @@ def read_content(path: Path | str) -> Any:
         ) from error
 
 
-def read_pytorch(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU: tensors and plain containers. Nothing of it is run or unpacked to disk.
-
-    Raises `ValueError` for an archive that would take many times its size in memory, before any of it is read, and
-    what `torch.load` raises.
-    """
-    if zipfile.is_zipfile(path):
-        _require_modest(path)
-    with warnings.catch_warnings(action="ignore"):  # about odd pickles, which are refused or read either way
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _require_modest(path: Path) -> None:
-    """torch stores tensors as they are, but reads compressed ones too, and a megabyte of those can hold gigabytes."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    packed, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_ENTRIES:
-        raise ValueError(f"it holds {len(entries)} entries, and at most {MAX_ENTRIES} are read")
-    if unpacked > MAX_GROWTH * packed:
-        raise ValueError(f"its {packed} bytes unpack to {unpacked}, more than {MAX_GROWTH} times as many")
-
-
-def tensors_in(content: Any, name: str) -> dict[str, Tensor]:
-    """The state dict in what `read_content` found in the file `name`. Raises `WeightsError`."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+def tensors_in(content: Any, name: str) -> Found:
+    """The state dict in what `read_content` found in the file `name`: bare, or where trainings keep it (`PLACES`),
+    without the prefixes of wrappers. Raises `WeightsError`, which says what the file holds instead."""
     if not isinstance(content, Mapping):
         raise WeightsError(f"{name} holds a {type(content).__name__}, not tensors by name", remedy="Save a state dict.")
-    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not state:
-        raise WeightsError(f"{name} holds no tensors by name", remedy="Save a state dict, bare or under `state_dict`.")
-    if odd := [key for key, value in state.items() if not _plain(value)]:
+    state, place, others = _innermost(content)
+    if state is None:
+        raise WeightsError(
+            f"{name} holds no tensors by name{top_level(content)}",
+            remedy="Save a state dict, bare or under `state_dict`.",
+        )
+    notes = [f"the tensors stand under `{place}`"] if place else []
+    if others:
+        notes.append(f"further tensors were left out: those under `{'`, `'.join(others)}`")
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if lost := len(state) - len(tensors):
+        notes.append(f"{lost} entries that are no tensors were left out")
+    if odd := [key for key, value in tensors.items() if not _plain(value)]:
         raise WeightsError(
             f"{name} has {len(odd)} tensors that are sparse, quantised or without values, such as {odd[0]}",
             remedy="Save dense tensors of floating-point numbers.",
         )
-    return state
+    plain = unwrap(tensors)
+    return Found({short: tensors[key] for key, short in plain.names.items()}, notes + plain.notes)
+
+
+def _innermost(content: Mapping[Any, Any], depth: int = 0) -> tuple[Mapping[Any, Any] | None, str, list[str]]:
+    """The dictionary with the tensors, the keys that lead to it, and the keys beside it that lead to others."""
+    inner = {
+        key: found
+        for key in sorted(content, key=_rank)
+        if isinstance(key, str) and depth < DEEPEST and isinstance(value := content[key], Mapping)
+        if (found := _innermost(value, depth + 1))[0] is not None
+    }
+    known = [key for key in inner if key in PLACES]
+    bare = any(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    if known or (len(inner) == 1 and not bare):
+        first = (known or list(inner))[0]
+        state, place, _ = inner[first]
+        return state, f"{first}.{place}" if place else first, [key for key in known if key != first]
+    return (content if bare else None), "", []
+
+
+def _rank(key: Any) -> int:
+    return PLACES.index(key) if key in PLACES else len(PLACES)
 
 
 def _plain(tensor: Tensor) -> bool:

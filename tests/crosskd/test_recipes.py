@@ -11,18 +11,26 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
+from crosskd.convert.recognise import EPS_FREE, recognise
+from crosskd.convert.source import Source
 from crosskd.engine.optim import build_optimizer
 from crosskd.errors import ConfigError
-from crosskd.spec.config import TrainConfig
+from crosskd.spec.alike import code_facts
+from crosskd.spec.config import StudentConfig, TrainConfig
 from crosskd.spec.pairing import resolve_pair
 from crosskd.spec.presets import load_recipe, recipe_names, recipe_text, recipe_titles
+from crosskd.spec.start import misfits
+from tests.support.mmdet_names import KEYS
 from tests.support.published import RATES, ROWS, TOTALS
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
 DATA = {"train": SPLIT, "val": SPLIT}
 WEIGHTS = {"file": "teacher.safetensors"}
 TRIOS = ["demo", "bccd"]
+TUNED = ["finetune_gfl_r50", "finetune_retinanet_r50"]
 
 # What a recipe may say beside the published facts: how this machine goes about it, and the total batch, tested alone.
 OWN = {"accumulate", "loader.workers", "checkpoint.every_steps", "log_every"}
@@ -62,7 +70,28 @@ def comment(name: str) -> str:
 
 def test_the_package_holds_the_published_recipes_and_the_trios() -> None:
     trios = [f"{trio}_{role}" for trio in TRIOS for role in ("teacher", "student", "crosskd")]
-    assert recipe_names() == sorted([*ROWS, *trios])
+    assert recipe_names() == sorted([*ROWS, *trios, *TUNED])
+
+
+@pytest.mark.parametrize(("name", "digest"), [("finetune_retinanet_r50", EPS_FREE), ("finetune_gfl_r50", "")])
+def test_a_fine_tuning_is_of_the_very_detector_that_is_published(name: str, digest: str) -> None:
+    """By names and shapes of that file: nothing of it but the class layer may begin anew."""
+    if name == "finetune_gfl_r50":
+        shapes: dict[str, Any] = KEYS["gfl_r50"]
+    else:
+        with torch.device("meta"):
+            built = retinanet_resnet50_fpn(weights=None, weights_backbone=None, norm_layer=FrozenBatchNorm2d)
+        shapes = {key: value.shape for key, value in built.state_dict().items()}
+    tensors = {key: torch.zeros(tuple(shape), device="meta") for key, shape in shapes.items()}
+    found, _ = recognise(Source("x.pth", "mmdet" if not digest else "torchvision", tensors), digest)
+    student = resolved(name).student
+    assert misfits(student, found) == []
+    assert code_facts(student) == code_facts(found)
+    assert student.neck == found.neck
+    assert student.backbone.norm_eps == found.backbone.norm_eps
+    assert resolved(name).model_dump(mode="json")["student"].get("init") is None
+    begun = load_recipe(name)["student"] | {"init": WEIGHTS}
+    assert StudentConfig.model_validate(begun).backbone.init == "random"
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -232,6 +232,9 @@ class Supervisor:
         if self._claim.weights is not None:
             self._client.download(self._claim.weights, folder.weights, retry)
             order.weights = folder.weights
+        if self._claim.init is not None:
+            self._client.download(self._claim.init, folder.init, retry)
+            order.init = folder.init
         return order
 
     def _report_of(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:

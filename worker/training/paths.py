@@ -36,6 +36,8 @@ def _training(config: TrainConfig) -> Iterator[tuple[str, str]]:
         yield f"/data/{name}/annotations", split.annotations
         yield f"/data/{name}/images", split.images
     yield from _backbone("/student", config.student)
+    if isinstance(config.student.init, FileRef):
+        yield "/student/init/file", config.student.init.file
     if config.teacher is not None:
         if isinstance(config.teacher.weights, FileRef):
             yield "/teacher/weights/file", config.teacher.weights.file

@@ -140,7 +140,13 @@ def _work(
 
     assert isinstance(config, TrainConfig)
     result = train_core(
-        config, folder.run, callbacks=callbacks, resume=order.resume, teacher_weights=order.teacher, stop=stop
+        config,
+        folder.run,
+        callbacks=callbacks,
+        resume=order.resume,
+        teacher_weights=order.teacher,
+        init_weights=order.init,
+        stop=stop,
     )
     return result.manifest
 

@@ -115,10 +115,9 @@ def _is_intact(storage: Storage, artifact: Artifact) -> bool:
         return True
 
 
-def weights_ref(session: Session, section: dict[str, Any] | None) -> wire.ArtifactRef | None:
-    """The file behind the `weights` of a stored section (a teacher, or a whole spec), if a former job made it."""
-    weights = (section or {}).get("weights", {})
-    if "job" not in weights:
+def weights_ref(session: Session, weights: dict[str, Any] | None) -> wire.ArtifactRef | None:
+    """The file behind weights that a stored spec names, if a former job made it."""
+    if weights is None or "job" not in weights:
         return None
     query = select(Artifact).where(
         Artifact.job_id == weights["job"], Artifact.name == f"{weights['checkpoint']}.safetensors"
@@ -316,12 +315,13 @@ def lock_weights(session: Session, spec: dict[str, Any]) -> None:
     Raises:
         Conflict: they are gone.
     """
-    for section in (spec.get("teacher"), spec):
-        named = ((section or {}).get("weights") or {}).get("job")
+    student = spec.get("student") or {}
+    for weights in ((spec.get("teacher") or {}).get("weights"), spec.get("weights"), student.get("init")):
+        named = (weights or {}).get("job")
         if not named:
             continue
         session.execute(select(Job.id).where(Job.id == named).with_for_update(read=True, key_share=True))
-        if weights_ref(session, section) is None:
+        if weights_ref(session, weights) is None:
             raise Conflict(
                 f"the weights of the job {named}, which this one needs, are gone",
                 remedy="Post a job with other weights.",

@@ -80,8 +80,9 @@ def claim(
         request_id=job.request_id or "",
         traceparent=job.traceparent or "",
         resume=resume,
-        teacher=artifacts.weights_ref(session, job.spec.get("teacher")),
-        weights=artifacts.weights_ref(session, job.spec),
+        teacher=artifacts.weights_ref(session, (job.spec.get("teacher") or {}).get("weights")),
+        weights=artifacts.weights_ref(session, job.spec.get("weights")),
+        init=artifacts.weights_ref(session, job.spec.get("student", {}).get("init")),
     )
 
 

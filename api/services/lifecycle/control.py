@@ -227,6 +227,7 @@ def _start(session: Session, former: Job) -> dict[str, Any] | None:
 
 def _needed_by(session: Session, job_id: str) -> str | None:
     """A job that is not at its end and starts from, learns from or evaluates what this one has made."""
-    uses = (Job.start["job"], Job.spec["teacher", "weights", "job"], Job.spec["weights", "job"])
+    named = (("teacher", "weights", "job"), ("weights", "job"), ("student", "init", "job"))
+    uses = (Job.start["job"], *(Job.spec[path] for path in named))
     needs = or_(*(use.as_string() == job_id for use in uses))
     return session.scalars(select(Job.id).where(Job.status.in_(WAITING), needs).limit(1)).first()

@@ -14,10 +14,9 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import invalid
-from api.services.submission import datasets, evaluate_export, splits, weights
+from api.services.submission import datasets, evaluate_export, splits, start, weights
 from api.services.submission.roots import PathRefused
 from api.services.submission.splits import listed
-from api.services.submission.weights_header import NotSafetensors
 from api.settings import Settings
 from crosskd.spec.config import (
     DataConfig,
@@ -26,6 +25,7 @@ from crosskd.spec.config import (
     LoaderConfig,
     ModelConfig,
     Section,
+    StudentConfig,
     TeacherConfig,
     TrainConfig,
 )
@@ -61,6 +61,8 @@ def _training(database: Database, settings: Settings, kind: str, config: TrainCo
     faults: list[Fault] = _kind(kind, config.teacher)
     data = _data(database, settings, config.data, config.loader, faults)
     student = _student(roots, config.student, faults)
+    if config.student.init is not None:
+        student["init"] = start.check(database, roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
         classes = data["classes"] or config.data.classes
@@ -84,7 +86,7 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     if body.get("kind") in ("evaluate", "export"):
         return evaluate_export.further_faults(database, settings, body["kind"], spec)
     data = _well_formed(DataConfig, spec.get("data"))
-    student = _well_formed(ModelConfig, spec.get("student"))
+    student = _well_formed(StudentConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
     distill = _well_formed(DistillConfig, spec.get("distill") or {})
     loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
@@ -94,6 +96,8 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
         classes = _data(database, settings, data, loader, faults)["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
+        if student.init is not None:
+            start.check(database, settings.data_roots, student, faults)
     if teacher is not None:
         teacher = weights.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
         if student is not None and distill is not None and teacher.model is not None:
@@ -197,11 +201,8 @@ def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -
         try:
             path, _ = weights.look_at(init.file, roots)
             values["backbone"]["init"] = {"file": str(path)}
-        except PathRefused as refused:
+        except (PathRefused, weights.NotWeights) as refused:
             faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
-        except NotSafetensors as error:
-            detail = f"{init.file!r} is no readable safetensors file: {error}"
-            faults.append(Fault(pointer=pointer, detail=detail, remedy="Copy the file anew, or name another."))
     return values
 
 

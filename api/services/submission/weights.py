@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -17,9 +18,11 @@ from api.database import Database
 from api.models import ID, Artifact, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
-from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
+from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
 from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
+from crosskd.spec.weights_file import beginning_of
+from crosskd.spec.wrapped_names import unwrap
 from wire.errors import Fault
 
 POINTER = "/spec/teacher"
@@ -99,7 +102,7 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, data = ModelConfig.model_validate(job.spec["student"]), job.spec["data"]
+        model, data = StudentConfig.model_validate(job.spec["student"]).model, job.spec["data"]
         shapes = expected_shapes(model, len(data["classes"]))
         return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
     faults.append(fault)
@@ -109,12 +112,8 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
     try:
         path, header = look_at(ref.file, roots)
-    except PathRefused as refused:
-        faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
-        return None
-    except NotSafetensors as error:
-        detail = f"{Path(ref.file).name} is no readable safetensors file: {error}"
-        faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
+    except (PathRefused, NotWeights) as error:
+        faults.append(Fault(pointer=pointer, detail=error.detail, remedy=error.remedy))
         return None
     weights = FileRef(file=str(path))
     if header is None:
@@ -129,19 +128,45 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
     return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
 
 
-def look_at(file: str, roots: Sequence[Path]) -> tuple[Path, WeightsHeader | None]:
-    """Where the weights `file` really lie, and their header; None where only torch can read them.
+class NotWeights(Exception):
+    """A file that no worker could read as weights; `detail` and `remedy` are for the client."""
 
-    Raises `PathRefused`, or `NotSafetensors`.
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.remedy = remedy
+
+
+def look_at(file: str, roots: Sequence[Path]) -> tuple[Path, WeightsHeader | None]:
+    """Where the weights `file` really lie, and their header with the names that the core will read; None in its place
+    where only torch can read them.
+
+    A safetensors file is one whatever its ending. Raises `PathRefused`, or `NotWeights`.
     """
     with open_file(file, roots) as weights:
-        if weights.path.suffix != ".safetensors":
-            return weights.path, None
+        path = weights.path
         try:
             with weights.reader() as reader:
-                return weights.path, read_header(reader)
+                return path, _header(reader, path)
         except OSError as error:
-            raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
+            raise NotWeights(
+                f"{path.name} cannot be read ({error.strerror})", "Check the file and its rights."
+            ) from None
+        except NotSafetensors as error:
+            raise NotWeights(
+                f"{path.name} is no readable safetensors file: {error}", "Export the weights again, or copy them anew."
+            ) from None
+
+
+def _header(file: BinaryIO, path: Path) -> WeightsHeader | None:
+    found = beginning_of(file, path.suffix)
+    if found.form == "none":
+        raise NotWeights(f"{path.name} is {found.what}", found.remedy)
+    if found.form == "pytorch":
+        return None
+    header = read_header(file)
+    names = unwrap(header.shapes).names
+    return WeightsHeader({plain: header.shapes[name] for name, plain in names.items()}, header.metadata)
 
 
 def _model_of(header: WeightsHeader) -> ModelConfig | None:

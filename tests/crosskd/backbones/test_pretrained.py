@@ -118,5 +118,8 @@ def test_without_a_network_the_error_says_where_the_file_is(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("torch.hub.urlopen", refuse)
-    with pytest.raises(WeightsError, match=rf"fetched from https://.*{name}.*pth.*init: \{{file: \.\.\.\}}"):
+    with pytest.raises(WeightsError, match=rf"fetched from https://.*{name}.*pth.*init: \{{file: \.\.\.\}}") as caught:
         pretrained.load(nn.Identity(), BackboneConfig(name=name))
+    file = get_model_weights(name)["IMAGENET1K_V1"].url.rpartition("/")[2]
+    assert caught.value.remedy.startswith(f"Fetch {file} from https://")
+    assert f"put it into {tmp_path}/hub/checkpoints on the machine that trains" in caught.value.remedy

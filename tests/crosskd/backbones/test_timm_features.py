@@ -110,9 +110,15 @@ def test_weights_out_of_reach_are_an_error_with_a_remedy(monkeypatch: pytest.Mon
         raise OSError("no route to host")
 
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
-    with pytest.raises(WeightsError, match="of timm/test_resnet could not be fetched: no route to host") as caught:
+    with pytest.raises(
+        WeightsError, match=r"timm/test_resnet could not be fetched from .*: no route to host"
+    ) as caught:
         TimmFeatures(BackboneConfig(name="timm/test_resnet"))
     assert caught.value.where == "/student/backbone/init"
+    address = (
+        f"https://huggingface.co/{timm.get_pretrained_cfg('test_resnet').hf_hub_id}/resolve/main/model.safetensors"
+    )
+    assert f"Fetch model.safetensors from {address} elsewhere and name it by `init" in caught.value.remedy
     TimmFeatures(BackboneConfig(name="timm/test_resnet"), load=False)
 
 

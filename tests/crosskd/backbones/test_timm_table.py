@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 
-from crosskd.backbones.timm_table import STRIDES, Unsuitable, describe, table, text
+from crosskd.backbones.timm_table import STRIDES, Unsuitable, describe, pixels, table, text
 from crosskd.spec import registry
 
 CONTENT: dict[str, Any] = json.loads(registry.TIMM_TABLE.read_text())
@@ -35,7 +35,8 @@ def test_whole_families_are_in_it(family: str) -> None:
 def test_each_row_has_its_form() -> None:
     for name, row in MODELS.items():
         assert list(row)[:5] == ["channels", "strides", "levels", "parameters", "weights"], name
-        assert list(row)[5:] == (["idle"] if row.get("idle") else []), name
+        more = (["idle"] if row.get("idle") else []) + (["mean", "std"] if "mean" in row else [])
+        assert list(row)[5:] == more, name
         assert row["strides"] == list(STRIDES[-len(row["strides"]) :])
         assert len(row["strides"]) in (3, 4)
         assert len(row["channels"]) == len(row["levels"]) == len(row["strides"])
@@ -45,6 +46,13 @@ def test_each_row_has_its_form() -> None:
         assert isinstance(row["weights"], bool)
         entry = registry.BACKBONES[f"timm/{name}"]
         assert (entry.channels(), entry.levels) == (tuple(row["channels"][-3:]), tuple(row["levels"][-3:]))
+
+
+def test_pixels_are_what_timms_weights_were_made_for() -> None:
+    assert {name: {key: row[key] for key in ("mean", "std") if key in row} for name, row in MODELS.items()} == {
+        name: pixels(name) for name in MODELS
+    }
+    assert sum("mean" in row for row in MODELS.values()) > 100
 
 
 def test_rows_are_what_timm_builds() -> None:

@@ -61,7 +61,7 @@ def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], t
     assert (result.best_weights, result.last_weights) == (tmp_path / "best.safetensors", tmp_path / "last.safetensors")
     state, metadata = read_weights(result.best_weights)
     assert json.loads(metadata["classes"]) == CLASSES
-    assert ModelConfig.model_validate_json(metadata["model"]) == config(data).student
+    assert ModelConfig.model_validate_json(metadata["model"]) == config(data).student.model
     images = {"antialias": True, "sixteen_bit": "high_byte"}
     assert json.loads(metadata["augment"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32} | images
     assert not any(name.startswith("student.") for name in state)

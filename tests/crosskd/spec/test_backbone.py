@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from crosskd.spec import registry
-from crosskd.spec.config import BackboneConfig
+from crosskd.spec.config import BackboneConfig, ModelConfig, PixelConfig
 
 FILE = {"file": "weights.pth"}
 CAFFE = {"name": "resnet50", "style": "caffe"}
@@ -81,3 +81,26 @@ def test_what_would_not_be_heeded_is_refused_with_a_remedy(given: dict[str, Any]
 )
 def test_the_registry_tells_the_channels_of_the_maps(name: str, width: int | None, channels: tuple[int, ...]) -> None:
     assert registry.BACKBONES[name].channels(width) == channels
+
+
+HALF = next(name for name, entry in registry.BACKBONES.items() if entry.pixels == ((127.5,) * 3, (127.5,) * 3))
+CLIP = next(name for name, entry in registry.BACKBONES.items() if entry.pixels and entry.pixels[0][0] == 122.770938)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pixels", "mean", "std"),
+    [
+        ({"name": HALF}, {}, (127.5,) * 3, (127.5,) * 3),
+        ({"name": CLIP}, {}, (122.770938, 116.746013, 104.093736), (68.500533, 66.632158, 70.323163)),
+        ({"name": CLIP}, {"order": "bgr"}, (104.093736, 116.746013, 122.770938), (70.323163, 66.632158, 68.500533)),
+        ({"name": HALF}, {"mean": (1.0, 2.0, 3.0)}, (1.0, 2.0, 3.0), (127.5,) * 3),
+        (BackboneConfig(name=HALF), PixelConfig(), (127.5,) * 3, (127.5,) * 3),
+        ({"name": "timm/convnext_tiny"}, {}, PixelConfig().mean, PixelConfig().std),
+        ({"name": "resnet50"}, {}, PixelConfig().mean, PixelConfig().std),
+    ],
+    ids=str,
+)
+def test_pixels_are_by_default_as_timms_weights_want_them(backbone: Any, pixels: Any, mean: Any, std: Any) -> None:
+    model = ModelConfig.model_validate({"backbone": backbone, "pixels": pixels})
+    assert (model.pixels.mean, model.pixels.std) == (mean, std)
+    assert ModelConfig.model_validate(model.model_dump()) == model

@@ -12,7 +12,7 @@ import torch
 from crosskd.engine.checkpoint import read_checkpoint, write_checkpoint
 from crosskd.errors import CheckpointCorrupt, WeightsError
 from crosskd.spec.files import checkpoint_name
-from crosskd.weights import tensors
+from crosskd.weights import pytorch
 from crosskd.weights.tensors import read_tensors
 
 ZEROS = {"weight": torch.zeros(1_000_000)}
@@ -63,7 +63,7 @@ def test_modest_files_are_read(tmp_path: Path, change: Callable[[Path], Path]) -
 
 def test_entries_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(NOISE, tmp_path / "noise.pth")
-    monkeypatch.setattr(tensors, "MAX_ENTRIES", 3)
+    monkeypatch.setattr(pytorch, "MAX_ENTRIES", 3)
     with pytest.raises(WeightsError, match="entries, and at most 3 are read"):
         read_tensors(tmp_path / "noise.pth")
 

@@ -232,6 +232,37 @@ def test_a_pickle_is_never_run(resolve: Post, root: Path, tmp_path: Path, name: 
     assert not (tmp_path / "ran").exists()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 102541057\n"
+
+
+@pytest.mark.parametrize("section", ["teacher", "student"])
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+@pytest.mark.parametrize(("content", "said"), [(LFS, "a Git LFS pointer"), (b"<html>Sign in</html>", "a web page")])
+def test_what_is_no_weights_file_is_said_at_submission(
+    resolve: Post, root: Path, section: str, name: str, content: bytes, said: str
+) -> None:
+    (root / name).write_bytes(content)
+    begun = {**TINY, "backbone": {**TINY["backbone"], "init": {"file": name}}}
+    if section == "teacher":
+        answer = resolve("distill", student=TINY, teacher={"weights": {"file": name}, "model": TINY})
+    else:
+        answer = resolve("train", student=begun)
+    pointer = "/spec/teacher/weights/file" if section == "teacher" else "/spec/student/backbone/init/file"
+    assert f"{name} is {said}" in errors(answer)[pointer]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model."])
+def test_a_header_is_read_under_any_ending_and_without_wrappings(resolve: Post, root: Path, prefix: str) -> None:
+    model = ModelConfig.model_validate(TINY)
+    state = {prefix + name: torch.zeros(shape) for name, shape in expected_shapes(model, len(CLASSES)).items()}
+    save_file(state, root / "t.pth")
+    answer = resolve("distill", student=TINY, teacher={"weights": {"file": "t.pth"}, "model": TINY})
+    assert answer.status_code == 200, answer.text
+    save_file(state | {f"{prefix}head.cls.bias": torch.zeros(99)}, root / "t.pth")
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.pth"}, "model": TINY}))
+    assert "head.cls.bias is [99]" in found["/spec/teacher/weights/file"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 4) + b"{}"])
 def test_broken_safetensors(resolve: Post, root: Path, content: bytes) -> None:
     (root / "t.safetensors").write_bytes(content)

@@ -1,0 +1,51 @@
+"""`student.init`: whether a student can begin with a detector's weights, and what it would take of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from api.database import Database
+from api.services.submission.weights import Source, source_of
+from crosskd.spec.config import Section, StudentConfig, TrainConfig
+from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.start import misfits, plan_start
+from wire.errors import Fault
+
+POINTER = "/spec/student/init"
+
+
+def check(
+    database: Database, roots: Sequence[Path], student: StudentConfig, faults: list[Fault]
+) -> dict[str, Any] | None:
+    """The weights with their absolute path; None after adding to `faults` why they cannot be begun with.
+
+    What a file does not say of itself is left to the worker, which recognises MMDetection's and torchvision's.
+    """
+    assert student.init is not None
+    source = source_of(database, roots, student.init, faults, POINTER)
+    if source is None:
+        return None
+    if source.model is not None:
+        for pointer, what, remedy in misfits(student, source.model):
+            faults.append(Fault(pointer=f"/spec/student{pointer}", detail=what, remedy=remedy))
+    return source.weights.model_dump()
+
+
+def notes(database: Database, roots: Sequence[Path], spec: Section) -> list[str]:
+    """What a resolved `spec` takes of the weights that its student begins with, in words."""
+    if not isinstance(spec, TrainConfig) or spec.student.init is None:
+        return []
+    source = source_of(database, roots, spec.student.init, [], POINTER)
+    return [] if source is None else [f"student.init: {_text(spec, source)}"]
+
+
+def _text(spec: TrainConfig, source: Source) -> str:
+    classes = spec.data.classes or []
+    if source.model is None:
+        return "no header says which detector the file holds; the worker recognises it, and logs what it takes"
+    given = source.shapes or expected_shapes(source.model, len(source.classes or []) or 1)
+    wanted = expected_shapes(spec.student, len(classes))
+    text = plan_start(spec.student, classes, wanted, source.model, source.classes, given).text()
+    return text if "backbone" in text.partition(";")[0] else f"the whole backbone, {text}"

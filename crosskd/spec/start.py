@@ -1,0 +1,125 @@
+"""What of a detector's weights another one can begin with: told by configurations and shapes. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosskd.spec.alike import code_facts, same_anchors, same_code
+from crosskd.spec.model import ModelConfig
+
+Shape = tuple[int, ...]
+
+PARTS = ("backbone", "neck", "head")
+CLASS_LAYER = ("head.cls.weight", "head.cls.bias")
+BOX_LAYERS = ("head.box.", "head.centerness.", "head.scales.", "head.bins")
+COUNTER = "num_batches_tracked"
+LISTED = 10  # names in a text
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a student begins with. Names are ours; of classes, the student's place -> the file's."""
+
+    taken: list[str]
+    new: list[str]  # the student has it, and it begins as it would without weights
+    left: list[str]  # the file has it, and the student does not take it
+    rows: dict[int, int]
+    classes: dict[str, list[str]]  # "kept", "new", "left" -> names
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # part -> taken, of how many
+    differences: list[str] = field(default_factory=list)  # knobs for which layers of the head begin anew
+
+    def text(self) -> str:
+        """In a sentence."""
+        counts = ", ".join(f"{part} {taken} of {count} tensors" for part, (taken, count) in self.counts.items())
+        differences = f" (what differs: {', '.join(self.differences)})" if self.differences else ""
+        said = [f"{len(names)} {kind}{_listed(names)}" for kind, names in self.classes.items()]
+        left = f"{len(self.left)} tensors of the file are left out"
+        return f"{counts}{differences}; {left}; classes by name: {', '.join(said)}"
+
+    def manifest(self) -> dict[str, Any]:
+        parts = {part: list(counts) for part, counts in self.counts.items()}
+        told = {"taken": parts, "new_tensors": self.new, "left_out": self.left, "classes": self.classes}
+        return {**told, "differences": self.differences}
+
+
+def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, str]]:
+    """Why nothing of the detector `found` is of use to `student`: a pointer below it, what is wrong, what to do."""
+    ours, theirs = student.backbone, found.backbone
+    faults = []
+    for knob in ("name", "width", "style"):
+        has, wanted = getattr(ours, knob), getattr(theirs, knob)
+        if has != wanted:
+            what = f"the weights have a backbone whose {knob} is {wanted}, and the student's is {has}"
+            faults.append((f"/backbone/{knob}", what, f"Set `student.backbone.{knob}` to {wanted}."))
+    for knob in ("mean", "std", "order"):
+        has, wanted = getattr(student.pixels, knob), getattr(found.pixels, knob)
+        if has != wanted:
+            value = wanted if isinstance(wanted, str) else list(wanted)
+            what = f"the weights were trained on other pixels: {knob} {value}"
+            faults.append((f"/pixels/{knob}", what, f"Set `student.pixels.{knob}` to {value}."))
+    return faults
+
+
+def plan_start(
+    student: ModelConfig,
+    classes: Sequence[str],
+    wanted: Mapping[str, Shape],
+    found: ModelConfig,
+    named: Sequence[str] | None,
+    given: Mapping[str, Shape],
+) -> Start:
+    """What of the tensors `given`, of a detector `found` of the classes `named`, a `student` of `classes` takes.
+
+    The backbone and the neck wherever they fit by name and shape. Of the head, only where both are the same detector:
+    the towers likewise; the box layers where both predict boxes in the same code; of the class layer the rows of the
+    classes that both name, where the anchors are the same. Without names (None) the class layer begins anew.
+    """
+    alike = student.detector == found.detector
+    rows = _rows(classes, named) if alike and same_anchors(student, found) else {}
+    if any(given.get(name, ())[1:] != wanted[name][1:] or name not in given for name in CLASS_LAYER if name in wanted):
+        rows = {}
+
+    def fits(name: str) -> bool:
+        if name in CLASS_LAYER:
+            return bool(rows)
+        if given.get(name) != wanted[name] or (name.startswith("head.") and not alike):
+            return False
+        return not name.startswith(BOX_LAYERS) or same_code(student, found)
+
+    taken = [name for name in wanted if fits(name)]
+    kept = [classes[place] for place in rows]
+    return Start(
+        taken=taken,
+        new=[name for name in wanted if name not in set(taken) and not name.endswith(COUNTER)],
+        left=[name for name in given if name not in set(taken)],
+        rows=rows,
+        classes={
+            "kept": kept,
+            "new": [name for name in classes if name not in set(kept)],
+            "left": [name for name in named or [] if name not in set(kept)],
+        },
+        differences=_differences(student, found),
+        counts={part: (_count(part, taken), _count(part, wanted)) for part in PARTS if _count(part, wanted)},
+    )
+
+
+def _differences(student: ModelConfig, found: ModelConfig) -> list[str]:
+    ours = {**code_facts(student), "backbone/norm_eps": student.backbone.norm_eps}
+    theirs = {**code_facts(found), "backbone/norm_eps": found.backbone.norm_eps}
+    return [f"{knob} is {theirs[knob]} there, {ours[knob]} here" for knob in ours if ours[knob] != theirs[knob]]
+
+
+def _rows(classes: Sequence[str], named: Sequence[str] | None) -> dict[int, int]:
+    places = {name: place for place, name in enumerate(named or [])}
+    return {place: places[name] for place, name in enumerate(classes) if name in places}
+
+
+def _count(part: str, names: Sequence[str] | Mapping[str, Shape]) -> int:
+    return sum(name.startswith(f"{part}.") for name in names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f" ({', '.join(names[:LISTED])}{more})" if names else ""
