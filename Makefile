@@ -48,11 +48,13 @@ lint: $(DEV) ## Check style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-UV_LOCK := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+UV_LOCK := $(VENV)/lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --constraint $(VENV)/installed.txt
 
 .PHONY: lock
 lock: $(DEV) ## Write deploy/lock: what the images install, in the versions that are installed, and so tested, here
+	$(BIN)/python -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet uv
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
 	$(UV_LOCK) --extra api --output-file deploy/lock/api.txt pyproject.toml
 	$(UV_LOCK) --extra worker --extra timm --output-file deploy/lock/worker.txt pyproject.toml
