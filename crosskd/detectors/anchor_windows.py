@@ -2,7 +2,7 @@
 
 A focal loss makes some six tensors of the logits' size, and keeps them for its gradient: at a thousand classes and
 RetinaNet's anchors that is 6 GB an image. Here only one window's are alive. They are made again for the gradient, and
-nothing of the logits' size is held but the maps themselves and their gradients.
+nothing of the logits' size is held but the maps themselves and their gradients. What fits in one window is made once.
 
 No number depends on where a window ends: what is computed for an anchor does not see the others.
 """
@@ -30,6 +30,9 @@ Each = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 def by_anchor(maps: Sequence[Tensor], width: int, each: Each) -> tuple[Tensor, ...]:
     """All that `each` makes of the anchors, [N, A] each, of maps [N, a * width, H_l, W_l]."""
+    found = windows(maps, width)
+    if len(found) == 1:  # what it takes is little, and to make it again for the gradient would cost half as much again
+        return each(cut_out(maps, width, found[0]), found[0])
     made: tuple[Tensor, ...] = _ByAnchor.apply(width, each, *maps)
     return made
 
