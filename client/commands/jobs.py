@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
 from client.sdk import Client
 from client.watch import follow
-from wire.jobs import Job
+from wire.jobs import DataWarning, Job
 
 app = typer.Typer()
 
@@ -62,10 +63,13 @@ def submit(
             overrides=values,
         )
         if dry_run:
-            resolved = client.dry_run(job).model_dump(mode="json", exclude={"spec_version"})  # it can be posted again
+            dry = client.dry_run(job)
+            warn(dry.warnings)
+            resolved = dry.model_dump(mode="json", exclude={"spec_version", "warnings"})  # it can be posted again
             print(yaml.safe_dump(resolved, sort_keys=False), end="")
             return
         created = client.create_job(job)
+        warn(created.warnings)
         print(created.id, flush=True)
         if watch:
             finish(follow(client, created.id, console()))
@@ -154,6 +158,13 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
     if source in specs.OF_WEIGHTS and not Path(source).is_file():
         return {"kind": source, "spec": {}}
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
+
+
+def warn(warnings: Iterable[DataWarning]) -> None:
+    """On the error stream, so that an id or a specification on the other stays alone."""
+    for warning in warnings:
+        text = f"warning: {warning.detail}. {warning.remedy}".rstrip()
+        print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

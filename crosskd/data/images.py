@@ -6,14 +6,15 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from crosskd.data.annotations import unsafe_name
 from crosskd.errors import DataError
+from crosskd.spec.coco.fields import unsafe_name
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, is_inside, look
 
 # Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -46,10 +47,14 @@ BROKEN = (
 
 
 class ImageFolder:
-    """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it."""
+    """The folder that file names are relative to. It may be a link itself.
 
-    def __init__(self, root: Path | str, max_pixels: int) -> None:
+    Links inside may lead to anywhere in it or in `roots`, the folders whose files may be read, and nowhere else.
+    """
+
+    def __init__(self, root: Path | str, max_pixels: int, roots: Sequence[Path | str] = ()) -> None:
         self.root = Path(os.path.realpath(root))
+        self.roots = [Path(os.path.realpath(each)) for each in roots]
         self.max_pixels = max_pixels
         if not self.root.is_dir():
             raise DataError("the image folder does not exist", where=str(root), remedy="Check the path of the images.")
@@ -60,34 +65,16 @@ class ImageFolder:
         if fault := unsafe_name(name):
             raise DataError(f"the file name {name!r} {fault}", where=str(self.root), remedy="Rename the file.")
         real = Path(os.path.realpath(path))
-        if not real.is_relative_to(self.root):
-            raise DataError(
-                "the image is a link that leads out of the image folder",
-                where=str(path),
-                remedy="Copy the file into the folder.",
-            )
+        if not is_inside(str(real), (self.root, *self.roots)):
+            raise DataError("the image is a link that leads out of the data", where=str(path), remedy=OUTSIDE_REMEDY)
         if not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises on a name that is too long
             what = "is not a regular file" if os.path.lexists(real) else "is missing"
             raise DataError(f"the image {what}", where=str(path), remedy="Check the image folder against the file.")
         return real
 
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Names of which there is no file. One listing per folder: quick for a hundred thousand names."""
-        listings: dict[str, set[str]] = {}
-        missing = []
-        for name in names:
-            folder, _, leaf = name.rpartition("/")
-            if folder not in listings:
-                listings[folder] = self._listing(folder)
-            if leaf not in listings[folder]:
-                missing.append(name)
-        return missing
-
-    def _listing(self, folder: str) -> set[str]:
-        try:
-            return set(os.listdir(self.root / folder))  # noqa: PTH208 - names, not a hundred thousand paths
-        except OSError:
-            return set()
+    def look(self, names: Iterable[str]) -> Look:
+        """Which of the names are no files. One listing per folder: quick for a hundred thousand names."""
+        return look(self.root, names, self.roots)
 
     def read(self, name: str, size: tuple[int, int]) -> Image.Image:
         """An image in mode RGB, of `size` (height, width).

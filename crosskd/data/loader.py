@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from crosskd.data.coco import CocoDataset
-from crosskd.data.fields import Findings
+from crosskd.data.findings import Findings
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.transforms import (
@@ -53,6 +54,7 @@ class LoaderInput:
     max_image_pixels: int
     classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
     seed: int = 0
+    roots: Sequence[Path] = ()  # folders that images may be links to, beside the folder of the images
 
 
 @dataclass(frozen=True)
@@ -237,11 +239,13 @@ def build_loader(
         settings.files.annotations,
         settings.files.images,
         settings.classes,
+        train=train,
         drop_empty=train and settings.loader.drop_empty,
         min_image_side=settings.loader.min_image_side if train else 0,
         min_side=settings.augment.min_side,
         max_image_pixels=settings.max_image_pixels,
         max_corrupt_images=settings.max_corrupt_images,
+        roots=settings.roots,
         cache_bytes=_cache_bytes(settings.loader) if train else 0,
     )
     pin = torch.device(device).type == "cuda"

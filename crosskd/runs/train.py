@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from crosskd.data.coco import require_same_classes
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
@@ -70,6 +71,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
     teacher_weights: Path | None = None,
+    roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
@@ -77,9 +79,10 @@ def train(
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
-    `teacher_weights` is the file behind a `JobRef`. Setting `stop` (or `run.request_stop()` in a callback) ends the
-    run after its step with a checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting
-    `finish` (or `run.request_finish()`) ends it after its step as a success, as an early stop does.
+    `teacher_weights` is the file behind a `JobRef`. Images may be links to files below `roots`. Setting `stop` (or
+    `run.request_stop()` in a callback) ends the run after its step with a checkpoint and `Interrupted`; every other
+    `CrossKDError` says what is wrong. Setting `finish` (or `run.request_finish()`) ends it after its step as a success,
+    as an early stop does.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -89,7 +92,7 @@ def train(
         listeners = [LogCallback(), *callbacks] if distributed.is_main() else []
         try:
             with distributed.detecting_lost_ranks():
-                return _Session(run, Callbacks(listeners), teacher_weights).execute(resume)
+                return _Session(run, Callbacks(listeners), teacher_weights, roots).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -129,20 +132,21 @@ class _Parts:
     inherited: list[str] | None  # names of the tensors that the student began with; None: of none
 
 
-def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights: Path | None = None) -> _Parts:
+def build_parts(
+    config: TrainConfig,
+    *,
+    pretrained: bool = True,
+    teacher_weights: Path | None = None,
+    roots: Sequence[Path] = (),
+) -> _Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher."""
     set_threads(config.threads)
     device = choose_device(config.device)
     amp = MixedPrecision.on(device, config.precision)
     if config.compile:
         require_compiler(device)
-    rank, world_size = distributed.rank(), distributed.world_size()
-    train_loader = build_loader(
-        loader_input.of_training(config, "train"), device=device, rank=rank, world_size=world_size
-    )
+    train_loader, val_loader = _loaders(config, device, roots)
     classes = train_loader.classes
-    validation = loader_input.of_training(config, "val", classes)
-    val_loader = build_loader(validation, device=device, rank=rank, world_size=world_size)
 
     seed_all(config.seed)
     student = build_detector(config.student, len(classes), pretrained=pretrained)
@@ -162,7 +166,7 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
         ema = EMA(student, config.ema) if config.ema else None
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])
-    seed_all(config.seed + rank)  # anew: building a teacher drew random numbers
+    seed_all(config.seed + distributed.rank())  # anew: building a teacher drew random numbers
 
     steps_per_epoch = -(-len(train_loader) // config.accumulate)
     training = Training(
@@ -184,6 +188,17 @@ def build_parts(config: TrainConfig, *, pretrained: bool = True, teacher_weights
     return _Parts(device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited)
 
 
+def _loaders(config: TrainConfig, device: torch.device, roots: Sequence[Path]) -> tuple[Loader, Loader]:
+    """Of training and validation. Raises DataError also where the two are of other classes."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    training = loader_input.of_training(config, "train", roots=roots)
+    train_loader = build_loader(training, device=device, rank=rank, world_size=world_size)
+    if config.data.classes is None:
+        require_same_classes(train_loader.classes, config.data.val.annotations)
+    validation = loader_input.of_training(config, "val", train_loader.classes, roots=roots)
+    return train_loader, build_loader(validation, device=device, rank=rank, world_size=world_size)
+
+
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
     """The convolutions of each detector: backbone and neck, and both sides of the head's cut."""
     calls: list[tuple[nn.Module, str]] = []
@@ -200,9 +215,9 @@ def _total_batch(config: TrainConfig) -> int:
 class _Session:
     """One sitting of a run: from its start, or from a checkpoint, to its end or to an error."""
 
-    def __init__(self, run: Run, callback: Callback, teacher_weights: Path | None) -> None:
+    def __init__(self, run: Run, callback: Callback, teacher_weights: Path | None, roots: Sequence[Path]) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.teacher_weights = teacher_weights
+        self.teacher_weights, self.roots = teacher_weights, roots
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -210,7 +225,9 @@ class _Session:
         self.callback.on_start(run)
         self.callback.on_phase(run, "preparing")
         saved = read_checkpoint(resume) if resume is not None else None
-        self.parts = build_parts(self.config, pretrained=saved is None, teacher_weights=self.teacher_weights)
+        self.parts = build_parts(
+            self.config, pretrained=saved is None, teacher_weights=self.teacher_weights, roots=self.roots
+        )
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
@@ -333,6 +350,10 @@ class _Session:
             "adapters": trainee.adapters() if isinstance(trainee := self.parts.training.trainee, Distiller) else {},
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
+            "data": {
+                "train": self.parts.train_loader.dataset.summary(),
+                "val": self.parts.val_loader.dataset.summary(),
+            },
             "skipped_images": skipped_images,
             **self._models(),
         }
