@@ -1,34 +1,39 @@
-# syntax=docker/dockerfile:1
 # Two images from one file: `api` (no torch, a few hundred MB) and `worker` (PyTorch with its own CUDA libraries).
 #   docker build --target api -t crosskd-api .
 #   docker build --target worker -t crosskd-worker .
 # The CUDA wheels need nothing of the host but the NVIDIA driver and its container toolkit.
+# What is installed is in deploy/lock, with versions and hashes (`make lock`); the base is named by its digest
+# (`make pins`). The builder's own reader of this file is used: a `syntax` line would fetch another, of any version.
 
-FROM python:3.12-slim AS base
+FROM python:3.12-slim@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea AS base
 ENV PATH=/opt/crosskd/bin:$PATH
 
 FROM base AS build
 RUN python -m venv /opt/crosskd
 WORKDIR /src
-# Dependencies have a layer of their own, made from pyproject.toml alone: editing the source does not install them again.
-COPY pyproject.toml README.md LICENSE ./
 
 FROM build AS wheel
+COPY deploy/lock/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --only-binary=:all: --require-hashes -r build.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY worker worker
 COPY crosskd crosskd
 COPY client client
 COPY wire wire
 COPY migrations migrations
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip wheel --no-deps --wheel-dir /wheels .
+RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
+# Dependencies have a layer of their own, made from the lock alone: editing the source does not install them again.
 FROM build AS build-api
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[api]'
+COPY deploy/lock/api.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --only-binary=:all: --require-hashes -r api.txt
 COPY --from=wheel /wheels /wheels
 RUN python -m pip install --no-deps --force-reinstall /wheels/*.whl
 
 FROM build AS build-worker
-RUN --mount=type=cache,target=/root/.cache/pip python -m pip install '.[worker]'
+COPY deploy/lock/worker.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --only-binary=:all: --require-hashes -r worker.txt
 COPY --from=wheel /wheels /wheels
 RUN python -m pip install --no-deps --force-reinstall /wheels/*.whl
 

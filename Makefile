@@ -48,6 +48,21 @@ lint: $(DEV) ## Check style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+UV_LOCK := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --constraint $(VENV)/installed.txt
+
+.PHONY: lock
+lock: $(DEV) ## Write deploy/lock: what the images install, in the versions that are installed, and so tested, here
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
+	$(UV_LOCK) --extra api --output-file deploy/lock/api.txt pyproject.toml
+	$(UV_LOCK) --extra worker --extra timm --output-file deploy/lock/worker.txt pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
+	  | $(UV_LOCK) --output-file deploy/lock/build.txt -
+
+.PHONY: pins
+pins: ## Ask the registry for the newest digests of the images that are built on or run, and write them (needs docker)
+	$(PYTHON) deploy/pin_images.py
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "CrossKD needs Python 3.11 or newer, and $(PYTHON) is not." >&2; \

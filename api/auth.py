@@ -5,7 +5,8 @@ the worker token           claims jobs, keeps leases, reads artifacts; its sha25
 an attempt token  `cka_…`  reports for one attempt while that lives; its sha256 stands beside the attempt
 nobody                     everything, but only from this very machine, and only where `CROSSKD_AUTH` is `loopback`
 
-`admit` is a dependency of the whole application: a GET needs `read`, the rest `write`, and administration `admin`.
+A GET needs `read`, the rest `write`, and administration `admin`. `authenticate` is called by the class of the routes
+(`api/http/authenticated.py`), before anything of a body is read: nobody without a token can make the API work.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sqlalchemy import select
 
 from api.database import Database
 from api.errors import Forbidden, Unauthorized
-from api.models import ApiToken
+from api.models import ID, ApiToken, Attempt
 from api.settings import Settings
 from wire.reports import FENCING_HEADER
 from wire.tokens import LOCAL_OWNER, Scope
@@ -37,7 +38,7 @@ IMPLIED_SCOPES: dict[Scope, frozenset[Scope]] = {
     "write": frozenset({"read", "write"}),
     "admin": frozenset({"read", "write", "admin"}),
 }
-WORKER_PATHS = "/worker/"  # below it `WorkerDep` decides
+WORKER_PATHS = "/worker/"
 ADMIN_PATHS = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
@@ -74,10 +75,8 @@ def digest(secret: str) -> str:
 # --- clients ---------------------------------------------------------------------------------------------------------
 
 
-async def admit(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_api_bearer)]
-) -> None:
-    """Let the request through, and note its caller for `CallerDep`.
+async def authenticate(request: Request) -> None:
+    """Let the request through, and note its caller for `CallerDep`. Reads nothing of its body.
 
     Raises:
         Unauthorized: no token where one is needed, or one that is unknown, revoked or expired.
@@ -85,8 +84,22 @@ async def admit(
         TooManyRequests: it was used too often in too short a time.
     """
     path = request.scope["route"].path
-    if path in PUBLIC_PATHS or path.startswith(WORKER_PATHS):
-        return
+    if path.startswith(WORKER_PATHS):
+        await _authenticate_worker(request, await _worker_bearer(request))
+    elif path not in PUBLIC_PATHS:
+        await _authenticate_client(request, path, await _api_bearer(request))
+    request.state.authenticated = True
+
+
+async def require_authenticated(
+    request: Request, _described: Annotated[HTTPAuthorizationCredentials | None, Depends(_api_bearer)]
+) -> None:
+    """A dependency of the whole application, for a route of another class: nobody gets past it either."""
+    if not getattr(request.state, "authenticated", False):
+        await authenticate(request)
+
+
+async def _authenticate_client(request: Request, path: str, credentials: HTTPAuthorizationCredentials | None) -> None:
     request.state.caller = caller = await _caller_of(request, path, credentials)
     if caller.token_id is not None:
         request.app.state.rates.consume(caller.token_id)
@@ -193,22 +206,59 @@ def _is_worker(request: Request, credentials: HTTPAuthorizationCredentials) -> b
     return hmac.compare_digest(digest(credentials.credentials), request.app.state.settings.worker_token_sha256)
 
 
-async def require_worker(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_worker_bearer)]
-) -> None:
-    """Raises `Unauthorized` unless the worker token came along; on an attempt's routes an attempt token may.
-
-    Whether that is this very attempt's is known once the attempt has been read: `services/jobs/fencing.py`.
-    """
+async def _authenticate_worker(request: Request, credentials: HTTPAuthorizationCredentials | None) -> None:
+    """Raises `Unauthorized` unless the worker token came along, or on an attempt's routes that attempt's own token."""
     if credentials is None:
         raise Unauthorized("no worker token", remedy="Send `Authorization: Bearer <worker token>`.")
     if _is_worker(request, credentials):
         return
-    if "attempt" not in request.path_params or not credentials.credentials.startswith(ATTEMPT_PREFIX):
+    attempt = request.path_params.get("attempt")
+    if attempt is None or not credentials.credentials.startswith(ATTEMPT_PREFIX):
         raise Unauthorized("wrong worker token", remedy="Set CROSSKD_WORKER_TOKEN to the API's.")
+    proven: AttemptTokens = request.app.state.attempt_tokens
+    if not await proven.prove(request.app.state.database, attempt, digest(credentials.credentials)):
+        raise not_its_own()
 
 
-WorkerDep = Depends(require_worker)
+def not_its_own() -> Unauthorized:
+    return Unauthorized("the token is not this attempt's", remedy="Use the one that the claim answered with.")
+
+
+class AttemptTokens:
+    """Which attempts' tokens have been right: a report is let in without a look-up of its own.
+
+    An attempt keeps its token, and `services/jobs/fencing.py` holds it against the row once more, where the report
+    is stored. For the event loop's thread.
+    """
+
+    def __init__(self, size: int = 10_000) -> None:
+        self._size = size
+        self._proven: dict[str, str] = {}
+
+    async def prove(self, database: Database, attempt: str, sha256: str) -> bool:
+        kept = self._proven.get(attempt)
+        if kept is None:
+            kept = await run_in_threadpool(_attempt_sha256, database, attempt)
+            if kept is None or not hmac.compare_digest(kept, sha256):
+                return False
+            if len(self._proven) >= self._size:
+                self._proven.clear()
+            self._proven[attempt] = kept
+        return hmac.compare_digest(kept, sha256)
+
+
+def _attempt_sha256(database: Database, attempt: str) -> str | None:
+    if not ID.fullmatch(attempt):
+        return None
+    with database.reading() as session:
+        return session.scalar(select(Attempt.token_sha256).where(Attempt.id == attempt))
+
+
+async def _described(_credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_worker_bearer)]) -> None:
+    """Tells FastAPI of the scheme, for the description of the API."""
+
+
+WorkerDep = Depends(_described)
 
 
 class Fence(NamedTuple):

@@ -34,6 +34,7 @@ from itertools import compress
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -46,8 +47,9 @@ from api.process_log import current_request_id
 from api.storage import StorageUnavailable
 from wire.artifacts import OFFSET_HEADER
 from wire.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
-from wire.faults import faults
+from wire.faults import MAX_LISTED, faults
 from wire.process_log import REQUEST_ID_HEADER
+from wire.reports import BATCH_TOO_LARGE
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +223,11 @@ def install(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    return problem_response(_as_api_error(request, error), request.url.path)
+    if isinstance(error, RequestValidationError):  # a body may have thousands of faults
+        found = await run_in_threadpool(invalid_request, request, error)
+    else:
+        found = _as_api_error(request, error)
+    return problem_response(found, request.url.path)
 
 
 async def _answer_outage(request: Request, error: Exception) -> JSONResponse:
@@ -258,8 +264,6 @@ def _as_api_error(request: Request, error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case RequestValidationError():
-            return invalid_request(request, error)
         case HTTPException():
             return _of_status(request, error)
         case _:
@@ -284,11 +288,25 @@ def invalid_request(request: Request, error: RequestValidationError, further: Se
     for complaint in complaints:
         if complaint["type"] == "json_invalid":
             return _malformed(complaint, error.body)
+        if complaint["type"] == BATCH_TOO_LARGE:
+            count, most = complaint["ctx"]["count"], complaint["ctx"]["most"]
+            return PayloadTooLarge(
+                f"the batch has {count} points, and at most {most} are taken at once",
+                remedy="Send several batches, each with a sequence number of its own.",
+            )
     if isinstance(error.body, bytes):  # FastAPI parses a body only if it calls itself JSON
         return UnsupportedMediaType("the body is not JSON", remedy="Send it with `Content-Type: application/json`.")
-    found = [*faults(complaints, error.body, _body_model(request)), *further]
-    count = "one fault" if len(found) == 1 else f"{len(found)} faults"
-    return InvalidSpec(f"the request has {count}; `errors` tells where", errors=found)
+    found = faults(complaints, error.body, _body_model(request))
+    return invalid("request", [*found.listed, *further], found.total + len(further))
+
+
+def invalid(what: str, found: Sequence[Fault], count: int | None = None) -> InvalidSpec:
+    """What a request is refused with for the faults of its body; `count` of them, where not all are in `found`."""
+    listed = found[:MAX_LISTED]
+    count = len(found) if count is None else count
+    number = "one fault" if count == 1 else f"{count} faults"
+    where = "`errors` tells where" if count <= len(listed) else f"`errors` tells where the first {len(listed)} are"
+    return InvalidSpec(f"the {what} has {number}; {where}", errors=listed)
 
 
 def _malformed(complaint: Any, text: Any) -> BadRequest:

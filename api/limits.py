@@ -22,15 +22,14 @@ MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL stateme
 
 
 class BodyLimit:
-    """ASGI middleware: 413 for a body over `limit` bytes, also for one that does not say its length.
+    """ASGI middleware: 413 for a body over the setting's bytes, also for one that does not say its length.
 
     400 for one that says its length twice, by Content-Length and by Transfer-Encoding: a proxy that believes the
     other one would take the rest of it for a request of somebody else (request smuggling, RFC 9112 6.1).
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and {"content-length", "transfer-encoding"} <= set(Headers(scope=scope)):
@@ -41,7 +40,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         # A batch has a bound of its own: what workers may send must not depend on a setting that they do not know.
-        limit = MAX_BATCH_BYTES if _BATCH.fullmatch(scope["path"]) else self.limit
+        limit = MAX_BATCH_BYTES if _BATCH.fullmatch(scope["path"]) else scope["app"].state.settings.body_limit
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             await self._refuse(limit, scope, receive, send)

@@ -16,9 +16,10 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import Gauge
 from sqlalchemy import inspect
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from starlette.datastructures import State
 
 from api import errors, openapi, process_log
-from api.auth import admit, security
+from api.auth import AttemptTokens, require_authenticated, security
 from api.database import Database
 from api.http.correlation import CorrelationMiddleware
 from api.http.request_metrics import RequestMetrics, RequestMetricsMiddleware
@@ -58,18 +59,40 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 3600.0
 
 
+PARTS = (
+    jobs,
+    control,
+    metrics,
+    events,
+    logs,
+    artifacts,
+    worker,
+    worker_artifacts,
+    worker_uploads,
+    system,
+    observability,
+    tokens,
+    webhooks,
+    audit,
+)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Without `settings` they come from the environment. Ends the process if it cannot be run."""
+    app = build_app()
     try:
         if settings is None:  # this process is ours
             settings = load()
             process_log.configure(settings)
             tracing.start("crosskd-api", settings.otel_endpoint)
-        database = Database(settings.database_url)
-        _check_tables(database)
-        storage = open_storage(settings)
+        configure(app, settings)
     except SettingsError as error:
         raise SystemExit(str(error)) from None
+    return app
+
+
+def build_app() -> FastAPI:
+    """What is the same whatever the settings: the routes, what stands around them, and the description."""
     app = FastAPIOffline(  # the pages of /docs come with the package, not from a content network
         title="CrossKD",
         version=version("crosskd"),
@@ -77,42 +100,39 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         generate_unique_id_function=openapi.operation_id,
         responses=openapi.PROBLEMS,
-        dependencies=[Depends(admit)],
+        dependencies=[Depends(require_authenticated)],
         redirect_slashes=False,  # such a redirect would name whatever host the caller has written
     )
+    app.add_middleware(BodyLimit)
+    # Outside of the limits: it sees refusals too.
+    app.add_middleware(RequestMetricsMiddleware)
+    app.add_middleware(CorrelationMiddleware)
+    errors.install(app)
+    openapi.install(app, lambda path: security(app.state.settings, path))
+    for part in PARTS:
+        app.include_router(part.router)
+    return app
+
+
+def configure(app: FastAPI, settings: Settings) -> None:
+    """Give the application what its settings ask for, in place of what it had.
+
+    Raises:
+        SettingsError: it cannot be run like that.
+    """
+    database = Database(settings.database_url)
+    _check_tables(database)
+    app.state = State()
     app.state.settings = settings
     app.state.database = database
-    app.state.storage = storage
+    app.state.storage = open_storage(settings)
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
     app.state.streams = Streams(settings, app.state.closing)
     app.state.request_metrics = _request_metrics(database, app.state.streams)
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
+    app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
-    app.add_middleware(BodyLimit, limit=settings.body_limit)
-    # Outside of the limits: it sees refusals too.
-    app.add_middleware(RequestMetricsMiddleware, metrics=app.state.request_metrics)
-    app.add_middleware(CorrelationMiddleware)
-    errors.install(app)
-    openapi.install(app, partial(security, settings))
-    parts = (
-        jobs,
-        control,
-        metrics,
-        events,
-        logs,
-        artifacts,
-        worker,
-        worker_artifacts,
-        worker_uploads,
-        system,
-        observability,
-        tokens,
-        webhooks,
-        audit,
-    )
-    for part in parts:
-        app.include_router(part.router)
-    return app
+    app.openapi_schema = None  # it says who may call
 
 
 def _request_metrics(database: Database, streams: Streams) -> RequestMetrics:
@@ -132,7 +152,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(tracing.stop)
         stack.callback(database.close)
         stack.enter_context(_closing_on_signal(closing))
-        stack.enter_context(NotificationBridge(database.notifier, settings.broker_url).running())
+        stack.enter_context(NotificationBridge(database.notifier, settings.broker_address).running())
         stopping = threading.Event()
         stack.enter_context(_thread("uptime", lambda: _record_uptime(database, settings, stopping), stopping.set))
         sweep = partial(_sweep, database, app.state.storage, settings, stopping)
@@ -141,12 +161,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             relay = Relay(database, settings)
             stack.enter_context(_thread("relay", relay.run, relay.stop))
         if threading.current_thread() is threading.main_thread():  # else somebody else runs the application
-            _collect_less_garbage()
+            collect_less_garbage()
         yield
         closing.set()
 
 
-def _collect_less_garbage() -> None:
+def collect_less_garbage() -> None:
     """A look through all that was imported holds up every request for a quarter of a second, every few seconds."""
     gc.collect()
     gc.freeze()

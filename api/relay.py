@@ -40,7 +40,7 @@ class Relay:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
-        self.producer = Producer(settings.broker_url)
+        self.producer = Producer(settings.broker_address)
         self.delivery_loop = DeliveryLoop(database, settings)
         self._wake = Event()
         self._stopped = False
@@ -166,7 +166,7 @@ def main() -> int:
     relay = Relay(database, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())
-    with NotificationBridge(database.notifier, settings.broker_url).running():
+    with NotificationBridge(database.notifier, settings.broker_address).running():
         relay.run()
     database.close()
     tracing.stop()

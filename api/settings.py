@@ -14,7 +14,15 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -23,6 +31,8 @@ from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
+_HOST = re.compile(r"[\w.,-]+|[0-9a-fA-F:.]+(%\w+)?")  # names and addresses; several, as libpq takes them
+_APART = "percent-encode the password, or leave it out and set PGPASSWORD to it, as it is"
 
 
 class SettingsError(Exception):
@@ -45,11 +55,15 @@ def _upper(value: Any) -> Any:
 
 def _database_url(url: str) -> str:
     try:
-        driver = make_url(url).drivername
+        parts = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError("is no database address; use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME") from None
-    if driver not in DRIVERS:
-        raise ValueError(f"driver {driver!r} is not supported; use {' or '.join(DRIVERS)}")
+        raise ValueError(
+            f"is no database address; use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME, and {_APART}"
+        ) from None
+    if parts.drivername not in DRIVERS:
+        raise ValueError(f"driver {parts.drivername!r} is not supported; use {' or '.join(DRIVERS)}")
+    if parts.host and not _HOST.fullmatch(parts.host):  # not named: it may be a part of the password
+        raise ValueError(f"names no host: {_APART}")
     return url
 
 
@@ -143,12 +157,17 @@ class Settings(BaseSettings):
     database_url: Annotated[str, AfterValidator(_database_url)] = Field(
         default_factory=lambda data: _sqlite(data.get("home", Path()) / "crosskd.db"),
         description=(
-            "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded."
+            "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded. "
+            "A password may stand apart, as it is, in `PGPASSWORD`."
         ),
     )
     broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
         default="redis://127.0.0.1:6379/0",
         description="The broker: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=NAME`.",
+    )
+    broker_password: SecretStr | None = Field(
+        default=None,
+        description="Password of the broker, as it is: any character, not encoded. In the place of one in the address.",
     )
     worker_token_sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$",
@@ -245,6 +264,18 @@ class Settings(BaseSettings):
         description="Server that receives traces, by OTLP over HTTP; needs `crosskd[otel]`. Unset: no traces, "
         "or as OpenTelemetry's own variables say.",
     )
+
+    @field_validator("broker_password")
+    @classmethod
+    def _broker_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url := info.data.get("broker_url"):
+            broker.with_password(url, value)
+        return value
+
+    @property
+    def broker_address(self) -> str:
+        """The broker's address with its password."""
+        return broker.with_password(self.broker_url, self.broker_password)
 
     @property
     def uptime_interval_seconds(self) -> float:

@@ -13,6 +13,8 @@ from wire.artifacts import Artifact
 from wire.jobs import Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
+COCO_LIMIT = 100  # detections an image that COCO's own AP counts
+
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
     table = _table("id", "kind", "name", "status", "step", "AP", "created")
@@ -50,11 +52,16 @@ def failure_lines(job: Job) -> list[str]:
 
 def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
     table = _table("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
+    notes: dict[str, str] = {}
     for row in evaluations:
         m = row.metrics
         figures = [number(value) for value in (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl, m.AR100)]
         best = "*" if row.best else ""
         _add(table, row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
+        if row.max_detections != COCO_LIMIT:
+            notes[row.model] = f"{row.model}: {row.max_detections}"
+    if notes:
+        table.caption = f"AP counts other than {COCO_LIMIT} detections an image: {', '.join(notes.values())}"
     return table
 
 

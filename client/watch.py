@@ -58,7 +58,8 @@ def describe(job: Job) -> str:
         if job.status in ("queued", "paused") and len(job.attempts) > 0:
             parts.append(job.transitions[-1].reason)
     else:
-        parts = [PHASES[progress.phase], f"step {progress.step}/{progress.total_steps}"]
+        waiting = [f"waiting for {progress.waiting_for}"] if progress.waiting_for else []
+        parts = [PHASES[progress.phase], *waiting, f"step {progress.step}/{progress.total_steps}"]
         if progress.loss is not None:
             parts.append(f"loss {progress.loss:.3f}")
         if progress.eta_seconds is not None:
@@ -90,7 +91,7 @@ def _lines(console: Console) -> Callable[[Job], None]:
 
     def show(job: Job) -> None:
         nonlocal last_state, last_line, last_time
-        state = (job.status, job.progress.phase if job.progress else "")
+        state = (job.status, f"{job.progress.phase} {job.progress.waiting_for}" if job.progress else "")
         line = visible(f"{job.name}: {describe(job)}")
         now = time.monotonic()
         if line == last_line or (state == last_state and now - last_time < LINE_SECONDS):

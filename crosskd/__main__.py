@@ -24,6 +24,7 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
+from crosskd.spec.inputs import real_path
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 
 DataRoots = Annotated[
@@ -48,7 +49,7 @@ def train(
     """Train a detector, alone or distilled from a teacher."""
     with _clear_errors():
         config = TrainConfig.model_validate(_with_options(_read(recipe), data, teacher, change or []))
-        _train(config, workdir, resume, data_root or [])
+        _train(config, workdir, resume, _real(data_root))
 
 
 @app.command()
@@ -75,7 +76,7 @@ def evaluate(
             values = {**values, "student": _student_of(weights)}
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
         config = TrainConfig.model_validate(_with_changes(values, change or []))
-        _evaluate(weights, config, as_json, data_root or [])
+        _evaluate(weights, config, as_json, _real(data_root))
 
 
 @app.command()
@@ -96,7 +97,7 @@ def export(
         values = _read(settings) if settings is not None else {}
         values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
         config = ExportConfig.model_validate(_with_changes(values, change or []))
-        _export(config, workdir, as_json, data_root or [])
+        _export(config, workdir, as_json, _real(data_root))
 
 
 @app.command()
@@ -137,6 +138,10 @@ def convert(
 def _student_in(values: dict[str, Any]) -> Any:
     """The values of a ModelConfig: these, or those of a recipe's student."""
     return values.get("student", values)
+
+
+def _real(roots: list[Path] | None) -> list[Path]:
+    return [real_path(root) for root in roots or []]
 
 
 def _export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path]) -> None:
@@ -230,6 +235,10 @@ def _evaluate(weights: Path, config: TrainConfig, as_json: bool, roots: list[Pat
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("images", str(evaluation.images))
+    table.add_row("detections an image", f"{evaluation.max_detections} at most")
+    left_out = f", {evaluation.boxes_left_out} left out" if evaluation.boxes_left_out else ""
+    as_is = " as they stand in the file" if evaluation.as_is else ""
+    table.add_row("boxes of the ground truth", f"{evaluation.boxes}{left_out}{as_is}")
     for name, value in evaluation.metrics.items():
         table.add_row(name, f"{value:.4f}")
     for name, value in evaluation.per_class.items():

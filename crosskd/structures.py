@@ -47,6 +47,11 @@ class Batch:
         images = self.images.to(device, non_blocking=True)
         return Batch(images, self.targets.to(device), self.image_ids, self.scales, self.original_sizes)
 
+    def share_memory(self) -> None:
+        """Move the tensors to shared memory, where they stay. Raises `RuntimeError` where there is no room."""
+        for tensor in (self.images, *self.targets.boxes, *self.targets.labels):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+
     def pin_memory(self) -> Batch:
         pinned = Targets(
             [b.pin_memory() for b in self.targets.boxes],
@@ -106,7 +111,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision over recall, per class: boxes of all areas, at most 100 detections an image, as COCO interpolates it.
+    """Precision over recall, per class: boxes of all areas, all detections of an image, as COCO interpolates it.
 
     The mean of a class's last curve is its AP.
     """
@@ -129,12 +134,20 @@ class Evaluation:
     seconds: float = 0.0
     milliseconds_per_image: float | None = None
     best: bool = False
+    max_detections: int = 100  # an image, and so in AP, in AR by area and in the curves; AR100 counts 100 at most
+    boxes: int = 0  # of the ground truth, in the whole file
+    boxes_left_out: int = 0  # besides: nothing of them lies in their image, or they have no size
+    as_is: bool = False  # the ground truth as it stands in the file: plain pycocotools' numbers
     # For whoever stores them; a run's history keeps the numbers alone.
     curves: Curves | None = field(default=None, repr=False, compare=False)
 
     @property
     def ap(self) -> float:
         return self.metrics["AP"]
+
+    def ground_truth(self) -> dict[str, Any]:
+        """What the numbers were measured against, for a manifest."""
+        return {"boxes": self.boxes, "left_out": self.boxes_left_out, "as_is": self.as_is}
 
     def numbers(self) -> dict[str, Any]:
         """Every field but the curves, as plain values: what JSON and a checkpoint take."""

@@ -35,12 +35,14 @@ from tests.support.dockerfile import ROOT, Builder, read_stages
 pytestmark = pytest.mark.slow  # it installs the package anew
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text())
+VALKEY_PASSWORD = "p$ss: '\"/@\\%?#\u00fc"  # nothing that a shell, a configuration or an address would leave alone
 TOKEN = "a-worker-token-of-some-length"
 COMPOSE = fill(
     read_compose(),
     {
         "CROSSKD_DATA": "/srv/data",
         "POSTGRES_PASSWORD": "p$ss:/@",
+        "VALKEY_PASSWORD": VALKEY_PASSWORD,
         "CROSSKD_WORKER_TOKEN": TOKEN,
         "CROSSKD_WORKER_TOKEN_SHA256": hashlib.sha256(TOKEN.encode()).hexdigest(),
         "CROSSKD_DEVICES": "cpu",
@@ -151,8 +153,9 @@ def valkey(machine: Machine, binaries: str) -> Iterator[subprocess.Popen[bytes]]
     command = machine.here(SERVICES["valkey"]["command"], "valkey")
     check = command_line(machine.here(health_check(SERVICES["valkey"], STAGES), "valkey"))
     log = machine.folder / "valkey.log"
-    with running(command, log, env={"PATH": binaries}) as process:
-        becomes_healthy(process, check, log)
+    environment = {"PATH": binaries, "VALKEY_PASSWORD": VALKEY_PASSWORD}
+    with running(command, log, env=environment) as process:
+        becomes_healthy(process, check, log, env=environment)
         yield process
 
 
@@ -166,22 +169,32 @@ def test_postgres_health_check_tells_up_from_down(machine: Machine, binaries: st
 def test_the_images_are_of_the_versions_tried_here(machine: Machine, binaries: str) -> None:
     for service, program in (("postgres", "postgres"), ("valkey", "valkey-server")):
         answer = subprocess.check_output([program, "--version"], env={"PATH": binaries}, text=True)
-        major = SERVICES[service]["image"].rpartition(":")[2]
+        major = SERVICES[service]["image"].partition("@")[0].rpartition(":")[2]
         assert re.search(rf"(\(PostgreSQL\) |v=){major}\.", answer), answer
 
 
-def test_valkey_keeps_what_it_was_told_through_a_kill(binaries: str, tmp_path: Path) -> None:
+def test_valkey_wants_its_password_and_keeps_what_it_was_told_through_a_kill(binaries: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path, "", valkey=free_port(), api="")
     (tmp_path / "data" / "valkey").mkdir(parents=True)
     for expected in (None, b"stored"):
-        with valkey(machine, binaries) as process, redis.Redis(port=int(machine.valkey)) as client:
+        with (
+            valkey(machine, binaries) as process,
+            redis.Redis(port=int(machine.valkey), password=VALKEY_PASSWORD) as client,
+        ):
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.get("word") == expected
             client.set("word", "stored")
+            check = command_line(machine.here(health_check(SERVICES["valkey"], STAGES), "valkey"))
+            for wrong in ("", "p$ss"):
+                assert not succeeds(check, env={"PATH": binaries, "VALKEY_PASSWORD": wrong})
+            with redis.Redis(port=int(machine.valkey)) as nobody, pytest.raises(redis.AuthenticationError):
+                nobody.ping()
+            titles = [Path(f"/proc/{process.pid}/{name}").read_bytes() for name in ("cmdline", "comm")]
+            assert not any(b"p$ss" in title for title in titles)
             process.kill()
             process.wait()
-    check = command_line(machine.here(health_check(SERVICES["valkey"], STAGES), "valkey"))
-    assert not succeeds(check), "a dead server passes for healthy"
+    right = {"PATH": binaries, "VALKEY_PASSWORD": VALKEY_PASSWORD}
+    assert not succeeds(check, env=right), "a dead server passes for healthy"
 
 
 # --- our images ------------------------------------------------------------------------------------------------------
@@ -252,12 +265,15 @@ def test_the_api_comes_up_and_goes_down(image: Builder, machine: Machine) -> Non
         stops(process)
 
 
-def test_the_worker_image_resolves(tmp_path: Path) -> None:
-    """Its lines are run dry: what they ask for is installed here already, and CUDA's gigabytes stay where they are."""
+def test_the_worker_image_takes_our_wheel(tmp_path: Path) -> None:
+    """Its lock, CUDA's gigabytes, is judged as data by `test_deploy.py`; the wheel is installed dry."""
     builder = Builder(STAGES, tmp_path)
     builder.build("wheel")
     here = f"{sys.executable} -m pip install --dry-run"
-    builder.build("build-worker", edit=lambda line: line.replace("python -m pip install", here))
+    builder.build(
+        "build-worker",
+        edit=lambda line: "true" if "--require-hashes" in line else line.replace("python -m pip install", here),
+    )
 
 
 @pytest.mark.usefixtures("migrated")

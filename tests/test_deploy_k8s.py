@@ -21,7 +21,9 @@ from tests.support.dockerfile import ROOT, read_stages
 from wire.tasks import queue
 
 STAGES = read_stages((ROOT / "Dockerfile").read_text())
-VARIABLES = ("CROSSKD_DATA", "POSTGRES_PASSWORD", "CROSSKD_WORKER_TOKEN", "CROSSKD_WORKER_TOKEN_SHA256")
+VARIABLES = (
+    "CROSSKD_DATA", "POSTGRES_PASSWORD", "VALKEY_PASSWORD", "CROSSKD_WORKER_TOKEN", "CROSSKD_WORKER_TOKEN_SHA256",
+)  # fmt: skip
 SERVICES = fill(read_compose(), dict.fromkeys(VARIABLES, "x"))["services"]
 EXAMPLE = k8s.gather(k8s.FOLDER / "example")
 (SECRET,) = k8s.read(k8s.FOLDER / "secret.example.yaml")
@@ -106,7 +108,7 @@ def test_the_manifests_meet_the_rules_of_the_house() -> None:
         ("StatefulSet", "valkey", f"{POD}.hostNetwork", True, "reaches into its node"),
         ("StatefulSet", "valkey", f"{FIRST}.securityContext.capabilities", {}, "privileges"),
         ("StatefulSet", "valkey", f"{FIRST}.securityContext.readOnlyRootFilesystem", False, "write to its image"),
-        ("StatefulSet", "valkey", f"{FIRST}.image", "valkey/valkey", "pins no version"),
+        ("StatefulSet", "valkey", f"{FIRST}.image", "valkey/valkey:9", "pins no version and digest"),
         ("Job", "migrate", f"{FIRST}.resources.requests", {}, "what it needs"),
         ("Job", "migrate", f"{FIRST}.resources.limits", {}, "all the memory"),
         ("ConfigMap", "crosskd-api", "data.CROSSKD_RELAYS", "1", "CROSSKD_RELAYS is no setting"),
@@ -179,7 +181,24 @@ def test_a_secret_has_names_and_no_values() -> None:
     assert set(SECRET["stringData"].values()) == {""}
     text = "".join(path.read_text() for path in k8s.FOLDER.rglob("*.yaml"))
     assert "kind: Secret" in text
-    assert not re.search(r"\bck_|[0-9a-f]{40}", text)
+    assert not re.search(r"\bck_|(?<!@sha256:)\b[0-9a-f]{40}", text)
+
+
+def test_who_uses_a_store_is_given_its_password() -> None:
+    """And nobody else: neither a migration nor a worker has business in the other store."""
+    for variable, key, users in (
+        ("PGPASSWORD", "POSTGRES_PASSWORD", {"api", "relay", "migrate"}),
+        ("CROSSKD_BROKER_PASSWORD", "VALKEY_PASSWORD", {"api", "relay", "worker-gpu", "worker-gpu-4"}),
+        ("VALKEY_PASSWORD", "VALKEY_PASSWORD", {"valkey"}),
+        ("POSTGRES_PASSWORD", "POSTGRES_PASSWORD", {"postgres"}),
+    ):
+        given = {
+            manifest["metadata"]["name"]: entry["valueFrom"]["secretKeyRef"]["key"]
+            for manifest, pod in k8s.pods(EXAMPLE)
+            for entry in pod["containers"][0].get("env", [])
+            if entry["name"] == variable
+        }
+        assert given == dict.fromkeys(users, key)
 
 
 # --- what the parts promise each other -------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+from pydantic import SecretStr
 
 _SOCKETS = ("redis+socket://", "unix://")
 _DIRECT = ("redis://", "rediss://", *_SOCKETS)
 _SENTINELS = re.compile(r"(?P<url>sentinel://[^;?]+(;sentinel://[^;?]+)*)\?master_name=(?P<name>[\w.-]+)")
+
+APART = "percent-encode the password, or give it apart, as it is, in CROSSKD_BROKER_PASSWORD"
 
 # No second try of the same one: while it is waited for, the next is not asked.
 _TIMEOUTS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, "retry": None}
@@ -32,8 +36,28 @@ def check(url: str) -> str:
     if not url.startswith((*_DIRECT, "sentinel://")):
         raise ValueError("is no broker address; use redis://HOST:PORT/NUMBER")
     if not all(map(_whole, url.split(";"))):
-        raise ValueError("is no broker address; percent-encode the password")
+        raise ValueError(f"is no broker address; {APART}")
     return url
+
+
+def with_password(url: str, password: SecretStr | None) -> str:
+    """An address that `check` let pass with a password in it, encoded: it may hold any character.
+
+    Raises `ValueError` where the address has one already, or leads to a socket, whose form has another place for it.
+    """
+    if password is None:
+        return url
+    if url.startswith(_SOCKETS):
+        raise ValueError("is for brokers over TCP; write a socket's password into CROSSKD_BROKER_URL")
+    return ";".join(_with_password(part, password.get_secret_value()) for part in url.split(";"))
+
+
+def _with_password(part: str, password: str) -> str:
+    scheme, _, rest = part.partition("://")
+    user, at, place = rest.rpartition("@")
+    if ":" in user:
+        raise ValueError("and CROSSKD_BROKER_URL both hold a password; leave one of them out")
+    return f"{scheme}://{user}:{quote(password, safe='')}@{place if at else rest}"
 
 
 def _whole(part: str) -> bool:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from itertools import islice
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
+from crosskd.spec.bounds import TOO_MANY
 from wire.errors import Fault
 from wire.jobs import SPECS, JobCreate
+from wire.reports import BATCH_TOO_LARGE
 
 Location = tuple[int | str, ...]
+OWN_ERRORS = frozenset({"value_error", TOO_MANY, BATCH_TOO_LARGE})
 
 
-def faults(errors: Sequence[Any], body: Any = None, model: Any = None) -> list[Fault]:
-    """Translate `ValidationError.errors()`.
+MAX_LISTED = 100  # faults of a request that are told one by one; all are counted
+MAX_TEXT = 1000  # characters of one part of a fault: a name in a body may be as long as the body
+
+
+class Faults(NamedTuple):
+    """The first faults of a request, and how many there are."""
+
+    listed: list[Fault]
+    total: int
+
+
+def faults(errors: Sequence[Any], body: Any = None, model: Any = None) -> Faults:
+    """Translate `ValidationError.errors()`; the first `MAX_LISTED` of them, since each costs time and bytes.
 
     Args:
         errors: Pydantic's error dictionaries; `loc` starts with `body`, or with `query`, `path`, `header`.
         body: the parsed body, which tells fields from the names of union branches that Pydantic mixes into `loc`.
         model: the body's model, so that an unknown field can name the known ones.
     """
-    found: dict[tuple[str, str], Fault] = {}
+    found: dict[tuple[str, str], Any] = {}
     for error in _one_branch_per_union(errors, body):
-        fault = _fault(error, body, model)
-        found.setdefault((fault.pointer, fault.detail), fault)
-    return list(found.values())
+        found.setdefault((_pointer(error, body), error["msg"]), error)
+    listed = [_fault(error, body, model) for error in islice(found.values(), MAX_LISTED)]
+    return Faults(listed, len(found))
 
 
 def pointer(location: Sequence[int | str]) -> str:
@@ -34,23 +49,33 @@ def pointer(location: Sequence[int | str]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
-def _fault(error: Any, body: Any, model: Any) -> Fault:
+def _pointer(error: Any, body: Any) -> str:
     source, *rest = error["loc"]
     if source != "body":
-        name = str(rest[0]) if rest else str(source)
-        return _fault_at(name, error, None)
-    place = _place(tuple(rest), body)[0]
-    holder = _holder(model, place[:-1], body) if error["type"] == "extra_forbidden" else None
-    return _fault_at(pointer(place), error, holder)
+        return str(rest[0]) if rest else str(source)
+    return pointer(_place(tuple(rest), body)[0])
 
 
-def _fault_at(where: str, error: Any, holder: type[BaseModel] | None) -> Fault:
+def _fault(error: Any, body: Any, model: Any) -> Fault:
+    holder = None
+    if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
+        holder = _holder(model, _place(tuple(error["loc"][1:]), body)[0][:-1], body)
+    detail, remedy = _texts(error, holder)
+    return Fault(pointer=_clipped(_pointer(error, body)), detail=_clipped(detail), remedy=_clipped(remedy))
+
+
+def _texts(error: Any, holder: type[BaseModel] | None) -> tuple[str, str]:
+    """What is wrong, and what to do."""
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if error["type"] == "value_error" and ("; " in message or ": " in message):
+    if error["type"] in OWN_ERRORS and ("; " in message or ": " in message):
         # Our own validators write "what is wrong; what to do" or "what is to be done: why".
         detail, separator, remedy = message.partition("; ")
-        return Fault(pointer=where, detail=detail, remedy=_sentence(remedy) if separator else _sentence(message))
-    return Fault(pointer=where, detail=message, remedy=_remedy(error, holder))
+        return detail, _sentence(remedy) if separator else _sentence(message)
+    return message, _remedy(error, holder)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def _sentence(text: str) -> str:

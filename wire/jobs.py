@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, WrapValidator
+from pydantic import BaseModel, Field, StringConstraints, ValidationInfo, WrapValidator
 
+from crosskd.spec.bounds import AtMost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
 from wire.errors import Text
+from wire.request import RequestModel
 from wire.scalars import Count, Known, Number
 from wire.tasks import HIGHEST_PRIORITY, LOWEST_PRIORITY, NORMAL_PRIORITY
 
@@ -42,14 +44,12 @@ Priority = Annotated[
 ]
 
 
-class JobCreate(BaseModel):
+class JobCreate(RequestModel):
     """`POST /jobs`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Kind
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True, pattern=r"^[^\x00]+$")]
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=64)] = {}
+    labels: Annotated[dict[LabelKey, LabelValue], AtMost(64)] = {}
     priority: Priority = NORMAL_PRIORITY
     spec: Spec = Field(
         description="TrainConfig to train and distill, EvaluateConfig to evaluate, ExportConfig to export."
@@ -75,7 +75,7 @@ class Failure(BaseModel):
     message: Text
     where: Text = ""
     remedy: Text = ""
-    log_tail: list[Text] = Field(default=[], max_length=200)
+    log_tail: Annotated[list[Text], AtMost(200)] = []
 
 
 class Progress(BaseModel):
@@ -88,6 +88,9 @@ class Progress(BaseModel):
     loss: Known = None  # one that is not finite is spelt in the metrics
     steps_per_second: Known = None
     eta_seconds: Known = None
+    waiting_for: Annotated[Text, Field(max_length=100)] = Field(
+        default="", description="What files wait for that cannot be uploaded, such as `room in the storage`."
+    )
 
 
 class Transition(BaseModel):

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from crosskd.spec.bounds import AtMost
 from wire.reports import Moment
+from wire.request import RequestModel
 from wire.scalars import Count
 
 LINE_CHARACTERS = 2000
@@ -25,13 +27,11 @@ class LogLine(BaseModel):
     text: Annotated[str, Field(max_length=LINE_CHARACTERS, pattern=r"^[^\x00]*$")]
 
 
-class LogBatch(BaseModel):
+class LogBatch(RequestModel):
     """`POST /worker/attempts/{attempt}/logs`: the same `sequence` again changes nothing."""
 
-    model_config = ConfigDict(extra="forbid")
-
     sequence: Count
-    lines: Annotated[list[LogLine], Field(min_length=1, max_length=MAX_LINES)]
+    lines: Annotated[list[LogLine], Field(min_length=1), AtMost(MAX_LINES, fields=16)]
 
 
 class StoredLine(BaseModel):

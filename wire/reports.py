@@ -8,13 +8,16 @@ the worker kills its training.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from crosskd.spec.bounds import AtMost
+from crosskd.spec.section import MAX_CLASSES
 from wire.artifacts import ArtifactRef
 from wire.errors import Text
 from wire.jobs import Failure, Kind, Progress
+from wire.request import RequestModel
 from wire.scalars import Count, Flag, NonFinite, Number, Spelt
 from wire.workers import Devices
 
@@ -22,13 +25,14 @@ FENCING_HEADER = "Fencing-Token"
 INTERVAL_HEADER = "Report-Interval"  # of an answer: seconds that the next batch of metrics may wait
 MAX_POINTS = 1000  # of a batch; more are refused with 413
 MAX_BATCH_BYTES = 1_000_000  # of a batch as JSON; a thousand points with the longest names are a quarter of it
+BATCH_TOO_LARGE: Final = "batch_too_large"  # the type of the error of a batch of more points
 MAX_LEVELS = 32  # of a manifest
 YEARS = range(1970, 2201)  # any other is a clock gone wrong; the first and last years even break when zones change
 
 MetricKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,99}$")]
 
 
-class _Report(BaseModel):
+class _Report(RequestModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -37,8 +41,12 @@ class ClaimRequest(_Report):
 
     worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
     device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
-    versions: dict[Text, Text] = {}
+    versions: Annotated[dict[Text, Text], AtMost(100)] = {}
     devices: Devices = []
+    checkpoint_step: Count | None = Field(
+        default=None,
+        description="Of the job's newest checkpoint that the worker has itself; it goes on from the newest.",
+    )
 
 
 class Claim(BaseModel):
@@ -112,7 +120,11 @@ def _containers(outer: Any) -> list[Any]:
 Moment = Annotated[datetime, BeforeValidator(_require_iso_text), AfterValidator(_utc)]
 
 
-class MetricPoint(_Report):
+class MetricPoint(BaseModel):
+    """One of the many of a batch, which looks at their lengths for them."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     key: MetricKey
     step: Count
     value: Spelt
@@ -123,7 +135,7 @@ class MetricBatch(_Report):
     """`POST /worker/attempts/{attempt}/metrics`: all or nothing; the same `sequence` again changes nothing."""
 
     sequence: Count
-    points: Annotated[list[MetricPoint], Field(json_schema_extra={"maxItems": MAX_POINTS})] = []
+    points: Annotated[list[MetricPoint], AtMost(MAX_POINTS, fields=16, kind=BATCH_TOO_LARGE)] = []
     progress: Progress | None = None
 
 
@@ -152,6 +164,16 @@ class ClassMetrics(_Report):
     AR100: Number
 
 
+def _require_class_metrics(value: Any) -> Any:
+    """There may be thousands: the first with other fields is told, and not each of each."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            if isinstance(entry, dict) and entry.keys() != ClassMetrics.model_fields.keys():
+                needed = ", ".join(ClassMetrics.model_fields)
+                raise ValueError(f"class {str(name)[:100]!r} has other fields; give {needed} of each")
+    return value
+
+
 Model = Literal["student", "teacher"]
 
 
@@ -162,12 +184,23 @@ class EvaluationReport(_Report):
     step: Count
     epoch: Number = 0.0
     metrics: CocoMetrics
-    per_class: dict[Text, Number] = Field(default={}, description="AP by class name.")
-    class_metrics: dict[Text, ClassMetrics] = Field(default={}, description="More numbers by class name.")
+    per_class: Annotated[dict[Text, Number], AtMost(MAX_CLASSES)] = Field(default={}, description="AP by class name.")
+    class_metrics: Annotated[dict[Text, ClassMetrics], BeforeValidator(_require_class_metrics), AtMost(MAX_CLASSES)] = (
+        Field(default={}, description="More numbers by class name.")
+    )
     images: Count = 0
     seconds: Number = Field(default=0.0, ge=0)
     best: Flag = Field(default=False, description="The best student so far.")
     milliseconds_per_image: Number | None = None
+    max_detections: Count = Field(
+        default=100,
+        description="Detections an image at most: what AP, recall by area and the curves count. AR100 counts 100.",
+    )
+    boxes: Count = Field(default=0, description="Of the ground truth, in the whole file.")
+    boxes_left_out: Count = Field(
+        default=0, description="Besides: they have no size, or nothing of them lies in their image."
+    )
+    as_is: Flag = Field(default=False, description="Plain pycocotools' numbers: the ground truth as the file has it.")
 
 
 class Evaluation(EvaluationReport):
@@ -245,7 +278,7 @@ class FinishReport(_Report):
     result: Annotated[dict[str, Any], AfterValidator(_require_shallow)] = Field(
         default={}, description="The manifest: sizes, parameters, speed, best AP."
     )
-    log_tail: list[Text] = Field(default=[], max_length=200)
+    log_tail: Annotated[list[Text], AtMost(200)] = []
 
 
 class Finish(BaseModel):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
+
+from crosskd.spec.bounds import AtMost
+from wire.request import RequestModel
 
 Scope = Literal["read", "write", "admin"]
 OWNER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"
@@ -14,13 +17,11 @@ LOCAL_OWNER = "local"  # of what is done without a token
 Owner = Annotated[str, StringConstraints(pattern=OWNER_PATTERN)]
 
 
-class TokenCreate(BaseModel):
+class TokenCreate(RequestModel):
     """`POST /tokens`."""
 
-    model_config = ConfigDict(extra="forbid")
-
     name: Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00]+$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = Field(
+    scopes: Annotated[list[Scope], Field(min_length=1), AtMost(3)] = Field(
         default=["write"], description="`write` may read too, `admin` everything."
     )
     owner: Owner = Field(default="admin", description="Whose jobs those are that it posts; quotas count by owner.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, FailFast, Field, StringConstraints
 
+from crosskd.spec.bounds import AtMost
 from wire.artifacts import ArtifactKind, Sha256
 from wire.scalars import Count
 
+MAX_PARTS = 100_000
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -46,4 +48,6 @@ class UploadPlan(BaseModel):
 class UploadCommit(UploadRequest):
     """All parts were sent."""
 
-    md5: list[Md5] = Field(max_length=100_000, description="Of each part, in order; the storage checks it too.")
+    md5: Annotated[list[Md5], FailFast(), AtMost(MAX_PARTS)] = Field(
+        description="Of each part, in order; the storage checks it too."
+    )

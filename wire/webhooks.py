@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
+from crosskd.spec.bounds import AtMost
 from wire.jobs import Status
+from wire.request import RequestModel
 
 # Names of headers and form of the signature: https://www.standardwebhooks.com
 ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER = "webhook-id", "webhook-timestamp", "webhook-signature"
@@ -16,13 +18,11 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's mark of a secret
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^https?://[\x21-\x7e]+$")]
 
 
-class WebhookCreate(BaseModel):
+class WebhookCreate(RequestModel):
     """`POST /webhooks`."""
 
-    model_config = ConfigDict(extra="forbid")
-
     url: Url = Field(description="Where each event is posted to. No redirect is followed.")
-    events: Annotated[list[Status], Field(min_length=1, max_length=6)] = Field(
+    events: Annotated[list[Status], Field(min_length=1), AtMost(6)] = Field(
         default=["succeeded", "failed", "cancelled"], description="States of the owner's jobs to tell of."
     )
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from crosskd.spec.bounds import AtMost
+from wire.request import RequestModel
 from wire.scalars import Count, Number
 
 MAX_DEVICES = 64
@@ -22,13 +24,11 @@ class DeviceState(BaseModel):
     utilisation: Annotated[Number, Field(ge=0, le=1)] | None = Field(default=None, description="The busy share, 0..1.")
 
 
-Devices = Annotated[list[DeviceState], Field(max_length=MAX_DEVICES)]
+Devices = Annotated[list[DeviceState], AtMost(MAX_DEVICES, fields=16)]
 
 
-class HeartbeatReport(BaseModel):
+class HeartbeatReport(RequestModel):
     """The body of a heartbeat, which may also have none."""
-
-    model_config = ConfigDict(extra="forbid")
 
     devices: Devices = []
 

@@ -26,7 +26,7 @@ shutdown_notice = ShutdownNotice()
 
 
 def _clean_up(**_: Any) -> None:
-    sweep(settings.work, settings.keep_failed_hours)
+    sweep(settings.work, settings.keep_failed_hours, settings.keep_undelivered_hours)
 
 
 def _announce_shutdown(**_: Any) -> None:

@@ -31,7 +31,7 @@ def _queue(name: str) -> Queue:
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a worker with these settings of ours."""
-    address = broker(settings.broker_url)
+    address = broker(settings.broker_address)
     return {
         # The broker: redis or valkey. A worker outlives it and comes back to it by itself, for ever.
         "broker_url": address.url,

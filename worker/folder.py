@@ -8,6 +8,8 @@
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     staging/       files that wait for their upload
+    inherited/     reports and curves that a former attempt of the job could not deliver; they go first
+    undelivered    empty; the attempt has ended with files that the API has not taken: they are kept for long
     pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here
 """
@@ -21,6 +23,7 @@ import re
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 TAIL_LINES = 200
 TAIL_CHARACTERS = 500  # of one line: even if all are escaped, the report stays below the API's limit of 1 MB
+UNDELIVERED = "undelivered"
+REPORTS = "reports.jsonl"  # in the spool
 Request = Literal["pause", "stop"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -65,6 +70,7 @@ class WorkFolder:
         self.run = path / "run"
         self.spool = path / "spool"
         self.staging = path / "staging"
+        self.inherited = path / "inherited"
         self.output = path / "output.txt"
         self.resume = path / "resume.pt"
         self.teacher = path / "teacher.safetensors"
@@ -86,12 +92,21 @@ class WorkFolder:
         folder._lock = _locked(folder.path)
         return folder
 
-    def release(self, *, keep: bool) -> None:
-        """Give the folder up; with `keep` its files stay until `sweep` finds them old."""
+    def release(self, *, keep: bool, undelivered: bool = False) -> None:
+        """Give the folder up; with `keep` its files stay until `sweep` finds them old.
+
+        `undelivered`: they are wanted by the next attempt of the job, and kept for longer.
+        """
         if keep:
             os.utime(self.path)
+            if undelivered:
+                (self.path / UNDELIVERED).touch()
         else:
             shutil.rmtree(self.path, ignore_errors=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Let go of the folder, as it is."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -149,7 +164,7 @@ def _write(path: Path, model: BaseModel, exclude: dict[str, set[str]] | None = N
 
 def _locked(path: Path) -> IO[bytes] | None:
     """The folder's lock, or None while a supervisor holds it. The kernel drops it with its process."""
-    file = (path / "lock").open("wb")
+    file = (path / "lock").open("ab")  # which leaves its age alone
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -163,14 +178,32 @@ def _touched(path: Path) -> float:
     return max([path.stat().st_mtime, *(entry.stat().st_mtime for entry in path.iterdir())])
 
 
-def sweep(work: Path, hours: float) -> list[Path]:
-    """Remove the folders that nobody works in and that were left more than `hours` ago."""
-    removed = []
-    for path in sorted(work.iterdir()) if work.is_dir() else []:
-        if not path.is_dir() or path.is_symlink():
-            continue
+def _folders(work: Path) -> list[Path]:
+    return [path for path in sorted(work.iterdir()) if path.is_dir() and not path.is_symlink()] if work.is_dir() else []
+
+
+def open_kept(work: Path) -> Iterator[WorkFolder]:
+    """The folders below `work` that nobody works in, locked."""
+    for path in _folders(work):
+        folder = WorkFolder(path)
         try:
-            if time.time() - _touched(path) < hours * 3600 or (lock := _locked(path)) is None:
+            folder._lock = _locked(path)
+        except OSError as exc:
+            logger.warning("%s could not be looked into: %s", path, exc)
+        if folder._lock is not None:
+            yield folder
+
+
+def sweep(work: Path, hours: float, undelivered_hours: float) -> list[Path]:
+    """Remove the folders that nobody works in and that were left more than `hours` ago.
+
+    `undelivered_hours`: of those with files that the API has not taken.
+    """
+    removed = []
+    for path in _folders(work):
+        try:
+            bound = undelivered_hours if (path / UNDELIVERED).exists() else hours
+            if time.time() - _touched(path) < bound * 3600 or (lock := _locked(path)) is None:
                 continue
             with lock:
                 shutil.rmtree(path)

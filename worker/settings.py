@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -60,6 +61,10 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0",
         description="The broker: `redis://`, `rediss://` (TLS), `unix://` or `sentinel://…?master_name=NAME`.",
     )
+    broker_password: SecretStr | None = Field(
+        default=None,
+        description="Password of the broker, as it is: any character, not encoded. In the place of one in the address.",
+    )
     home: Path = Field(default=Path(".crosskd"), description="Folder for the files of attempts; made if missing.")
     data_roots: Annotated[list[Path], NoDecode] = Field(
         default=[],
@@ -100,6 +105,12 @@ class Settings(BaseSettings):
     keep_failed_hours: float = Field(
         default=24.0, ge=0, description="Hours that the files of a failed attempt stay in `CROSSKD_HOME`."
     )
+    keep_undelivered_hours: float = Field(
+        default=720.0,
+        ge=0,
+        description="Hours that the files of an attempt stay in `CROSSKD_HOME` which was stopped before the API had "
+        "taken them. The next attempt of the job on this worker goes on from them.",
+    )
     spool_megabytes: int = Field(
         default=64, ge=1, le=100_000, description="Megabytes of undelivered reports that a training keeps on disk."
     )
@@ -132,6 +143,13 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("broker_password")
+    @classmethod
+    def _broker_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url := info.data.get("broker_url"):
+            broker.with_password(url, value)
+        return value
+
     @field_validator("devices")
     @classmethod
     def _devices(cls, value: str) -> str:
@@ -150,6 +168,11 @@ class Settings(BaseSettings):
         object.__setattr__(self, "home", home)
         object.__setattr__(self, "data_roots", [Path(os.path.realpath(root.expanduser())) for root in roots])
         return self
+
+    @property
+    def broker_address(self) -> str:
+        """The broker's address with its password."""
+        return broker.with_password(self.broker_url, self.broker_password)
 
     @property
     def work(self) -> Path:

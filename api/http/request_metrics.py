@@ -23,34 +23,33 @@ class RequestMetrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
-        self.bytes = Counter("crosskd_http_bytes", "Bytes of bodies.", ("direction",), registry=self.registry)
+        moved = Counter("crosskd_http_bytes", "Bytes of bodies.", ("direction",), registry=self.registry)
+        self.received, self.sent = moved.labels("received"), moved.labels("sent")
 
 
 class RequestMetricsMiddleware:
     """ASGI middleware. The label `route` is the route's own text, so there are as many as routes, never as paths."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._metrics = metrics
-        self._received = metrics.bytes.labels("received")
-        self._sent = metrics.bytes.labels("sent")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
+        metrics: RequestMetrics = scope["app"].state.request_metrics
 
         async def counted() -> Message:
             message = await receive()
-            self._received.inc(len(message.get("body", b"")))
+            metrics.received.inc(len(message.get("body", b"")))
             return message
 
         def observe(status: int) -> None:
             # One that no route was found for: whoever invents paths and methods makes no new labels.
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
-            self._metrics.latency.labels(method, route, status).observe(time.perf_counter() - began)
+            metrics.latency.labels(method, route, status).observe(time.perf_counter() - began)
 
         started = False
 
@@ -60,7 +59,7 @@ class RequestMetricsMiddleware:
                 started = True
                 observe(message["status"])
             else:
-                self._sent.inc(len(message.get("body", b"")))
+                metrics.sent.inc(len(message.get("body", b"")))
             await send(message)
 
         try:

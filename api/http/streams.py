@@ -187,7 +187,7 @@ def is_token_valid(database: Database, caller: Caller) -> bool:
 
 
 def _token_id(scope: Scope) -> str | None:
-    caller: Caller | None = scope.get("state", {}).get("caller")  # `admit` has noted it
+    caller: Caller | None = scope.get("state", {}).get("caller")  # `authenticate` has noted it
     return None if caller is None else caller.token_id
 
 

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
 
 from api.database import Session
+from api.http.authenticated import AuthenticatedRoute
 
 T = TypeVar("T")
 
 
-class Transactional(APIRoute):
+class Transactional(AuthenticatedRoute):
     """Commits the endpoint's `session` when the endpoint returns, or rolls it back."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:

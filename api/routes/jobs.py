@@ -37,7 +37,7 @@ class SpecRoute(IdempotentRoute):
             except RequestValidationError as error:
                 state = request.app.state
                 further = await run_in_threadpool(validation.further_faults, state.database, state.settings, error.body)
-                raise invalid_request(request, error, further) from None
+                raise await run_in_threadpool(invalid_request, request, error, further) from None
 
         return answer
 

@@ -6,10 +6,11 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
+from api.http.authenticated import AuthenticatedRoute
 from wire.presets import presets
 from wire.system import Health, PresetList
 
-router = APIRouter(tags=["system"])
+router = APIRouter(tags=["system"], route_class=AuthenticatedRoute)
 
 VERSION = version("crosskd")
 

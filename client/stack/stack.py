@@ -18,6 +18,7 @@ from client.errors import StackError
 from client.stack import services
 from client.stack.home import Home
 from client.stack.process import Child
+from client.stack.readiness import ReadinessWatch
 from client.stack.reaper import Reaper
 from client.stack.tokens import NONE_LIVE
 
@@ -55,6 +56,7 @@ class Stack:
         self._notify = notify
         if notify is not None and home.tightened:
             notify(f"{home.path} could be read by others; now it is yours alone ({home.tightened} files and folders).")
+        self._readiness: ReadinessWatch | None = None
         self._reaper: Reaper | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
@@ -140,6 +142,8 @@ class Stack:
         self._start(services.broker(self.home, port, password))
         self._start(services.api(self.home, environments.api, self.port, self.host))
         self._start(services.worker(self.home, environments.worker))
+        if self._notify is not None:
+            self._readiness = ReadinessWatch(self.url, self._notify)
 
     def _start(self, service: services.Service) -> None:
         """Start a service and wait until it is of use. Raises: `StackError` with the end of its log."""
@@ -177,6 +181,8 @@ class Stack:
         )
 
     def _supervise(self) -> None:
+        if self._readiness is not None:
+            self._readiness.look()
         for child in self.children.values():
             if child.restart_when_due() and self._notify is not None:
                 self._notify(f"{child.name} had ended (status {child.exit_code}); started it again. Log: {child.log}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crosskd.convert.formats import PROJECTS, Format, from_native, require_readable, their_name, to_native
-from crosskd.convert.hints import hints
+from crosskd.convert.hints import hints, image_hints
 from crosskd.convert.load import COUNTER, listed
 from crosskd.convert.recognise import class_count, recognise
 from crosskd.convert.source import OWN_ENTRY, Source, read_source
@@ -156,7 +156,7 @@ def prepare(
         added=[names[ours] for ours in (*found.implied, *counters) if ours in names],
         missing=[their_name(key, source.format, model.detector) or key for key in missing],
         unexpected=found.unexpected + [theirs for theirs, ours in found.names.items() if ours not in wanted],
-        notes=notes + hints(model, count, to),
+        notes=notes + hints(model, count, to) + image_hints(source.format, source.extra, to),
     )
     return Conversion(report, model, named, source.extra, written)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from crosskd.convert.formats import PROJECTS, Format
 from crosskd.spec.config import ModelConfig
+from crosskd.weights.description import Description
 
 
 def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
@@ -28,6 +31,18 @@ def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     if model.backbone.norm_eps is not None:
         notes.append(f"set the eps of its backbone's norms to {model.backbone.norm_eps:g}: the file cannot say it")
     return notes
+
+
+def image_hints(source: Format, extra: Mapping[str, str], target: Format) -> list[str]:
+    """How images are to be resized. `extra` is what a file says of itself beside model and classes."""
+    if "augment" not in extra:
+        return []
+    antialias = Description("the file", extra).image_settings()["antialias"]
+    if target == "native":
+        return [] if antialias else [f"its images are resized without antialiasing, as {PROJECTS[source]} does"]
+    if antialias:
+        return [f"it was trained on images resized with antialiasing, which {PROJECTS[target]} resizes without"]
+    return []
 
 
 def _builder(model: ModelConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crosskd.convert.formats import require_readable, to_native
 from crosskd.convert.source import read_source
@@ -21,6 +22,7 @@ class LoadReport:
     matched: list[str]
     missing: list[str]
     unexpected: list[str]
+    image_settings: dict[str, Any]  # as `Description.image_settings`: how its images were read and resized
 
 
 def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -> LoadReport:
@@ -49,7 +51,7 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
         )
     check_finite({key: found.state[key] for key in matched}, source.name)
     detector.load_state_dict({key: found.state[key] for key in matched}, strict=False)
-    return LoadReport(matched, missing, unexpected)
+    return LoadReport(matched, missing, unexpected, source.image_settings())
 
 
 def listed(what: str, names: list[str]) -> str:

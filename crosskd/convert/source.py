@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from crosskd.weights.native import FORMAT, read_header
 from crosskd.weights.tensors import read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
+# What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
+PLAIN = json.dumps({"antialias": False})
 _STUDENT = "student."  # begins the student's names in a checkpoint of a distillation
 _FILE_KEYS = ("format", "version", "model", "classes", "names")
 
@@ -34,6 +37,10 @@ class Source:
     model: ModelConfig | None = None
     classes: list[str] | None = None
     extra: dict[str, str] = field(default_factory=dict)  # further metadata of ours: step, ap, augment ...
+
+    def image_settings(self) -> dict[str, Any]:
+        """As `Description.image_settings`."""
+        return Description(self.name, self.extra).image_settings()
 
 
 def read_source(path: Path | str) -> Source:
@@ -54,7 +61,10 @@ def read_source(path: Path | str) -> Source:
     if classes is None and path.suffix != ".safetensors":
         classes = _mmdet_classes(content)
     extra = {key: value for key, value in own.items() if key not in _FILE_KEYS}
-    return Source(path.name, format_of(tensors, path.name), tensors, model, classes, extra)
+    form = format_of(tensors, path.name)
+    if form != "native" and not own:
+        extra["augment"] = PLAIN
+    return Source(path.name, form, tensors, model, classes, extra)
 
 
 def _own_facts(path: Path, content: Any) -> dict[str, str]:

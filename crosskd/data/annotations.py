@@ -6,6 +6,7 @@ is refused, and what is left out, is decided in crosskd/spec/coco, for the servi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosskd.data.as_is import BoxesAsTheyStand
 from crosskd.errors import DataError
+from crosskd.spec import inputs
 from crosskd.spec.coco.fields import CocoFault, Faults
-from crosskd.spec.coco.instances import Category, Instances, read_instances
+from crosskd.spec.coco.instances import CROWD, Category, Instances, read_instances
 from crosskd.spec.coco.survey import Remark, Survey, Use, survey
 
 LISTED = 20  # names that a message spells out; the rest is counted
@@ -61,7 +64,11 @@ class Annotations:
     ignore: NDArray[np.bool_]  # [M] trains nothing; a detection of it counts neither as right nor as wrong
     trains: NDArray[np.bool_]  # [M] neither crowd nor ignored nor too narrow
     used: NDArray[np.int64]  # [K] the images that are read, out of 0..N-1, ascending
+    left_out: int  # boxes of which nothing lies in their image, or that have no size
     remarks: list[Remark]  # what was dropped, clipped or left out
+    as_is: BoxesAsTheyStand | None = (
+        None  # the same boxes as the file has them, and those left out; None: not asked for
+    )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -71,12 +78,15 @@ class Annotations:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
 
-def read_annotations(path: Path | str, classes: Sequence[str] | None = None, *, use: Use | None = None) -> Annotations:
+def read_annotations(
+    path: Path | str, classes: Sequence[str] | None = None, *, as_is: bool = False, use: Use | None = None
+) -> Annotations:
     """Read a COCO instances file.
 
     `classes` gives the label order, and leaves out boxes of other categories; the default is every category by
-    ascending id. Boxes are clipped to their image; those with nothing left are dropped. `use` says more than `classes`
-    how the file is read; by default all images are used, as a validation uses them.
+    ascending id. Boxes are clipped to their image; those with nothing left are dropped and counted. `as_is` keeps them
+    besides as they stand in the file. `use` says all this and more in one; by default all images are used, as a
+    validation uses them.
 
     Raises:
         DataError: the file cannot be read, is no JSON, breaks the format (all faults at once, the first 20 spelt out),
@@ -84,7 +94,7 @@ def read_annotations(path: Path | str, classes: Sequence[str] | None = None, *, 
     """
     path = Path(path)
     found = _read(path)
-    use = use or Use("val", classes)
+    use = use or Use("val", classes, as_is=as_is)
     if use.classes is not None:
         _require_classes(use.classes, found.categories, path)
     taken = survey(found, use)
@@ -98,7 +108,9 @@ def read_annotations(path: Path | str, classes: Sequence[str] | None = None, *, 
         names=PackedNames(found.names),
         sizes=np.array(found.sizes, dtype=np.int64).reshape(-1, 2),
         used=np.array(taken.images, dtype=np.int64),
+        left_out=taken.left_out,
         remarks=taken.remarks,
+        as_is=_as_they_stand(found, taken.classes) if use.as_is else None,
         **_arrays(taken, len(found.names)),
     )
 
@@ -115,7 +127,7 @@ def read_classes(path: Path | str) -> list[str]:
 
 def _read(path: Path, *, categories_alone: bool = False) -> Instances:
     try:
-        with path.open("rb") as file:
+        with inputs.opened(path).open("rb") as file:
             found = read_instances(file, categories_alone=categories_alone)
     except OSError as error:
         raise DataError(
@@ -166,3 +178,16 @@ def _arrays(taken: Survey, images: int) -> dict[str, Any]:
         "ignore": whole[:, 3].astype(bool),
         "trains": whole[:, 4].astype(bool),
     }
+
+
+def _as_they_stand(found: Instances, classes: Sequence[str]) -> BoxesAsTheyStand:
+    """The boxes of `classes`, whatever of them lies in their image."""
+    by_name = {name: label for label, name in enumerate(classes)}
+    labels = {key: by_name.get(category.name, -1) for key, category in found.categories.items()}
+    kept, values = BoxesAsTheyStand(), iter(found.boxes)
+    boxes = zip(values, values, values, values, strict=True)
+    rows = zip(found.ids, found.images, found.labels, found.flags, found.areas, boxes, strict=True)
+    for id_, image, category, flags, area, box in rows:
+        if (label := labels[category]) >= 0:
+            kept.add(id_, image, label, bool(flags & CROWD), box, box[2] * box[3] if math.isnan(area) else area)
+    return kept

@@ -20,6 +20,7 @@ from crosskd.spec.coco.categories import other_categories
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.coco.survey import Use
+from crosskd.spec.data import SixteenBit
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,12 @@ class CocoDataset:
     """A COCO instances file and its image folder.
 
     Crowd and ignored boxes, and boxes narrower than `min_side` original pixels, train nothing; they stay in
-    `annotations`, where the evaluation finds them. With `drop_empty`, images without a box that trains are left out;
-    so are those whose shorter side has fewer than `min_image_side` pixels. Up to `cache_bytes` of decoded images are
-    kept in memory, in each process that reads images of its copy. `train` says for whom `annotations.remarks` are.
-    Images may be links to files in the folder and in `roots`.
+    `annotations`, where the evaluation finds them. With `drop_empty`, images without any box are left out; those whose
+    boxes all train nothing (crowds, say) stay, as MMDetection keeps them. Images whose shorter side has fewer than
+    `min_image_side` pixels are left out. `as_is` goes to `read_annotations`, `sixteen_bit` to `ImageFolder`. Up to
+    `cache_bytes` of decoded images are kept in memory, in each process that reads images of its copy. `train` says for
+    whom `annotations.remarks` are. Images may be links to files in the folder and in `roots`
+    (real paths).
 
     Raises:
         DataError: the file is broken or has nothing to use, or more than `max_corrupt_images` images are missing.
@@ -68,7 +71,9 @@ class CocoDataset:
         max_image_pixels: int = 64_000_000,
         max_corrupt_images: int = 0,
         cache_bytes: int = 0,
-        roots: Sequence[Path | str] = (),
+        as_is: bool = False,
+        sixteen_bit: SixteenBit = "high_byte",
+        roots: Sequence[Path] = (),
     ) -> None:
         use = Use(
             "train" if train else "val",
@@ -76,11 +81,12 @@ class CocoDataset:
             min_side=min_side,
             drop_empty=drop_empty,
             min_image_side=min_image_side,
+            as_is=as_is,
         )
         self.annotations: Annotations = read_annotations(annotations, use=use)
         for remark in self.annotations.remarks:
             log.warning("%s: %s", self.annotations.path, remark)
-        self.folder = ImageFolder(images, max_image_pixels, roots)
+        self.folder = ImageFolder(images, max_image_pixels, sixteen_bit, roots=roots)
         self.cache = ImageCache(cache_bytes)
         self.indices = self.annotations.used
         self._check_files(max_corrupt_images)
@@ -136,7 +142,7 @@ class CocoDataset:
             )
         if not found.missing:
             return
-        missing = explain(self.folder.root, found.missing, found.looked)
+        missing = explain(self.folder.root, found.missing, found.looked, self.folder.roots)
         if len(found.missing) > allowed:
             raise DataError(missing.detail, where=str(self.folder.root), remedy=missing.remedy)
         log.warning("%s: %s. %s", self.folder.root, missing.detail, missing.remedy)

@@ -26,12 +26,12 @@ def read_samples(
 ) -> list[Sample]:
     """The first `count` images that can be read, in the folder or below it, at the scale of the evaluation.
 
-    Images may be links to files in the folder and in `roots`.
+    Images may be links to files in the folder and in `roots` (real paths).
     Raises `DataError` where there is none; fewer than `count` are no error.
     """
-    images = ImageFolder(folder, max_pixels, roots)
+    images = ImageFolder(folder, max_pixels, augment.sixteen_bit or "high_byte", roots=roots)
     samples: list[Sample] = []
-    for name in _names(images.root):
+    for name in _names(images):
         try:
             image = _read(images, name)
         except DataError as error:
@@ -41,6 +41,8 @@ def read_samples(
         samples.append(validation_sample(example, augment))
         if len(samples) == count:
             break
+    for name, remark in images.dark.items():
+        log.warning("%s: %s", name, remark)
     if not samples:
         raise DataError(
             f"the folder holds no image that can be read ({', '.join(sorted(SUFFIXES))})",
@@ -50,21 +52,23 @@ def read_samples(
     return samples
 
 
-def _names(root: Path) -> Iterator[str]:
-    """Files that are called images, relative to `root`, without listing more folders than are needed."""
-    for folder, below, names in os.walk(root):
-        below.sort()
-        for name in sorted(names):
-            if Path(name).suffix.lower() in SUFFIXES:
-                yield (Path(folder) / name).relative_to(root).as_posix()
+def _names(images: ImageFolder) -> Iterator[str]:
+    """Files that are called images, relative to the folder, without listing more folders than are needed."""
+    with (
+        images.open_folder() as top
+    ):  # a link that takes its place is not followed: names outside are nobody's business
+        for folder, below, names, _ in os.fwalk(".", dir_fd=top):
+            below.sort()
+            for name in sorted(names):
+                if Path(name).suffix.lower() in SUFFIXES:
+                    yield (Path(folder) / name).as_posix()
 
 
 def _read(images: ImageFolder, name: str) -> Image.Image:
-    path = images.find(name)
     try:
-        with Image.open(path, formats=FORMATS) as stored:
+        with images.open(name) as file, Image.open(file, formats=FORMATS) as stored:
             size = (stored.height, stored.width)
     except (*BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         message = f"the image cannot be opened: {str(error) or type(error).__name__}"
-        raise DataError(message, where=str(path), remedy="Replace the file.") from None
+        raise DataError(message, where=str(images.root / name), remedy="Replace the file.") from None
     return images.read(name, size)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import errno
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from crosskd.data.sixteen_bit import is_sixteen_bit, nearly_black, stretched
 from crosskd.errors import DataError
+from crosskd.spec import inputs
 from crosskd.spec.coco.fields import unsafe_name
-from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, is_inside, look
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, look
+from crosskd.spec.data import SixteenBit
 
+CHECK_FOLDER = "Check the image folder against the file."
 # Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 ORIENTATION = 0x0112  # EXIF
@@ -49,28 +55,58 @@ BROKEN = (
 class ImageFolder:
     """The folder that file names are relative to. It may be a link itself.
 
-    Links inside may lead to anywhere in it or in `roots`, the folders whose files may be read, and nowhere else.
+    Links inside may lead to anywhere in it or in `roots`, the folders whose files may be read, nowhere else. `roots`
+    are real paths, as `inputs.real_path` gives them: a root that becomes a link leads nowhere else. `dark` has a remark
+    on each 16-bit image read so far that came out nearly black.
     """
 
-    def __init__(self, root: Path | str, max_pixels: int, roots: Sequence[Path | str] = ()) -> None:
-        self.root = Path(os.path.realpath(root))
-        self.roots = [Path(os.path.realpath(each)) for each in roots]
+    def __init__(
+        self,
+        root: Path | str,
+        max_pixels: int,
+        sixteen_bit: SixteenBit = "high_byte",
+        *,
+        roots: Sequence[Path] = (),
+    ) -> None:
+        self.sixteen_bit = sixteen_bit
+        self.dark: dict[str, str] = {}
+        self.root = inputs.folder_path(root)
+        self.roots = list(roots)
         self.max_pixels = max_pixels
         if not self.root.is_dir():
             raise DataError("the image folder does not exist", where=str(root), remedy="Check the path of the images.")
 
-    def find(self, name: str) -> Path:
-        """The real path of a file. Raises DataError if it is missing, no regular file, or outside the folder."""
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A file, open. Raises DataError if it is missing, no regular file, or outside.
+
+        It is judged as it was opened: a link that is changed meanwhile leads nowhere else.
+        """
         path = self.root / name
         if fault := unsafe_name(name):
             raise DataError(f"the file name {name!r} {fault}", where=str(self.root), remedy="Rename the file.")
-        real = Path(os.path.realpath(path))
-        if not is_inside(str(real), (self.root, *self.roots)):
-            raise DataError("the image is a link that leads out of the data", where=str(path), remedy=OUTSIDE_REMEDY)
-        if not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises on a name that is too long
-            what = "is not a regular file" if os.path.lexists(real) else "is missing"
-            raise DataError(f"the image {what}", where=str(path), remedy="Check the image folder against the file.")
-        return real
+        try:
+            found = inputs.open_within(path, [self.root, *self.roots])
+        except inputs.LeadsOutside:
+            raise DataError(
+                "the image is a link that leads out of the data", where=str(path), remedy=OUTSIDE_REMEDY
+            ) from None
+        except (OSError, inputs.WrongKind) as error:
+            raise DataError(f"the image {_fault(error)}", where=str(path), remedy=CHECK_FOLDER) from None
+        with found, found.reader() as file:
+            yield file
+
+    @contextlib.contextmanager
+    def open_folder(self) -> Iterator[int]:
+        """A descriptor of the folder itself. Raises DataError if it is not what it was."""
+        try:
+            found = inputs.open_within(self.root, [self.root], folder=True)
+        except (OSError, inputs.WrongKind, inputs.LeadsOutside) as error:
+            raise DataError(
+                "the image folder cannot be read", where=str(self.root), remedy="Check the path of the images."
+            ) from error
+        with found:
+            yield found.descriptor
 
     def look(self, names: Iterable[str]) -> Look:
         """Which of the names are no files. One listing per folder: quick for a hundred thousand names."""
@@ -80,19 +116,28 @@ class ImageFolder:
         """An image in mode RGB, of `size` (height, width).
 
         EXIF orientation is applied where that leads to `size`, as OpenCV and annotation tools do; transparency is
-        dropped, 16-bit grey loses its lower byte. Only the first frame of an animation is read. What Pillow merely
-        warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be said every epoch.
+        dropped, 16-bit images become 8-bit ones as `sixteen_bit` says. Only the first frame of an animation is read.
+        What Pillow merely warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be
+        said every epoch.
 
         Raises:
             DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
         """
-        path = self.find(name)
+        path = self.root / name
         try:
-            with warnings.catch_warnings(action="ignore", category=UserWarning), self._open(path) as image:
+            with (
+                warnings.catch_warnings(action="ignore", category=UserWarning),
+                self.open(name) as file,
+                self._decoded(file, path) as image,
+            ):
                 self._check_pixels(image, path)
+                deep = is_sixteen_bit(image)  # before it is loaded, as a search for EXIF may do
                 transpose = _orientation(image, size, path)
                 image.load()
-                rgb = _to_rgb(image, path)
+                stretch = deep and self.sixteen_bit == "own_range"
+                rgb = stretched(image, file) if stretch else _to_rgb(image, path)
+                if deep and not stretch and (remark := nearly_black(rgb)):
+                    self.dark[name] = remark
         except BROKEN as error:
             if isinstance(error, UnidentifiedImageError):
                 message = f"the file is not an image of a known format ({', '.join(FORMATS)})"
@@ -101,12 +146,12 @@ class ImageFolder:
             raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
         return rgb if transpose is None else rgb.transpose(transpose)
 
-    def _open(self, path: Path) -> Image.Image:
+    def _decoded(self, file: BinaryIO, path: Path) -> Image.Image:
         alarm = Image.MAX_IMAGE_PIXELS
         if alarm is not None and self.max_pixels > alarm:
             Image.MAX_IMAGE_PIXELS = self.max_pixels  # Pillow's own alarm, or the larger limit would have no effect
         try:
-            return Image.open(path, formats=FORMATS)
+            return Image.open(file, formats=FORMATS)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise self._gigantic("", path) from None
 
@@ -120,6 +165,15 @@ class ImageFolder:
             where=str(path),
             remedy="Shrink it, or raise data.max_image_pixels.",
         )
+
+
+def _fault(error: OSError | inputs.WrongKind) -> str:
+    """What is wrong with a file that could not be opened."""
+    if isinstance(error, inputs.WrongKind):
+        return "is not a regular file"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+        return "is missing"
+    return f"cannot be opened: {error.strerror}"
 
 
 def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Transpose | None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosskd.data.coco import CocoDataset
 from crosskd.data.findings import Findings
@@ -36,6 +38,8 @@ from crosskd.structures import Batch
 
 log = logging.getLogger(__name__)
 
+ROOM = "Give it more (docker run --shm-size), or use fewer workers or smaller batches."
+
 Split = Literal["train", "val"]
 Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
 
@@ -55,6 +59,7 @@ class LoaderInput:
     classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
     seed: int = 0
     roots: Sequence[Path] = ()  # folders that images may be links to, beside the folder of the images
+    as_is: bool = False  # keep the ground truth as it stands in the file, too
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,12 @@ class Loaded:
 
     packed: PackedBatch | None
     corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
+    dark: dict[str, str] = field(default_factory=dict)  # file name -> why it is nearly black
+    unsent: str = ""  # why the batch could not be sent
 
     def pin_memory(self) -> Loaded:
         """For the loader's pinning thread."""
-        return Loaded(self.packed.pin_memory() if self.packed else None, self.corrupt)
+        return replace(self, packed=self.packed.pin_memory() if self.packed else None)
 
 
 class BatchSource(Dataset[Loaded]):
@@ -87,9 +94,19 @@ class BatchSource(Dataset[Loaded]):
                 return Loaded(None, corrupt)
             if sample is not None:
                 samples.append(sample)
+        dark = self.dataset.folder.dark
+        self.dataset.folder.dark = {}
         if not samples:
-            return Loaded(None, corrupt)
-        return Loaded(PackedBatch.of(collate(samples, self.settings.pixels, self.settings.augment.pad_to)), corrupt)
+            return Loaded(None, corrupt, dark)
+        batch = collate(samples, self.settings.pixels, self.settings.augment.pad_to)
+        packed = PackedBatch.of(batch)
+        if get_worker_info() is not None:
+            try:
+                # Here, and not when the queue's own thread sends it: an error there reaches nobody.
+                packed.batch.share_memory()
+            except (RuntimeError, OSError) as error:
+                return Loaded(None, corrupt, dark, unsent=str(error).splitlines()[0])
+        return Loaded(packed, corrupt, dark)
 
     def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
@@ -125,7 +142,7 @@ class _Order:
 class Loader:
     """Batches of a split. Which ones an epoch has depends on the seed, the epoch and nothing else.
 
-    `corrupt` names the images that could not be read so far, and why.
+    `corrupt` names the images that could not be read so far, and why; `dark` those of 16 bits that are nearly black.
     """
 
     def __init__(
@@ -139,6 +156,7 @@ class Loader:
         self.source, self.settings, self.rank, self.world_size = source, source.settings, rank, world_size
         workers = self.settings.loader.workers
         self.corrupt: dict[str, str] = {}
+        self.dark: dict[str, str] = {}
         self._batches = self._plan(0)
         self._order = _Order()
         self._loader: DataLoader[Loaded] = DataLoader(
@@ -179,7 +197,14 @@ class Loader:
         self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
         try:
             for loaded in self._loader:
+                if loaded.unsent:
+                    raise CrossKDError(
+                        f"a loader process could not send a batch: {loaded.unsent}",
+                        where="/loader/workers",
+                        remedy=f"/dev/shm is too small, or full. {ROOM}",  # noqa: S108 - it is only named
+                    )
                 self._record_corrupt(loaded)
+                self._record_dark(loaded)
                 if loaded.packed is not None:
                     yield loaded.packed.open()
         except (RuntimeError, OSError, EOFError) as error:
@@ -190,7 +215,7 @@ class Loader:
             raise CrossKDError(
                 f"a loader process died: {error}",
                 where="/loader/workers",
-                remedy="It was killed, or ran out of memory (or of /dev/shm); use fewer workers or smaller batches.",
+                remedy=f"It was killed, or ran out of memory or of /dev/shm. {ROOM}",
             ) from error
 
     def _plan(self, epoch: int) -> list[Indices]:
@@ -205,6 +230,13 @@ class Loader:
         short, long = validation_edge(settings.augment), settings.augment.long_edge
         steps = [padded(fitted((h, w), short, long), settings.augment.pad_to) for h, w in sizes.tolist()]
         return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
+
+    def _record_dark(self, loaded: Loaded) -> None:
+        """Told once, at the first: a data set has one such image or thousands, and the manifest counts them."""
+        for name, remark in loaded.dark.items():
+            if not self.dark:
+                log.warning("%s: %s; it is the first of them", name, remark)
+            self.dark.setdefault(name, remark)
 
     def _record_corrupt(self, loaded: Loaded) -> None:
         for name, fault in loaded.corrupt.items():
@@ -247,6 +279,8 @@ def build_loader(
         max_corrupt_images=settings.max_corrupt_images,
         roots=settings.roots,
         cache_bytes=_cache_bytes(settings.loader) if train else 0,
+        as_is=settings.as_is,
+        sixteen_bit=settings.augment.sixteen_bit or "high_byte",
     )
     pin = torch.device(device).type == "cuda"
     return Loader(BatchSource(dataset, settings), rank=rank, world_size=world_size, pin_memory=pin)
@@ -270,6 +304,13 @@ def _context() -> BaseContext:
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends its workers
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # What the thread of a queue cannot send is lost, and the training would wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_exit_with_error)  # type: ignore[attr-defined]
+
+
+def _exit_with_error(_error: Exception, _sent: object) -> None:
+    traceback.print_exc()
+    os._exit(1)  # which the training notices
 
 
 def _exit_with_parent() -> None:

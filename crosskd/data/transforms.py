@@ -16,6 +16,7 @@ from PIL import Image
 
 from crosskd.data.coco import Example
 from crosskd.spec.config import AugmentConfig, PixelConfig
+from crosskd.spec.evaluate_export import image_settings
 from crosskd.structures import Batch, Size, Targets
 
 
@@ -53,7 +54,7 @@ def training_sample(example: Example, config: AugmentConfig, rng: np.random.Gene
     """Resized to a short edge drawn anew, and flipped or not. Draws the same numbers whatever the image holds."""
     short_edge = config.short_edges[int(rng.integers(len(config.short_edges)))]
     flips = bool(rng.random() < config.flip)
-    sample = _resized(example, short_edge, config.long_edge)
+    sample = _resized(example, short_edge, config)
     return _flipped(sample) if flips else sample
 
 
@@ -63,14 +64,14 @@ def validation_edge(config: AugmentConfig) -> int:
 
 
 def recorded_scale(config: AugmentConfig) -> str:
-    """The scale of the evaluation as JSON, for the metadata of a weights file."""
+    """The scale of the evaluation, and how images are read, as JSON, for the metadata of a weights file."""
     scale = {"val_short_edge": validation_edge(config), "long_edge": config.long_edge, "pad_to": config.pad_to}
-    return json.dumps(scale)
+    return json.dumps(scale | image_settings(config.model_dump()))
 
 
 def validation_sample(example: Example, config: AugmentConfig) -> Sample:
     """Resized to the one scale of the evaluation."""
-    return _resized(example, validation_edge(config), config.long_edge)
+    return _resized(example, validation_edge(config), config)
 
 
 def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
@@ -95,15 +96,30 @@ def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
     )
 
 
-def _resized(example: Example, short_edge: int, long_edge: int) -> Sample:
+def _resized(example: Example, short_edge: int, config: AugmentConfig) -> Sample:
     original = (example.image.height, example.image.width)
-    height, width = fitted(original, short_edge, long_edge)
-    image = example.image
-    if (height, width) != original:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    height, width = fitted(original, short_edge, config.long_edge)
+    if (height, width) == original:
+        pixels = np.asarray(example.image)
+    elif config.antialias is False:
+        pixels = plain_bilinear(example.image, (height, width))
+    else:
+        pixels = np.asarray(example.image.resize((width, height), Image.Resampling.BILINEAR))
     scale = (width / original[1], height / original[0])
     boxes = example.boxes * np.array([*scale, *scale], dtype=np.float32)
-    return Sample(np.asarray(image), boxes, example.labels, example.image_id, scale, original)
+    return Sample(pixels, boxes, example.labels, example.image_id, scale, original)
+
+
+def plain_bilinear(image: Image.Image, size: Size) -> NDArray[np.uint8]:
+    """An RGB image at `size` (height, width) as [h, w, 3], each pixel out of the four around its place in the image.
+
+    So OpenCV resizes for MMDetection, and torchvision's detectors do, up to the rounding of a value. Pillow has
+    `resize` with antialiasing alone, and its `transform` cuts values off instead of rounding them.
+    """
+    source = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(source, size, mode="bilinear", align_corners=False)
+    pixels: NDArray[np.uint8] = resized[0].permute(1, 2, 0).contiguous().numpy()
+    return pixels
 
 
 def _flipped(sample: Sample) -> Sample:

@@ -32,6 +32,11 @@ class Detector(nn.Module):
         self.neck = FPN(self.backbone.channels, config.neck, len(config.strides))
         self.head: DenseHead = head(config, num_classes)
 
+    @property
+    def max_detections(self) -> int:
+        """The most detections that `detect` makes of an image, as the detector's own knobs say."""
+        return self.config.postprocess.max_detections
+
     def select_classes(self, kept: Sequence[int]) -> None:
         """Keep these classes alone, in this order: the detector becomes one of `len(kept)` classes."""
         self.head.select_classes(kept)

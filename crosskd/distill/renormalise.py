@@ -57,6 +57,10 @@ class RenormalisedDetector(nn.Module):
     def num_classes(self) -> int:
         return self.detector.num_classes
 
+    @property
+    def max_detections(self) -> int:
+        return self.detector.max_detections
+
     def detect(
         self, images: Tensor, sizes: Sequence[Size], postprocess: PostprocessConfig | None = None
     ) -> list[Detections]:

@@ -19,6 +19,7 @@ import torch
 
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
+from crosskd.spec.evaluate_export import image_settings
 from crosskd.spec.files import checkpoint_name
 from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
 from crosskd.weights.tensors import read_pytorch
@@ -162,6 +163,8 @@ def fingerprint_digest(values: dict[str, Any]) -> str:
 
 def require_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises `CheckpointMismatch`, naming every setting that differs by its JSON pointer."""
+    if isinstance(augment := saved.get("augment"), dict):  # a run from before there was a choice goes on as it was
+        saved = {**saved, "augment": image_settings({}) | augment}
     differences = [
         f"{pointer} was {json.dumps(_short(old))} and is {json.dumps(_short(new))}"
         for pointer, old, new in _differences(saved, current)

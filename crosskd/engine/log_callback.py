@@ -69,13 +69,21 @@ class LogCallback(Callback):
     def on_evaluation(self, run: Run, evaluation: Evaluation) -> None:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in evaluation.metrics.items())
         log.info(
-            "the %s after step %d on %d images: %s%s",
+            "the %s after step %d on %d images, at most %d detections each: %s%s",
             evaluation.model,
             evaluation.step,
             evaluation.images,
+            evaluation.max_detections,
             numbers,
             "  (best so far)" if evaluation.best else "",
         )
+        if evaluation.boxes_left_out:
+            log.warning(
+                "AP does not count %d of the %d boxes of the ground truth, which have no size or lie outside their "
+                "image; with `as_is: true` (of the evaluation) it is plain pycocotools', which counts them",
+                evaluation.boxes_left_out,
+                evaluation.boxes + evaluation.boxes_left_out,
+            )
 
     def on_file(self, run: Run, file: File) -> None:
         if file.kind == "weights":

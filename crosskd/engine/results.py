@@ -152,6 +152,8 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "per_class": evaluation.per_class,
         "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
+        "max_detections": evaluation.max_detections,
+        "ground_truth": evaluation.ground_truth(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from crosskd.data.annotations import Annotations
+from crosskd.data.as_is import BoxesAsTheyStand
 from crosskd.structures import Curves
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_METRICS = ("AP50", "AP75", "AR100")
 NO_GROUND_TRUTH = -1.0  # what COCO says where there is nothing to measure
+COCO_LIMITS = (1, 10, 100)  # detections an image of AR1, AR10 and AR100; COCO's AP counts the last
 _IOU_50, _IOU_75 = 0, 5  # of COCO's ten: 0.50, 0.55 ... 0.95
+_ALL, *_SIZES = range(4)  # of pycocotools' areas: all, small, medium, large
 
 
 @dataclass(frozen=True)
@@ -40,33 +44,31 @@ class CocoResult:
     curves: Curves
 
 
-def average_precision(truth: Annotations, found: dict[int, ImageDetections]) -> CocoResult:
+def average_precision(
+    truth: Annotations, found: dict[int, ImageDetections], *, max_detections: int = COCO_LIMITS[-1]
+) -> CocoResult:
     """COCO's numbers over the images in `found` (image id -> detections), whatever order they come in.
 
-    Ground truth flagged `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so
-    would count it as any other.
+    `max_detections` is how many detections an image may have: all of them count in AP, in recall by area and in the
+    curves. COCO itself counts 100; AR1, AR10 and AR100 count what they are named after.
+
+    Where the `truth` was read `as_is`, the numbers are plain pycocotools' on the file itself. Else ground truth flagged
+    `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so would count it as any
+    other.
     """
-    positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
-    there = sorted((positions[image_id], detections) for image_id, detections in found.items())
-    if not there or not truth.classes:
+    if not found or not truth.classes:
         return _without_ground_truth(truth.classes)
-    images = [{"id": index + 1} for index, _ in there]
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress and its table
-        expected = _coco(images, categories, [box for index, _ in there for box in _truth_entries(truth, index)])
-        predicted = _coco(
-            images, categories, [box for index, detections in there for box in _detection_entries(index, detections)]
-        )
-        result = _Evaluator(expected, predicted, iouType="bbox")
+        result = _evaluator(truth, found)
+        result.params.maxDets = sorted({*COCO_LIMITS, max(COCO_LIMITS[-1], max_detections)})
         result.evaluate()
         result.accumulate()
-        result.summarize()
-    # Of [IoU, recall, class, area, detections] and [IoU, class, area, detections]: all areas, most detections.
-    precision = result.eval["precision"][:, :, :, 0, -1]  # [10, 101, K]
-    recall = result.eval["recall"][:, :, 0, -1]  # [10, K]
+    # Of [IoU, recall, class, area, detections] and [IoU, class, area, detections].
+    precision = result.eval["precision"][:, :, :, _ALL, -1]  # [10, 101, K]: all areas, most detections
+    recall = result.eval["recall"][:, :, _ALL, len(COCO_LIMITS) - 1]  # [10, K]: all areas, 100 detections
     classes = list(enumerate(truth.classes))
     return CocoResult(
-        metrics=dict(zip(METRICS, map(float, result.stats), strict=True)),
+        metrics=_metrics(result.eval["precision"], result.eval["recall"]),
         per_class={name: _mean(precision[:, :, label]) for label, name in classes},
         class_metrics={
             name: {
@@ -80,12 +82,47 @@ def average_precision(truth: Annotations, found: dict[int, ImageDetections]) -> 
     )
 
 
+def counted_detections(truth: Annotations, made: int) -> int:
+    """How many of the `made` detections an image counts: all, or where `truth` is as it stands, what COCO counts."""
+    return made if truth.as_is is None else min(made, COCO_LIMITS[-1])
+
+
+def _evaluator(truth: Annotations, found: dict[int, ImageDetections]) -> COCOeval:
+    """Ready to evaluate the images in `found`. Raises `KeyError` for an image that the truth does not have."""
+    positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
+    categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
+    if truth.as_is is not None:  # by their own ids: pycocotools goes by these, which counts where scores are equal
+        keys = {image_id: image_id for image_id in sorted(found)}
+        expected = _entries_as_they_stand(truth.as_is, keys.keys())
+    else:
+        keys = {image_id: positions[image_id] + 1 for image_id in sorted(found, key=positions.__getitem__)}
+        expected = [box for key in keys.values() for box in _truth_entries(truth, key)]
+    predicted = [box for image_id, key in keys.items() for box in _detection_entries(key, found[image_id])]
+    images = [{"id": key} for key in keys.values()]
+    kind = _Evaluator if truth.as_is is None else COCOeval
+    return kind(_coco(images, categories, expected), _coco(images, categories, predicted), iouType="bbox")
+
+
 class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
     def _prepare(self) -> None:
         super()._prepare()
         for boxes in self._gts.values():
             for box in boxes:
                 box["ignore"] = bool(box["iscrowd"] or box["set_aside"])
+
+
+def _metrics(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> dict[str, float]:
+    """Of precision [10, 101, K, 4, L] and recall [10, K, 4, L] at L limits, COCO's and perhaps one above them.
+
+    Not by `COCOeval.summarize`: it takes AP at 100 detections, whatever the limits are, and AP50 at the third of them.
+    """
+    values = [
+        *(precision[ious, ..., _ALL, -1] for ious in (slice(None), _IOU_50, _IOU_75)),
+        *(precision[..., area, -1] for area in _SIZES),
+        *(recall[..., _ALL, limit] for limit in range(len(COCO_LIMITS))),
+        *(recall[..., area, -1] for area in _SIZES),
+    ]
+    return dict(zip(METRICS, map(_mean, values), strict=True))
 
 
 def _without_ground_truth(classes: list[str]) -> CocoResult:
@@ -109,19 +146,20 @@ def _curves(classes: list[str], precision: NDArray[np.float64]) -> Curves:
 
 
 def _coco(images: list[dict[str, Any]], categories: list[dict[str, Any]], boxes: list[dict[str, Any]]) -> COCO:
-    """Ids start at 1: pycocotools takes a matched annotation with id 0 for an unmatched one."""
+    """Boxes without ids get some from 1 on: pycocotools takes a matched annotation with id 0 for an unmatched one."""
     coco = COCO()
-    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]
+    annotations = [{"id": number} | box for number, box in enumerate(boxes, start=1)]
     coco.dataset = {"images": images, "categories": categories, "annotations": annotations}
     coco.createIndex()
     return coco
 
 
-def _truth_entries(truth: Annotations, index: int) -> list[dict[str, Any]]:
-    rows = truth.rows(index)
+def _truth_entries(truth: Annotations, key: int) -> list[dict[str, Any]]:
+    """Of the image at position `key` - 1."""
+    rows = truth.rows(key - 1)
     return [
         {
-            "image_id": index + 1,
+            "image_id": key,
             "category_id": label + 1,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": area,
@@ -139,10 +177,19 @@ def _truth_entries(truth: Annotations, index: int) -> list[dict[str, Any]]:
     ]
 
 
-def _detection_entries(index: int, found: ImageDetections) -> list[dict[str, Any]]:
+def _entries_as_they_stand(boxes: BoxesAsTheyStand, images: Collection[int]) -> list[dict[str, Any]]:
+    """With their own ids: pycocotools' numbers depend on them where an id is 0."""
+    return [
+        {"id": key, "image_id": image, "category_id": label + 1, "bbox": [*box], "area": area, "iscrowd": crowd}
+        for (key, image, label, crowd), (*box, area) in zip(boxes.whole.tolist(), boxes.flat.tolist(), strict=True)
+        if image in images
+    ]
+
+
+def _detection_entries(key: int, found: ImageDetections) -> list[dict[str, Any]]:
     return [
         {
-            "image_id": index + 1,
+            "image_id": key,
             "category_id": label + 1,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "area": (x2 - x1) * (y2 - y1),

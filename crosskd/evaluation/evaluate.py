@@ -17,7 +17,7 @@ from crosskd.data.annotations import Annotations, read_annotations
 from crosskd.engine import distributed
 from crosskd.engine.device import memory_errors
 from crosskd.errors import ConfigError, Interrupted
-from crosskd.evaluation.average_precision import ImageDetections, average_precision
+from crosskd.evaluation.average_precision import ImageDetections, average_precision, counted_detections
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
 
@@ -29,6 +29,10 @@ class Evaluable(Protocol):
     @property
     def num_classes(self) -> int:
         """Its labels are 0 .. num_classes - 1."""
+
+    @property
+    def max_detections(self) -> int:
+        """The most detections that it makes of an image: AP counts them all."""
 
     def detect(self, images: Tensor, sizes: Sequence[Size]) -> list[Detections]:
         """As `Detector.detect`."""
@@ -52,8 +56,9 @@ def evaluate(
     """Evaluate `detector` on every image that `batches` has; images it leaves out are not counted as missed.
 
     `annotations` is the ground truth: what a loader has read (`loader.dataset.annotations`), or a COCO file with
-    `classes` in label order. `milliseconds_per_image` is the detector's time alone, from the batch on its device to
-    the detections. `stopping` is asked before each batch; there is nothing to save then, a resume evaluates again.
+    `classes` in label order. Where it was read `as_is`, the numbers are plain pycocotools'. `milliseconds_per_image` is
+    the detector's time alone, from the batch on its device to the detections. `stopping` is asked before
+    each batch; there is nothing to save then, a resume evaluates again.
 
     In a process group every rank calls this with its own share of the batches and gets the same result. Shares are
     whole batches (`build_loader(..., rank=, world_size=)`), and the main rank puts all detections in the order of
@@ -85,7 +90,8 @@ def evaluate(
     result = None
     if shares is not None:
         whole = _merged(shares)
-        numbers = average_precision(truth, whole.found)
+        limit = counted_detections(truth, detector.max_detections)
+        numbers = average_precision(truth, whole.found, max_detections=limit)
         result = Evaluation(
             model=model,
             step=step,
@@ -96,6 +102,10 @@ def evaluate(
             images=len(whole.found),
             seconds=time.perf_counter() - start,
             milliseconds_per_image=whole.milliseconds_per_image,
+            max_detections=limit,
+            boxes=len(truth.boxes if truth.as_is is None else truth.as_is),
+            boxes_left_out=truth.left_out if truth.as_is is None else 0,
+            as_is=truth.as_is is not None,
             curves=numbers.curves,
         )
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank

@@ -89,7 +89,9 @@ def _evaluate(
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
         "data": {"val": found.data},
+        "scale": finished.scale.model_dump(),
         "skipped_images": found.skipped,
+        "dark_images": found.dark,
         "model": _described(finished, evaluation),
     }
     callback.on_file(run, write_manifest(run, manifest))
@@ -104,6 +106,7 @@ class Evaluated:
     evaluation: Evaluation
     device: torch.device
     skipped: list[str]  # images that could not be read
+    dark: int  # images of 16 bits that are nearly black
     data: dict[str, Any]  # `CocoDataset.summary` of what it was evaluated on
 
 
@@ -140,7 +143,7 @@ def evaluate_weights(
         device=device,
         stopping=stopping,
     )
-    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), loader.dataset.summary())
+    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), len(loader.dark), loader.dataset.summary())
 
 
 def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
@@ -165,6 +168,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
             max_image_pixels=data.max_image_pixels,
         ),
         batch_size=min(batch_size, MOST_IMAGES),
+        as_is=config.evaluation.as_is,
         workers=config.loader.workers,
     )
 
@@ -204,4 +208,6 @@ def _described(finished: TrainedDetector, evaluation: Evaluation) -> dict[str, A
         "class_metrics": evaluation.class_metrics,
         "milliseconds_per_image": evaluation.milliseconds_per_image,
         "images": evaluation.images,
+        "max_detections": evaluation.max_detections,
+        "ground_truth": evaluation.ground_truth(),
     }

@@ -149,7 +149,8 @@ def _metadata(finished: TrainedDetector) -> dict[str, str]:
     return {
         "classes": json.dumps(finished.classes, ensure_ascii=False),
         "scale": recorded_scale(finished.augment),
-        "images": "float32 [batch, 3, height, width]: RGB, 0..255, resized by `scale`, padded to a multiple of pad_to",
+        "images": "float32 [batch, 3, height, width]: RGB, 0..255, resized by `scale` (bilinear, with antialiasing if "
+        "`antialias` is true), padded to a multiple of pad_to",
         "sizes": "int64 [batch, 2]: height and width of each image in it; what lies beyond is ignored",
         "boxes": "x1 y1 x2 y2 in pixels of `images`, best score first; the first `counts` rows are detections",
         "model": finished.detector.config.model_dump_json(),
@@ -166,6 +167,7 @@ def _manifest(config: ExportConfig, finished: TrainedDetector, file: File, check
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
+        "scale": finished.scale.model_dump(),
         "file": {"name": file.name, "sha256": file.sha256, "bytes": file.path.stat().st_size, "opset": config.opset},
         "check": check.as_dict(),
     }

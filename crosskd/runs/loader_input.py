@@ -15,7 +15,7 @@ def of_training(
 ) -> LoaderInput:
     """A split of a training; `classes` is the label order, by default as the configuration has it.
 
-    `roots` are the folders that images may be links to.
+    `roots` are the folders, as real paths, that images may be links to.
     """
     train = split == "train"
     return LoaderInput(
@@ -30,6 +30,7 @@ def of_training(
         classes=config.data.classes if classes is None else classes,
         seed=config.seed,
         roots=roots,
+        as_is=config.evaluation.as_is and not train,
     )
 
 
@@ -46,4 +47,5 @@ def of_evaluation(config: EvaluateConfig, finished: TrainedDetector, *, roots: S
         max_image_pixels=config.data.max_image_pixels,
         classes=finished.classes,
         roots=roots,
+        as_is=config.as_is,
     )

@@ -50,17 +50,17 @@ from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs import loader_input
+from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.inherit import inherit
 from crosskd.runs.teacher import load_teacher
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, LOG
+from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, CURVES = "checkpoints", "curves"  # folders below the workdir
 POOR_TEACHER = 0.01  # AP below which the teacher is more likely broken than weak
 
 
@@ -207,6 +207,12 @@ def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
     compile_within(trainee, calls)
 
 
+def _images_told(skipped: list[dict[str, str]], dark: list[dict[str, str]]) -> dict[str, Any]:
+    """What the manifest says of images: those that could not be read, and how many of 16 bits are nearly black."""
+    names: set[str] = set().union(*skipped)
+    return {"skipped_images": sorted(names), "dark_images": len(set().union(*dark))}
+
+
 def _total_batch(config: TrainConfig) -> int:
     """Images of one optimizer step, over all processes."""
     return config.batch_size * config.accumulate * config.gpus
@@ -225,6 +231,10 @@ class _Session:
         self.callback.on_start(run)
         self.callback.on_phase(run, "preparing")
         saved = read_checkpoint(resume) if resume is not None else None
+        settings = saved["settings"] if saved is not None else None
+        self.config = run.config = with_image_settings(
+            self.config, saved=settings, teacher_weights=self.teacher_weights
+        )
         self.parts = build_parts(
             self.config, pretrained=saved is None, teacher_weights=self.teacher_weights, roots=self.roots
         )
@@ -323,8 +333,11 @@ class _Session:
         assert results.best is not None
         self.callback.on_phase(run, "uploading")
         self._tell(results.write_last(self.delivered))
-        skipped = distributed.gather(self.parts.train_loader.corrupt | self.parts.val_loader.corrupt)
-        manifest = distributed.broadcast({} if skipped is None else self._manifest(sorted(set().union(*skipped))))
+        train, val = self.parts.train_loader, self.parts.val_loader
+        skipped = distributed.gather(train.corrupt | val.corrupt)
+        dark = distributed.gather(train.dark | val.dark)
+        images = {} if skipped is None else _images_told(skipped, dark or [])
+        manifest = distributed.broadcast({} if skipped is None else self._manifest(images))
         if distributed.is_main():
             self._tell(write_manifest(run, manifest))
         best, last = run.workdir / BEST_WEIGHTS, run.workdir / LAST_WEIGHTS
@@ -334,7 +347,7 @@ class _Session:
         self.callback.on_end(run, result)
         return result
 
-    def _manifest(self, skipped_images: list[str]) -> dict[str, Any]:
+    def _manifest(self, images: dict[str, Any]) -> dict[str, Any]:
         return {
             "format": 1,
             "steps": self.run.step,
@@ -354,7 +367,7 @@ class _Session:
                 "train": self.parts.train_loader.dataset.summary(),
                 "val": self.parts.val_loader.dataset.summary(),
             },
-            "skipped_images": skipped_images,
+            **images,
             **self._models(),
         }
 

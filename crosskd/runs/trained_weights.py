@@ -23,7 +23,7 @@ class TrainedDetector:
 
     detector: Detector
     classes: list[str]  # in label order
-    scale: ScaleConfig
+    scale: ScaleConfig  # with `antialias` and `sixteen_bit` filled in
     digest: str  # sha256 of the file
 
     @property
@@ -72,10 +72,12 @@ def load(
         message = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
         raise ConfigError(message, where="/postprocess", remedy="Leave that knob out.") from error
     detector = build_detector(model, len(classes), pretrained=False)
-    load_weights(detector, path)
+    known = load_weights(detector, path).image_settings
+    scale = config.scale or description.scale() or ScaleConfig()
+    open_ones = {name: value for name, value in known.items() if getattr(scale, name) is None}
     return TrainedDetector(
         detector=detector.eval().requires_grad_(False),
         classes=list(classes),
-        scale=config.scale or description.scale() or ScaleConfig(),
+        scale=scale.model_copy(update=open_ones),
         digest=file_digest(path),
     )

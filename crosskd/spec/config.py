@@ -7,7 +7,7 @@ can name code.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,7 +27,7 @@ from crosskd.spec.distill import (
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
-from crosskd.spec.section import ClassName, FileRef, JobRef, Section
+from crosskd.spec.section import ClassNames, FileRef, JobRef, Section
 from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
 
 VERSION = 1
@@ -77,7 +77,7 @@ class TeacherConfig(Section):
 
     weights: JobRef | FileRef
     model: ModelConfig | None = None
-    classes: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = None
+    classes: ClassNames | None = None
 
 
 class TrainConfig(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from crosskd.spec.section import MAX_PIXELS, ClassName, PathText, Probability, Section
+from crosskd.spec.bounds import AtMost
+from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section
 
 
 class CocoSplit(Section):
@@ -21,7 +22,7 @@ class DataConfig(Section):
 
     train: CocoSplit
     val: CocoSplit
-    classes: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = Field(
+    classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the categories by ascending id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the run fails.")
@@ -36,10 +37,21 @@ class DataConfig(Section):
         return self
 
 
+SixteenBit = Literal["high_byte", "own_range"]
+ANTIALIAS = (
+    "Of images that are made smaller. False: plain bilinear interpolation, as in MMDetection and torchvision, which "
+    "skips pixels."
+)
+SIXTEEN_BIT = (
+    "How 16-bit images become 8-bit ones. high_byte: the lower byte is dropped, with a warning where an image is "
+    "nearly black then; own_range: each image is stretched from its darkest value to its brightest."
+)
+
+
 class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
 
-    short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1, max_length=64)] = Field(
+    short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1), AtMost(64)] = Field(
         default=[800], description="Pixels; more than one: drawn anew for each image (multi-scale)."
     )
     long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
@@ -48,6 +60,13 @@ class AugmentConfig(Section):
     pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of this.")
     min_side: float = Field(
         default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
+    )
+
+    antialias: bool | None = Field(
+        default=None, description=f"{ANTIALIAS} Default: as the teacher was trained; without one, true."
+    )
+    sixteen_bit: SixteenBit | None = Field(
+        default=None, description=f"{SIXTEEN_BIT} Default: as the teacher was trained; without one, high_byte."
     )
 
     @model_validator(mode="after")
@@ -59,7 +78,7 @@ class AugmentConfig(Section):
 
 class LoaderConfig(Section):
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the training process.")
-    drop_empty: bool = Field(default=True, description="Leave training images without boxes out.")
+    drop_empty: bool = Field(default=True, description="Leave training images without any box out.")
     min_image_side: int = Field(
         default=0, ge=0, description="Leave training images out whose shorter side has fewer pixels, as stored."
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.data import AugmentConfig, CocoSplit
+from crosskd.spec.data import ANTIALIAS, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
-from crosskd.spec.section import MAX_PIXELS, ClassName, FileRef, JobRef, PathText, Section
+from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section
+from crosskd.spec.training import AS_IS
 
-Classes = Annotated[list[ClassName], Field(min_length=1, max_length=10_000)]
 DESCRIBED = "Default: as the weights say; needed where they do not."
 
 
@@ -20,7 +20,7 @@ class EvaluationData(Section):
     """The split that the detector is evaluated on."""
 
     val: CocoSplit
-    classes: Classes | None = Field(
+    classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the model's, else the categories by id."
     )
     max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the job fails.")
@@ -40,6 +40,13 @@ class ScaleConfig(Section):
     short_edge: int = Field(default=800, ge=32, le=4096, description="Pixels.")
     long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
     pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of this.")
+    antialias: bool | None = Field(
+        default=None, description=f"{ANTIALIAS} Default: as in the training; true where the weights do not say it."
+    )
+    sixteen_bit: SixteenBit | None = Field(
+        default=None,
+        description=f"{SIXTEEN_BIT} Default: as in the training; high_byte where the weights do not say it.",
+    )
 
 
 class _WeightsConfig(Section):
@@ -59,13 +66,14 @@ class EvaluateConfig(_WeightsConfig):
 
     data: EvaluationData
     batch_size: int = Field(default=16, ge=1, le=1024)
+    as_is: bool = Field(default=False, description=AS_IS)
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the process itself.")
 
 
 class ExportConfig(_WeightsConfig):
     """A weights file as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
 
-    classes: Classes | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
+    classes: ClassNames | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
     format: Literal["onnx"] = "onnx"
     opset: int = Field(default=18, ge=18, le=21, description="Of the ONNX operators.")
     images: PathText | None = Field(
@@ -108,14 +116,36 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     Raises `ValueError` for values that are none.
     """
     short = augment.get("val_short_edge") or max(augment.get("short_edges") or [None])
-    return ScaleConfig(short_edge=short, long_edge=augment.get("long_edge"), pad_to=augment.get("pad_to"))
+    return ScaleConfig.model_validate(
+        {"short_edge": short, **{name: augment.get(name) for name in ("long_edge", "pad_to")}}
+        | {name: augment.get(name, value) for name, value in _IMAGE_SETTINGS.items()}
+    )
+
+
+# What holds where nobody said otherwise; all that there was before there was a choice, so older records have neither.
+_IMAGE_SETTINGS: dict[str, Any] = {"antialias": True, "sixteen_bit": "high_byte"}
+
+
+def image_settings(augment: Mapping[str, Any]) -> dict[str, Any]:
+    """`antialias` and `sixteen_bit`, as the values of an `AugmentConfig` or of a record of one have them; never None.
+
+    Raises `ValueError` for values that are none.
+    """
+    told = {name: augment[name] for name in _IMAGE_SETTINGS if augment.get(name) is not None}
+    return _IMAGE_SETTINGS | ScaleConfig.model_validate(told).model_dump(include=set(told))
 
 
 def augment_at(scale: ScaleConfig) -> AugmentConfig:
     """What evaluates at `scale`: the way back from `scale_of`."""
     # A short edge above the long one never decides a size, but would not be a valid setting.
     short = min(scale.short_edge, scale.long_edge)
-    return AugmentConfig(short_edges=[short], long_edge=scale.long_edge, pad_to=scale.pad_to)
+    return AugmentConfig(
+        short_edges=[short],
+        long_edge=scale.long_edge,
+        pad_to=scale.pad_to,
+        antialias=scale.antialias,
+        sixteen_bit=scale.sixteen_bit,
+    )
 
 
 def _require_unique(classes: list[str] | None) -> None:

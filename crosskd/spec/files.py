@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 FileKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curves"]
@@ -11,6 +12,8 @@ LAST_WEIGHTS = "last.safetensors"
 LOG = "log.txt"
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"  # what an export makes
+CHECKPOINTS, CURVES = "checkpoints", "curves"  # folders of a run
+CURVES_NAME = re.compile(r"curves-(student|teacher)-(\d{8,})\.json")
 
 
 def checkpoint_name(step: int) -> str:

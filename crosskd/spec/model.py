@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validato
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.bounds import AtMost
 from crosskd.spec.names import DetectorName
 from crosskd.spec.section import Channels, Probability, Section, Weight
 
@@ -42,7 +43,7 @@ class HeadConfig(Section):
     conv_bias: bool | None = Field(default=None, description="Of the towers. Default: only where there is no norm.")
     reg_max: int = Field(default=16, ge=1, le=64, description="GFL: the last bin of the distribution, in strides.")
     octaves: int = Field(default=3, ge=1, le=16, description="RetinaNet: anchor sizes per cell, 2^(i/octaves) apart.")
-    ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1, max_length=16)] = Field(
+    ratios: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Field(min_length=1), AtMost(16)] = Field(
         default=[0.5, 1.0, 2.0], description="RetinaNet: height over width of the anchors."
     )
     whole_pixel_anchors: bool = Field(
@@ -122,7 +123,9 @@ class PostprocessConfig(Section):
     score_threshold: Probability = 0.05
     nms_iou: Probability = 0.6
     pre_nms: int = Field(default=1000, ge=1, le=100_000, description="Kept per level before NMS.")
-    max_detections: int = Field(default=100, ge=1, le=10_000, description="Kept per image.")
+    max_detections: int = Field(
+        default=100, ge=1, le=10_000, description="Kept per image; AP counts them all. COCO's own AP is at 100."
+    )
     score: Literal["product", "root"] = Field(
         default="product",
         description="FCOS. product: class probability times centerness, of cells whose class passes the threshold; "
@@ -140,7 +143,7 @@ class ModelConfig(Section):
     losses: LossConfig = LossConfig()
     pixels: PixelConfig = PixelConfig()
     postprocess: PostprocessConfig = PostprocessConfig()
-    strides: Annotated[list[int], Field(min_length=3, max_length=5)] = Field(
+    strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
         default=[8, 16, 32, 64, 128], description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier."
     )
     anchor_scale: float = Field(

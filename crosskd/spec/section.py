@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from crosskd.spec.bounds import AtMost, refuse_many_unknown
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are never changed after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_many_unknown(cls, value: Any) -> Any:
+        return refuse_many_unknown(cls, value)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -29,7 +36,9 @@ def _named_in(annotation: Any) -> set[Any]:
 
 
 PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+MAX_CLASSES = 10_000
 ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+ClassNames = Annotated[list[ClassName], Field(min_length=1), AtMost(MAX_CLASSES)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e4)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from crosskd.spec.bounds import AtMost
 from crosskd.spec.section import LearningRate, Probability, Section
+
+AS_IS = (
+    "Plain pycocotools' numbers: the ground truth as it stands in the file, neither clipped nor cleaned, at most 100 "
+    "detections an image."
+)
 
 
 class OptimizerConfig(Section):
@@ -32,7 +38,9 @@ class ScheduleConfig(Section):
     warmup_factor: float = Field(default=0.001, gt=0, le=1)
     warmup: Literal["linear", "constant"] = "linear"
     decay: Literal["multistep", "cosine", "none"] = "multistep"
-    milestones: list[Annotated[int, Field(ge=1)]] = Field(default=[8, 11], description="In epochs.")
+    milestones: Annotated[list[Annotated[int, Field(ge=1)]], AtMost(64)] = Field(
+        default=[8, 11], description="In epochs."
+    )
     gamma: float = Field(default=0.1, gt=0, le=1)
     final_factor: float = Field(default=0.0, ge=0, le=1, description="Where the cosine ends.")
 
@@ -53,6 +61,7 @@ class EMAConfig(Section):
 class EvaluationConfig(Section):
     every_epochs: int = Field(default=1, ge=1)
     batch_size: int | None = Field(default=None, ge=1, le=1024, description="Default: the training batch.")
+    as_is: bool = Field(default=False, description=AS_IS)
     teacher_first: bool = Field(default=True, description="Evaluate the teacher before the first step.")
     patience: int | None = Field(
         default=None,

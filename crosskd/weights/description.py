@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
-from crosskd.spec.evaluate_export import scale_of
+from crosskd.spec.evaluate_export import image_settings, scale_of
 from crosskd.weights.native import read_header
 
 
@@ -41,12 +42,21 @@ class Description:
             raise self._unknown("classes", str(error)) from error
 
     def scale(self) -> ScaleConfig | None:
+        """None also where only the `image_settings` are known, as of another project's file."""
         if "augment" not in self.recorded:
             return None
         try:
-            return scale_of(json.loads(self.recorded["augment"]))
+            recorded = json.loads(self.recorded["augment"])
+            return None if recorded and recorded.keys() <= image_settings({}).keys() else scale_of(recorded)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise self._unknown("scale", "it has no short edge, long edge and pad_to within their bounds") from error
+
+    def image_settings(self) -> dict[str, Any]:
+        """`antialias` and `sixteen_bit`: how images were read and resized in the training; by default as always."""
+        try:
+            return image_settings(json.loads(self.recorded.get("augment", "{}")))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._unknown("images", "`antialias` or `sixteen_bit` is none of the values it can have") from error
 
     def _unknown(self, what: str, reason: str) -> WeightsError:
         return WeightsError(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from crosskd.errors import CrossKDError
 from crosskd.spec.files import FileKind
+from crosskd.spec.inputs import opened
 
 SUFFIX = ".tmp"
 
@@ -34,7 +35,7 @@ class File:
 
 def file_digest(path: Path) -> str:
     """The sha256 of a file, in hex."""
-    with path.open("rb") as file:
+    with opened(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

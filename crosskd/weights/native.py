@@ -6,6 +6,7 @@ Reading one never runs code, and its header alone (names, types, shapes, metadat
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.inputs import opened
 from crosskd.weights.files import file_digest, replacing
 
 FORMAT = "crosskd"
@@ -71,9 +73,9 @@ def read_header(path: Path | str) -> tuple[dict[str, str], Header]:
     """Metadata, and type and shape of each tensor, of any safetensors file. Raises `WeightsError`."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with opened(path).open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            if not 2 <= size <= min(MAX_HEADER, path.stat().st_size - 8):
+            if not 2 <= size <= min(MAX_HEADER, os.fstat(file.fileno()).st_size - 8):
                 raise _unreadable(path, "its header does not fit into it")
             header = json.loads(file.read(size))
         return _checked(header)
@@ -94,7 +96,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     metadata, _ = read_header(path)
     try:
-        return load_file(path), metadata
+        return load_file(opened(path)), metadata
     except (OSError, SafetensorError) as error:
         raise _unreadable(path, str(error)) from error
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from crosskd.errors import WeightsError
+from crosskd.spec.inputs import opened
 
 LISTED = 20  # names in a message
 MAX_ENTRIES = 100_000  # of a PyTorch archive; the largest detectors have a few thousand tensors
@@ -33,7 +34,7 @@ def read_content(path: Path | str) -> Any:
     """All that a safetensors or PyTorch file holds, on the CPU: as `read_tensors`, whatever it is."""
     path = Path(path)
     try:
-        return load_file(path) if path.suffix == ".safetensors" else read_pytorch(path)
+        return load_file(opened(path)) if path.suffix == ".safetensors" else read_pytorch(opened(path))
     except FileNotFoundError as error:
         raise WeightsError(f"there is no file {path.name}", remedy="Check the path.") from error
     except pickle.UnpicklingError as error:

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, make_url, text
 
 from api.database import Database
-from api.main import create_app
+from api.main import build_app, configure
 from api.models import Base
 from api.settings import Settings
 from tests.support.api_client import HERE
@@ -151,9 +151,20 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
     return make_settings()
 
 
+@pytest.fixture(scope="session")
+def built_apps() -> list[FastAPI]:
+    """Applications that no test uses at the moment. Their routes are costly: FastAPI makes them at the first call."""
+    return []
+
+
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
-    return create_app(settings)
+def app(settings: Settings, built_apps: list[FastAPI]) -> Iterator[FastAPI]:
+    app = built_apps.pop() if built_apps else build_app()
+    routes = len(app.routes)
+    configure(app, settings)
+    yield app
+    if len(app.routes) == routes:  # the test has added none
+        built_apps.append(app)
 
 
 @pytest.fixture

@@ -31,6 +31,29 @@ def test_defaults_lie_in_the_home(tmp_path: Path) -> None:
     assert settings.data_roots[0].is_dir()
 
 
+@pytest.mark.parametrize("url", ["postgresql+psycopg://me:hun@ter2@h/n", "postgresql+psycopg://me:hunter2@x:/y@h/n"])
+def test_a_raw_password_that_would_name_another_host_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("CROSSKD_DATABASE_URL", url)
+    with pytest.raises(SettingsError, match=r"CROSSKD_DATABASE_URL: .*PGPASSWORD") as caught:
+        load()
+    assert "ter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["h", "10.0.0.1:5", "[::1]:5", "a_b.c-d", "a,b", ""])
+def test_hosts_of_a_database(environment: pytest.MonkeyPatch, host: str) -> None:
+    environment.setenv("CROSSKD_DATABASE_URL", f"postgresql+psycopg://me:p%40ss@{host}/n")
+    load()
+
+
+def test_the_brokers_password_stands_apart(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CROSSKD_BROKER_PASSWORD", "p@ss:/%")
+    assert load().broker_address == "redis://:p%40ss%3A%2F%25@127.0.0.1:6379/0"
+    environment.setenv("CROSSKD_BROKER_URL", "redis://:hunter2@h")
+    with pytest.raises(SettingsError, match=r"^CROSSKD_BROKER_PASSWORD: and CROSSKD_BROKER_URL both") as caught:
+        load()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_the_home_may_be_relative(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment.chdir(tmp_path)
     environment.setenv("CROSSKD_HOME", "here")

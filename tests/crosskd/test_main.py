@@ -90,9 +90,10 @@ def test_train_then_evaluate(data: Path, recipe: Path, tmp_path: Path) -> None:
     result = invoke(
         "evaluate", weights, "--annotations", data / "val.json", "--images", data / "images",
         "--set", "augment.short_edges=[64]", "--set", "augment.long_edge=64", "--set", "loader.workers=0",
+        "--set", "evaluation.as_is=true",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    for row in ("AP50", "AP of A", "ms per image"):
+    for row in ("AP50", "AP of A", "ms per image", "detections an image", "100 at most", "as they stand in the file"):
         assert row in result.output
 
 
@@ -136,11 +137,16 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
         assert result.exit_code == 0, result.output
         figures.append(json.loads(result.output))
     scales = [config.scale.model_dump() for config in seen if config.scale is not None]
-    assert scales == [{"short_edge": edge, "long_edge": 64, "pad_to": 32} for edge in (48, 64, 64)]
+    images = [(True, "high_byte"), (True, "high_byte"), (None, None)]  # a recipe leaves it to the file
+    assert scales == [
+        {"short_edge": edge, "long_edge": 64, "pad_to": 32, "antialias": antialias, "sixteen_bit": sixteen_bit}
+        for edge, (antialias, sixteen_bit) in zip((48, 64, 64), images, strict=True)
+    ]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
     assert seen[1].postprocess is not None
-    assert seen[1].postprocess.max_detections == 1
+    assert [seen[1].postprocess.max_detections, *(each["max_detections"] for each in figures)] == [1, 100, 1, 100]
+    assert manifest["student"]["max_detections"] == 100
     assert [config.batch_size for config in seen] == [16, 16, 2]
     # A job comes to the very same function.
     job = evaluate(seen[0], tmp_path / "job")

@@ -16,6 +16,7 @@ from tests.support.dockerfile import Stage
 
 ROOT = Path(__file__).parents[2]
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|KEY")
+PINNED = re.compile(r":\d[\w.-]*@sha256:[0-9a-f]{64}$")
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?:(?P<operator>:\?|:-)(?P<rest>[^}]*))?\})")
 
 
@@ -67,8 +68,8 @@ def _reference_faults(
             yield f"can write to {mount['source']}"
     if "build" in service and service["build"]["target"] not in stages:
         yield f"builds {service['build']['target']}, which the Dockerfile lacks"
-    if "build" not in service and not re.search(r":\d+", service["image"]):
-        yield f"pins no version of {service['image']}"
+    if "build" not in service and not PINNED.search(service["image"]):
+        yield f"pins no version and digest of {service['image']}"
 
 
 def _exposure_faults(service: Mapping[str, Any]) -> Iterator[str]:
@@ -80,8 +81,21 @@ def _exposure_faults(service: Mapping[str, Any]) -> Iterator[str]:
             yield f"has {key} in the file; write ${{{key}:?what to do}}"
     if service.get("privileged") or "docker.sock" in str(service.get("volumes")):
         yield "could take over the host"
-    if "build" in service and (service.get("cap_drop") != ["ALL"] or not service.get("security_opt")):
+    yield from _privilege_faults(service)
+
+
+def _privilege_faults(service: Mapping[str, Any]) -> Iterator[str]:
+    if service.get("cap_drop") != ["ALL"] or "no-new-privileges:true" not in service.get("security_opt", []):
         yield "keeps privileges that it does not need"
+    if service.get("read_only") is not True:
+        yield "can write to its image"
+    if "build" not in service and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", str(service.get("user"))):
+        yield "runs as root"  # of our own images the Dockerfile says it, and a test of its own asks that
+    if "pids_limit" not in service:
+        yield "may take all the processes of its machine"
+    trains = "devices" in service.get("deploy", {}).get("resources", {}).get("reservations", {})
+    if "mem_limit" not in service and not trains:
+        yield "may take all the memory of its machine"
 
 
 def _lifetime_faults(service: Mapping[str, Any], stages: Mapping[str, Stage]) -> Iterator[str]:
@@ -94,7 +108,7 @@ def _lifetime_faults(service: Mapping[str, Any], stages: Mapping[str, Stage]) ->
 def health_check(service: Mapping[str, Any], stages: Mapping[str, Stage]) -> list[str]:
     """The health check in force, in Compose's form (["CMD", …] or ["CMD-SHELL", line]); the image's one by default."""
     if "healthcheck" in service:
-        return list(service["healthcheck"]["test"])
+        return list(service["healthcheck"].get("test", []))  # none: it is disabled
     stage = stages.get(service.get("build", {}).get("target", ""))
     instruction = stage.last("HEALTHCHECK") if stage else None
     if instruction is None or instruction.args[0] == "NONE":

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings
 
 import api.settings
 import worker.settings
+from tests.support.compose import PINNED
 from tests.support.dockerfile import ROOT
 
 FOLDER = ROOT / "deploy" / "k8s"
@@ -204,8 +205,8 @@ def _container_faults(manifest: Manifest, pod: Manifest, manifests: Sequence[Man
             yield "can be killed because a command was slow"
         image = container["image"]
         if image not in SETTINGS:
-            if not re.search(r":\d+", image):
-                yield f"pins no version of {image}"
+            if not PINNED.search(image):
+                yield f"pins no version and digest of {image}"
             continue
         found = environment(container, manifests)
         fields: Mapping[str, Any] = SETTINGS[image].model_fields

@@ -20,6 +20,7 @@ from worker.deliver.retry import Refused
 from worker.deliver.uploads import Uploads
 from worker.folder import WorkFolder
 from worker.settings import Settings
+from worker.supervise.former_attempts import FormerAttempts
 from worker.supervise.lease import Control
 from worker.supervise.supervisor import Supervisor
 
@@ -50,7 +51,9 @@ def test_a_checkpoint_that_changes_after_its_download_is_not_resumed_from(
     )
     order = Claim.model_validate(claim("j", {}, resume=resume.model_dump()))
     settings = Settings(api_url=double.url, worker_token="a-token-for-the-tests")
-    Supervisor(order, WorkerClient(http), attempt, settings, Control())._prepare(folder)
+    Supervisor(
+        order, WorkerClient(http), attempt, settings, Control(), FormerAttempts(settings.work, order.job)
+    )._prepare(folder)
     folder.resume.write_bytes(FOUND)
     with pytest.raises(CheckpointCorrupt, match="does not have the sha256 that was written with it"):
         read_checkpoint(folder.resume)

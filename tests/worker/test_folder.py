@@ -67,11 +67,11 @@ def test_sweeping_spares_the_young_and_the_living(tmp_path: Path) -> None:
     young.release(keep=True)
     for folder in (old, alive):
         age(folder.path, 30)
-    assert sweep(tmp_path, 24) == [old.path]
+    assert sweep(tmp_path, 24, 720) == [old.path]
     assert {path.name for path in tmp_path.iterdir()} == {"young", "alive", "link"}
     assert outside.is_dir()
     alive.release(keep=False)
 
 
 def test_sweeping_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    assert sweep(tmp_path / "none", 1) == []
+    assert sweep(tmp_path / "none", 1, 1) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from worker.configuration import configuration
 from worker.settings import Settings, SettingsError, read_settings
 
 GOOD = {
@@ -32,6 +33,14 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings.broker_url == "redis://127.0.0.1:6379/0"
     assert settings.heartbeat_seconds == 5
     assert "0123456789abcdef" not in repr(settings)
+
+
+def test_the_brokers_password_stands_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = read(monkeypatch, tmp_path, CROSSKD_BROKER_PASSWORD="p@ss")
+    assert configuration(settings)["broker_url"] == "redis://:p%40ss@127.0.0.1:6379/0"
+    assert "p@ss" not in repr(settings)
+    with pytest.raises(SettingsError, match=r"^CROSSKD_BROKER_PASSWORD: and CROSSKD_BROKER_URL both"):
+        read(monkeypatch, tmp_path, CROSSKD_BROKER_PASSWORD="p@ss", CROSSKD_BROKER_URL="redis://:x@h")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ class Retry:
     stop: Event = field(default_factory=Event)
     first: float = 0.2
     longest: float = 5.0
+    on_trouble: Callable[[int | None], None] | None = None  # a new one: with its status, None where no answer came
+    on_recovery: Callable[[], None] | None = None  # when an answer came after trouble
 
     def delay(self, tries: int, wanted: float = 0.0) -> float:
         backoff = min(self.longest, self.first * 2.0 ** min(tries, 16))
@@ -115,15 +117,20 @@ def fail(response: httpx.Response) -> NoReturn:
 def send_with_retries(send: Callable[[], httpx.Response], retry: Retry) -> httpx.Response:
     """The first answer that will not pass (5xx, 429, some conflicts and a proxy's 404 do), within `retry`."""
     tries, troubled_since = 0, FOREVER
+    status: int | None = None
+    told: int | None = 0
     while True:
         wanted = 0.0
         try:
             response = send()
             if not is_transient(response):
+                if tries and retry.on_recovery is not None:
+                    retry.on_recovery()
                 return response
+            status = response.status_code
             trouble, wanted = problem_text(response), min(retry_after(response.headers), LONGEST_WAIT)
         except httpx.TransportError as exc:
-            trouble = f"{type(exc).__name__}: {exc}"
+            status, trouble = None, f"{type(exc).__name__}: {exc}"
         # Counted from the first failure: a long transfer that broke late has not used up any patience.
         troubled_since = min(troubled_since, time.monotonic())
         left = troubled_since + retry.patience - time.monotonic()
@@ -134,6 +141,9 @@ def send_with_retries(send: Callable[[], httpx.Response], retry: Retry) -> httpx
         delay = min(retry.delay(tries, wanted), left)
         if tries == 0:
             logger.warning("the API does not answer, trying again: %s", trouble)
+        if status != told and retry.on_trouble is not None:
+            told = status
+            retry.on_trouble(status)
         if retry.stop.wait(delay):
             raise Abandoned(trouble)
         tries += 1

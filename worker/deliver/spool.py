@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +51,7 @@ class Spool:
     def __init__(self, path: Path, limit: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b")
+        self._taken = _taken_path(path).open("w+b", buffering=0)
         self.limit = limit
         self._head = 0  # where the oldest undelivered record begins
         self._end = 0
@@ -82,6 +85,7 @@ class Spool:
             if self._head == self._end:
                 self._file.truncate(0)
                 self._head = self._end = 0
+            os.pwrite(self._taken.fileno(), self._head.to_bytes(8), 0)
 
     def __len__(self) -> int:
         """Bytes that wait."""
@@ -90,3 +94,41 @@ class Spool:
 
     def close(self) -> None:
         self._file.close()
+        self._taken.close()
+
+
+def _taken_path(path: Path) -> Path:
+    """Beside a spool: how many of its bytes are delivered, for whoever finds it after its process was killed."""
+    return path.with_suffix(".taken")
+
+
+def holds_undelivered(path: Path) -> bool:
+    """Whether a spool that nobody works with any more has records that were not delivered."""
+    return path.is_file() and path.stat().st_size > _taken(path)
+
+
+def _taken(path: Path) -> int:
+    marker = _taken_path(path)
+    return int.from_bytes(marker.read_bytes()) if marker.is_file() else 0
+
+
+def move_undelivered(path: Path, target: Path) -> None:
+    """Move the undelivered records of a spool that nobody works with any more to the file `target`, if it has any."""
+    if not holds_undelivered(path):
+        return
+    target.parent.mkdir(exist_ok=True)
+    with path.open("rb") as source, target.open("wb") as copy:
+        source.seek(_taken(path))
+        shutil.copyfileobj(source, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
+    path.unlink()
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file that `move_undelivered` has made; a line that a kill cut short is left out."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                endpoint, _, body = line.rstrip(b"\n").partition(b" ")
+                yield Record(cast(Endpoint, endpoint.decode()), body)

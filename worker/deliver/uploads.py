@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from wire.artifacts import ArtifactKind
 from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Undelivered
@@ -38,13 +40,21 @@ class Uploads:
     """A queue of files with one place per slot: a newer file takes the place of one that still waits.
 
     Only the newest checkpoint matters to whoever resumes, so when the API is slower than the training the ones
-    between are skipped, and the queue cannot grow.
+    between are skipped, and the queue cannot grow. `on_waiting` hears what the files wait for, and "" once they do
+    not any more.
     """
 
-    def __init__(self, api: AttemptClient, staging: Path, on_stale: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        api: AttemptClient,
+        staging: Path,
+        on_stale: Callable[[], None],
+        on_waiting: Callable[[str], None] | None = None,
+    ) -> None:
         staging.mkdir(parents=True, exist_ok=True)
         self._api = api
         self._on_stale = on_stale
+        self._on_waiting = on_waiting or (lambda _what: None)
         self._staging = staging
         self._waiting: dict[str, Upload] = {}  # by slot; a replaced one keeps its place in the order
         self._count = 0
@@ -120,7 +130,11 @@ class Uploads:
                 raise Abandoned(f"upload of {upload.name}")
 
     def _run(self) -> None:
-        retry = Retry(stop=self._abandon)
+        retry = Retry(
+            stop=self._abandon,
+            on_trouble=lambda status: self._on_waiting(_waited_for(status)),
+            on_recovery=lambda: self._on_waiting(""),
+        )
         upload = None
         try:
             while (upload := self._next()) is not None:
@@ -135,6 +149,12 @@ class Uploads:
             self._on_stale()
         except Exception as exc:  # noqa: BLE001 - carried to the training thread
             self.error = exc
+
+
+def _waited_for(status: int | None) -> str:
+    if status == httpx.codes.INSUFFICIENT_STORAGE:
+        return "room in the storage"
+    return "the storage" if status is not None else "an answer of the API or the storage"
 
 
 def _stage(path: Path, staged: Path, *, growing: bool) -> None:

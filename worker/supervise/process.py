@@ -19,6 +19,8 @@ from worker.supervise.lease import Control
 
 POLL_SECONDS = 0.1
 
+BROKER = ("CROSSKD_BROKER_URL", "CROSSKD_BROKER_PASSWORD")  # a training has no business there
+
 
 class TrainingProcess:
     """`python -m worker.training.run FOLDER` in a session of its own: Ctrl-C at a terminal does not reach it.
@@ -41,7 +43,7 @@ class TrainingProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name != "CROSSKD_BROKER_URL"}
+                env={name: value for name, value in os.environ.items() if name not in BROKER}
                 | {
                     "CUDA_VISIBLE_DEVICES": settings.visible_devices,
                     "PYTHONUNBUFFERED": "1",

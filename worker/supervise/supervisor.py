@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import time
+from contextlib import ExitStack
 from importlib import metadata
 from threading import Event
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from worker.deliver.retry import Abandoned, ApiError, BadDownload, Refused, Retr
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.settings import Settings
 from worker.supervise.backoff import Backoff
+from worker.supervise.former_attempts import FormerAttempts, has_undelivered
 from worker.supervise.lease import Control, Lease
 from worker.supervise.machine import devices
 from worker.supervise.process import TrainingProcess
@@ -55,24 +57,15 @@ _backoff = Backoff()  # of this pool process, which works on one job after the o
 
 def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin = UNKNOWN) -> None:
     """Claim the job and see it through. A job that is not to be had is somebody else's: that is no error."""
-    sweep(settings.work, settings.keep_failed_hours)
+    sweep(settings.work, settings.keep_failed_hours, settings.keep_undelivered_hours)
     _wait_for_backoff(notice)
     if notice.announced:
         return  # the API dispatches it again, and another worker answers
-    with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
+    with ExitStack() as stack:
+        http = stack.enter_context(connect(str(settings.api_url), settings.worker_token.get_secret_value()))
         client = WorkerClient(http)
-        request = ClaimRequest(
-            worker=settings.worker_name, device=settings.devices, versions=versions(), devices=devices(settings)
-        )
-        try:
-            with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
-                set_correlation_headers(http, origin.request_id)
-                claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
-        except ApiError as exc:
-            logger.warning("job %s could not be claimed: %s", job, exc)
-            return
-        if claim is None:
-            logger.info("job %s is not to be had", job)
+        former = stack.enter_context(FormerAttempts(settings.work, job))
+        if (claim := _claim(job, client, settings, origin, former)) is None:
             return
         request_id = claim.request_id or origin.request_id
         parent = claim.traceparent or origin.traceparent
@@ -81,7 +74,28 @@ def run_job(job: str, settings: Settings, notice: ShutdownNotice, origin: Origin
             tracing.span("attempt", parent=parent, job=job, attempt=claim.attempt),
         ):
             set_correlation_headers(http, request_id)
-            _run_attempt(claim, client, settings, notice)
+            _run_attempt(claim, client, settings, notice, former)
+
+
+def _claim(job: str, client: WorkerClient, settings: Settings, origin: Origin, former: FormerAttempts) -> Claim | None:
+    """None where the job is not to be had."""
+    request = ClaimRequest(
+        worker=settings.worker_name,
+        device=settings.devices,
+        versions=versions(),
+        devices=devices(settings),
+        checkpoint_step=former.newest.step if former.newest is not None else None,
+    )
+    try:
+        with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
+            set_correlation_headers(client.http, origin.request_id)
+            claim = client.claim(job, request, Retry(patience=CLAIM_PATIENCE))
+    except ApiError as exc:
+        logger.warning("job %s could not be claimed: %s", job, exc)
+        return None
+    if claim is None:
+        logger.info("job %s is not to be had", job)
+    return claim
 
 
 def _wait_for_backoff(notice: ShutdownNotice) -> None:
@@ -93,7 +107,9 @@ def _wait_for_backoff(notice: ShutdownNotice) -> None:
         notice.unsubscribe(stopping.set)
 
 
-def _run_attempt(claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice) -> None:
+def _run_attempt(
+    claim: Claim, client: WorkerClient, settings: Settings, notice: ShutdownNotice, former: FormerAttempts
+) -> None:
     logger.info("job %s: attempt %s (%d)", claim.job, claim.attempt, claim.fencing_token)
     control = Control()
 
@@ -104,7 +120,7 @@ def _run_attempt(claim: Claim, client: WorkerClient, settings: Settings, notice:
     began = time.monotonic()
     try:
         api = AttemptClient(client.http, claim.attempt, claim.fencing_token)
-        report = Supervisor(claim, client, api, settings, control).run()
+        report = Supervisor(claim, client, api, settings, control, former).run()
         machine_failed = report.failure is not None and report.failure.failure_class == "infrastructure"
         _backoff.record(machine_failed=machine_failed, seconds=time.monotonic() - began)
     finally:
@@ -129,13 +145,20 @@ class Supervisor:
     """Prepares a folder, runs the training in it, and reports how it ended, all while holding the lease."""
 
     def __init__(
-        self, claim: Claim, client: WorkerClient, api: AttemptClient, settings: Settings, control: Control
+        self,
+        claim: Claim,
+        client: WorkerClient,
+        api: AttemptClient,
+        settings: Settings,
+        control: Control,
+        former: FormerAttempts,
     ) -> None:
         self._claim = claim
         self._client = client
         self._api = api
         self._settings = settings
         self._control = control
+        self._former = former
 
     def run(self) -> FinishReport:
         """See it through; how it ended, as the API was told, or would have been."""
@@ -147,11 +170,14 @@ class Supervisor:
             devices=lambda: devices(self._settings),
         )
         lease.start()
-        folder, keep = None, True
+        folder, keep, undelivered = None, True, False
         try:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
             report = self._report_of(self._train(folder), folder)
-            keep = not self._finish(report) or report.outcome == "failed"
+            undelivered = report.outcome == "released" and has_undelivered(folder)
+            reported = self._finish(report)
+            keep = not reported or report.outcome == "failed" or undelivered
+            self._former.release(keep=not reported or report.outcome in ("failed", "released"))
         except (OSError, ValueError) as exc:
             logger.exception("job %s could not be worked on", self._claim.job)
             report = _failed(f"{type(exc).__name__}: {exc}")
@@ -159,7 +185,7 @@ class Supervisor:
         finally:
             lease.stop()
             if folder is not None:
-                folder.release(keep=keep)
+                folder.release(keep=keep, undelivered=undelivered)
         return report
 
     def _train(self, folder: WorkFolder) -> Outcome:
@@ -184,10 +210,16 @@ class Supervisor:
         return outcome or Outcome(outcome="failed", failure=process.failure(status))
 
     def _prepare(self, folder: WorkFolder) -> Order:
-        """Download what the training starts from, verified."""
+        """Find or download what the training starts from, verified."""
         order = Order(claim=self._claim, supervisor=os.getpid(), traceparent=tracing.traceparent())
         retry = Retry(patience=self._settings.outage_seconds, stop=self._control.halt)
-        if self._claim.resume is not None:
+        self._former.hand_over(folder)
+        taken = -1 if self._claim.resume is None else self._claim.resume.step or 0
+        newest = self._former.newest
+        if newest is not None and newest.step > taken:
+            logger.info("job %s goes on from %s, which the API has not", self._claim.job, newest.path.name)
+            order.resume = newest.path
+        elif self._claim.resume is not None:
             self._client.download(self._claim.resume, folder.resume, retry)
             # In the core's form, which looks once more: the disk may change what was right when it came.
             digest = f"{self._claim.resume.sha256}  {folder.resume.name}\n"

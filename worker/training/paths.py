@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from crosskd.errors import ConfigError
+from crosskd.spec import inputs
 from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, ModelConfig, Section, TrainConfig
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def _paths(config: Section) -> Iterator[tuple[str, str]]:
@@ -44,30 +48,40 @@ def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
         yield f"{pointer}/backbone/init/file", model.backbone.init.file
 
 
-def check_paths(config: Section, roots: Sequence[Path]) -> None:
-    """See that every path lies, links resolved, in one of `roots`, and is there.
+@contextmanager
+def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[list[Path]]:
+    """Open every path of the spec, see that it lies, links resolved, in one of `roots`, and keep it open for the block.
+
+    What is read in the block by one of these paths is what was opened here: a link that is changed later leads nowhere
+    else. Images are opened one by one, and must lie in the folder that was opened or in the roots as they are given
+    here, links resolved: a root that becomes a link later leads nowhere else either.
 
     Raises:
-        ConfigError: one does not; the message names the roots.
+        ConfigError: one does not lie in the roots, is not there, or cannot be read; the message says which.
     """
-    for pointer, path in _paths(config):
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(root) for root in roots):
-            names = ", ".join(map(str, roots))
-            raise ConfigError(
-                f"{path} lies outside this worker's data roots",
-                where=pointer,
-                remedy=f"Use a path below {names}, or add its folder to CROSSKD_DATA_ROOTS on the worker.",
-            )
-        if real.exists() and not (real.is_dir() if pointer.endswith("/images") else real.is_file()):
-            raise ConfigError(
-                f"{path} is no {'folder' if pointer.endswith('/images') else 'regular file'} on this worker",
-                where=pointer,
-                remedy="Images are named by their folder, all else by a file; pipes and devices are not read.",
-            )
-        if not real.exists():
-            raise ConfigError(
-                f"{path} does not exist on this worker",
-                where=pointer,
-                remedy="Mount the same data at the same path on the API's machine and every worker's.",
-            )
+    real_roots = [inputs.real_path(root) for root in roots]
+    with ExitStack() as stack:
+        opened = {path: stack.enter_context(_open(pointer, path, real_roots)) for pointer, path in _paths(config)}
+        with inputs.pinned(opened):
+            yield real_roots
+
+
+def _open(pointer: str, path: str, roots: Sequence[Path]) -> inputs.Input:
+    folder = pointer.endswith("/images")
+    try:
+        return inputs.open_within(path, roots, folder=folder)
+    except inputs.LeadsOutside:
+        what = "lies outside this worker's data roots"
+        names = ", ".join(map(str, roots))
+        remedy = f"Use a path below {names}, or add its folder to CROSSKD_DATA_ROOTS on the worker."
+    except inputs.WrongKind:
+        what = f"is no {'folder' if folder else 'regular file'} on this worker"
+        remedy = "Images are named by their folder, all else by a file; pipes and devices are not read."
+    except OSError as error:
+        if error.errno in _ABSENT:
+            what = "does not exist on this worker"
+            remedy = "Mount the same data at the same path on the API's machine and every worker's."
+        else:
+            what = f"cannot be read on this worker: {error.strerror}"
+            remedy = "Give the worker's user the right to read it."
+    raise ConfigError(f"{path} {what}", where=pointer, remedy=remedy)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing_extensions import override
 
 from crosskd.engine.callbacks import Callback, Phase, Run
+from crosskd.spec.files import CURVES_NAME
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 from wire.artifacts import LOG
@@ -22,7 +23,7 @@ from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Delivery
 from worker.deliver.spool import Spool
 from worker.deliver.uploads import Uploads
-from worker.folder import WorkFolder
+from worker.folder import REPORTS, WorkFolder
 
 MEGABYTE = 1_000_000
 HEARD = (
@@ -106,15 +107,38 @@ class Reporter(Callback):
         self, api: AttemptClient, folder: WorkFolder, on_stale: Callable[[], None], *, spool_megabytes: int
     ) -> None:
         self._folder = folder
-        spool = Spool(folder.spool / "reports.jsonl", spool_megabytes * MEGABYTE)
+        spool = Spool(folder.spool / REPORTS, spool_megabytes * MEGABYTE)
         self._delivery = Delivery(api, spool, on_stale)
-        self._uploads = Uploads(api, folder.staging, on_stale)
+        self._progress = Progress()
+        self._waiting_for = ""
+        for reports in sorted(folder.inherited.glob("*.jsonl")):
+            self._delivery.inherit(reports)
+        self._uploads = Uploads(api, folder.staging, on_stale, self._on_waiting)
+        self._submit_inherited_curves()
         self._log = ExitStack()
         self._log.enter_context(LogForwarder(self._delivery.log).listening())
 
+    def _submit_inherited_curves(self) -> None:
+        for path in sorted(self._folder.inherited.glob("*.json")):
+            if (match := CURVES_NAME.fullmatch(path.name)) is not None:
+                self._uploads.submit(path, path.name, "curves", step=int(match[2]))
+                path.unlink()
+
+    def _on_waiting(self, what: str) -> None:
+        """From the thread of the uploads. The job says it, so that nobody takes a full storage for a hung training."""
+        self._waiting_for = what
+        if what:
+            text = f"files wait for {what}; they are kept and sent again until they are taken"
+            self._delivery.log([LogLine(at=datetime.now(UTC), level="warning", text=text)])
+        self._delivery.progress(self._progress.model_copy(update={"waiting_for": what}))
+
+    def _progress_of(self, run: Run) -> Progress:
+        self._progress = progress_of(run)
+        return self._progress.model_copy(update={"waiting_for": self._waiting_for})
+
     @override
     def on_phase(self, run: Run, phase: Phase) -> None:
-        self._delivery.progress(progress_of(run))
+        self._delivery.progress(self._progress_of(run))
 
     @override
     def on_log(self, run: Run, values: dict[str, float]) -> None:
@@ -123,7 +147,7 @@ class Reporter(Callback):
                 raise error
         now = datetime.now(UTC)
         points = [MetricPoint(key=key, step=run.step, value=encode_non_finite(v), at=now) for key, v in values.items()]
-        self._delivery.metrics(points, progress_of(run))
+        self._delivery.metrics(points, self._progress_of(run))
 
     @override
     def on_progress(self, run: Run) -> None:

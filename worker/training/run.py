@@ -6,6 +6,7 @@ processes train together, each of them is one of these, started by `worker.train
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ from worker.folder import Order, Outcome, WorkFolder
 from worker.settings import Settings, read_settings
 from worker.training.failures import describe, invalid_spec
 from worker.training.orphan_guard import end_at_once, tie_to
-from worker.training.paths import check_paths
+from worker.training.paths import opened_paths
 
 if TYPE_CHECKING:  # it imports torch
     from crosskd.engine.callbacks import Callback
@@ -54,28 +55,23 @@ def train(
 
     `rank` is which process of several this is; None says there is one. The outcome is `Lost` where a collective failed.
     """
-    try:
-        config = SPECS[order.claim.kind].model_validate(order.claim.spec)
-        check_paths(config, settings.data_roots)
-    except ValidationError as exc:
-        return Outcome(outcome="failed", failure=invalid_spec(exc))
-    except CrossKDError as exc:
-        return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
-    if stop.is_set() and rank is None:  # ranks may have heard of it at different times: they stop together
-        return Outcome(outcome="released")
-    if rank:
-        return _run(order, config, folder, settings, stop, [])
-    with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
-        set_correlation_headers(http, order.claim.request_id)
-        return _train(
-            order,
-            config,
-            folder,
-            settings,
-            stop,
-            AttemptClient(http, order.claim.attempt, order.claim.fencing_token, refusals=settings.outage_seconds),
-            rank,
-        )
+    with contextlib.ExitStack() as inputs:
+        try:
+            config = SPECS[order.claim.kind].model_validate(order.claim.spec)
+            roots = inputs.enter_context(opened_paths(config, settings.data_roots))
+            settings = settings.model_copy(update={"data_roots": roots})  # links followed: not to be again
+        except ValidationError as exc:
+            return Outcome(outcome="failed", failure=invalid_spec(exc))
+        except CrossKDError as exc:
+            return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+        if stop.is_set() and rank is None:  # ranks may have heard of it at different times: they stop together
+            return Outcome(outcome="released")
+        if rank:
+            return _run(order, config, folder, settings, stop, [])
+        with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
+            set_correlation_headers(http, order.claim.request_id)
+            api = AttemptClient(http, order.claim.attempt, order.claim.fencing_token, refusals=settings.outage_seconds)
+            return _train(order, config, folder, settings, stop, api, rank)
 
 
 def _train(

@@ -6,13 +6,12 @@ from typing import Any
 
 from api.auth import Fence
 from api.database import Session
-from api.errors import PayloadTooLarge
 from api.models import Evaluation, MetricBatch, MetricPoint
 from api.services.history import summaries
 from api.services.history.values import as_stored
 from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.services.jobs.journal import append
-from wire.reports import MAX_POINTS, EvaluationReport
+from wire.reports import EvaluationReport
 from wire.reports import MetricBatch as Batch
 from wire.reports import MetricPoint as Point
 
@@ -20,14 +19,9 @@ from wire.reports import MetricPoint as Point
 def add_batch(session: Session, fence: Fence, batch: Batch) -> None:
     """Store a batch whole, once: the same sequence again changes nothing, and costs two look-ups.
 
-    Raises as `running_attempt` does, and `PayloadTooLarge` for a batch of too many points.
+    Raises as `running_attempt` does.
     """
     attempt = running_attempt(session, fence)
-    if len(batch.points) > MAX_POINTS:
-        raise PayloadTooLarge(
-            f"the batch has {len(batch.points)} points, and at most {MAX_POINTS} are taken at once",
-            remedy="Send several batches, each with a sequence number of its own.",
-        )
     batch_id = {"attempt_id": attempt.id, "sequence": batch.sequence}
     if not session.insert_if_absent(MetricBatch, batch_id):
         return

@@ -7,9 +7,9 @@ from typing import NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, select
 
-from api.auth import Fence
+from api.auth import Fence, not_its_own
 from api.database import Session
-from api.errors import NotFound, StaleAttempt, Unauthorized
+from api.errors import NotFound, StaleAttempt
 from api.models import ID, Attempt
 
 
@@ -59,7 +59,7 @@ def running_attempt(session: Session, fence: Fence, *, lock: bool = True) -> Att
 
 def _checked(attempt: A | None, fence: Fence) -> A:
     if fence.secret_sha256 is not None and not _is_own_secret(attempt, fence.secret_sha256):
-        raise Unauthorized("the token is not this attempt's", remedy="Use the one that the claim answered with.")
+        raise not_its_own()
     if attempt is None:
         raise NotFound("there is no such attempt", remedy="A claim answers with the attempt's id.")
     if attempt.number != fence.token:

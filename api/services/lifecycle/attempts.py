@@ -62,7 +62,7 @@ def claim(
         versions=request.versions,
         started_at=now,
         lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
-        resumed_from_step=(resume.step or 0) if resume else 0,
+        resumed_from_step=max(resume.step or 0 if resume else 0, request.checkpoint_step or 0),
         token_sha256=digest(secret),
     )
     session.add(attempt)

@@ -29,7 +29,7 @@ def check(database: Database, settings: Settings, storage: Storage, parts: Seque
     if {"database", "migrations"} & set(parts):
         faults += [fault for fault in _database(database) if fault.pointer in parts or fault.pointer == "database"]
     if "broker" in parts:
-        faults += _broker(settings.broker_url)
+        faults += _broker(settings.broker_address)
     if "storage" in parts:
         faults += [*_storage(storage), *_capacity(database, settings)]
     if faults:

@@ -1,8 +1,10 @@
-"""Checks a COCO instances file in bounded time and memory: `python -m api.services.submission.coco_check PATH SECONDS`.
+"""Checks a COCO file in bounded time and memory: `python -m api.services.submission.coco_check FD SECONDS`
 
-A process of its own, so that a 450 MB file costs the API neither its interpreter nor its memory. How the file is used
-comes as JSON on its standard input (`Use`); it prints one JSON object, a `Report`. It imports the standard library and
-crosskd/spec/coco alone, which are the rules of the training too: starting it takes milliseconds.
+A process of its own, so that a 450 MB file costs the API neither its interpreter nor its memory. It is given the file
+open, as descriptor FD, since a path may lead elsewhere a moment later. How the file is used comes as JSON on its
+standard input (`Use`), for a list of classes can be longer than an argument may be. It prints one JSON object, a
+`Report`. It imports the standard library and crosskd/spec alone, which holds the rules of the training too: starting it
+takes milliseconds.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import math
 import os
 import resource
 import sys
-from pathlib import Path
 from typing import BinaryIO, TypedDict
 
 from crosskd.spec.coco.fields import CocoFault
@@ -20,7 +21,7 @@ from crosskd.spec.coco.image_files import sample
 from crosskd.spec.coco.instances import read_instances
 from crosskd.spec.coco.survey import RemarkValues, Use, survey
 
-VERSION = 3  # of the rules and messages; an older result in the cache is not used
+VERSION = 4  # of the rules and messages; an older result in the cache is not used
 MAX_MEMORY = 1 << 30  # bytes of address space; COCO's own 450 MB file needs a third
 
 
@@ -75,14 +76,14 @@ def check(file: BinaryIO, use: Use) -> Report:
     return report
 
 
-def main(path: str, seconds: str) -> None:
+def main(descriptor: str, seconds: str) -> None:
     # Belt and braces: the API kills a check that is too slow; these hold when the API itself is gone.
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     cpu = math.ceil(float(seconds)) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
     os.nice(5)
     use = Use(**json.load(sys.stdin))
-    with Path(path).open("rb") as file:
+    with open(int(descriptor), "rb", closefd=False) as file:
         report = check(file, use)
     json.dump(report, sys.stdout)
 

@@ -24,6 +24,7 @@ from api.models import Dataset
 from api.services.submission.coco_check import VERSION, Report, UseReport
 from crosskd.spec.coco.fields import CocoFault
 from crosskd.spec.coco.survey import Use
+from crosskd.spec.inputs import Input
 
 COMMAND = [sys.executable, "-m", "api.services.submission.coco_check"]
 MAX_CACHED_PATH = 2000  # bytes: Postgres indexes no longer keys, and a path is one
@@ -61,8 +62,8 @@ class _FileStat:
     inode: int
 
 
-def examine(database: Database, path: Path, seconds: float, use: Use) -> CheckResult:
-    """The check of the annotation file at `path` for `use`, from the cache where the file was seen so before.
+def examine(database: Database, file: Input, seconds: float, use: Use) -> CheckResult:
+    """The check of an annotation file for `use`, from the cache where the file was seen so before.
 
     It opens short transactions of its own and holds none while the file is read. One check runs per file at a
     time; whoever else asks for that file waits and finds the result.
@@ -71,19 +72,19 @@ def examine(database: Database, path: Path, seconds: float, use: Use) -> CheckRe
         CheckFailed: the file cannot be read, or not within `seconds`.
         Unavailable: too many requests are waiting for checks.
     """
-    if (cached := _cached(database, path, use)) is not None:
+    if (cached := _cached(database, file, use)) is not None:
         return cached
-    with _check_locks.held(path, seconds):
-        if (cached := _cached(database, path, use)) is not None:
+    with _check_locks.held(file.path, seconds):
+        if (cached := _cached(database, file, use)) is not None:
             return cached
         deadline = time.monotonic() + seconds
-        stat = _file_stat(path)
-        sha256 = _digest(path, deadline, seconds)
+        stat = _file_stat(file)
+        sha256 = _digest(file, deadline, seconds)
         result = _cached_by_digest(database, sha256, use)
         if result is None:
-            result = _check(path, use, deadline, seconds)
-        if _file_stat(path) == stat:  # otherwise it was written to meanwhile: true of nothing that is there now
-            _store(database, path, stat, sha256, use, result)
+            result = _check(file, use, deadline, seconds)
+        if _file_stat(file) == stat:  # otherwise it was written to meanwhile: true of nothing that is there now
+            _store(database, file.path, stat, sha256, use, result)
         return result
 
 
@@ -119,15 +120,17 @@ class _CheckLocks:
 _check_locks = _CheckLocks()
 
 
-def _check(path: Path, use: Use, deadline: float, seconds: float) -> CheckResult:
-    command = [*COMMAND, os.fspath(path), str(seconds)]
+def _check(file: Input, use: Use, deadline: float, seconds: float) -> CheckResult:
+    # The open file, not its path: that may lead elsewhere by now.
     try:
-        done = subprocess.run(
-            command,
-            input=json.dumps(use.values()).encode(),
-            capture_output=True,
-            timeout=max(deadline - time.monotonic(), 0.1),
-        )
+        with file.reader() as reader:
+            done = subprocess.run(
+                [*COMMAND, str(reader.fileno()), str(seconds)],
+                pass_fds=[reader.fileno()],
+                input=json.dumps(use.values()).encode(),
+                capture_output=True,
+                timeout=max(deadline - time.monotonic(), 0.1),
+            )
     except subprocess.TimeoutExpired:
         raise _too_slow(seconds) from None
     if done.returncode != 0:
@@ -148,11 +151,11 @@ def _check(path: Path, use: Use, deadline: float, seconds: float) -> CheckResult
     )
 
 
-def _digest(path: Path, deadline: float, seconds: float) -> str:
+def _digest(file: Input, deadline: float, seconds: float) -> str:
     sha256 = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
+        with file.reader() as reader:
+            while chunk := reader.read(1 << 20):
                 sha256.update(chunk)
                 if time.monotonic() > deadline:
                     raise _too_slow(seconds)
@@ -168,18 +171,18 @@ def _too_slow(seconds: float) -> CheckFailed:
     )
 
 
-def _file_stat(path: Path) -> _FileStat:
+def _file_stat(file: Input) -> _FileStat:
     try:
-        status = path.stat()
-    except OSError as error:
+        status = os.fstat(file.descriptor)
+    except OSError as error:  # a network file system may have lost it
         raise CheckFailed(f"cannot be read: {error.strerror}", "Check the file and its permissions.") from None
     return _FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _cached(database: Database, path: Path, use: Use) -> CheckResult | None:
+def _cached(database: Database, file: Input, use: Use) -> CheckResult | None:
     with database.reading() as session:
-        row = session.get(Dataset, os.fspath(path))
-    if row is None or _FileStat(row.size, row.mtime_ns, row.inode) != _file_stat(path):
+        row = session.get(Dataset, os.fspath(file.path))
+    if row is None or _FileStat(row.size, row.mtime_ns, row.inode) != _file_stat(file):
         return None
     return _result_of_row(row, use)
 

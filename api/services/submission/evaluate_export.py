@@ -47,6 +47,7 @@ class _Sections:
     postprocess: PostprocessConfig | None = None
     classes: list[str] | None = None
     data: EvaluationData | None = None
+    as_is: bool | None = None
     images: str | None = None
 
 
@@ -57,6 +58,7 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
     "postprocess": TypeAdapter(PostprocessConfig),
     "classes": TypeAdapter(list[str]),
     "data": TypeAdapter(EvaluationData),
+    "as_is": TypeAdapter(bool),
     "images": TypeAdapter(str),
 }
 
@@ -76,7 +78,7 @@ def resolve(
         return type(config).model_validate(config.model_dump() | update)
     except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        findings.faults.extend(as_faults(errors, {"spec": config.model_dump()}))
+        findings.faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
         return None
 
 
@@ -102,8 +104,8 @@ def _resolved(
     update: dict[str, Any] = {}
     result, source = None, None
     if asked.data is not None:
-        use, allowed = Use("val", asked.data.classes), asked.data.max_corrupt_images
-        values, result = splits.check(database, settings, asked.data.val, use, allowed, findings)
+        use = Use("val", asked.data.classes, as_is=bool(asked.as_is))
+        values, result = splits.check(database, settings, asked.data.val, use, asked.data.max_corrupt_images, findings)
         update["data"] = {**asked.data.model_dump(), "val": values}
     if asked.weights is not None:
         source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)

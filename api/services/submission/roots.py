@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from crosskd.spec.inputs import Input, LeadsOutside, WrongKind, open_within, real_path
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class PathRefused(Exception):
@@ -16,25 +21,41 @@ class PathRefused(Exception):
         self.remedy = remedy
 
 
-def inside(path: Path, roots: Sequence[Path]) -> bool:
-    return any(path.is_relative_to(root) for root in roots)
+def open_file(text: str, roots: Sequence[Path]) -> Input:
+    """The file that `text` means, open: whoever reads it reads what was judged, whatever its path leads to by then.
 
-
-def locate(text: str, roots: Sequence[Path]) -> Path:
-    """The real path that `text` means: absolute, or relative to the first root that has it.
-
-    Links and `..` are followed first and judged by where they end. Whether a file outside exists is not told.
+    `text` is absolute, or relative to the first root that has it. Links and `..` are judged by where they end.
+    Whether a file outside exists is not told. Raises `PathRefused`.
     """
+    return _open(text, roots, folder=False)
+
+
+def locate_folder(text: str, roots: Sequence[Path]) -> Path:
+    """The real path of the folder that `text` means, as `open_file` has it. Raises `PathRefused`."""
+    with _open(text, roots, folder=True) as found:
+        if not os.access(found.path, os.X_OK):
+            raise _unreadable(text, "Permission denied")
+        return found.path
+
+
+def _open(text: str, roots: Sequence[Path], *, folder: bool) -> Input:
     if "\x00" in text:
         raise PathRefused("the path holds a NUL character", "Remove it.")
-    real_roots = [Path(os.path.realpath(root)) for root in roots]
-    candidates = [Path(os.path.realpath(root / text)) for root in real_roots]  # an absolute `text` replaces the root
-    allowed = [path for path in candidates if inside(path, real_roots)]
-    for path in allowed:
-        if _exists(path):
-            _require_text(path)
-            return path
-    if len(allowed) < len(candidates):
+    real_roots = [real_path(root) for root in roots]
+    outside = False
+    for root in real_roots:
+        try:
+            found = open_within(root / text, real_roots, folder=folder)  # an absolute `text` replaces the root
+        except LeadsOutside:
+            outside = True
+        except WrongKind:
+            raise _wrong_kind(text, folder) from None
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise _unreadable(text, error.strerror or str(error)) from None
+        else:
+            return _require_text(found)
+    if outside:
         raise PathRefused(
             f"{text!r} lies outside the data roots",
             f"Put it below one of {_list(roots)}, or add its folder to CROSSKD_DATA_ROOTS of the API and the workers.",
@@ -42,37 +63,25 @@ def locate(text: str, roots: Sequence[Path]) -> Path:
     raise PathRefused(f"{text!r} does not exist", f"Give an absolute path, or one relative to {_list(roots)}.")
 
 
-def locate_file(text: str, roots: Sequence[Path]) -> Path:
-    path = locate(text, roots)
-    if not path.is_file():
-        raise PathRefused(f"{text!r} is not a file", "Name a regular file.")
-    if not os.access(path, os.R_OK):
-        raise PathRefused(f"{text!r} cannot be read", "Give the API's user the right to read it.")
-    return path
+def _wrong_kind(text: str, folder: bool) -> PathRefused:
+    if folder:
+        return PathRefused(f"{text!r} is not a folder", "Name the folder that the images' file names are relative to.")
+    return PathRefused(f"{text!r} is not a file", "Name a regular file.")
 
 
-def locate_folder(text: str, roots: Sequence[Path]) -> Path:
-    path = locate(text, roots)
-    if not path.is_dir():
-        raise PathRefused(f"{text!r} is not a folder", "Name the folder that the images' file names are relative to.")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise PathRefused(f"{text!r} cannot be entered", "Give the API's user the right to read it.")
-    return path
+def _unreadable(text: str, why: str) -> PathRefused:
+    return PathRefused(f"{text!r} cannot be read: {why}", "Give the API's user the right to read it.")
 
 
-def _require_text(path: Path) -> None:
+def _require_text(found: Input) -> Input:
     """A link may lead to a name that is no UTF-8; neither JSON nor the database could carry it."""
     try:
-        os.fspath(path).encode()
+        os.fspath(found.path).encode()
     except UnicodeEncodeError:
-        raise PathRefused(f"the path leads to {os.fsencode(path)!r}, which is not UTF-8", "Rename the file.") from None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name longer than the file system takes
-        return False
+        found.close()
+        name = os.fsencode(found.path)
+        raise PathRefused(f"the path leads to {name!r}, which is not UTF-8", "Rename the file.") from None
+    return found
 
 
 def _list(roots: Sequence[Path]) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from api.database import Database
 from api.services.submission import datasets
 from api.services.submission.findings import Findings
-from api.services.submission.roots import PathRefused, locate_file, locate_folder
+from api.services.submission.roots import PathRefused, locate_folder, open_file
 from api.settings import Settings
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside, look
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import CocoSplit
+from crosskd.spec.inputs import real_path
 from wire.errors import Fault
 from wire.jobs import DataWarning
 
@@ -36,9 +36,10 @@ def check(
     except PathRefused as refused:
         findings.add(f"{pointer}/images", refused.detail, refused.remedy)
     try:
-        annotations = locate_file(split.annotations, settings.data_roots)
-        values["annotations"] = str(annotations)
-        result = datasets.examine(database, annotations, settings.coco_check_seconds, use)
+        with open_file(split.annotations, settings.data_roots) as file:
+            annotations = file.path
+            values["annotations"] = str(annotations)
+            result = datasets.examine(database, file, settings.coco_check_seconds, use)
     except PathRefused as refused:
         findings.add(f"{pointer}/annotations", refused.detail, refused.remedy)
         return values, None
@@ -70,14 +71,14 @@ def _look_for_images(
 ) -> None:
     """A sample of the images that are read. The training looks for all of them."""
     assert result.use is not None
-    roots = [Path(os.path.realpath(root)) for root in settings.data_roots]
+    roots = [real_path(root) for root in settings.data_roots]
     found = look(folder, result.use["sample"], roots, seconds=LOOK_SECONDS)
     sampled = f"; a sample of all {result.use['images']} was looked for" if found.looked < result.use["images"] else ""
     if found.outside:
         findings.add(pointer, explain_outside(found.outside, found.looked) + sampled, OUTSIDE_REMEDY)
     if not found.missing:
         return
-    missing = explain(folder, found.missing, found.looked, seconds=LOOK_SECONDS)
+    missing = explain(folder, found.missing, found.looked, roots, seconds=LOOK_SECONDS)
     if len(found.missing) > allowed:
         findings.add(pointer, missing.detail + sampled, missing.remedy)
         return

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from api.database import Database, Session
-from api.errors import InvalidSpec
+from api.errors import invalid
 from api.services.submission import datasets, evaluate_export, splits, weights
 from api.services.submission.findings import Findings
-from api.services.submission.roots import PathRefused, locate_file
+from api.services.submission.roots import PathRefused
 from api.services.submission.weights_header import NotSafetensors
 from api.settings import Settings
 from crosskd.spec.coco.categories import listed, other_categories
@@ -55,7 +55,7 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Sp
     findings = Findings()
     resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
     if resolved is None:
-        raise _invalid(findings.faults)
+        raise invalid("spec", findings.faults)
     return resolved, findings.warnings
 
 
@@ -65,7 +65,8 @@ def _training(
     roots = settings.data_roots
     findings = Findings(_kind(kind, config.teacher))
     faults = findings.faults
-    data = _data(database, settings, config.data, config.augment, config.loader, findings)
+    as_is = config.evaluation.as_is
+    data = _data(database, settings, config.data, config.augment, config.loader, findings, as_is=as_is)
     student = _student(roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
@@ -74,7 +75,7 @@ def _training(
         update["teacher"] = teacher
         update["distill"] = _distill(config, teacher or config.teacher, faults)
     if faults:
-        raise _invalid(faults)
+        raise invalid("spec", faults)
     return _completed(config, update), findings.warnings
 
 
@@ -126,11 +127,6 @@ def _kind(kind: Any, teacher: Any) -> list[Fault]:
     return []
 
 
-def _invalid(faults: list[Fault]) -> InvalidSpec:
-    count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return InvalidSpec(f"the spec has {count}; `errors` tells where", errors=faults)
-
-
 def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
     """`config` with what was resolved and with the defaults that depend on other fields."""
     evaluation, augment = config.evaluation, config.augment
@@ -141,7 +137,7 @@ def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
         return TrainConfig.model_validate({**config.model_dump(), **update})
     except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        raise _invalid(as_faults(errors, {"spec": config.model_dump()})) from None
+        raise invalid("spec", *as_faults(errors, {"spec": config.model_dump()})) from None
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -154,11 +150,13 @@ def _data(
     augment: AugmentConfig,
     loader: LoaderConfig,
     findings: Findings,
+    *,
+    as_is: bool = False,
 ) -> dict[str, Any]:
     """The data section with absolute paths and, where the files are in order, classes."""
     data = config.model_dump()
     train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
-    val_use, allowed = Use("val", config.classes), config.max_corrupt_images
+    val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
     data["train"], train = splits.check(database, settings, config.train, train_use, allowed, findings)
     data["val"], val = splits.check(database, settings, config.val, val_use, allowed, findings)
     data["classes"] = _classes(config.classes, train, val, findings.faults)
@@ -192,9 +190,7 @@ def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -
     if isinstance(init, FileRef):
         pointer = "/spec/student/backbone/init/file"
         try:
-            path = locate_file(init.file, roots)
-            if path.suffix == ".safetensors":
-                weights.read_weights_file(path)
+            path, _ = weights.look_at(init.file, roots)
             values["backbone"]["init"] = {"file": str(path)}
         except PathRefused as refused:
             faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from api.database import Database
 from api.models import ID, Artifact, Job
-from api.services.submission.roots import PathRefused, locate_file
+from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, TeacherConfig
 from crosskd.spec.evaluate_export import scale_of
@@ -108,19 +108,17 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
 
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
     try:
-        path = locate_file(ref.file, roots)
+        path, header = look_at(ref.file, roots)
     except PathRefused as refused:
         faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
         return None
-    weights = FileRef(file=str(path))
-    if path.suffix != ".safetensors":
-        return Source(weights)
-    try:
-        header = read_weights_file(path)
     except NotSafetensors as error:
-        detail = f"{path.name} is no readable safetensors file: {error}"
+        detail = f"{Path(ref.file).name} is no readable safetensors file: {error}"
         faults.append(Fault(pointer=pointer, detail=detail, remedy="Export the weights again, or copy them anew."))
         return None
+    weights = FileRef(file=str(path))
+    if header is None:
+        return Source(weights)
     if (classes := _classes_of(header, weights)) is not None and len(set(classes)) != len(classes):
         detail = f"{path.name} names a class twice"
         remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
@@ -131,13 +129,19 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
     return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
 
 
-def read_weights_file(path: Path) -> WeightsHeader:
-    """The header of a safetensors file. Raises `NotSafetensors`."""
-    try:
-        with path.open("rb") as file:
-            return read_header(file)
-    except OSError as error:
-        raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
+def look_at(file: str, roots: Sequence[Path]) -> tuple[Path, WeightsHeader | None]:
+    """Where the weights `file` really lie, and their header; None where only torch can read them.
+
+    Raises `PathRefused`, or `NotSafetensors`.
+    """
+    with open_file(file, roots) as weights:
+        if weights.path.suffix != ".safetensors":
+            return weights.path, None
+        try:
+            with weights.reader() as reader:
+                return weights.path, read_header(reader)
+        except OSError as error:
+            raise NotSafetensors(f"it cannot be read ({error.strerror})") from None
 
 
 def _model_of(header: WeightsHeader) -> ModelConfig | None:

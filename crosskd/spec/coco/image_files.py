@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within
 
 SAMPLE = 50  # names that are looked for before a job is stored
 LONGEST = 1000  # characters of a name in a sample
@@ -35,7 +38,8 @@ class Look:
 def look(root: Path, names: Iterable[str], roots: Sequence[Path] = (), *, seconds: float | None = None) -> Look:
     """Look for files below `root`, whose links may lead to anywhere in it or in `roots` (real paths, both).
 
-    One listing per folder with many names: quick for a hundred thousand. After `seconds` no further look-up begins.
+    What a name leads to is judged as it was opened; nothing outside is opened or listed. One listing per folder with
+    many names: quick for a hundred thousand. After `seconds` no further look-up begins.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     by_folder: defaultdict[str, list[str]] = defaultdict(list)
@@ -43,35 +47,35 @@ def look(root: Path, names: Iterable[str], roots: Sequence[Path] = (), *, second
         by_folder[name.rpartition("/")[0]].append(name)
     found = Look()
     for folder, inside in by_folder.items():
-        real = os.path.realpath(root / folder)
-        sound = _plain_files(real) if len(inside) >= LISTING and is_inside(real, (root, *roots)) else frozenset()
+        sound = _plain_files(root / folder, (root, *roots)) if len(inside) >= LISTING else frozenset()
         for name in inside:
             if deadline is not None and time.monotonic() > deadline:
                 return found
             found.looked += 1
             if name.rpartition("/")[2] not in sound:
-                _look_for(root, name, roots, found)
+                _look_for(root / name, name, (root, *roots), found)
     return found
 
 
-def is_inside(real: str, roots: Iterable[Path]) -> bool:
-    return any(Path(real).is_relative_to(root) for root in roots)
-
-
-def _look_for(root: Path, name: str, roots: Sequence[Path], found: Look) -> None:
-    real = os.path.realpath(root / name)
-    if not is_inside(real, (root, *roots)):
-        found.outside.append(name)
-    elif not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises on a name that is too long
-        found.missing.append(name)
-
-
-def _plain_files(folder: str) -> frozenset[str]:
-    """Names of regular files that are no links; none if the folder cannot be read."""
+def _look_for(path: Path, name: str, roots: Sequence[Path], found: Look) -> None:
     try:
-        with os.scandir(folder) as entries:
+        open_within(path, roots).close()
+    except LeadsOutside:
+        found.outside.append(name)
+    except WrongKind:
+        found.missing.append(name)
+    except OSError as error:
+        # A file that may be seen, but not read, is there: who reads it says why it cannot.
+        if error.errno != errno.EACCES or not os.access(path.parent, os.X_OK):
+            found.missing.append(name)
+
+
+def _plain_files(folder: Path, roots: Sequence[Path]) -> frozenset[str]:
+    """Names of regular files that are no links; none if the folder cannot be read or lies outside."""
+    try:
+        with open_within(folder, roots, folder=True) as opened, os.scandir(opened.descriptor) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
-    except OSError:
+    except (OSError, WrongKind, LeadsOutside):
         return frozenset()
 
 

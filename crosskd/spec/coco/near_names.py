@@ -11,6 +11,8 @@ from itertools import combinations, islice
 from pathlib import Path
 from urllib.parse import unquote
 
+from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within
+
 LISTED = 5  # missing names that a message spells out
 TRIED = 20  # names that something near is looked for
 GROUPS = 3  # kinds of difference that a message spells out
@@ -47,12 +49,17 @@ class Missing:
     remedy: str
 
 
-def explain(root: Path, missing: Sequence[str], looked: int, *, seconds: float = 5.0) -> Missing:
-    """`missing` are those of `looked` names that are no files below `root`. Near names are sought for some seconds."""
+def explain(
+    root: Path, missing: Sequence[str], looked: int, roots: Sequence[Path] = (), *, seconds: float = 5.0
+) -> Missing:
+    """`missing` are those of `looked` names that are no files below `root`.
+
+    Near names are sought for some seconds, in folders that lie in `root` or in `roots` (real paths, both).
+    """
     more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
     names = ", ".join(f"{name!r:.120}" for name in missing[:LISTED])
     detail = f"{len(missing)} of {looked} images are missing: {names}{more}"
-    search = _Search(root, time.monotonic() + seconds)
+    search = _Search(root, roots, time.monotonic() + seconds)
     tried = missing[:TRIED]
     groups: dict[tuple[tuple[str, ...], str], list[Near]] = {}
     for name in tried:
@@ -84,8 +91,8 @@ class _Listing:
 class _Search:
     """Lists each folder once, and not without end."""
 
-    def __init__(self, root: Path, deadline: float) -> None:
-        self.root, self.deadline = root, deadline
+    def __init__(self, root: Path, roots: Sequence[Path], deadline: float) -> None:
+        self.root, self.roots, self.deadline = root, (root, *roots), deadline
         self.unreadable: dict[str, str] = {}
         self._listings: dict[str, _Listing] = {}
 
@@ -144,14 +151,17 @@ class _Search:
         if len(self._listings) > FOLDERS or time.monotonic() > self.deadline:
             return listing
         try:
-            with os.scandir(self.root / folder) as entries:
+            with (
+                open_within(self.root / folder, self.roots, folder=True) as opened,
+                os.scandir(opened.descriptor) as entries,
+            ):
                 for entry in islice(entries, ENTRIES):
                     listing.exact.add(entry.name)
                     listing.alike.setdefault(_alike(entry.name), entry.name)
                     listing.stems.setdefault(_stem(entry.name), entry.name)
                     if len(listing.folders) < BELOW and entry.is_dir(follow_symlinks=False):
                         listing.folders.append(entry.name)
-        except (NotADirectoryError, FileNotFoundError):
+        except (NotADirectoryError, FileNotFoundError, WrongKind, LeadsOutside):  # names outside are nobody's business
             pass
         except OSError as error:
             self.unreadable[str(self.root / folder)] = error.strerror or type(error).__name__

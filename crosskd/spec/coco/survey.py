@@ -67,6 +67,7 @@ class Use:
     min_side: float = 0.0
     drop_empty: bool = False
     min_image_side: int = 0
+    as_is: bool = False  # an evaluation takes the boxes as they stand in the file
 
     def values(self) -> dict[str, Any]:
         return {**asdict(self), "classes": None if self.classes is None else list(self.classes)}
@@ -81,6 +82,7 @@ class Survey:
     whole: array[int] = field(default_factory=lambda: array("q"))  # its image's place, label, crowd, ignore, trains
     images: array[int] = field(default_factory=lambda: array("q"))  # places of the images that are read
     boxes: int = 0  # that train
+    left_out: int = 0  # boxes of which nothing lies in their image, or that have no size
     remarks: list[Remark] = field(default_factory=list)
     problem: str = ""
     remedy: str = ""
@@ -131,6 +133,7 @@ def _take_boxes(found: Instances, use: Use, result: Survey, tallies: defaultdict
         x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
         if x2 <= x1 or y2 <= y1:
             tallies["outside" if w > 0 and h > 0 else "no_size"].add(id_)
+            result.left_out += 1
             continue
         if x < -CLIPPED or y < -CLIPPED or x + w > width + CLIPPED or y + h > height + CLIPPED:
             tallies["clipped"].add(id_)
@@ -147,8 +150,8 @@ def _take_boxes(found: Instances, use: Use, result: Survey, tallies: defaultdict
 
 
 def _take_images(found: Instances, use: Use, result: Survey, tallies: defaultdict[str, _Tally]) -> None:
-    filled = {place for place, trains in zip(result.whole[::5], result.whole[4::5], strict=True) if trains}
-    if use.drop_empty and not filled:
+    filled = set(result.whole[::5])  # as in MMDetection: a box that trains nothing does not make an image empty
+    if use.drop_empty and not result.boxes:
         result.problem = "no image has a box that trains"
         result.remedy = "Check the boxes and `classes`, or set loader.drop_empty to false."
         return
@@ -167,15 +170,16 @@ def _take_images(found: Instances, use: Use, result: Survey, tallies: defaultdic
 def _remark(found: Instances, use: Use, result: Survey, tallies: dict[str, _Tally]) -> None:
     """From what was counted to remarks; those that most likely mean a mistake come first."""
     all_boxes, all_images, train = len(found.ids), len(found.names), use.split == "train"
+    left_out, clipped = ("are evaluated as they stand",) * 2 if use.as_is else ("are left out", "are clipped to it")
     kinds: list[tuple[str, Of, int, str, str]] = [
-        ("outside", "annotations", all_boxes, "lie outside their image and are left out", CHECK_BBOX),
-        ("no_size", "annotations", all_boxes, "have no width or no height and are left out", CHECK_BBOX),
-        ("clipped", "annotations", all_boxes, "reach out of their image and are clipped to it", CHECK_BBOX),
+        ("outside", "annotations", all_boxes, f"lie outside their image and {left_out}", CHECK_BBOX),
+        ("no_size", "annotations", all_boxes, f"have no width or no height and {left_out}", CHECK_BBOX),
+        ("clipped", "annotations", all_boxes, f"reach out of their image and {clipped}", CHECK_BBOX),
     ]
     if train:
         narrow = f"are narrower than {use.min_side:g} pixels and train nothing"
         small = f"have a shorter side below {use.min_image_side} pixels and are left out"
-        empty = "have no box that trains and are left out"
+        empty = "have no box and are left out"
         kinds += [
             ("narrow", "annotations", all_boxes, narrow, "augment.min_side sets the bound."),
             ("crowd", "annotations", all_boxes, "are crowds or ignored and train nothing", ""),

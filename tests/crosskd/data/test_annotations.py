@@ -104,6 +104,7 @@ def test_boxes_are_clipped_and_those_with_nothing_inside_are_dropped_counted_and
     ]
     read = read_annotations(write(tmp_path, content(images=[image()], annotations=boxes), images=False))
     assert read.boxes.tolist() == [[0, 40, 15, 48], [60, 1, 64, 5]]
+    assert read.left_out == 3
     assert [(remark.kind, remark.count, remark.ids) for remark in read.remarks[:3]] == [
         ("outside", 2, [2, 3]),
         ("no_size", 1, [4]),

@@ -35,20 +35,34 @@ def test_crowd_ignored_and_narrow_boxes_train_nothing_but_stay_in_the_ground_tru
     assert data.annotations.ignore.tolist() == [False, False, True, False]
 
 
-@pytest.mark.parametrize(("drop_empty", "ids"), [(False, [70, 20]), (True, [20])])
-def test_images_without_a_box_that_trains_are_kept_or_dropped(tmp_path, drop_empty, ids):
-    path = write(tmp_path, content(annotations=[box(1, 70, iscrowd=1), box(2, 20)]))
-    data = CocoDataset(path, tmp_path / "images", drop_empty=drop_empty)
+@pytest.mark.parametrize(
+    ("drop_empty", "alone", "ids"),
+    [
+        (False, [], [70, 20]),
+        (True, [], [20]),
+        # As in MMDetection: a box that trains nothing does not make an image empty.
+        (True, [box(1, 70, iscrowd=1)], [70, 20]),
+        (True, [box(1, 70, ignore=1)], [70, 20]),
+        (True, [box(1, 70, bbox=[1, 1, 9, 0.5])], [70, 20]),
+        (True, [box(1, 70, bbox=[1, 1, 9, 0])], [20]),
+    ],
+)
+def test_images_without_a_box_are_kept_or_dropped_and_those_with_crowds_alone_are_kept(
+    tmp_path, drop_empty, alone, ids
+):
+    path = write(tmp_path, content(annotations=[*alone, box(2, 20)]))
+    data = CocoDataset(path, tmp_path / "images", drop_empty=drop_empty, min_side=1)
     assert [data[i].image_id for i in range(len(data))] == ids
     assert len(data.sizes) == len(ids)
-    if not drop_empty:
+    if 70 in ids:
         assert data[0].boxes.shape == (0, 4)
         assert data[0].labels.shape == (0,)
 
 
-def test_a_data_set_without_any_box_is_refused_when_empty_images_are_dropped(tmp_path):
+@pytest.mark.parametrize("boxes", [[], [box(1, 70, iscrowd=1)]])
+def test_a_data_set_without_a_box_that_trains_is_refused_when_empty_images_are_dropped(tmp_path, boxes):
     with pytest.raises(DataError, match="no image has a box that trains"):
-        CocoDataset(write(tmp_path, content(annotations=[])), tmp_path / "images", drop_empty=True)
+        CocoDataset(write(tmp_path, content(annotations=boxes)), tmp_path / "images", drop_empty=True)
 
 
 def test_small_images_are_left_out_by_their_shorter_side(tmp_path):

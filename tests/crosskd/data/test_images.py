@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from crosskd.data import images
 from crosskd.data.images import ORIENTATION, TRANSPOSES, ImageFolder
 from crosskd.errors import DataError
 from tests.support.coco_files import noise
@@ -61,6 +64,72 @@ def test_sixteen_bit_grey_keeps_its_upper_byte(folder):
     values = np.random.default_rng(0).integers(0, 2**16, SIZE, dtype=np.uint16)
     Image.fromarray(values).save(folder / "a.png")
     assert np.array_equal(read(folder, "a.png")[:, :, 1], values >> 8)
+
+
+def png16(values: np.ndarray) -> bytes:
+    """Values [h, w, 1 to 4] as a 16-bit PNG, which Pillow writes of grey alone."""
+    height, width, planes = values.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[planes]
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, colour, 0, 0, 0])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3, 4])
+@pytest.mark.parametrize(("bits", "said"), [(12, True), (14, True), (16, False)])
+def test_a_sixteen_bit_image_that_becomes_nearly_black_is_told_and_can_be_stretched(folder, planes, bits, said):
+    """Of colour Pillow drops the lower byte itself, in silence."""
+    values = np.random.default_rng(planes).integers(100, 2**bits, (*SIZE, planes), dtype=np.uint16)
+    if planes in (2, 4):
+        values[..., -1] = 65535  # opaque
+    (folder / "a.png").write_bytes(png16(values))
+    colours = np.broadcast_to(values[..., : planes - 1 + planes % 2], (*SIZE, 3)).astype(float)
+
+    plain = ImageFolder(folder, 10_000)
+    assert np.array_equal(np.asarray(plain.read("a.png", SIZE)), colours.astype(int) >> 8)
+    assert list(plain.dark) == ["a.png"] * said
+    assert all("own_range" in remark for remark in plain.dark.values())
+
+    stretching = ImageFolder(folder, 10_000, "own_range")
+    wanted = (colours - colours.min()) * 255 / (colours.max() - colours.min())
+    found = np.asarray(stretching.read("a.png", SIZE))
+    assert np.abs(found - wanted).max() <= 0.5 + 1e-9
+    assert (found.min(), found.max(), stretching.dark) == (0, 255, {})
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_colour_in_tiff_is_stretched_too(folder, order):
+    values = np.random.default_rng(1).integers(0, 4096, (*SIZE, 3), dtype=np.uint16)
+    values[0, 0] = 0
+    height, width = SIZE
+    pixels, bits = 8, 8 + values.nbytes
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    tags += [(273, 4, 1, pixels), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
+    whole = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, bits + 6)
+    whole += values.astype(f"{order}u2").tobytes() + struct.pack(f"{order}3HH", 16, 16, 16, len(tags))
+    for tag, kind, count, value in tags:
+        short = kind == 3 and count == 1
+        whole += struct.pack(f"{order}HHI" + ("HH" if short else "I"), tag, kind, count, value, *([0] if short else []))
+    (folder / "a.tiff").write_bytes(whole + bytes(4))
+    assert np.array_equal(read(folder, "a.tiff"), values >> 8)
+    found = np.asarray(ImageFolder(folder, 10_000, "own_range").read("a.tiff", SIZE))
+    assert np.abs(found - values * (255 / values.max())).max() < 1
+
+
+def test_an_image_of_one_value_is_stretched_to_black(folder):
+    (folder / "a.png").write_bytes(png16(np.full((*SIZE, 1), 900, np.uint16)))
+    assert np.asarray(ImageFolder(folder, 10_000, "own_range").read("a.png", SIZE)).max() == 0
+
+
+def test_a_broken_sixteen_bit_image_is_a_clear_error(folder):
+    whole = png16(np.random.default_rng(0).integers(0, 4096, (*SIZE, 3), dtype=np.uint16))
+    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        ImageFolder(folder, 10_000, "own_range").read("a.png", SIZE)
 
 
 def test_float_pixels_are_refused(folder):
@@ -212,8 +281,28 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(folder):
     for name in ("outside.png", "up/secret.png"):
         with pytest.raises(DataError, match="link that leads out of the data"):
             read(folder, name)
-        image = ImageFolder(folder, 10**6, [folder.parent]).read(name, SIZE)  # a data root that holds both
+        image = ImageFolder(folder, 10**6, roots=[folder.parent]).read(name, SIZE)  # a data root that holds both
         assert image.size == (20, 12)
+
+
+@pytest.mark.parametrize("module", [images.Image, os], ids=["decoded", "opened"])
+def test_a_file_that_becomes_a_link_out_while_it_is_read_shows_nothing_of_outside(folder, monkeypatch, module):
+    inside = noise(20, 12, seed=1)
+    inside.save(folder / "a.png")
+    noise(20, 12, seed=2).save(folder.parent / "secret.png")
+    seen, real = ImageFolder(folder, 10_000), module.open
+
+    def swap_first(*arguments, **options):
+        (folder / "a.png").unlink(missing_ok=True)
+        (folder / "a.png").symlink_to("../secret.png")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "open", swap_first)
+    if module is os:
+        with pytest.raises(DataError, match="leads out of the data"):
+            seen.read("a.png", SIZE)
+    else:
+        assert np.array_equal(np.asarray(seen.read("a.png", SIZE)), np.asarray(inside))
 
 
 def test_the_folder_itself_may_be_a_link(folder):

@@ -4,17 +4,22 @@ import contextlib
 import io
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from crosskd.data.loader import Loader, build_loader
+from crosskd.data.loader import Loader, _start_worker, build_loader
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
 from crosskd.runs.loader_input import of_training
@@ -44,6 +49,22 @@ def break_image(folder: Path, *numbers: int) -> None:
     for number in numbers:
         path = folder / "images" / f"{number}.png"
         path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_nearly_black_are_told_once_and_counted(tmp_path, caplog, workers):
+    write(tmp_path, many([(64, 48)] * 5))
+    for name in ("1.png", "3.png"):
+        values = np.random.default_rng(0).integers(0, 4096, (48, 64), dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "images" / name)
+    peaks = {}
+    for sixteen_bit in (None, "own_range"):
+        augment = {"short_edges": [48], "long_edge": 64, "sixteen_bit": sixteen_bit}
+        loader = loader_of(config(tmp_path, loader={"workers": workers}, augment=augment, batch_size=1), "val")
+        peaks[sixteen_bit] = [float(batch.images.max()) > 2 for batch in loader]
+        assert sorted(loader.dark) == ([] if sixteen_bit else ["1.png", "3.png"])
+    assert peaks == {None: [True, False, True, False, True], "own_range": [True] * 5}
+    assert caplog.text.count("nearly black") == 1
 
 
 def test_workers_change_nothing(folder):
@@ -216,6 +237,32 @@ def test_a_killed_worker_is_a_clear_error(folder):
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(CrossKDError, match="a loader process died"):
         list(batches)
+
+
+def limited(what: str, worker: int) -> None:
+    """A worker that can share nothing of a batch's size, or whose queue cannot send what it is given."""
+    _start_worker(worker)
+    if what == "memory":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # shared memory is a file
+    else:
+        PackedBatch.__reduce__ = lambda _: unpicklable()  # type: ignore[method-assign, assignment]
+
+
+def unpicklable() -> Any:
+    raise RuntimeError("this cannot be sent")
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("memory", "could not send a batch: .*File too large"), ("queue", "a loader process died")]
+)
+def test_a_batch_that_cannot_be_sent_ends_the_training(folder, what, said):
+    """Otherwise it would wait for ever. As with a /dev/shm that is too small."""
+    loader = loader_of(config(folder, batch_size=1, loader={"workers": 1}), "train")
+    loader._loader.worker_init_fn = partial(limited, what)
+    with pytest.raises(CrossKDError, match=said) as caught:
+        list(loader.epoch(0))
+    assert caught.value.failure_class == "infrastructure"
+    assert "/dev/shm" in caught.value.remedy
 
 
 SCRIPT = """

@@ -60,6 +60,40 @@ def test_padding_is_the_next_multiple(size, multiple):
         assert 0 <= full - side < multiple
 
 
+def four_around(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear interpolation written out, as OpenCV and torchvision have it: [h, w, 3] at `size`, not rounded."""
+    places = []
+    for wanted, there in zip(size, pixels.shape, strict=False):
+        at = ((np.arange(wanted) + 0.5) * there / wanted - 0.5).clip(0, there - 1)
+        low = np.floor(at).astype(int)
+        places.append((low, np.minimum(low + 1, there - 1), at - low))
+    (top, bottom, down), (left, right, across) = places
+    down, across = down[:, None, None], across[None, :, None]
+    upper = pixels[top][:, left] * (1 - across) + pixels[top][:, right] * across
+    lower = pixels[bottom][:, left] * (1 - across) + pixels[bottom][:, right] * across
+    return upper * (1 - down) + lower * down
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 192), (400, 130), (65, 48), (40, 33), (300, 1)])
+@pytest.mark.parametrize("antialias", [None, True, False])
+def test_images_are_resized_with_antialiasing_or_by_the_four_pixels_around(width, height, antialias):
+    image = noise(width, height)
+    config = AugmentConfig(short_edges=[64], long_edge=96, antialias=antialias)
+    size = fitted((height, width), 64, 96)
+    for sample in (
+        validation_sample(example(width, height, [], image), config),
+        training_sample(example(width, height, [], image), config.model_copy(update={"flip": 0}), rng()),
+    ):
+        assert sample.pixels.dtype == np.uint8
+        assert sample.size == size
+        if antialias is False:
+            exact = four_around(np.asarray(image).astype(float), size)
+            assert np.abs(sample.pixels - exact).max() < 1.5  # OpenCV's weights are as coarse
+            assert abs((sample.pixels - exact).mean()) < 0.1
+        else:
+            assert np.array_equal(sample.pixels, np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)))
+
+
 def test_boxes_are_scaled_with_the_image_on_each_axis():
     config = AugmentConfig(short_edges=[96], long_edge=200)
     sample = validation_sample(example(65, 48, [[5, 6, 65, 48]]), config)

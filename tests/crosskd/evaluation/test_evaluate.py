@@ -24,8 +24,9 @@ SIZES = [(64, 48), (48, 64), (96, 64), (33, 57), (64, 48)]
 class Oracle(nn.Module):
     """A detector that answers with the ground truth, changed by a function: the boxes of the batch, in order."""
 
-    def __init__(self, batches, change=lambda boxes: boxes, score=1.0, num_classes=2):
+    def __init__(self, batches, change=lambda boxes: boxes, score=1.0, num_classes=2, max_detections=100):
         super().__init__()
+        self.max_detections = max_detections
         self.answers = [
             target for batch in batches for target in zip(batch.targets.boxes, batch.targets.labels, strict=True)
         ]
@@ -39,9 +40,9 @@ class Oracle(nn.Module):
         ]
 
 
-def evaluated(folder, change=lambda boxes: boxes, **settings):
+def evaluated(folder, change=lambda boxes: boxes, max_detections=100, **settings):
     loader = loader_of(config(folder, **settings), "val")
-    detector = Oracle(list(loader), change).train()
+    detector = Oracle(list(loader), change, max_detections=max_detections).train()
     result = evaluate(detector, loader, annotations=loader.dataset.annotations, step=7, epoch=1.5)
     assert detector.training
     return result
@@ -174,6 +175,115 @@ def found(*boxes: tuple[float, float, float, float], scores: list[float] | None 
         scores=np.array(scores or np.linspace(0.9, 0.1, len(boxes))),
         labels=np.zeros(len(boxes), dtype=np.int64),
     )
+
+
+def awkward() -> dict:
+    """What the cleaned ground truth and the file differ in: no size, outside, beyond the image, `ignore`, id 0; images
+    whose ids do not ascend."""
+    data = many([(64, 48)] * 10, boxes=4, seed=4)
+    for image, key in zip(data["images"], [9, 3, 7, 1, 5, 0, 8, 2, 6, 4], strict=True):
+        for entry in data["annotations"]:
+            if entry["image_id"] == image["id"]:
+                entry["image_id"] = -key
+        image["id"] = -key
+    for n, entry in enumerate(data["annotations"]):
+        x, y, _, _ = entry["bbox"]
+        entry["id"] = n
+        entry["bbox"] = {2: [x, y, 0, 9], 5: [70, 60, 5, 5], 7: [x, y, 60, 40]}.get(n % 11, entry["bbox"])
+        entry["ignore"] = int(n % 9 == 4)
+        entry["iscrowd"] = int(n % 13 == 6)
+    return data
+
+
+def test_as_it_stands_the_numbers_are_those_of_plain_pycocotools_on_any_file(tmp_path):
+    data = awkward()
+    write(tmp_path, data)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "train.json")
+    answers: dict[int, ImageDetections] = {}
+    entries = []
+    for n, image in enumerate(data["images"]):
+        own = truth.imgToAnns[image["id"]]
+        xywh = np.array([entry["bbox"] for entry in own]) + np.array([1, n % 3, 0, 0])
+        scores = np.round(np.random.default_rng(n).random(len(own)), 1)  # many are equal
+        labels = np.array([entry["category_id"] - 1 for entry in own])
+        xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        answers[image["id"]] = ImageDetections(xyxy, scores, labels)
+        entries += [
+            {"image_id": image["id"], "category_id": label + 1, "bbox": box, "score": score}
+            for box, label, score in zip(xywh.tolist(), labels.tolist(), scores.tolist(), strict=True)
+        ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCOeval(truth, truth.loadRes(entries), "bbox")
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+    cleaned = average_precision(read_annotations(tmp_path / "train.json"), answers)
+    as_is = average_precision(read_annotations(tmp_path / "train.json", as_is=True), answers)
+    assert list(as_is.metrics.values()) == pytest.approx(theirs.stats.tolist(), abs=1e-12)
+    assert as_is.metrics["AP"] != pytest.approx(cleaned.metrics["AP"], abs=0.01)
+
+
+@pytest.mark.parametrize(("as_is", "boxes", "left_out"), [(False, 32, 8), (True, 40, 0)])
+def test_boxes_that_are_not_counted_are_counted(tmp_path, as_is, boxes, left_out):
+    write(tmp_path, awkward())
+    result = evaluated(tmp_path, max_detections=300, evaluation={"as_is": as_is})
+    assert result.ground_truth() == {"boxes": boxes, "left_out": left_out, "as_is": as_is}
+    assert result.max_detections == (100 if as_is else 300)
+
+
+def crowd_of_boxes(count: int) -> dict:
+    """One image full of boxes of 10 x 10 that touch nothing."""
+    boxes = [
+        {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": [n % 40 * 12, n // 40 * 12, 10, 10]}
+        | {"area": 100, "iscrowd": 0}
+        for n in range(count)
+    ]
+    images = [{"id": 1, "file_name": "a.png", "width": 480, "height": 480}]
+    return content(images=images, annotations=boxes, categories=[{"id": 1, "name": "cell"}])
+
+
+@pytest.mark.parametrize(("limit", "ap", "ar"), [(100, 0.089, 100 / 1200), (600, 0.5, 0.5), (1200, 1, 1)])
+def test_ap_counts_as_many_detections_as_the_detector_may_make(tmp_path, limit, ap, ar):
+    """1,200 boxes, perfect detections of as many as the limit allows."""
+    write(tmp_path, crowd_of_boxes(1200))
+    loader = loader_of(config(tmp_path, augment={"short_edges": [480], "long_edge": 480}), "val")
+    detector = Oracle(list(loader), num_classes=1, max_detections=limit)
+    detector.answers = [(boxes[:limit], labels[:limit]) for boxes, labels in detector.answers]
+    result = evaluate(detector, loader, annotations=loader.dataset.annotations)
+    assert result.max_detections == limit
+    assert (result.metrics["AP"], result.metrics["APs"]) == (pytest.approx(ap, abs=0.006),) * 2
+    assert result.metrics["ARs"] == pytest.approx(ar)
+    assert (result.metrics["AR100"], result.metrics["AR10"]) == pytest.approx((100 / 1200, 10 / 1200))
+    assert result.per_class["cell"] == pytest.approx(result.metrics["AP"])
+    assert result.class_metrics["cell"]["AR100"] == pytest.approx(100 / 1200)
+    assert result.curves.precision[2].mean() == pytest.approx(result.metrics["AP"])
+
+
+def test_more_detections_count_as_in_pycocotools_with_that_limit(tmp_path):
+    """Where `summarize` reads the limits: AP50 and AP75 at the third of them."""
+    data = crowd_of_boxes(400)
+    write(tmp_path, data, images=False)
+    rng = np.random.default_rng(3)
+    xywh = np.array([entry["bbox"] for entry in data["annotations"]]) + rng.normal(0, 1, (400, 4))
+    scores = rng.random(400)
+    entries = [
+        {"image_id": 1, "category_id": 1, "bbox": box.tolist(), "score": score}
+        for box, score in zip(xywh, scores.tolist(), strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(tmp_path / "train.json")
+        theirs = COCOeval(truth, truth.loadRes(entries), "bbox")
+        theirs.params.maxDets = [1, 10, 300]
+        theirs.evaluate()
+        theirs.accumulate()
+        theirs.summarize()
+    answers = found(*np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), scores=scores.tolist())
+    ours = average_precision(read_annotations(tmp_path / "train.json"), {1: answers}, max_detections=300).metrics
+    known = {name: value for name, value in zip(METRICS, theirs.stats, strict=True) if name not in ("AP", "AR100")}
+    assert {name: ours[name] for name in known} == pytest.approx(known)
+    assert ours["AP"] == pytest.approx(theirs.eval["precision"][..., 0, -1].mean())
+    assert 0.05 < ours["AP"] < ours["AP50"]
 
 
 def precision(folder, answers: ImageDetections) -> float:

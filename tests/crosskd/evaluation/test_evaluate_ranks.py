@@ -31,6 +31,7 @@ class Rough(nn.Module):
     def __init__(self, loader: Loader) -> None:
         super().__init__()
         self.num_classes = 2
+        self.max_detections = 100
         self.truth = [each for batch in loader for each in zip(batch.targets.boxes, batch.targets.labels, strict=True)]
 
     def detect(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:

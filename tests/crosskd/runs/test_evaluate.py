@@ -119,6 +119,21 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     assert "the student after step 0 on 4 images" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("as_is", [False, True])
+def test_boxes_that_do_not_count_are_told(data: DataConfig, weights: Path, tmp_path: Path, as_is: bool) -> None:
+    content = json.loads(Path(data.val.annotations).read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    val = {"annotations": str(path), "images": data.val.images}
+    manifest = evaluate(make(data, weights, data={"val": val}, as_is=as_is), tmp_path / "run")
+    count = len(content["annotations"])
+    left_out = 0 if as_is else 1
+    assert manifest["model"]["ground_truth"] == {"boxes": count - left_out, "left_out": left_out, "as_is": as_is}
+    said = f"AP does not count 1 of the {count} boxes" in (tmp_path / "run" / "log.txt").read_text()
+    assert said == (not as_is)
+
+
 def test_the_file_behind_a_job_is_given(data: DataConfig, weights: Path, tmp_path: Path) -> None:
     config = make(data, weights, weights={"job": "0" * 32})
     with pytest.raises(ConfigError, match="not at hand") as caught:
@@ -134,6 +149,8 @@ def test_postprocessing_and_scale_can_be_chosen(data: DataConfig, weights: Path,
     manifest = evaluate(config, tmp_path, callbacks=[told])
     metrics = told.evaluations[0].metrics
     assert metrics["AR1"] == metrics["AR100"] > 0
+    assert told.evaluations[0].max_detections == manifest["model"]["max_detections"] == 1
+    assert "on 4 images, at most 1 detections each" in (tmp_path / "log.txt").read_text()
     assert manifest["model"]["image"] == [32, 32]
 
 

@@ -68,7 +68,9 @@ def test_the_command_writes_a_graph_and_says_how_well_it_agrees(exported: tuple[
 
     described = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
     assert json.loads(described["classes"]) == CLASSES
-    assert json.loads(described["scale"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32}
+    images = {"antialias": True, "sixteen_bit": "high_byte"}
+    assert json.loads(described["scale"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32} | images
+    assert "antialias" in described["images"]
     assert "the graph agrees with PyTorch" in (folder / "log.txt").read_text()
 
 

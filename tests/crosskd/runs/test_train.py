@@ -62,7 +62,8 @@ def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], t
     state, metadata = read_weights(result.best_weights)
     assert json.loads(metadata["classes"]) == CLASSES
     assert ModelConfig.model_validate_json(metadata["model"]) == config(data).student
-    assert json.loads(metadata["augment"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32}
+    images = {"antialias": True, "sixteen_bit": "high_byte"}
+    assert json.loads(metadata["augment"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32} | images
     assert not any(name.startswith("student.") for name in state)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert any("step 6 of 6 (epoch 2.00)" in line for line in lines)

@@ -24,13 +24,15 @@ def said(**recorded: str) -> Description:
 
 def test_a_file_of_ours_says_everything_and_another_one_nothing(tmp_path: Path) -> None:
     model = small.detector()
-    augment = AugmentConfig(short_edges=[64, 96], long_edge=256)
+    augment = AugmentConfig(short_edges=[64, 96], long_edge=256, antialias=False)
     path = tmp_path / "w.safetensors"
     extra = {"augment": recorded_scale(augment)}
     write_weights(path, model.state_dict(), model=model.config, classes=["B", "\u00e9"], extra=extra)
     found = describe(path)
     assert (found.model(), found.classes()) == (model.config, ["B", "\u00e9"])
-    assert found.scale() == ScaleConfig(short_edge=96, long_edge=256, pad_to=32)
+    assert found.scale() == ScaleConfig(
+        short_edge=96, long_edge=256, pad_to=32, antialias=False, sixteen_bit="high_byte"
+    )
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     bare = describe(tmp_path / "bare.pth")
     assert (bare.model(), bare.classes(), bare.scale()) == (None, None, None)

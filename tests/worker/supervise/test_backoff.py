@@ -21,6 +21,7 @@ from worker.folder import Outcome, WorkFolder
 from worker.settings import Settings
 from worker.supervise import supervisor
 from worker.supervise.backoff import AT_WORK_SECONDS, Backoff
+from worker.supervise.former_attempts import FormerAttempts
 from worker.supervise.lease import Control
 from worker.supervise.shutdown import ShutdownNotice
 from worker.supervise.supervisor import Supervisor, run_job
@@ -91,7 +92,9 @@ def test_a_training_does_not_outlive_a_watch_that_broke_off(
 
     monkeypatch.setattr(WorkFolder, "request", refuse)
     control.request("stop")
-    report = Supervisor(order, WorkerClient(http), attempt, settings, control).run()
+    report = Supervisor(
+        order, WorkerClient(http), attempt, settings, control, FormerAttempts(settings.work, order.job)
+    ).run()
     assert report.failure is not None
     assert "No space left" in report.failure.message
     assert trainings
@@ -111,7 +114,7 @@ def test_an_end_that_the_api_refuses_is_told_as_what_it_is(
     double.faults["finish"] = [Fault(status=413, body=problem) for _ in range(refusals)]
     order = Claim.model_validate(claim("j", {}))
     monkeypatch.setattr(Supervisor, "_train", lambda *_: Outcome(outcome="succeeded", result={}))
-    Supervisor(order, WorkerClient(http), attempt, settings, Control()).run()
+    Supervisor(order, WorkerClient(http), attempt, settings, Control(), FormerAttempts(settings.work, order.job)).run()
     told = [end["failure"]["message"] for end in double.finished]
     assert len(told) == 2 - refusals
     assert all("refused the report of its end, succeeded" in text and "Too Large" in text for text in told)

@@ -5,10 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from crosskd.errors import ConfigError
+from crosskd.data.annotations import read_annotations
+from crosskd.data.images import ImageFolder
+from crosskd.errors import ConfigError, DataError
 from crosskd.spec.config import EvaluateConfig, ExportConfig, TrainConfig
-from worker.training.paths import check_paths
+from crosskd.weights.files import file_digest
+from crosskd.weights.native import read_header
+from crosskd.weights.tensors import read_tensors
+from tests.support.coco_files import content, write
+from worker.training.paths import opened_paths
+
+
+def check_paths(config: Any, roots: list[Path]) -> None:
+    with opened_paths(config, roots):
+        pass
 
 
 @pytest.fixture
@@ -125,3 +138,26 @@ def test_what_would_be_read_for_ever_is_refused(root: Path, pointer: str, name: 
     with pytest.raises(ConfigError, match=f"is no {what} on this worker") as caught:
         check_paths(config(root, **changes), [root])
     assert caught.value.where == "/" + pointer.replace("__", "/")
+
+
+def test_what_is_read_is_what_was_judged(root: Path) -> None:
+    """Every path becomes a link to outside when it has been judged and before the training reads it."""
+    outside = root.parent / "outside"
+    for folder, name in ((root, "inside"), (outside, "secret")):
+        write(folder, content(categories=[{"id": 9, "name": name}, {"id": 2, "name": "dog"}]), name="a.json")
+        save_file({name: torch.zeros(1)}, folder / "a.safetensors")
+        torch.save({name: torch.zeros(1)}, folder / "a.pt")
+    split = {"annotations": str(root / "a.json"), "images": str(root / "images")}
+    weights = {"file": str(root / "a.safetensors")}
+    init = {"student__backbone__init__file": str(root / "a.pt")}
+    named = config(root, data__train=split, data__val=split, teacher__weights=weights, **init)
+    with opened_paths(named, [root]) as roots:
+        root.rename(root.with_name("kept"))
+        root.symlink_to(outside)
+        assert "inside" in read_annotations(split["annotations"]).classes
+        assert file_digest(Path(split["annotations"])) == file_digest(root.with_name("kept") / "a.json")
+        assert list(read_tensors(weights["file"])) == list(read_tensors(root / "a.pt")) == ["inside"]
+        assert list(read_header(weights["file"])[1]) == ["inside"]
+        with pytest.raises(DataError, match="leads out of the data"):
+            ImageFolder(split["images"], 10**6, roots=roots).read("a.png", (48, 64))
+    assert "secret" in read_annotations(split["annotations"]).classes  # nothing is kept beyond the training

@@ -78,7 +78,7 @@ def test_a_life_is_told_in_order(
     progress = double.batches[double.batch_order[-1]]["progress"]
     assert progress == {
         "phase": "training", "step": 5, "total_steps": 20, "epoch": 0.5, "loss": None,
-        "steps_per_second": None, "eta_seconds": 12.5,
+        "steps_per_second": None, "eta_seconds": 12.5, "waiting_for": "",
     }  # fmt: skip
     (report,) = double.evaluations
     assert (report["metrics"]["AP"], report["metrics"]["APl"], report["per_class"]) == (0.25, -1.0, {"A": 0.5})

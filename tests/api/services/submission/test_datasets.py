@@ -20,7 +20,8 @@ from api.database import Database
 from api.errors import Unavailable
 from api.models import Dataset
 from api.services.submission import datasets
-from api.services.submission.datasets import CheckFailed, examine
+from api.services.submission.datasets import CheckFailed, CheckResult
+from api.services.submission.roots import open_file
 from crosskd.spec.coco.survey import Use
 
 USE = Use("train")
@@ -37,6 +38,11 @@ def write_coco(path: Path, *, boxes: int = 2, names: tuple[str, ...] = ("dog", "
         categories = [{"id": i, "name": name} for i, name in enumerate(names)]
         file.write(f'], "categories": {json.dumps(categories)}}}')
     return path
+
+
+def examine(database: Database, path: Path, seconds: float, use: Use) -> CheckResult:
+    with open_file(str(path), [path.parent]) as file:
+        return datasets.examine(database, file, seconds, use)
 
 
 @pytest.fixture
@@ -128,6 +134,24 @@ def test_a_path_that_is_too_long_to_index_is_checked_all_the_same(database: Data
     assert examine(database, path, 60, USE).fault_count == 0
 
 
+@pytest.mark.parametrize("moment", ["_digest", "_check"])
+def test_a_link_that_is_changed_before_the_file_is_read_leads_nowhere_else(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    (tmp_path / "outside").mkdir()
+    outside = write_coco(tmp_path / "outside" / "secret.json", names=("secret",))
+    path = write_coco(tmp_path / "a.json")
+    real = getattr(datasets, moment)
+
+    def swap_first(*arguments: Any) -> Any:
+        path.unlink()
+        path.symlink_to(outside)
+        return real(*arguments)
+
+    monkeypatch.setattr(datasets, moment, swap_first)
+    assert examine(database, path, 60, USE).classes == ["dog", "cat"]
+
+
 def test_one_check_per_file_and_few_that_wait(
     database: Database, tmp_path: Path, checks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,14 +185,14 @@ def test_a_large_file_costs_little_memory(tmp_path: Path) -> None:
     assert size > 18_000_000
     peaks = []
     for program in (
-        "import sys; from api.services.submission.coco_check import main; main(sys.argv[1], '60')",
-        "import json, sys; json.load(open(sys.argv[1]))",
+        "import sys; from api.services.submission.coco_check import main; main('3', '60')",
+        "import json, sys; json.load(open(3))",
     ):
         # ru_maxrss of a fresh process starts at its parent's: a small shell stands between it and pytest.
         script = (
             f"{program}; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
         )
-        command = ["sh", "-c", '"$0" -c "$1" "$2"; exit $?', sys.executable, script, str(path)]
+        command = ["sh", "-c", '"$0" -c "$1" 3<"$2"; exit $?', sys.executable, script, str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True, input=json.dumps(USE.values()))
         peaks.append(int(done.stderr) * 1024)
     streamed, loaded = peaks

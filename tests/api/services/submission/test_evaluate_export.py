@@ -51,7 +51,8 @@ def test_a_former_job_says_everything(post: Post, trained: str, root: Path, kind
     spec = answer.json()["spec"]
     assert spec["weights"] == {"job": trained, "checkpoint": "best"}
     assert spec["model"]["backbone"]["width"] == TINY["backbone"]["width"]
-    assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32}
+    # `augment` leaves to the worker, which has the file, how images were resized.
+    assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32, "antialias": None, "sixteen_bit": None}
     # The model's own knobs, but for the one that was given.
     assert spec["postprocess"] == spec["model"]["postprocess"]
     assert (spec["postprocess"]["max_detections"], spec["postprocess"]["nms_iou"]) == (7, 0.6)
@@ -70,15 +71,17 @@ def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str
     more = {"images": "images"} if kind == "export" else {}
     spec = post(kind, weights={"file": "w.safetensors"}, **more).json()["spec"]
     assert spec["weights"] == {"file": str(root / "w.safetensors")}
-    assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32}
+    known = {"antialias": True, "sixteen_bit": "high_byte"}  # of every file from before it was written down
+    assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32} | known
     assert spec.get("classes", spec.get("data", {}).get("classes")) == CLASSES
 
 
-@pytest.mark.parametrize("augment", ["no JSON", "[]", '{"long_edge": "x"}', "{}"])
+@pytest.mark.parametrize("augment", ["no JSON", "[]", '{"long_edge": "x"}', "{}", '{"antialias": false}'])
 def test_a_scale_that_is_none_is_the_default(post: Post, root: Path, augment: str) -> None:
     write_weights(root / "w.safetensors", augment=augment)
     spec = post("evaluate", weights={"file": "w.safetensors"}).json()["spec"]
-    assert spec["scale"] == {"short_edge": 800, "long_edge": 1333, "pad_to": 32}
+    open_ones = {"antialias": None, "sixteen_bit": None}  # the worker asks the file
+    assert spec["scale"] == {"short_edge": 800, "long_edge": 1333, "pad_to": 32} | open_ones
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
@@ -209,7 +212,7 @@ def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spe
     (root / "many.json").write_text(json.dumps(coco))
     val = spec["data"]["val"] | {"annotations": "many.json"}
     found = errors(post("evaluate", weights={"file": "w.pth"}, model=TINY, data={"val": val}))
-    assert "at most 10000 items" in found["/spec/data/classes"]
+    assert "10001 entries, and at most 10000" in found["/spec/data/classes"]
 
 
 def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.services.submission.roots import PathRefused, locate, locate_file, locate_folder
+from api.services.submission.roots import PathRefused, locate_folder, open_file
 
 
 @pytest.fixture
@@ -19,6 +19,11 @@ def roots(tmp_path: Path) -> list[Path]:
     return found
 
 
+def locate_file(text: str, roots: list[Path]) -> Path:
+    with open_file(text, roots) as file:
+        return file.path
+
+
 def test_relative_and_absolute_paths_inside(roots: list[Path]) -> None:
     assert locate_file("a.json", roots) == roots[1] / "a.json"
     assert locate_file(str(roots[1] / "a.json"), roots) == roots[1] / "a.json"
@@ -30,7 +35,7 @@ def test_relative_and_absolute_paths_inside(roots: list[Path]) -> None:
 @pytest.mark.parametrize("text", ["../secret.json", "/etc/passwd", "images/../../secret.json", "/", "..", "../secret"])
 def test_paths_out_are_refused_whether_or_not_they_exist(roots: list[Path], text: str) -> None:
     with pytest.raises(PathRefused, match="outside the data roots") as refused:
-        locate(text, roots)
+        locate_file(text, roots)
     assert str(roots[0]) in refused.value.remedy
 
 
@@ -41,10 +46,10 @@ def test_links_are_judged_by_where_they_end(roots: list[Path], tmp_path: Path) -
     (roots[0] / "loop").symlink_to(roots[0] / "loop")
     for text in ("out.json", "out/secret.json", "out/second/../secret.json"):
         with pytest.raises(PathRefused, match="outside"):
-            locate(text, roots)
+            locate_file(text, roots)
     assert locate_file("in.json", roots) == roots[1] / "a.json"
     with pytest.raises(PathRefused, match="does not exist"):
-        locate("loop", roots)
+        locate_file("loop", roots)
 
 
 def test_a_root_may_be_a_link(roots: list[Path], tmp_path: Path) -> None:
@@ -57,7 +62,7 @@ def test_a_root_may_be_a_link(roots: list[Path], tmp_path: Path) -> None:
 )
 def test_paths_to_nothing(roots: list[Path], text: str, message: str) -> None:
     with pytest.raises(PathRefused, match=message):
-        locate(text, roots)
+        locate_file(text, roots)
 
 
 def test_the_kind_must_fit(roots: list[Path]) -> None:

@@ -140,6 +140,12 @@ CASES = {
     "an empty image": Case(
         lambda data: data["annotations"].pop(1), kinds={"empty_image"}, told=("1 of 2 images have no box", "70")
     ),
+    "an image with a crowd alone": Case(lambda data: data["annotations"][1].update(iscrowd=1), kinds={"crowd"}),
+    "evaluated as they stand": Case(
+        val=boxes([99, 0, 5, 5]),
+        spec={"evaluation": {"as_is": True}},
+        told=("1 of 4 boxes lie outside their image and are evaluated as they stand",),
+    ),
     "empty images are kept": Case(
         lambda data: data.update(annotations=[]),
         kinds={"empty_class"},

@@ -86,15 +86,15 @@ def test_names_that_no_file_can_have_are_missing(root: Path, names: list[str]) -
 
 def test_a_folder_that_cannot_be_read_is_said_to_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests may run as root, whom no permission stops."""
-    real = os.scandir
+    real = os.open
 
-    def scandir(path: Any) -> Any:
+    def open_it(path: Any, *flags: Any) -> int:
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return real(path, *flags)
 
     (root / "closed").mkdir()
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "open", open_it)
     said = explain(root, ["closed/a.jpg"], 1)
     assert f"The folder {root / 'closed'} cannot be read: Permission denied" in said.detail
     assert "the right to list and to enter" in said.remedy
@@ -120,6 +120,50 @@ def test_links_may_lead_into_the_folder_and_the_roots_alone(
     assert (found.looked, found.missing) == (10, ["gone.jpg", "round.jpg", "dir"])
     assert sorted(found.outside) == ["secret.jpg", "secrets/d.jpg"]
     assert len(look(root, names).outside) == 4
+
+
+def test_what_lies_outside_is_not_told(root: Path) -> None:
+    """A name that is missing here, and nearly there behind a link that leads out."""
+    pool, secret = root.parent / "pool", root.parent / "secret"
+    for folder in (pool, secret):
+        write(folder, "a.jpg")
+    (root / "pools").symlink_to(pool)
+    (root / "secrets").symlink_to(secret)
+    for name, near in (("x/pools/A.jpg", "pools/a.jpg"), ("x/secrets/A.jpg", "")):
+        said = explain(root, [name], 1, [pool])
+        assert ("is there as" in said.detail) == bool(near)
+        assert near in said.detail
+        assert "cannot be read" not in said.detail
+
+
+def test_a_folder_that_becomes_a_link_out_while_it_is_looked_through_is_not_listed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "LISTING", 1)
+    write(root, "dir/a.jpg")
+    write(root.parent / "secret", "b.jpg")
+    real = os.open
+
+    def swap_first(path: Any, *flags: Any) -> int:
+        if Path(path).name == "dir" and not Path(path).is_symlink():
+            (root / "dir").rename(root / "before")
+            (root / "dir").symlink_to("../secret")
+        return real(path, *flags)
+
+    monkeypatch.setattr(os, "open", swap_first)
+    found = look(root, ["dir/b.jpg"])
+    assert (found.outside, found.missing) == (["dir/b.jpg"], [])
+
+
+def test_a_file_that_cannot_be_read_is_not_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user may read it; who cannot says why when it is read."""
+    write(root, "a.jpg")
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert look(root, ["a.jpg", "b.jpg"]).missing == ["b.jpg"]
 
 
 def test_a_look_ends_in_time(root: Path) -> None:

@@ -1,0 +1,107 @@
+"""What an attempt finds on the disk of the attempts before it, and hands on."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from crosskd.spec.files import CHECKPOINTS, curves_name
+from tests.support.api_double import Double
+from wire.logs import LogBatch, LogLine
+from wire.reports import Claim, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
+from worker.deliver.client import AttemptClient
+from worker.deliver.spool import Record, Spool, read_records
+from worker.folder import REPORTS, Order, WorkFolder, sweep
+from worker.supervise.former_attempts import FormerAttempts, has_undelivered
+from worker.training.reporter import Reporter
+
+AT = datetime(2026, 1, 31, tzinfo=UTC)
+CURVES = curves_name("student", 7)
+POINTS = MetricBatch(sequence=3, points=[MetricPoint(key="loss", step=step, value=1.0, at=AT) for step in (6, 7)])
+ZERO = CocoMetrics(**dict.fromkeys(CocoMetrics.model_fields, 0))
+EVALUATION = EvaluationReport(model="student", step=7, metrics=ZERO)
+LINES = LogBatch(sequence=9, lines=[LogLine(at=AT, text="a line")])
+
+
+def former(work: Path, number: int, job: str = "j", steps: tuple[int, ...] = ()) -> WorkFolder:
+    """A folder as an attempt leaves it that was killed while its files waited."""
+    folder = WorkFolder.create(work, f"{job}-{number}")
+    claim = Claim(attempt=f"{job}-{number}", fencing_token=number, lease_seconds=30, job=job, kind="train", spec={})
+    folder.write_order(Order(claim=claim, supervisor=1))
+    (folder.run / CHECKPOINTS).mkdir(parents=True)
+    for step in steps:
+        path = folder.run / CHECKPOINTS / f"checkpoint-{step:08d}.pt"
+        path.write_bytes(b"%d" % step)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+    spool = Spool(folder.spool / REPORTS, 100_000)
+    for record in map(Record.of, (MetricBatch(sequence=2), POINTS, EVALUATION, LINES)):
+        spool.append(record)
+    with spool.head():
+        pass  # the first is delivered
+    spool.close()
+    folder.staging.mkdir()
+    (folder.staging / f"000001-{CURVES}").write_text("{}")
+    (folder.staging / "000002-checkpoint-00000007.pt").write_bytes(b"7")
+    folder.release(keep=True, undelivered=True)
+    return folder
+
+
+def test_the_newest_sound_checkpoint_of_the_job_is_found(tmp_path: Path) -> None:
+    former(tmp_path, 1, steps=(5, 6))
+    second = former(tmp_path, 2, steps=(7,))
+    former(tmp_path, 1, job="another", steps=(9,))
+    with FormerAttempts(tmp_path, "j") as found:
+        assert found.newest is not None
+        assert (found.newest.step, found.newest.path.read_bytes()) == (7, b"7")
+        with FormerAttempts(tmp_path, "j") as locked:  # nobody takes from it meanwhile
+            assert locked.newest is None
+    (second.run / CHECKPOINTS / "checkpoint-00000007.pt").write_bytes(b"damaged")
+    with FormerAttempts(tmp_path, "j") as found:
+        assert found.newest is not None
+        assert found.newest.step == 6
+        found.release(keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["another-1"]
+
+
+def test_undelivered_files_are_kept_for_longer(tmp_path: Path) -> None:
+    folder = former(tmp_path, 1)
+    assert has_undelivered(folder)
+    assert sweep(tmp_path, hours=0, undelivered_hours=720) == []
+    assert sweep(tmp_path, hours=0, undelivered_hours=0) == [folder.path]
+
+
+@pytest.fixture
+def heir(tmp_path: Path, folder: WorkFolder) -> WorkFolder:
+    """The folder of the next attempt, with what the API lacks of the former one."""
+    former(tmp_path / "former", 1)
+    with FormerAttempts(tmp_path / "former", "j") as found:
+        found.hand_over(folder)
+    return folder
+
+
+def test_reports_and_curves_are_handed_over_once(tmp_path: Path, heir: WorkFolder) -> None:
+    (reports,) = heir.inherited.glob("*.jsonl")
+    assert list(read_records(reports)) == list(map(Record.of, (POINTS, EVALUATION, LINES)))
+    assert (heir.inherited / CURVES).exists()
+    yet_another = WorkFolder.create(tmp_path / "work", "attempt-2")
+    with FormerAttempts(tmp_path / "former", "j") as found:
+        found.hand_over(yet_another)
+    assert not yet_another.inherited.exists()
+    yet_another.leave()
+
+
+def test_they_are_delivered_under_numbers_of_the_new_attempt(
+    double: Double, attempt: AttemptClient, heir: WorkFolder
+) -> None:
+    reporter = Reporter(attempt, heir, lambda: None, spool_megabytes=1)
+    reporter.close(60)
+    assert list(double.batches) == [0]
+    assert (double.batches[0]["progress"], [point["step"] for point in double.points]) == (None, [6, 7])
+    assert [report["step"] for report in double.evaluations] == [7]
+    assert double.log == ["a line"]
+    assert CURVES in [name for name, _, _ in double.uploads]
+    assert list(heir.inherited.iterdir()) == []

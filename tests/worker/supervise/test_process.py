@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.folder import WorkFolder
+from worker.settings import Settings
+from worker.supervise import process
+from worker.supervise.process import TrainingProcess
+
+
+def test_a_training_is_told_nothing_of_the_broker(
+    monkeypatch: pytest.MonkeyPatch, folder: WorkFolder, tmp_path: Path
+) -> None:
+    told: dict[str, str] = {}
+    monkeypatch.setattr(process.subprocess, "Popen", lambda *_, env, **__: told.update(env))
+    monkeypatch.setenv("CROSSKD_BROKER_URL", "redis://h")
+    monkeypatch.setenv("CROSSKD_BROKER_PASSWORD", "secret")
+    values: dict[str, Any] = {"api_url": "http://h", "worker_token": "x" * 16, "devices": "cpu", "home": tmp_path}
+    TrainingProcess(folder, Settings(**values), "attempt's own")
+    assert not [name for name in told if "BROKER" in name]
+    assert told["CROSSKD_WORKER_TOKEN"] == "attempt's own"
