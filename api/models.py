@@ -382,6 +382,6 @@ class Dataset(Base):
     inode: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     categories: Mapped[list[Any]]
-    counts: Mapped[dict[str, int]]
+    counts: Mapped[dict[str, Any]]
     faults: Mapped[list[Any]]
     checked_at: Mapped[datetime]

@@ -28,7 +28,7 @@ from wire.audit import Finding, Progress, Summary
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
-from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset
+from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.retry_after import retry_after
@@ -91,12 +91,12 @@ class Client:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def create_job(self, job: JobCreate | Mapping[str, Any], *, key: str | None = None) -> Job:
+    def create_job(self, job: JobCreate | Mapping[str, Any], *, key: str | None = None) -> SubmittedJob:
         """Post a job. It goes under an idempotency key, so it is one job however often the request is repeated.
 
         `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
         """
-        return _parse(Job, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
+        return _parse(SubmittedJob, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""

@@ -24,9 +24,14 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
+from crosskd.spec.inputs import real_path
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
+DataRoots = Annotated[
+    list[Path] | None,
+    typer.Option("--data-root", help="A folder that images may be links into, beside their own; as often as you like."),
+]
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
 
@@ -40,11 +45,12 @@ def train(
         list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, in YAML; any knob, as often as you like.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in WORKDIR.")] = False,
+    data_root: DataRoots = None,
 ) -> None:
     """Train a detector, alone or distilled from a teacher."""
     with _clear_errors():
         config = TrainConfig.model_validate(_with_options(_read(recipe), data, teacher, change or []))
-        _train(config, workdir, resume)
+        _train(config, workdir, resume, _real(data_root))
 
 
 @app.command()
@@ -61,6 +67,7 @@ def evaluate(
         typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    data_root: DataRoots = None,
 ) -> None:
     """Evaluate a weights file: its COCO AP."""
     with _clear_errors():
@@ -69,7 +76,8 @@ def evaluate(
         if "student" not in values:
             values = {**values, "student": _student_of(weights)}
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
-        _evaluate(weights, TrainConfig.model_validate(_with_changes(values, change or [])), as_json)
+        config = TrainConfig.model_validate(_with_changes(values, change or []))
+        _evaluate(weights, config, as_json, _real(data_root))
 
 
 @app.command()
@@ -83,12 +91,14 @@ def export(
         typer.Option("--set", help="KEY.PATH=VALUE of an ExportConfig: postprocess, opset, check_images, threads, …"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    data_root: DataRoots = None,
 ) -> None:
     """Write a detector as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
     with _clear_errors():
         values = _read(settings) if settings is not None else {}
         values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
-        _export(ExportConfig.model_validate(_with_changes(values, change or [])), workdir, as_json)
+        config = ExportConfig.model_validate(_with_changes(values, change or []))
+        _export(config, workdir, as_json, _real(data_root))
 
 
 @app.command()
@@ -163,7 +173,11 @@ def _student_in(values: dict[str, Any]) -> Any:
     return values.get("student", values)
 
 
-def _export(config: ExportConfig, workdir: Path, as_json: bool) -> None:
+def _real(roots: list[Path] | None) -> list[Path]:
+    return [real_path(root) for root in roots or []]
+
+
+def _export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path]) -> None:
     try:
         from crosskd.runs.export import export as run_export
     except ModuleNotFoundError as error:
@@ -173,7 +187,7 @@ def _export(config: ExportConfig, workdir: Path, as_json: bool) -> None:
 
     console = Console()
     with _stop_on_interrupt(console) as stop:
-        manifest = run_export(config, workdir, stop=stop)
+        manifest = run_export(config, workdir, roots=roots, stop=stop)
     if as_json:
         print(json.dumps(manifest))
         return
@@ -188,9 +202,9 @@ def _export(config: ExportConfig, workdir: Path, as_json: bool) -> None:
     console.print(f"one image of {manifest['model']['image']}: {times}", highlight=False)
 
 
-def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
+def _train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
     if config.gpus > 1 and not _join_launcher(workdir):
-        _launch(config, workdir, resume)
+        _launch(config, workdir, resume, roots)
         return
     from crosskd.engine.progress import ProgressLine
     from crosskd.runs.train import train as run_training
@@ -198,7 +212,12 @@ def _train(config: TrainConfig, workdir: Path, resume: bool) -> None:
     console = Console()
     with _stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:
         result = run_training(
-            config, workdir, callbacks=[line], resume=workdir / "checkpoints" if resume else None, stop=stop
+            config,
+            workdir,
+            callbacks=[line],
+            resume=workdir / "checkpoints" if resume else None,
+            roots=roots,
+            stop=stop,
         )
     console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
 
@@ -216,7 +235,7 @@ def _join_launcher(workdir: Path) -> bool:
     return rank is not None
 
 
-def _launch(config: TrainConfig, workdir: Path, resume: bool) -> None:
+def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
     """Train in `config.gpus` processes: this very command once more in each."""
     from crosskd.engine.launch import RanksFailed, RanksStopped, launch
 
@@ -224,6 +243,7 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool) -> None:
         recipe = Path(folder) / "recipe.yaml"
         recipe.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
         options = ["--workdir", str(workdir), *(["--resume"] if resume else [])]
+        options += [f"--data-root={root}" for root in roots]
         try:
             launch("crosskd", ["train", str(recipe), *options], config.gpus)
         except RanksStopped as error:
@@ -235,12 +255,12 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool) -> None:
             raise typer.Exit(first.status if first.status > 0 else 1) from error
 
 
-def _evaluate(weights: Path, config: TrainConfig, as_json: bool) -> None:
+def _evaluate(weights: Path, config: TrainConfig, as_json: bool, roots: list[Path]) -> None:
     from rich.table import Table
 
     from crosskd.runs.evaluate import as_evaluation, evaluate_weights
 
-    evaluation = evaluate_weights(as_evaluation(config, weights)).evaluation
+    evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
     if as_json:
         print(json.dumps(evaluation.numbers()))
         return

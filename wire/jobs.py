@@ -56,6 +56,18 @@ class JobCreate(RequestModel):
     )
 
 
+class DataWarning(BaseModel):
+    """Something about a job's data that its owner should know, and that does not stop it."""
+
+    pointer: Text = Field(description="JSON pointer (RFC 6901) into the body that was posted.")
+    kind: Text = Field(description="What happened: `clipped`, `outside`, `narrow`, `empty_image`, `empty_class`, …")
+    count: Count = Field(description="How many boxes, images or classes it concerns.")
+    detail: Text = Field(description="What was found.")
+    of: Literal["annotations", "images", "categories"] = Field(description="What the ids are ids of.")
+    ids: list[int] = Field(default=[], description="The first of their ids in the annotation file.")
+    remedy: Text = Field(default="", description="What to do if it was not meant so.")
+
+
 class Failure(BaseModel):
     """Why an attempt ended badly. `failure_class` decides whether the job is tried again."""
 
@@ -148,6 +160,12 @@ class Job(JobSummary):
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")
 
 
+class SubmittedJob(Job):
+    """What `POST /jobs` answers: the job, and what was found in its data."""
+
+    warnings: list[DataWarning] = Field(default=[], description="Also in the job's log and its manifest.")
+
+
 class JobPage(BaseModel):
     """`GET /jobs`, newest first; `after` is the id of the last job of the page before."""
 
@@ -165,6 +183,7 @@ class DryRun(BaseModel):
     spec_version: int
     spec: Spec
     notes: list[str] = Field(default=[], description="What is good to know of it, such as what `student.init` takes.")
+    warnings: list[DataWarning] = Field(default=[], description="What was found in its data and does not stop it.")
 
 
 class Preset(BaseModel):

@@ -21,7 +21,7 @@ from api.models import ID
 from api.services.jobs import listing, store
 from api.services.submission import validation
 from api.services.submission.submit import submit
-from wire.jobs import DryRun, Job, JobCreate, JobPage, Status
+from wire.jobs import DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
 from wire.tokens import Owner
 
 
@@ -95,7 +95,7 @@ def create_job(
     session: SessionDep,
     caller: CallerDep,
     dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
-) -> Job | DryRun:
+) -> SubmittedJob | DryRun:
     """Submit a job. Every fault of the specification is told at once."""
     answer = submit(session, request.app.state.settings, order, caller.owner, dry_run=dry_run)
     if isinstance(answer, DryRun):

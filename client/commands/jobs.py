@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console,
 from client.sdk import Client
 from client.visible import visible
 from client.watch import follow
-from wire.jobs import Job
+from wire.jobs import DataWarning, Job
 
 app = typer.Typer()
 
@@ -63,13 +64,16 @@ def submit(
             overrides=values,
         )
         if dry_run:
-            answer = client.dry_run(job)
-            _tell(answer.notes)
-            resolved = answer.model_dump(mode="json", exclude={"spec_version", "notes"})  # it can be posted again
+            dry = client.dry_run(job)
+            _tell(dry.notes)
+            warn(dry.warnings)
+            told = {"spec_version", "notes", "warnings"}
+            resolved = dry.model_dump(mode="json", exclude=told)  # it can be posted again
             print(yaml.safe_dump(resolved, sort_keys=False), end="")
             return
         created = client.create_job(job)
         _tell(created.notes)
+        warn(created.warnings)
         print(created.id, flush=True)
         if watch:
             finish(follow(client, created.id, console()))
@@ -164,6 +168,13 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
     if source in specs.OF_WEIGHTS and not Path(source).is_file():
         return {"kind": source, "spec": {}}
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
+
+
+def warn(warnings: Iterable[DataWarning]) -> None:
+    """On the error stream, so that an id or a specification on the other stays alone."""
+    for warning in warnings:
+        text = f"warning: {warning.detail}. {warning.remedy}".rstrip()
+        print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

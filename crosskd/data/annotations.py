@@ -1,26 +1,28 @@
-"""A COCO instances file, checked entry by entry and held as arrays.
+"""A COCO instances file as arrays, for training and evaluation.
 
-Nothing here keeps a Python object per box: train2017 has 860 000 of them, and every loader worker would
-copy them. Imports no torch.
+Nothing here keeps a Python object per box: train2017 has 860 000 of them, and every loader worker would copy them. What
+is refused, and what is left out, is decided in crosskd/spec/coco, for the service too. Imports no torch.
 """
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.data import fields
 from crosskd.data.as_is import BoxesAsTheyStand
-from crosskd.data.fields import LISTED, Findings
 from crosskd.errors import DataError
 from crosskd.spec import inputs
+from crosskd.spec.coco.fields import CocoFault, Faults
+from crosskd.spec.coco.instances import CROWD, Category, Instances, read_instances
+from crosskd.spec.coco.survey import Remark, Survey, Use, survey
+
+LISTED = 20  # names that a message spells out; the rest is counted
 
 
 class PackedNames(Sequence[str]):
@@ -49,6 +51,7 @@ class Annotations:
     """N images and their M boxes. Boxes of image i are rows `starts[i]:starts[i + 1]`, in the file's order."""
 
     path: Path
+    categories: list[str]  # all that the file has, by ascending id
     classes: list[str]  # in label order
     image_ids: NDArray[np.int64]  # [N]
     names: Sequence[str]  # [N] file names, relative to the image folder
@@ -59,7 +62,10 @@ class Annotations:
     areas: NDArray[np.float64]  # [M] of the segmentation where the file says so, else of the box
     crowd: NDArray[np.bool_]  # [M] trains nothing; detections inside count neither as right nor as wrong
     ignore: NDArray[np.bool_]  # [M] trains nothing; a detection of it counts neither as right nor as wrong
-    dropped: Findings  # boxes left out because nothing of them lies in their image
+    trains: NDArray[np.bool_]  # [M] neither crowd nor ignored nor too narrow
+    used: NDArray[np.int64]  # [K] the images that are read, out of 0..N-1, ascending
+    left_out: int  # boxes of which nothing lies in their image, or that have no size
+    remarks: list[Remark]  # what was dropped, clipped or left out
     as_is: BoxesAsTheyStand | None = (
         None  # the same boxes as the file has them, and those left out; None: not asked for
     )
@@ -72,40 +78,40 @@ class Annotations:
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
 
-def read_annotations(path: Path | str, classes: Sequence[str] | None = None, *, as_is: bool = False) -> Annotations:
+def read_annotations(
+    path: Path | str, classes: Sequence[str] | None = None, *, as_is: bool = False, use: Use | None = None
+) -> Annotations:
     """Read a COCO instances file.
 
     `classes` gives the label order, and leaves out boxes of other categories; the default is every category by
-    ascending id. Boxes are clipped to their image; those with nothing left are dropped, counted and named. `as_is`
-    keeps them besides as they stand in the file.
+    ascending id. Boxes are clipped to their image; those with nothing left are dropped and counted. `as_is` keeps them
+    besides as they stand in the file. `use` says all this and more in one; by default all images are used, as a
+    validation uses them.
 
     Raises:
-        DataError: the file cannot be read, is no JSON or breaks the format; all faults at once (first 20 spelt out).
+        DataError: the file cannot be read, is no JSON, breaks the format (all faults at once, the first 20 spelt out),
+            or cannot be used so.
     """
     path = Path(path)
-    content = _load(path)
-    faults, dropped = Findings(), Findings()
-    categories = _categories(_section(content, "categories", faults), faults)
-    names, ids, sizes = _images(_section(content, "images", faults), faults)
-    entries = _section(content, "annotations", faults)
-    order = list(classes) if classes is not None else [categories[key] for key in sorted(categories)]
-    if classes is not None and faults.count == 0:
-        _require_classes(order, categories, path)
-    labels = {name: label for label, name in enumerate(order)}
-    boxes = _Boxes({key: labels.get(name, -1) for key, name in categories.items()}, ids, sizes)
-    boxes.as_is = BoxesAsTheyStand() if as_is else None
-    for where, entry in _objects("annotations", entries, faults):
-        boxes.add(where, entry, faults, dropped)
-    faults.raise_for(path)
+    found = _read(path)
+    use = use or Use("val", classes, as_is=as_is)
+    if use.classes is not None:
+        _require_classes(use.classes, found.categories, path)
+    taken = survey(found, use)
+    if taken.problem:
+        raise DataError(taken.problem, where=str(path), remedy=taken.remedy)
     return Annotations(
         path=path,
-        classes=order,
-        image_ids=np.array(list(ids), dtype=np.int64),
-        names=PackedNames(names),
-        sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        dropped=dropped,
-        as_is=boxes.as_is,
-        **boxes.arrays(),
+        categories=[category.name for category in found.categories.values()],
+        classes=taken.classes,
+        image_ids=np.array(list(found.positions), dtype=np.int64),
+        names=PackedNames(found.names),
+        sizes=np.array(found.sizes, dtype=np.int64).reshape(-1, 2),
+        used=np.array(taken.images, dtype=np.int64),
+        left_out=taken.left_out,
+        remarks=taken.remarks,
+        as_is=_as_they_stand(found, taken.classes) if use.as_is else None,
+        **_arrays(taken, len(found.names)),
     )
 
 
@@ -115,177 +121,73 @@ def read_classes(path: Path | str) -> list[str]:
     Raises:
         DataError: the file cannot be read, or its categories are broken.
     """
-    path, faults = Path(path), Findings()
-    categories = _categories(_section(_load(path), "categories", faults), faults)
-    faults.raise_for(path)
-    return [categories[key] for key in sorted(categories)]
+    found = _read(Path(path), categories_alone=True)
+    return [category.name for category in found.categories.values()]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, categories_alone: bool = False) -> Instances:
     try:
-        with inputs.opened(path).open(encoding="utf-8-sig") as file:
-            # Polygons are four fifths of the file and train nothing: dropped as they are parsed, they never add up.
-            content = json.load(file, object_hook=_without_segmentation)
+        with inputs.opened(path).open("rb") as file:
+            found = read_instances(file, categories_alone=categories_alone)
     except OSError as error:
         raise DataError(
             f"cannot read the annotation file: {error.strerror}",
             where=str(path),
             remedy="Check the path and its permissions.",
         ) from None
-    except (ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8, a number of thousands of digits
-        raise DataError(
-            f"the annotation file is not JSON: {error}", where=str(path), remedy="Give a COCO instances file."
-        ) from None
-    if not isinstance(content, dict):
-        raise DataError(
-            f"the annotation file holds {fields.kind(content)}, not an object",
-            where=str(path),
-            remedy="Give a COCO instances file.",
-        )
-    return content
+    if found.faults.count:
+        raise _broken(path, found.faults)
+    return found
 
 
-def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
-    return entry
+def _broken(path: Path, faults: Faults) -> DataError:
+    count = "1 fault" if faults.count == 1 else f"{faults.count} faults"
+    told = "; ".join(f"{fault['where']} {fault['detail']}".strip() for fault in faults.first)
+    more = f"; and {faults.count - len(faults.first)} more" if faults.count > len(faults.first) else ""
+    return DataError(f"{path.name} has {count}: {told}{more}", where=str(path), remedy=_remedy(faults.first))
 
 
-def _section(content: dict[str, Any], key: str, faults: Findings) -> list[Any]:
-    if key not in content:
-        faults.add(f"there is no `{key}`")
-        return []
-    section = content[key]
-    if not isinstance(section, list):
-        faults.add(f"{key} is {fields.kind(section)}, not a list")
-        return []
-    if not section and key != "annotations":  # images without any box are legal
-        faults.add(f"{key} is empty")
-    return section
+def _remedy(faults: Sequence[CocoFault]) -> str:
+    """Each remedy once, in the order of the faults."""
+    return " ".join(dict.fromkeys(fault["remedy"] for fault in faults))
 
 
-def _objects(key: str, section: list[Any], faults: Findings) -> Iterator[tuple[str, dict[str, Any]]]:
-    for position, entry in enumerate(section):
-        if isinstance(entry, dict):
-            yield f"{key}[{position}]", entry
-        else:
-            faults.add(f"{key}[{position}] is {fields.kind(entry)}, not an object")
-
-
-def _categories(section: list[Any], faults: Findings) -> dict[int, str]:
-    """Category id -> name."""
-    categories: dict[int, str] = {}
-    names: set[str] = set()
-    for where, entry in _objects("categories", section, faults):
-        key = fields.integer(entry, "id", where, faults)
-        name = fields.text(entry, "name", where, faults)
-        if key is None or name is None:
-            continue
-        if key in categories:
-            faults.add(f"{where}.id {key} is there twice")
-        elif name in names:
-            faults.add(f"{where}.name {name!r} is there twice")
-        else:
-            categories[key] = name
-            names.add(name)
-    return categories
-
-
-def _require_classes(classes: list[str], categories: dict[int, str], path: Path) -> None:
-    there = set(categories.values())
-    missing = [name for name in classes if name not in there]
+def _require_classes(classes: Sequence[str], categories: Mapping[int, Category], path: Path) -> None:
+    there = [category.name for category in categories.values()]
+    missing = [name for name in classes if name not in set(there)]
     if missing:
         raise DataError(
             f"{path.name} has no category {', '.join(map(repr, missing[:LISTED]))}",
             where=str(path),
-            remedy=f"Its categories are: {', '.join(list(categories.values())[:100])}.",
+            remedy=f"Its categories are: {', '.join(there[:100])}.",
         )
 
 
-def _images(section: list[Any], faults: Findings) -> tuple[list[str], dict[int, int], list[tuple[int, int]]]:
-    """File names, image id -> position, (height, width)."""
-    names: list[str] = []
-    ids: dict[int, int] = {}
-    sizes: list[tuple[int, int]] = []
-    for where, entry in _objects("images", section, faults):
-        key = fields.integer(entry, "id", where, faults)
-        name = fields.text(entry, "file_name", where, faults)
-        height, width = (fields.side(entry, side, where, faults) for side in ("height", "width"))
-        if name is not None and (fault := unsafe_name(name)):
-            faults.add(f"{where}.file_name {name!r} {fault}")
-        if key is not None and key in ids:
-            faults.add(f"{where}.id {key} is there twice")
-        elif key is not None:
-            # Kept even with faults elsewhere, or each of its boxes would be reported as belonging to no image.
-            ids[key] = len(names)
-            names.append(name or "")
-            sizes.append((height or 1, width or 1))
-    return names, ids, sizes
+def _arrays(taken: Survey, images: int) -> dict[str, Any]:
+    """The kept boxes, grouped by image."""
+    flat = np.array(taken.flat, dtype=np.float64).reshape(-1, 5)
+    whole = np.array(taken.whole, dtype=np.int64).reshape(-1, 5)
+    order = np.argsort(whole[:, 0], kind="stable")
+    flat, whole = flat[order], whole[order]
+    return {
+        "starts": np.searchsorted(whole[:, 0], np.arange(images + 1)).astype(np.int64),
+        "boxes": np.ascontiguousarray(flat[:, :4]),
+        "areas": flat[:, 4].copy(),
+        "labels": whole[:, 1].copy(),
+        "crowd": whole[:, 2].astype(bool),
+        "ignore": whole[:, 3].astype(bool),
+        "trains": whole[:, 4].astype(bool),
+    }
 
 
-def unsafe_name(name: str) -> str:
-    """Why a file name could leave the image folder; empty if it cannot, links aside."""
-    path = PurePosixPath(name)
-    if path.is_absolute():
-        return "is absolute; it must be relative to the image folder"
-    if ".." in path.parts:
-        return "leaves the image folder by `..`"
-    return ""
-
-
-class _Boxes:
-    """Collects boxes into flat arrays, then groups them by image."""
-
-    def __init__(self, labels: dict[int, int], ids: dict[int, int], sizes: list[tuple[int, int]]) -> None:
-        self.labels, self.ids, self.sizes = labels, ids, sizes
-        self.seen: set[int] = set()
-        self.flat = array("d")  # x1 y1 x2 y2 area
-        self.whole = array("q")  # image position, label, crowd, ignore
-        self.as_is: BoxesAsTheyStand | None = None
-
-    def add(self, where: str, entry: dict[str, Any], faults: Findings, dropped: Findings) -> None:
-        before = faults.count
-        key = fields.integer(entry, "id", where, faults)
-        image_id = fields.integer(entry, "image_id", where, faults)
-        category = fields.integer(entry, "category_id", where, faults)
-        box = fields.box(entry, where, faults)
-        area = fields.number(entry["area"], f"{where}.area", faults) if entry.get("area") is not None else None
-        crowd, ignore = (fields.flag(entry, name, where, faults) for name in ("iscrowd", "ignore"))
-        if key is not None and key in self.seen:
-            faults.add(f"{where}.id {key} is there twice")
-        elif key is not None:
-            self.seen.add(key)
-        if image_id is not None and image_id not in self.ids:
-            faults.add(f"{where}.image_id {image_id} is no image of this file")
-        if category is not None and category not in self.labels:
-            faults.add(f"{where}.category_id {category} is no category of this file")
-        if area is not None and area < 0:
-            faults.add(f"{where}.area is negative ({area:g})")
-        if faults.count > before or image_id is None or category is None or box is None:
-            return
-        label, image = self.labels[category], self.ids[image_id]
-        if label < 0:  # a category that this configuration does not learn
-            return
-        height, width = self.sizes[image]
-        x, y, w, h = box
-        if self.as_is is not None and key is not None:
-            self.as_is.add(key, image_id, label, crowd, box, w * h if area is None else area)
-        x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
-        if x2 <= x1 or y2 <= y1:
-            dropped.add(f"{where}.bbox [{x:g}, {y:g}, {w:g}, {h:g}] in {width} x {height}")
-            return
-        self.flat.extend((x1, y1, x2, y2, w * h if area is None else area))
-        self.whole.extend((image, label, crowd, ignore))
-
-    def arrays(self) -> dict[str, Any]:
-        flat = np.array(self.flat, dtype=np.float64).reshape(-1, 5)
-        whole = np.array(self.whole, dtype=np.int64).reshape(-1, 4)
-        order = np.argsort(whole[:, 0], kind="stable")
-        flat, whole = flat[order], whole[order]
-        return {
-            "starts": np.searchsorted(whole[:, 0], np.arange(len(self.sizes) + 1)).astype(np.int64),
-            "boxes": np.ascontiguousarray(flat[:, :4]),
-            "areas": flat[:, 4].copy(),
-            "labels": whole[:, 1].copy(),
-            "crowd": whole[:, 2].astype(bool),
-            "ignore": whole[:, 3].astype(bool),
-        }
+def _as_they_stand(found: Instances, classes: Sequence[str]) -> BoxesAsTheyStand:
+    """The boxes of `classes`, whatever of them lies in their image."""
+    by_name = {name: label for label, name in enumerate(classes)}
+    labels = {key: by_name.get(category.name, -1) for key, category in found.categories.items()}
+    kept, values = BoxesAsTheyStand(), iter(found.boxes)
+    boxes = zip(values, values, values, values, strict=True)
+    rows = zip(found.ids, found.images, found.labels, found.flags, found.areas, boxes, strict=True)
+    for id_, image, category, flags, area, box in rows:
+        if (label := labels[category]) >= 0:
+            kept.add(id_, image, label, bool(flags & CROWD), box, box[2] * box[3] if math.isnan(area) else area)
+    return kept

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,17 @@ from PIL import Image
 
 from crosskd.data.annotations import Annotations, read_annotations, read_classes
 from crosskd.data.cache import ImageCache
-from crosskd.data.fields import LISTED
 from crosskd.data.images import ImageFolder
 from crosskd.errors import DataError
+from crosskd.spec.coco.categories import other_categories
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside
+from crosskd.spec.coco.near_names import explain
+from crosskd.spec.coco.survey import Use
 from crosskd.spec.data import SixteenBit
 
-__all__ = ["CocoDataset", "Example", "read_classes"]
-
 log = logging.getLogger(__name__)
+
+__all__ = ["CocoDataset", "Example", "read_classes"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,12 @@ class Example:
     labels: NDArray[np.int64]  # [G]
 
 
+def require_same_classes(train: Sequence[str], annotations: Path | str) -> None:
+    """Raises DataError where the categories of a validation file are not the classes of the training."""
+    if (fault := other_categories(train, read_classes(annotations))) is not None:
+        raise DataError(fault.detail, where=str(annotations), remedy=fault.remedy)
+
+
 class CocoDataset:
     """A COCO instances file and its image folder.
 
@@ -40,10 +50,12 @@ class CocoDataset:
     `annotations`, where the evaluation finds them. With `drop_empty`, images without any box are left out; those whose
     boxes all train nothing (crowds, say) stay, as MMDetection keeps them. Images whose shorter side has fewer than
     `min_image_side` pixels are left out. `as_is` goes to `read_annotations`, `sixteen_bit` to `ImageFolder`. Up to
-    `cache_bytes` of decoded images are kept in memory, in each process that reads images of its copy.
+    `cache_bytes` of decoded images are kept in memory, in each process that reads images of its copy. `train` says for
+    whom `annotations.remarks` are. Images may be links to files in the folder and in `roots`
+    (real paths).
 
     Raises:
-        DataError: the file is broken, or more than `max_corrupt_images` images are missing.
+        DataError: the file is broken or has nothing to use, or more than `max_corrupt_images` images are missing.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class CocoDataset:
         images: Path | str,
         classes: Sequence[str] | None = None,
         *,
+        train: bool = True,
         drop_empty: bool = False,
         min_image_side: int = 0,
         min_side: float = 0.0,
@@ -60,40 +73,23 @@ class CocoDataset:
         cache_bytes: int = 0,
         as_is: bool = False,
         sixteen_bit: SixteenBit = "high_byte",
+        roots: Sequence[Path] = (),
     ) -> None:
-        self.annotations: Annotations = read_annotations(annotations, classes, as_is=as_is)
-        self.folder = ImageFolder(images, max_image_pixels, sixteen_bit)
-        self.cache = ImageCache(cache_bytes)
-        sides = self.annotations.boxes[:, 2:] - self.annotations.boxes[:, :2]
-        self.trains: NDArray[np.bool_] = (
-            ~self.annotations.crowd & ~self.annotations.ignore & (sides.min(axis=1, initial=np.inf) >= min_side)
+        use = Use(
+            "train" if train else "val",
+            classes,
+            min_side=min_side,
+            drop_empty=drop_empty,
+            min_image_side=min_image_side,
+            as_is=as_is,
         )
-        self.indices: NDArray[np.int64] = np.arange(len(self.annotations), dtype=np.int64)
-        if drop_empty:
-            annotated = np.diff(self.annotations.starts) > 0
-            self.indices = self.indices[annotated & self.trains.any()]
-        if not len(self.indices):
-            raise DataError(
-                "no image has a box that trains",
-                where=str(self.annotations.path),
-                remedy="Check the boxes and `classes`, or set loader.drop_empty to false.",
-            )
-        self.indices = self.indices[self.sizes.min(axis=1) >= min_image_side]
-        if not len(self.indices):
-            raise DataError(
-                f"no image has a shorter side of {min_image_side} pixels or more",
-                where=str(self.annotations.path),
-                remedy="Lower loader.min_image_side.",
-            )
+        self.annotations: Annotations = read_annotations(annotations, use=use)
+        for remark in self.annotations.remarks:
+            log.warning("%s: %s", self.annotations.path, remark)
+        self.folder = ImageFolder(images, max_image_pixels, sixteen_bit, roots=roots)
+        self.cache = ImageCache(cache_bytes)
+        self.indices = self.annotations.used
         self._check_files(max_corrupt_images)
-        dropped = self.annotations.dropped
-        if dropped.count:
-            log.warning(
-                "%s: %d boxes have nothing inside their image and are left out: %s",
-                self.annotations.path,
-                dropped.count,
-                dropped,
-            )
 
     @property
     def classes(self) -> list[str]:
@@ -117,7 +113,7 @@ class CocoDataset:
         position = int(self.indices[index])
         rows = self.annotations.rows(position)
         height, width = self.annotations.sizes[position].tolist()
-        keep = self.trains[rows]
+        keep = self.annotations.trains[rows]
         name = self.annotations.names[position]
         return Example(
             image_id=int(self.annotations.image_ids[position]),
@@ -126,13 +122,27 @@ class CocoDataset:
             labels=self.annotations.labels[rows][keep],
         )
 
+    def summary(self) -> dict[str, Any]:
+        """For a manifest: what the file has, what of it is used, and what was dropped, clipped or left out."""
+        found = self.annotations
+        return {
+            "images": len(found),
+            "images_used": len(self),
+            "boxes": len(found.boxes),
+            "boxes_that_train": int(found.trains.sum()),
+            "remarks": [remark.values() for remark in found.remarks],
+        }
+
     def _check_files(self, allowed: int) -> None:
         """Missing files now, rather than hours into the training."""
-        missing = self.folder.missing(self.name(index) for index in range(len(self)))
-        if len(missing) > allowed:
-            more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        found = self.folder.look(self.name(index) for index in range(len(self)))
+        if found.outside:
             raise DataError(
-                f"{len(missing)} of {len(self)} images are missing: {', '.join(missing[:LISTED])}{more}",
-                where=str(self.folder.root),
-                remedy="Check the image folder against the annotation file.",
+                explain_outside(found.outside, found.looked), where=str(self.folder.root), remedy=OUTSIDE_REMEDY
             )
+        if not found.missing:
+            return
+        missing = explain(self.folder.root, found.missing, found.looked, self.folder.roots)
+        if len(found.missing) > allowed:
+            raise DataError(missing.detail, where=str(self.folder.root), remedy=missing.remedy)
+        log.warning("%s: %s. %s", self.folder.root, missing.detail, missing.remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,15 @@ log = logging.getLogger(__name__)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
-def read_samples(folder: Path | str, count: int, augment: AugmentConfig, *, max_pixels: int) -> list[Sample]:
+def read_samples(
+    folder: Path | str, count: int, augment: AugmentConfig, *, max_pixels: int, roots: Sequence[Path] = ()
+) -> list[Sample]:
     """The first `count` images that can be read, in the folder or below it, at the scale of the evaluation.
 
+    Images may be links to files in the folder and in `roots` (real paths).
     Raises `DataError` where there is none; fewer than `count` are no error.
     """
-    images = ImageFolder(folder, max_pixels, augment.sixteen_bit or "high_byte")
+    images = ImageFolder(folder, max_pixels, augment.sixteen_bit or "high_byte", roots=roots)
     samples: list[Sample] = []
     for name in _names(images):
         try:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from crosskd.data.annotations import unsafe_name
 from crosskd.data.sixteen_bit import is_sixteen_bit, nearly_black, stretched
 from crosskd.errors import DataError
 from crosskd.spec import inputs
+from crosskd.spec.coco.fields import unsafe_name
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, look
 from crosskd.spec.data import SixteenBit
 
 CHECK_FOLDER = "Check the image folder against the file."
@@ -53,22 +53,32 @@ BROKEN = (
 
 
 class ImageFolder:
-    """The folder that file names are relative to. It may be a link itself; links inside must not lead out of it.
+    """The folder that file names are relative to. It may be a link itself.
 
-    `dark` has a remark on each 16-bit image read so far that came out nearly black.
+    Links inside may lead to anywhere in it or in `roots`, the folders whose files may be read, nowhere else. `roots`
+    are real paths, as `inputs.real_path` gives them: a root that becomes a link leads nowhere else. `dark` has a remark
+    on each 16-bit image read so far that came out nearly black.
     """
 
-    def __init__(self, root: Path | str, max_pixels: int, sixteen_bit: SixteenBit = "high_byte") -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        max_pixels: int,
+        sixteen_bit: SixteenBit = "high_byte",
+        *,
+        roots: Sequence[Path] = (),
+    ) -> None:
         self.sixteen_bit = sixteen_bit
         self.dark: dict[str, str] = {}
         self.root = inputs.folder_path(root)
+        self.roots = list(roots)
         self.max_pixels = max_pixels
         if not self.root.is_dir():
             raise DataError("the image folder does not exist", where=str(root), remedy="Check the path of the images.")
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file, open. Raises DataError if it is missing, no regular file, or outside the folder.
+        """A file, open. Raises DataError if it is missing, no regular file, or outside.
 
         It is judged as it was opened: a link that is changed meanwhile leads nowhere else.
         """
@@ -76,12 +86,10 @@ class ImageFolder:
         if fault := unsafe_name(name):
             raise DataError(f"the file name {name!r} {fault}", where=str(self.root), remedy="Rename the file.")
         try:
-            found = inputs.open_within(path, [self.root])
+            found = inputs.open_within(path, [self.root, *self.roots])
         except inputs.LeadsOutside:
             raise DataError(
-                "the image is a link that leads out of the image folder",
-                where=str(path),
-                remedy="Copy the file into the folder.",
+                "the image is a link that leads out of the data", where=str(path), remedy=OUTSIDE_REMEDY
             ) from None
         except (OSError, inputs.WrongKind) as error:
             raise DataError(f"the image {_fault(error)}", where=str(path), remedy=CHECK_FOLDER) from None
@@ -100,23 +108,9 @@ class ImageFolder:
         with found:
             yield found.descriptor
 
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Names of which there is no file. One listing per folder: quick for a hundred thousand names."""
-        listings: dict[str, set[str]] = {}
-        missing = []
-        for name in names:
-            folder, _, leaf = name.rpartition("/")
-            if folder not in listings:
-                listings[folder] = self._listing(folder)
-            if leaf not in listings[folder]:
-                missing.append(name)
-        return missing
-
-    def _listing(self, folder: str) -> set[str]:
-        try:
-            return set(os.listdir(self.root / folder))  # noqa: PTH208 - names, not a hundred thousand paths
-        except OSError:
-            return set()
+    def look(self, names: Iterable[str]) -> Look:
+        """Which of the names are no files. One listing per folder: quick for a hundred thousand names."""
+        return look(self.root, names, self.roots)
 
     def read(self, name: str, size: tuple[int, int]) -> Image.Image:
         """An image in mode RGB, of `size` (height, width).

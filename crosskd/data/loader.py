@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosskd.data.coco import CocoDataset
-from crosskd.data.fields import Findings
+from crosskd.data.findings import Findings
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.transforms import (
@@ -57,6 +58,7 @@ class LoaderInput:
     max_image_pixels: int
     classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
     seed: int = 0
+    roots: Sequence[Path] = ()  # folders that images may be links to, beside the folder of the images
     as_is: bool = False  # keep the ground truth as it stands in the file, too
 
 
@@ -269,11 +271,13 @@ def build_loader(
         settings.files.annotations,
         settings.files.images,
         settings.classes,
+        train=train,
         drop_empty=train and settings.loader.drop_empty,
         min_image_side=settings.loader.min_image_side if train else 0,
         min_side=settings.augment.min_side,
         max_image_pixels=settings.max_image_pixels,
         max_corrupt_images=settings.max_corrupt_images,
+        roots=settings.roots,
         cache_bytes=_cache_bytes(settings.loader) if train else 0,
         as_is=settings.as_is,
         sixteen_bit=settings.augment.sixteen_bit or "high_byte",

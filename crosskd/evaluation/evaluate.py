@@ -104,7 +104,7 @@ def evaluate(
             milliseconds_per_image=whole.milliseconds_per_image,
             max_detections=limit,
             boxes=len(truth.boxes if truth.as_is is None else truth.as_is),
-            boxes_left_out=truth.dropped.count if truth.as_is is None else 0,
+            boxes_left_out=truth.left_out if truth.as_is is None else 0,
             as_is=truth.as_is is not None,
             curves=numbers.curves,
         )

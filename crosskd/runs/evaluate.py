@@ -42,29 +42,29 @@ def evaluate(
     *,
     callbacks: Sequence[Callback] = (),
     weights: Path | None = None,
+    roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Evaluate weights as `config` says and leave `manifest.json`, the curves and `log.txt` in `workdir`.
 
-    `weights` is the file behind a `JobRef`. Callbacks hear of one evaluation, of a "student" after step 0. Returns the
-    manifest. Raises `Interrupted` when `stop` is set before the end, and every other `CrossKDError` with a reason.
+    `weights` is the file behind a `JobRef`. Images may be links to files below `roots`. Callbacks hear of one
+    evaluation, of a "student" after step 0. Returns the manifest. Raises `Interrupted` when `stop` is set before the
+    end, and every other `CrossKDError` with a reason.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with log_file(workdir / LOG):
         try:
-            return _evaluate(
-                config, workdir, Callbacks([LogCallback(), *callbacks]), weights, stop or threading.Event()
-            )
+            run = Run(config, workdir, stop or threading.Event())
+            return _evaluate(config, run, Callbacks([LogCallback(), *callbacks]), weights, roots)
         except CrossKDError as error:
             log.error("%s", error)
             raise
 
 
 def _evaluate(
-    config: EvaluateConfig, workdir: Path, callback: Callback, weights: Path | None, stop: threading.Event
+    config: EvaluateConfig, run: Run, callback: Callback, weights: Path | None, roots: Sequence[Path]
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    run = Run(config, workdir, stop)
     callback.on_start(run)
     callback.on_phase(run, "preparing")
 
@@ -73,10 +73,10 @@ def _evaluate(
         callback.on_phase(run, "evaluating")
         return _reporting_progress(loader, run, callback)
 
-    found = evaluate_weights(config, weights=weights, begin=begin, stopping=stop.is_set)
+    found = evaluate_weights(config, weights=weights, roots=roots, begin=begin, stopping=run.stop.is_set)
     finished, evaluation = found.finished, replace(found.evaluation, best=True)
     callback.on_evaluation(run, evaluation)
-    callback.on_file(run, write_curves(workdir / "curves", evaluation))
+    callback.on_file(run, write_curves(run.workdir / "curves", evaluation))
     callback.on_phase(run, "uploading")
     manifest = {
         "format": 1,
@@ -88,6 +88,7 @@ def _evaluate(
         "weights_sha256": finished.digest,
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
+        "data": {"val": found.data},
         "scale": finished.scale.model_dump(),
         "skipped_images": found.skipped,
         "dark_images": found.dark,
@@ -106,18 +107,21 @@ class Evaluated:
     device: torch.device
     skipped: list[str]  # images that could not be read
     dark: int  # images of 16 bits that are nearly black
+    data: dict[str, Any]  # `CocoDataset.summary` of what it was evaluated on
 
 
 def evaluate_weights(
     config: EvaluateConfig,
     *,
     weights: Path | None = None,
+    roots: Sequence[Path] = (),
     begin: Callable[[Loader], Iterable[Batch]] = lambda loader: loader,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluated:
     """Evaluate a weights file as `config` says; no file is written.
 
-    `weights` is the file behind a `JobRef`. `begin` is called when everything is ready, and gives the batches.
+    `weights` is the file behind a `JobRef`; images may be links to files below `roots`. `begin` is called when
+    everything is ready, and gives the batches.
 
     Raises:
         WeightsError: the file is no weights file, or not of that model or those classes.
@@ -129,7 +133,7 @@ def evaluate_weights(
     path = weights_file(config.weights, weights)
     description = describe(path, where="/weights")
     finished = load(config, path, description, _classes(config, description))
-    loader = build_loader(loader_input.of_evaluation(config, finished), device=device)
+    loader = build_loader(loader_input.of_evaluation(config, finished, roots=roots), device=device)
     with memory_errors(device):
         finished.detector.to(device)
     evaluation = evaluate_detector(
@@ -139,7 +143,7 @@ def evaluate_weights(
         device=device,
         stopping=stopping,
     )
-    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), len(loader.dark))
+    return Evaluated(finished, evaluation, device, sorted(loader.corrupt), len(loader.dark), loader.dataset.summary())
 
 
 def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:

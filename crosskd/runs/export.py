@@ -41,12 +41,14 @@ def export(
     *,
     callbacks: Sequence[Callback] = (),
     weights: Path | None = None,
+    roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """Export weights as `config` says and leave `model.onnx`, `manifest.json` and `log.txt` in `workdir`.
 
-    `weights` is the file behind a `JobRef`. onnxruntime runs the graph on the first `check_images` of the folder
-    `images`, and what it finds is held against what the detector finds. Returns the manifest.
+    `weights` is the file behind a `JobRef`. Images may be links to files below `roots`. onnxruntime runs the graph on
+    the first `check_images` of the folder `images`, and what it finds is held against what the detector finds. Returns
+    the manifest.
 
     Raises:
         ExportError: the model has no form in ONNX, or the graph does not agree with it.
@@ -57,13 +59,15 @@ def export(
     run = Run(config, workdir, stop or threading.Event())
     with log_file(workdir / LOG):
         try:
-            return _export(config, run, Callbacks([LogCallback(), *callbacks]), weights)
+            return _export(config, run, Callbacks([LogCallback(), *callbacks]), weights, roots)
         except CrossKDError as error:
             log.error("%s", error)
             raise
 
 
-def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | None) -> dict[str, Any]:
+def _export(
+    config: ExportConfig, run: Run, callback: Callback, weights: Path | None, roots: Sequence[Path]
+) -> dict[str, Any]:
     started = time.perf_counter()
     set_threads(config.threads)
     device = choose_device(config.device)
@@ -78,7 +82,7 @@ def _export(config: ExportConfig, run: Run, callback: Callback, weights: Path | 
     if config.images is None:
         message = "the graph is checked on real images, and no folder is named"
         raise ConfigError(message, where="/images", remedy="Name a folder of images.")
-    samples = read_samples(config.images, config.check_images, augment, max_pixels=config.max_image_pixels)
+    samples = read_samples(config.images, config.check_images, augment, max_pixels=config.max_image_pixels, roots=roots)
 
     _raise_if_stopping(run)
     callback.on_phase(run, "exporting")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from crosskd.data.loader import LoaderInput, Split
 from crosskd.runs.trained_weights import TrainedDetector
 from crosskd.spec.config import EvaluateConfig, LoaderConfig, TrainConfig
 
 
-def of_training(config: TrainConfig, split: Split, classes: Sequence[str] | None = None) -> LoaderInput:
-    """A split of a training; `classes` is the label order, by default as the configuration has it."""
+def of_training(
+    config: TrainConfig, split: Split, classes: Sequence[str] | None = None, *, roots: Sequence[Path] = ()
+) -> LoaderInput:
+    """A split of a training; `classes` is the label order, by default as the configuration has it.
+
+    `roots` are the folders, as real paths, that images may be links to.
+    """
     train = split == "train"
     return LoaderInput(
         split=split,
@@ -23,12 +29,13 @@ def of_training(config: TrainConfig, split: Split, classes: Sequence[str] | None
         max_image_pixels=config.data.max_image_pixels,
         classes=config.data.classes if classes is None else classes,
         seed=config.seed,
+        roots=roots,
         as_is=config.evaluation.as_is and not train,
     )
 
 
-def of_evaluation(config: EvaluateConfig, finished: TrainedDetector) -> LoaderInput:
-    """The split that `finished` is evaluated on, as that detector sees images."""
+def of_evaluation(config: EvaluateConfig, finished: TrainedDetector, *, roots: Sequence[Path] = ()) -> LoaderInput:
+    """The split that `finished` is evaluated on, as that detector sees images; `roots` as for a training."""
     return LoaderInput(
         split="val",
         files=config.data.val,
@@ -39,5 +46,6 @@ def of_evaluation(config: EvaluateConfig, finished: TrainedDetector) -> LoaderIn
         max_corrupt_images=config.data.max_corrupt_images,
         max_image_pixels=config.data.max_image_pixels,
         classes=finished.classes,
+        roots=roots,
         as_is=config.as_is,
     )

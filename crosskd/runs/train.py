@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from crosskd.data.coco import require_same_classes
 from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
 from crosskd.detectors.detector import Detector, build_detector
@@ -72,6 +73,7 @@ def train(
     resume: Path | None = None,
     teacher_weights: Path | None = None,
     init_weights: Path | None = None,
+    roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
@@ -79,10 +81,10 @@ def train(
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
-    `teacher_weights` and `init_weights` (of `student.init`) are the files behind a `JobRef`. Setting `stop` (or
-    `run.request_stop()` in a callback) ends the run after its step with a checkpoint and `Interrupted`; every other
-    `CrossKDError` says what is wrong. Setting `finish` (or `run.request_finish()`) ends it after its step as a
-    success, as an early stop does.
+    `teacher_weights` and `init_weights` (of `student.init`) are the files behind a `JobRef`. Images may be links to
+    files below `roots`. Setting `stop` (or `run.request_stop()` in a callback) ends the run after its step with a
+    checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting `finish` (or
+    `run.request_finish()`) ends it after its step as a success, as an early stop does.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -92,7 +94,8 @@ def train(
         listeners = [LogCallback(), *callbacks] if distributed.is_main() else []
         try:
             with distributed.detecting_lost_ranks():
-                return _Session(run, Callbacks(listeners), teacher_weights, init_weights).execute(resume)
+                former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
+                return _Session(run, Callbacks(listeners), former, roots).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -139,6 +142,7 @@ def build_parts(
     pretrained: bool = True,
     teacher_weights: Path | None = None,
     init_weights: Path | None = None,
+    roots: Sequence[Path] = (),
 ) -> _Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher."""
     set_threads(config.threads)
@@ -146,13 +150,8 @@ def build_parts(
     amp = MixedPrecision.on(device, config.precision)
     if config.compile:
         require_compiler(device)
-    rank, world_size = distributed.rank(), distributed.world_size()
-    train_loader = build_loader(
-        loader_input.of_training(config, "train"), device=device, rank=rank, world_size=world_size
-    )
+    train_loader, val_loader = _loaders(config, device, roots)
     classes = train_loader.classes
-    validation = loader_input.of_training(config, "val", classes)
-    val_loader = build_loader(validation, device=device, rank=rank, world_size=world_size)
 
     seed_all(config.seed)
     student = build_detector(config.student.model, len(classes), pretrained=pretrained)
@@ -174,7 +173,7 @@ def build_parts(
         ema = EMA(student, config.ema) if config.ema else None
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])
-    seed_all(config.seed + rank)  # anew: building a teacher drew random numbers
+    seed_all(config.seed + distributed.rank())  # anew: building a teacher drew random numbers
 
     steps_per_epoch = -(-len(train_loader) // config.accumulate)
     training = Training(
@@ -196,6 +195,17 @@ def build_parts(
     return _Parts(
         device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited, begun
     )
+
+
+def _loaders(config: TrainConfig, device: torch.device, roots: Sequence[Path]) -> tuple[Loader, Loader]:
+    """Of training and validation. Raises DataError also where the two are of other classes."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    training = loader_input.of_training(config, "train", roots=roots)
+    train_loader = build_loader(training, device=device, rank=rank, world_size=world_size)
+    if config.data.classes is None:
+        require_same_classes(train_loader.classes, config.data.val.annotations)
+    validation = loader_input.of_training(config, "val", train_loader.classes, roots=roots)
+    return train_loader, build_loader(validation, device=device, rank=rank, world_size=world_size)
 
 
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
@@ -220,9 +230,9 @@ def _total_batch(config: TrainConfig) -> int:
 class _Session:
     """One sitting of a run: from its start, or from a checkpoint, to its end or to an error."""
 
-    def __init__(self, run: Run, callback: Callback, teacher_weights: Path | None, init_weights: Path | None) -> None:
+    def __init__(self, run: Run, callback: Callback, former: Mapping[str, Path | None], roots: Sequence[Path]) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
+        self.former, self.roots = former, roots
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -234,7 +244,7 @@ class _Session:
         self.config = run.config = with_image_settings(
             self.config, saved=settings, teacher_weights=self.former.get("teacher_weights")
         )
-        self.parts = build_parts(self.config, pretrained=saved is None, **self.former)
+        self.parts = build_parts(self.config, pretrained=saved is None, roots=self.roots, **self.former)
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
@@ -361,6 +371,10 @@ class _Session:
             "adapters": trainee.adapters() if isinstance(trainee := self.parts.training.trainee, Distiller) else {},
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
+            "data": {
+                "train": self.parts.train_loader.dataset.summary(),
+                "val": self.parts.val_loader.dataset.summary(),
+            },
             **images,
             **self._models(),
         }

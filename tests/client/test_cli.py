@@ -99,6 +99,15 @@ def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_fi
     assert yaml.safe_load(run(service, "submit", str(again), "--dry-run").stdout) == yaml.safe_load(done.stdout)
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_submit_tells_what_is_left_out_of_the_data(service: Service, spec_file: Path, more: list[str]) -> None:
+    done = run(service, "submit", str(spec_file), "--set", "data.classes=[ring]", *more)
+    assert done.returncode == 0, done.stderr
+    warning = "warning: instances.json: 1 of 2 boxes are of categories that are not learnt and are left out."
+    assert done.stderr.count(warning) == 2  # in training and in validation
+    assert "warning" not in done.stdout
+
+
 def test_watch_ends_as_the_job_did(service: Service, finished: str) -> None:
     done = run(service, "watch", finished)
     assert done.returncode == 0, done.stderr

@@ -97,6 +97,21 @@ def test_train_then_evaluate(data: Path, recipe: Path, tmp_path: Path) -> None:
         assert row in result.output
 
 
+def test_images_may_be_links_into_a_folder_that_is_named(data: Path, recipe: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    (linked / "images").mkdir(parents=True)
+    for split in ("train", "val"):
+        (linked / f"{split}.json").write_text((data / f"{split}.json").read_text())
+    for image in (data / "images").iterdir():
+        (linked / "images" / image.name).symlink_to(image)
+    options = ("train", recipe, "--workdir", tmp_path / "run", "--data", linked)
+    said = failed(invoke(*options), 1)
+    assert "12 of 12 images are links that lead out of the data" in said
+    assert "--data-root" in said
+    result = invoke(*options, "--data-root", data)
+    assert result.exit_code == 0, result.output
+
+
 def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_it(
     data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def write_spec(root: Path) -> dict[str, Any]:
     """Write a small COCO file below `root`; the spec of a job that trains on it."""
     images = root / "images"
     images.mkdir(exist_ok=True)
+    noise(64, 64).save(images / "1.png")
     annotations = root / "instances.json"
     coco = {
         "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 64}],

@@ -51,11 +51,12 @@ def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[None]:
+def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[list[Path]]:
     """Open every path of the spec, see that it lies, links resolved, in one of `roots`, and keep it open for the block.
 
     What is read in the block by one of these paths is what was opened here: a link that is changed later leads nowhere
-    else. Images are opened one by one, and must lie in the folder that was opened.
+    else. Images are opened one by one, and must lie in the folder that was opened or in the roots as they are given
+    here, links resolved: a root that becomes a link later leads nowhere else either.
 
     Raises:
         ConfigError: one does not lie in the roots, is not there, or cannot be read; the message says which.
@@ -64,7 +65,7 @@ def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[None]:
     with ExitStack() as stack:
         opened = {path: stack.enter_context(_open(pointer, path, real_roots)) for pointer, path in _paths(config)}
         with inputs.pinned(opened):
-            yield
+            yield real_roots
 
 
 def _open(pointer: str, path: str, roots: Sequence[Path]) -> inputs.Input:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ def train(
     with contextlib.ExitStack() as inputs:
         try:
             config = SPECS[order.claim.kind].model_validate(order.claim.spec)
-            inputs.enter_context(opened_paths(config, settings.data_roots))
+            roots = inputs.enter_context(opened_paths(config, settings.data_roots))
+            settings = settings.model_copy(update={"data_roots": roots})  # links followed: not to be again
         except ValidationError as exc:
             return Outcome(outcome="failed", failure=invalid_spec(exc))
         except CrossKDError as exc:
@@ -65,7 +67,7 @@ def train(
         if stop.is_set() and rank is None:  # ranks may have heard of it at different times: they stop together
             return Outcome(outcome="released")
         if rank:
-            return _run(order, config, folder, stop, [])
+            return _run(order, config, folder, settings, stop, [])
         with connect(str(settings.api_url), settings.worker_token.get_secret_value()) as http:
             set_correlation_headers(http, order.claim.request_id)
             api = AttemptClient(http, order.claim.attempt, order.claim.fencing_token, refusals=settings.outage_seconds)
@@ -93,7 +95,7 @@ def _train(
     audits = [AuditCallback(settings.audit_log, order.claim, settings.worker_name)] if settings.audit_log else []
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
     requests = ControlFiles(folder)
-    outcome = _run(order, config, folder, stop, [*audits, reporter, requests])
+    outcome = _run(order, config, folder, settings, stop, [*audits, reporter, requests])
     requests.close()
     delivered = True
     try:
@@ -109,10 +111,15 @@ def _train(
 
 
 def _run(
-    order: Order, config: Section, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+    order: Order,
+    config: Section,
+    folder: WorkFolder,
+    settings: Settings,
+    stop: threading.Event,
+    callbacks: list[Callback],
 ) -> Outcome:
     try:
-        manifest = _work(order, config, folder, stop, callbacks)
+        manifest = _work(order, config, folder, settings.data_roots, stop, callbacks)
     except Interrupted:
         return Outcome(outcome="released")
     except RankLost as exc:
@@ -125,17 +132,22 @@ def _run(
 
 
 def _work(
-    order: Order, config: Section, folder: WorkFolder, stop: threading.Event, callbacks: list[Callback]
+    order: Order,
+    config: Section,
+    folder: WorkFolder,
+    roots: Sequence[Path],
+    stop: threading.Event,
+    callbacks: list[Callback],
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
     if isinstance(config, EvaluateConfig):
         from crosskd.runs.evaluate import evaluate
 
-        return evaluate(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+        return evaluate(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
     if isinstance(config, ExportConfig):
         from crosskd.runs.export import export
 
-        return export(config, folder.run, callbacks=callbacks, weights=order.weights, stop=stop)
+        return export(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
     from crosskd.runs.train import train as train_core
 
     assert isinstance(config, TrainConfig)
@@ -146,6 +158,7 @@ def _work(
         resume=order.resume,
         teacher_weights=order.teacher,
         init_weights=order.init,
+        roots=roots,
         stop=stop,
     )
     return result.manifest

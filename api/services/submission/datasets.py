@@ -21,11 +21,14 @@ from sqlalchemy import select
 from api.database import Database, Session
 from api.errors import Unavailable
 from api.models import Dataset
-from api.services.submission.coco_check import VERSION, CocoFault, Report
+from api.services.submission.coco_check import VERSION, Report, UseReport
+from crosskd.spec.coco.fields import CocoFault
+from crosskd.spec.coco.survey import Use
 from crosskd.spec.inputs import Input
 
 COMMAND = [sys.executable, "-m", "api.services.submission.coco_check"]
 MAX_CACHED_PATH = 2000  # bytes: Postgres indexes no longer keys, and a path is one
+MAX_USES = 8  # of one file whose results are kept
 MAX_WAITING = 8  # requests held up by checks; every one of them holds a thread of the API
 
 
@@ -40,14 +43,14 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """`classes` by ascending category id; `boxes` that can train; the first of `fault_count` faults."""
+    """`classes` by ascending category id; the first of `fault_count` faults; without any, what is taken."""
 
     classes: list[str]
     images: int
     annotations: int
-    boxes: int
     faults: list[CocoFault]
     fault_count: int
+    use: UseReport | None
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class _FileStat:
     inode: int
 
 
-def examine(database: Database, file: Input, seconds: float) -> CheckResult:
-    """The check of an annotation file, from the cache where the file was seen before.
+def examine(database: Database, file: Input, seconds: float, use: Use) -> CheckResult:
+    """The check of an annotation file for `use`, from the cache where the file was seen so before.
 
     It opens short transactions of its own and holds none while the file is read. One check runs per file at a
     time; whoever else asks for that file waits and finds the result.
@@ -69,19 +72,19 @@ def examine(database: Database, file: Input, seconds: float) -> CheckResult:
         CheckFailed: the file cannot be read, or not within `seconds`.
         Unavailable: too many requests are waiting for checks.
     """
-    if (cached := _cached(database, file)) is not None:
+    if (cached := _cached(database, file, use)) is not None:
         return cached
     with _check_locks.held(file.path, seconds):
-        if (cached := _cached(database, file)) is not None:
+        if (cached := _cached(database, file, use)) is not None:
             return cached
         deadline = time.monotonic() + seconds
         stat = _file_stat(file)
         sha256 = _digest(file, deadline, seconds)
-        result = _cached_by_digest(database, sha256)
+        result = _cached_by_digest(database, sha256, use)
         if result is None:
-            result = _check(file, deadline, seconds)
+            result = _check(file, use, deadline, seconds)
         if _file_stat(file) == stat:  # otherwise it was written to meanwhile: true of nothing that is there now
-            _store(database, file.path, stat, sha256, result)
+            _store(database, file.path, stat, sha256, use, result)
         return result
 
 
@@ -117,12 +120,17 @@ class _CheckLocks:
 _check_locks = _CheckLocks()
 
 
-def _check(file: Input, deadline: float, seconds: float) -> CheckResult:
+def _check(file: Input, use: Use, deadline: float, seconds: float) -> CheckResult:
     # The open file, not its path: that may lead elsewhere by now.
-    command, time_left = [*COMMAND, str(seconds)], max(deadline - time.monotonic(), 0.1)
     try:
         with file.reader() as reader:
-            done = subprocess.run(command, stdin=reader, capture_output=True, timeout=time_left)
+            done = subprocess.run(
+                [*COMMAND, str(reader.fileno()), str(seconds)],
+                pass_fds=[reader.fileno()],
+                input=json.dumps(use.values()).encode(),
+                capture_output=True,
+                timeout=max(deadline - time.monotonic(), 0.1),
+            )
     except subprocess.TimeoutExpired:
         raise _too_slow(seconds) from None
     if done.returncode != 0:
@@ -137,9 +145,9 @@ def _check(file: Input, deadline: float, seconds: float) -> CheckResult:
         classes=report["classes"],
         images=report["images"],
         annotations=report["annotations"],
-        boxes=report["boxes"],
         faults=report["faults"],
         fault_count=report["fault_count"],
+        use=report["use"],
     )
 
 
@@ -171,42 +179,50 @@ def _file_stat(file: Input) -> _FileStat:
     return _FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def _cached(database: Database, file: Input) -> CheckResult | None:
+def _cached(database: Database, file: Input, use: Use) -> CheckResult | None:
     with database.reading() as session:
         row = session.get(Dataset, os.fspath(file.path))
     if row is None or _FileStat(row.size, row.mtime_ns, row.inode) != _file_stat(file):
         return None
-    return _result_of_row(row)
+    return _result_of_row(row, use)
 
 
-def _cached_by_digest(database: Database, sha256: str) -> CheckResult | None:
+def _cached_by_digest(database: Database, sha256: str, use: Use) -> CheckResult | None:
     """The result of the same bytes under another path."""
     with database.reading() as session:
         rows = session.scalars(select(Dataset).where(Dataset.sha256 == sha256).order_by(Dataset.checked_at.desc()))
-        return next((result for row in rows if (result := _result_of_row(row)) is not None), None)
+        return next((result for row in rows if (result := _result_of_row(row, use)) is not None), None)
 
 
-def _result_of_row(row: Dataset) -> CheckResult | None:
+def _key(use: Use) -> str:
+    return hashlib.sha256(json.dumps(use.values(), sort_keys=True).encode()).hexdigest()
+
+
+def _result_of_row(row: Dataset, use: Use) -> CheckResult | None:
     counts = row.counts
-    if counts.get("version") != VERSION:
+    if counts.get("version") != VERSION or not (counts["faults"] or _key(use) in counts["uses"]):
         return None
     return CheckResult(
         classes=row.categories,
         images=counts["images"],
         annotations=counts["annotations"],
-        boxes=counts["boxes"],
         faults=row.faults,
         fault_count=counts["faults"],
+        use=counts["uses"].get(_key(use)),
     )
 
 
-def _store(database: Database, path: Path, stat: _FileStat, sha256: str, result: CheckResult) -> None:
+def _store(database: Database, path: Path, stat: _FileStat, sha256: str, use: Use, result: CheckResult) -> None:
     key = os.fspath(path)
     if len(key.encode()) > MAX_CACHED_PATH:
         return
     with database.transaction() as session:
-        values = _values(session, stat, sha256, result)
         row = session.get(Dataset, key)
+        uses = {} if result.use is None else {_key(use): result.use}
+        if row is not None and row.sha256 == sha256 and row.counts.get("version") == VERSION:
+            # One file may serve training and validation, or several jobs with knobs of their own.
+            uses = dict([*row.counts["uses"].items(), *uses.items()][-MAX_USES:])
+        values = _values(session, stat, sha256, result) | {"counts": _counts(result, uses)}
         if row is None:
             # Another replica may be checking the same file: the row of either will do.
             session.insert_if_absent(Dataset, {"path": key, **values})
@@ -216,20 +232,22 @@ def _store(database: Database, path: Path, stat: _FileStat, sha256: str, result:
 
 
 def _values(session: Session, stat: _FileStat, sha256: str, result: CheckResult) -> dict[str, Any]:
-    counts = {
-        "version": VERSION,
-        "images": result.images,
-        "annotations": result.annotations,
-        "boxes": result.boxes,
-        "faults": result.fault_count,
-    }
     return {
         "size": stat.size,
         "mtime_ns": stat.mtime_ns,
         "inode": stat.inode,
         "sha256": sha256,
         "categories": result.classes,
-        "counts": counts,
         "faults": result.faults,
         "checked_at": session.now(),
+    }
+
+
+def _counts(result: CheckResult, uses: dict[str, UseReport]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "images": result.images,
+        "annotations": result.annotations,
+        "faults": result.fault_count,
+        "uses": uses,
     }

@@ -13,10 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.database import Database
 from api.services.submission import datasets, splits
+from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused, locate_folder
-from api.services.submission.splits import listed
 from api.services.submission.weights import Source, shape_mismatches, source_of, without_init
 from api.settings import Settings
+from crosskd.spec.coco.categories import listed
+from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import (
     EvaluateConfig,
     EvaluationData,
@@ -45,6 +47,7 @@ class _Sections:
     postprocess: PostprocessConfig | None = None
     classes: list[str] | None = None
     data: EvaluationData | None = None
+    as_is: bool | None = None
     images: str | None = None
 
 
@@ -55,35 +58,36 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
     "postprocess": TypeAdapter(PostprocessConfig),
     "classes": TypeAdapter(list[str]),
     "data": TypeAdapter(EvaluationData),
+    "as_is": TypeAdapter(bool),
     "images": TypeAdapter(str),
 }
 
 
 def resolve(
-    database: Database, settings: Settings, config: EvaluateConfig | ExportConfig, faults: list[Fault]
+    database: Database, settings: Settings, config: EvaluateConfig | ExportConfig, findings: Findings
 ) -> EvaluateConfig | ExportConfig | None:
-    """The specification with every default filled in; None after adding why not to `faults`.
+    """The specification with every default filled in; None after adding why not to `findings`.
 
     Raises `Unavailable`: too many annotation files are being checked.
     """
     asked = _Sections(**{field.name: getattr(config, field.name, None) for field in fields(_Sections)})
-    update = _resolved(database, settings, asked, isinstance(config, ExportConfig), faults)
-    if faults:
+    update = _resolved(database, settings, asked, isinstance(config, ExportConfig), findings)
+    if findings.faults:
         return None
     try:
         return type(config).model_validate(config.model_dump() | update)
     except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
+        findings.faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
         return None
 
 
 def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:
     """What the files and the database say of a specification that its model has refused."""
-    faults: list[Fault] = []
+    findings = Findings()
     asked = _Sections(**{name: _well_formed(section, spec.get(name)) for name, section in _SECTIONS.items()})
-    _resolved(database, settings, asked, kind == "export", faults)
-    return faults
+    _resolved(database, settings, asked, kind == "export", findings)
+    return findings.faults
 
 
 def _well_formed(section: TypeAdapter[Any], values: Any) -> Any:
@@ -94,12 +98,14 @@ def _well_formed(section: TypeAdapter[Any], values: Any) -> Any:
 
 
 def _resolved(
-    database: Database, settings: Settings, asked: _Sections, exports: bool, faults: list[Fault]
+    database: Database, settings: Settings, asked: _Sections, exports: bool, findings: Findings
 ) -> dict[str, Any]:
+    faults = findings.faults
     update: dict[str, Any] = {}
     result, source = None, None
     if asked.data is not None:
-        values, result = splits.check(database, settings, "val", asked.data.val, faults)
+        use = Use("val", asked.data.classes, as_is=bool(asked.as_is))
+        values, result = splits.check(database, settings, asked.data.val, use, asked.data.max_corrupt_images, findings)
         update["data"] = {**asked.data.model_dump(), "val": values}
     if asked.weights is not None:
         source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)

@@ -2,55 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from api.database import Database
 from api.services.submission import datasets
+from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused, locate_folder, open_file
 from api.settings import Settings
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside, look
+from crosskd.spec.coco.near_names import explain
+from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import CocoSplit
+from crosskd.spec.inputs import real_path
 from wire.errors import Fault
+from wire.jobs import DataWarning
 
-LISTED = 10  # class names that a fault spells out
+LOOK_SECONDS = 2.0  # for the sample of images, and once more for names that nearly match
 
 
 def check(
-    database: Database, settings: Settings, name: str, split: CocoSplit, faults: list[Fault]
+    database: Database, settings: Settings, split: CocoSplit, use: Use, allowed: int, findings: Findings
 ) -> tuple[dict[str, Any], datasets.CheckResult | None]:
-    """`/spec/data/{name}` with absolute paths, and what its file holds; None where the file is at fault.
+    """`/spec/data/{use.split}` with absolute paths, and what its file holds; None where the file is at fault.
 
-    Raises `Unavailable`: too many annotation files are being checked.
+    `allowed` images may be missing. Raises `Unavailable`: too many annotation files are being checked.
     """
-    pointer, values = f"/spec/data/{name}", split.model_dump()
+    pointer, values = f"/spec/data/{use.split}", split.model_dump()
+    images: Path | None = None
     try:
-        values["images"] = str(locate_folder(split.images, settings.data_roots))
+        images = locate_folder(split.images, settings.data_roots)
+        values["images"] = str(images)
     except PathRefused as refused:
-        faults.append(Fault(pointer=f"{pointer}/images", detail=refused.detail, remedy=refused.remedy))
+        findings.add(f"{pointer}/images", refused.detail, refused.remedy)
     try:
         with open_file(split.annotations, settings.data_roots) as file:
             annotations = file.path
             values["annotations"] = str(annotations)
-            result = datasets.examine(database, file, settings.coco_check_seconds)
+            result = datasets.examine(database, file, settings.coco_check_seconds, use)
     except PathRefused as refused:
-        faults.append(Fault(pointer=f"{pointer}/annotations", detail=refused.detail, remedy=refused.remedy))
+        findings.add(f"{pointer}/annotations", refused.detail, refused.remedy)
+        return values, None
     except datasets.CheckFailed as failed:
-        detail = f"{annotations.name} {failed.detail}"
-        faults.append(Fault(pointer=f"{pointer}/annotations", detail=detail, remedy=failed.remedy))
-    else:
-        faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, result))
-        return values, None if result.fault_count else result
-    return values, None
+        findings.add(f"{pointer}/annotations", f"{annotations.name} {failed.detail}", failed.remedy)
+        return values, None
+    if result.fault_count:
+        findings.faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, result))
+        return values, None
+    if use.classes is not None and not set(use.classes) <= set(result.classes):
+        return values, result  # a fault of the classes, which the caller tells; the rest would only follow from it
+    _judge(f"{pointer}/annotations", annotations.name, result, findings)
+    if images is not None:
+        _look_for_images(f"{pointer}/images", images, settings, result, allowed, findings)
+    return values, result
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first of the names, quoted, and how many more there are."""
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(repr, names[:LISTED])) + more
+def _judge(pointer: str, name: str, result: datasets.CheckResult, findings: Findings) -> None:
+    """Tell why the file cannot be used so, and what of it is dropped, clipped or left out."""
+    assert result.use is not None
+    if result.use["problem"]:
+        findings.add(pointer, f"{name}: {result.use['problem']}", result.use["remedy"])
+    for remark in result.use["remarks"]:
+        findings.warnings.append(DataWarning(pointer=pointer, **{**remark, "detail": f"{name}: {remark['detail']}"}))
+
+
+def _look_for_images(
+    pointer: str, folder: Path, settings: Settings, result: datasets.CheckResult, allowed: int, findings: Findings
+) -> None:
+    """A sample of the images that are read. The training looks for all of them."""
+    assert result.use is not None
+    roots = [real_path(root) for root in settings.data_roots]
+    found = look(folder, result.use["sample"], roots, seconds=LOOK_SECONDS)
+    sampled = f"; a sample of all {result.use['images']} was looked for" if found.looked < result.use["images"] else ""
+    if found.outside:
+        findings.add(pointer, explain_outside(found.outside, found.looked) + sampled, OUTSIDE_REMEDY)
+    if not found.missing:
+        return
+    missing = explain(folder, found.missing, found.looked, roots, seconds=LOOK_SECONDS)
+    if len(found.missing) > allowed:
+        findings.add(pointer, missing.detail + sampled, missing.remedy)
+        return
+    findings.warnings.append(
+        DataWarning(
+            pointer=pointer,
+            kind="missing_image",
+            count=len(found.missing),
+            detail=missing.detail + sampled,
+            of="images",
+            remedy=missing.remedy,
+        )
+    )
 
 
 def _coco_faults(pointer: str, name: str, result: datasets.CheckResult) -> list[Fault]:
-    details = [f"{fault['where']} {fault['detail']}".strip() for fault in result.faults]
-    if result.fault_count > len(details):
-        details.append(f"and {result.fault_count - len(details)} more faults")
-    return [Fault(pointer=pointer, detail=f"{name}: {detail}", remedy="Mend the file.") for detail in details]
+    faults = [
+        Fault(pointer=pointer, detail=f"{name}: {fault['where']} {fault['detail']}", remedy=fault["remedy"])
+        if fault["where"]
+        else Fault(pointer=pointer, detail=f"{name}: {fault['detail']}", remedy=fault["remedy"])
+        for fault in result.faults
+    ]
+    if result.fault_count > len(faults):
+        more = f"{name}: and {result.fault_count - len(faults)} more faults"
+        faults.append(Fault(pointer=pointer, detail=more, remedy="Mend the file."))
+    return faults

@@ -10,10 +10,12 @@ from api.services.files import artifacts
 from api.services.jobs import store
 from api.services.submission import start, validation
 from api.settings import Settings
-from wire.jobs import DryRun, Job, JobCreate
+from wire.jobs import DryRun, JobCreate, SubmittedJob
 
 
-def submit(session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool) -> Job | DryRun:
+def submit(
+    session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool
+) -> SubmittedJob | DryRun:
     """Store the job, to be dispatched when the transaction ends. A `dry_run` tells what would be stored.
 
     Raises:
@@ -22,12 +24,12 @@ def submit(session: Session, settings: Settings, order: JobCreate, owner: str, *
         Conflict: weights of a former job that it needs are gone.
         QuotaExceeded: `owner` has too many jobs waiting.
     """
-    spec = validation.resolve(session, settings, order)
+    spec, warnings = validation.resolve(session, settings, order)
     notes = start.notes(session.database, settings.data_roots, spec)
     if dry_run:
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
-        return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes)
+        return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=warnings)
     stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
     job = store.detail(session, store.create(session, settings, order, stored, owner))
-    return job.model_copy(update={"notes": notes})
+    return SubmittedJob(**dict(job) | {"notes": notes}, warnings=warnings)

@@ -15,10 +15,13 @@ from pydantic import ValidationError
 from api.database import Database, Session
 from api.errors import invalid
 from api.services.submission import datasets, evaluate_export, splits, start, weights
+from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused
-from api.services.submission.splits import listed
 from api.settings import Settings
+from crosskd.spec.coco.categories import listed, other_categories
+from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import (
+    AugmentConfig,
     DataConfig,
     DistillConfig,
     FileRef,
@@ -32,13 +35,13 @@ from crosskd.spec.config import (
 from crosskd.spec.pairing import resolve_pair
 from wire.errors import Fault
 from wire.faults import faults as as_faults
-from wire.jobs import JobCreate, Spec
+from wire.jobs import DataWarning, JobCreate, Spec
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
-    """The specification to store.
+def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Spec, list[DataWarning]]:
+    """The specification to store, and what was found in its data that stops nothing.
 
     It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
     begins no transaction of `session`, and opens short ones of its own.
@@ -49,17 +52,21 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> Spec:
     """
     if isinstance(create.spec, TrainConfig):
         return _training(session.database, settings, create.kind, create.spec)
-    faults: list[Fault] = []
-    resolved = evaluate_export.resolve(session.database, settings, create.spec, faults)
+    findings = Findings()
+    resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
     if resolved is None:
-        raise invalid("spec", faults)
-    return resolved
+        raise invalid("spec", findings.faults)
+    return resolved, findings.warnings
 
 
-def _training(database: Database, settings: Settings, kind: str, config: TrainConfig) -> TrainConfig:
+def _training(
+    database: Database, settings: Settings, kind: str, config: TrainConfig
+) -> tuple[TrainConfig, list[DataWarning]]:
     roots = settings.data_roots
-    faults: list[Fault] = _kind(kind, config.teacher)
-    data = _data(database, settings, config.data, config.loader, faults)
+    findings = Findings(_kind(kind, config.teacher))
+    faults = findings.faults
+    as_is = config.evaluation.as_is
+    data = _data(database, settings, config.data, config.augment, config.loader, findings, as_is=as_is)
     student = _student(roots, config.student, faults)
     if config.student.init is not None:
         student["init"] = start.check(database, roots, config.student, faults)
@@ -71,7 +78,7 @@ def _training(database: Database, settings: Settings, kind: str, config: TrainCo
         update["distill"] = _distill(config, teacher or config.teacher, faults)
     if faults:
         raise invalid("spec", faults)
-    return _completed(config, update)
+    return _completed(config, update), findings.warnings
 
 
 def further_faults(database: Database, settings: Settings, body: Any) -> list[Fault]:
@@ -90,10 +97,12 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
     distill = _well_formed(DistillConfig, spec.get("distill") or {})
     loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
-    faults = _kind(body.get("kind"), spec.get("teacher"))
+    augment = _well_formed(AugmentConfig, spec.get("augment", {})) or AugmentConfig()
+    findings = Findings(_kind(body.get("kind"), spec.get("teacher")))
+    faults = findings.faults
     classes = None
     if data is not None:
-        classes = _data(database, settings, data, loader, faults)["classes"] or data.classes
+        classes = _data(database, settings, data, augment, loader, findings)["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
         if student.init is not None:
@@ -139,30 +148,23 @@ def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
 
 
 def _data(
-    database: Database, settings: Settings, config: DataConfig, loader: LoaderConfig, faults: list[Fault]
+    database: Database,
+    settings: Settings,
+    config: DataConfig,
+    augment: AugmentConfig,
+    loader: LoaderConfig,
+    findings: Findings,
+    *,
+    as_is: bool = False,
 ) -> dict[str, Any]:
     """The data section with absolute paths and, where the files are in order, classes."""
-    results: dict[str, datasets.CheckResult | None] = {}
     data = config.model_dump()
-    for split in ("train", "val"):
-        data[split], results[split] = splits.check(database, settings, split, getattr(config, split), faults)
-    train, val = results.get("train"), results.get("val")
-    if train is not None:
-        faults.extend(_no_boxes(loader, train))
-    data["classes"] = _classes(config.classes, train, val, faults)
+    train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
+    val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
+    data["train"], train = splits.check(database, settings, config.train, train_use, allowed, findings)
+    data["val"], val = splits.check(database, settings, config.val, val_use, allowed, findings)
+    data["classes"] = _classes(config.classes, train, val, findings.faults)
     return data
-
-
-def _no_boxes(loader: LoaderConfig, train: datasets.CheckResult) -> list[Fault]:
-    if train.boxes or not loader.drop_empty:
-        return []
-    return [
-        Fault(
-            pointer="/spec/data/train/annotations",
-            detail="no image has a box that trains",
-            remedy="Name a file with boxes, or set `loader.drop_empty` to false.",
-        )
-    ]
 
 
 def _classes(
@@ -178,15 +180,8 @@ def _classes(
         return given
     if train is None:
         return None
-    if val is not None and set(train.classes) != set(val.classes):
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        faults.append(
-            Fault(
-                pointer="/spec/data/val/annotations",
-                detail=f"training and validation have other categories: {listed(differing)} in one of them alone",
-                remedy="Give `data.classes` the names that both have, or mend a file.",
-            )
-        )
+    if val is not None and (fault := other_categories(train.classes, val.classes)) is not None:
+        faults.append(Fault(pointer="/spec/data/val/annotations", detail=fault.detail, remedy=fault.remedy))
     return train.classes
 
 

@@ -29,7 +29,7 @@ def test_both_splits_are_valid_coco_and_differ(tmp_path):
     train, val = (CocoDataset(split.annotations, split.images, data.classes) for split in (data.train, data.val))
     assert (len(train), len(val)) == (12, 5)
     assert train.classes == val.classes == list(GLYPHS[:7])
-    assert train.annotations.dropped.count == 0
+    assert train.annotations.remarks == []
     assert train[0].image.size == (128, 128)
     assert not np.array_equal(np.asarray(train[0].image), np.asarray(val[0].image))
 

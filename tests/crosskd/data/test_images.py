@@ -267,7 +267,7 @@ def test_missing_images_folders_and_pipes_are_clear_errors(folder):
 @pytest.mark.parametrize("name", ["../secret.png", "/secret.png", "sub/../../secret.png"])
 def test_a_name_that_leaves_the_folder_is_refused(folder, name):
     noise(20, 12).save(folder.parent / "secret.png")
-    with pytest.raises(DataError, match=r"(absolute|leaves the image folder)"):
+    with pytest.raises(DataError, match=r"must be relative to the images folder and stay in it"):
         read(folder, name)
 
 
@@ -279,11 +279,13 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(folder):
     (folder / "up").symlink_to("..")
     assert read(folder, "inside.png").shape == (12, 20, 3)
     for name in ("outside.png", "up/secret.png"):
-        with pytest.raises(DataError, match="link that leads out of the image folder"):
+        with pytest.raises(DataError, match="link that leads out of the data"):
             read(folder, name)
+        image = ImageFolder(folder, 10**6, roots=[folder.parent]).read(name, SIZE)  # a data root that holds both
+        assert image.size == (20, 12)
 
 
-@pytest.mark.parametrize("module", [images.Image, images.os], ids=["decoded", "opened"])
+@pytest.mark.parametrize("module", [images.Image, os], ids=["decoded", "opened"])
 def test_a_file_that_becomes_a_link_out_while_it_is_read_shows_nothing_of_outside(folder, monkeypatch, module):
     inside = noise(20, 12, seed=1)
     inside.save(folder / "a.png")
@@ -296,8 +298,8 @@ def test_a_file_that_becomes_a_link_out_while_it_is_read_shows_nothing_of_outsid
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, "open", swap_first)
-    if module is images.os:
-        with pytest.raises(DataError, match="leads out of the image folder"):
+    if module is os:
+        with pytest.raises(DataError, match="leads out of the data"):
             seen.read("a.png", SIZE)
     else:
         assert np.array_equal(np.asarray(seen.read("a.png", SIZE)), np.asarray(inside))

@@ -113,6 +113,7 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
     assert manifest["kind"] == "evaluate"
     assert manifest["classes"] == CLASSES
+    assert manifest["data"]["val"]["images_used"] == manifest["model"]["images"]
     assert manifest["model"]["image"] == [64, 96]  # the scale that the file records
     assert manifest["model"]["parameters"] > 0
     assert "the student after step 0 on 4 images" in (tmp_path / "log.txt").read_text()

@@ -151,13 +151,13 @@ def test_what_is_read_is_what_was_judged(root: Path) -> None:
     weights = {"file": str(root / "a.safetensors")}
     init = {"student__backbone__init__file": str(root / "a.pt")}
     named = config(root, data__train=split, data__val=split, teacher__weights=weights, **init)
-    with opened_paths(named, [root]):
+    with opened_paths(named, [root]) as roots:
         root.rename(root.with_name("kept"))
         root.symlink_to(outside)
         assert "inside" in read_annotations(split["annotations"]).classes
         assert file_digest(Path(split["annotations"])) == file_digest(root.with_name("kept") / "a.json")
         assert list(read_tensors(weights["file"])) == list(read_tensors(root / "a.pt")) == ["inside"]
         assert list(read_header(weights["file"])[1]) == ["inside"]
-        with pytest.raises(DataError, match="leads out of the image folder"):
-            ImageFolder(split["images"], 10**6).read("a.png", (48, 64))
+        with pytest.raises(DataError, match="leads out of the data"):
+            ImageFolder(split["images"], 10**6, roots=roots).read("a.png", (48, 64))
     assert "secret" in read_annotations(split["annotations"]).classes  # nothing is kept beyond the training

@@ -28,6 +28,7 @@ def test_posted_job_is_queued_with_every_default(client: TestClient, spec: dict[
     assert [(t["from_status"], t["to_status"], t["reason"]) for t in job["transitions"]] == [
         (None, "queued", "submitted")
     ]
+    assert job.pop("warnings") == []
     assert client.get(f"/jobs/{job['id']}").json() == job
 
 

@@ -22,6 +22,9 @@ from api.models import Dataset
 from api.services.submission import datasets
 from api.services.submission.datasets import CheckFailed, CheckResult
 from api.services.submission.roots import open_file
+from crosskd.spec.coco.survey import Use
+
+USE = Use("train")
 
 
 def write_coco(path: Path, *, boxes: int = 2, names: tuple[str, ...] = ("dog", "cat"), polygon: int = 0) -> Path:
@@ -37,9 +40,9 @@ def write_coco(path: Path, *, boxes: int = 2, names: tuple[str, ...] = ("dog", "
     return path
 
 
-def examine(database: Database, path: Path, seconds: float) -> CheckResult:
+def examine(database: Database, path: Path, seconds: float, use: Use) -> CheckResult:
     with open_file(str(path), [path.parent]) as file:
-        return datasets.examine(database, file, seconds)
+        return datasets.examine(database, file, seconds, use)
 
 
 @pytest.fixture
@@ -71,27 +74,37 @@ def hold_checks(monkeypatch: pytest.MonkeyPatch, until: threading.Event, begun: 
 
 def test_an_unchanged_file_is_not_read_again(database: Database, tmp_path: Path, checks: list[Any]) -> None:
     path = write_coco(tmp_path / "a.json")
-    first = examine(database, path, 60)
+    first = examine(database, path, 60, USE)
     assert first.classes == ["dog", "cat"]
-    assert (first.annotations, first.boxes, first.fault_count) == (2, 2, 0)
-    assert examine(database, path, 60) == first
+    assert (first.annotations, first.use and first.use["boxes"], first.fault_count) == (2, 2, 0)
+    assert examine(database, path, 60, USE) == first
     os.utime(path)  # looks new, is not: its digest tells
-    assert examine(database, path, 60) == first
-    assert examine(database, Path(write_coco(tmp_path / "copy.json")), 60) == first
+    assert examine(database, path, 60, USE) == first
+    assert examine(database, Path(write_coco(tmp_path / "copy.json")), 60, USE) == first
     assert len(checks) == 1
     write_coco(path, names=("cow",))
-    assert examine(database, path, 60).classes == ["cow"]
+    assert examine(database, path, 60, USE).classes == ["cow"]
     assert len(checks) == 2
     with database.reading() as session:
         assert session.query(Dataset).count() == 2
 
 
+def test_each_use_of_a_file_is_remembered(database: Database, tmp_path: Path, checks: list[Any]) -> None:
+    """Training and validation may share a file, and jobs may differ in what they take of it."""
+    path = write_coco(tmp_path / "a.json")
+    uses = [Use("train", min_side=side) for side in (0.0, 9.0, 10.0)] + [Use("val"), Use("train", classes=("cat",))]
+    first = [examine(database, path, 60, use) for use in uses]
+    assert [result.use and result.use["boxes"] for result in first] == [2, 2, 0, 2, 0]
+    assert [examine(database, path, 60, use) for use in uses] == first
+    assert len(checks) == len(uses)
+
+
 def test_faults_are_remembered_too(database: Database, tmp_path: Path, checks: list[Any]) -> None:
     path = tmp_path / "bad.json"
     path.write_text('{"images": [{"id": 1, "file_name": "caf\\u00e9\\u0000", "width": 1, "height": NaN}]}')
-    first = examine(database, path, 60)
+    first = examine(database, path, 60, USE)
     assert first.fault_count == len(first.faults) == 4
-    assert examine(database, path, 60) == first
+    assert examine(database, path, 60, Use("val")) == first  # however the file is used
     assert len(checks) == 1
 
 
@@ -99,17 +112,17 @@ def test_the_verdict_of_older_rules_is_not_used(
     database: Database, tmp_path: Path, checks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_coco(tmp_path / "a.json")
-    examine(database, path, 60)
+    examine(database, path, 60, USE)
     monkeypatch.setattr(datasets, "VERSION", datasets.VERSION + 1)
-    examine(database, path, 60)
-    examine(database, path, 60)
+    examine(database, path, 60, USE)
+    examine(database, path, 60, USE)
     assert len(checks) == 2
 
 
 def test_a_check_that_takes_too_long_is_ended(database: Database, tmp_path: Path) -> None:
     path = write_coco(tmp_path / "big.json", boxes=40_000, polygon=75)
     with pytest.raises(CheckFailed) as failed:
-        examine(database, path, 0.05)
+        examine(database, path, 0.05, USE)
     assert "within 0.05 s" in failed.value.detail
     assert "CROSSKD_COCO_CHECK_SECONDS" in failed.value.remedy
 
@@ -118,7 +131,7 @@ def test_a_path_that_is_too_long_to_index_is_checked_all_the_same(database: Data
     folder = tmp_path.joinpath(*["é" * 120] * 10)
     folder.mkdir(parents=True)
     path = write_coco(folder / "a.json")
-    assert examine(database, path, 60).fault_count == 0
+    assert examine(database, path, 60, USE).fault_count == 0
 
 
 @pytest.mark.parametrize("moment", ["_digest", "_check"])
@@ -136,7 +149,7 @@ def test_a_link_that_is_changed_before_the_file_is_read_leads_nowhere_else(
         return real(*arguments)
 
     monkeypatch.setattr(datasets, moment, swap_first)
-    assert examine(database, path, 60).classes == ["dog", "cat"]
+    assert examine(database, path, 60, USE).classes == ["dog", "cat"]
 
 
 def test_one_check_per_file_and_few_that_wait(
@@ -150,7 +163,7 @@ def test_one_check_per_file_and_few_that_wait(
 
     def ask() -> None:
         try:
-            outcomes.append(examine(database, path, 60).fault_count)
+            outcomes.append(examine(database, path, 60, USE).fault_count)
         except Unavailable as error:
             outcomes.append(error.status)
             if len(outcomes) == 2:
@@ -172,16 +185,15 @@ def test_a_large_file_costs_little_memory(tmp_path: Path) -> None:
     assert size > 18_000_000
     peaks = []
     for program in (
-        "import sys; from api.services.submission.coco_check import main; main('60')",
-        "import json, sys; json.load(sys.stdin)",
+        "import sys; from api.services.submission.coco_check import main; main('3', '60')",
+        "import json, sys; json.load(open(3))",
     ):
         # ru_maxrss of a fresh process starts at its parent's: a small shell stands between it and pytest.
         script = (
             f"{program}; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
         )
-        command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script]
-        with path.open() as file:
-            done = subprocess.run(command, stdin=file, check=True, capture_output=True, text=True)
+        command = ["sh", "-c", '"$0" -c "$1" 3<"$2"; exit $?', sys.executable, script, str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, input=json.dumps(USE.values()))
         peaks.append(int(done.stderr) * 1024)
     streamed, loaded = peaks
     assert streamed < 60_000_000
@@ -197,7 +209,7 @@ def test_more_than_the_memory_allows_is_refused_not_fatal(
     monkeypatch.setattr(datasets, "COMMAND", [sys.executable, "-c", program])
     path.write_text(json.dumps({"images": [{"id": i} for i in range(600_000)]}))
     with pytest.raises(CheckFailed, match="more ids than can be checked"):
-        examine(database, path, 60)
+        examine(database, path, 60, USE)
     assert resource.getrlimit(resource.RLIMIT_AS) == own
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.services.submission.json_stream import JsonStream, NotJson
+from crosskd.spec.coco.json_stream import JsonStream, NotJson
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(

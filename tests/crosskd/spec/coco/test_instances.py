@@ -1,4 +1,4 @@
-"""The API's check of annotation files, held against what the training's loader refuses."""
+"""What is refused of a COCO file, and where it is said to stand; by the training as by the rules."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.services.submission.coco_check import MAX_FAULTS, VERSION, CocoCheck, Report
 from crosskd.data.annotations import read_annotations
 from crosskd.errors import DataError
+from crosskd.spec.coco.fields import MAX_FAULTS
+from crosskd.spec.coco.instances import Instances, read_instances
 
 GOOD: dict[str, Any] = {
     "info": {"year": 2017},
@@ -33,9 +34,9 @@ GOOD: dict[str, Any] = {
 }
 
 
-def check(document: Any) -> Report:
+def check(document: Any) -> Instances:
     text = document if isinstance(document, str) else json.dumps(document)
-    return CocoCheck().run(io.BytesIO(text.encode(errors="surrogatepass")))
+    return read_instances(io.BytesIO(text.encode(errors="surrogatepass")))
 
 
 def refused_by_the_loader(document: Any) -> bool:
@@ -56,15 +57,13 @@ def spoilt(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
 
 
 def test_a_good_file() -> None:
-    assert check(GOOD) == {
-        "version": VERSION,
-        "classes": ["cat", "dog"],  # by ascending id
-        "images": 2,
-        "annotations": 3,
-        "boxes": 2 - 1,  # one is crowd, one is empty
-        "faults": [],
-        "fault_count": 0,
-    }
+    found = check(GOOD)
+    assert found.faults.count == 0
+    assert [category.name for category in found.categories.values()] == ["cat", "dog"]  # by ascending id
+    assert found.positions == {1: 0, 2: 1}
+    assert found.names == ["a.png", "sub/b.png"]
+    assert found.ids.tolist() == [1, 2, 3]
+    assert found.flags.tolist() == [0, 0, 1]
     assert not refused_by_the_loader(GOOD)
 
 
@@ -72,6 +71,7 @@ SPOILT = {
     "no images": (lambda d: d.pop("images"), "", "'images' is missing"),
     "no annotations": (lambda d: d.pop("annotations"), "", "'annotations' is missing"),
     "no categories": (lambda d: d.pop("categories"), "", "'categories' is missing"),
+    "an empty list of categories": (lambda d: d.update(categories=[], annotations=[]), "categories", "is empty"),
     "images of a wrong type": (lambda d: d.update(images={}), "images", "must be an array"),
     "empty images": (lambda d: d.update(images=[], annotations=[]), "images", "is empty"),
     "an image that is no object": (lambda d: d["images"].append(3), "images[2]", "must be an object"),
@@ -83,7 +83,11 @@ SPOILT = {
     "an image twice": (lambda d: d["images"].append(d["images"][0]), "images[2].id", "1 stands in the file twice"),
     "an annotation twice": (lambda d: d["annotations"][2].update(id=1), "annotations[2].id", "twice"),
     "a category twice": (lambda d: d["categories"].append({"id": 7, "name": "cow"}), "categories[2].id", "twice"),
-    "a name twice": (lambda d: d["categories"][1].update(name="dog"), "categories[1].name", "'dog' stands"),
+    "a name twice": (
+        lambda d: d["categories"][1].update(name="dog"),
+        "categories[1].name",
+        "'dog' is the name of categories[0] too, and both have boxes (ids 7, 3)",
+    ),
     "a name that is a number": (lambda d: d["categories"][1].update(name=5), "categories[1].name", "not 5"),
     "an id that is text": (lambda d: d["annotations"][0].update(id="1"), "annotations[0].id", 'not "1"'),
     "an id that is true": (lambda d: d["annotations"][0].update(id=True), "annotations[0].id", "not true"),
@@ -99,6 +103,17 @@ SPOILT = {
     "a negative box": (lambda d: d["annotations"][1].update(bbox=[1, 1, -3, 5]), "annotations[1].bbox", "negative"),
     "three numbers": (lambda d: d["annotations"][1].update(bbox=[1, 1, 3]), "annotations[1].bbox", "four"),
     "no box": (lambda d: d["annotations"][1].pop("bbox"), "annotations[1].bbox", "is missing"),
+    "a box that is no list": (lambda d: d["annotations"][1].update(bbox={"x": 1}), "annotations[1].bbox", "four"),
+    "a negative area": (lambda d: d["annotations"][1].update(area=-1), "annotations[1].area", "from 0, not -1"),
+    "an ignore that is text": (lambda d: d["annotations"][1].update(ignore="y"), "annotations[1].ignore", "0 or 1"),
+    "an id beyond 64 bits": (lambda d: d["images"].append({**d["images"][0], "id": 2**70}), "images[2].id", "64-bit"),
+    "an id between integers": (lambda d: d["annotations"][1].update(id=1.5), "annotations[1].id", "not 1.5"),
+    "a float id that is inexact": (lambda d: d["annotations"][1].update(id=1e16), "annotations[1].id", "64-bit"),
+    "a width between integers": (lambda d: d["images"][0].update(width=64.5), "images[0].width", "not 64.5"),
+    "a gigantic width": (lambda d: d["images"][0].update(width=10**9), "images[0].width", "1 to 1000000"),
+    "a file name of nothing": (lambda d: d["images"][0].update(file_name=""), "images[0].file_name", "must be text"),
+    "a NUL in a file name": (lambda d: d["images"][0].update(file_name="a\0"), "images[0].file_name", "must be text"),
+    "a detour out": (lambda d: d["images"][0].update(file_name="x/../../a"), "images[0].file_name", "stay in it"),
     "a NaN area": (lambda d: d["annotations"][1].update(area=float("nan")), "annotations[1].area", "NaN"),
     "a crowd of two": (lambda d: d["annotations"][1].update(iscrowd=2), "annotations[1].iscrowd", "0 or 1, not 2"),
 }
@@ -108,31 +123,70 @@ SPOILT = {
 def test_each_fault_has_its_place_and_the_loader_refuses_it_too(name: str) -> None:
     change, where, detail = SPOILT[name]
     document = spoilt(change)
-    report = check(document)
-    assert report["fault_count"] == 1
-    assert report["faults"][0]["where"] == where
-    assert detail in report["faults"][0]["detail"]
+    faults = check(document).faults
+    assert faults.count == 1
+    assert faults.first[0]["where"] == where
+    assert detail in faults.first[0]["detail"]
+    assert faults.first[0]["remedy"]
     assert refused_by_the_loader(document)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", '"x"', "{", '{"images": [', '{"images": [}', "[" * 100_000, "\x00"])
+NO_COCO = ["", "[]", "3", "null", '"x"', "{", '{"images": [', '{"images": [}', "[" * 100_000, "\x00", '{"images": 1e}']
+
+
+@pytest.mark.parametrize("text", [*NO_COCO, '{"images": [], "images": []}', '{"images": ' + "9" * 5000 + "}"])
 def test_what_is_no_coco_file_at_all(text: str) -> None:
-    assert check(text)["fault_count"] >= 1
+    assert check(text).faults.count >= 1
     assert refused_by_the_loader(text)
 
 
 def test_sections_may_come_in_any_order() -> None:
     document = {key: GOOD[key] for key in ("categories", "annotations", "images")}
-    assert check(document)["fault_count"] == 0
-    assert check({key: GOOD[key] for key in ("annotations", "images", "categories")})["fault_count"] == 0
+    assert check(document).faults.count == 0
+    assert check({key: GOOD[key] for key in ("annotations", "images", "categories")}).faults.count == 0
     late = spoilt(lambda d: d["annotations"][0].update(image_id=5))
-    report = check({key: late[key] for key in ("annotations", "images", "categories")})
-    assert [fault["where"] for fault in report["faults"]] == ["annotations[0].image_id"]
+    found = check({key: late[key] for key in ("annotations", "images", "categories")})
+    assert [fault["where"] for fault in found.faults.first] == ["annotations[0].image_id"]
+
+
+def test_an_unknown_id_is_one_fault_however_many_boxes_name_it() -> None:
+    (fault,) = check(spoilt(lambda d: [each.update(category_id=9) for each in d["annotations"]])).faults.first
+    assert fault["where"] == "annotations[0].category_id"
+    assert fault["detail"] == "there is no category with id 9, which 3 annotations name"
+
+
+def test_ids_may_be_written_as_floats() -> None:
+    def floats(document: dict[str, Any]) -> None:
+        for section in ("images", "annotations", "categories"):
+            for entry in document[section]:
+                entry.update({key: float(value) for key, value in entry.items() if key.endswith("id")})
+
+    found = check(spoilt(floats))
+    assert found.faults.count == 0
+    assert found.positions == {1: 0, 2: 1}
+    assert list(found.categories) == [3, 7]
+    assert found.labels.tolist() == [7, 3, 3]
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_of_categories_with_one_name_those_without_boxes_are_left_out(position: int) -> None:
+    root = {"id": 0, "name": "dog", "supercategory": "none"}
+    found = check(spoilt(lambda d: d["categories"].insert(position, root)))
+    assert found.faults.count == 0
+    assert list(found.categories) == [3, 7]
+    assert [category.id for category in found.unused] == [0]
+
+
+def test_categories_can_be_read_alone() -> None:
+    document = {"categories": [{"id": 0, "name": "dog"}, *GOOD["categories"]], "annotations": [{"category_id": 7}, 3]}
+    found = read_instances(io.BytesIO(json.dumps(document).encode()), categories_alone=True)
+    assert found.faults.count == 0
+    assert list(found.categories) == [3, 7]
 
 
 def test_only_the_first_faults_are_spelt_out() -> None:
-    report = check(spoilt(lambda d: d["images"].extend([None] * 100)))
-    assert (len(report["faults"]), report["fault_count"]) == (MAX_FAULTS, 100)
+    faults = check(spoilt(lambda d: d["images"].extend([None] * 100))).faults
+    assert (len(faults.first), faults.count) == (MAX_FAULTS, 100)
 
 
 ODD = st.one_of(
@@ -148,7 +202,7 @@ ODD = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_refuses_exactly_what_the_loader_refuses(data: st.DataObject) -> None:
+def test_whatever_stands_there_is_read_or_refused_in_words(data: st.DataObject) -> None:
     document = copy.deepcopy(GOOD)
     for _ in range(data.draw(st.integers(1, 3))):
         section = data.draw(st.sampled_from(["images", "annotations", "categories"]))
@@ -161,9 +215,9 @@ def test_refuses_exactly_what_the_loader_refuses(data: st.DataObject) -> None:
                 key = data.draw(st.sampled_from([*sorted(entry), "ignore"]))
                 entry.pop(key, None)
                 if action == "set":
-                    entry[key] = data.draw(ODD)
+                    entry[key] = copy.deepcopy(data.draw(ODD))
             case "append":
                 document[section].append(copy.deepcopy(entry))
             case "replace":
-                document[section] = data.draw(ODD)
-    assert (check(document)["fault_count"] > 0) == refused_by_the_loader(document)
+                document[section] = copy.deepcopy(data.draw(ODD))
+    assert refused_by_the_loader(document) or check(document).faults.count == 0
