@@ -10,6 +10,7 @@ from crosskd.data.annotations import read_classes
 from crosskd.errors import ConfigError
 
 BACKGROUND, UNUSED = "__background__", "N/A"
+_PUBLISHED = {"mmdet": 80, "torchvision": 91}  # classes of the files that both publish, which may not name them
 MOST_DIGITS = 9  # of a count; a longer number is a name
 
 
@@ -29,6 +30,11 @@ def coco_classes(count: int) -> list[str]:
         f"{count} is neither the {len(used)} classes of COCO nor torchvision's {len(names)}",
         remedy="Give the names themselves, separated by commas.",
     )
+
+
+def published_classes(project: str, count: int) -> list[str] | None:
+    """COCO's names, for a file of another project with as many classes as those that it publishes; else None."""
+    return coco_classes(count) if _PUBLISHED.get(project) == count else None
 
 
 def parse_classes(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.files import file_digest, replacing
-from crosskd.weights.native import write_weights
+from crosskd.weights.native import input_entry, write_weights
 from crosskd.weights.tensors import check_shapes
 
 SAFETENSORS = ".safetensors"
@@ -104,7 +104,7 @@ class Conversion:
 
     def _meta(self) -> dict[str, object]:
         """What MMDetection reads, and under a name of its own what we read when the file comes back."""
-        own = {**self.extra, "model": self.model.model_dump_json()}
+        own = {**self.extra, "model": self.model.model_dump_json(), **input_entry(self.model, self.extra)}
         if self.classes is None:
             return {OWN_ENTRY: own}
         own["classes"] = json.dumps(self.classes, ensure_ascii=False)

@@ -25,7 +25,7 @@ OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
 # What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
 PLAIN = json.dumps({"antialias": False})
 _STUDENT = "student."  # begins the student's names in a checkpoint of a distillation
-_FILE_KEYS = ("format", "version", "model", "classes", "names")
+_FILE_KEYS = ("format", "version", "model", "classes", "names", "input")
 
 
 @dataclass(frozen=True)

@@ -112,13 +112,13 @@ class ImageFolder:
         """Which of the names are no files. One listing per folder: quick for a hundred thousand names."""
         return look(self.root, names, self.roots)
 
-    def read(self, name: str, size: tuple[int, int]) -> Image.Image:
+    def read(self, name: str, size: tuple[int, int] | None = None) -> Image.Image:
         """An image in mode RGB, of `size` (height, width).
 
-        EXIF orientation is applied where that leads to `size`, as OpenCV and annotation tools do; transparency is
-        dropped, 16-bit images become 8-bit ones as `sixteen_bit` says. Only the first frame of an animation is read.
-        What Pillow merely warns of, such as a broken EXIF block, is passed over in silence: in a data set it would be
-        said every epoch.
+        EXIF orientation is applied where that leads to `size`, or where no size is given, as OpenCV and annotation
+        tools do; transparency is dropped, 16-bit images become 8-bit ones as `sixteen_bit` says. Only the first frame
+        of an animation is read. What Pillow merely warns of, such as a broken EXIF block, is passed over in silence: in
+        a data set it would be said every epoch.
 
         Raises:
             DataError: missing, truncated, no image, of another size, or above `max_pixels`, checked before decoding.
@@ -131,12 +131,8 @@ class ImageFolder:
                 self._decoded(file, path) as image,
             ):
                 self._check_pixels(image, path)
-                deep = is_sixteen_bit(image)  # before it is loaded, as a search for EXIF may do
-                transpose = _orientation(image, size, path)
-                image.load()
-                stretch = deep and self.sixteen_bit == "own_range"
-                rgb = stretched(image, file) if stretch else _to_rgb(image, path)
-                if deep and not stretch and (remark := nearly_black(rgb)):
+                rgb, remark = as_rgb(image, str(path), self.sixteen_bit, file=file, size=size)
+                if remark:
                     self.dark[name] = remark
         except BROKEN as error:
             if isinstance(error, UnidentifiedImageError):
@@ -144,7 +140,7 @@ class ImageFolder:
             else:
                 message = f"the image cannot be decoded: {str(error) or type(error).__name__}"
             raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
-        return rgb if transpose is None else rgb.transpose(transpose)
+        return rgb
 
     def _decoded(self, file: BinaryIO, path: Path) -> Image.Image:
         alarm = Image.MAX_IMAGE_PIXELS
@@ -167,6 +163,34 @@ class ImageFolder:
         )
 
 
+def as_rgb(
+    image: Image.Image,
+    where: str,
+    sixteen_bit: SixteenBit,
+    *,
+    file: BinaryIO | None = None,
+    size: tuple[int, int] | None = None,
+) -> tuple[Image.Image, str]:
+    """An opened image in mode RGB, upright as `ImageFolder.read` says, and a remark on one that is nearly black.
+
+    `file` is what it was read from, `where` its name in messages. Raises `DataError`, and on broken bytes whatever is
+    in `BROKEN`.
+    """
+    deep = is_sixteen_bit(image)  # before it is loaded, as a search for EXIF may do
+    transpose = _orientation(image, size, where)
+    image.load()
+    stretch = deep and sixteen_bit == "own_range"
+    if stretch and file is None and not image.mode.startswith("I;16"):
+        raise DataError(
+            "the image has 16 bits a colour, which Pillow alone does not give, and the model wants them all",
+            where=where,
+            remedy="Give the path of the file.",
+        )
+    rgb = stretched(image, file) if stretch else _to_rgb(image, where)
+    remark = nearly_black(rgb) if deep and not stretch else ""
+    return (rgb if transpose is None else rgb.transpose(transpose)), remark
+
+
 def _fault(error: OSError | inputs.WrongKind) -> str:
     """What is wrong with a file that could not be opened."""
     if isinstance(error, inputs.WrongKind):
@@ -176,18 +200,19 @@ def _fault(error: OSError | inputs.WrongKind) -> str:
     return f"cannot be opened: {error.strerror}"
 
 
-def _orientation(image: Image.Image, size: tuple[int, int], path: Path) -> Image.Transpose | None:
-    """The transpose that turns the stored image into the annotated one."""
+def _orientation(image: Image.Image, size: tuple[int, int] | None, where: str) -> Image.Transpose | None:
+    """The transpose that turns the stored image into the annotated one; without annotation, as EXIF says."""
     height, width = image.height, image.width
     value = _exif_orientation(image)
     turned = (width, height) if value in (5, 6, 7, 8) else (height, width)
-    if turned == size:
+    if size in (None, turned):
         return TRANSPOSES.get(value)
+    assert size is not None
     if (height, width) == size:
         return None
     raise DataError(
         f"the image is {turned[1]} x {turned[0]} pixels, but annotated as {size[1]} x {size[0]}",
-        where=str(path),
+        where=where,
         remedy="Mend `width` and `height`, and the boxes with them, or replace the image.",
     )
 
@@ -201,7 +226,7 @@ def _exif_orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
@@ -209,7 +234,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in ("I", "F"):
         raise DataError(
             f"the image has 32-bit pixels (mode {image.mode}), whose range is anyone's guess",
-            where=str(path),
+            where=where,
             remedy="Convert it to 8 or 16 bits.",
         )
     if image.mode == "P":  # a palette may be transparent, which only RGBA can take over

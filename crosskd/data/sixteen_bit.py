@@ -34,10 +34,11 @@ def nearly_black(rgb: Image.Image) -> str:
     )
 
 
-def stretched(image: Image.Image, file: BinaryIO) -> Image.Image:
+def stretched(image: Image.Image, file: BinaryIO | None) -> Image.Image:
     """A loaded 16-bit image as 8-bit RGB: its darkest value is 0, its brightest 255, over all colours.
 
-    Transparency is dropped. `file`, which it was read from, is read once more. Raises what Pillow does on broken bytes.
+    Transparency is dropped. `file`, which it was read from, is read once more; for grey it is not needed. Raises what
+    Pillow does on broken bytes.
     """
     values = _values(image, file).astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -45,10 +46,11 @@ def stretched(image: Image.Image, file: BinaryIO) -> Image.Image:
     return Image.fromarray(eight).convert("RGB")
 
 
-def _values(image: Image.Image, file: BinaryIO) -> NDArray[np.uint16]:
+def _values(image: Image.Image, file: BinaryIO | None) -> NDArray[np.uint16]:
     """[h, w] grey or [h, w, 3] RGB."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
+    assert file is not None  # Pillow has dropped the lower byte of colours
     file.seek(0)
     with Image.open(file, formats=[str(image.format)]) as again:
         tiles: list[Any] = again.tile

@@ -144,7 +144,7 @@ class _RankDetections:
             detections = detector.detect(batch.images, batch.targets.sizes)
         _wait(device)
         self.spans.append((time.perf_counter() - start, len(batch.image_ids)))
-        self.found |= _original(batch, detections)
+        self.found |= original_detections(batch, detections)
 
     @property
     def milliseconds_per_image(self) -> float | None:
@@ -168,7 +168,7 @@ def _merged(shares: list[_RankDetections]) -> _RankDetections:
     return whole
 
 
-def _original(batch: Batch, detections: list[Detections]) -> dict[int, ImageDetections]:
+def original_detections(batch: Batch, detections: list[Detections]) -> dict[int, ImageDetections]:
     """Image id -> detections in the pixels of the original image."""
     return {
         image_id: ImageDetections(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosskd.convert.classes import coco_classes
+from crosskd.convert.classes import published_classes
 from crosskd.convert.convert import Conversion, prepare
 from crosskd.convert.load import listed
 from crosskd.detectors.detector import Detector
@@ -23,7 +23,6 @@ from crosskd.weights.tensors import check_finite
 log = logging.getLogger(__name__)
 
 POINTER = "/student/init"
-_COCO = {"mmdet": 80, "torchvision": 91}  # classes of the files that both projects publish, which may not name them
 
 
 def begin(
@@ -89,11 +88,12 @@ def _read(path: Path) -> Conversion:
 def _published(conversion: Conversion) -> list[str] | None:
     """COCO's names, where the file names none and has as many classes as those that are published."""
     report = conversion.report
-    if _COCO.get(report.source) != report.classes:
+    names = published_classes(report.source, report.classes)
+    if names is None:
         log.warning("the weights do not name their %d classes: the class layer begins anew", report.classes)
-        return None
-    log.info("the weights do not name their %d classes: taken for COCO's", report.classes)
-    return coco_classes(report.classes)
+    else:
+        log.info("the weights do not name their %d classes: taken for COCO's", report.classes)
+    return names
 
 
 def _shapes(state: Any) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import image_settings, scale_of
+from crosskd.spec.input_contract import evaluation_scale, scale_in
 from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors
 
@@ -48,9 +49,16 @@ class Description:
             return None
         try:
             recorded = json.loads(self.recorded["augment"])
-            return None if recorded and recorded.keys() <= image_settings({}).keys() else scale_of(recorded)
+            return scale_in(recorded) if recorded else scale_of(recorded)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise self._unknown("scale", "it has no short edge, long edge and pad_to within their bounds") from error
+            raise self._no_scale() from error
+
+    def evaluation_scale(self) -> ScaleConfig:
+        """The scale at which the file is evaluated, by default where it does not say it: no field is None."""
+        try:
+            return evaluation_scale(json.loads(self.recorded.get("augment", "{}")))
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self._no_scale() from error
 
     def image_settings(self) -> dict[str, Any]:
         """`antialias` and `sixteen_bit`: how images were read and resized in the training; by default as always."""
@@ -58,6 +66,9 @@ class Description:
             return image_settings(json.loads(self.recorded.get("augment", "{}")))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise self._unknown("images", "`antialias` or `sixteen_bit` is none of the values it can have") from error
+
+    def _no_scale(self) -> WeightsError:
+        return self._unknown("scale", "it has no short edge, long edge and pad_to within their bounds")
 
     def _unknown(self, what: str, reason: str) -> WeightsError:
         return WeightsError(

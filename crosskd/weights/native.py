@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.input_contract import input_contract
 from crosskd.spec.inputs import opened
 from crosskd.spec.weights_file import MAX_HEADER
 from crosskd.weights.files import file_digest, replacing
@@ -37,7 +38,8 @@ def write_weights(
 ) -> str:
     """Write `state` to `path`, wholly or not at all, with all that is needed to build the detector again.
 
-    `extra` goes into the metadata as it is (step, epoch, average precision, ...). Returns the file's sha256 in hex.
+    `extra` goes into the metadata as it is (step, epoch, average precision, ...); what the model wants of its input
+    images is written beside it, for people and other programs (`input`). Returns the file's sha256 in hex.
     Raises `OSError` or `CrossKDError` where the disk does not take it.
     """
     path = Path(path)
@@ -47,6 +49,7 @@ def write_weights(
         "version": VERSION,
         "model": model.model_dump_json(),
         "classes": json.dumps(list(classes), ensure_ascii=False),
+        **input_entry(model, extra or {}),
     }
     # Clones: safetensors refuses tensors that share memory, and a state dict on a device is copied anyway.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -54,6 +57,18 @@ def write_weights(
         save_file(tensors, temporary, metadata)
         _sort_metadata(temporary)
         return file_digest(temporary)
+
+
+def input_entry(model: ModelConfig, extra: Mapping[str, str]) -> dict[str, str]:
+    """The entry `input` of a file's metadata: the contract of its images. Empty where `extra` has no readable scale.
+
+    It follows from `model` and `augment`, which alone are read again.
+    """
+    try:
+        contract = input_contract(model, json.loads(extra.get("augment", "{}")))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}  # whoever reads the scale says what is wrong with it
+    return {"input": json.dumps(contract)}
 
 
 def _sort_metadata(path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import crosskd
 from crosskd.convert.formats import from_native
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector
@@ -249,3 +250,9 @@ def test_a_backbone_alone_is_no_detector(trained: Detector, tmp_path: Path) -> N
     torch.save(trained.backbone.state_dict(), path)
     with pytest.raises(WeightsError, match="holds no detector"):
         load_weights(trained, path)
+
+
+def test_a_training_checkpoint_detects_with_its_student(checkpoint_of_a_run: Path) -> None:
+    loaded = crosskd.load(checkpoint_of_a_run, device="cpu")
+    assert (loaded.classes, loaded.scale.short_edge) == (["A", "B", "E"], 64)
+    assert loaded.input["size_is"] == "recorded"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
 from crosskd.data.folder import read_samples
+from crosskd.data.images import ORIENTATION
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import CrossKDError, ExportError, Interrupted
 from crosskd.onnx.check import Graph, compare
@@ -72,6 +79,38 @@ def test_the_command_writes_a_graph_and_says_how_well_it_agrees(exported: tuple[
     assert json.loads(described["scale"]) == {"val_short_edge": 64, "long_edge": 96, "pad_to": 32} | images
     assert "antialias" in described["images"]
     assert "the graph agrees with PyTorch" in (folder / "log.txt").read_text()
+
+
+def test_the_page_on_weights_does_what_it_says(
+    exported: tuple[Path, Result], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every piece of Python in docs/weights.md, as a reader types it; the graph finds what `crosskd.load` finds."""
+    page = (Path(__file__).parents[3] / "docs" / "weights.md").read_text()
+    load, header, graph = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(weights, "best.safetensors")
+    shutil.copy(exported[0] / "model.onnx", "model.onnx")
+    noise = np.random.default_rng(3).integers(0, 256, (70, 121, 3), np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(noise).save("street.jpg", exif=exif)
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(load, names)
+        found = names["found"]
+        exec(header, names)
+        exec(graph, names)
+    assert said.getvalue().startswith(f"{found.classes[0]} {found.scores[0]:.3f} ")
+    assert '"short_edge": 64' in said.getvalue()
+    assert len(found) == names["counts"][0] > 3
+    assert np.abs(names["scores"][0, : len(found)] - found.scores).max() < 1e-4
+    alike = np.diff(found.scores, prepend=2, append=-1)
+    apart = (alike[1:] < -1e-3) & (alike[:-1] < -1e-3)  # neighbours with one score may change places
+    assert apart.any()
+    assert np.abs(names["boxes"] - found.boxes)[apart].max() < 0.2
+    lines = [len(code.strip().splitlines()) - code.count("import ") for code in (load, graph)]
+    assert lines[0] <= 5
+    assert lines[1] <= 11
 
 
 @pytest.mark.parametrize("edges", [(64, 96), (128, 160)])
