@@ -24,6 +24,7 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
+from crosskd.spec.layouts import data_section
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
@@ -34,7 +35,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tr
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file with a TrainConfig, or the name of a packaged recipe.")],
     workdir: Annotated[Path, typer.Option(help="Where weights, checkpoints, manifest.json and log.txt go.")],
-    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json, images; or COCO's.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, in YAML; any knob, as often as you like.")
@@ -292,8 +296,13 @@ def _read(recipe: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
         raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy="Mend the file.") from error
+    except OSError as error:
+        remedy = "Name a YAML file that you may read."
+        message = f"the recipe cannot be read: {error.strerror or error}"
+        raise ConfigError(message, where=recipe, remedy=remedy) from error
+    except ValueError as error:
+        remedy = "Correct the text at that place: indentation, brackets, quotes. A packaged recipe shows the form."
+        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy=remedy) from error
     if not isinstance(values, dict):
         raise ConfigError("the recipe is no mapping of settings", where=recipe, remedy="Start from a packaged one.")
     return values
@@ -306,23 +315,11 @@ def _with_options(
     values = dict(values)
     if data is not None:
         known = values.get("data") if isinstance(values.get("data"), dict) else {}
-        values["data"] = {**(known or {}), **{split: _split(data, split) for split in ("train", "val")}}
+        values["data"] = {**(known or {}), **data_section(data)}
     if teacher is not None:
         known = values.get("teacher") if isinstance(values.get("teacher"), dict) else {}
         values["teacher"] = {**(known or {}), "weights": {"file": str(teacher)}}
     return _with_changes(values, changes)
-
-
-def _split(folder: Path, split: str) -> dict[str, str]:
-    """Images lie in `images/`, or in a folder of the split's own name; or all lies as COCO's archives unpack."""
-    coco = folder / "annotations" / f"instances_{split}2017.json"
-    if coco.is_file() and not (folder / f"{split}.json").exists():
-        return {"annotations": str(coco), "images": str(folder / f"{split}2017")}
-    shared = folder / "images"
-    return {
-        "annotations": str(folder / f"{split}.json"),
-        "images": str(shared if shared.is_dir() else folder / split),
-    }
 
 
 def _with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:

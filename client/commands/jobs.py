@@ -35,7 +35,10 @@ def submit(
     priority: Annotated[
         int | None, typer.Option(help="1 (last) to 9 (first) of the jobs that wait; default: 5.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and images/.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
+    ] = None,
     teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
     weights_job: Annotated[
@@ -140,7 +143,7 @@ def resume(job: JobId, url: Url = "") -> None:
 
 @app.command()
 def retry(job: JobId, url: Url = "") -> None:
-    """Post a failed or cancelled job anew, from its last checkpoint, and print the new id."""
+    """Post a failed or cancelled job anew, from its last checkpoint if it has one, and print the new id."""
     with connect(url) as client:
         print(client.retry(job).id)
 
