@@ -116,8 +116,9 @@ def convert(
     drop_unexpected: Annotated[
         bool, typer.Option("--drop-unexpected", help="Leave out tensors that the model does not have.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every tensor, not only the sum.")] = False,
 ) -> None:
-    """Write a detector's weights as another project names and orders them, with a report of every tensor.
+    """Write a detector's weights as another project names and orders them, and say what became of the tensors.
 
     Which model IN holds stands in our own files, else it is told from the tensors, where they tell enough. Of a
     training checkpoint the student is taken, alone.
@@ -128,18 +129,18 @@ def convert(
         from crosskd.weights.files import write_text
 
         if to == "backbone":
-            _convert_backbone(source, target, model, report)
+            _convert_backbone(source, target, model, report, verbose)
             return
         known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None
         conversion = prepare(source, to, model=known, classes=names)
-        print("\n".join(conversion.report.lines()), flush=True)
+        print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
         if report is not None:
             write_text(report, conversion.report.json())
         conversion.write(target, drop_unexpected=drop_unexpected)
 
 
-def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None) -> None:
+def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None, verbose: bool) -> None:
     from crosskd.convert.backbone import prepare_backbone
     from crosskd.weights.files import write_text
 
@@ -156,7 +157,7 @@ def _convert_backbone(source: Path, target: Path, model: str | None, report: Pat
     if isinstance(values, dict):
         values = {**values, "init": "random"}
     conversion = prepare_backbone(source, BackboneConfig.model_validate(values))
-    print("\n".join(conversion.report.lines()), flush=True)
+    print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
     if report is not None:
         write_text(report, conversion.report.json())
     conversion.write(target)

@@ -14,7 +14,7 @@ from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
 from client.sdk import Client
 from client.visible import visible
-from client.watch import follow
+from client.watch import best, follow
 from wire.jobs import Job
 
 app = typer.Typer()
@@ -171,7 +171,8 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
 
 def finish(job: Job) -> None:
     """Say how a job ended, by text and by exit code."""
-    print(f"{job.id}: {job.status}" + (f", AP {job.best_ap:.3f}" if job.best_ap is not None else ""))
+    figure = best(job)
+    print(f"{job.id}: {job.status}" + (f", {figure}" if figure else ""))
     if job.status != "succeeded":
         for line in tables.failure_lines(job):
             print(line, file=sys.stderr)
