@@ -314,7 +314,10 @@ def _malformed(complaint: Any, text: Any) -> BadRequest:
     before = str(text)[:position]
     line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
     reason = complaint["ctx"]["error"]
-    return BadRequest(f"malformed JSON at line {line}, column {column}: {reason}", remedy="Mend the JSON text there.")
+    return BadRequest(
+        f"malformed JSON at line {line}, column {column}: {reason}",
+        remedy="Look there for a comma, quote or bracket too much or too few.",
+    )
 
 
 def _body_model(request: Request) -> Any:

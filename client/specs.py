@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import ClientError
+from crosskd.errors import ConfigError
+from crosskd.spec import layouts
 from crosskd.spec.presets import parse_yaml
 
-# Where a data folder keeps its two splits: (annotations, images) of training and of validation.
-LAYOUTS = (
-    (("train.json", "images"), ("val.json", "images")),
-    (("annotations/instances_train2017.json", "train2017"), ("annotations/instances_val2017.json", "val2017")),
-    (("annotations/train.json", "train"), ("annotations/val.json", "val")),
-)
 OF_WEIGHTS = ("evaluate", "export")  # kinds whose spec can begin empty: all they need is weights
 NAMES_OF_FILES = (".yaml", ".yml", ".json")
 
@@ -35,7 +31,8 @@ def read_job(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ClientError(f"Cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:
-        raise ClientError(f"{path} is no YAML: {error}") from error
+        remedy = "Correct the text at that place: its indentation, brackets and quotes."
+        raise ClientError(f"{path} is no YAML: {error}", remedy=remedy) from error
     if not isinstance(values, dict):
         raise ClientError(f"{path} holds no mapping.", remedy="Write the keys of a job or of a TrainConfig.")
     return values if isinstance(values.get("spec"), dict) else {"spec": values}
@@ -112,16 +109,11 @@ def _put_data(spec: dict[str, Any], kind: str, data: dict[str, dict[str, str]]) 
 
 
 def data_section(folder: Path) -> dict[str, dict[str, str]]:
-    """The `data` of a spec from a folder in one of the usual layouts. Raises: `ClientError` that lists them."""
-    folder = folder.expanduser().absolute()
-    for train, val in LAYOUTS:
-        if all((folder / name).exists() for name in (*train, *val)):
-            return {
-                split: {"annotations": str(folder / annotations), "images": str(folder / images)}
-                for split, (annotations, images) in (("train", train), ("val", val))
-            }
-    known = "; ".join(f"{t[0]} with {t[1]}/ and {v[0]} with {v[1]}/" for t, v in LAYOUTS)
-    raise ClientError(f"{folder} holds no data set in a known layout.", remedy=f"Known: {known}.")
+    """The `data` of a spec from a folder in one of the known layouts. Raises: `ClientError` that lists them."""
+    try:
+        return layouts.data_section(folder.expanduser().absolute())
+    except ConfigError as error:
+        raise ClientError(error.message, remedy=error.remedy) from error
 
 
 def put(spec: dict[str, Any], text: str) -> None:
@@ -139,7 +131,7 @@ def put(spec: dict[str, Any], text: str) -> None:
     try:
         section[last] = parse_yaml(value)
     except ValueError as error:
-        raise ClientError(f"--set {text}: the value is no YAML.") from error
+        raise ClientError(f"--set {text}: the value is no YAML.", remedy="Quote it.") from error
 
 
 def pair(text: str) -> tuple[str, str]:

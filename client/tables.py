@@ -13,6 +13,8 @@ from wire.artifacts import Artifact
 from wire.jobs import Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
+LOG_LINES = 20  # of the log's end, below a failure
+TOLD_BY_THE_MESSAGE = ("user", "data")  # classes of failures
 COCO_LIMIT = 100  # detections an image that COCO's own AP counts
 
 
@@ -42,12 +44,20 @@ def job_lines(job: Job) -> list[str]:
 
 
 def failure_lines(job: Job) -> list[str]:
+    """What broke, what to do, and the end of the log where it may tell more.
+
+    It does not where the job or its data are at fault: the message says all of it.
+    """
     if job.failure is None:
         return []
     failure = job.failure
     where = f" (at {failure.where})" if failure.where else ""
-    message = f"failed ({failure.failure_class}): {failure.message}{where} {failure.remedy}".rstrip()
-    return [visible(line) for line in (message, *(f"    {line}" for line in failure.log_tail[-20:]))]
+    lines = [f"failed ({failure.failure_class}): {failure.message}{where}"]
+    if failure.remedy:
+        lines.append(f"  what to do: {failure.remedy}")
+    if failure.failure_class not in TOLD_BY_THE_MESSAGE:
+        lines += [f"    {line}" for line in failure.log_tail[-LOG_LINES:]]
+    return [visible(line) for line in lines]
 
 
 def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:

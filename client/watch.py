@@ -64,9 +64,16 @@ def describe(job: Job) -> str:
             parts.append(f"loss {progress.loss:.3f}")
         if progress.eta_seconds is not None:
             parts.append(f"ETA {clock(progress.eta_seconds)}")
-    if job.best_ap is not None:
-        parts.append(f"AP {job.best_ap:.3f}")
+    if (figure := best(job)) is not None:
+        parts.append(figure)
     return " · ".join(parts)
+
+
+def best(job: Job) -> str | None:
+    """The AP that a job has reached: of a training the best of its evaluations, which need not be the last."""
+    if job.best_ap is None:
+        return None
+    return f"{'' if job.kind == 'evaluate' else 'best '}AP {'-' if job.best_ap < 0 else f'{job.best_ap:.3f}'}"
 
 
 def clock(seconds: float) -> str:

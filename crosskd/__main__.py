@@ -25,6 +25,7 @@ from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
 from crosskd.spec.inputs import real_path
+from crosskd.spec.layouts import data_section
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
@@ -39,7 +40,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tr
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file with a TrainConfig, or the name of a packaged recipe.")],
     workdir: Annotated[Path, typer.Option(help="Where weights, checkpoints, manifest.json and log.txt go.")],
-    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json, images; or COCO's.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's weights.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, in YAML; any knob, as often as you like.")
@@ -122,8 +126,9 @@ def convert(
     drop_unexpected: Annotated[
         bool, typer.Option("--drop-unexpected", help="Leave out tensors that the model does not have.")
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every tensor, not only the sum.")] = False,
 ) -> None:
-    """Write a detector's weights as another project names and orders them, with a report of every tensor.
+    """Write a detector's weights as another project names and orders them, and say what became of the tensors.
 
     Which model IN holds stands in our own files, else it is told from the tensors, where they tell enough. Of a
     training checkpoint the student is taken, alone.
@@ -134,18 +139,18 @@ def convert(
         from crosskd.weights.files import write_text
 
         if to == "backbone":
-            _convert_backbone(source, target, model, report)
+            _convert_backbone(source, target, model, report, verbose)
             return
         known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None
         conversion = prepare(source, to, model=known, classes=names)
-        print("\n".join(conversion.report.lines()), flush=True)
+        print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
         if report is not None:
             write_text(report, conversion.report.json())
         conversion.write(target, drop_unexpected=drop_unexpected)
 
 
-def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None) -> None:
+def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None, verbose: bool) -> None:
     from crosskd.convert.backbone import prepare_backbone
     from crosskd.weights.files import write_text
 
@@ -162,7 +167,7 @@ def _convert_backbone(source: Path, target: Path, model: str | None, report: Pat
     if isinstance(values, dict):
         values = {**values, "init": "random"}
     conversion = prepare_backbone(source, BackboneConfig.model_validate(values))
-    print("\n".join(conversion.report.lines()), flush=True)
+    print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
     if report is not None:
         write_text(report, conversion.report.json())
     conversion.write(target)
@@ -312,8 +317,13 @@ def _read(recipe: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
         raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy="Mend the file.") from error
+    except OSError as error:
+        remedy = "Name a YAML file that you may read."
+        message = f"the recipe cannot be read: {error.strerror or error}"
+        raise ConfigError(message, where=recipe, remedy=remedy) from error
+    except ValueError as error:
+        remedy = "Correct the text at that place: indentation, brackets, quotes. A packaged recipe shows the form."
+        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy=remedy) from error
     if not isinstance(values, dict):
         raise ConfigError("the recipe is no mapping of settings", where=recipe, remedy="Start from a packaged one.")
     return values
@@ -326,23 +336,11 @@ def _with_options(
     values = dict(values)
     if data is not None:
         known = values.get("data") if isinstance(values.get("data"), dict) else {}
-        values["data"] = {**(known or {}), **{split: _split(data, split) for split in ("train", "val")}}
+        values["data"] = {**(known or {}), **data_section(data)}
     if teacher is not None:
         known = values.get("teacher") if isinstance(values.get("teacher"), dict) else {}
         values["teacher"] = {**(known or {}), "weights": {"file": str(teacher)}}
     return _with_changes(values, changes)
-
-
-def _split(folder: Path, split: str) -> dict[str, str]:
-    """Images lie in `images/`, or in a folder of the split's own name; or all lies as COCO's archives unpack."""
-    coco = folder / "annotations" / f"instances_{split}2017.json"
-    if coco.is_file() and not (folder / f"{split}.json").exists():
-        return {"annotations": str(coco), "images": str(folder / f"{split}2017")}
-    shared = folder / "images"
-    return {
-        "annotations": str(folder / f"{split}.json"),
-        "images": str(shared if shared.is_dir() else folder / split),
-    }
 
 
 def _with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class CrossKDError(Exception):
     def __str__(self) -> str:
         where = f" (at {self.where})" if self.where else ""
         remedy = f" {self.remedy}" if self.remedy else ""
-        return f"{self.message}{where}.{remedy}"
+        said = f"{self.message}{where}"
+        end = "" if said.endswith((".", "!", "?")) else "."
+        return f"{said}{end}{remedy}"
 
 
 class ConfigError(CrossKDError):

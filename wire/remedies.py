@@ -5,12 +5,12 @@ from __future__ import annotations
 from wire.jobs import Failure, FailureClass
 
 REMEDIES: dict[FailureClass, str] = {
-    "user": "Mend the specification as the message says, and post the job again.",
-    "data": "Mend the file that the message names, and post the job again.",
+    "user": "Change the field of the specification that the message names as it says, and post the job again.",
+    "data": "Correct in that file what the message names, or replace the file by a sound one, and post the job again.",
     "diverged": "Lower optimizer.lr, raise schedule.warmup_steps or set clip_norm, and post the job again.",
     "out_of_memory": "Use a smaller batch_size (with accumulate, if you like), smaller images or bf16.",
     "infrastructure": "Look at the worker's own log, its disk and its network; the job is tried again by itself a few "
-    "times, and once more from its last checkpoint with POST /jobs/{id}/retry.",
+    "times, and once more, from its last checkpoint if it has one, with POST /jobs/{id}/retry.",
     "lost": "Look whether that machine runs and reaches the API; its own log tells how it ended.",
 }
 

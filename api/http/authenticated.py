@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from api.auth import authenticate
+from api.http.query_parameters import names, refuse_unknown
 
 
 class AuthenticatedRoute(APIRoute):
@@ -16,9 +17,11 @@ class AuthenticatedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        known = set(names(self.dependant))
 
         async def answer(request: Request) -> Response:
             await authenticate(request)
+            refuse_unknown(request, known)
             return await handle(request)
 
         return answer

@@ -15,7 +15,7 @@ from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
 from client.sdk import Client
 from client.visible import visible
-from client.watch import follow
+from client.watch import best, follow
 from wire.jobs import DataWarning, Job
 
 app = typer.Typer()
@@ -36,7 +36,10 @@ def submit(
     priority: Annotated[
         int | None, typer.Option(help="1 (last) to 9 (first) of the jobs that wait; default: 5.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A folder with train.json, val.json and images/.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
+    ] = None,
     teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
     weights_job: Annotated[
@@ -144,7 +147,7 @@ def resume(job: JobId, url: Url = "") -> None:
 
 @app.command()
 def retry(job: JobId, url: Url = "") -> None:
-    """Post a failed or cancelled job anew, from its last checkpoint, and print the new id."""
+    """Post a failed or cancelled job anew, from its last checkpoint if it has one, and print the new id."""
     with connect(url) as client:
         print(client.retry(job).id)
 
@@ -179,7 +182,8 @@ def warn(warnings: Iterable[DataWarning]) -> None:
 
 def finish(job: Job) -> None:
     """Say how a job ended, by text and by exit code."""
-    print(f"{job.id}: {job.status}" + (f", AP {job.best_ap:.3f}" if job.best_ap is not None else ""))
+    figure = best(job)
+    print(f"{job.id}: {job.status}" + (f", {figure}" if figure else ""))
     if job.status != "succeeded":
         for line in tables.failure_lines(job):
             print(line, file=sys.stderr)

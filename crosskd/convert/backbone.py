@@ -39,11 +39,11 @@ class BackboneReport:
     def json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def lines(self) -> list[str]:
-        """Every name on a line of its own, and the counts behind them."""
+    def lines(self, *, verbose: bool = False) -> list[str]:
+        """The sum, behind what no tensor tells; `verbose`: every name on a line of its own."""
         return [
-            *(f"matched     {theirs} -> {ours}" for theirs, ours in self.matched.items()),
-            *(f"left out    {name}" for name in self.left_out),
+            *(f"matched     {theirs} -> {ours}" for theirs, ours in (self.matched if verbose else {}).items()),
+            *(f"left out    {name}" for name in (self.left_out if verbose else ())),
             *(f"note        {note}" for note in self.notes),
             f"to a {self.backbone} backbone: {len(self.matched)} tensors matched ({self.how}), "
             f"{len(self.left_out)} left out",

@@ -23,6 +23,14 @@ from crosskd.weights.native import input_entry, write_weights
 from crosskd.weights.tensors import check_shapes
 
 SAFETENSORS = ".safetensors"
+LISTED = 10  # names of a kind that a report spells out unless it is asked for all
+
+
+def named(what: str, names: Sequence[str], verbose: bool) -> list[str]:
+    """A line for each name; unless `verbose`, for the first `LISTED`, and one that counts the rest."""
+    lines = [f"{what:<12}{name}" for name in (names if verbose else names[:LISTED])]
+    more = len(names) - len(lines)
+    return [*lines, f"{what:<12}and {more} more: --verbose lists them"] if more else lines
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,14 @@ class Report:
     def json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def lines(self) -> list[str]:
-        """Every name on a line of its own, and the counts behind them."""
-        said = [f"matched     {name} -> {target}" for name, target in self.matched.items()]
-        for what in ("left_out", "added", "missing", "unexpected", "notes"):
-            said += [f"{what.replace('_', ' ').removesuffix('s'):<12}{name}" for name in getattr(self, what)]
+    def lines(self, *, verbose: bool = False) -> list[str]:
+        """The sum, behind what is amiss and what no tensor tells; `verbose`: every name on a line of its own."""
+        said = [f"matched     {name} -> {target}" for name, target in self.matched.items()] if verbose else []
+        for what in ("left_out", "added") if verbose else ():
+            said += named(what.replace("_", " "), getattr(self, what), verbose)
+        for what in ("missing", "unexpected"):
+            said += named(what, getattr(self, what), verbose)
+        said += named("note", self.notes, True)
         return [
             *said,
             f"{PROJECTS[self.source]} to {PROJECTS[self.target]}: {self.detector} with {self.backbone}, "

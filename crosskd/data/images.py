@@ -213,7 +213,8 @@ def _orientation(image: Image.Image, size: tuple[int, int] | None, where: str) -
     raise DataError(
         f"the image is {turned[1]} x {turned[0]} pixels, but annotated as {size[1]} x {size[0]}",
         where=where,
-        remedy="Mend `width` and `height`, and the boxes with them, or replace the image.",
+        remedy="Write the image's true `width` and `height` into its entry and scale its boxes alike, or put the image "
+        "there that was annotated.",
     )
 
 

@@ -252,7 +252,8 @@ class Loader:
             raise DataError(
                 f"{images} cannot be read, more than the {allowed} allowed: {faults}",
                 where=str(self.dataset.folder.root),
-                remedy="Mend or remove them, or raise data.max_corrupt_images.",
+                remedy="Replace these images by sound ones, or take them out of the annotation file; or raise "
+                "data.max_corrupt_images: as many are then skipped.",
             )
 
 

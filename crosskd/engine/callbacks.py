@@ -29,6 +29,7 @@ class Run:
     finish: threading.Event = field(default_factory=threading.Event)
     phase: Phase = "preparing"
     step: int = 0  # optimizer steps taken
+    saved_step: int = 0  # of the newest checkpoint; 0 while there is none
     total_steps: int = 0
     steps_per_epoch: int = 0
     epoch_index: int = 0  # the sampler's position: this epoch ...

@@ -85,7 +85,7 @@ def fit(
     """
     every = run.config.checkpoint.every_steps
     meter = ThroughputMeter(run, training.amp.device)
-    saved = run.step
+    run.saved_step = run.step  # where it is not 0, the run began from a checkpoint
     reason = _reason(run)  # there may be one: a resume can begin behind the last step
     while True:
         training.trainee.train()
@@ -101,14 +101,14 @@ def fit(
             reason = _reason(run, stop=stop, finish=finish)
             if reason is StopReason.STOP_ASKED or (every and run.step % every == 0):
                 save()
-                saved = run.step
+                run.saved_step = run.step
             if reason is StopReason.STOP_ASKED:
                 raise Interrupted(f"stopped on request after step {run.step}", step=run.step)
             if reason is not None:
                 break
-        if saved != run.step:
+        if run.saved_step != run.step:
             save()
-            saved = run.step
+            run.saved_step = run.step
         spent = ""
         if reason is not None or (run.epoch_index + 1) % run.config.evaluation.every_epochs == 0:
             with meter.pause():
@@ -241,8 +241,9 @@ def _level(history: list[Losses], name: str) -> str:
 
 
 def _diverged(what: str, run: Run) -> Diverged:
+    kept = f"; the checkpoint of step {run.saved_step} is from before" if run.saved_step else ""
     return Diverged(
         f"{what} in step {run.step + 1}",
         where="/optimizer/lr",
-        remedy="Lower the learning rate, warm up longer, or set clip_norm; the last checkpoint is from before.",
+        remedy=f"Lower the learning rate, warm up longer, or set clip_norm{kept}.",
     )

@@ -119,7 +119,7 @@ def test_watch_ends_as_the_job_did(service: Service, finished: str) -> None:
     done = run(service, "watch", failing)
     assert done.returncode == 1
     assert f"{failing}: failed" in done.stdout
-    assert "failed (data): image 7 is broken (at 7.png) Mend it." in done.stderr
+    assert done.stderr.splitlines() == ["failed (data): image 7 is broken (at 7.png)", "  what to do: Mend it."]
 
 
 def test_jobs_and_show_tell_what_there_is(service: Service, finished: str) -> None:

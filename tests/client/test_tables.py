@@ -7,8 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from client.tables import evaluations_table
+from client.tables import evaluations_table, failure_lines
 from tests.support.evaluations import EVALUATION
+from wire.jobs import Failure, Job
 from wire.reports import Evaluation
 
 
@@ -20,3 +21,16 @@ def test_evaluations_say_which_limit_they_counted_where_it_is_not_that_of_coco(l
     Console(file=out, width=200).print(evaluations_table([teacher, Evaluation.model_validate(EVALUATION | at)]))
     assert ("teacher: 300" in out.getvalue()) == bool(said)
     assert said in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("failure_class", "log"), [("user", []), ("data", []), ("infrastructure", ["    Traceback …"])]
+)
+def test_a_failure_is_told_once_with_its_remedy_on_a_line_of_its_own(failure_class: str, log: list[str]) -> None:
+    told = {"message": "no such class", "where": "/spec/data", "remedy": "Name it.", "log_tail": ["Traceback …"]}
+    job = Job.model_construct(failure=Failure.model_validate(told | {"failure_class": failure_class}))
+    assert failure_lines(job) == [
+        f"failed ({failure_class}): no such class (at /spec/data)",
+        "  what to do: Name it.",
+        *log,
+    ]

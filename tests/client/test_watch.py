@@ -7,10 +7,10 @@ from collections.abc import Collection
 import pytest
 from rich.console import Console
 
-from client.watch import clock, describe, follow
+from client.watch import best, clock, describe, follow
 from tests.support.api_server import Service
 from tests.support.waiting import until
-from wire.jobs import Progress
+from wire.jobs import Job, Progress
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,19 @@ from wire.jobs import Progress
 )
 def test_the_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "ap", "said"),
+    [
+        ("train", 0.25, "best AP 0.250"),
+        ("evaluate", 0.25, "AP 0.250"),
+        ("distill", -1.0, "best AP -"),
+        ("train", None, None),
+    ],
+)
+def test_the_best_ap_of_a_training_is_called_so(kind: str, ap: float | None, said: str | None) -> None:
+    assert best(Job.model_construct(kind=kind, best_ap=ap)) == said
 
 
 def test_a_job_in_a_few_words(service: Service) -> None:

@@ -255,6 +255,7 @@ def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
     [
         (None, "there is no recipe"),
         ("a: [1", "cannot be read"),
+        ("a: [1", "Correct the text at that place"),
         ("- 1", "no mapping"),
         ("!!python/object:os.system {}", "cannot be read"),
         ("seed: 2001-99-99", "cannot be read: month must be in 1..12"),
@@ -283,10 +284,19 @@ def test_changes_that_are_none(recipe: Path, tmp_path: Path, change: str) -> Non
 
 
 def test_broken_data_is_one_message(recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text('{"images": 3}')
+    (tmp_path / "images").mkdir()
+    for name in ("train.json", "val.json"):
+        (tmp_path / name).write_text('{"images": 3}')
     said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", tmp_path), 1)
     assert said.startswith("error: ")
     assert "train.json" in said
+
+
+def test_a_data_folder_of_no_known_layout_says_what_is_missing(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "_annotations.coco.json").write_text("{}")
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--data", tmp_path), 2)
+    assert "lacks valid/_annotations.coco.json and valid/: nearest is the layout train/_annotations.coco.json" in said
 
 
 def test_an_error_ends_a_rank_at_once(data: Path, recipe: Path, tmp_path: Path) -> None:

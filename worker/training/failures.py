@@ -31,6 +31,8 @@ def _described(error: BaseException, spec: Mapping[str, Any]) -> Failure:
     remedy = ""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         remedy = "Free space on the worker's disk (CROSSKD_HOME)."
+    if isinstance(error, ModuleNotFoundError):
+        remedy = "Install what is missing on that worker: pip install 'crosskd[worker,timm]'."
     return Failure(failure_class="infrastructure", message=message, remedy=remedy)
 
 
@@ -38,9 +40,10 @@ def invalid_spec(error: ValidationError) -> Failure:
     """A stored spec that this worker's version of the core does not take."""
     faults = error.errors(include_input=False, include_url=False)
     pointers = [SPEC + "".join(f"/{part}" for part in fault["loc"]) for fault in faults]
+    texts = [fault["msg"].removeprefix("Value error, ") for fault in faults]
     return Failure(
         failure_class="user",
-        message="; ".join(f"{at}: {fault['msg']}" for at, fault in zip(pointers, faults, strict=True)),
+        message="; ".join(f"{at}: {text}" for at, text in zip(pointers, texts, strict=True)),
         where=pointers[0],
         remedy="Post the job again as this version takes it, or run workers of the API's version.",
     )

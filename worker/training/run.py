@@ -23,7 +23,7 @@ from crosskd.engine.launch import divert_output, exit_without_cleanup, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
 from wire import process_log, tracing
-from wire.jobs import SPECS
+from wire.jobs import SPECS, Failure
 from wire.reports import Claim
 from worker.deliver.client import AttemptClient, connect, set_correlation_headers
 from worker.deliver.delivery import Undelivered
@@ -126,9 +126,20 @@ def _run(
         logger.error("%s", exc)  # its cause stands in the log already
         return Lost(outcome="failed", failure=describe(exc, order.claim.spec))
     except Exception as exc:
-        logger.exception("the training ended with an error")
-        return Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+        failure = describe(exc, order.claim.spec)
+        if failure.failure_class == "infrastructure":
+            logger.exception("the training ended with an error")
+        else:
+            _log_without_traceback(exc, failure)
+        return Outcome(outcome="failed", failure=failure)
     return Outcome(outcome="succeeded", result=manifest)
+
+
+def _log_without_traceback(error: Exception, failure: Failure) -> None:
+    """A traceback helps with faults of ours alone. Above a user's own it hides what the message says."""
+    text = str(error) if isinstance(error, CrossKDError) else failure.message
+    logger.error("the training ended with an error (%s): %s", failure.failure_class, text)
+    logger.debug("it was raised here:", exc_info=error)
 
 
 def _work(

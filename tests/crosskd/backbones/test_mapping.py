@@ -145,7 +145,7 @@ def test_the_command_prints_every_pair(tmp_path: Path) -> None:
     state = build(name="resnet18", init="random").state_dict()
     torch.save(renamed(state), tmp_path / "x.pth")
     arguments = [tmp_path / "x.pth", tmp_path / "out.safetensors", "--to", "backbone"]
-    done = invoke(*arguments, "--model", "resnet18", "--report", tmp_path / "report.json")
+    done = invoke(*arguments, "--model", "resnet18", "--report", tmp_path / "report.json", "--verbose")
     assert done.exit_code == 0, done.output
     assert "matched     body0.weight -> conv1.weight" in done.output.splitlines()
     assert "order and shape prove nothing" in done.output

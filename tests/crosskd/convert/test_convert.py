@@ -312,7 +312,11 @@ def test_the_command_prints_and_writes_the_report(tmp_path: Path) -> None:
     refused = invoke(*arguments)
     assert refused.exit_code == 1
     assert "1 unexpected (strange)" in refused.output
-    done = invoke(*arguments, "--drop-unexpected")
+    brief = invoke(*arguments, "--drop-unexpected").output.splitlines()
+    assert not any(line.startswith("matched ") for line in brief)
+    assert "unexpected  strange" in brief
+    assert f"{len(state)} tensors matched" in brief[-1]
+    done = invoke(*arguments, "--drop-unexpected", "--verbose")
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
     assert "matched     bbox_head.gfl_cls.weight -> head.cls.weight" in lines

@@ -257,9 +257,23 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights_change(tmp_pa
     with pytest.raises(Diverged, match=r"loss_fit is (nan|inf) on level 0 of the pyramid in step 2") as caught:
         run_through(run, training)
     assert caught.value.failure_class == "diverged"
+    assert "checkpoint" not in caught.value.remedy  # there is none
     assert run.step == 1
     for name, parameter in training.trainee.named_parameters():
         assert torch.equal(parameter, snapshots[4][name])
+
+
+def test_a_divergence_names_the_checkpoint_from_before(tmp_path: Path) -> None:
+    run, training = toy_run(tmp_path, toy_config(checkpoint={"every_steps": 1}))
+
+    def poison(call: int) -> None:
+        if call == 3:
+            training.trainee.out.register_forward_hook(lambda module, args, out: out * float("nan"))
+
+    training.trainee.before_loss = poison
+    with pytest.raises(Diverged) as caught:
+        run_through(run, training)
+    assert caught.value.remedy.endswith("clip_norm; the checkpoint of step 2 is from before.")
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

@@ -59,6 +59,10 @@ def test_a_full_disk_has_a_remedy() -> None:
     assert "Free space" in describe(OSError(errno.ENOSPC, "No space left on device"), SPEC).remedy
 
 
+def test_a_package_that_the_worker_lacks_has_a_remedy() -> None:
+    assert "crosskd[worker,timm]" in describe(ModuleNotFoundError("No module named 'timm'"), SPEC).remedy
+
+
 def test_a_spec_of_another_version_names_every_fault() -> None:
     with pytest.raises(ValidationError) as caught:
         TrainConfig.model_validate({"student": {"backbone": {"name": "x"}}, "novelty": 1})

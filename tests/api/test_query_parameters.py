@@ -1,0 +1,34 @@
+"""Query parameters that an endpoint does not have."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer", "remedy"),
+    [
+        ("/jobs?stats=failed", "stats", "Did you mean status? Known here: "),
+        ("/jobs?page=2", "page", "Remove it. Known here: "),
+        ("/health?x=1", "x", "Remove it: there are none here."),
+    ],
+)
+def test_one_that_is_unknown_is_refused_and_a_near_name_proposed(
+    client: TestClient, path: str, pointer: str, remedy: str
+) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 422
+    (fault,) = answer.json()["errors"]
+    assert fault["pointer"] == pointer
+    assert fault["remedy"].startswith(remedy)
+
+
+def test_all_are_counted_and_a_hundred_listed(client: TestClient) -> None:
+    answer = client.get("/jobs?" + "&".join(f"p{number}=1" for number in range(150))).json()
+    assert answer["detail"] == "150 query parameters are unknown"
+    assert len(answer["errors"]) == 100
+
+
+def test_those_that_an_endpoint_has_are_taken(client: TestClient) -> None:
+    assert client.get("/jobs?status=failed&label=a%3Db&limit=1").status_code == 200
