@@ -32,6 +32,8 @@ def job_lines(job: Job) -> list[str]:
     lines = [f"{job.id}  {job.kind}  {job.name}", f"  {describe(job)}"]
     if job.labels:
         lines.append("  labels: " + ", ".join(f"{key}={value}" for key, value in job.labels.items()))
+    if job.waiting is not None:
+        lines.append(f"  waiting: {job.waiting}")
     if job.teacher_ap is not None:
         lines.append(f"  teacher: AP {number(job.teacher_ap)}")
     lines += [f"  {when(change.at)}  {change.to_status:<9}  {change.reason}" for change in job.transitions]

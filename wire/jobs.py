@@ -152,6 +152,10 @@ class Job(JobSummary):
     queue_position: int | None = Field(
         default=None, description="While it is queued: how many of its queue come first, and itself. 1 is next."
     )
+    waiting: str | None = Field(
+        default=None,
+        description="While it is queued: what it waits for, such as a worker with a GPU, its owner's quota, or others.",
+    )
     request_id: str | None = Field(default=None, description="Of the request that made it; its log lines carry it.")
     last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]

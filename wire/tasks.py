@@ -22,3 +22,13 @@ def broker_priority(priority: int) -> int:
 
 # A job that names no device goes where any worker listens.
 ANY = "any"
+
+
+def queues(devices: str) -> list[str]:
+    """Where a worker's jobs come from: the queues of its device set and of smaller ones, and the one of all.
+
+    `devices` is `cpu`, or GPUs separated by commas.
+    """
+    # Several GPUs can do what fewer can; else a job that wants two would wait beside a worker that has four.
+    counts = range(len(devices.split(",")), 0, -1)
+    return [*(queue("cpu" if devices == "cpu" else "gpu", count) for count in counts), ANY]

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from crosskd.spec.bounds import AtMost
+from wire.errors import Text
 from wire.request import RequestModel
 from wire.scalars import Count, Number
 
@@ -27,6 +28,17 @@ class DeviceState(BaseModel):
 Devices = Annotated[list[DeviceState], AtMost(MAX_DEVICES, fields=16)]
 
 
+class Registration(RequestModel):
+    """`POST /worker/register`: what a worker says of itself when it starts, and again while it runs."""
+
+    worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+    device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
+    versions: Annotated[dict[Text, Text], AtMost(100)] = Field(
+        default={}, description="Of Python and of the packages that it has, such as `timm`."
+    )
+    devices: Devices = []
+
+
 class HeartbeatReport(RequestModel):
     """The body of a heartbeat, which may also have none."""
 
@@ -42,7 +54,7 @@ class LiveAttempt(BaseModel):
 
 
 class Worker(BaseModel):
-    """A worker as it was last heard of: with a claim, or a heartbeat of its attempt. An idle one says nothing."""
+    """A worker as it was last heard of: at its start, with a claim or a heartbeat, or every few hours."""
 
     name: str
     device: str = Field(description="Its device set: `cpu`, or indices of GPUs.")

@@ -14,6 +14,7 @@ from wire import process_log
 from worker.configuration import configuration
 from worker.folder import sweep
 from worker.settings import SettingsError, read_settings
+from worker.supervise import registration
 from worker.supervise.shutdown import ShutdownNotice
 
 try:
@@ -41,8 +42,13 @@ def _listen_for_shutdown(**_: Any) -> None:
     shutdown_notice.listen()
 
 
+def _register(**_: Any) -> None:
+    registration.start(settings, shutdown_notice)
+
+
 _write_log()  # now: Celery has things to say before it asks for a log
 signals.setup_logging.connect(_write_log)  # a receiver keeps Celery from setting up a log of its own
 signals.worker_init.connect(_clean_up)
 signals.worker_shutting_down.connect(_announce_shutdown)  # runs in the parent, inside its signal handler
 signals.worker_process_init.connect(_listen_for_shutdown)  # runs in each pool process
+signals.worker_process_init.connect(_register)  # there too: a thread of the parent would be there when it forks

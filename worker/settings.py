@@ -25,7 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
-from wire.tasks import ANY, queue
+from wire.tasks import queues
 
 PREFIX = "CROSSKD_"
 SHORTEST_TOKEN = 16
@@ -186,10 +186,8 @@ class Settings(BaseSettings):
 
     @property
     def queues(self) -> list[str]:
-        """Where this worker's jobs come from: the queues of its device set and of smaller ones, and the one of all."""
-        # Several GPUs can do what fewer can; else a job that wants two would wait beside a worker that has four.
-        counts = range(len(self.devices.split(",")), 0, -1)
-        return [*(queue(self.device, count) for count in counts), ANY]
+        """Where this worker's jobs come from."""
+        return queues(self.devices)
 
     @property
     def visible_devices(self) -> str:

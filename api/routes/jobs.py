@@ -127,6 +127,6 @@ def list_jobs(
 
 
 @router.get("/jobs/{job}")
-def get_job(job: str, session: ReadDep) -> Job:
+def get_job(job: str, request: Request, session: ReadDep) -> Job:
     """A job with its transitions, attempts and progress."""
-    return store.detail(session, store.find(session, job))
+    return store.detail(session, request.app.state.settings, store.find(session, job))

@@ -1,4 +1,4 @@
-"""What workers call: claim a job, keep its lease, report, finish."""
+"""What workers call: make themselves known, claim a job, keep its lease, report, finish."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.report_interval import MIN_SECONDS
 from api.services.files import artifacts
 from api.services.history import logs, reports
 from api.services.jobs.journal import commands_topic
-from api.services.lifecycle import attempts
+from api.services.lifecycle import attempts, workers
 from api.storage import StorageDep
 from wire.logs import LogBatch
 from wire.reports import (
@@ -31,11 +31,17 @@ from wire.reports import (
     MetricBatch,
     WorkerCommand,
 )
-from wire.workers import HeartbeatReport
+from wire.workers import HeartbeatReport, Registration
 
 router = APIRouter(prefix="/worker", tags=["worker"], dependencies=[WorkerDep], route_class=IdempotentRoute)
 
 POLL_SECONDS = 1.0  # between two looks while no news come from other processes; should one get lost, a heartbeat tells
+
+
+@router.post("/register", status_code=status.HTTP_204_NO_CONTENT)
+def register_worker(body: Registration, session: SessionDep) -> None:
+    """Note that a worker is there, with its devices and versions. The same again only says that it still is."""
+    workers.register(session, body)
 
 
 @router.post("/jobs/{job}/claim", dependencies=[IdempotencyDep])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from crosskd.spec import registry
+from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -38,7 +39,7 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     backbone = model.backbone
     entry = registry.BACKBONES[backbone.name]
     out_channels = entry.channels(backbone.width)
-    shapes = {f"{_BACKBONE}{name}": shape for name, shape in _backbone(entry, backbone.width).items()}
+    shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
     channels = model.neck.channels
     for i, in_channels in enumerate(out_channels[-_LATERAL:]):
         shapes |= _conv(f"neck.lateral.{i}", in_channels, channels, 1)
@@ -78,7 +79,9 @@ def _head(model: ModelConfig, num_classes: int) -> Shapes:
 # --- backbones -------------------------------------------------------------------------------------------------------
 
 
-def _backbone(entry: registry.Backbone, width: int | None) -> Shapes:
+def backbone_shapes(config: BackboneConfig) -> Shapes:
+    """The names and shapes of a backbone's own tensors, its stem's weight first; of a timm backbone none."""
+    entry, width = registry.BACKBONES[config.name], config.width
     if entry.family == "timm":
         return {}
     build = {"resnet": _resnet, "mobilenet": _mobilenet, "swin": _swin}[entry.family]

@@ -163,6 +163,7 @@ def app(settings: Settings, built_apps: list[FastAPI]) -> Iterator[FastAPI]:
     routes = len(app.routes)
     configure(app, settings)
     yield app
+    app.state.database.close()  # a test without a client has not run the application to its end
     if len(app.routes) == routes:  # the test has added none
         built_apps.append(app)
 

@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*answer, fault.headers)
 
     def _answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(body).encode()
+        data = b"" if status == 204 else json.dumps(body).encode()
         self.send_response(status)
         for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(key, value)
@@ -191,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.double.lock:
             claim = self.server.double.claims.pop(parts[2], None)
         return (200, claim) if claim else (409, {"title": "taken", "status": 409})
+
+    def _register(self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault) -> tuple[int, object]:
+        return 204, {}
 
     def _heartbeat(self, parts: list[str], query: dict[str, str], body: bytes, fault: Fault) -> tuple[int, object]:
         self.server.double.heartbeats += 1
@@ -270,5 +273,5 @@ def _digest(body: bytes) -> str:
 
 FOREVER = 1 << 62
 WORDS = frozenset(
-    {"claim", "heartbeat", "commands", "metrics", "evaluations", "logs", "finish", "artifacts", "uploads"}
+    {"claim", "heartbeat", "commands", "metrics", "evaluations", "logs", "finish", "artifacts", "uploads", "register"}
 )

@@ -30,7 +30,7 @@ from wire.reports import (
     Heartbeat,
     WorkerCommand,
 )
-from wire.workers import HeartbeatReport
+from wire.workers import HeartbeatReport, Registration
 from worker.deliver.retry import (
     ONCE,
     Abandoned,
@@ -63,6 +63,13 @@ class WorkerClient:
 
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
+
+    def register(self, registration: Registration, retry: Retry = ONCE) -> None:
+        """Say that this worker is there. Raises `Refused`, also of an API that does not know the call yet."""
+        body = registration.model_dump(mode="json")
+        response = send_with_retries(lambda: self.http.post("/worker/register", json=body), retry)
+        if not response.is_success:
+            fail(response)
 
     def claim(self, job: str, request: ClaimRequest, retry: Retry = ONCE) -> Claim | None:
         """Take the job, or None where it is not to be had: unknown, taken or over.

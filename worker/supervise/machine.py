@@ -1,10 +1,11 @@
-"""What this worker's devices are and how busy, without torch: for the API's list of workers."""
+"""What this worker's devices are, how busy, and what it runs, without torch: for the API's list of workers."""
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,21 @@ from wire.workers import DeviceState
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+# Of these, some are extras that a job may need and a worker may lack.
+_PACKAGES = ("crosskd", "torch", "celery", "timm", "onnxruntime")
+
+
+def versions() -> dict[str, str]:
+    """What this worker runs, without importing it."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def devices(settings: Settings) -> list[DeviceState]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 from contextlib import ExitStack
-from importlib import metadata
 from threading import Event
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ from worker.settings import Settings
 from worker.supervise.backoff import Backoff
 from worker.supervise.former_attempts import FormerAttempts, has_undelivered
 from worker.supervise.lease import Control, Lease
-from worker.supervise.machine import devices
+from worker.supervise.machine import devices, versions
 from worker.supervise.process import TrainingProcess
 from worker.supervise.shutdown import ShutdownNotice
 
@@ -31,17 +29,6 @@ logger = logging.getLogger(__name__)
 
 CLAIM_PATIENCE = 10.0  # seconds; the API dispatches again a job that nobody claimed
 STEP_PATIENCE = 10.0  # seconds between two looks at whether a finish report still matters
-
-
-def versions() -> dict[str, str]:
-    """What this worker runs, without importing it."""
-    found = {"python": platform.python_version()}
-    for name in ("crosskd", "torch", "celery"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class Origin(NamedTuple):
@@ -175,8 +162,9 @@ class Supervisor:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
             report = self._report_of(self._train(folder), folder)
             reported = self._finish(report)
-            released = report.outcome == "released" and not self._control.stale
-            undelivered = released and has_undelivered(folder)
+            # A heartbeat that finds the attempt ended makes it stale, too: what counts is how its end was taken.
+            wanted = reported or not self._control.stale
+            undelivered = report.outcome == "released" and wanted and has_undelivered(folder)
             keep = not reported or report.outcome == "failed" or undelivered
             self._former.release(keep=not reported or report.outcome in ("failed", "released"))
         except (OSError, ValueError) as exc:

@@ -37,11 +37,16 @@ def allow_run(session: Session, settings: Settings, job_id: str) -> None:
     if quota is None or owner is None:
         return
     session.lock(f"quota:{owner}")
-    if (running := _count(session, owner, "running")) >= quota:
-        raise Conflict(
-            f"{running} jobs of {owner} run, and {quota} may",
-            remedy="Leave it: it is dispatched again when one has ended.",
-        )
+    if held := held_back(session, settings, owner):
+        raise Conflict(held, remedy="Leave it: it is dispatched again when one has ended.")
+
+
+def held_back(session: Session, settings: Settings, owner: str) -> str:
+    """Why no further job of the owner may run now; empty if one may."""
+    quota = settings.max_running_per_owner
+    if quota is None or (running := _count(session, owner, "running")) < quota:
+        return ""
+    return f"{running} jobs of {owner} run, and {quota} may"
 
 
 def dispatch_next(session: Session, settings: Settings, owner: str) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select, update
 from api.database import Session
 from api.errors import NotFound
 from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition
-from api.services.jobs import quotas
+from api.services.jobs import quotas, waiting
 from api.services.jobs.transitions import begin
 from api.settings import Settings
 from wire import jobs as wire
@@ -47,7 +47,7 @@ def create(session: Session, settings: Settings, order: wire.JobCreate, spec: di
         priority=order.priority,
         spec=spec,
         spec_version=spec["version"],
-        queue=_queue(spec),
+        queue=queue_of(spec),
         created_at=now,
         updated_at=now,
     )
@@ -56,8 +56,8 @@ def create(session: Session, settings: Settings, order: wire.JobCreate, spec: di
     return job
 
 
-def _queue(spec: dict[str, Any]) -> str:
-    """Several GPUs are wanted of one worker, also where the spec leaves the device open."""
+def queue_of(spec: dict[str, Any]) -> str:
+    """Where a job waits. Several GPUs are wanted of one worker, also where the spec leaves the device open."""
     gpus: int = spec.get("gpus", 1)
     return queue("gpu", gpus) if gpus > 1 and spec["device"] != "cpu" else QUEUES[spec["device"]]
 
@@ -74,19 +74,20 @@ def summary(job: Job) -> wire.JobSummary:
     return wire.JobSummary.model_validate(_summary(job))
 
 
-def detail(session: Session, job: Job) -> wire.Job:
+def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
     """The job with its history."""
     transitions = session.scalars(select(Transition).where(Transition.job_id == job.id).order_by(Transition.seq))
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job.id).order_by(Attempt.number)).all()
     here = f"/jobs/{job.id}"
-    told = _summary(job)
+    told, position = _summary(job), _position(session, job)
     if job.failure is not None and attempts:
         told["failure"] = attempts[-1].failure or job.failure  # with its lines, which a list of jobs leaves out
     return wire.Job(
         **told,
         spec_version=job.spec_version,
         spec=job.spec,
-        queue_position=_position(session, job),
+        queue_position=position,
+        waiting=waiting.reason(session, settings, job, position),
         request_id=job.request_id,
         last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,

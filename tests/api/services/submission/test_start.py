@@ -20,12 +20,13 @@ def test_what_is_taken_is_told_from_the_header(client: TestClient, resolve: Post
     write_weights(root / "t.safetensors", classes=[CLASSES[1], "star"])
     answer = resolve("train", student=INIT)
     assert answer.status_code == 200, answer.text
-    (note,) = answer.json()["notes"]
+    note, unknown = answer.json()["notes"]
+    assert "no worker on the CPU has been heard of" in unknown
     assert note.startswith("student.init: backbone ")
     assert f"classes by name: 1 kept ({CLASSES[1]}), 1 new ({CLASSES[0]}), 1 left (star)" in note
     assert answer.json()["spec"]["student"]["init"] == {"file": str(root / "t.safetensors")}
     posted = client.post("/jobs", json={"kind": "train", "name": "n", "spec": {**spec, "student": INIT}}).json()
-    assert posted["notes"] == [note]
+    assert posted["notes"] == [note, unknown]
     assert client.get(f"/jobs/{posted['id']}").json()["notes"] == []
 
 

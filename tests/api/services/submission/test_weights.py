@@ -251,6 +251,28 @@ def test_what_is_no_weights_file_is_said_at_submission(
     assert f"{name} is {said}" in errors(answer)[pointer]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, ""),
+        ({"width": 16}, "w.safetensors holds a backbone of width 8, not 16: conv1.weight is [8, 3, 7, 7]"),
+        ({"name": "resnet50"}, "w.safetensors does not fit resnet50"),
+    ],
+)
+def test_a_backbones_file_of_another_width_is_said_at_submission(
+    resolve: Post, root: Path, changed: dict[str, Any], said: str
+) -> None:
+    shapes = expected_shapes(ModelConfig.model_validate(TINY), 2)
+    own = {name.removeprefix("backbone."): shape for name, shape in shapes.items() if name.startswith("backbone.")}
+    save_file({name: torch.zeros(shape) for name, shape in own.items()}, root / "w.safetensors")
+    backbone = TINY["backbone"] | changed | {"init": {"file": "w.safetensors"}}
+    answer = resolve("train", student=TINY | {"backbone": backbone})
+    if not said:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert said in errors(answer)["/spec/student/backbone/init/file"]
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model."])
 def test_a_header_is_read_under_any_ending_and_without_wrappings(resolve: Post, root: Path, prefix: str) -> None:
     model = ModelConfig.model_validate(TINY)
