@@ -33,6 +33,8 @@ DataRoots = Annotated[
     list[Path] | None,
     typer.Option("--data-root", help="A folder that images may be links into, beside their own; as often as you like."),
 ]
+AFTER_THIS_STEP = "stopping after this step; once more to stop at once"
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
 
@@ -191,7 +193,7 @@ def _export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path
         raise ConfigError(f"there is no {error.name} here", remedy="pip install 'crosskd[export]'.") from error
 
     console = Console()
-    with _stop_on_interrupt(console) as stop:
+    with _stop_on_interrupt(console, "stopping") as stop:
         manifest = run_export(config, workdir, roots=roots, stop=stop)
     if as_json:
         print(json.dumps(manifest))
@@ -371,13 +373,13 @@ def _changed(values: Any, path: list[str], value: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(console: Console) -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) asks for a stop with a checkpoint; the second ends the program at once."""
+def _stop_on_interrupt(console: Console, answer: str = AFTER_THIS_STEP) -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) asks for a stop, as `answer` says; the second ends the program at once."""
     stop = threading.Event()
 
     def ask(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        console.print("stopping after this step; once more to stop at once")
+        console.print(answer)
         stop.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,18 @@ class Check:
         return {**asdict(self), "box_tolerance": BOX_TOLERANCE, "score_tolerance": SCORE_TOLERANCE}
 
 
-def compare(graph: Graph, detector: Detector, samples: Sequence[Sample], multiple: int) -> Check:
+def compare(
+    graph: Graph,
+    detector: Detector,
+    samples: Sequence[Sample],
+    multiple: int,
+    *,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Check:
     """Hold the graph against `detector` (on the CPU) on each image alone, and on two at a time.
 
     A piece of the first one is among them: images of one size alone would not show a graph that knows only that size.
+    `before_batch` may raise, to end it.
 
     Raises `ExportError` where they differ by more than the tolerances.
     """
@@ -124,6 +132,7 @@ def compare(graph: Graph, detector: Detector, samples: Sequence[Sample], multipl
     check = Check(images=len(samples))
     differing: list[str] = []
     for batch in [*([sample] for sample in samples), [piece], *pairs]:
+        before_batch()
         loaded = collate(batch, detector.config.pixels, multiple)
         theirs, candidates = _detect(detector, loaded.images, loaded.targets.sizes)
         for ours, wanted, known in zip(graph.detect(batch, multiple), theirs, candidates, strict=True):

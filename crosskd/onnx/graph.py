@@ -18,6 +18,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.head import flatten, map_sizes
 from crosskd.errors import ExportError
 from crosskd.losses import at_least_float32
+from crosskd.onnx.same_padding import traceable_padding
 from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Predictions
 from crosskd.weights.files import replacing
@@ -159,7 +160,7 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
     inputs = (torch.zeros(batch, 3, height, width), torch.tensor([[height, width]] * batch))
     free = torch.export.Dim.DYNAMIC
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the exporter's own matters
+        with traceable_padding(), warnings.catch_warnings(action="ignore"):  # of the exporter's own matters
             program = torch.onnx.export(
                 pipeline.eval(),
                 inputs,

@@ -20,10 +20,10 @@ from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.log_callback import LogCallback, log_file
 from crosskd.engine.results import size_of, versions, write_manifest
-from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
+from crosskd.errors import ConfigError, CrossKDError, ExportError
 from crosskd.evaluation.cost import cost_of, evaluation_size, latency_of, median_milliseconds, noise
+from crosskd.onnx.apart import Watch, write_graph_apart
 from crosskd.onnx.check import Check, Graph, compare, raw_batch
-from crosskd.onnx.graph import Pipeline, write_graph
 from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
@@ -51,7 +51,7 @@ def export(
     the manifest.
 
     Raises:
-        ExportError: the model has no form in ONNX, or the graph does not agree with it.
+        ExportError: the model has no form in ONNX, the graph does not agree with it, or `max_seconds` are over.
         Interrupted: `stop` was set before the end.
         CrossKDError: the weights, the images or the configuration are at fault.
     """
@@ -68,7 +68,7 @@ def export(
 def _export(
     config: ExportConfig, run: Run, callback: Callback, weights: Path | None, roots: Sequence[Path]
 ) -> dict[str, Any]:
-    started = time.perf_counter()
+    started, watch = time.perf_counter(), Watch(run.stop, config.max_seconds)
     set_threads(config.threads)
     device = choose_device(config.device)
     callback.on_start(run)
@@ -84,15 +84,14 @@ def _export(
         raise ConfigError(message, where="/images", remedy="Name a folder of images.")
     samples = read_samples(config.images, config.check_images, augment, max_pixels=config.max_image_pixels, roots=roots)
 
-    _raise_if_stopping(run)
+    watch.check()
     callback.on_phase(run, "exporting")
     path, size = run.workdir / ONNX, evaluation_size(augment)
-    pipeline = Pipeline(detector, detector.config.postprocess)
-    write_graph(pipeline, path, opset=config.opset, metadata=_metadata(finished))
-    _raise_if_stopping(run)
+    write_graph_apart(detector, path, opset=config.opset, metadata=_metadata(finished), watch=watch)
+    watch.check()
     callback.on_phase(run, "evaluating")
     graph = Graph(path, threads=torch.get_num_threads())
-    check = compare(graph, detector, samples, augment.pad_to)
+    check = compare(graph, detector, samples, augment.pad_to, before_batch=watch.check)
     log.info(
         "the graph agrees with PyTorch on %d detections in %d images: boxes within %.4f px, scores within %.1e",
         check.detections,
@@ -101,7 +100,7 @@ def _export(
         check.score_difference,
     )
 
-    _raise_if_stopping(run)
+    watch.check()
     callback.on_phase(run, "uploading")
     cost = cost_of(detector, size)
     cost["latency"]["onnx"] = _graph_latency(graph, size, augment.pad_to)
@@ -130,12 +129,6 @@ def _classes(config: ExportConfig, description: Description) -> list[str]:
         message = f"{description.name} does not say its classes"
         raise ConfigError(message, where="/classes", remedy="Give `classes`, the names in label order.")
     return classes
-
-
-def _raise_if_stopping(run: Run) -> None:
-    """There is nothing to save: whoever takes it up again begins anew."""
-    if run.stopping:
-        raise Interrupted("stopped on request", step=0)
 
 
 def _graph_latency(graph: Graph, size: Size, multiple: int) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class ExportConfig(_WeightsConfig):
     max_image_pixels: int = Field(
         default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
     )
+    max_seconds: int = Field(default=1800, ge=1, le=86_400, description="The export fails where it takes longer.")
 
     @model_validator(mode="after")
     def _classes_once(self) -> ExportConfig:
@@ -105,9 +106,9 @@ def with_postprocess(model: ModelConfig, wanted: PostprocessConfig | None) -> Mo
 
 def unexportable(model: ModelConfig) -> str:
     """Why `model` has no form in ONNX with free image sizes; empty where nothing is known to stand against it."""
-    if registry.BACKBONES[model.backbone.name].family == "swin":
-        return f"{model.backbone.name} cannot be exported: how it lays its windows depends on the size of the image"
-    return ""
+    name = model.backbone.name
+    fault = registry.BACKBONES[name].export_fault
+    return f"{name} cannot be exported: {fault}" if fault else ""
 
 
 def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:

@@ -47,6 +47,7 @@ class Backbone:
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
     parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
     unused_parameters: tuple[str, ...] = ()  # timm: parameters that no map depends on
+    export_fault: str | None = ""  # why it has no form in ONNX; empty: it has one; None: not tried
     pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, deviation, 0..255; None: ImageNet's
 
     def channels(self, width: int | None = None) -> tuple[int, ...]:
@@ -133,6 +134,7 @@ class Term:
 TIMM = "timm/"  # begins the name of a backbone of the timm package
 TIMM_MAPS = 3  # C3..C5: what nothing reads is not computed, and the norm that some models have on C2 stays away
 TIMM_TABLE = Path(__file__).parents[1] / "backbones" / "timm_models.json"
+TIMM_EXPORTS = TIMM_TABLE.with_name("timm_exports.json")
 
 
 def _resnet(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], width: int = 64) -> Backbone:
@@ -154,8 +156,15 @@ def _table() -> dict[str, Any]:
     return table
 
 
+def timm_exports() -> dict[str, str]:
+    """A timm model -> why it does not export, empty where it does: `python -m crosskd.onnx.timm_exports` writes it."""
+    known: dict[str, str] = json.loads(TIMM_EXPORTS.read_text())["models"]
+    return known
+
+
 def _timm() -> dict[str, Backbone]:
     """Those of the shipped table, which `python -m crosskd.backbones.timm_table` writes."""
+    exports = timm_exports()
     return {
         TIMM + name: Backbone(
             "crosskd.backbones.timm_features:TimmFeatures",
@@ -166,6 +175,7 @@ def _timm() -> dict[str, Backbone]:
             levels=tuple(row["levels"][-TIMM_MAPS:]),
             parameters=row["parameters"],
             unused_parameters=tuple(row.get("idle", ())),
+            export_fault=exports.get(name),
             pixels=(_bytes(row["mean"]), _bytes(row["std"])) if "mean" in row else None,
         )
         for name, row in _table()["models"].items()
@@ -206,6 +216,7 @@ BACKBONES: dict[str, Backbone] = {
         layers=(2, 2, 6, 2),
         batch_norm=False,
         drop_path=0.2,
+        export_fault="how it lays its windows depends on the size of the image",
     ),
     **_timm(),
 }
