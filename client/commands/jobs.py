@@ -176,8 +176,7 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
 def warn(warnings: Iterable[DataWarning]) -> None:
     """On the error stream, so that an id or a specification on the other stays alone."""
     for warning in warnings:
-        text = f"warning: {warning.detail}. {warning.remedy}".rstrip()
-        print("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text), file=sys.stderr)
+        print(visible(f"warning: {warning.detail}. {warning.remedy}".rstrip()), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

@@ -103,5 +103,7 @@ def _coco_faults(pointer: str, name: str, result: datasets.CheckResult) -> list[
     ]
     if result.fault_count > len(faults):
         more = f"{name}: and {result.fault_count - len(faults)} more faults"
-        faults.append(Fault(pointer=pointer, detail=more, remedy="Mend the file."))
+        faults.append(
+            Fault(pointer=pointer, detail=more, remedy="Correct those that are listed; then the next ones are.")
+        )
     return faults

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 MAX_FAULTS = 20  # that are spelt out; the rest is counted
 MAX_SIDE = 1_000_000  # pixels: beyond it a width is a typing error, and would overflow what is computed from it
 MAX_NAME = 200  # characters, as TrainConfig bounds class names
-REMEDY = "Mend the file."
+REMEDY = "Correct that place in the JSON, or export the annotations anew."
 Entry = dict[str, Any]
 
 
