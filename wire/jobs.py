@@ -160,13 +160,13 @@ class Job(JobSummary):
     last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]
     attempts: list[Attempt]
-    notes: list[str] = Field(default=[], description="In the answer to `POST /jobs` alone: what is good to know of it.")
     links: dict[str, str] = Field(default={}, description="Where its metrics, evaluations, artifacts and weights are.")
 
 
 class SubmittedJob(Job):
-    """What `POST /jobs` answers: the job, and what was found in its data."""
+    """What `POST /jobs` answers: the job, what is good to know of it, and what was found in its data."""
 
+    notes: list[str] = Field(default=[], description="Such as what `student.init` takes, or that no worker is known.")
     warnings: list[DataWarning] = Field(default=[], description="Also in the job's log and its manifest.")
 
 

@@ -33,4 +33,4 @@ def submit(
         return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=warnings)
     artifacts.lock_weights(session, stored)
     job = store.detail(session, settings, store.create(session, settings, order, stored, owner))
-    return SubmittedJob(**dict(job) | {"notes": notes}, warnings=warnings)
+    return SubmittedJob(**dict(job), notes=notes, warnings=warnings)

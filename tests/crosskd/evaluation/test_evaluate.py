@@ -243,10 +243,10 @@ def crowd_of_boxes(count: int) -> dict:
     return content(images=images, annotations=boxes, categories=[{"id": 1, "name": "cell"}])
 
 
-@pytest.mark.parametrize(("limit", "ap", "ar"), [(100, 0.089, 100 / 1200), (600, 0.5, 0.5), (1200, 1, 1)])
+@pytest.mark.parametrize(("limit", "ap", "ar"), [(100, 1 / 3, 1 / 3), (150, 0.5, 0.5), (300, 1, 1)])
 def test_ap_counts_as_many_detections_as_the_detector_may_make(tmp_path, limit, ap, ar):
-    """1,200 boxes, perfect detections of as many as the limit allows."""
-    write(tmp_path, crowd_of_boxes(1200))
+    """300 boxes, perfect detections of as many as the limit allows."""
+    write(tmp_path, crowd_of_boxes(300))
     loader = loader_of(config(tmp_path, augment={"short_edges": [480], "long_edge": 480}), "val")
     detector = Oracle(list(loader), num_classes=1, max_detections=limit)
     detector.answers = [(boxes[:limit], labels[:limit]) for boxes, labels in detector.answers]
@@ -254,19 +254,19 @@ def test_ap_counts_as_many_detections_as_the_detector_may_make(tmp_path, limit, 
     assert result.max_detections == limit
     assert (result.metrics["AP"], result.metrics["APs"]) == (pytest.approx(ap, abs=0.006),) * 2
     assert result.metrics["ARs"] == pytest.approx(ar)
-    assert (result.metrics["AR100"], result.metrics["AR10"]) == pytest.approx((100 / 1200, 10 / 1200))
+    assert (result.metrics["AR100"], result.metrics["AR10"]) == pytest.approx((100 / 300, 10 / 300))
     assert result.per_class["cell"] == pytest.approx(result.metrics["AP"])
-    assert result.class_metrics["cell"]["AR100"] == pytest.approx(100 / 1200)
+    assert result.class_metrics["cell"]["AR100"] == pytest.approx(100 / 300)
     assert result.curves.precision[2].mean() == pytest.approx(result.metrics["AP"])
 
 
 def test_more_detections_count_as_in_pycocotools_with_that_limit(tmp_path):
     """Where `summarize` reads the limits: AP50 and AP75 at the third of them."""
-    data = crowd_of_boxes(400)
+    data = crowd_of_boxes(200)
     write(tmp_path, data, images=False)
     rng = np.random.default_rng(3)
-    xywh = np.array([entry["bbox"] for entry in data["annotations"]]) + rng.normal(0, 1, (400, 4))
-    scores = rng.random(400)
+    xywh = np.array([entry["bbox"] for entry in data["annotations"]]) + rng.normal(0, 1, (200, 4))
+    scores = rng.random(200)
     entries = [
         {"image_id": 1, "category_id": 1, "bbox": box.tolist(), "score": score}
         for box, score in zip(xywh, scores.tolist(), strict=True)
@@ -274,12 +274,12 @@ def test_more_detections_count_as_in_pycocotools_with_that_limit(tmp_path):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(tmp_path / "train.json")
         theirs = COCOeval(truth, truth.loadRes(entries), "bbox")
-        theirs.params.maxDets = [1, 10, 300]
+        theirs.params.maxDets = [1, 10, 150]
         theirs.evaluate()
         theirs.accumulate()
         theirs.summarize()
     answers = found(*np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), scores=scores.tolist())
-    ours = average_precision(read_annotations(tmp_path / "train.json"), {1: answers}, max_detections=300).metrics
+    ours = average_precision(read_annotations(tmp_path / "train.json"), {1: answers}, max_detections=150).metrics
     known = {name: value for name, value in zip(METRICS, theirs.stats, strict=True) if name not in ("AP", "AR100")}
     assert {name: ours[name] for name in known} == pytest.approx(known)
     assert ours["AP"] == pytest.approx(theirs.eval["precision"][..., 0, -1].mean())

@@ -13,6 +13,7 @@ from crosskd import errors
 from wire.jobs import SPECS
 from wire.reports import Claim
 from worker.folder import Order, WorkFolder
+from worker.settings import Settings
 from worker.training import run
 
 
@@ -40,7 +41,8 @@ def test_only_a_fault_of_ours_leaves_a_traceback(
     monkeypatch.setattr(run, "_work", fail)
     caplog.set_level(logging.INFO)
     order = Order(claim=Claim.model_construct(spec={}), supervisor=os.getpid())
-    outcome = run._run(order, SPECS["train"].model_construct(), WorkFolder(tmp_path), threading.Event(), [])
+    settings = Settings(api_url="http://127.0.0.1:1", worker_token="x" * 16, home=tmp_path)
+    outcome = run._run(order, SPECS["train"].model_construct(), WorkFolder(tmp_path), settings, threading.Event(), [])
     assert outcome.outcome == "failed"
     assert ("Traceback" in caplog.text) == traceback
     assert str(error) in caplog.text

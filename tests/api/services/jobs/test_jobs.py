@@ -29,6 +29,7 @@ def test_posted_job_is_queued_with_every_default(client: TestClient, spec: dict[
         (None, "queued", "submitted")
     ]
     assert job.pop("warnings") == []
+    assert "no worker on the CPU" in job.pop("notes")[0]
     assert client.get(f"/jobs/{job['id']}").json() == job
 
 
