@@ -13,14 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
 from wire.reports import EvaluationReport, MetricBatch, MetricPoint
 from worker.deliver.client import AttemptClient
 from worker.deliver.retry import Abandoned, Refused, Retry, StaleAttempt
-from worker.deliver.spool import Record, Spool, SpoolFull, read_records
+from worker.deliver.spool import Record, Spool, SpoolFull
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self._thread.start()
 
-    def metrics(self, points: list[MetricPoint], progress: Progress | None) -> None:
+    def metrics(self, points: list[MetricPoint], progress: Progress) -> None:
         """Points and the progress they came with. Never waits for the network."""
         with self._lock:
             self._points.extend(points)
@@ -121,24 +120,6 @@ class Delivery:
             self._seal()
             self._append(report)
         self._wake.set()
-
-    def inherit(self, path: Path) -> None:
-        """Reports of a former attempt, under numbers of this one; first of all, before anything else is told.
-
-        Progress is left out: how far that attempt was says nothing of this one.
-        """
-        for record in read_records(path):
-            if record.endpoint == "metrics":
-                batch = MetricBatch.model_validate_json(record.body)
-                for start in range(0, len(batch.points), BATCH_POINTS):
-                    self.metrics(batch.points[start : start + BATCH_POINTS], None)
-            elif record.endpoint == "logs":
-                self.log(LogBatch.model_validate_json(record.body).lines)
-            else:
-                self.evaluation(EvaluationReport.model_validate_json(record.body))
-        with self._lock:
-            self._seal()
-        path.unlink()
 
     def log(self, lines: list[LogLine]) -> None:
         """Lines of the log, in order among themselves. Never waits for the network."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,25 +109,3 @@ def holds_undelivered(path: Path) -> bool:
 def _taken(path: Path) -> int:
     marker = _taken_path(path)
     return int.from_bytes(marker.read_bytes()) if marker.is_file() else 0
-
-
-def move_undelivered(path: Path, target: Path) -> None:
-    """Move the undelivered records of a spool that nobody works with any more to the file `target`, if it has any."""
-    if not holds_undelivered(path):
-        return
-    target.parent.mkdir(exist_ok=True)
-    with path.open("rb") as source, target.open("wb") as copy:
-        source.seek(_taken(path))
-        shutil.copyfileobj(source, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
-    path.unlink()
-
-
-def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file that `move_undelivered` has made; a line that a kill cut short is left out."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                endpoint, _, body = line.rstrip(b"\n").partition(b" ")
-                yield Record(cast(Endpoint, endpoint.decode()), body)

@@ -2,7 +2,7 @@
 
 A worker may be stopped while its files wait for an outage or for room in the storage. The job then comes back to this
 worker, or goes to another. Here the next attempt goes on from the newest checkpoint that is on the disk, and delivers
-the reports and curves that the former one could not.
+the curves that the former one could not.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from crosskd.spec.files import CHECKPOINTS, CURVES_NAME
+from crosskd.spec.files import CHECKPOINTS, CURVES_NAME, MANIFEST
 from worker.deliver.digest import sha256_of
-from worker.deliver.spool import holds_undelivered, move_undelivered
-from worker.folder import REPORTS, WorkFolder, open_kept
+from worker.deliver.spool import holds_undelivered
+from worker.folder import REPORTS, UNDELIVERED, WorkFolder, open_kept
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class FormerAttempts:
         found = [
             (int(match[1]), path)
             for folder in self._folders
+            if _is_complete(folder)
             for path in (folder.run / CHECKPOINTS).glob("checkpoint-*.pt")
             if (match := _CHECKPOINT.fullmatch(path.name))
         ]
@@ -59,10 +60,8 @@ class FormerAttempts:
         return None
 
     def hand_over(self, folder: WorkFolder) -> None:
-        """Move undelivered reports and curves into `folder`; a resume draws no curves of evaluations before it."""
-        for number, former in enumerate(self._folders):
-            for inherited in (former.spool / REPORTS, *sorted(former.inherited.glob("*.jsonl"))):
-                move_undelivered(inherited, folder.inherited / f"{number:03d}-{inherited.name}")
+        """Move undelivered curves into `folder`, if it goes on from here: a resume draws no earlier ones."""
+        for former in self._folders if self.newest is not None else ():
             for staged in (*sorted(former.staging.glob("*")), *sorted(former.inherited.glob("*.json"))):
                 match = _STAGED.fullmatch(staged.name)
                 name = match[1] if match else staged.name
@@ -87,6 +86,15 @@ def has_undelivered(folder: WorkFolder) -> bool:
     """Whether the training has left files or reports there that the API has not taken."""
     waiting = any(part.is_dir() and any(part.iterdir()) for part in (folder.staging, folder.inherited))
     return waiting or holds_undelivered(folder.spool / REPORTS)
+
+
+def _is_complete(folder: WorkFolder) -> bool:
+    """Whether a training has come to its end there, and all reports that led to it are delivered.
+
+    Else a resume from its disk would leave a hole in the series: reports are the attempt's own.
+    """
+    ended = (folder.path / UNDELIVERED).exists() and (folder.run / MANIFEST).exists()
+    return ended and not holds_undelivered(folder.spool / REPORTS)
 
 
 def _number(folder: WorkFolder, job: str) -> int | None:

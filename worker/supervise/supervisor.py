@@ -12,9 +12,11 @@ from typing import NamedTuple
 from structlog.contextvars import bound_contextvars
 
 from wire import tracing
+from wire.artifacts import ArtifactRef
 from wire.jobs import Failure
 from wire.reports import Claim, ClaimRequest, FinishReport
 from worker.deliver.client import AttemptClient, WorkerClient, connect, set_correlation_headers
+from worker.deliver.digest import sha256_of
 from worker.deliver.retry import Abandoned, ApiError, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.settings import Settings
@@ -208,6 +210,14 @@ class Supervisor:
         if newest is not None and newest.step > taken:
             logger.info("job %s goes on from %s, which the API has not", self._claim.job, newest.path.name)
             order.resume = newest.path
+            named = ArtifactRef(
+                name=newest.path.name,
+                url="",
+                sha256=sha256_of(newest.path).hex(),
+                size=newest.path.stat().st_size,
+                step=newest.step,
+            )
+            order.claim = self._claim.model_copy(update={"resume": named})  # what the audit log tells of
         elif self._claim.resume is not None:
             self._client.download(self._claim.resume, folder.resume, retry)
             # In the core's form, which looks once more: the disk may change what was right when it came.

@@ -111,8 +111,6 @@ class Reporter(Callback):
         self._delivery = Delivery(api, spool, on_stale)
         self._progress = Progress()
         self._waiting_for = ""
-        for reports in sorted(folder.inherited.glob("*.jsonl")):
-            self._delivery.inherit(reports)
         self._uploads = Uploads(api, folder.staging, on_stale, self._on_waiting)
         self._submit_inherited_curves()
         self._log = ExitStack()

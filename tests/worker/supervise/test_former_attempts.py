@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from crosskd.spec.files import CHECKPOINTS, curves_name
+from crosskd.spec.files import CHECKPOINTS, MANIFEST, curves_name
 from tests.support.api_double import Double
 from wire.logs import LogBatch, LogLine
 from wire.reports import Claim, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
 from worker.deliver.client import AttemptClient
-from worker.deliver.spool import Record, Spool, read_records
+from worker.deliver.spool import Record, Spool
 from worker.folder import REPORTS, Order, WorkFolder, sweep
 from worker.supervise.former_attempts import FormerAttempts, has_undelivered
 from worker.training.reporter import Reporter
@@ -26,7 +26,7 @@ EVALUATION = EvaluationReport(model="student", step=7, metrics=ZERO)
 LINES = LogBatch(sequence=9, lines=[LogLine(at=AT, text="a line")])
 
 
-def former(work: Path, number: int, job: str = "j", steps: tuple[int, ...] = ()) -> WorkFolder:
+def former(work: Path, number: int, job: str = "j", steps: tuple[int, ...] = (), delivered: bool = True) -> WorkFolder:
     """A folder as an attempt leaves it that was killed while its files waited."""
     folder = WorkFolder.create(work, f"{job}-{number}")
     claim = Claim(attempt=f"{job}-{number}", fencing_token=number, lease_seconds=30, job=job, kind="train", spec={})
@@ -40,9 +40,11 @@ def former(work: Path, number: int, job: str = "j", steps: tuple[int, ...] = ())
     spool = Spool(folder.spool / REPORTS, 100_000)
     for record in map(Record.of, (MetricBatch(sequence=2), POINTS, EVALUATION, LINES)):
         spool.append(record)
-    with spool.head():
-        pass  # the first is delivered
+    for _ in range(4 if delivered else 1):
+        with spool.head():
+            pass
     spool.close()
+    (folder.run / MANIFEST).write_text("{}")
     folder.staging.mkdir()
     (folder.staging / f"000001-{CURVES}").write_text("{}")
     (folder.staging / "000002-checkpoint-00000007.pt").write_bytes(b"7")
@@ -74,34 +76,19 @@ def test_undelivered_files_are_kept_for_longer(tmp_path: Path) -> None:
     assert sweep(tmp_path, hours=0, undelivered_hours=0) == [folder.path]
 
 
-@pytest.fixture
-def heir(tmp_path: Path, folder: WorkFolder) -> WorkFolder:
-    """The folder of the next attempt, with what the API lacks of the former one."""
-    former(tmp_path / "former", 1)
-    with FormerAttempts(tmp_path / "former", "j") as found:
+@pytest.mark.parametrize("delivered", [True, False])
+def test_where_reports_are_missing_nothing_is_gone_on_from(tmp_path: Path, folder: WorkFolder, delivered: bool) -> None:
+    """They are the former attempt's own: the series would have a hole."""
+    former(tmp_path, 1, steps=(7,), delivered=delivered)
+    with FormerAttempts(tmp_path, "j") as found:
+        assert (found.newest is not None) == delivered
         found.hand_over(folder)
-    return folder
+    assert (folder.inherited / CURVES).exists() == delivered
 
 
-def test_reports_and_curves_are_handed_over_once(tmp_path: Path, heir: WorkFolder) -> None:
-    (reports,) = heir.inherited.glob("*.jsonl")
-    assert list(read_records(reports)) == list(map(Record.of, (POINTS, EVALUATION, LINES)))
-    assert (heir.inherited / CURVES).exists()
-    yet_another = WorkFolder.create(tmp_path / "work", "attempt-2")
-    with FormerAttempts(tmp_path / "former", "j") as found:
-        found.hand_over(yet_another)
-    assert not yet_another.inherited.exists()
-    yet_another.leave()
-
-
-def test_they_are_delivered_under_numbers_of_the_new_attempt(
-    double: Double, attempt: AttemptClient, heir: WorkFolder
-) -> None:
-    reporter = Reporter(attempt, heir, lambda: None, spool_megabytes=1)
-    reporter.close(60)
-    assert list(double.batches) == [0]
-    assert (double.batches[0]["progress"], [point["step"] for point in double.points]) == (None, [6, 7])
-    assert [report["step"] for report in double.evaluations] == [7]
-    assert double.log == ["a line"]
+def test_curves_are_delivered_by_the_next_attempt(double: Double, attempt: AttemptClient, folder: WorkFolder) -> None:
+    folder.inherited.mkdir()
+    (folder.inherited / CURVES).write_text("{}")
+    Reporter(attempt, folder, lambda: None, spool_megabytes=1).close(60)
     assert CURVES in [name for name, _, _ in double.uploads]
-    assert list(heir.inherited.iterdir()) == []
+    assert list(folder.inherited.iterdir()) == []
