@@ -9,7 +9,7 @@ from pathlib import Path
 from crosskd.data.demo import write_demo
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.loop import fit
-from crosskd.runs.train import build_parts
+from crosskd.runs.parts import build_parts
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.presets import load_recipe
 

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from crosskd.data.coco import CocoDataset
-from crosskd.data.findings import Findings
+from crosskd.data.image_faults import ImageFaults
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.transforms import (
@@ -245,7 +245,7 @@ class Loader:
                 log.warning("image skipped: %s", fault)
         allowed = min(self.settings.max_corrupt_images, len(self.dataset) - 1)
         if len(self.corrupt) > allowed:
-            faults = Findings()
+            faults = ImageFaults()
             for fault in self.corrupt.values():
                 faults.add(fault)
             images = "1 image" if faults.count == 1 else f"{faults.count} images"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,28 +89,32 @@ def evaluate(
     shares = distributed.gather(share)
     result = None
     if shares is not None:
-        whole = _merged(shares)
-        limit = counted_detections(truth, detector.max_detections)
-        numbers = average_precision(truth, whole.found, max_detections=limit)
-        result = Evaluation(
-            model=model,
-            step=step,
-            epoch=epoch,
-            metrics=numbers.metrics,
-            per_class=numbers.per_class,
-            class_metrics=numbers.class_metrics,
-            images=len(whole.found),
-            seconds=time.perf_counter() - start,
-            milliseconds_per_image=whole.milliseconds_per_image,
-            max_detections=limit,
-            boxes=len(truth.boxes if truth.as_is is None else truth.as_is),
-            boxes_left_out=truth.left_out if truth.as_is is None else 0,
-            as_is=truth.as_is is not None,
-            curves=numbers.curves,
-        )
+        measured = _measured(truth, _merged(shares), detector.max_detections, model, step, epoch)
+        result = replace(measured, seconds=time.perf_counter() - start)
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
     return result
+
+
+def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str, step: int, epoch: float) -> Evaluation:
+    """What all detections come to, of which an image has at most `most`."""
+    limit = counted_detections(truth, most)
+    numbers = average_precision(truth, whole.found, max_detections=limit)
+    return Evaluation(
+        model=model,
+        step=step,
+        epoch=epoch,
+        metrics=numbers.metrics,
+        per_class=numbers.per_class,
+        class_metrics=numbers.class_metrics,
+        images=len(whole.found),
+        milliseconds_per_image=whole.milliseconds_per_image,
+        max_detections=limit,
+        boxes=len(truth.boxes if truth.as_is is None else truth.as_is),
+        boxes_left_out=truth.left_out if truth.as_is is None else 0,
+        as_is=truth.as_is is not None,
+        curves=numbers.curves,
+    )
 
 
 def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""One training, from its configuration to its files: builds the parts and runs them. Read this first.
+"""One training, from its configuration to its files: takes the parts (`parts`) and runs them. Read this first.
 
 config ─▶ data, student (and teacher ─▶ distiller) ─▶ engine.loop ─▶ weights, manifest, log
 """
@@ -9,18 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from crosskd.data.coco import require_same_classes
-from crosskd.data.loader import Loader, build_loader
 from crosskd.data.transforms import recorded_scale
-from crosskd.detectors.detector import Detector, build_detector
-from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.detectors.detector import Detector
+from crosskd.distill.distiller import Distiller
 from crosskd.distill.renormalise import RenormalisedDetector
 from crosskd.engine import distributed, run_state
 from crosskd.engine.callbacks import Callback, Callbacks, Run, TrainResult
@@ -34,31 +30,22 @@ from crosskd.engine.checkpoint import (
     require_same_run,
     write_checkpoint,
 )
-from crosskd.engine.compiled import compile_within, require_compiler
-from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
-from crosskd.engine.ema import EMA
+from crosskd.engine.device import memory_errors
 from crosskd.engine.log_callback import LogCallback, log_file
-from crosskd.engine.loop import Training, fit
-from crosskd.engine.memory_format import to_channels_last
-from crosskd.engine.optim import Schedule, build_optimizer
-from crosskd.engine.parallel import broadcast_buffers, data_parallel
-from crosskd.engine.random_state import seed_all
+from crosskd.engine.loop import fit
+from crosskd.engine.parallel import broadcast_buffers
 from crosskd.engine.results import Results, versions, write_manifest
 from crosskd.engine.stop_reason import StopReason
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
-from crosskd.runs import loader_input
 from crosskd.runs.image_settings import with_image_settings
-from crosskd.runs.inherit import inherit
-from crosskd.runs.start import begin
-from crosskd.runs.teacher import load_teacher
-from crosskd.runs.trained_weights import weights_file
+from crosskd.runs.parts import build_parts, total_batch
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
-from crosskd.weights.files import File, file_digest
+from crosskd.weights.files import File
 
 log = logging.getLogger(__name__)
 
@@ -119,112 +106,10 @@ def _require_unused(workdir: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Everything that is built before the first step."""
-
-    device: torch.device
-    student: Detector
-    teacher: Detector | None
-    train_loader: Loader
-    val_loader: Loader
-    ema: EMA[Detector] | None
-    training: Training
-    digests: dict[str, str]  # sha256 of the annotation files
-    teacher_digest: str | None  # sha256 of the teacher's weights
-    inherited: list[str] | None  # names of the tensors that the student began with; None: of none
-    begun: dict[str, Any] | None  # what the manifest says of the detector that the student began with
-
-
-def build_parts(
-    config: TrainConfig,
-    *,
-    pretrained: bool = True,
-    teacher_weights: Path | None = None,
-    init_weights: Path | None = None,
-    roots: Sequence[Path] = (),
-) -> _Parts:
-    """The parts of one training, seeded: the same student whether or not there is a teacher."""
-    set_threads(config.threads)
-    device = choose_device(config.device)
-    amp = MixedPrecision.on(device, config.precision)
-    if config.compile:
-        require_compiler(device)
-    train_loader, val_loader = _loaders(config, device, roots)
-    classes = train_loader.classes
-
-    seed_all(config.seed)
-    student = build_detector(config.student.model, len(classes), pretrained=pretrained)
-    init = config.student.init
-    begun = None if init is None else begin(student, init, classes, init_weights, copy=pretrained)
-    teacher, teacher_digest, inherited = None, None, None
-    trainee: nn.Module = student
-    if config.teacher is not None and config.distill is not None:
-        teacher = load_teacher(config, classes, teacher_weights)
-        teacher_digest = file_digest(weights_file(config.teacher.weights, teacher_weights, section="/teacher"))
-        inherited = inherit(student, teacher, copy=pretrained) if config.init_student else None
-        trainee = build_distiller(student, teacher, config.distill)
-    with memory_errors(device):
-        if config.channels_last:
-            to_channels_last(trainee, device)
-        else:
-            trainee.to(device)
-        shared = data_parallel(trainee, student)
-        ema = EMA(student, config.ema) if config.ema else None
-    if config.compile:
-        _compile(trainee, [student] if teacher is None else [student, teacher])
-    seed_all(config.seed + distributed.rank())  # anew: building a teacher drew random numbers
-
-    steps_per_epoch = -(-len(train_loader) // config.accumulate)
-    training = Training(
-        trainee=trainee,
-        student=student,
-        optimizer=build_optimizer(trainee, config.optimizer, total_batch=_total_batch(config)),
-        schedule=Schedule(config.schedule, steps_per_epoch),
-        batches=train_loader,
-        amp=amp,
-        ema=ema,
-        accumulate=config.accumulate,
-        clip_norm=config.clip_norm,
-        parallel=shared,
-    )
-    digests = {
-        "train": file_digest(Path(config.data.train.annotations)),
-        "val": file_digest(Path(config.data.val.annotations)),
-    }
-    return _Parts(
-        device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited, begun
-    )
-
-
-def _loaders(config: TrainConfig, device: torch.device, roots: Sequence[Path]) -> tuple[Loader, Loader]:
-    """Of training and validation. Raises DataError also where the two are of other classes."""
-    rank, world_size = distributed.rank(), distributed.world_size()
-    training = loader_input.of_training(config, "train", roots=roots)
-    train_loader = build_loader(training, device=device, rank=rank, world_size=world_size)
-    if config.data.classes is None:
-        require_same_classes(train_loader.classes, config.data.val.annotations)
-    validation = loader_input.of_training(config, "val", train_loader.classes, roots=roots)
-    return train_loader, build_loader(validation, device=device, rank=rank, world_size=world_size)
-
-
-def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
-    """The convolutions of each detector: backbone and neck, and both sides of the head's cut."""
-    calls: list[tuple[nn.Module, str]] = []
-    for model in detectors:
-        calls += [(model, "features"), (model.head, "front"), (model.head, "back")]
-    compile_within(trainee, calls)
-
-
 def _images_told(skipped: list[dict[str, str]], dark: list[dict[str, str]]) -> dict[str, Any]:
     """What the manifest says of images: those that could not be read, and how many of 16 bits are nearly black."""
     names: set[str] = set().union(*skipped)
     return {"skipped_images": sorted(names), "dark_images": len(set().union(*dark))}
-
-
-def _total_batch(config: TrainConfig) -> int:
-    """Images of one optimizer step, over all processes."""
-    return config.batch_size * config.accumulate * config.gpus
 
 
 class _Session:
@@ -396,7 +281,7 @@ class _Session:
             len(parts.val_loader.dataset),
             len(parts.train_loader.classes),
             self.run.total_steps,
-            _total_batch(self.config),
+            total_batch(self.config),
             parts.device,
             torch.get_num_threads(),
         )

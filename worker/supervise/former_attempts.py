@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crosskd.spec.files import CHECKPOINTS, CURVES_NAME, MANIFEST
+from wire.artifacts import ArtifactRef
 from worker.deliver.digest import sha256_of
 from worker.deliver.spool import holds_undelivered
 from worker.folder import REPORTS, UNDELIVERED, WorkFolder, open_kept
@@ -25,8 +26,8 @@ _STAGED = re.compile(r"\d+-(.+)")
 
 
 class LocalCheckpoint(NamedTuple):
-    step: int
     path: Path
+    reference: ArtifactRef  # as the API would name it; `url` is empty
 
 
 class FormerAttempts:
@@ -54,14 +55,15 @@ class FormerAttempts:
             if (match := _CHECKPOINT.fullmatch(path.name))
         ]
         for step, path in sorted(found, reverse=True):
-            if _is_sound(path):
-                return LocalCheckpoint(step, path)
+            if (sha256 := _sound_digest(path)) is not None:
+                size = path.stat().st_size
+                return LocalCheckpoint(path, ArtifactRef(name=path.name, url="", sha256=sha256, size=size, step=step))
             logger.warning("%s is damaged, an earlier one is looked for", path)
         return None
 
     def hand_over(self, folder: WorkFolder) -> None:
-        """Move undelivered curves into `folder`, if it goes on from here: a resume draws no earlier ones."""
-        for former in self._folders if self.newest is not None else ():
+        """Move undelivered curves into `folder`, which goes on from `newest`: a resume draws no earlier ones."""
+        for former in self._folders:
             for staged in (*sorted(former.staging.glob("*")), *sorted(former.inherited.glob("*.json"))):
                 match = _STAGED.fullmatch(staged.name)
                 name = match[1] if match else staged.name
@@ -105,7 +107,9 @@ def _number(folder: WorkFolder, job: str) -> int | None:
     return None
 
 
-def _is_sound(path: Path) -> bool:
+def _sound_digest(path: Path) -> str | None:
+    """The sha256 of a checkpoint, if it is the one that was written with it."""
     with suppress(OSError):
-        return path.with_name(f"{path.name}.sha256").read_text().split()[:1] == [sha256_of(path).hex()]
-    return False
+        found = sha256_of(path).hex()
+        return found if path.with_name(f"{path.name}.sha256").read_text().split()[:1] == [found] else None
+    return None

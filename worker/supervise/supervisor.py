@@ -12,11 +12,9 @@ from typing import NamedTuple
 from structlog.contextvars import bound_contextvars
 
 from wire import tracing
-from wire.artifacts import ArtifactRef
 from wire.jobs import Failure
 from wire.reports import Claim, ClaimRequest, FinishReport
 from worker.deliver.client import AttemptClient, WorkerClient, connect, set_correlation_headers
-from worker.deliver.digest import sha256_of
 from worker.deliver.retry import Abandoned, ApiError, BadDownload, Refused, Retry, StaleAttempt, Unreachable
 from worker.folder import Order, Outcome, WorkFolder, sweep
 from worker.settings import Settings
@@ -73,7 +71,7 @@ def _claim(job: str, client: WorkerClient, settings: Settings, origin: Origin, f
         device=settings.devices,
         versions=versions(),
         devices=devices(settings),
-        checkpoint_step=former.newest.step if former.newest is not None else None,
+        checkpoint_step=former.newest.reference.step if former.newest is not None else None,
     )
     try:
         with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
@@ -204,20 +202,13 @@ class Supervisor:
         """Find or download what the training starts from, verified."""
         order = Order(claim=self._claim, supervisor=os.getpid(), traceparent=tracing.traceparent())
         retry = Retry(patience=self._settings.outage_seconds, stop=self._control.halt)
-        self._former.hand_over(folder)
         taken = -1 if self._claim.resume is None else self._claim.resume.step or 0
         newest = self._former.newest
-        if newest is not None and newest.step > taken:
+        if newest is not None and (newest.reference.step or 0) > taken:
             logger.info("job %s goes on from %s, which the API has not", self._claim.job, newest.path.name)
+            self._former.hand_over(folder)
             order.resume = newest.path
-            named = ArtifactRef(
-                name=newest.path.name,
-                url="",
-                sha256=sha256_of(newest.path).hex(),
-                size=newest.path.stat().st_size,
-                step=newest.step,
-            )
-            order.claim = self._claim.model_copy(update={"resume": named})  # what the audit log tells of
+            order.claim = self._claim.model_copy(update={"resume": newest.reference})  # the audit log tells of it
         elif self._claim.resume is not None:
             self._client.download(self._claim.resume, folder.resume, retry)
             # In the core's form, which looks once more: the disk may change what was right when it came.

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.runs.inherit import inherit
-from crosskd.runs.train import build_parts, train
+from crosskd.runs.parts import build_parts
+from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.weights.native import write_weights
 

@@ -14,8 +14,9 @@ from crosskd.convert.formats import from_native
 from crosskd.data.demo import write_demo
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError, CrossKDError, WeightsError
+from crosskd.runs.parts import build_parts
 from crosskd.runs.start import begin
-from crosskd.runs.train import build_parts, train
+from crosskd.runs.train import train
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, StudentConfig, TrainConfig
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small

@@ -58,13 +58,13 @@ def test_the_newest_sound_checkpoint_of_the_job_is_found(tmp_path: Path) -> None
     former(tmp_path, 1, job="another", steps=(9,))
     with FormerAttempts(tmp_path, "j") as found:
         assert found.newest is not None
-        assert (found.newest.step, found.newest.path.read_bytes()) == (7, b"7")
+        assert (found.newest.reference.step, found.newest.path.read_bytes()) == (7, b"7")
         with FormerAttempts(tmp_path, "j") as locked:  # nobody takes from it meanwhile
             assert locked.newest is None
     (second.run / CHECKPOINTS / "checkpoint-00000007.pt").write_bytes(b"damaged")
     with FormerAttempts(tmp_path, "j") as found:
         assert found.newest is not None
-        assert found.newest.step == 6
+        assert found.newest.reference.step == 6
         found.release(keep=False)
     assert [path.name for path in tmp_path.iterdir()] == ["another-1"]
 
@@ -77,18 +77,19 @@ def test_undelivered_files_are_kept_for_longer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delivered", [True, False])
-def test_where_reports_are_missing_nothing_is_gone_on_from(tmp_path: Path, folder: WorkFolder, delivered: bool) -> None:
+def test_where_reports_are_missing_nothing_is_gone_on_from(tmp_path: Path, delivered: bool) -> None:
     """They are the former attempt's own: the series would have a hole."""
     former(tmp_path, 1, steps=(7,), delivered=delivered)
     with FormerAttempts(tmp_path, "j") as found:
         assert (found.newest is not None) == delivered
+
+
+def test_curves_are_delivered_by_the_next_attempt(
+    tmp_path: Path, double: Double, attempt: AttemptClient, folder: WorkFolder
+) -> None:
+    former(tmp_path / "former", 1)
+    with FormerAttempts(tmp_path / "former", "j") as found:
         found.hand_over(folder)
-    assert (folder.inherited / CURVES).exists() == delivered
-
-
-def test_curves_are_delivered_by_the_next_attempt(double: Double, attempt: AttemptClient, folder: WorkFolder) -> None:
-    folder.inherited.mkdir()
-    (folder.inherited / CURVES).write_text("{}")
     Reporter(attempt, folder, lambda: None, spool_megabytes=1).close(60)
     assert CURVES in [name for name, _, _ in double.uploads]
     assert list(folder.inherited.iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from crosskd.errors import DataError
-from crosskd.runs.train import build_parts
+from crosskd.runs.parts import build_parts
 from crosskd.spec.config import TrainConfig
 from tests.support.coco_files import content, noise
 from tests.support.specs import TINY

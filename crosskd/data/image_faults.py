@@ -5,8 +5,8 @@ from __future__ import annotations
 LISTED = 20  # faults that a message spells out; the rest is counted
 
 
-class Findings:
-    """Faults (or other remarks): all are counted, the first are kept."""
+class ImageFaults:
+    """All are counted, the first are kept."""
 
     def __init__(self) -> None:
         self.count = 0
