@@ -13,12 +13,15 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN as MEAN
 from timm.data.constants import IMAGENET_DEFAULT_STD as STD
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from crosskd.backbones.timm_features import build, run
 from crosskd.spec import registry
@@ -34,12 +37,49 @@ class Unsuitable(Exception):
     """Why a model is not in the table."""
 
 
+Function = Callable[..., Any]
+
+
+class _Instead(TorchFunctionMode):
+    """Meanwhile other functions are called in place of some of torch's. On the meta device torch carries out in Python
+    what has no kernel there, step by step of its formula; where shapes alone count, that is most of the time."""
+
+    def __init__(self, others: Mapping[Function, Function]) -> None:
+        super().__init__()
+        self.others = others
+
+    def __torch_function__(self, function: Function, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.others.get(function, function)(*args, **(kwargs or {}))
+
+
+def _as_it_is(values: Tensor, *_: Any, **__: Any) -> Tensor:
+    return values
+
+
+def _affine(values: Tensor, weight: Tensor | None, bias: Tensor | None, *_: Any, **__: Any) -> Tensor:
+    """What batch norm is for shapes and gradients: as many values, which depend on its parameters."""
+    if weight is None or bias is None:
+        return values
+    shape = (1, -1, *[1] * (values.dim() - 2))
+    return torch.addcmul(bias.view(shape), values, weight.view(shape))
+
+
+# How weights are drawn: by `nn.init`, and by timm's own truncated normal distribution.
+UNDRAWN: dict[Function, Function] = {
+    Tensor.normal_: _as_it_is,
+    Tensor.uniform_: _as_it_is,
+    Tensor.erfinv_: _as_it_is,
+    Tensor.clamp_: _as_it_is,
+}
+AFFINE: dict[Function, Function] = {torch.batch_norm: _affine}
+
+
 def describe(name: str) -> dict[str, Any]:
     """The row of a model: the deepest map at each of `STRIDES`, and its parameters. Raises `Unsuitable`."""
     published = timm.get_pretrained_cfg(name)
     if published is not None and published.fixed_input_size:
         raise Unsuitable("made for images of one size")
-    with warnings.catch_warnings(action="ignore"), torch.device("meta"):
+    with warnings.catch_warnings(action="ignore"), torch.device("meta"), _Instead(UNDRAWN):
         try:
             info: Any = timm.create_model(name, features_only=True, pretrained=False).feature_info
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -51,6 +91,7 @@ def describe(name: str) -> dict[str, Any]:
             raise Unsuitable(f"maps at strides {sorted(deepest)}")
         levels = [deepest[stride] for stride in strides]
         net = build(name, levels[-len(PYRAMID) :])
+    with warnings.catch_warnings(action="ignore"), torch.device("meta"), _Instead(AFFINE):
         idle = _try(net)
     row = {
         "channels": info.channels(levels),
@@ -71,7 +112,7 @@ def pixels(name: str) -> dict[str, list[float]]:
 
 
 def _try(net: Any) -> list[str]:
-    """One step, without numbers: the names of the parameters that get no gradient. Raises `Unsuitable`."""
+    """A forward pass without numbers: the names of the parameters that get no gradient. Raises `Unsuitable`."""
     expected = [
         (2, channels, SIZE[0] // stride, SIZE[1] // stride)
         for channels, stride in zip(net.feature_info.channels(), PYRAMID, strict=True)
@@ -82,8 +123,22 @@ def _try(net: Any) -> list[str]:
         raise Unsuitable(f"images of {SIZE} fail: {str(error).partition(chr(10))[0][:100]}") from error
     if [tuple(m.shape) for m in maps] != expected:
         raise Unsuitable(f"maps of {[tuple(m.shape) for m in maps]}, not {expected}")
-    torch.autograd.backward([m.sum() for m in maps])
-    return [name for name, parameter in net.named_parameters() if parameter.grad is None]
+    leaves = _leaves(maps)
+    return [name for name, parameter in net.named_parameters() if id(parameter) not in leaves]
+
+
+def _leaves(maps: Iterable[Tensor]) -> set[int]:
+    """The ids of the tensors that a backward pass from `maps` would give a gradient."""
+    waiting: list[Any] = [m.grad_fn for m in maps]
+    seen, found = set(waiting), set()
+    while waiting:
+        node = waiting.pop()
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        waiting += following
+    return found
 
 
 def table() -> dict[str, dict[str, Any]]:
