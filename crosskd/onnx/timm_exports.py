@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -55,10 +55,14 @@ def kind_of(name: str) -> Kind:
         return tuple(sorted({f"{type(m).__module__}.{type(m).__qualname__}" for m in net_of(name).modules()}))
 
 
-def kinds() -> dict[Kind, list[str]]:
-    """The table's models by their kind, the smallest first."""
+def backbones() -> list[str]:
+    """The names, as timm has them, of the models in the table."""
+    return [name.removeprefix(registry.TIMM) for name in registry.BACKBONES if name.startswith(registry.TIMM)]
+
+
+def kinds(names: Iterable[str]) -> dict[Kind, list[str]]:
+    """Models of the table by their kind, the smallest first."""
     found: dict[Kind, list[str]] = defaultdict(list)
-    names = [name.removeprefix(registry.TIMM) for name in registry.BACKBONES if name.startswith(registry.TIMM)]
     for name in sorted(names, key=lambda name: registry.BACKBONES[registry.TIMM + name].parameters):
         found[kind_of(name)].append(name)
     return found
@@ -112,7 +116,7 @@ def text(faults: Mapping[str, str]) -> str:
 def main(seconds: float) -> None:
     deadline = time.monotonic() + seconds
     known = dict(registry.timm_exports())
-    for names in sorted(kinds().values(), key=len, reverse=True):
+    for names in sorted(kinds(backbones()).values(), key=len, reverse=True):
         told = [known[name] for name in names if name in known]
         if not told and time.monotonic() > deadline:
             continue
