@@ -69,6 +69,12 @@ class Training:
         log = self.workdir / "log.txt"
         return max(map(int, re.findall(r"step (\d+) of", log.read_text() if log.exists() else "")), default=0)
 
+    def come_to(self, step: int) -> None:
+        """Wait until it has told that step."""
+        while self.steps() < step:
+            assert self.process.poll() is None, self.end()
+            time.sleep(0.02)
+
     def rank(self, number: int) -> int:
         """The process id of a rank."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -118,44 +124,36 @@ def test_two_processes_are_one_run(whole: Path) -> None:
     assert not torch.equal(first["torch"], second["torch"])
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_run_that_lost_a_rank_goes_on_to_the_same_bits(
-    victim: int, whole: Path, recipe: Path, data: Path, tmp_path: Path
+def test_a_run_that_is_stopped_and_loses_each_rank_goes_on_to_the_same_bits(
+    whole: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    last = random.Random(f"{victim} {time.time()}").randint(2, 9)
-    training = Training(recipe, data, tmp_path / "run")
-    while training.steps() < last:
-        assert training.process.poll() is None, training.end()
-        time.sleep(0.02)
-    os.kill(training.rank(victim), signal.SIGKILL)
-    code, _, errors = training.end()  # within its patience, which is far below that of a collective
-    assert code == 1
-    assert f"rank {victim} was killed by signal 9 (SIGKILL)" in errors
-    assert list_checkpoints(tmp_path / "run" / "checkpoints"), last
-
-    code, _, errors = Training(recipe, data, tmp_path / "run", "--resume").end()
-    assert code == 0, errors
-    assert digests(tmp_path / "run") == digests(whole), last
-    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (tmp_path / "run", whole))
-    assert ours["evaluations"] == theirs["evaluations"]
-    ours, theirs = (read_checkpoint(folder / "checkpoints") for folder in (tmp_path / "run", whole))
-    for part in ("trainee", "optimizer", "ema", "random", "position"):
-        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
-
-
-def test_a_stop_is_a_checkpoint(whole: Path, recipe: Path, data: Path, tmp_path: Path) -> None:
-    training = Training(recipe, data, tmp_path / "run")
-    while training.steps() < 2:
-        assert training.process.poll() is None, training.end()
-        time.sleep(0.02)
+    """Ctrl-C, then the loss of one rank, then that of the other: each at some moment behind a new step."""
+    run = tmp_path / "run"
+    training = Training(recipe, data, run)
+    training.come_to(2)
     training.process.send_signal(signal.SIGINT)
     code, _, errors = training.end()
     assert code == 130, errors
-    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[0]
-    assert int(newest.stem[-8:]) == training.steps()
-    code, _, errors = Training(recipe, data, tmp_path / "run", "--resume").end()
+    assert int(list_checkpoints(run / "checkpoints")[0].stem[-8:]) == training.steps()
+
+    moments = [training.steps()]
+    for victim in (0, 1):
+        training = Training(recipe, data, run, "--resume")
+        training.come_to(moments[-1] + 1)
+        time.sleep(random.SystemRandom().uniform(0, 0.2))
+        os.kill(training.rank(victim), signal.SIGKILL)
+        code, _, errors = training.end()  # within its patience, which is far below that of a collective
+        moments.append(training.steps())
+        assert code == 1, moments
+        assert f"rank {victim} was killed by signal 9 (SIGKILL)" in errors
+    code, _, errors = Training(recipe, data, run, "--resume").end()
     assert code == 0, errors
-    assert digests(tmp_path / "run") == digests(whole)
+    assert digests(run) == digests(whole), moments
+    ours, theirs = (json.loads((folder / "manifest.json").read_text()) for folder in (run, whole))
+    assert ours["evaluations"] == theirs["evaluations"]
+    ours, theirs = (read_checkpoint(folder / "checkpoints") for folder in (run, whole))
+    for part in ("trainee", "optimizer", "ema", "random", "position"):
+        torch.testing.assert_close(ours[part], theirs[part], rtol=0, atol=0)
 
 
 def test_one_process_cannot_go_on_where_two_were(whole: Path, recipe: Path, data: Path, tmp_path: Path) -> None:
