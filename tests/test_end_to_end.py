@@ -122,38 +122,25 @@ def test_weights_that_do_not_exist_yet_are_explained(service: Service, teacher: 
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_taken_up_from_its_checkpoint(service: Service) -> None:
-    job = service.post("kill the training", epochs=LONG)
+def test_killed_one_after_the_other_training_worker_and_api_cost_no_step(service: Service) -> None:
+    """Training and worker cost an attempt each, which the next one takes up from a checkpoint; an API costs nothing."""
+    job = service.post("kill them all", epochs=LONG)
     job = service.train_until(job, 20)
     os.kill(training_of(service, job), signal.SIGKILL)
-    job = service.succeed(job)
-    assert len(job.attempts) == 2
+    job = service.train_until(job, 60, attempt=2)
     assert job.attempts[1].resumed_from_step >= 5
-    assert_whole(service, job)
 
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_job_taken_up(service: Service) -> None:
-    job = service.post("kill the worker", epochs=LONG)
-    service.train_until(job, 20)
     worker = pid_of(service, "worker")
     os.kill(worker, signal.SIGKILL)
-    job = service.succeed(job)
+    job = service.train_until(job, 60, attempt=3)
     assert pid_of(service, "worker") != worker
-    assert len(job.attempts) == 2
-    assert job.attempts[1].resumed_from_step >= 5
-    assert_whole(service, job)
+    assert job.attempts[2].resumed_from_step >= job.attempts[1].resumed_from_step
 
-
-@pytest.mark.slow
-def test_a_killed_api_costs_a_running_job_nothing(service: Service) -> None:
-    job = service.post("kill the api", epochs=LONG)
-    service.train_until(job, 20)
     api = pid_of(service, "api")
     os.kill(api, signal.SIGKILL)
     job = service.succeed(job)
     assert pid_of(service, "api") != api
-    assert len(job.attempts) == 1
+    assert len(job.attempts) == 3
     assert_whole(service, job)
 
 

@@ -89,9 +89,13 @@ class Service:
         body = specs.complete(base, name=name, teacher=teacher, overrides=[f"schedule.epochs={epochs}"])
         return self.client.create_job(body)
 
-    def train_until(self, job: Job, step: int) -> Job:
-        """Wait until a job's training has come to `step`."""
-        return self._until(job, lambda now: now.progress is not None and now.progress.step >= step, interval=0.1)
+    def train_until(self, job: Job, step: int, attempt: int = 1) -> Job:
+        """Wait until a job's training has come to `step`, in that attempt or a later one."""
+
+        def there(now: Job) -> bool:
+            return len(now.attempts) >= attempt and now.progress is not None and now.progress.step >= step
+
+        return self._until(job, there, interval=0.1)
 
     def succeed(self, job: Job) -> Job:
         ended = self._until(job, lambda now: now.status in FINAL, interval=0.3)
