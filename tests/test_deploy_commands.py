@@ -265,12 +265,10 @@ def test_the_api_comes_up_and_goes_down(image: Builder, machine: Machine) -> Non
         stops(process)
 
 
-def test_the_worker_image_takes_our_wheel(tmp_path: Path) -> None:
-    """Its lock, CUDA's gigabytes, is judged as data by `test_deploy.py`; the wheel is installed dry."""
-    builder = Builder(STAGES, tmp_path)
-    builder.build("wheel")
+def test_the_worker_image_takes_our_wheel(image: Builder) -> None:
+    """Its lock, CUDA's gigabytes, is judged as data by `test_deploy.py`; the wheel, the API's own, is installed dry."""
     here = f"{sys.executable} -m pip install --dry-run"
-    builder.build(
+    image.build(
         "build-worker",
         edit=lambda line: "true" if "--require-hashes" in line else line.replace("python -m pip install", here),
     )
