@@ -225,6 +225,10 @@ def test_every_specification_is_taken_or_refused_as_described(run: Callable[...,
 
 
 @pytest.mark.slow
-def test_every_operation_answers_as_it_is_described_also_to_many_more_requests(run: Callable[..., None]) -> None:
-    run("--phases", "fuzzing", "--max-examples", "100")
-    run("--phases", "coverage", *SPECS)
+def test_every_operation_answers_as_it_is_described_also_to_many_more_requests(
+    run: Callable[..., None], backend: str
+) -> None:
+    """Most are refused before any database is asked; so SQLite gets the first quarter of what Postgres gets."""
+    run("--phases", "fuzzing", "--max-examples", "100" if backend == "postgresql" else "25")
+    if backend == "postgresql":
+        run("--phases", "coverage", *SPECS)

@@ -324,5 +324,5 @@ def test_the_service_lives_like_the_model(live: Live, backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_service_lives_like_the_model_for_longer(live: Live) -> None:
-    live(50, 80)
+def test_the_service_lives_like_the_model_for_longer(live: Live, backend: str) -> None:
+    live(50 if backend == "sqlite" else 25, 80)
