@@ -10,7 +10,7 @@ from __future__ import annotations
 from tests.faults.injection_context import Fault
 from tests.faults.injections import clocks, disks, kills, messages, network, outages, stops
 
-FAULTS: dict[str, Fault] = {
+KILLS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
         kills.kill_training,
@@ -19,6 +19,11 @@ FAULTS: dict[str, Fault] = {
         kills.kill_worker,
         kills.kill_api,
         kills.kill_relay,
+    )
+}
+FAULTS: dict[str, Fault] = KILLS | {
+    fault.__name__: fault
+    for fault in (
         stops.stop_worker,
         stops.stop_supervisor,
         stops.stop_training,

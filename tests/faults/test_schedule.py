@@ -8,14 +8,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.faults import FAULTS
 from tests.faults.final_check import judge, told
-from tests.faults.load import Load, Reference
+from tests.faults.load import Load
 from tests.faults.schedule import LANES, Schedule, lane
 from tests.faults.stack import Stack
 
@@ -23,19 +22,6 @@ SECONDS = float(os.environ.get("CROSSKD_FAULTS_SECONDS") or 180)
 SEED = int(os.environ.get("CROSSKD_FAULTS_SEED") or 1)
 REPORT = os.environ.get("CROSSKD_FAULTS_REPORT")  # a file for the figures, as JSON
 ON_THEIR_WAY = 4  # jobs: one more than there are workers
-
-
-@pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory, reference: Reference) -> Iterator[Stack]:
-    with Stack(tmp_path_factory.mktemp("schedule"), reference.data) as stack:
-        yield stack
-
-
-@pytest.fixture
-def load(stack: Stack, reference: Reference) -> Iterator[Load]:
-    load = Load(stack, reference)
-    yield load
-    load.close()
 
 
 def test_a_lane_follows_from_its_seed_and_deals_every_fault() -> None:
@@ -53,8 +39,8 @@ def test_no_schedule_of_faults_breaks_a_promise(stack: Stack, load: Load, capsys
 
     def say(line: str) -> None:
         with capsys.disabled():  # where something stands is seen while it runs, not three minutes later
-            sys.stdout.write(f"\n{time.monotonic() - began:6.1f} s  {line}")
-            sys.stdout.flush()
+            sys.stderr.write(f"\n{time.monotonic() - began:6.1f} s  {line}")  # a process of pytest-xdist has no output
+            sys.stderr.flush()
 
     say(f"seed {SEED}, {SECONDS:g} s, {len(FAULTS)} faults in {LANES} lanes: CROSSKD_FAULTS_SEED={SEED} repeats it")
     schedule = Schedule(stack, load, SEED, SECONDS, say)
