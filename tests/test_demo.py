@@ -1,16 +1,20 @@
-"""`crosskd demo`, whole, as a person runs it."""
+"""`crosskd demo`, whole, as a person runs it, on fewer images.
+
+That students learn from such presets on all of them is shown by the commands of the tutorial (`test_tutorial.py`), and
+on ten seeds by `benchmarks/gain.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.crosskd_command import DEMO, IMAGES, VAL_IMAGES
 from tests.support.processes import processes_of
 
 MOST_MEMORY = 3e9  # bytes, of all processes together
@@ -33,7 +37,7 @@ def memory_of(home: Path) -> int:
 def test_the_demo_tells_its_story_to_the_end(tmp_path: Path) -> None:
     output = tmp_path / "output.txt"
     home = tmp_path / "home"
-    command = [sys.executable, "-m", "client.cli", "demo", "--home", str(home)]
+    command = [*DEMO, "--home", str(home)]
     environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
     peak = 0
     with (
@@ -49,6 +53,7 @@ def test_the_demo_tells_its_story_to_the_end(tmp_path: Path) -> None:
     assert demo.returncode == 0
     for name in ("teacher", "student alone", "student + CrossKD"):
         assert re.search(rf"^{re.escape(name)} +0\.\d{{3}} ", text, re.MULTILINE)
+    assert f"Drawing {IMAGES} + {VAL_IMAGES} images" in text
     assert "of the gap to the teacher closed." in text
     assert ": verified)." in text
     found = re.search(r"measures AP ([\d.]+); the service said ([\d.]+)\.$", text, re.MULTILINE)

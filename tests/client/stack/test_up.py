@@ -17,7 +17,7 @@ from client.sdk import Client
 from client.stack import services
 from client.stack.home import Home, read_owner
 from client.stack.stack import Stack
-from tests.support.crosskd_command import UP, up
+from tests.support.crosskd_command import DEMO, UP, up
 from tests.support.processes import command_of, processes_of
 from tests.support.waiting import until
 
@@ -110,7 +110,7 @@ def test_a_stop_during_the_start_is_heeded(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "client.cli", "demo", "--home", str(tmp_path)]
+    command = [*DEMO, "--home", str(tmp_path)]
     environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
