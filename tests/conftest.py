@@ -13,12 +13,24 @@ settings.load_profile("tests")
 
 # Those that take longest, most of them since they start processes, come first: each file is run by one process (see
 # the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.
-FIRST = (
-    "test_demo.py",
+# Where the slow tests are run, it is their length that counts.
+FIRST_OF_SLOW = (
     "test_tutorial.py",
-    "crosskd/runs/test_kill.py",
-    "test_pairs.py",
+    "api/test_conformance.py",
+    "crosskd/backbones/test_timm_table.py",
+    "test_demo.py",
+    "test_end_to_end.py",
+    "crosskd/test_oracle.py",
     "test_control.py",
+    "crosskd/runs/test_precision.py",
+    "api/services/lifecycle/test_state_machine.py",
+    "test_deploy_commands.py",
+    "crosskd/runs/test_train_ranks.py",
+    "test_pairs.py",
+    "crosskd/runs/test_kill.py",
+    "crosskd/onnx/test_graph.py",
+)
+FIRST = (
     "api/test_conformance.py",
     "worker/test_processes.py",
     "crosskd/test_oracle.py",
@@ -44,9 +56,10 @@ FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    place = {here / name: number for number, name in enumerate(FIRST)}
-    if gone := [path for path in place if not path.is_file()]:
-        raise pytest.UsageError(f"tests/conftest.py: FIRST names files that are not there: {gone}")
-    items.sort(key=lambda item: place.get(item.path, len(FIRST)))
+    if gone := [name for name in (*FIRST, *FIRST_OF_SLOW) if not (here / name).is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py names files that are not there: {gone}")
+    first = FIRST_OF_SLOW if config.option.markexpr == "slow" else FIRST
+    place = {here / name: number for number, name in enumerate(first)}
+    items.sort(key=lambda item: place.get(item.path, len(first)))
