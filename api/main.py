@@ -38,6 +38,7 @@ from api.routes import (
     logs,
     metrics,
     observability,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -62,6 +63,7 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
     events,
     logs,

@@ -1,0 +1,1 @@
+"""Sweeps: from one order to its jobs, and what is done to all of them."""
