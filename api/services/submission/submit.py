@@ -10,7 +10,7 @@ from typing import NamedTuple
 from api.database import Session
 from api.models import Job
 from api.services.files import artifacts
-from api.services.jobs import capable, store
+from api.services.jobs import capable, dependencies, store
 from api.services.submission import start, validation
 from api.services.submission.shared import Shared
 from api.settings import Settings
@@ -28,12 +28,14 @@ class Judged(NamedTuple):
 def submit(
     session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool
 ) -> SubmittedJob | DryRun:
-    """Store the job, to be dispatched when the transaction ends. A `dry_run` tells what would be stored.
+    """Store the job, to be dispatched when the transaction ends or, if later, when the weights that it needs are there.
+
+    A `dry_run` tells what would be stored.
 
     Raises:
         InvalidSpec: with every fault of the specification.
         Unavailable: too many annotation files are being checked.
-        Conflict: weights of a former job that it needs are gone.
+        Conflict: weights of another job that it needs are gone, or will never be.
         QuotaExceeded: `owner` has too many jobs waiting.
     """
     judged = judge(session, settings, order)
@@ -58,7 +60,8 @@ def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared
 def further_notes(session: Session, kind: str, spec: Spec) -> list[str]:
     """What the other jobs and the workers make of a specification."""
     stored = spec.model_dump(mode="json")
-    return capable.warnings(session, kind, store.queue_of(stored), stored)
+    waits = dependencies.notes(session, stored)
+    return waits + capable.warnings(session, kind, store.queue_of(stored), stored)
 
 
 def keep(

@@ -1,7 +1,8 @@
 """The teacher of a distillation: what its weights are, and whether they fit what the specification says.
 
-A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
-tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+A teacher comes from another job, whose row says everything, also while that job is still on its way; or from a
+safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a file that only
+torch can read, which the worker checks.
 """
 
 from __future__ import annotations
@@ -101,11 +102,13 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
     if job is None:
         detail = f"there is no job {ref.job!r}"
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
-    elif job.status != "succeeded":
-        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+    elif job.status in ("failed", "cancelled"):
         detail = f"job {job.id} is {job.status}, not succeeded"
-        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
-    elif found is None:
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that succeeded, or is on its way.")
+    elif job.status != "succeeded" and "student" not in job.spec:
+        detail = f"job {job.id} is of kind {job.kind}: it will have no weights of its own"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that trains a detector.")
+    elif job.status == "succeeded" and found is None:
         fault = Fault(
             pointer=f"{pointer}/checkpoint",
             detail=f"job {job.id} has no {name}",

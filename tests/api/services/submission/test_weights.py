@@ -57,7 +57,6 @@ def test_a_teacher_that_a_job_made(
 @pytest.mark.parametrize(
     ("outcome", "names", "pointer", "detail"),
     [
-        ("running", ("best.safetensors",), "job", "is running, not succeeded"),
         ("failed", ("best.safetensors",), "job", "not succeeded"),
         ("succeeded", ("last.safetensors",), "checkpoint", "has no best.safetensors"),
     ],
