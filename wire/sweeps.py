@@ -27,7 +27,9 @@ Point = dict[str, Any]
 class SweepCreate(RequestModel):
     """`POST /sweeps`: every arm with every seed, and with every point of the grid, becomes a job."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00]+$")]
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True, pattern=r"^[^\x00]+$")
+    ] = Field(description="Its jobs are called after it.")
     base: Spec = Field(description="The specification that every job has: a TrainConfig, with or without a teacher.")
     arms: Annotated[dict[ArmName, Spec], Field(min_length=1), AtMost(MAX_CHILDREN)] = Field(
         description="By name, what an arm changes of `base`: a merge patch (RFC 7386). `{}` changes nothing; "
@@ -66,10 +68,10 @@ class PlannedJob(BaseModel):
 
     role: Role = Field(description="`teacher`: the training that the others wait for.")
     arm: str | None = Field(default=None, description="Null: it is the teacher's training.")
-    seed: int
+    seed: int = Field(description="Of its random numbers.")
     point: Point = Field(default={}, description="Its values of the grid's knobs.")
-    kind: Kind
-    name: str
+    kind: Kind = Field(description="`train`, or `distill` with a teacher.")
+    name: str = Field(description="The sweep, the arm, the point and the seed.")
     spec_sha256: str = Field(description="Of the resolved specification: the same for jobs that are the same.")
     estimated_seconds: float | None = Field(
         default=None, description="By finished jobs of the same shape; null: there is none yet."
@@ -79,8 +81,8 @@ class PlannedJob(BaseModel):
 class SweepDryRun(BaseModel):
     """`POST /sweeps?dry_run=true`: the jobs as they would be made. Nothing is stored."""
 
-    name: str
-    baseline: str
+    name: str = Field(description="Of the sweep.")
+    baseline: str = Field(description="The arm that the others would be compared with.")
     jobs: list[PlannedJob] = Field(description="The teacher's training first, if there is one.")
     estimated_seconds: float | None = Field(
         description="Of all jobs one after the other, on devices as those that were measured; null: not known."
@@ -100,48 +102,48 @@ ChildStatus = Status | Literal["deleted"]
 class SweepSummary(BaseModel):
     """A sweep in a list."""
 
-    id: str
-    name: str
+    id: str = Field(description="Of the sweep.")
+    name: str = Field(description="As it was posted.")
     owner: str = Field(description="Of the token that posted it; `local` without one.")
-    labels: dict[str, str]
+    labels: dict[str, str] = Field(description="As they were posted.")
     status: SweepStatus = Field(
         description="By its jobs. `waiting`: none was begun; `running`: some were, and not all have ended; `paused`: "
         "none runs or waits, and some are paused. When all have ended: `failed` if one failed, else `cancelled` if "
         "one was cancelled or deleted, else `finished`."
     )
-    created_at: datetime
+    created_at: datetime = Field(description="When it was posted.")
     baseline: str = Field(description="The arm that the others are compared with.")
-    arms: list[str]
-    seeds: list[int]
+    arms: list[str] = Field(description="By name, in the order in which they were given.")
+    seeds: list[int] = Field(description="With which each arm is trained.")
     jobs: dict[str, int] = Field(description="How many jobs are in which state.")
 
 
 class SweepPage(BaseModel):
     """`GET /sweeps`, newest first; `after` is the id of the last sweep of the page before."""
 
-    items: list[SweepSummary]
-    has_more: bool
+    items: list[SweepSummary] = Field(description="The newest first.")
+    has_more: bool = Field(description="Whether there are older ones.")
 
 
 class SweepChild(BaseModel):
     """A job of a sweep."""
 
     job: str = Field(description="Its id; after a retry the id of that.")
-    role: Role
-    arm: str | None = None
-    seed: int
+    role: Role = Field(description="`teacher`: the training that the others wait for.")
+    arm: str | None = Field(default=None, description="Null: it is the teacher's training.")
+    seed: int = Field(description="Of its random numbers.")
     point: Point = Field(default={}, description="Its values of the grid's knobs.")
-    name: str
-    status: ChildStatus
+    name: str = Field(description="Of the job.")
+    status: ChildStatus = Field(description="Of the job; `deleted`: it was deleted by itself.")
     best_ap: float | None = Field(default=None, description="COCO AP of its best student so far, 0..1.")
-    progress: Progress | None = None
+    progress: Progress | None = Field(default=None, description="How far its last attempt is.")
     failure: Failure | None = Field(default=None, description="Why it failed, if it did.")
 
 
 class Spread(BaseModel):
     """A figure of several jobs."""
 
-    mean: float
+    mean: float = Field(description="Over those jobs.")
     standard_error: float | None = Field(
         description="Standard deviation (n - 1) over the root of n; null for one job alone."
     )
@@ -151,11 +153,11 @@ class Spread(BaseModel):
 class Difference(BaseModel):
     """An arm less the baseline in AP, 0..1, over pairs of the same seed and grid point."""
 
-    mean: float
-    standard_error: float | None
+    mean: float = Field(description="Of the pairs' differences.")
+    standard_error: float | None = Field(description="Of that mean; null below two pairs.")
     low: float | None = Field(description="Lower end of the 95 % t-interval of the mean; null below two pairs.")
-    high: float | None
-    pairs: int
+    high: float | None = Field(description="Its upper end.")
+    pairs: int = Field(description="How many there are.")
     unpaired: int = Field(default=0, description="Jobs of the arm that ended well and have no partner (yet).")
 
 
@@ -174,35 +176,35 @@ class Verdict(BaseModel):
         description="Of `not shown`: how many more seeds a difference of this size would need, if they scatter as "
         f"those so far; null: that cannot be said, or in all more than {MAX_SEEDS_NEEDED}.",
     )
-    sentence: Text
+    sentence: Text = Field(description="The verdict in words, with its figures.")
 
 
 class PointResult(BaseModel):
     """One arm at one point of the grid."""
 
-    point: Point
-    ap: Spread | None
-    difference: Difference | None = None
-    verdict: Verdict | None = None
+    point: Point = Field(description="Its values of the grid's knobs.")
+    ap: Spread | None = Field(description="Null: no job there has ended well.")
+    difference: Difference | None = Field(default=None, description="To the baseline; null of the baseline itself.")
+    verdict: Verdict | None = Field(default=None, description="Null of the baseline itself.")
 
 
 class ArmResult(BaseModel):
     """What the jobs of an arm that ended well have reached. AP and its parts are 0..1."""
 
-    arm: str
-    baseline: bool = False
+    arm: str = Field(description="Its name.")
+    baseline: bool = Field(default=False, description="Whether the others are compared with it.")
     jobs: int = Field(description="All jobs of the arm.")
     finished: int = Field(description="Those that ended well, and so are counted.")
     failed: list[str] = Field(default=[], description="Jobs that failed, were cancelled or deleted, with the reason.")
     ap: Spread | None = Field(default=None, description="Of the best student of each job; null: none has ended well.")
-    ap50: Spread | None = None
-    ap75: Spread | None = None
+    ap50: Spread | None = Field(default=None, description="At an IoU of 0.5.")
+    ap75: Spread | None = Field(default=None, description="At an IoU of 0.75.")
     by_size: dict[str, Spread] = Field(default={}, description="AP of small, medium and large objects.")
     by_class: dict[str, Spread] = Field(default={}, description="AP by class.")
     training_seconds: Spread | None = Field(default=None, description="Of a whole job, evaluations included.")
     milliseconds: Spread | None = Field(default=None, description="Of one image, as its training measured it.")
     parameters: int | None = Field(default=None, description="Of the student; null where the arm's students differ.")
-    megabytes: float | None = None
+    megabytes: float | None = Field(default=None, description="Of the student's weights, in 10^6 bytes.")
     difference: Difference | None = Field(default=None, description="To the baseline.")
     gap_closed: float | None = Field(
         default=None,
@@ -216,7 +218,7 @@ class TeacherResult(BaseModel):
     """The teacher of a sweep's arms."""
 
     job: str | None = Field(default=None, description="The training that the sweep began with, if it did.")
-    status: ChildStatus | None = None
+    status: ChildStatus | None = Field(default=None, description="Of that training.")
     ap: float | None = Field(
         default=None, description="On the validation images, as the distillations measured it, or its own training."
     )
@@ -225,14 +227,14 @@ class TeacherResult(BaseModel):
 class Sweep(SweepSummary):
     """`GET /sweeps/{id}`. While jobs run, the results are of those that have ended."""
 
-    priority: Priority
+    priority: Priority = Field(description="Of its jobs among those that wait.")
     spec: dict[str, Any] = Field(description="As it was posted.")
     partial: bool = Field(description="Whether jobs are still to end: the verdicts may change.")
     teacher: TeacherResult | None = Field(default=None, description="Null: no arm has one.")
     results: list[ArmResult] = Field(description="The baseline first.")
     answer: list[Text] = Field(description="The verdicts in words, and what limits them.")
     children: list[SweepChild] = Field(description="The teacher's training first; then by arm, grid point and seed.")
-    links: dict[str, str] = {}
+    links: dict[str, str] = Field(default={}, description="Where it stands, and what may be done to it.")
 
 
 class SubmittedSweep(Sweep):

@@ -1,1 +1,0 @@
-"""Answers made of what many jobs have reached."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from api.database import Session
 from api.models import Attempt, Evaluation, Job, SweepJob
@@ -87,10 +87,8 @@ def _best_reports(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, 
     )
     keys = {(row.attempt_id, row.step): row.job_id for row in session.execute(query) if row.ap == wanted[row.job_id]}
     latest = {job: key for key, job in keys.items()}
-    attempts = {attempt for attempt, _ in latest.values()}
-    steps = {step for _, step in latest.values()}
     found = select(Evaluation).where(
-        Evaluation.attempt_id.in_(attempts), Evaluation.step.in_(steps), Evaluation.model == "student"
+        tuple_(Evaluation.attempt_id, Evaluation.step).in_(list(latest.values())), Evaluation.model == "student"
     )
     reports = {(row.attempt_id, row.step): row.report for row in session.scalars(found)}
     return {job: reports[key] for job, key in latest.items() if key in reports}

@@ -83,14 +83,14 @@ def status_of(counts: Mapping[str, int]) -> wire.SweepStatus:
 
 def _counts(session: Session, sweeps: Sequence[str]) -> dict[str, Counter[str]]:
     query = (
-        select(SweepJob.sweep_id, func.coalesce(Job.status, "deleted"), func.count())
+        select(SweepJob.sweep_id, Job.status, func.count())
         .outerjoin(Job, Job.id == SweepJob.job_id)
         .where(SweepJob.sweep_id.in_(sweeps))
-        .group_by(SweepJob.sweep_id, func.coalesce(Job.status, "deleted"))
+        .group_by(SweepJob.sweep_id, Job.status)
     )
     found: dict[str, Counter[str]] = {}
     for sweep, status, count in session.execute(query):
-        found.setdefault(sweep, Counter())[status] = count
+        found.setdefault(sweep, Counter())[status or "deleted"] = count
     return found
 
 

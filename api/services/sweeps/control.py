@@ -127,6 +127,4 @@ def _statuses(session: Session, places: list[SweepJob]) -> dict[str, str]:
 def _refused(statuses: dict[str, str], what: str) -> Conflict:
     counts = Counter(statuses.values())
     told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "all deleted"
-    return Conflict(
-        f"{what}: {told}", remedy="GET the sweep: it shows each job with its state."
-    )
+    return Conflict(f"{what}: {told}", remedy="GET the sweep: it shows each job with its state.")

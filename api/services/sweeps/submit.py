@@ -75,7 +75,8 @@ def _notes(session: Session, planned: Plan) -> list[str]:
 
 def _dry_run(session: Session, order: wire.SweepCreate, planned: Plan, notes: list[str]) -> wire.SweepDryRun:
     known = estimates.measured(session, [child.spec for child in planned.children])
-    jobs_ = [_planned(child, known.seconds(child.spec, planned.images)) for child in planned.children]
+    teacher = next((child.id for child in planned.children if child.role == "teacher"), "")
+    jobs_ = [_planned(child, teacher, known.seconds(child.spec, planned.images)) for child in planned.children]
     seconds = [job.estimated_seconds for job in jobs_ if job.estimated_seconds is not None]
     return wire.SweepDryRun(
         name=order.name,
@@ -88,8 +89,10 @@ def _dry_run(session: Session, order: wire.SweepCreate, planned: Plan, notes: li
     )
 
 
-def _planned(child: PlannedChild, seconds: float | None) -> wire.PlannedJob:
+def _planned(child: PlannedChild, teacher: str, seconds: float | None) -> wire.PlannedJob:
+    """`teacher` is the id of the job that trains it, if one does: it is another in every run."""
     text = json.dumps(child.spec.model_dump(mode="json"), sort_keys=True)
+    text = text.replace(teacher, "teacher") if teacher else text
     return wire.PlannedJob(
         role=child.role,
         arm=child.arm,

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.database import Database
+from api.services.lifecycle import dependents
 from api.services.submission import datasets
 from tests.support.specs import errors
 from tests.support.sweeps import order, train
@@ -95,7 +97,7 @@ def test_what_is_wrong_is_told_at_its_place(refuse: Refuse, changes: dict[str, A
 
 def test_a_fault_of_the_base_is_told_once(client: TestClient, spec: dict[str, Any]) -> None:
     spec["student"]["head"] = {"depth": -1}
-    spec["data"]["train"]["annotations"] = "gone.json"
+    spec["data"]["train"] = {**spec["data"]["train"], "annotations": "gone.json"}
     found = errors(client.post("/sweeps", json=order(spec)))
     assert set(found) == {"/base/student/head/depth", "/base/data/train/annotations"}
 
@@ -140,7 +142,7 @@ def test_time_is_estimated_from_jobs_of_the_same_shape(
     made = client.post("/sweeps", json=order(spec)).json()
     for child, seconds in zip(made["children"][:3], (10.0, 20.0, 90.0), strict=True):
         train(worker, child["job"], 0.3, seconds=seconds, steps=10)
-    batch, images = 16, 2  # the defaults of the specification, and what its file holds
+    batch, images = 16, 1  # the defaults of the specification, and what its file holds
     rate = 20.0 / (10 * batch)
     arms = {"alone": {}, "wider": {"student": {"backbone": {"width": 16}}}}
     told = client.post("/sweeps?dry_run=true", json=order(spec, arms=arms, seeds=[1])).json()
@@ -183,3 +185,79 @@ def test_a_grid_is_for_the_arms_that_have_its_knobs(client: TestClient, spec: di
     assert [job["spec"]["distill"]["crosskd"]["cls_weight"] for job in jobs[1:3]] == [1, 2]
     assert jobs[3]["spec"]["distill"]["crosskd"] is None
     assert jobs[1]["labels"]["point"] == "distill.crosskd.cls_weight=1"
+
+
+def test_a_teacher_is_trained_first_and_waited_for(
+    client: TestClient, spec: dict[str, Any], worker: Worker, database: Database
+) -> None:
+    teacher = {"student": {**spec["student"], "backbone": {"name": "resnet_tiny", "width": 16}}, "seed": 9}
+    arms = {"alone": {"distill": None}, "crosskd": {}}
+    body = order(spec, arms=arms, teacher=teacher, seeds=[1])
+    plan = client.post("/sweeps?dry_run=true", json=body).json()
+    assert [(job["role"], job["arm"], job["kind"], job["seed"]) for job in plan["jobs"]] == [
+        ("teacher", None, "train", 9), ("arm", "alone", "train", 1), ("arm", "crosskd", "distill", 1),
+    ]  # fmt: skip
+    assert client.post("/sweeps?dry_run=true", json=body).json() == plan
+    answer = client.post("/sweeps", json=body)
+    assert answer.status_code == 201, answer.text
+    sweep = answer.json()
+    first, alone, crosskd = (child["job"] for child in sweep["children"])
+    assert [child["status"] for child in sweep["children"]] == ["queued", "queued", "waiting"]
+    job = client.get(f"/jobs/{crosskd}").json()
+    assert job["spec"]["teacher"]["weights"] == {"job": first, "checkpoint": "best"}
+    assert job["spec"]["teacher"]["model"]["backbone"]["width"] == 16
+    assert client.get(f"/jobs/{first}").json()["labels"]["role"] == "teacher"
+
+    train(worker, first, 0.5)
+    train(worker, alone, 0.2)
+    dependents.settle(database)
+    train(worker, crosskd, 0.35)
+    found = client.get(f"/sweeps/{sweep['id']}").json()
+    assert (found["status"], found["teacher"]) == ("finished", {"job": first, "status": "succeeded", "ap": 0.5})
+    assert found["results"][1]["gap_closed"] == pytest.approx(0.5)
+
+
+def test_a_teacher_that_failed_is_retried_with_its_students(
+    client: TestClient, spec: dict[str, Any], worker: Worker, database: Database
+) -> None:
+    arms = {"alone": {"distill": None}, "crosskd": {}}
+    made = client.post("/sweeps", json=order(spec, arms=arms, teacher={"student": spec["student"]}, seeds=[1])).json()
+    first, alone, crosskd = (child["job"] for child in made["children"])
+    worker.claim(first)
+    worker.finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
+    dependents.settle(database)
+    failed = client.get(f"/sweeps/{made['id']}").json()
+    assert failed["jobs"] == {"failed": 2, "queued": 1}
+    assert any("crosskd" in line and "(dependency)" in line for line in failed["answer"])
+
+    again = client.post(f"/sweeps/{made['id']}/retry").json()
+    assert [child["status"] for child in again["children"]] == ["queued", "queued", "waiting"]
+    assert again["children"][1]["job"] == alone
+    new = client.get(f"/jobs/{again['children'][2]['job']}").json()
+    assert (new["retried_from"], new["spec"]["teacher"]["weights"]["job"]) == (crosskd, again["children"][0]["job"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ({"arms": {"alone": {}, "off": {"distill": None}}}, "/teacher", None),
+        ({"arms": {"alone": {"distill": None}}}, "/teacher", "no arm would learn"),
+        ({"arms": {"alone": {"distill": None}, "x": {"distill": {"foo": 1}}}}, "/arms/x/distill/foo", "not permitted"),
+        ({"arms": {"x": {"student": {"head": {"depth": 0}}}}}, "/arms/x/student/head/depth", "greater than"),
+    ],
+)
+def test_faults_beside_a_teacher(
+    client: TestClient, spec: dict[str, Any], changes: dict[str, Any], where: str, what: str | None
+) -> None:
+    answer = client.post("/sweeps?dry_run=true", json=order(spec, teacher={"student": spec["student"]}, **changes))
+    if what is None:  # one that learns is enough
+        assert answer.status_code == 200, answer.text
+        return
+    assert what in errors(answer)[where]
+
+
+def test_a_teacher_that_is_at_fault_is_told_with_the_arms(client: TestClient, spec: dict[str, Any]) -> None:
+    teacher = {"student": {"backbone": {"name": "os.system"}}}
+    arms = {"alone": {"distill": None}, "x": {"optimizer": {"lr": -1}}}
+    found = errors(client.post("/sweeps", json=order(spec, arms=arms, teacher=teacher)))
+    assert set(found) == {"/teacher/student/backbone/name", "/arms/x/optimizer/lr"}
