@@ -12,7 +12,7 @@ import typer
 from client import sweep_tables, sweep_watch
 from client import sweeps as orders
 from client.commands.jobs import warn
-from client.commands.shared import FAILED, AsJson, Url, connect, console, read_preset, show_all
+from client.commands.shared import FAILED, AsJson, Url, connect, console, read_preset, show_all, wide_console
 from client.sdk import Client
 from client.visible import visible
 from wire.sweeps import Sweep, SweepDryRun
@@ -113,7 +113,7 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
             print(json.dumps(found.model_dump(mode="json"), indent=2))
             return
         print(visible(f"{found.id}  {found.name}  {found.status}"))
-        screen = console()
+        screen = wide_console()
         screen.print(sweep_tables.children_table(found))
         screen.print()
         sweep_watch.show(found, screen, client.base_url)
@@ -180,8 +180,7 @@ def _show_plan(plan: SweepDryRun) -> None:
 
 
 def _follow(client: Client, sweep: str) -> None:
-    screen = console()
-    ended = sweep_watch.follow(client, sweep, screen)
-    sweep_watch.show(ended, screen, client.base_url)
+    ended = sweep_watch.follow(client, sweep, console())
+    sweep_watch.show(ended, wide_console(), client.base_url)
     if ended.status != "finished":
         raise typer.Exit(FAILED)

@@ -144,7 +144,7 @@ def test_time_is_estimated_from_jobs_of_the_same_shape(
         train(worker, child["job"], 0.3, seconds=seconds, steps=10)
     batch, images = 16, 1  # the defaults of the specification, and what its file holds
     rate = 20.0 / (10 * batch)
-    arms = {"alone": {}, "wider": {"student": {"backbone": {"width": 16}}}}
+    arms = {"alone": {}, "wider": {"student": {"backbone": {"width": 32}}}}
     told = client.post("/sweeps?dry_run=true", json=order(spec, arms=arms, seeds=[1])).json()
     epochs = 12
     assert told["jobs"][0]["estimated_seconds"] == pytest.approx(rate * epochs * images, abs=0.1)
@@ -243,7 +243,7 @@ def test_a_teacher_that_failed_is_retried_with_its_students(
         ({"arms": {"alone": {}, "off": {"distill": None}}}, "/teacher", None),
         ({"arms": {"alone": {"distill": None}}}, "/teacher", "no arm would learn"),
         ({"arms": {"alone": {"distill": None}, "x": {"distill": {"foo": 1}}}}, "/arms/x/distill/foo", "not permitted"),
-        ({"arms": {"x": {"student": {"head": {"depth": 0}}}}}, "/arms/x/student/head/depth", "greater than"),
+        ({"arms": {"x": {"student": {"head": {"depth": -1}}}}}, "/arms/x/student/head/depth", "greater than"),
     ],
 )
 def test_faults_beside_a_teacher(
