@@ -105,6 +105,9 @@ def test_import_contracts_are_kept() -> None:
             "import api.services.files.artifacts",
             "a specification is judged without the other rooms",
         ),
+        ("wire/sweeps.py", "import report.verdict", LAYERS),
+        ("report/verdict.py", "import crosskd.spec.registry", "a report is made of what the wire says"),
+        ("worker/training/run.py", "import report.verdict", "the worker makes no reports"),
         ("worker/supervise/lease.py", "import worker.training.run", "worker layers"),
         ("crosskd/boxes/ops.py", "import crosskd.detectors.gfl", "crosskd layers"),
     ],
@@ -216,7 +219,7 @@ def test_package_files_are_empty() -> None:
         "crosskd.inference.load_detector",
         "crosskd.spec.model.ModelConfig",
     }
-    for path in sources("api", "worker", "client", "wire"):
+    for path in sources("api", "worker", "client", "report", "wire"):
         assert not imports_in(path.read_text()) & {"crosskd", "crosskd.load", "crosskd.*"}, path
 
 
@@ -401,7 +404,7 @@ DOCUMENTS = [*(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"
 @pytest.mark.parametrize("document", sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS))
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    folders = "api|worker|crosskd|client|wire|tests|docs|migrations|benchmarks|deploy"
+    folders = "api|worker|crosskd|client|report|wire|tests|docs|migrations|benchmarks|deploy"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]*)`", text))
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
