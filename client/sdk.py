@@ -273,8 +273,14 @@ class Client:
 
     def report_as(self, job: str, media_type: str, *, alone: str | None = None) -> str:
         """The same as `text/html`, a page that needs nothing else, or as `text/markdown`, a model card."""
-        headers, params = {"accept": media_type}, _given(alone=alone)
-        return self._send("GET", f"/jobs/{_segment(job)}/report", params=params, headers=headers).text
+        return self._text(f"/jobs/{_segment(job)}/report", media_type, **_given(alone=alone))
+
+    def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
+        """What the arms of a sweep reached, as a page that needs nothing else."""
+        return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+
+    def _text(self, path: str, media_type: str, **params: Any) -> str:
+        return self._send("GET", path, params=params, headers={"accept": media_type}).text
 
     def artifacts(self, job: str) -> list[Artifact]:
         return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items
