@@ -136,6 +136,17 @@ class JobLabel(Base):
     value: Mapped[str] = mapped_column(String(200))
 
 
+class JobDependency(Base):
+    """A job whose weights another one's specification names; `role` says what for."""
+
+    __tablename__ = "job_dependencies"
+    __table_args__ = (Index("ix_job_dependencies_depends_on", "depends_on"),)
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    depends_on: Mapped[str] = mapped_column(String(32))  # no foreign key: that job may be deleted
+
+
 class Transition(Base):
     __tablename__ = "transitions"
 

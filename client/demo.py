@@ -87,7 +87,7 @@ def compare(client: Client, data: Path, console: Console) -> None:
     """Train the three and compare them, on a service that may read the folder `data`."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
-    for left in client.jobs(status=["queued", "running"]):
+    for left in client.jobs(status=["waiting", "queued", "running"]):
         client.cancel(left.id)  # of a demo that was interrupted: it would be trained first
     presets = {preset.name: preset for preset in client.presets()}
     teacher = train(client, presets[TEACHER], section, console)

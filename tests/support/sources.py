@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "worker", "client", "wire", "crosskd")
+PACKAGES = ("api", "worker", "client", "report", "wire", "crosskd")
 
 
 def sources(*folders: str) -> Iterator[Path]:

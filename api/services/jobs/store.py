@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select, update
 from api.database import Session
 from api.errors import NotFound
 from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition
-from api.services.jobs import quotas, waiting
+from api.services.jobs import dependencies, quotas, waiting
 from api.services.jobs.transitions import begin
 from api.settings import Settings
 from wire import jobs as wire
@@ -33,7 +33,7 @@ QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
 
 
 def create(session: Session, settings: Settings, order: wire.JobCreate, spec: dict[str, Any], owner: str) -> Job:
-    """Store the job and its dispatch message. `spec` is the resolved one.
+    """Store the job, and its dispatch message unless it waits for weights of other jobs. `spec` is the resolved one.
 
     Raises `QuotaExceeded` if as many jobs of `owner` wait as may.
     """
@@ -88,6 +88,7 @@ def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
         spec=job.spec,
         queue_position=position,
         waiting=waiting.reason(session, settings, job, position),
+        depends_on=[wire.Dependency(**needed._asdict()) for needed in dependencies.of(session, job.id)],
         request_id=job.request_id,
         last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,

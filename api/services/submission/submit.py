@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from api.database import Session
 from api.services.files import artifacts
-from api.services.jobs import capable, store
+from api.services.jobs import capable, dependencies, store
 from api.services.submission import start, validation
 from api.settings import Settings
 from wire.jobs import DryRun, JobCreate, SubmittedJob
@@ -16,17 +16,20 @@ from wire.jobs import DryRun, JobCreate, SubmittedJob
 def submit(
     session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool
 ) -> SubmittedJob | DryRun:
-    """Store the job, to be dispatched when the transaction ends. A `dry_run` tells what would be stored.
+    """Store the job, to be dispatched when the transaction ends or, if later, when the weights that it needs are there.
+
+    A `dry_run` tells what would be stored.
 
     Raises:
         InvalidSpec: with every fault of the specification.
         Unavailable: too many annotation files are being checked.
-        Conflict: weights of a former job that it needs are gone.
+        Conflict: weights of another job that it needs are gone, or will never be.
         QuotaExceeded: `owner` has too many jobs waiting.
     """
     spec, warnings = validation.resolve(session, settings, order)
     notes = start.notes(session.database, settings.data_roots, spec)
     stored = spec.model_dump(mode="json")
+    notes += dependencies.notes(session, stored)
     notes += capable.warnings(session, order.kind, store.queue_of(stored), stored)
     if dry_run:
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}

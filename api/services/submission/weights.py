@@ -1,7 +1,8 @@
 """The teacher of a distillation: what its weights are, and whether they fit what the specification says.
 
-A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
-tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+A teacher comes from another job, whose row says everything, also while that job is still on its way; or from a
+safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a file that only
+torch can read, which the worker checks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -91,22 +92,29 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
     if job is None:
         detail = f"there is no job {ref.job!r}"
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
-    elif job.status != "succeeded":
-        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+    elif job.status in ("failed", "cancelled"):
         detail = f"job {job.id} is {job.status}, not succeeded"
-        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
-    elif found is None:
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that succeeded, or is on its way.")
+    elif job.status != "succeeded" and "student" not in job.spec:
+        detail = f"job {job.id} is of kind {job.kind}: it will have no weights of its own"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that trains a detector.")
+    elif job.status == "succeeded" and found is None:
         fault = Fault(
             pointer=f"{pointer}/checkpoint",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, data = StudentConfig.model_validate(job.spec["student"]).model, job.spec["data"]
-        shapes = expected_shapes(model, len(data["classes"]))
-        return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
+        return source_of_training(ref, job.spec)
     faults.append(fault)
     return None
+
+
+def source_of_training(ref: JobRef, spec: dict[str, Any]) -> Source:
+    """What a training's stored `spec` tells of the weights that it makes, or will make once it has succeeded."""
+    model, data = StudentConfig.model_validate(spec["student"]).model, spec["data"]
+    shapes = expected_shapes(model, len(data["classes"]))
+    return Source(ref, model, data["classes"], shapes, scale_of(spec["augment"]), data["val"]["images"])
 
 
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:

@@ -209,7 +209,7 @@ def test_figures_for_prometheus(
     monkeypatch.setattr(prometheus, "FRESH_SECONDS", 0.0)
     first = families(client)
     assert first["crosskd_jobs"] == {
-        (name,): 0.0 for name in ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+        (name,): 0.0 for name in ("waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled")
     }
     job = post_job()
     post_job()

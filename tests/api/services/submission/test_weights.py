@@ -31,8 +31,8 @@ def teacher_job(post_job: Post, worker: Worker, spec: dict[str, Any]) -> Callabl
         worker.claim(job)
         for name in names:
             upload(worker, name, b"weights")
-        if outcome != "running":
-            worker.finish(outcome)
+        failure = {"failure_class": "user", "message": "no"}
+        worker.finish(outcome, failure=failure if outcome == "failed" else None)
         return job
 
     return make
@@ -58,8 +58,7 @@ def test_a_teacher_that_a_job_made(
 @pytest.mark.parametrize(
     ("outcome", "names", "pointer", "detail"),
     [
-        ("running", ("best.safetensors",), "job", "is running, not succeeded"),
-        ("failed", ("best.safetensors",), "job", "not succeeded"),
+        ("failed", ("best.safetensors",), "job", "is failed, not succeeded"),
         ("succeeded", ("last.safetensors",), "checkpoint", "has no best.safetensors"),
     ],
 )
