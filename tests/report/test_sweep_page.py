@@ -8,8 +8,7 @@ from altair.vegalite.v6 import schema
 
 from report import page, sweep_charts
 from report.verdict import compare, judge
-from tests.report.records import NOW
-from tests.report.test_page import SCRIPT, specs
+from tests.support.job_records import NOW, SCRIPT, specs
 from wire.jobs import Failure
 from wire.sweeps import ArmResult, Spread, Sweep, SweepChild, TeacherResult
 
