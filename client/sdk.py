@@ -28,6 +28,7 @@ from wire.audit import Finding, Progress, Summary
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
+from wire.job_report import JobReport
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
@@ -266,6 +267,21 @@ class Client:
         path = f"/jobs/{_segment(job)}/evaluations/{step}/curves"
         return _parse(Curves, self._send("GET", path, params={"model": model}))
 
+    def report(self, job: str, *, alone: str | None = None) -> JobReport:
+        """What became of a job. `alone`: the job that trained the same student without the teacher."""
+        return _parse(JobReport, self._send("GET", f"/jobs/{_segment(job)}/report", params=_given(alone=alone)))
+
+    def report_as(self, job: str, media_type: str, *, alone: str | None = None) -> str:
+        """The same as `text/html`, a page that needs nothing else, or as `text/markdown`, a model card."""
+        return self._text(f"/jobs/{_segment(job)}/report", media_type, **_given(alone=alone))
+
+    def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
+        """What the arms of a sweep reached, as a page that needs nothing else."""
+        return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+
+    def _text(self, path: str, media_type: str, **params: Any) -> str:
+        return self._send("GET", path, params=params, headers={"accept": media_type}).text
+
     def artifacts(self, job: str) -> list[Artifact]:
         return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items
 
@@ -357,6 +373,10 @@ class Client:
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
     # Only what was set travels: the service fills in the defaults of its own version.
     return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _idempotency_header(key: str | None) -> dict[str, str]:

@@ -25,11 +25,11 @@ def follow(client: Client, sweep: str, console: Console, *, interval: float = 2.
 
 
 def show(sweep: Sweep, console: Console, url: str) -> None:
-    """The answer: figures, verdicts, and where it stands."""
+    """The answer: figures, verdicts, and where its report is."""
     console.print(sweep_tables.results_table(sweep))
     for line in sweep_tables.answer_lines(sweep):
         console.print(line)
-    console.print(f"{url}/sweeps/{sweep.id}")
+    console.print(f"The report: {url}/sweeps/{sweep.id}/report")
 
 
 def _table(sweep: Sweep) -> Group:

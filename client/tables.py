@@ -14,7 +14,7 @@ from wire.jobs import Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
 LOG_LINES = 20  # of the log's end, below a failure
-TOLD_BY_THE_MESSAGE = ("user", "data")  # classes of failures
+TOLD_BY_THE_MESSAGE = ("user", "data", "dependency")  # classes of failures
 COCO_LIMIT = 100  # detections an image that COCO's own AP counts
 
 

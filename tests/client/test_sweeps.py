@@ -69,7 +69,7 @@ def test_a_file_is_posted_and_its_answer_shown(service: Service, file: Path) -> 
     assert watched.returncode == 0, watched.stderr
     assert "mine: finished · 4 of 4 jobs ended" in watched.stdout
     assert "faster helps: 10.00 AP points above alone" in watched.stdout
-    assert watched.stdout.rstrip().endswith(f"{service.url}/sweeps/{sweep}")
+    assert watched.stdout.rstrip().endswith(f"The report: {service.url}/sweeps/{sweep}/report")
     shown = run(service, "sweeps", "show", sweep).stdout
     assert "0.325 ± 0.025" in shown
     assert found.children[0].job in shown

@@ -65,7 +65,7 @@ def detail(session: Session, sweep: Row) -> wire.Sweep:
         results=results,
         answer=_answer(found, results, teacher, partial=partial),
         children=[_child(child) for child in found],
-        links={"self": here} | {action: f"{here}/{action}" for action in _ACTIONS},
+        links={"self": here} | {what: f"{here}/{what}" for what in ("report", *_ACTIONS)},
     )
 
 

@@ -22,6 +22,7 @@ _LINKS = (
     "logs",
     "artifacts",
     "weights",
+    "report",
     "cancel",
     "stop",
     "pause",

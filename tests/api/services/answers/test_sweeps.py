@@ -212,3 +212,29 @@ def test_sweeps_are_listed_page_by_page(client: TestClient, post: Post, worker: 
 )
 def test_the_status_follows_from_the_jobs(counts: dict[str, int], status: str) -> None:
     assert status_of(counts) == status
+
+
+def test_its_report_is_a_page_and_a_job_of_it_stands_beside_the_baseline(
+    client: TestClient, post: Post, spec: dict[str, Any], worker: Worker
+) -> None:
+    teacher = client.post("/jobs", json={"kind": "train", "name": "t", "spec": spec}).json()["id"]
+    train(worker, teacher, 0.5)
+    sweep = post(
+        base={**spec, "teacher": {"weights": {"job": teacher}}}, arms={"alone": {"distill": None}, "crosskd": {}}
+    )
+    train_all(worker, sweep, {"alone": [0.20, 0.30]})
+    train_all(worker, sweep, {"crosskd": [0.30, 0.40]}, teacher_ap=0.5)
+    answer = client.get(f"/sweeps/{sweep['id']}/report", headers={"Accept": "text/html"})
+    assert answer.status_code == 200
+    assert "crosskd" in answer.text
+    assert "sandbox allow-scripts" in answer.headers["content-security-policy"]
+    assert client.get(f"/sweeps/{sweep['id']}/report").json() == client.get(f"/sweeps/{sweep['id']}").json()
+
+    second = next(child["job"] for child in sweep["children"] if (child["arm"], child["seed"]) == ("crosskd", 2))
+    report = client.get(f"/jobs/{second}/report").json()
+    assert [(one["role"], one["metrics"]["AP"]) for one in report["detectors"]] == [
+        ("teacher", 0.5),
+        ("alone", 0.30),
+        ("student", 0.40),
+    ]
+    assert report["gap_closed"] == pytest.approx(0.5)
