@@ -23,7 +23,7 @@ from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.weights_file import beginning_of
 from crosskd.spec.wrapped_names import unwrap
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 
 POINTER = "/spec/teacher"
 LISTED = 10  # tensors that a fault names
@@ -54,7 +54,7 @@ def resolve(
     model = teacher.model or source.model
     if model is None:
         faults.append(
-            Fault(
+            MissingField(
                 pointer=f"{POINTER}/model",
                 detail="the weights file does not say which model it is for",
                 remedy="Add `teacher.model`, a section like `student`.",
@@ -97,7 +97,7 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
     elif found is None:
         fault = Fault(
-            pointer=f"{pointer}/checkpoint",
+            pointer=f"{pointer}/{'checkpoint' if 'checkpoint' in ref.model_fields_set else 'job'}",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
