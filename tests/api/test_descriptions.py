@@ -20,7 +20,7 @@ WORDS = 3
 FIELDS = 500  # of them there are more; fewer would mean that the test looks elsewhere
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backend() -> str:
     return "sqlite"  # the description is of no database
 

@@ -17,7 +17,7 @@ from tests.support.openapi import described
 PACKAGE = "crosskd_as_generated"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backend() -> str:
     return "sqlite"  # the description is of no database
 
