@@ -22,6 +22,7 @@ _PARAMETERS = {
     ("path", "attempt"): "Id of the attempt: 32 hex digits, as the answer to its claim has it.",
     ("path", "name"): "Name of the artifact: letters, digits, `.`, `_` and `-`, 200 at most.",
     ("path", "step"): "Optimizer step of the evaluation.",
+    ("path", "sweep"): "Id of the sweep: 32 hex digits.",
     ("path", "token"): "Id of the token: 32 hex digits.",
     ("path", "webhook"): "Id of the webhook: 32 hex digits.",
     ("header", "Fencing-Token"): "Number of the attempt, as the answer to its claim has it.",

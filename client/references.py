@@ -48,6 +48,11 @@ class AmbiguousJob(ClientError):
         return [*super().lines(), *rows, *(["  …"] if self.more else [])]
 
 
+def is_beginning(text: str) -> bool:
+    """Whether it can be meant as the id of a job, the beginning of one or `@last`, where a name would be another's."""
+    return text == LAST or _ID.fullmatch(text) is not None or _PREFIX.fullmatch(text) is not None
+
+
 def resolve(reference: str, find: Find) -> str:
     """The id of the one job that `reference` means; an id itself is not looked up.
 

@@ -30,10 +30,12 @@ SPECS: dict[str, type[Section]] = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }
-Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Status = Literal["waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+UNFINISHED: tuple[str, ...] = ("waiting", "queued", "running", "paused")
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 AttemptStatus = Literal["running", "succeeded", "failed", "cancelled", "released", "lost"]
-FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost"]
+FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost", "dependency"]
+DependencyRole = Literal["teacher", "weights", "init"]
 
 LONGEST_NAME = 200  # characters of a job's name
 SHORTEST_PREFIX = 4  # characters of an id's beginning by which a job is looked for
@@ -115,7 +117,7 @@ class Failure(BaseModel):
     """Why an attempt ended badly. `failure_class` decides whether the job is tried again."""
 
     failure_class: FailureClass = Field(
-        description="Who or what is to blame. infrastructure and lost are tried again; the others end the job."
+        description="Who or what is to blame. infrastructure and lost are tried again; all others end it."
     )
     message: Text = Field(description="What happened, in a sentence.")
     where: Text = Field(default="", description="The file, image, tensor or field that it is about; empty: none.")
@@ -157,6 +159,14 @@ class Transition(BaseModel):
     from_status: Status | None = Field(description="The state before; null: it was submitted.")
     to_status: Status = Field(description="The state since then.")
     reason: str = Field(description="Why, in words.")
+
+
+class Dependency(BaseModel):
+    """A job whose weights this one needs."""
+
+    role: DependencyRole = Field(description="For `teacher`, for `weights`, or for `student.init` of the spec.")
+    job: str = Field(description="Id of that job.")
+    status: Status | None = Field(description="Null: it has been deleted.")
 
 
 class Attempt(BaseModel):
@@ -231,8 +241,10 @@ class Job(JobSummary):
     )
     waiting: str | None = Field(
         default=None,
-        description="While it is queued: what it waits for, such as a worker with a GPU, its owner's quota, or others.",
+        description="While it is waiting or queued: for what, such as the weights of another job, a worker with a "
+        "GPU, its owner's quota, or other jobs.",
     )
+    depends_on: list[Dependency] = Field(default=[], description="The jobs whose weights it needs.")
     request_id: str | None = Field(default=None, description="Of the request that made it; its log lines carry it.")
     last_event: int = Field(default=0, description="Number of its newest event, from 0: what to follow `/events` from.")
     transitions: list[Transition] = Field(description="Every change of its state, oldest first.")

@@ -63,9 +63,7 @@ class FileRef(Section):
 
 
 class JobRef(Section):
-    """Weights that a former job of the service made."""
+    """Weights that another job of the service made, or is still to make."""
 
-    job: Annotated[str, Field(min_length=1, max_length=64)] = Field(
-        description="Id of the job; it must have succeeded."
-    )
+    job: Annotated[str, Field(min_length=1, max_length=64)] = Field(description="Id of the job.")
     checkpoint: Literal["best", "last"] = Field(default="best", description="Its best weights by AP, or its last.")
