@@ -29,7 +29,14 @@ from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportC
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section
 from crosskd.spec.student import StudentConfig
-from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
+from crosskd.spec.training import (
+    CheckpointConfig,
+    EMAConfig,
+    EvaluationConfig,
+    OnnxConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 
 VERSION = 1
 
@@ -61,6 +68,7 @@ __all__ = [
     "MimicConfig",
     "ModelConfig",
     "NeckConfig",
+    "OnnxConfig",
     "OptimizerConfig",
     "PKDConfig",
     "PixelConfig",
@@ -124,6 +132,9 @@ class TrainConfig(Section):
     )
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    export: OnnxConfig | None = Field(
+        default=OnnxConfig(), description="The best student as `model.onnx`, written at the end; null: it is not."
+    )
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
