@@ -10,6 +10,8 @@ from api.services.files import artifacts
 from api.services.jobs import capable, store
 from api.services.submission import start, validation
 from api.settings import Settings
+from crosskd.spec.config import Section, TrainConfig
+from crosskd.spec.evaluate_export import unexportable
 from wire.jobs import DryRun, JobCreate, SubmittedJob
 
 
@@ -26,6 +28,7 @@ def submit(
     """
     spec, warnings = validation.resolve(session, settings, order)
     notes = start.notes(session.database, settings.data_roots, spec)
+    notes += _without_onnx(spec)
     stored = spec.model_dump(mode="json")
     notes += capable.warnings(session, order.kind, store.queue_of(stored), stored)
     if dry_run:
@@ -34,3 +37,10 @@ def submit(
     artifacts.lock_weights(session, stored)
     job = store.detail(session, settings, store.create(session, settings, order, stored, owner))
     return SubmittedJob(**dict(job), notes=notes, warnings=warnings)
+
+
+def _without_onnx(spec: Section) -> list[str]:
+    """That a training will leave no graph, where that is known beforehand."""
+    if not isinstance(spec, TrainConfig) or spec.export is None or not (fault := unexportable(spec.student)):
+        return []
+    return [f"the training will leave no model.onnx, which predictions need: {fault}"]
