@@ -48,6 +48,10 @@ def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], 
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
     else:
-        # A file or a pipe has no width to fit into: lines stay whole.
-        width = None if sys.stdout.isatty() else 10_000
-        Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table(items))
+        show_table(table(items))
+
+
+def show_table(table: Any) -> None:
+    # A file or a pipe has no width to fit into: lines stay whole.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table)
