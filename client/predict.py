@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from client.errors import ApiProblem
+from client.errors import ApiProblem, ClientError
 from crosskd.predict.output import read_image
 from crosskd.spec.predictions import FaultKind, ImageFault, PredictedImage, Predictions
 
@@ -47,6 +47,7 @@ def ask_all(ask: Ask, images: Sequence[Path]) -> Predictions:
     whole: Predictions | None = None
     faults: list[PredictedImage] = []
     before = 0
+    last: ApiProblem | None = None
     for some in read(images):
         try:
             found = ask(some)
@@ -62,7 +63,7 @@ def ask_all(ask: Ask, images: Sequence[Path]) -> Predictions:
             whole = found if whole is None else _joined(whole, found)
         before += len(some)
     if whole is None:
-        raise last
+        raise last if last is not None else ClientError("There are no images.", remedy="Name one.")
     whole.images = sorted([*whole.images, *faults], key=lambda image: image.id)
     return whole
 

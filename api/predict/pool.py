@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -20,7 +21,9 @@ from api.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_PICTURE = 1 << 30  # bytes
-START_SECONDS = 30.0  # that a process has more for its first image, to import what it needs and to load the graph
+START_SECONDS = 60.0  # that a process has to import what it needs and to load a graph
+# Of the environment of the API: not its secrets, for an image may be hostile.
+_VARIABLES = frozenset({"HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV"})
 
 
 class Order(NamedTuple):
@@ -48,21 +51,34 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self._seconds = settings.predict_seconds
-        limits = (settings.predict_memory, settings.predict_seconds + START_SECONDS, settings.predict_threads)
+        longest = max(settings.predict_seconds, START_SECONDS)
+        limits = (settings.predict_memory, longest, settings.predict_threads)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__.replace("pool", "process"), *map(str, limits)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name in _VARIABLES},
         )
-        self._known: set[str] = set()  # graphs that it has loaded, perhaps
+        self._known: set[str] = set()  # graphs that it has loaded once
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def ask(self, order: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
-        """Raises `TimeoutError` where it was killed for its time, and `frames.Closed` where it has died."""
+        """The answer about one image, whose time begins when the graph has been loaded.
+
+        Raises `TimeoutError` where the process was killed for its time, and `frames.Closed` where it has died.
+        """
+        if order["sha256"] not in self._known:
+            told = self._exchange({name: order[name] for name in ("path", "sha256")}, b"", START_SECONDS)
+            if "fault" in told[0]:
+                return told
+            self._known.add(order["sha256"])
+        return self._exchange(order, content, self._seconds)
+
+    def _exchange(self, order: dict[str, Any], content: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -72,20 +88,17 @@ class Process:
             late.set()
             self._process.kill()
 
-        first = order["sha256"] not in self._known
-        timer = threading.Timer(self._seconds + (START_SECONDS if first else 0.0), end)
+        timer = threading.Timer(seconds, end)
         timer.start()
         try:
             frames.write(stdin, order, content)
-            answer = frames.read(stdout, max_content=MAX_PICTURE)
+            return frames.read(stdout, max_content=MAX_PICTURE)
         except (OSError, frames.Closed):
             if late.is_set():
                 raise TimeoutError from None
             raise frames.Closed from None
         finally:
             timer.cancel()
-        self._known.add(order["sha256"])
-        return answer
 
     @property
     def alive(self) -> bool:

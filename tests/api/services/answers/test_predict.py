@@ -79,7 +79,8 @@ def ask(client: TestClient, job: str) -> Callable[..., Any]:
     return post
 
 
-def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI) -> None:
+def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSKD_BROKER_PASSWORD", "a-secret")
     answer = ask(WIDE)
     assert answer.status_code == 200, answer.text
     found = answer.json()
@@ -112,7 +113,8 @@ def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI) -> N
     assert drawn.shape == (200, 400, 3)
     assert drawn[99, 150].any()  # the lower edge of the first box
     assert not drawn[149, 250].any()  # of the second, whose score is not enough for a picture
-    assert len(app.state.predictions._all) == 1
+    (process,) = app.state.predictions._all
+    assert b"a-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
 NO_IMAGES = [
