@@ -41,6 +41,8 @@ from api.routes import (
     metrics,
     observability,
     predict,
+    reports,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -65,7 +67,9 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
+    reports,
     events,
     logs,
     artifacts,

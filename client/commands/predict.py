@@ -9,7 +9,7 @@ import typer
 
 from client import tables
 from client.commands.core import become_core
-from client.commands.shared import FAILED, AsJson, Url, connect, show_table
+from client.commands.shared import FAILED, AsJson, Url, connect, wide_console
 from client.errors import ApiProblem
 from client.sdk import Client
 from client.visible import visible
@@ -82,7 +82,7 @@ def draw(
 
 def show(predictions: Predictions, pictures: list[Path | None]) -> None:
     """A row for each image, and what is wrong with it."""
-    show_table(tables.predictions_table(table_rows(predictions, pictures)))
+    wide_console().print(tables.predictions_table(table_rows(predictions, pictures)))
     for image in predictions.images:
         if image.remark:
             print(visible(f"{image.file_name}: {image.remark}"))
