@@ -19,10 +19,11 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from client import audit, references
+from client import audit, predict, references
 from client.download import fetch
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.events import UNAVAILABLE, StreamLost, stream
+from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
 from wire.download import OnBytes
@@ -316,6 +317,41 @@ class Client:
     def weights(self, job: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
         """Fetch the best student of a job; see `download`."""
         return self._fetch(f"/jobs/{self.resolve(job)}/weights", BEST_WEIGHTS, target, on_bytes)
+
+    # --- what a job's model finds ------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        job: str,
+        images: Path | str | Sequence[Path | str],
+        *,
+        score: float | None = None,
+        most: int | None = None,
+    ) -> Predictions:
+        """What the best student of a job finds in an image, or in each of several, in their order.
+
+        `score` is that of the least sure detection, 0..1, `most` how many an image may have; the service has defaults.
+        Of several, an image that cannot be used has its `fault` in the answer.
+        Raises: `ApiProblem` where the only image cannot be used; `ConfigError` where a file cannot be read.
+        """
+        one = isinstance(images, Path | str)
+        paths = [Path(images)] if isinstance(images, Path | str) else [Path(path) for path in images]
+        params, path = predict.query(score, most), f"/jobs/{self.resolve(job)}/predict"
+
+        def ask(some: list[predict.Image]) -> Predictions:
+            files = predict.files(some)
+            return _parse(Predictions, self._send("POST", path, params=params, files=files, timeout=predict.TIMEOUT))
+
+        return ask(next(predict.read(paths))) if one else predict.ask_all(ask, paths)
+
+    def predict_picture(
+        self, job: str, image: Path | str, *, score: float | None = None, most: int | None = None
+    ) -> bytes:
+        """An image with the boxes of what the best student of a job finds in it, as PNG; see `predict`."""
+        files, headers = predict.files(next(predict.read([Path(image)]))), {"accept": "image/png"}
+        path, params = f"/jobs/{self.resolve(job)}/predict", predict.query(score, most)
+        options = {"params": params, "files": files, "headers": headers, "timeout": predict.TIMEOUT}
+        return self._send("POST", path, **options).content
 
     # --- what happens to a job ---------------------------------------------------------------------------------------
 

@@ -24,9 +24,11 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
+from crosskd.spec.files import ONNX
 from crosskd.spec.inputs import real_path
 from crosskd.spec.layouts import data_section
 from crosskd.spec.nearest import did_you_mean, model_at, propose
+from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
@@ -107,6 +109,30 @@ def export(
         values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
         config = ExportConfig.model_validate(_with_changes(values, change or []))
         _export(config, workdir, as_json, _real(data_root))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx or .safetensors file.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for pictures with boxes and predictions.json.")
+    ],
+    score: Annotated[float, typer.Option(min=0, max=1, help="The least score of a box.")] = PICTURE_SCORE,
+    most: Annotated[int, typer.Option("--max", min=1, max=MAX_DETECTIONS, help="Boxes of an image, the best.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what predictions.json has.")] = False,
+) -> None:
+    """Find objects in images; an ONNX graph needs onnxruntime alone, other weights PyTorch."""
+    with _clear_errors():
+        from crosskd import predict_files
+
+        predictions, pictures = predict_files.predict(model, images, output, score=score, most=most)
+        if as_json:
+            print(predictions.model_dump_json(indent=2))
+        else:
+            predict_files.show(predictions, pictures)
+        if any(image.fault for image in predictions.images):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -229,6 +255,11 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) 
             stop=stop,
         )
     console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
+    told = result.manifest.get("onnx") or {}
+    if told.get("missing"):
+        console.print(f"no ONNX is written: {told['missing']}", highlight=False, markup=False)
+    elif told:
+        console.print(f"as ONNX: {workdir / ONNX}", highlight=False, markup=False)
 
 
 def _join_launcher(workdir: Path) -> bool:

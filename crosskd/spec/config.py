@@ -68,6 +68,7 @@ __all__ = [
     "MimicConfig",
     "ModelConfig",
     "NeckConfig",
+    "OnnxConfig",
     "OptimizerConfig",
     "PKDConfig",
     "PixelConfig",
@@ -148,6 +149,9 @@ class TrainConfig(Section):
     )
     checkpoint: CheckpointConfig = Field(
         default=CheckpointConfig(), description="When a state to resume from is written."
+    )
+    export: OnnxConfig | None = Field(
+        default=OnnxConfig(), description="The best student as `model.onnx`, written at the end; null: it is not."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of first weights, order of images and augmentation.")
     device: Literal["auto", "cpu", "cuda"] = Field(

@@ -106,6 +106,19 @@ class EvaluationConfig(Section):
     min_delta: float = Field(default=0.0, ge=0, lt=1, description="AP, 0..1, by which `patience` wants it better.")
 
 
+class OnnxConfig(Section):
+    """What becomes of the best student at the end: an ONNX graph from pixels to detections, checked against PyTorch.
+
+    A graph that cannot be written, or that does not agree, does not fail the training.
+    """
+
+    opset: int = Field(default=18, ge=18, le=21, description="Of the ONNX operators.")
+    check_images: int = Field(
+        default=2, ge=1, le=1000, description="Validation images on which the graph is checked, the first ones."
+    )
+    max_seconds: int = Field(default=900, ge=1, le=86_400, description="It is given up where it takes longer.")
+
+
 class CheckpointConfig(Section):
     every_steps: int | None = Field(
         default=None,

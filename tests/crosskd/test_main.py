@@ -53,6 +53,7 @@ RECIPE = {
     "schedule": {"epochs": 2, "warmup_steps": 2},
     "threads": 1,
     "log_every": 1,
+    "export": None,
 }
 
 
