@@ -108,7 +108,7 @@ class Dependency(BaseModel):
     """A job whose weights this one needs."""
 
     role: DependencyRole = Field(description="For `teacher`, for `weights`, or for `student.init` of the spec.")
-    job: str
+    job: str = Field(description="Its id.")
     status: Status | None = Field(description="Null: it has been deleted.")
 
 
