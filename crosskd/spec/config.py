@@ -34,6 +34,7 @@ from crosskd.spec.training import (
     CheckpointConfig,
     EMAConfig,
     EvaluationConfig,
+    OnnxConfig,
     OptimizerConfig,
     ScheduleConfig,
 )
