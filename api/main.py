@@ -39,6 +39,7 @@ from api.routes import (
     metrics,
     observability,
     reports,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -63,6 +64,7 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
     reports,
     events,

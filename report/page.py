@@ -7,9 +7,10 @@ from typing import Any
 
 import jinja2
 
-from report import charts, vega
+from report import charts, sweep_charts, vega
 from wire.job_report import JobReport
 from wire.reports import MetricBuckets
+from wire.sweeps import Sweep
 
 # What a browser may do with a report that the service itself answers: run its script (Vega compiles its expressions),
 # apart from the service's own address and pages. A file that is opened from a disk has no such header and needs none.
@@ -42,6 +43,19 @@ def job_page(report: JobReport) -> str:
     if any(one.milliseconds is not None and one.metrics is not None for one in report.detectors):
         drawn["cost"] = charts.cost(report.detectors)
     return _page("job.html", drawn, report=report, titles=titles)
+
+
+def sweep_page(sweep: Sweep) -> str:
+    """The page of a sweep's report."""
+    drawn: dict[str, charts.AnyChart] = {}
+    if any(result.difference is not None for result in sweep.results):
+        drawn["differences"] = sweep_charts.differences(sweep)
+    if any(result.ap is not None for result in sweep.results):
+        drawn["ap"] = sweep_charts.average_precision(sweep)
+    classes = sweep_charts.class_rows(sweep)
+    if classes:
+        drawn["classes"] = sweep_charts.classes(sweep)
+    return _page("sweep.html", drawn, sweep=sweep, classes=classes)
 
 
 def losses_only(report: JobReport) -> MetricBuckets:

@@ -125,7 +125,7 @@ DOCUMENTS = [*(path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"
 @pytest.mark.parametrize("document", sorted(str(path.relative_to(ROOT)) for path in DOCUMENTS))
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    folders = "api|worker|crosskd|client|wire|tests|docs|migrations|benchmarks|deploy"
+    folders = "api|worker|crosskd|client|report|wire|tests|docs|migrations|benchmarks|deploy"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]*)`", text))
     assert {path for path in named if not (ROOT / path).exists()} == set()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from report.job import Record, build, gap_closed
-from tests.report import records
+from tests.support import job_records as records
 
 
 def test_the_best_student_stands_beside_its_teacher_and_itself_alone() -> None:

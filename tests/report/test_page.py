@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import jsonschema
 import pytest
@@ -14,9 +12,8 @@ from altair.vegalite.v6 import schema
 from report import page, vega
 from report.job import Record, build
 from report.model_card import model_card
-from tests.report import records
-
-SCRIPT = "</script><script>alert(1)</script>"
+from tests.support import job_records as records
+from tests.support.job_records import SCRIPT, specs
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +24,6 @@ def html() -> str:
     return page.job_page(
         build(Record(record.job, [*record.evaluations, *hostile], record.result, record.curves, record.losses))
     )
-
-
-def specs(html: str) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.DOTALL)
-    assert found is not None
-    parsed: dict[str, Any] = json.loads(found[1])
-    return parsed
 
 
 def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:

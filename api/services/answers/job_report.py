@@ -7,9 +7,9 @@ import logging
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from api.database import Database
+from api.database import Database, Session
 from api.errors import InvalidSpec, NotFound
-from api.models import Attempt
+from api.models import Attempt, Job, Sweep, SweepJob
 from api.services.files import artifacts
 from api.services.history import downsampling, series
 from api.services.jobs import store
@@ -28,10 +28,35 @@ MODELS: tuple[Model, ...] = ("student", "teacher")
 def job_report(database: Database, storage: Storage, settings: Settings, job_id: str, alone: str | None) -> JobReport:
     """The report of a job; `alone` names the training of the same student without the teacher.
 
+    Without it, of a job of a sweep, it is the baseline's with the same seed, once that has succeeded.
+
     Raises `NotFound` for a job that there is not, and `InvalidSpec` for an `alone` that is none to compare with.
     """
     record = _record(database, storage, settings, job_id)
-    return build(record, None if alone is None else _alone(database, storage, settings, record, alone))
+    if alone is not None:
+        return build(record, _alone(database, storage, settings, record, alone))
+    with database.reading() as session:
+        partner = _partner(session, job_id)
+    return build(record, None if partner is None else _record(database, storage, settings, partner))
+
+
+def _partner(session: Session, job_id: str) -> str | None:
+    """The job of the baseline that a sweep compares this one with; None: there is none, or it has not ended well."""
+    own = session.scalar(select(SweepJob).where(SweepJob.job_id == job_id, SweepJob.role == "arm"))
+    if own is None:
+        return None
+    others = (
+        select(SweepJob)
+        .join(Sweep, Sweep.id == SweepJob.sweep_id)
+        .join(Job, Job.id == SweepJob.job_id)
+        .where(Sweep.id == own.sweep_id, SweepJob.arm == Sweep.baseline, SweepJob.arm != own.arm)
+        .where(SweepJob.seed == own.seed, Job.status == "succeeded", Job.kind == "train")
+        .order_by(SweepJob.place)
+    )
+    fit = (
+        row for row in session.scalars(others) if all(own.point.get(knob) == value for knob, value in row.point.items())
+    )
+    return next((row.job_id for row in fit), None)
 
 
 def _alone(database: Database, storage: Storage, settings: Settings, record: Record, job_id: str) -> Record:

@@ -19,11 +19,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from api.database import Session
 from api.errors import Conflict
-from api.models import ID, Artifact, DeletedJob, Job, JobLabel
+from api.models import ID, Artifact, DeletedJob, Job, JobLabel, SweepJob
 from api.services.files import artifacts
 from api.services.history import series
 from api.services.jobs import dependencies, quotas, store
@@ -146,6 +146,7 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
     place = f"from step {start['step']}" if start else "from the beginning"
     begin(session, job, f"retry of {former.id}, {place}")
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in job.labels.items())
+    session.execute(update(SweepJob).where(SweepJob.job_id == former.id).values(job_id=job.id))  # it takes its place
     return job
 
 

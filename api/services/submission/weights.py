@@ -7,7 +7,7 @@ torch can read, which the worker checks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,13 +43,23 @@ class Source:
 
 
 def resolve(
-    database: Database, roots: Sequence[Path], teacher: TeacherConfig, classes: list[str] | None, faults: list[Fault]
+    database: Database,
+    roots: Sequence[Path],
+    teacher: TeacherConfig,
+    classes: list[str] | None,
+    faults: list[Fault],
+    planned: Mapping[str, dict[str, Any]] | None = None,
 ) -> TeacherConfig | None:
     """The teacher with its model, classes and absolute path; None after adding why not to `faults`.
 
-    `classes` are the student's, in label order; None where the data are at fault.
+    `classes` are the student's, in label order; None where the data are at fault. `planned` are the specifications
+    of jobs that the same request is about to make.
     """
-    source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
+    source: Source | None
+    if isinstance(teacher.weights, JobRef) and planned and teacher.weights.job in planned:
+        source = source_of_training(teacher.weights, planned[teacher.weights.job])
+    else:
+        source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
     if source is None:
         return None
     model = teacher.model or source.model

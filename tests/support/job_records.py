@@ -1,7 +1,9 @@
-"""A job's record, as the service would have kept it, with numbers made up."""
+"""A job's record, as the service would have kept it, with numbers made up; and the charts of a page made of it."""
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +11,7 @@ from report.job import Record
 from wire.jobs import Failure, Job
 from wire.reports import CocoMetrics, Curves, Evaluation, MetricBucket, MetricBuckets, Model
 
+SCRIPT = "</script><script>alert(1)</script>"  # as a name from outside
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 RECALL = [i / 100 for i in range(101)]
 COST = {
@@ -75,3 +78,11 @@ def distilled(job: Job, ap: float = 0.35) -> Record:
         evaluation("student", 30, ap - 0.05),
     ]
     return Record(job, rows, RESULT, {"student": curves("student"), "teacher": curves("teacher")}, losses())
+
+
+def specs(html: str) -> dict[str, Any]:
+    """The charts of a page, as Vega-Lite."""
+    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    parsed: dict[str, Any] = json.loads(found[1])
+    return parsed
