@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.services.lifecycle import dependents
 from api.services.submission import datasets
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import errors
 from tests.support.sweeps import order, train
 from tests.support.worker_calls import Worker
@@ -58,12 +59,14 @@ def test_every_arm_and_seed_becomes_a_job(client: TestClient, spec: dict[str, An
     assert any("no worker on the CPU" in note for note in sweep["notes"])
 
 
+@ONE_DATABASE
 def test_an_unknown_key_stands_where_it_was_written_once(refuse: Refuse) -> None:
     arms = {"alone": {}, "pkd": {"distill": {"foo": 1}, "optimizer": {"lr": -1}}, "other": {"nonsense": None}}
     found = refuse(arms=arms, seeds=[1, 2, 3])
     assert {"/arms/pkd/distill/foo", "/arms/pkd/optimizer/lr", "/arms/other/nonsense"} == set(found)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
@@ -95,6 +98,7 @@ def test_what_is_wrong_is_told_at_its_place(refuse: Refuse, changes: dict[str, A
     assert what in found[where], found
 
 
+@ONE_DATABASE
 def test_a_fault_of_the_base_is_told_once(client: TestClient, spec: dict[str, Any]) -> None:
     spec["student"]["head"] = {"depth": -1}
     spec["data"]["train"] = {**spec["data"]["train"], "annotations": "gone.json"}
@@ -102,6 +106,7 @@ def test_a_fault_of_the_base_is_told_once(client: TestClient, spec: dict[str, An
     assert set(found) == {"/base/student/head/depth", "/base/data/train/annotations"}
 
 
+@ONE_DATABASE
 def test_arms_are_compared_on_the_same_images(client: TestClient, spec: dict[str, Any]) -> None:
     arms = {"alone": {}, "fewer": {"data": {"classes": ["ring"]}}, "counted": {"evaluation": {"as_is": True}}}
     found = errors(client.post("/sweeps", json=order(spec, arms=arms)))
@@ -109,6 +114,7 @@ def test_arms_are_compared_on_the_same_images(client: TestClient, spec: dict[str
     assert "cannot be compared" in found["/arms/counted/evaluation/as_is"]
 
 
+@ONE_DATABASE
 def test_two_hundred_jobs_look_at_their_data_once(
     client: TestClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +243,7 @@ def test_a_teacher_that_failed_is_retried_with_its_students(
     assert (new["retried_from"], new["spec"]["teacher"]["weights"]["job"]) == (crosskd, again["children"][0]["job"])
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
@@ -256,6 +263,7 @@ def test_faults_beside_a_teacher(
     assert what in errors(answer)[where]
 
 
+@ONE_DATABASE
 def test_a_teacher_that_is_at_fault_is_told_with_the_arms(client: TestClient, spec: dict[str, Any]) -> None:
     teacher = {"student": {"backbone": {"name": "os.system"}}}
     arms = {"alone": {"distill": None}, "x": {"optimizer": {"lr": -1}}}
