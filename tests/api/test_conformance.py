@@ -146,7 +146,7 @@ class Filled:
             pool["job"].append(job)
         queued, paused = self._post(), self._post()
         self._call("POST", f"/jobs/{paused}/pause")
-        pool["job"] += [queued, paused]
+        pool["job"] += [queued, paused, self._post(init={"job": queued})]
 
     def _sweep(self, action: str) -> str:
         sweep = self._made("/sweeps", name="one", base=self.spec, arms={"alone": {}, "x": {}}, seeds=[1, 2])
@@ -154,8 +154,9 @@ class Filled:
             self._call("POST", f"/sweeps/{sweep}/{action}")
         return sweep
 
-    def _post(self) -> str:
-        return self._made("/jobs", kind="train", name="one", labels={"a": "b"}, spec=self.spec)
+    def _post(self, **student: Any) -> str:
+        spec = {**self.spec, "student": {**self.spec["student"], **student}}
+        return self._made("/jobs", kind="train", name="one", labels={"a": "b"}, spec=spec)
 
     def _run(self, pool: dict[str, list[str]], outcome: str | None) -> str:
         """A job that was claimed, has reported something of each kind, and ended with `outcome` unless that is None."""
