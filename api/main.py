@@ -32,6 +32,7 @@ from api.report_interval import ReportIntervals
 from api.routes import (
     artifacts,
     audit,
+    compare,
     control,
     events,
     jobs,
@@ -45,6 +46,7 @@ from api.routes import (
     worker_artifacts,
     worker_uploads,
 )
+from api.services.answers.compare import Comparisons
 from api.services.files import artifacts as artifact_service
 from api.services.files import retention
 from api.services.lifecycle import uptime
@@ -74,6 +76,7 @@ PARTS = (
     tokens,
     webhooks,
     audit,
+    compare,
 )
 
 
@@ -132,6 +135,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
+    app.state.comparisons = Comparisons()
     app.openapi_schema = None  # it says who may call
 
 

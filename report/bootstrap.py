@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from report.matches import Matches
 from report.resampled_ap import ROWS, Weights, class_ap
-from wire.compare import CONFIDENCE
 
+CONFIDENCE = 95.0  # percent
 NUMBERS = ("AP", "APs", "APm", "APl", "AP50", "AP75")  # as `resampled_ap.ROWS` has them
 
 

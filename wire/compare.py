@@ -12,7 +12,6 @@ from wire.reports import CocoMetrics, Model
 MIN_COMPARED, MAX_COMPARED = 2, 8
 RESAMPLES = 1000
 SEED = 0  # one for all, so that the same comparison says the same
-CONFIDENCE = 95.0  # percent
 TEACHER = ":teacher"  # behind a job's id: not its best student, but the teacher that it was trained under
 
 # A job that is none is told as such; what can be no reference at all is refused at once.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 
 from client.errors import ClientError
 from client.sdk import DEFAULT_URL, Client
@@ -48,6 +49,12 @@ def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], 
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
     else:
-        # A file or a pipe has no width to fit into: lines stay whole.
-        width = None if sys.stdout.isatty() else 10_000
-        Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table(items))
+        show_tables([table(items)])
+
+
+def show_tables(tables: Iterable[Table]) -> None:
+    # A file or a pipe has no width to fit into: lines stay whole.
+    width = None if sys.stdout.isatty() else 10_000
+    screen = Console(highlight=False, markup=False, width=width, soft_wrap=True)
+    for table in tables:
+        screen.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ CLASSES = ("cat", "dog", "newt")
 Found = dict[int, ImageDetections]
 
 
-def truth(folder: Path, seed: int, *, images: int = 8, as_is: bool = False) -> Annotations:
+def truth(
+    folder: Path, seed: int, *, images: int = 8, as_is: bool = False, classes: Sequence[str] | None = None
+) -> Annotations:
     """Boxes of two of the three classes: crowds, ignored ones and sizes on the very borders among them."""
     draw = np.random.default_rng(seed)
     boxes: list[dict[str, Any]] = []
@@ -44,7 +47,7 @@ def truth(folder: Path, seed: int, *, images: int = 8, as_is: bool = False) -> A
     }
     path = folder / f"truth-{seed}.json"
     path.write_text(json.dumps(content))
-    return read_annotations(path, as_is=as_is)
+    return read_annotations(path, classes, as_is=as_is)
 
 
 def detections(known: Annotations, seed: int, *, ties: bool = True, most: int = 30) -> Found:
