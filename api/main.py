@@ -39,6 +39,8 @@ from api.routes import (
     logs,
     metrics,
     observability,
+    reports,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -64,7 +66,9 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
+    reports,
     events,
     logs,
     artifacts,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from client.tables import add_row, number, table_of
+from client.tables import add_row, number, plain_table
 from client.visible import visible
 from wire.compare import ComparedJob, Comparison, Difference
 from wire.reports import CocoMetrics
@@ -21,7 +21,7 @@ def tables_of(found: Comparison) -> Iterator[Table]:
 
 
 def _table(baseline: ComparedJob, job: ComparedJob, caption: str) -> Table:
-    table = table_of("", "baseline", "this", "difference", "95 % interval", "shown")
+    table = plain_table("", "baseline", "this", "difference", "95 % interval", "shown")
     # As `Text`: a title is no markup, whatever a job is called.
     table.title = Text(visible(f"{_called(job)} against {_called(baseline)}"))
     table.title_justify = table.caption_justify = "left"

@@ -14,12 +14,12 @@ from wire.jobs import Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
 LOG_LINES = 20  # of the log's end, below a failure
-TOLD_BY_THE_MESSAGE = ("user", "data")  # classes of failures
+TOLD_BY_THE_MESSAGE = ("user", "data", "dependency")  # classes of failures
 COCO_LIMIT = 100  # detections an image that COCO's own AP counts
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
-    table = table_of("id", "kind", "name", "status", "step", "AP", "created")
+    table = plain_table("id", "kind", "name", "status", "step", "AP", "created")
     for job in jobs:
         progress = job.progress
         step = f"{progress.step}/{progress.total_steps}" if progress else ""
@@ -63,7 +63,7 @@ def failure_lines(job: Job) -> list[str]:
 
 
 def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
-    table = table_of("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
+    table = plain_table("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
     notes: dict[str, str] = {}
     for row in evaluations:
         m = row.metrics
@@ -78,7 +78,7 @@ def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
 
 
 def metrics_table(rows: Iterable[MetricRow]) -> Table:
-    table = table_of("step", "key", "value", "attempt")
+    table = plain_table("step", "key", "value", "attempt")
     for row in rows:
         value = f"{row.value:.6g}" if isinstance(row.value, float) else row.value
         add_row(table, str(row.step), row.key, value, str(row.attempt))
@@ -86,7 +86,7 @@ def metrics_table(rows: Iterable[MetricRow]) -> Table:
 
 
 def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
-    table = table_of("name", "kind", "bytes", "step", "sha256")
+    table = plain_table("name", "kind", "bytes", "step", "sha256")
     for item in artifacts:
         step = "" if item.step is None else str(item.step)
         add_row(table, item.name, item.kind, str(item.size), step, item.sha256)
@@ -94,7 +94,7 @@ def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
 
 
 def presets_table(presets: Iterable[Preset]) -> Table:
-    table = table_of("name", "kind", "title")
+    table = plain_table("name", "kind", "title")
     for preset in presets:
         add_row(table, preset.name, preset.kind, preset.title)
     return table
@@ -110,12 +110,10 @@ def when(time: datetime) -> str:
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """Cells of a row, as text that a terminal shows and does not obey."""
     table.add_row(*map(visible, cells))
 
 
-def table_of(*columns: str) -> Table:
-    """An empty table with these columns."""
+def plain_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         # Never cut: ids, names and digests are there to be copied.

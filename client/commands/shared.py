@@ -45,6 +45,12 @@ def console() -> Console:
     return Console(highlight=False, markup=False)
 
 
+def wide_console() -> Console:
+    """For tables: a file or a pipe has no width to fit into, so lines stay whole."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, width=width, soft_wrap=True)
+
+
 def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
@@ -53,8 +59,6 @@ def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], 
 
 
 def show_tables(tables: Iterable[Table]) -> None:
-    # A file or a pipe has no width to fit into: lines stay whole.
-    width = None if sys.stdout.isatty() else 10_000
-    screen = Console(highlight=False, markup=False, width=width, soft_wrap=True)
+    screen = wide_console()
     for table in tables:
         screen.print(table)
