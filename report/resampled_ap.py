@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 ROWS = len(AREAS) + 2  # AP by area, then AP50 and AP75
 _BLOCK = 2**20  # numbers of an array at once: 4 MB
 _NARROWEST = 250  # resamples at once, however many detections there are
+_IMAGES = 2**12  # images at once: their weights are converted
 _CHUNK = 2**16  # numbers that stay in a core's cache
 # Recalls that a fraction equal to them does not reach: as floating-point numbers they are a little too high.
 _TOO_HIGH = np.flatnonzero(np.arange(101) / 100 < RECALLS)
@@ -42,7 +43,7 @@ def class_ap(matches: Matches, label: int, weights: Weights) -> NDArray[np.float
         some = counts[:, area] > 0
         if not some.any():
             continue
-        positives = counts[some, area].astype(np.float64) @ weights[images[some]]  # [B]
+        positives = _weighed(weights, images[some], counts[some, area])
         apart = (IOU_50, IOU_75) if area == ALL else ()
         sums = _ap(_Found.of(matches, rows, area), weights, positives, apart)
         sums[:, positives == 0] = np.nan
@@ -50,6 +51,15 @@ def class_ap(matches: Matches, label: int, weights: Weights) -> NDArray[np.float
         if apart:
             table[len(AREAS) :] = sums[1:]
     return table
+
+
+def _weighed(weights: Weights, images: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The boxes that each resample has, of `counts` in `images`: [B]."""
+    total = np.zeros(weights.shape[1])
+    for start in range(0, len(images), _IMAGES):
+        chunk = slice(start, start + _IMAGES)
+        total += counts[chunk].astype(np.float64) @ weights[images[chunk]]
+    return total
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fastapi.testclient import TestClient
 
 from api.services.answers import compare
 from api.services.submission import coco_check, datasets
+from api.stores.threads import COMPARING
 from crosskd.evaluation.average_precision import CocoResult, average_precision
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.inputs import Input
@@ -327,7 +329,20 @@ def test_a_process_that_reaches_its_bounds_is_told(
 def test_whoever_comes_when_too_many_wait_is_asked_to_come_back(
     monkeypatch: pytest.MonkeyPatch, client: TestClient, finished: Finished, results: list[CocoResult]
 ) -> None:
-    monkeypatch.setattr("api.routes.compare.COMPARING.waiting", 0)
+    """What was computed before is answered all the same."""
+    jobs = [finished(content(result)) for result in results]
+    assert client.get("/compare", params={"job": jobs[:2]}).status_code == 200
+    monkeypatch.setattr(COMPARING, "waiting", 0)
+    assert client.get("/compare", params={"job": jobs[:2]}).status_code == 200
+    answer = client.get("/compare", params={"job": jobs[1:]})
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "too many comparisons are being computed"
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_comparison_leaves_the_api_to_others(
+    monkeypatch: pytest.MonkeyPatch, client: TestClient, finished: Finished, results: list[CocoResult]
+) -> None:
     running, go_on = threading.Event(), threading.Event()
     computes = compare._run
 
@@ -337,18 +352,12 @@ def test_whoever_comes_when_too_many_wait_is_asked_to_come_back(
         return computes(files, seconds)
 
     monkeypatch.setattr(compare, "_run", run)
-    jobs = [finished(content(result)) for result in results]
-    answers: list[Any] = []
-    first = threading.Thread(target=lambda: answers.append(client.get("/compare", params={"job": jobs[:2]})))
-    first.start()
-    assert running.wait(60)
-    try:
-        second = client.get("/compare", params={"job": jobs[1:]})
-        assert client.get("/health").status_code == 200  # the others are served meanwhile
-    finally:
-        go_on.set()
-        first.join()
-    assert second.status_code == 503
-    assert second.json()["detail"] == "too many comparisons are being computed"
-    assert int(second.headers["retry-after"]) > 0
-    assert answers[0].status_code == 200
+    params = {"job": [finished(content(result)) for result in results[:2]]}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.get, "/compare", params=params)
+        assert running.wait(60)
+        try:
+            assert client.get("/jobs").status_code == 200
+        finally:
+            go_on.set()
+        assert first.result().status_code == 200
