@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
     [
         ("/jobs?stats=failed", "stats", "Did you mean `status`? Known here: "),
         ("/jobs?page=2", "page", "Remove it. Known here: "),
+        ("/compare?jobs=a", "jobs", "Did you mean `job`? Known here: "),
         ("/health?x=1", "x", "Remove it. None is known here."),
     ],
 )
