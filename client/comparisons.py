@@ -30,8 +30,8 @@ def _table(baseline: ComparedJob, job: ComparedJob, caption: str) -> Table:
     for name, difference in job.differences.numbers.items():
         _add(table, name, _value(baseline.metrics, name), _value(job.metrics, name), difference)
     by_class = job.differences.classes.items()
-    for name, difference in sorted(by_class, key=lambda entry: entry[1].value if entry[1] else float("inf")):
-        _add(table, f"AP of {name}", baseline.per_class[name], job.per_class[name], difference)
+    for class_name, difference in sorted(by_class, key=lambda entry: entry[1].value if entry[1] else float("inf")):
+        _add(table, f"AP of {class_name}", baseline.per_class[class_name], job.per_class[class_name], difference)
     return table
 
 
