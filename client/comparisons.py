@@ -9,7 +9,7 @@ from rich.text import Text
 
 from client.tables import add_row, number, plain_table
 from client.visible import visible
-from wire.compare import ComparedJob, Comparison, Difference
+from wire.compare import ComparedJob, Comparison, JobDifference
 from wire.reports import CocoMetrics
 
 
@@ -45,7 +45,7 @@ def _value(metrics: CocoMetrics, name: str) -> float:
     return value
 
 
-def _add(table: Table, name: str, before: float, after: float, difference: Difference | None) -> None:
+def _add(table: Table, name: str, before: float, after: float, difference: JobDifference | None) -> None:
     if difference is None:
         add_row(table, name, number(before), number(after), "-", "-", "")
         return

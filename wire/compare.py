@@ -19,22 +19,22 @@ JobOrTeacher = Annotated[str, StringConstraints(min_length=1, max_length=200, pa
 Compares = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 
-class Difference(BaseModel):
+class JobDifference(BaseModel):
     """Of one number, from the baseline's to this one's: above 0, it is better than the baseline."""
 
-    value: float = Field(description="This one's number less the baseline's.")
-    low: float = Field(description="Where the 95 % interval of the difference begins.")
-    high: float = Field(description="Where it ends. An interval that holds 0 shows no difference.")
+    value: float = Field(description="This one's number less the baseline's, any number.")
+    low: float = Field(description="Where the 95 % interval of the difference begins, any number.")
+    high: float = Field(description="Where it ends, any number. An interval that holds 0 shows no difference.")
     resamples: int = Field(
-        description="In how many resamples there was something to measure: the interval is of these."
+        description="In how many resamples, from 0, there was something to measure: the interval is of these."
     )
 
 
 class Differences(BaseModel):
     """What was measured of both, less what the baseline reached; null where there is nothing to measure."""
 
-    numbers: dict[Compares, Difference | None] = Field(description="By the name of the number.")
-    classes: dict[Text, Difference | None] = Field(description="Of AP, by class name.")
+    numbers: dict[Compares, JobDifference | None] = Field(description="By the name of the number.")
+    classes: dict[Text, JobDifference | None] = Field(description="Of AP, by class name.")
 
 
 class ComparedJob(BaseModel):
@@ -44,7 +44,7 @@ class ComparedJob(BaseModel):
     job: str = Field(description="The job's id.")
     name: Text = Field(description="The job's name.")
     model: Model = Field(description="Whose detections these are: the best student's, or the teacher's.")
-    step: int | None = Field(description="The optimizer step that the evaluation was made at.")
+    step: int | None = Field(description="The optimizer step, from 0, that the evaluation was made at.")
     matches_sha256: str = Field(description="Of the artifact that the numbers were computed from.")
     metrics: CocoMetrics = Field(description="COCO's 12 numbers; -1: nothing to measure.")
     per_class: dict[Text, float] = Field(description="AP by class name; -1: it has no ground truth.")
@@ -55,8 +55,10 @@ class Comparison(BaseModel):
     """`GET /compare`: detectors on the same images, each against the baseline."""
 
     baseline: str = Field(description="The `ref` that the others are compared with.")
-    images: int = Field(description="How many images all were measured on.")
-    resamples: int = Field(description="How often the images were drawn anew, with replacement, the same for all.")
-    seed: int = Field(description="Of the draws: the same jobs give the same intervals.")
-    confidence: float = Field(description="Of each interval, in percent.")
+    images: int = Field(description="How many images, from 0, all were measured on.")
+    resamples: int = Field(
+        description="How often, from 0, the images were drawn anew, with replacement, the same for all."
+    )
+    seed: int = Field(description="Of the draws, from 0: the same jobs give the same intervals.")
+    confidence: float = Field(description="Of each interval, in percent, 0..100.")
     jobs: list[ComparedJob] = Field(description="The baseline first, the others as they were asked for.")
