@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
@@ -32,8 +33,15 @@ _OF_TRAININGS = frozenset({"weights", "stop", "pause", "resume"})
 QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
 
 
-def create(session: Session, settings: Settings, order: wire.JobCreate, spec: dict[str, Any], owner: str) -> Job:
-    """Store the job and its dispatch message. `spec` is the resolved one.
+def create(
+    session: Session,
+    settings: Settings,
+    order: wire.JobCreate,
+    spec: dict[str, Any],
+    owner: str,
+    warnings: Sequence[wire.DataWarning] = (),
+) -> Job:
+    """Store the job and its dispatch message. `spec` is the resolved one, `warnings` what was found in its data.
 
     Raises `QuotaExceeded` if as many jobs of `owner` wait as may.
     """
@@ -47,6 +55,7 @@ def create(session: Session, settings: Settings, order: wire.JobCreate, spec: di
         priority=order.priority,
         spec=spec,
         spec_version=spec["version"],
+        warnings=[warning.model_dump(mode="json") for warning in warnings],
         queue=queue_of(spec),
         created_at=now,
         updated_at=now,
@@ -86,6 +95,7 @@ def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
         **told,
         spec_version=job.spec_version,
         spec=job.spec,
+        warnings=job.warnings or [],
         queue_position=position,
         waiting=waiting.reason(session, settings, job, position),
         request_id=job.request_id,

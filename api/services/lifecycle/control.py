@@ -34,7 +34,8 @@ from wire.jobs import FINAL
 
 WAITING = ("queued", "running", "paused")  # not yet at an end
 RETRIED = ("failed", "cancelled")
-_CARRIED = ("kind", "name", "labels", "priority", "spec", "spec_version", "queue")  # from a job to its retry
+# From a job to its retry.
+_CARRIED = ("kind", "name", "labels", "priority", "spec", "spec_version", "warnings", "queue")
 
 
 def cancel(session: Session, job_id: str) -> Job:

@@ -32,5 +32,5 @@ def submit(
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
         return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=warnings)
     artifacts.lock_weights(session, stored)
-    job = store.detail(session, settings, store.create(session, settings, order, stored, owner))
-    return SubmittedJob(**dict(job), notes=notes, warnings=warnings)
+    job = store.create(session, settings, order, stored, owner, warnings)
+    return SubmittedJob(**dict(store.detail(session, settings, job)), notes=notes)
