@@ -69,7 +69,9 @@ def build_parts(
     seed_all(config.seed)
     student = build_detector(config.student.model, len(classes), pretrained=pretrained)
     init = config.student.init
-    begun = None if init is None else begin(student, init, classes, init_weights, copy=pretrained)
+    begun = (
+        None if init is None else begin(student, init, classes, init_weights, copy=pretrained, augment=config.augment)
+    )
     teacher, teacher_digest, inherited = None, None, None
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:

@@ -125,6 +125,8 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
 
 # What holds where nobody said otherwise; all that there was before there was a choice, so older records have neither.
 _IMAGE_SETTINGS: dict[str, Any] = {"antialias": True, "sixteen_bit": "high_byte"}
+# What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
+OF_OTHER_PROJECTS = {"antialias": False}
 
 
 def image_settings(augment: Mapping[str, Any]) -> dict[str, Any]:
