@@ -127,7 +127,9 @@ class _Session:
         saved = read_checkpoint(resume) if resume is not None else None
         settings = saved["settings"] if saved is not None else None
         self.config = run.config = with_image_settings(self.config, saved=settings, **self.former)
-        self.parts = build_parts(self.config, pretrained=saved is None, roots=self.roots, **self.former)
+        self.parts = build_parts(
+            self.config, pretrained=saved is None, roots=self.roots, stopping=run.stop.is_set, **self.former
+        )
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
