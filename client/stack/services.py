@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
 import socket
@@ -154,16 +153,6 @@ def configured_port() -> int:
         raise StackError(
             f"CROSSKD_PORT is {text!r}, which is no port.", remedy="Give a number from 0 to 65535."
         ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def address(host: str, port: int) -> str:
