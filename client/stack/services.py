@@ -19,12 +19,13 @@ from client.errors import StackError
 from client.settings import DEFAULT_PORT, StackSettings
 from client.stack.home import Home, token_sha256, write_private
 from client.stack.process import Child
+from wire.secret_files import with_files
 
 HOST = "127.0.0.1"
 WORKER_GRACE = 20.0  # seconds a training has for its last checkpoint; CROSSKD_GRACE_SECONDS
-SECRETS = ("CROSSKD_TOKEN", "CROSSKD_WORKER_TOKEN")  # each is told to whom it is for, and to nobody else
-BUCKET_SECRETS = (  # for the API: a worker is given addresses
-    *("CROSSKD_STORAGE_SECRET_ACCESS_KEY", "CROSSKD_STORAGE_SESSION_TOKEN"),
+SECRETS = with_files("CROSSKD_TOKEN", "CROSSKD_WORKER_TOKEN")  # each is told to whom it is for, and to nobody else
+SECRETS_OF_THE_API = (  # a worker is given addresses in the bucket, and uses no SQL
+    *with_files("CROSSKD_STORAGE_SECRET_ACCESS_KEY", "CROSSKD_STORAGE_SESSION_TOKEN", "CROSSKD_DATABASE_PASSWORD"),
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 
@@ -128,7 +129,7 @@ def environments(
             "CROSSKD_WORKER_TOKEN_SHA256": token_sha256(token),
         },
         worker={
-            **{name: value for name, value in common.items() if name not in BUCKET_SECRETS},
+            **{name: value for name, value in common.items() if name not in SECRETS_OF_THE_API},
             "CROSSKD_API_URL": url,
             "CROSSKD_WORKER_TOKEN": token,
             "CROSSKD_WORKER_NAME": values.get("CROSSKD_WORKER_NAME") or "local",
