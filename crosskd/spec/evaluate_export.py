@@ -111,6 +111,14 @@ def unexportable(model: ModelConfig) -> str:
     return f"{name} cannot be exported: {fault}" if fault else ""
 
 
+def untried(model: ModelConfig) -> str:
+    """What to tell of a `model` of which nobody knows whether it has a form in ONNX; empty where it is known."""
+    name = model.backbone.name
+    if registry.BACKBONES[name].export_fault is not None:
+        return ""
+    return f"nobody has tried yet whether {name} can be exported: the export fails if not, within `max_seconds`"
+
+
 def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     """The scale of the evaluation, out of the values of an `AugmentConfig` or of what a weights file records of one.
 

@@ -28,8 +28,9 @@ from crosskd.spec.config import (
     ModelConfig,
     PostprocessConfig,
     ScaleConfig,
+    Section,
 )
-from crosskd.spec.evaluate_export import unexportable, with_postprocess
+from crosskd.spec.evaluate_export import unexportable, untried, with_postprocess
 from crosskd.spec.shapes import expected_shapes
 from wire.errors import Fault
 from wire.faults import faults as as_faults
@@ -80,6 +81,13 @@ def resolve(
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
         findings.faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
         return None
+
+
+def notes(spec: Section) -> list[str]:
+    """What is good to know of a resolved `spec`: whether its graph can be written is not known of every model."""
+    if not isinstance(spec, ExportConfig) or spec.model is None:
+        return []
+    return list(filter(None, [untried(spec.model)]))
 
 
 def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from api.database import Session
 from api.services.files import artifacts
 from api.services.jobs import capable, store
-from api.services.submission import start, validation
+from api.services.submission import evaluate_export, start, validation
 from api.settings import Settings
 from wire.jobs import DryRun, JobCreate, SubmittedJob
 
@@ -25,7 +25,7 @@ def submit(
         QuotaExceeded: `owner` has too many jobs waiting.
     """
     spec, warnings = validation.resolve(session, settings, order)
-    notes = start.notes(session.database, settings.data_roots, spec)
+    notes = [*start.notes(session.database, settings.data_roots, spec), *evaluate_export.notes(spec)]
     stored = spec.model_dump(mode="json")
     notes += capable.warnings(session, order.kind, store.queue_of(stored), stored)
     if dry_run:
