@@ -93,3 +93,11 @@ class RateLimit:
                 retry_after=math.ceil(excess),
             )
         self._full_at[token] = full_at
+
+    def charge(self, token: str, requests: int) -> None:
+        """Count so many further requests that one did the work of. They are let in; later ones wait for it.
+
+        From any thread: at worst a request that comes just then is not counted.
+        """
+        now = self._clock()
+        self._full_at[token] = max(self._full_at.get(token, now), now) + requests / self._per_second

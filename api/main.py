@@ -38,6 +38,8 @@ from api.routes import (
     logs,
     metrics,
     observability,
+    reports,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -62,7 +64,9 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
+    reports,
     events,
     logs,
     artifacts,

@@ -242,7 +242,7 @@ class Settings(SecretFileSettings):
         description="Private networks that webhooks may call, such as `10.0.0.0/8,fd00::/8`, separated by commas.",
     )
     max_waiting_per_owner: int | None = Field(
-        default=None, ge=1, description="Queued and paused jobs that one owner may have; unset: no limit."
+        default=None, ge=1, description="Waiting, queued and paused jobs that one owner may have; unset: no limit."
     )
     max_running_per_owner: int | None = Field(
         default=None, ge=1, description="Running jobs that one owner may have; unset: no limit."

@@ -28,10 +28,12 @@ from wire.audit import Finding, Progress, Summary
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
+from wire.job_report import JobReport
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.retry_after import retry_after
+from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
 from wire.system import Health, PresetList
 
 DEFAULT_URL = "http://127.0.0.1:8470"
@@ -171,6 +173,74 @@ class Client:
     def _act(self, job: str, action: str) -> Job:
         return _parse(Job, self._send("POST", f"/jobs/{_segment(job)}/{action}"))
 
+    # --- sweeps ------------------------------------------------------------------------------------------------------
+
+    def create_sweep(self, sweep: SweepCreate | Mapping[str, Any], *, key: str | None = None) -> SubmittedSweep:
+        """Post arms to compare: all of their jobs, or none. `key` as in `create_job`."""
+        headers = _idempotency_header(key)
+        return _parse(SubmittedSweep, self._send("POST", "/sweeps", json=_body(sweep), headers=headers))
+
+    def dry_run_sweep(self, sweep: SweepCreate | Mapping[str, Any]) -> SweepDryRun:
+        """The jobs as they would be made, and how long they would take; nothing is stored."""
+        return _parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
+
+    def sweep(self, sweep: str) -> Sweep:
+        """With its jobs, what each arm has reached, and the verdicts."""
+        return _parse(Sweep, self._send("GET", f"/sweeps/{_segment(sweep)}"))
+
+    def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
+        """All sweeps, newest first, page by page."""
+        params: dict[str, Any] = {"limit": PAGE} | ({"owner": owner} if owner else {})
+        while True:
+            page = _parse(SweepPage, self._send("GET", "/sweeps", params=params))
+            yield from page.items
+            if not page.has_more or not page.items:
+                return
+            params["after"] = page.items[-1].id
+
+    def wait_sweep(
+        self,
+        sweep: str,
+        on_update: Callable[[Sweep], None] | None = None,
+        *,
+        interval: float = 2.0,
+        timeout: float | None = None,
+    ) -> Sweep:
+        """Follow a sweep until all of its jobs have ended, as `wait` does with a job."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            current = self.sweep(sweep)
+            if on_update is not None:
+                on_update(current)
+            if current.status in ENDED:
+                return current
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"sweep {sweep} is still {current.status} after {timeout:g} s")
+            time.sleep(interval)
+
+    def cancel_sweep(self, sweep: str) -> Sweep:
+        """Discard every job that has not ended."""
+        return self._act_on_sweep(sweep, "cancel")
+
+    def pause_sweep(self, sweep: str) -> Sweep:
+        """Free the devices; running trainings publish a checkpoint first."""
+        return self._act_on_sweep(sweep, "pause")
+
+    def resume_sweep(self, sweep: str) -> Sweep:
+        """Queue the paused jobs again."""
+        return self._act_on_sweep(sweep, "resume")
+
+    def retry_sweep(self, sweep: str) -> Sweep:
+        """A new job in the place of each that failed or was cancelled, from its last checkpoint."""
+        return self._act_on_sweep(sweep, "retry")
+
+    def delete_sweep(self, sweep: str) -> None:
+        """Delete a sweep whose jobs have all ended, with the jobs and all that they have made."""
+        self._send("DELETE", f"/sweeps/{_segment(sweep)}")
+
+    def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
+        return _parse(Sweep, self._send("POST", f"/sweeps/{_segment(sweep)}/{action}"))
+
     # --- what a job made ---------------------------------------------------------------------------------------------
 
     def metrics(
@@ -196,6 +266,21 @@ class Client:
         """Precision over recall of one evaluation, per class and their mean."""
         path = f"/jobs/{_segment(job)}/evaluations/{step}/curves"
         return _parse(Curves, self._send("GET", path, params={"model": model}))
+
+    def report(self, job: str, *, alone: str | None = None) -> JobReport:
+        """What became of a job. `alone`: the job that trained the same student without the teacher."""
+        return _parse(JobReport, self._send("GET", f"/jobs/{_segment(job)}/report", params=_given(alone=alone)))
+
+    def report_as(self, job: str, media_type: str, *, alone: str | None = None) -> str:
+        """The same as `text/html`, a page that needs nothing else, or as `text/markdown`, a model card."""
+        return self._text(f"/jobs/{_segment(job)}/report", media_type, **_given(alone=alone))
+
+    def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
+        """What the arms of a sweep reached, as a page that needs nothing else."""
+        return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+
+    def _text(self, path: str, media_type: str, **params: Any) -> str:
+        return self._send("GET", path, params=params, headers={"accept": media_type}).text
 
     def artifacts(self, job: str) -> list[Artifact]:
         return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items
@@ -288,6 +373,10 @@ class Client:
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
     # Only what was set travels: the service fills in the defaults of its own version.
     return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _idempotency_header(key: str | None) -> dict[str, str]:

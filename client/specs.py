@@ -70,7 +70,7 @@ def complete(
     }
     if priority is not None:
         body["priority"] = priority
-    _require_json(body)
+    require_json(body, "job")
     return body
 
 
@@ -82,13 +82,13 @@ def _labels(known: Any, given: Iterable[str]) -> Any:
     return known
 
 
-def _require_json(body: dict[str, Any]) -> None:
+def require_json(body: dict[str, Any], what: str) -> None:
     """YAML can say what JSON cannot: dates, bytes, sets, numbers that are none, a section within itself."""
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         remedy = "Use text, finite numbers, lists and sections alone; quote a date."
-        raise ClientError(f"The job cannot be sent as JSON: {error}.", remedy=remedy) from error
+        raise ClientError(f"The {what} cannot be sent as JSON: {error}.", remedy=remedy) from error
 
 
 def _kind(spec: dict[str, Any]) -> str:

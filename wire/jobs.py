@@ -21,10 +21,12 @@ SPECS: dict[str, type[Section]] = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
 }
-Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+Status = Literal["waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
+UNFINISHED: tuple[str, ...] = ("waiting", "queued", "running", "paused")
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 AttemptStatus = Literal["running", "succeeded", "failed", "cancelled", "released", "lost"]
-FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost"]
+FailureClass = Literal["user", "data", "diverged", "out_of_memory", "infrastructure", "lost", "dependency"]
+DependencyRole = Literal["teacher", "weights", "init"]
 
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
@@ -102,6 +104,14 @@ class Transition(BaseModel):
     reason: str
 
 
+class Dependency(BaseModel):
+    """A job whose weights this one needs."""
+
+    role: DependencyRole = Field(description="For `teacher`, for `weights`, or for `student.init` of the spec.")
+    job: str
+    status: Status | None = Field(description="Null: it has been deleted.")
+
+
 class Attempt(BaseModel):
     """One worker's try at a job. `number` is the fencing token: it only grows."""
 
@@ -158,8 +168,10 @@ class Job(JobSummary):
     )
     waiting: str | None = Field(
         default=None,
-        description="While it is queued: what it waits for, such as a worker with a GPU, its owner's quota, or others.",
+        description="While it is waiting or queued: for what, such as the weights of another job, a worker with a "
+        "GPU, its owner's quota, or other jobs.",
     )
+    depends_on: list[Dependency] = Field(default=[], description="The jobs whose weights it needs.")
     request_id: str | None = Field(default=None, description="Of the request that made it; its log lines carry it.")
     last_event: int = Field(default=0, description="Number of its newest event: what to follow `/events` from.")
     transitions: list[Transition]

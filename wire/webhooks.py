@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -22,7 +22,7 @@ class WebhookCreate(RequestModel):
     """`POST /webhooks`."""
 
     url: Url = Field(description="Where each event is posted to. No redirect is followed.")
-    events: Annotated[list[Status], Field(min_length=1), AtMost(6)] = Field(
+    events: Annotated[list[Status], Field(min_length=1), AtMost(len(get_args(Status)))] = Field(
         default=["succeeded", "failed", "cancelled"], description="States of the owner's jobs to tell of."
     )
 

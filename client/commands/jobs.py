@@ -40,7 +40,9 @@ def submit(
         Path | None,
         typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
     ] = None,
-    teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
+    teacher_job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights; it may be on its way.")
+    ] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
     weights_job: Annotated[
         str | None, typer.Option(metavar="JOB", help="Evaluate or export: its best weights.")

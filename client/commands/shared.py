@@ -48,10 +48,14 @@ def console() -> Console:
     return Console(highlight=False, markup=False)
 
 
+def wide_console() -> Console:
+    """For tables: a file or a pipe has no width to fit into, so lines stay whole."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, width=width, soft_wrap=True)
+
+
 def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
     else:
-        # A file or a pipe has no width to fit into: lines stay whole.
-        width = None if sys.stdout.isatty() else 10_000
-        Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table(items))
+        wide_console().print(table(items))

@@ -53,7 +53,7 @@ class FileRef(Section):
 
 
 class JobRef(Section):
-    """Weights that a former job of the service made."""
+    """Weights that another job of the service made, or is still to make."""
 
     job: Annotated[str, Field(min_length=1, max_length=64)]
     checkpoint: Literal["best", "last"] = "best"

@@ -22,6 +22,7 @@ FILES: dict[str, str] = json.loads(os.environ["CONFORMANCE_FILES"])
 KINDS = ("train", "distill", "evaluate", "export")
 SPENDING = frozenset(
     {"cancel_job", "stop_job", "pause_job", "resume_job", "retry_job", "delete_job", "claim_job", "finish_attempt"}
+    | {"cancel_sweep", "pause_sweep", "resume_sweep", "retry_sweep", "delete_sweep"}
     | {"revoke_token", "delete_webhook"}
 )
 ENDED = frozenset({"stream_events", "read_logs"})  # of a job that lives, the answer would never end
@@ -64,6 +65,9 @@ def _announce(case: schemathesis.Case) -> None:
 
 def _make_sense(order: dict[str, Any]) -> None:
     """A job of the kind that its specification is for, with files that there are, is looked at further."""
+    if isinstance(order.get("base"), dict):  # a sweep, of a specification that may be anything
+        order["base"] = {"data": {"train": FILES, "val": FILES}, "student": {"backbone": {"name": "resnet_tiny"}}}
+        order.pop("teacher", None)
     spec = order.get("spec")
     if not isinstance(spec, dict):
         return

@@ -19,6 +19,7 @@ from api.main import create_app
 from api.models import ApiToken, Attempt
 from api.settings import Settings
 from tests.support.api_client import ELSEWHERE, HERE, bearer, problem
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 from wire.reports import CocoMetrics
 
@@ -135,6 +136,7 @@ def test_where_tokens_are_asked_for_this_machine_needs_one_too(locked: TestClien
     assert locked.get("/health").status_code == 200
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("headers", "why"),
     [

@@ -131,6 +131,7 @@ class Filled:
         for pool in ("kept", "spent"):
             self.pools[pool]["webhook"] = [self._made("/webhooks", url=f"http://127.0.0.1:1/{n}") for n in range(2)]
             self.pools[pool]["token"] = [self._made("/tokens", name=str(n)) for n in range(2)]
+            self.pools[pool]["sweep"] = [self._sweep(action) for action in ("", "pause", "cancel")]
 
     def _each_state(self, pool: dict[str, list[str]], *, over: bool) -> None:
         for outcome in ("succeeded", "failed"):
@@ -145,6 +146,12 @@ class Filled:
         queued, paused = self._post(), self._post()
         self._call("POST", f"/jobs/{paused}/pause")
         pool["job"] += [queued, paused]
+
+    def _sweep(self, action: str) -> str:
+        sweep = self._made("/sweeps", name="one", base=self.spec, arms={"alone": {}, "x": {}}, seeds=[1, 2])
+        if action:
+            self._call("POST", f"/sweeps/{sweep}/{action}")
+        return sweep
 
     def _post(self) -> str:
         return self._made("/jobs", kind="train", name="one", labels={"a": "b"}, spec=self.spec)

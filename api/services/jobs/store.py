@@ -9,8 +9,8 @@ from sqlalchemy import and_, func, or_, select, update
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition
-from api.services.jobs import quotas, waiting
+from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition, new_id
+from api.services.jobs import dependencies, quotas, waiting
 from api.services.jobs.transitions import begin
 from api.settings import Settings
 from wire import jobs as wire
@@ -23,6 +23,7 @@ _LINKS = (
     "logs",
     "artifacts",
     "weights",
+    "report",
     "cancel",
     "stop",
     "pause",
@@ -39,15 +40,19 @@ def create(
     order: wire.JobCreate,
     spec: dict[str, Any],
     owner: str,
+    job_id: str | None = None,
     warnings: Sequence[wire.DataWarning] = (),
 ) -> Job:
-    """Store the job and its dispatch message. `spec` is the resolved one, `warnings` what was found in its data.
+    """Store the job, and its dispatch message unless it waits for weights of other jobs.
+
+    `spec` is the resolved one; `job_id` an id that was made for it before; `warnings` what was found in its data.
 
     Raises `QuotaExceeded` if as many jobs of `owner` wait as may.
     """
     quotas.admit(session, settings, owner)
     now = session.now()
     job = Job(
+        id=job_id or new_id(),
         kind=order.kind,
         name=order.name,
         owner=owner,
@@ -98,6 +103,7 @@ def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
         warnings=job.warnings or [],
         queue_position=position,
         waiting=waiting.reason(session, settings, job, position),
+        depends_on=[wire.Dependency(**needed._asdict()) for needed in dependencies.of(session, job.id)],
         request_id=job.request_id,
         last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,

@@ -16,7 +16,7 @@ from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, ApiUptime, Attempt, Job
 from api.services.files import artifacts
 from api.services.history import series
-from api.services.jobs import quotas, store
+from api.services.jobs import dependencies, quotas, store
 from api.services.jobs.fencing import lock_attempt, lock_running_attempt, running_attempt
 from api.services.jobs.transitions import move
 from api.services.lifecycle import failures, workers
@@ -80,9 +80,7 @@ def claim(
         request_id=job.request_id or "",
         traceparent=job.traceparent or "",
         resume=resume,
-        teacher=artifacts.weights_ref(session, (job.spec.get("teacher") or {}).get("weights")),
-        weights=artifacts.weights_ref(session, job.spec.get("weights")),
-        init=artifacts.weights_ref(session, job.spec.get("student", {}).get("init")),
+        **{role: artifacts.weights_ref(session, weights) for role, weights in dependencies.named(job.spec).items()},
     )
 
 

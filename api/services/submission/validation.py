@@ -7,6 +7,7 @@ all faults are found before any is reported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from api.errors import invalid
 from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, weights
 from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused
+from api.services.submission.shared import Shared
 from api.settings import Settings
 from crosskd.spec.coco.categories import listed, other_categories
 from crosskd.spec.coco.survey import Use
@@ -40,18 +42,20 @@ from wire.jobs import DataWarning, JobCreate, Spec
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Spec, list[DataWarning]]:
+def resolve(
+    session: Session, settings: Settings, create: JobCreate, shared: Shared | None = None
+) -> tuple[Spec, list[DataWarning]]:
     """The specification to store, and what was found in its data that stops nothing.
 
-    It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
-    begins no transaction of `session`, and opens short ones of its own.
+    `shared` is for several of one request. It reads files, a large one for seconds. Therefore it must come before the
+    request's first statement: it begins no transaction of `session`, and opens short ones of its own.
 
     Raises:
         InvalidSpec: with every fault.
         Unavailable: too many annotation files are being checked.
     """
     if isinstance(create.spec, TrainConfig):
-        return _training(session.database, settings, create.kind, create.spec)
+        return _training(session.database, settings, create.kind, create.spec, shared or Shared())
     findings = Findings()
     resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
     if resolved is None:
@@ -60,20 +64,20 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Sp
 
 
 def _training(
-    database: Database, settings: Settings, kind: str, config: TrainConfig
+    database: Database, settings: Settings, kind: str, config: TrainConfig, shared: Shared
 ) -> tuple[TrainConfig, list[DataWarning]]:
     roots = settings.data_roots
     findings = Findings(_kind(kind, config.teacher))
     faults = findings.faults
     as_is = config.evaluation.as_is
-    data = _data(database, settings, config.data, config.augment, config.loader, findings, as_is=as_is)
+    data = _data(database, settings, config.data, config.augment, config.loader, findings, shared, as_is=as_is)
     student = _student(roots, config.student, faults)
     if config.student.init is not None:
         student["init"] = start.check(database, roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
         classes = data["classes"] or config.data.classes
-        teacher = weights.resolve(database, roots, config.teacher, classes, faults)
+        teacher = weights.resolve(database, roots, config.teacher, classes, faults, shared.planned)
         update["teacher"] = teacher
         update["distill"] = _distill(config, teacher or config.teacher, faults)
     if faults:
@@ -81,12 +85,13 @@ def _training(
     return _completed(config, update), findings.warnings
 
 
-def further_faults(database: Database, settings: Settings, body: Any) -> list[Fault]:
+def further_faults(database: Database, settings: Settings, body: Any, shared: Shared | None = None) -> list[Fault]:
     """What the files and the database say of a body that its model has refused.
 
     Every section that is well-formed by itself is checked as `resolve` would, so that a client hears of all faults
     at once and not of one round after the other.
     """
+    shared = shared or Shared()
     spec = body.get("spec") if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         return []
@@ -102,13 +107,14 @@ def further_faults(database: Database, settings: Settings, body: Any) -> list[Fa
     faults = findings.faults
     classes = None
     if data is not None:
-        classes = _data(database, settings, data, augment, loader, findings)["classes"] or data.classes
+        classes = _data(database, settings, data, augment, loader, findings, shared)["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
         if student.init is not None:
             start.check(database, settings.data_roots, student, faults)
     if teacher is not None:
-        teacher = weights.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
+        known = weights.resolve(database, settings.data_roots, teacher, classes, faults, shared.planned)
+        teacher = known or teacher
         if student is not None and distill is not None and teacher.model is not None:
             _joined(student, teacher.model, distill, faults)
     return faults
@@ -154,6 +160,7 @@ def _data(
     augment: AugmentConfig,
     loader: LoaderConfig,
     findings: Findings,
+    shared: Shared,
     *,
     as_is: bool = False,
 ) -> dict[str, Any]:
@@ -161,8 +168,11 @@ def _data(
     data = config.model_dump()
     train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
     val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
-    data["train"], train = splits.check(database, settings, config.train, train_use, allowed, findings)
-    data["val"], val = splits.check(database, settings, config.val, val_use, allowed, findings)
+    checked = {}
+    for split, use in ((config.train, train_use), (config.val, val_use)):
+        check = partial(splits.check, database, settings, split, use, allowed)
+        data[use.split], checked[use.split] = shared.split(split, use, allowed, findings, check)
+    train, val = checked["train"], checked["val"]
     data["classes"] = _classes(config.classes, train, val, findings.faults)
     return data
 

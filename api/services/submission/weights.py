@@ -1,13 +1,14 @@
 """The teacher of a distillation: what its weights are, and whether they fit what the specification says.
 
-A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
-tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+A teacher comes from another job, whose row says everything, also while that job is still on its way; or from a
+safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a file that only
+torch can read, which the worker checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,13 +44,23 @@ class Source:
 
 
 def resolve(
-    database: Database, roots: Sequence[Path], teacher: TeacherConfig, classes: list[str] | None, faults: list[Fault]
+    database: Database,
+    roots: Sequence[Path],
+    teacher: TeacherConfig,
+    classes: list[str] | None,
+    faults: list[Fault],
+    planned: Mapping[str, dict[str, Any]] | None = None,
 ) -> TeacherConfig | None:
     """The teacher with its model, classes and absolute path; None after adding why not to `faults`.
 
-    `classes` are the student's, in label order; None where the data are at fault.
+    `classes` are the student's, in label order; None where the data are at fault. `planned` are the specifications
+    of jobs that the same request is about to make.
     """
-    source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
+    source: Source | None
+    if isinstance(teacher.weights, JobRef) and planned and teacher.weights.job in planned:
+        source = source_of_training(teacher.weights, planned[teacher.weights.job])
+    else:
+        source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
     if source is None:
         return None
     model = teacher.model or source.model
@@ -93,21 +104,20 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
     if job is None:
         detail = f"there is no job {ref.job!r}"
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
-    elif job.status != "succeeded":
-        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+    elif job.status in ("failed", "cancelled"):
         detail = f"job {job.id} is {job.status}, not succeeded"
-        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
-    elif found is None:
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that succeeded, or is on its way.")
+    elif job.status != "succeeded" and "student" not in job.spec:
+        detail = f"job {job.id} is of kind {job.kind}: it will have no weights of its own"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that trains a detector.")
+    elif job.status == "succeeded" and found is None:
         fault = Fault(
             pointer=f"{pointer}/checkpoint",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, data = StudentConfig.model_validate(job.spec["student"]).model, job.spec["data"]
-        shapes = expected_shapes(model, len(data["classes"]))
-        scale, images = scale_of(job.spec["augment"]), data["val"]["images"]
-        return Source(ref, model, data["classes"], shapes, scale, images, settings)
+        return replace(source_of_training(ref, job.spec), image_settings=settings)
     faults.append(fault)
     return None
 
@@ -120,6 +130,13 @@ def _settings_of(session: Session, job: Job) -> dict[str, Any] | None:
         return image_settings(manifest["config"]["augment"]) if manifest else None
     except (KeyError, TypeError, ValueError, AttributeError):  # a worker may hand in anything
         return None
+
+
+def source_of_training(ref: JobRef, spec: dict[str, Any]) -> Source:
+    """What a training's stored `spec` tells of the weights that it makes, or will make once it has succeeded."""
+    model, data = StudentConfig.model_validate(spec["student"]).model, spec["data"]
+    shapes = expected_shapes(model, len(data["classes"]))
+    return Source(ref, model, data["classes"], shapes, scale_of(spec["augment"]), data["val"]["images"])
 
 
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from api.models import Outbox
 from crosskd.spec import registry
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
@@ -68,6 +69,7 @@ def test_a_former_job_says_everything(post: Post, trained: str, root: Path, kind
         assert (spec["format"], spec["opset"]) == ("onnx", 18)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str) -> None:
     write_weights(root / "w.safetensors", augment=json.dumps(SCALE))
@@ -79,6 +81,7 @@ def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str
     assert spec.get("classes", spec.get("data", {}).get("classes")) == CLASSES
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("augment", ["no JSON", "[]", '{"long_edge": "x"}', "{}", '{"antialias": false}'])
 def test_a_scale_that_is_none_is_the_default(post: Post, root: Path, augment: str) -> None:
     write_weights(root / "w.safetensors", augment=augment)
@@ -156,6 +159,7 @@ def test_a_graph_is_an_artifact(post: Post, trained: str, client: TestClient, wo
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@ONE_DATABASE
 def test_every_fault_at_once(post: Post, spec: dict[str, Any]) -> None:
     val = spec["data"]["val"] | {"images": "../outside"}
     found = errors(post("evaluate", weights={"job": "0" * 32}, data={"val": val}))
@@ -164,6 +168,7 @@ def test_every_fault_at_once(post: Post, spec: dict[str, Any]) -> None:
     assert found.keys() == {"/spec/weights/file", "/spec/images"}
 
 
+@ONE_DATABASE
 def test_what_the_model_refuses_stands_beside_what_the_files_say(post: Post, spec: dict[str, Any]) -> None:
     val = spec["data"]["val"] | {"images": "../outside"}
     found = errors(post("evaluate", weights={"job": "0" * 32}, data={"val": val}, batch_size=0, surprise=1))
@@ -172,6 +177,7 @@ def test_what_the_model_refuses_stands_beside_what_the_files_say(post: Post, spe
     assert errors(post("export")).keys() == {"/spec/weights"}
 
 
+@ONE_DATABASE
 def test_an_unknown_field_names_the_known_ones_of_that_kind(post: Post) -> None:
     answer = post("export", weights={"job": "x"}, opsett=18)
     remedies = {fault["pointer"]: fault["remedy"] for fault in answer.json()["errors"]}
@@ -179,6 +185,7 @@ def test_an_unknown_field_names_the_known_ones_of_that_kind(post: Post) -> None:
     assert "batch_size" not in remedies["/spec/opsett"]  # which only an evaluation has
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_spec_of_another_kind(client: TestClient, spec: dict[str, Any], kind: str) -> None:
     found = errors(client.post("/jobs", json={"kind": kind, "name": "n", "spec": spec}))
@@ -189,6 +196,7 @@ def test_a_spec_of_another_kind(client: TestClient, spec: dict[str, Any], kind: 
     assert unknown.keys() == {"/kind"}
 
 
+@ONE_DATABASE
 def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     write_weights(root / "w.safetensors")
     found = errors(post("evaluate", weights={"file": "w.safetensors"}, model=TINY | {"strides": [8, 16, 32]}))
@@ -197,6 +205,7 @@ def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     assert "postprocess.score is a knob of fcos" in found["/spec/postprocess"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_file_that_names_a_class_twice(post: Post, root: Path, spec: dict[str, Any], kind: str) -> None:
     write_weights(root / "w.safetensors", said=["ring", "ring"])
@@ -208,6 +217,7 @@ def test_a_file_that_names_a_class_twice(post: Post, root: Path, spec: dict[str,
     assert found == {"/spec/weights/file": "w.safetensors names a class twice"}
 
 
+@ONE_DATABASE
 def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spec: dict[str, Any]) -> None:
     (root / "w.pth").write_bytes(b"torch")
     coco = json.loads((root / "instances.json").read_text())
@@ -224,6 +234,7 @@ def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
     assert post("evaluate", weights={"job": trained}, scale={"short_edge": 4096, "long_edge": 8192}).status_code == 200
 
 
+@ONE_DATABASE
 def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     swin = TINY | {"backbone": {"name": "swin_t", "init": "random"}}
     write_weights(root / "w.safetensors", swin)
@@ -232,6 +243,7 @@ def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     assert post("evaluate", weights={"file": "w.safetensors"}).status_code == 200
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("entry", "refused", "noted"),
     [
@@ -254,6 +266,7 @@ def test_what_is_known_of_a_backbone_in_onnx(
     assert "exported" not in str(post("evaluate", weights={"file": "w.safetensors"}).json()["notes"])
 
 
+@ONE_DATABASE
 def test_weights_that_say_nothing(post: Post, root: Path) -> None:
     (root / "w.pth").write_bytes(b"torch")
     assert errors(post("evaluate", weights={"file": "w.pth"})).keys() == {"/spec/model"}
