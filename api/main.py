@@ -27,6 +27,8 @@ from api.http.streams import Streams
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.notifications import NotificationBridge
+from api.predict.models import ModelCache
+from api.predict.pool import Pool
 from api.relay import Relay
 from api.report_interval import ReportIntervals
 from api.routes import (
@@ -38,6 +40,7 @@ from api.routes import (
     logs,
     metrics,
     observability,
+    predict,
     reports,
     sweeps,
     system,
@@ -78,6 +81,7 @@ PARTS = (
     tokens,
     webhooks,
     audit,
+    predict,
 )
 
 
@@ -136,6 +140,8 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
+    app.state.predictions = Pool(settings)
+    app.state.models = ModelCache(settings.home / "predict", settings.predict_cache)
     app.openapi_schema = None  # it says who may call
 
 
@@ -155,6 +161,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with ExitStack() as stack:
         stack.callback(tracing.stop)
         stack.callback(database.close)
+        stack.callback(app.state.predictions.close)
         stack.enter_context(_closing_on_signal(closing))
         stack.enter_context(NotificationBridge(database.notifier, settings.broker_address).running())
         stopping = threading.Event()

@@ -74,6 +74,7 @@ class Job(Base):
         Index("ix_jobs_status_id", "status", "id"),
         Index("uq_jobs_retried_from", "retried_from", unique=True),
         Index("ix_jobs_owner_status_id", "owner", "status", "id"),
+        Index("ix_jobs_name_id", "name", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)

@@ -291,6 +291,38 @@ class Settings(SecretFileSettings):
         default=30, gt=0, description="Seconds after which a stream is closed because its reader takes nothing."
     )
 
+    predict_processes: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="Processes for predictions, each of which has one image at a time; they start at the first one. "
+        "0: there are no predictions here.",
+    )
+    predict_threads: int = Field(default=2, ge=1, le=256, description="CPU threads of one prediction.")
+    predict_queue: int = Field(
+        default=16, ge=0, le=10_000, description="Requests for predictions that wait at once; further ones get 429."
+    )
+    predict_seconds: float = Field(
+        default=20, gt=0, le=3600, description="Seconds that one image may take, and that its bytes may take to come."
+    )
+    predict_memory: int = Field(
+        default=3 << 30, ge=256 << 20, description="Bytes of memory that a process for predictions may use."
+    )
+    predict_pixels: int = Field(
+        default=64_000_000, ge=1, le=1_000_000_000, description="Pixels that an image for a prediction may have."
+    )
+    predict_images: int = Field(
+        default=16, ge=1, le=1000, description="Images that one request for predictions may have."
+    )
+    predict_body_limit: int = Field(
+        default=32_000_000, ge=1_000, description="Bytes that all images of one request for predictions may have."
+    )
+    predict_cache: int = Field(
+        default=2_000_000_000,
+        ge=0,
+        description="Bytes of graphs for predictions that are kept in `CROSSKD_HOME`; the one in use is always kept.",
+    )
+
     log_format: LogFormat = Field(default="text", description="Format of the process's own log, on its standard error.")
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
         default="INFO", description="The lowest level that the process logs."

@@ -99,6 +99,13 @@ def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
     return table
 
 
+def predictions_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    table = plain_table("image", "objects", "surest", "picture")
+    for row in rows:
+        add_row(table, *row)
+    return table
+
+
 def presets_table(presets: Iterable[Preset]) -> Table:
     table = plain_table("name", "kind", "title")
     for preset in presets:

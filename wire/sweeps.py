@@ -68,13 +68,13 @@ class PlannedJob(BaseModel):
 
     role: Role = Field(description="`teacher`: the training that the others wait for.")
     arm: str | None = Field(default=None, description="Null: it is the teacher's training.")
-    seed: int = Field(description="Of its random numbers.")
+    seed: int = Field(description="Of its random numbers, from 0.")
     point: Point = Field(default={}, description="Its values of the grid's knobs.")
     kind: Kind = Field(description="`train`, or `distill` with a teacher.")
     name: str = Field(description="The sweep, the arm, the point and the seed.")
     spec_sha256: str = Field(description="Of the resolved specification: the same for jobs that are the same.")
     estimated_seconds: float | None = Field(
-        default=None, description="By finished jobs of the same shape; null: there is none yet."
+        default=None, description="By finished jobs of the same shape, from 0; null: there is none yet."
     )
 
 
@@ -85,7 +85,7 @@ class SweepDryRun(BaseModel):
     baseline: str = Field(description="The arm that the others would be compared with.")
     jobs: list[PlannedJob] = Field(description="The teacher's training first, if there is one.")
     estimated_seconds: float | None = Field(
-        description="Of all jobs one after the other, on devices as those that were measured; null: not known."
+        description="Of all jobs one after the other, from 0, on devices as those that were measured; null: not known."
     )
     estimate: str = Field(description="What the estimate is made from, or why there is none.")
     notes: list[str] = Field(default=[], description="What is good to know of the jobs, each with its arm.")
@@ -131,7 +131,7 @@ class SweepChild(BaseModel):
     job: str = Field(description="Its id; after a retry the id of that.")
     role: Role = Field(description="`teacher`: the training that the others wait for.")
     arm: str | None = Field(default=None, description="Null: it is the teacher's training.")
-    seed: int = Field(description="Of its random numbers.")
+    seed: int = Field(description="Of its random numbers, from 0.")
     point: Point = Field(default={}, description="Its values of the grid's knobs.")
     name: str = Field(description="Of the job.")
     status: ChildStatus = Field(description="Of the job; `deleted`: it was deleted by itself.")
@@ -143,22 +143,26 @@ class SweepChild(BaseModel):
 class Spread(BaseModel):
     """A figure of several jobs."""
 
-    mean: float = Field(description="Over those jobs.")
+    mean: float = Field(description="Over those jobs, any number.")
     standard_error: float | None = Field(
-        description="Standard deviation (n - 1) over the root of n; null for one job alone."
+        description="Standard deviation (n - 1) over the root of n, from 0; null for one job alone."
     )
-    n: int = Field(description="Of how many jobs.")
+    n: int = Field(description="Of how many jobs, from 1.")
 
 
 class Difference(BaseModel):
     """An arm less the baseline in AP, 0..1, over pairs of the same seed and grid point."""
 
-    mean: float = Field(description="Of the pairs' differences.")
-    standard_error: float | None = Field(description="Of that mean; null below two pairs.")
-    low: float | None = Field(description="Lower end of the 95 % t-interval of the mean; null below two pairs.")
-    high: float | None = Field(description="Its upper end.")
-    pairs: int = Field(description="How many there are.")
-    unpaired: int = Field(default=0, description="Jobs of the arm that ended well and have no partner (yet).")
+    mean: float = Field(description="Of the pairs' differences, any number.")
+    standard_error: float | None = Field(description="Of that mean, from 0; null below two pairs.")
+    low: float | None = Field(
+        description="Lower end of the 95 % t-interval of the mean, any number; null below two pairs."
+    )
+    high: float | None = Field(description="Upper end of that interval, any number; null below two pairs.")
+    pairs: int = Field(description="How many pairs there are, from 0.")
+    unpaired: int = Field(
+        default=0, description="How many jobs of the arm, from 0, ended well and have no partner (yet)."
+    )
 
 
 Outcome = Literal["helps", "hurts", "not shown"]
@@ -173,8 +177,8 @@ class Verdict(BaseModel):
     )
     more_seeds: int | None = Field(
         default=None,
-        description="Of `not shown`: how many more seeds a difference of this size would need, if they scatter as "
-        f"those so far; null: that cannot be said, or in all more than {MAX_SEEDS_NEEDED}.",
+        description="Of `not shown`: how many more seeds, from 1, a difference of this size would need, if they "
+        f"scatter as those so far; null: that cannot be said, or in all more than {MAX_SEEDS_NEEDED}.",
     )
     sentence: Text = Field(description="The verdict in words, with its figures.")
 
@@ -191,10 +195,10 @@ class PointResult(BaseModel):
 class ArmResult(BaseModel):
     """What the jobs of an arm that ended well have reached. AP and its parts are 0..1."""
 
-    arm: str = Field(description="Its name.")
+    arm: str = Field(description="Name of the arm.")
     baseline: bool = Field(default=False, description="Whether the others are compared with it.")
-    jobs: int = Field(description="All jobs of the arm.")
-    finished: int = Field(description="Those that ended well, and so are counted.")
+    jobs: int = Field(description="All jobs of the arm, from 1.")
+    finished: int = Field(description="Those that ended well, from 0, and so are counted.")
     failed: list[str] = Field(default=[], description="Jobs that failed, were cancelled or deleted, with the reason.")
     ap: Spread | None = Field(default=None, description="Of the best student of each job; null: none has ended well.")
     ap50: Spread | None = Field(default=None, description="At an IoU of 0.5.")
@@ -203,12 +207,14 @@ class ArmResult(BaseModel):
     by_class: dict[str, Spread] = Field(default={}, description="AP by class.")
     training_seconds: Spread | None = Field(default=None, description="Of a whole job, evaluations included.")
     milliseconds: Spread | None = Field(default=None, description="Of one image, as its training measured it.")
-    parameters: int | None = Field(default=None, description="Of the student; null where the arm's students differ.")
-    megabytes: float | None = Field(default=None, description="Of the student's weights, in 10^6 bytes.")
+    parameters: int | None = Field(
+        default=None, description="How many the student has, from 0; null where the arm's students differ."
+    )
+    megabytes: float | None = Field(default=None, description="Of the student's weights, in 10^6 bytes, from 0.")
     difference: Difference | None = Field(default=None, description="To the baseline.")
     gap_closed: float | None = Field(
         default=None,
-        description="(arm - baseline) / (teacher - baseline), of the pairs; null without a teacher that is better.",
+        description="(arm - baseline) / (teacher - baseline), any number; null without a teacher that is better.",
     )
     verdict: Verdict | None = Field(default=None, description="Null of the baseline itself.")
     points: list[PointResult] = Field(default=[], description="By grid point, where the arm has several.")
@@ -220,7 +226,8 @@ class TeacherResult(BaseModel):
     job: str | None = Field(default=None, description="The training that the sweep began with, if it did.")
     status: ChildStatus | None = Field(default=None, description="Of that training.")
     ap: float | None = Field(
-        default=None, description="On the validation images, as the distillations measured it, or its own training."
+        default=None,
+        description="On the validation images, 0..1, as the distillations measured it, or its own training.",
     )
 
 

@@ -92,7 +92,7 @@ def list_sweeps(
             json_schema_extra={"pattern": f"^{ID.pattern}$"},
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Sweeps in a page.")] = 50,
 ) -> SweepPage:
     """Sweeps, newest first."""
     return answers.page(session, after=after, limit=limit, owner=owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,12 @@ app = typer.Typer()
 
 FORMS = {".html": "text/html", ".md": "text/markdown", ".json": "application/json"}
 
-JobOrSweep = Annotated[str, typer.Argument(help="The id of a job, or of a sweep.", metavar="JOB|SWEEP")]
+JobOrSweep = Annotated[
+    str,
+    typer.Argument(
+        help="A job by its id, the beginning of it, its name, or @last; or the id of a sweep.", metavar="JOB|SWEEP"
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="FILE.html (the default), .md (a model card) or .json.")
 ]
@@ -26,7 +32,7 @@ Alone = Annotated[str | None, typer.Option(help="The job that trained the same s
 @app.command()
 def report(job: JobOrSweep, output: Output = None, alone: Alone = None, url: Url = "") -> None:
     """Write the answer of a job or a sweep into one file that needs nothing else: verdict, figures, charts."""
-    target = output or Path(f"report-{job[:8]}.html")
+    target = output or Path(f"report-{re.sub('[^A-Za-z0-9]', '', job)[:8]}.html")
     if (form := FORMS.get(target.suffix.lower())) is None:
         kind = target.suffix or "file without an ending"
         raise ClientError(f"A report is no {kind}.", remedy=f"Let the name end with one of {', '.join(FORMS)}.")

@@ -15,12 +15,15 @@ from client.errors import ClientError
 from client.sdk import DEFAULT_URL, Client
 from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
+from crosskd.spec.nearest import did_you_mean
 
 FAILED = 1
 INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; default: the stack of this home.")]
-JobId = Annotated[str, typer.Argument(help="A job's id.", metavar="JOB")]
+JobId = Annotated[
+    str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="JOB")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
 
 
@@ -40,7 +43,8 @@ def connect(url: str) -> Client:
 def read_preset(client: Client, name: str) -> dict[str, Any]:
     found = {preset.name: preset for preset in client.presets()}
     if name not in found:
-        raise ClientError(f"There is no preset or file {name!r}.", remedy=f"Presets: {', '.join(sorted(found))}.")
+        remedy = f"{did_you_mean(name, found.keys())} Presets: {', '.join(sorted(found))}.".lstrip()
+        raise ClientError(f"There is no preset or file {name!r}.", remedy=remedy)
     return {"kind": found[name].kind, "spec": found[name].spec}
 
 

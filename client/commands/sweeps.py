@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from client import sweep_tables, sweep_watch
 from client import sweeps as orders
 from client.commands.jobs import warn
 from client.commands.shared import FAILED, AsJson, Url, connect, console, read_preset, show_all, wide_console
+from client.references import is_beginning, resolved_in
 from client.sdk import Client
 from client.visible import visible
 from wire.sweeps import Sweep, SweepDryRun
@@ -37,7 +38,7 @@ def sweep(
 ) -> None:
     """Post a sweep and print its id."""
     with connect(url) as client:
-        order = orders.read_order(file, partial(read_preset, client), data=data, overrides=values)
+        order = _with_ids(client, orders.read_order(file, partial(read_preset, client), data=data, overrides=values))
         if dry_run:
             _show_plan(client.dry_run_sweep(order))
             return
@@ -75,7 +76,7 @@ def distill(
             partial(read_preset, client),
             name=name or f"distill {data.absolute().name}"[:100],
             student=student,
-            teacher=teacher,
+            teacher=client.resolve(teacher) if is_beginning(teacher) else teacher,
             data=data,
             arms=arm,
             seeds=seeds,
@@ -83,6 +84,7 @@ def distill(
             teacher_epochs=teacher_epochs,
             overrides=values,
         )
+        order = _with_ids(client, order)
         plan = client.dry_run_sweep(order)  # the data are looked at before anything is stored
         if dry_run:
             _show_plan(plan)
@@ -160,6 +162,12 @@ def delete(sweep: SweepId, url: Url = "") -> None:
     with connect(url) as client:
         client.delete_sweep(sweep)
     print(f"{sweep}: deleted")
+
+
+def _with_ids(client: Client, order: dict[str, Any]) -> dict[str, Any]:
+    """The order with ids in place of what the weights of its base call their jobs."""
+    base = resolved_in({"spec": order.get("base")}, client.resolve)["spec"]
+    return order if base is None else {**order, "base": base}
 
 
 def _acted(sweep: Sweep) -> None:

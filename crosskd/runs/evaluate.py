@@ -33,7 +33,6 @@ from crosskd.weights.description import Description, describe
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0  # between two words on how far it is
-MOST_IMAGES = 1024  # of a batch: what `EvaluateConfig` allows; a training may have more
 
 
 def evaluate(
@@ -154,7 +153,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
     that were given. Of any other file, `config.student` says everything. Raises `WeightsError`.
     """
     told = describe(weights).model() is not None
-    data, batch_size = config.data, config.evaluation.batch_size or config.batch_size
+    data = config.data
     return EvaluateConfig(
         weights=FileRef(file=str(weights)),
         model=None if told else config.student.model,
@@ -168,7 +167,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
             max_corrupt_images=data.max_corrupt_images,
             max_image_pixels=data.max_image_pixels,
         ),
-        batch_size=min(batch_size, MOST_IMAGES),
+        batch_size=config.evaluation_batch,
         as_is=config.evaluation.as_is,
         workers=config.loader.workers,
     )

@@ -42,6 +42,7 @@ from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.parts import build_parts, total_batch
+from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
 from crosskd.structures import Evaluation
@@ -231,6 +232,7 @@ class _Session:
         images = {} if skipped is None else _images_told(skipped, dark or [])
         manifest = distributed.broadcast({} if skipped is None else self._manifest(images))
         if distributed.is_main():
+            manifest = self._exported(manifest)
             self._tell(write_manifest(run, manifest))
         best, last = run.workdir / BEST_WEIGHTS, run.workdir / LAST_WEIGHTS
         result = TrainResult(
@@ -238,6 +240,16 @@ class _Session:
         )
         self.callback.on_end(run, result)
         return result
+
+    def _exported(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """The manifest with what became of the ONNX graph. No other rank waits for it in a collective."""
+        if self.config.export is None:
+            return manifest
+        self.callback.on_phase(self.run, "exporting")
+        file, told = export_best(self.run, self.config.export, self.parts.val_loader.dataset)
+        self.callback.on_phase(self.run, "uploading")
+        self._tell(file)
+        return {**manifest, "onnx": told}
 
     def _manifest(self, images: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -289,7 +289,7 @@ def test_whatever_stands_before_the_service_may_restart_too(status: int) -> None
 def test_what_may_have_been_done_is_not_asked_for_again_without_a_key() -> None:
     http, methods = away(1, 504)
     with http, Client(http=http) as client, pytest.raises(ApiProblem, match="504"):
-        client.cancel("x")
+        client.cancel("0" * 32)
     assert methods == ["POST"]
 
 

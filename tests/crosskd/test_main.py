@@ -53,6 +53,7 @@ RECIPE = {
     "schedule": {"epochs": 2, "warmup_steps": 2},
     "threads": 1,
     "log_every": 1,
+    "export": None,
 }
 
 
@@ -263,6 +264,7 @@ def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
         ("seed: !!bool maybe", "cannot be read"),
         ("seed: !!timestamp never", "cannot be read"),
         ("a: " + "[" * 5000, "nested too deeply"),
+        ("student: {hed: 1}", "/student/hed: Extra inputs are not permitted. Did you mean `head`? Known here: anchor"),
     ],
 )
 def test_recipes_that_are_none(tmp_path: Path, content: str | None, message: str) -> None:

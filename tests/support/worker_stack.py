@@ -116,6 +116,7 @@ def spec(data: Path, *, epochs: int, **changes: Any) -> dict[str, Any]:
         "batch_size": 4,
         "threads": 1,
         "log_every": 1,
+        "export": None,
         **changes,
     }
 

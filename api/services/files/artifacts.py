@@ -16,6 +16,7 @@ from api.errors import Conflict, Gone, NotFound
 from api.models import ID, Artifact, Attempt, DeletedJob, Job
 from api.services.jobs import dependencies, store
 from api.storage import Storage, StoredFile, check_key
+from crosskd.spec.nearest import did_you_mean
 from wire import artifacts as wire
 from wire.jobs import FINAL
 
@@ -267,7 +268,8 @@ def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None
 def _unknown(session: Session, job: Job, name: str) -> NotFound:
     listed = select(Artifact.name).where(Artifact.job_id == job.id, Artifact.kind != "curves")
     names = session.scalars(listed.order_by(Artifact.name)).all()
-    remedy = f"It has: {', '.join(names)}." if names else f"It has none yet: the job is {job.status}."
+    near = did_you_mean(name, names[:1000])
+    remedy = f"{near} It has: {', '.join(names)}.".lstrip() if names else f"It has none yet: the job is {job.status}."
     return NotFound(f"the job has no artifact {name[:200]!r}", remedy=remedy)
 
 

@@ -15,6 +15,8 @@ from api.services.jobs import capable, dependencies, store
 from api.services.submission import evaluate_export, start, validation
 from api.services.submission.shared import Shared
 from api.settings import Settings
+from crosskd.spec.config import TrainConfig
+from crosskd.spec.evaluate_export import unexportable
 from wire.jobs import DataWarning, DryRun, JobCreate, Spec, SubmittedJob
 
 
@@ -63,7 +65,7 @@ def further_notes(session: Session, kind: str, spec: Spec) -> list[str]:
     """What the other jobs and the workers make of a specification."""
     stored = spec.model_dump(mode="json")
     waits = dependencies.notes(session, stored)
-    return waits + capable.warnings(session, kind, store.queue_of(stored), stored)
+    return waits + _without_onnx(spec) + capable.warnings(session, kind, store.queue_of(stored), stored)
 
 
 def keep(
@@ -82,3 +84,10 @@ def keep(
     stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
     return store.create(session, settings, order, stored, owner, job_id, warnings)
+
+
+def _without_onnx(spec: Spec) -> list[str]:
+    """That a training will leave no graph, where that is known beforehand."""
+    if not isinstance(spec, TrainConfig) or spec.export is None or not (fault := unexportable(spec.student)):
+        return []
+    return [f"the training will leave no model.onnx, which predictions need: {fault}"]

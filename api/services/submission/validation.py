@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from api.database import Database, Session
 from api.errors import invalid
 from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, weights
-from api.services.submission.findings import Findings
+from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused
 from api.services.submission.shared import Shared
 from api.settings import Settings
@@ -35,9 +35,10 @@ from crosskd.spec.config import (
     TrainConfig,
 )
 from crosskd.spec.pairing import resolve_pair
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 from wire.jobs import DataWarning, JobCreate, Spec
+from wire.kinds import known_or_inferred
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -95,15 +96,18 @@ def further_faults(database: Database, settings: Settings, body: Any, shared: Sh
     spec = body.get("spec") if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         return []
-    if body.get("kind") in ("evaluate", "export"):
-        return evaluate_export.further_faults(database, settings, body["kind"], spec)
+    kind = known_or_inferred(body.get("kind"), spec)
+    if kind is None:
+        return []
+    if kind in ("evaluate", "export"):
+        return evaluate_export.further_faults(database, settings, kind, spec)
     data = _well_formed(DataConfig, spec.get("data"))
     student = _well_formed(StudentConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
     distill = _well_formed(DistillConfig, spec.get("distill") or {})
     loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
     augment = _well_formed(AugmentConfig, spec.get("augment", {})) or AugmentConfig()
-    findings = Findings(_kind(body.get("kind"), spec.get("teacher")))
+    findings = Findings(_kind(kind, spec.get("teacher")))
     faults = findings.faults
     classes = None
     if data is not None:
@@ -130,7 +134,7 @@ def _well_formed(section: type[SectionT], values: Any) -> SectionT | None:
 def _kind(kind: Any, teacher: Any) -> list[Fault]:
     if kind == "distill" and teacher is None:
         remedy = 'Add `spec.teacher.weights`: {"job": ID} or {"file": PATH}.'
-        return [Fault(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
+        return [MissingField(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
     if kind == "train" and teacher is not None:
         remedy = "Use kind `distill`, or remove `spec.teacher`."
         return [Fault(pointer="/spec/teacher", detail="a train job has no teacher", remedy=remedy)]
@@ -140,14 +144,16 @@ def _kind(kind: Any, teacher: Any) -> list[Fault]:
 def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
     """`config` with what was resolved and with the defaults that depend on other fields."""
     evaluation, augment = config.evaluation, config.augment
-    update["evaluation"] = {**evaluation.model_dump(), "batch_size": evaluation.batch_size or config.batch_size}
+    update["evaluation"] = {**evaluation.model_dump(), "batch_size": config.evaluation_batch}
     short_edge = augment.val_short_edge or max(augment.short_edges)
     update["augment"] = {**augment.model_dump(), "val_short_edge": short_edge}
     try:
         return TrainConfig.model_validate({**config.model_dump(), **update})
     except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        raise invalid("spec", *as_faults(errors, {"spec": config.model_dump()})) from None
+        listed, total = as_faults(errors, {"spec": config.model_dump()})
+        origins = {"/spec/data/classes": "/spec/data/train/annotations"} if config.data.classes is None else {}
+        raise invalid("spec", at_their_origin(listed, origins), total) from None
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scal
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.weights_file import FORMAT, beginning_of
 from crosskd.spec.wrapped_names import unwrap
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 
 POINTER = "/spec/teacher"
 LISTED = 10  # tensors that a fault names
@@ -66,7 +66,7 @@ def resolve(
     model = teacher.model or source.model
     if model is None:
         faults.append(
-            Fault(
+            MissingField(
                 pointer=f"{POINTER}/model",
                 detail="the weights file does not say which model it is for",
                 remedy="Add `teacher.model`, a section like `student`.",
@@ -112,7 +112,7 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that trains a detector.")
     elif job.status == "succeeded" and found is None:
         fault = Fault(
-            pointer=f"{pointer}/checkpoint",
+            pointer=f"{pointer}/{'checkpoint' if 'checkpoint' in ref.model_fields_set else 'job'}",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )

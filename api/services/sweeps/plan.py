@@ -6,7 +6,7 @@ looked at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from wire.jobs import DataWarning, JobCreate
 from wire.sweeps import Point, Role, SweepCreate
 
 NAME_LENGTH = 200
+Place = Callable[[str], str]  # from a pointer into a job's body to the place in the order that it comes from
 COMPARED = {  # what must be the same for APs to be comparable: where it stands, and why
     ("data", "val"): "other validation images",
     ("data", "classes"): "other classes",
@@ -148,7 +149,8 @@ class _Planner:
         spec = variant.spec
         if waits and _learns_from(spec, self.teacher_job):  # of a teacher that is at fault: that is told already
             spec = {key: value for key, value in spec.items() if key not in ("teacher", "distill", "init_student")}
-        body = self._body("distill" if spec.get("teacher") else "train", "x", {}, {**spec, "seed": self.order.seeds[0]})
+        kind = "train" if spec.get("teacher") is None else "distill"
+        body = self._body(kind, variant.arm, {}, {**spec, "seed": self.order.seeds[0]})
         return self._judge(body, lambda where: origin(where, self.order, variant), variant.arm)
 
     def child(self, variant: Variant, judged: _Judged, seed: int) -> PlannedChild:
@@ -179,7 +181,7 @@ class _Planner:
                     detail = f"arm {variant.arm} has {what} than {baseline}, so their APs cannot be compared"
                     self.found.add([Fault(pointer=where, detail=detail, remedy="Give it in `base`, for all arms.")])
 
-    def _judge(self, body: dict[str, Any], place: Any, arm: str) -> _Judged | None:
+    def _judge(self, body: dict[str, Any], place: Place, arm: str) -> _Judged | None:
         try:
             order = JobCreate.model_validate(body)
             judged = submit.judge(self.session, self.settings, order, self.shared)
@@ -198,7 +200,7 @@ class _Planner:
         assert isinstance(judged.spec, TrainConfig)
         return _Judged(judged.spec, judged.warnings)
 
-    def _tell(self, faults: Iterable[Fault], place: Any) -> None:
+    def _tell(self, faults: Iterable[Fault], place: Place) -> None:
         self.found.add(fault.model_copy(update={"pointer": place(fault.pointer)}) for fault in faults)
 
     def _body(self, kind: str, name: str, labels: dict[str, str], spec: dict[str, Any]) -> dict[str, Any]:

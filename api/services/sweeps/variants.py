@@ -25,10 +25,6 @@ class Variant:
     point: Point
     spec: dict[str, Any]
 
-    @property
-    def kind(self) -> str:
-        return "distill" if self.spec.get("teacher") is not None else "train"
-
 
 def variants(order: SweepCreate, teacher_job: str) -> tuple[list[Variant], list[Fault]]:
     """Every variant, by arm and point; none if there would be too many jobs.

@@ -134,7 +134,7 @@ def test_such_a_job_has_no_weights(post: Post, trained: str, client: TestClient,
     assert answer.json()["detail"] == f"the job has no weights of its own: it is of kind {kind}"
     worker.claim(job)
     worker.finish("succeeded")
-    assert "has no best.safetensors" in errors(post(kind, weights={"job": job}))["/spec/weights/checkpoint"]
+    assert "has no best.safetensors" in errors(post(kind, weights={"job": job}))["/spec/weights/job"]
 
 
 def test_an_evaluation_is_the_jobs_ap(post: Post, trained: str, client: TestClient, worker: Worker) -> None:
@@ -181,7 +181,7 @@ def test_what_the_model_refuses_stands_beside_what_the_files_say(post: Post, spe
 def test_an_unknown_field_names_the_known_ones_of_that_kind(post: Post) -> None:
     answer = post("export", weights={"job": "x"}, opsett=18)
     remedies = {fault["pointer"]: fault["remedy"] for fault in answer.json()["errors"]}
-    assert remedies["/spec/opsett"].startswith("Did you mean opset? ")
+    assert remedies["/spec/opsett"].startswith("Did you mean `opset`? ")
     assert "batch_size" not in remedies["/spec/opsett"]  # which only an evaluation has
 
 
@@ -225,7 +225,7 @@ def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spe
     (root / "many.json").write_text(json.dumps(coco))
     val = spec["data"]["val"] | {"annotations": "many.json"}
     found = errors(post("evaluate", weights={"file": "w.pth"}, model=TINY, data={"val": val}))
-    assert "10001 entries, and at most 10000" in found["/spec/data/classes"]
+    assert "classes out of it: it has 10001 entries, and at most 10000" in found["/spec/data/val/annotations"]
 
 
 def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:

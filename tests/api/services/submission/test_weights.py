@@ -59,13 +59,15 @@ def test_a_teacher_that_a_job_made(
     ("outcome", "names", "pointer", "detail"),
     [
         ("failed", ("best.safetensors",), "job", "is failed, not succeeded"),
+        ("succeeded", ("last.safetensors",), "job", "has no best.safetensors"),
         ("succeeded", ("last.safetensors",), "checkpoint", "has no best.safetensors"),
     ],
 )
 def test_a_teacher_job_that_will_not_do(
     resolve: Post, teacher_job: Any, outcome: str, names: tuple[str, ...], pointer: str, detail: str
 ) -> None:
-    found = errors(resolve("distill", student=TINY, teacher={"weights": {"job": teacher_job(outcome, names)}}))
+    weights = {"job": teacher_job(outcome, names)} | ({"checkpoint": "best"} if pointer == "checkpoint" else {})
+    found = errors(resolve("distill", student=TINY, teacher={"weights": weights}))
     assert detail in found[f"/spec/teacher/weights/{pointer}"]
 
 
