@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from api.database import Database
 from api.errors import Forbidden, Unauthorized
 from api.models import ID, ApiToken, Attempt
 from api.settings import Settings
+from wire.loopback import is_loopback
 from wire.reports import FENCING_HEADER
 from wire.tokens import LOCAL_OWNER, Scope
 
@@ -182,15 +182,6 @@ def _host(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _caller(request: Request) -> Caller:

@@ -131,7 +131,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     Raises:
         SettingsError: it cannot be run like that.
     """
-    database = Database(settings.database_url)
+    database = Database(settings.database_address)
     _check_tables(database)
     app.state = State()
     app.state.settings = settings

@@ -85,6 +85,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     spec_version: Mapped[int]
+    warnings: Mapped[list[Any] | None]  # what was found in its data; not read for lists of jobs
     queue: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

@@ -183,7 +183,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal, before anything runs
         return 2
-    database = Database(settings.database_url)
+    database = Database(settings.database_address)
     relay = Relay(database, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())

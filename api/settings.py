@@ -23,16 +23,17 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
+from wire.secret_files import SecretFileSettings, secret_of
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
 _HOST = re.compile(r"[\w.,-]+|[0-9a-fA-F:.]+(%\w+)?")  # names and addresses; several, as libpq takes them
-_APART = "percent-encode the password, or leave it out and set PGPASSWORD to it, as it is"
+_APART = "percent-encode the password, or give it apart, as it is, in CROSSKD_DATABASE_PASSWORD or PGPASSWORD"
 
 
 class SettingsError(Exception):
@@ -67,6 +68,22 @@ def _database_url(url: str) -> str:
     return url
 
 
+def database_address(url: str, password: str | None = None) -> str:
+    """The address `url` with `password`; by default with what the environment holds apart.
+
+    Raises `ValueError` where it has one already, or is that of a file; or as `secret_of`.
+    """
+    password = password or secret_of("CROSSKD_DATABASE_PASSWORD")
+    if password is None:
+        return url
+    parts = make_url(url)
+    if parts.get_backend_name() == "sqlite":
+        raise ValueError("is for Postgres; a SQLite file has no password")
+    if parts.password is not None:
+        raise ValueError("and CROSSKD_DATABASE_URL both hold a password; leave one of them out")
+    return parts.set(password=password).render_as_string(hide_password=False)
+
+
 def _sqlite(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()  # encoded: a `?` would begin the query
 
@@ -99,7 +116,7 @@ def _absolute(path: Path) -> Path:
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
-class Settings(BaseSettings):
+class Settings(SecretFileSettings):
     """`CROSSKD_<NAME>` in the environment; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(env_prefix="CROSSKD_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -158,8 +175,13 @@ class Settings(BaseSettings):
         default_factory=lambda data: _sqlite(data.get("home", Path()) / "crosskd.db"),
         description=(
             "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded. "
-            "A password may stand apart, as it is, in `PGPASSWORD`."
+            "A password may stand apart, as it is, in `CROSSKD_DATABASE_PASSWORD` or `PGPASSWORD`."
         ),
+    )
+    database_password: SecretStr | None = Field(
+        default=None,
+        description="Password of the database, as it is: any character, not encoded. In the place of one in the "
+        "address.",
     )
     broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
         default="redis://127.0.0.1:6379/0",
@@ -313,12 +335,27 @@ class Settings(BaseSettings):
         "or as OpenTelemetry's own variables say.",
     )
 
+    @field_validator("database_password")
+    @classmethod
+    def _database_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and (url := info.data.get("database_url")):
+            database_address(url, value.get_secret_value())
+        return value
+
     @field_validator("broker_password")
     @classmethod
     def _broker_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if url := info.data.get("broker_url"):
             broker.with_password(url, value)
         return value
+
+    @property
+    def database_address(self) -> str:
+        """The database's address with its password, where that stands apart."""
+        password = self.database_password
+        return (
+            self.database_url if password is None else database_address(self.database_url, password.get_secret_value())
+        )
 
     @property
     def broker_address(self) -> str:

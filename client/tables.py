@@ -10,7 +10,7 @@ from rich.table import Table
 from client.visible import visible
 from client.watch import describe
 from wire.artifacts import Artifact
-from wire.jobs import Job, JobSummary, Preset
+from wire.jobs import DataWarning, Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
 LOG_LINES = 20  # of the log's end, below a failure
@@ -34,6 +34,7 @@ def job_lines(job: Job) -> list[str]:
         lines.append("  labels: " + ", ".join(f"{key}={value}" for key, value in job.labels.items()))
     if job.waiting is not None:
         lines.append(f"  waiting: {job.waiting}")
+    lines += [f"  {warning_line(warning)}" for warning in job.warnings]
     if job.teacher_ap is not None:
         lines.append(f"  teacher: AP {number(job.teacher_ap)}")
     lines += [f"  {when(change.at)}  {change.to_status:<9}  {change.reason}" for change in job.transitions]
@@ -43,6 +44,11 @@ def job_lines(job: Job) -> list[str]:
     if job.failure is not None:
         lines += failure_lines(job)
     return [visible(line) for line in lines]
+
+
+def warning_line(warning: DataWarning) -> str:
+    """What was found in a job's data, and what to do if it was not meant so."""
+    return visible(f"warning: {warning.detail}. {warning.remedy}".rstrip())
 
 
 def failure_lines(job: Job) -> list[str]:

@@ -227,6 +227,10 @@ class Job(JobSummary):
 
     spec_version: int = Field(description="Version of the specification's format, from 1.")
     spec: dict[str, Any] = Field(description="The resolved specification, as stored.")
+    warnings: list[DataWarning] = Field(
+        default=[],
+        description="What was found in its data at submission and does not stop it; also in its log and its manifest.",
+    )
     cancel_requested_at: datetime | None = Field(default=None, description="When its cancellation was asked for.")
     stop_requested_at: datetime | None = Field(default=None, description="When its early end was asked for.")
     pause_requested_at: datetime | None = Field(default=None, description="When its pause was asked for.")
@@ -253,10 +257,9 @@ class Job(JobSummary):
 
 
 class SubmittedJob(Job):
-    """What `POST /jobs` answers: the job, what is good to know of it, and what was found in its data."""
+    """What `POST /jobs` answers: the job, and what is good to know of it at this moment."""
 
     notes: list[str] = Field(default=[], description="Such as what `student.init` takes, or that no worker is known.")
-    warnings: list[DataWarning] = Field(default=[], description="Also in the job's log and its manifest.")
 
 
 class JobPage(BaseModel):

@@ -198,7 +198,7 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
 def warn(warnings: Iterable[DataWarning]) -> None:
     """On the error stream, so that an id or a specification on the other stays alone."""
     for warning in warnings:
-        print(visible(f"warning: {warning.detail}. {warning.remedy}".rstrip()), file=sys.stderr)
+        print(tables.warning_line(warning), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from client.errors import ClientError
 from client.sdk import DEFAULT_URL, Client
-from client.settings import Settings
+from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
 from crosskd.spec.nearest import did_you_mean
 
@@ -33,7 +33,11 @@ def connect(url: str) -> Client:
     if not url:
         owner = read_owner(default_home())
         url = owner.url if owner else DEFAULT_URL
-    token = Settings().token
+    try:
+        token = TokenSettings().token
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ClientError(f"CROSSKD_TOKEN: {fault}.") from None
     return Client(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
 
 

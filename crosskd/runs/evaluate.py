@@ -136,7 +136,8 @@ def evaluate_weights(
     path = weights_file(config.weights, weights)
     description = describe(path, where="/weights")
     finished = load(config, path, description, _classes(config, description))
-    loader = build_loader(loader_input.of_evaluation(config, finished, roots=roots), device=device)
+    given = loader_input.of_evaluation(config, finished, roots=roots)
+    loader = build_loader(given, device=device, stopping=stopping)
     with memory_errors(device):
         finished.detector.to(device)
     evaluation = evaluate_detector(

@@ -128,10 +128,10 @@ class _Session:
         self.callback.on_phase(run, "preparing")
         saved = read_checkpoint(resume) if resume is not None else None
         settings = saved["settings"] if saved is not None else None
-        self.config = run.config = with_image_settings(
-            self.config, saved=settings, teacher_weights=self.former.get("teacher_weights")
+        self.config = run.config = with_image_settings(self.config, saved=settings, **self.former)
+        self.parts = build_parts(
+            self.config, pretrained=saved is None, roots=self.roots, stopping=run.stop.is_set, **self.former
         )
-        self.parts = build_parts(self.config, pretrained=saved is None, roots=self.roots, **self.former)
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}

@@ -122,6 +122,14 @@ def unexportable(model: ModelConfig) -> str:
     return f"{name} cannot be exported: {fault}" if fault else ""
 
 
+def untried(model: ModelConfig) -> str:
+    """What to tell of a `model` of which nobody knows whether it has a form in ONNX; empty where it is known."""
+    name = model.backbone.name
+    if registry.BACKBONES[name].export_fault is not None:
+        return ""
+    return f"nobody has tried yet whether {name} can be exported: the export fails if not, within `max_seconds`"
+
+
 def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     """The scale of the evaluation, out of the values of an `AugmentConfig` or of what a weights file records of one.
 
@@ -136,6 +144,8 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
 
 # What holds where nobody said otherwise; all that there was before there was a choice, so older records have neither.
 _IMAGE_SETTINGS: dict[str, Any] = {"antialias": True, "sixteen_bit": "high_byte"}
+# What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
+OF_OTHER_PROJECTS = {"antialias": False}
 
 
 def image_settings(augment: Mapping[str, Any]) -> dict[str, Any]:

@@ -328,6 +328,13 @@ def test_no_service_is_said_in_one_line(tmp_path: Path) -> None:
     assert "crosskd up" in done.stderr
 
 
+def test_a_token_file_that_is_none_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSKD_TOKEN_FILE", str(tmp_path / "none"))
+    done = run("http://nowhere", "jobs")
+    said = "CROSSKD_TOKEN: the file that CROSSKD_TOKEN_FILE names cannot be read (No such file or directory)"
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (1, True, 1), done.stderr
+
+
 def test_the_address_of_a_running_stack_is_read_from_its_home(service: Service, tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.lock()

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from client.comparisons import tables_of
-from client.tables import evaluations_table, failure_lines
+from client.tables import evaluations_table, failure_lines, job_lines
 from tests.support.evaluations import EVALUATION
 from wire.compare import Comparison
-from wire.jobs import Failure, Job
+from wire.jobs import DataWarning, Failure, Job
 from wire.reports import Evaluation
 
 
@@ -69,3 +69,14 @@ def test_a_comparison_tells_what_is_shown_and_obeys_no_name() -> None:
     )
     assert loser < other
     assert "\x1b[2J" not in out.getvalue()
+
+
+def test_a_job_is_shown_with_what_was_found_in_its_data() -> None:
+    found = {"pointer": "/spec/data/train/annotations", "kind": "clipped", "count": 2, "of": "annotations"}
+    told = DataWarning.model_validate(found | {"detail": "a\x1b.json: 2 boxes are clipped", "remedy": "Look at them."})
+    at = "2025-01-01T00:00:00Z"
+    values = {"id": "0", "kind": "train", "name": "n", "labels": {}, "status": "queued", "created_at": at}
+    rest = {"updated_at": at, "spec_version": 1, "spec": {}, "transitions": [], "attempts": [], "warnings": [told]}
+    assert job_lines(Job.model_validate(values | rest))[-1] == (
+        "  warning: a\\x1b.json: 2 boxes are clipped. Look at them."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
@@ -40,10 +41,11 @@ def create(
     spec: dict[str, Any],
     owner: str,
     job_id: str | None = None,
+    warnings: Sequence[wire.DataWarning] = (),
 ) -> Job:
     """Store the job, and its dispatch message unless it waits for weights of other jobs.
 
-    `spec` is the resolved one; `job_id` an id that was made for it before.
+    `spec` is the resolved one; `job_id` an id that was made for it before; `warnings` what was found in its data.
 
     Raises `QuotaExceeded` if as many jobs of `owner` wait as may.
     """
@@ -58,6 +60,7 @@ def create(
         priority=order.priority,
         spec=spec,
         spec_version=spec["version"],
+        warnings=[warning.model_dump(mode="json") for warning in warnings],
         queue=queue_of(spec),
         created_at=now,
         updated_at=now,
@@ -97,6 +100,7 @@ def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
         **told,
         spec_version=job.spec_version,
         spec=job.spec,
+        warnings=job.warnings or [],
         queue_position=position,
         waiting=waiting.reason(session, settings, job, position),
         depends_on=[wire.Dependency(**needed._asdict()) for needed in dependencies.of(session, job.id)],

@@ -34,7 +34,8 @@ from api.storage import Storage
 from wire.jobs import FINAL, UNFINISHED
 
 RETRIED = ("failed", "cancelled")
-_CARRIED = ("kind", "name", "labels", "priority", "spec_version", "queue")  # from a job to its retry
+# From a job to its retry.
+_CARRIED = ("kind", "name", "labels", "priority", "spec_version", "warnings", "queue")
 
 
 def cancel(session: Session, job_id: str) -> Job:

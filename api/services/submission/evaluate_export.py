@@ -28,8 +28,9 @@ from crosskd.spec.config import (
     ModelConfig,
     PostprocessConfig,
     ScaleConfig,
+    Section,
 )
-from crosskd.spec.evaluate_export import unexportable, with_postprocess
+from crosskd.spec.evaluate_export import unexportable, untried, with_postprocess
 from crosskd.spec.shapes import expected_shapes
 from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
@@ -81,6 +82,13 @@ def resolve(
         listed = as_faults(errors, {"spec": config.model_dump()}).listed
         findings.faults.extend(at_their_origin(listed, _origins(config)))
         return None
+
+
+def notes(spec: Section) -> list[str]:
+    """What is good to know of a resolved `spec`: whether its graph can be written is not known of every model."""
+    if not isinstance(spec, ExportConfig) or spec.model is None:
+        return []
+    return list(filter(None, [untried(spec.model)]))
 
 
 def _origins(config: EvaluateConfig | ExportConfig) -> dict[str, str]:

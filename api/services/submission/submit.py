@@ -5,13 +5,14 @@ The one module of this room that knows the others: the rest of it only judges a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from api.database import Session
 from api.models import Job
 from api.services.files import artifacts
 from api.services.jobs import capable, dependencies, store
-from api.services.submission import start, validation
+from api.services.submission import evaluate_export, start, validation
 from api.services.submission.shared import Shared
 from api.settings import Settings
 from crosskd.spec.config import TrainConfig
@@ -46,8 +47,8 @@ def submit(
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
         spec = judged.spec
         return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=judged.warnings)
-    job = store.detail(session, settings, keep(session, settings, order, judged.spec, owner))
-    return SubmittedJob(**dict(job), notes=notes, warnings=judged.warnings)
+    job = keep(session, settings, order, judged.spec, owner, warnings=judged.warnings)
+    return SubmittedJob(**dict(store.detail(session, settings, job)), notes=notes)
 
 
 def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared | None = None) -> Judged:
@@ -56,7 +57,8 @@ def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared
     Raises `InvalidSpec` and `Unavailable`, as `submit` does. `shared` is for several orders of one request.
     """
     spec, warnings = validation.resolve(session, settings, order, shared)
-    return Judged(spec, start.notes(session.database, settings.data_roots, spec), warnings)
+    notes = [*start.notes(session.database, settings.data_roots, spec), *evaluate_export.notes(spec)]
+    return Judged(spec, notes, warnings)
 
 
 def further_notes(session: Session, kind: str, spec: Spec) -> list[str]:
@@ -67,12 +69,21 @@ def further_notes(session: Session, kind: str, spec: Spec) -> list[str]:
 
 
 def keep(
-    session: Session, settings: Settings, order: JobCreate, spec: Spec, owner: str, job_id: str | None = None
+    session: Session,
+    settings: Settings,
+    order: JobCreate,
+    spec: Spec,
+    owner: str,
+    job_id: str | None = None,
+    warnings: Sequence[DataWarning] = (),
 ) -> Job:
-    """Store a job with its judged `spec`, under `job_id` if it was promised one. Raises as `submit` does."""
+    """Store a job with its judged `spec`, and the `warnings` of it, under `job_id` if it was promised one.
+
+    Raises as `submit` does.
+    """
     stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
-    return store.create(session, settings, order, stored, owner, job_id)
+    return store.create(session, settings, order, stored, owner, job_id, warnings)
 
 
 def _without_onnx(spec: Spec) -> list[str]:

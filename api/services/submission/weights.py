@@ -8,21 +8,21 @@ torch can read, which the worker checks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from api.database import Database
-from api.models import ID, Artifact, Job
+from api.database import Database, Session
+from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
-from crosskd.spec.evaluate_export import scale_of
+from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
-from crosskd.spec.weights_file import beginning_of
+from crosskd.spec.weights_file import FORMAT, beginning_of
 from crosskd.spec.wrapped_names import unwrap
 from wire.errors import Fault, MissingField
 
@@ -40,6 +40,7 @@ class Source:
     shapes: dict[str, Shape] | None = None
     scale: ScaleConfig | None = None  # at which they were evaluated
     images: str | None = None  # on which they were evaluated
+    image_settings: dict[str, Any] | None = None  # how images were read and resized when they were trained
 
 
 def resolve(
@@ -99,6 +100,7 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
         job = session.get(Job, ref.job) if ID.fullmatch(ref.job) else None
         name = f"{ref.checkpoint}.safetensors"
         found = job and session.scalar(select(Artifact.id).where(Artifact.job_id == job.id, Artifact.name == name))
+        settings = None if job is None else _settings_of(session, job)
     if job is None:
         detail = f"there is no job {ref.job!r}"
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
@@ -115,9 +117,19 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        return source_of_training(ref, job.spec)
+        return replace(source_of_training(ref, job.spec), image_settings=settings)
     faults.append(fault)
     return None
+
+
+def _settings_of(session: Session, job: Job) -> dict[str, Any] | None:
+    """As the manifest of the job has them: what its specification leaves open, the worker has filled in."""
+    of_job = select(Attempt.result).where(Attempt.job_id == job.id, Attempt.status == "succeeded")
+    manifest = session.scalars(of_job.order_by(Attempt.number.desc()).limit(1)).first()
+    try:
+        return image_settings(manifest["config"]["augment"]) if manifest else None
+    except (KeyError, TypeError, ValueError, AttributeError):  # a worker may hand in anything
+        return None
 
 
 def source_of_training(ref: JobRef, spec: dict[str, Any]) -> Source:
@@ -141,9 +153,8 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
         faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
         return None
-    if header.foreign:
-        return Source(weights, _model_of(header), classes, scale=_scale_of(header))
-    return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
+    shapes = None if header.foreign else dict(header.shapes)
+    return Source(weights, _model_of(header), classes, shapes, _scale_of(header), image_settings=_settings_in(header))
 
 
 class NotWeights(Exception):
@@ -199,6 +210,17 @@ def _scale_of(header: WeightsHeader) -> ScaleConfig | None:
     try:
         return scale_of(recorded) if isinstance(recorded, dict) else None
     except (ValueError, TypeError):
+        return None
+
+
+def _settings_in(header: WeightsHeader) -> dict[str, Any] | None:
+    """How images were read when the weights were trained; None where the header says nothing that can be read."""
+    if header.metadata.get("format") != FORMAT:
+        return image_settings(OF_OTHER_PROJECTS) if header.foreign else image_settings({})
+    recorded = header.json_metadata("augment") if "augment" in header.metadata else {}
+    try:
+        return image_settings(recorded) if isinstance(recorded, dict) else None
+    except ValueError:
         return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -47,6 +47,12 @@ class PlannedChild:
     point: Point
     order: JobCreate
     spec: TrainConfig
+    warnings: list[DataWarning]  # with pointers into its own specification
+
+
+class _Judged(NamedTuple):
+    spec: TrainConfig
+    warnings: list[DataWarning]
 
 
 @dataclass(frozen=True)
@@ -98,11 +104,11 @@ def plan(session: Session, settings: Settings, order: SweepCreate, sweep: str) -
     found, faults = variants(order, planner.teacher_job)
     planner.found.add(faults)
     judged = [(variant, planner.variant(variant)) for variant in found]
-    planner.compare(judged)
+    planner.compare([(variant, one and one.spec) for variant, one in judged])
     if planner.found.faults:
         raise invalid("sweep", planner.found.faults)
     first = [] if teacher is None else [teacher]
-    children = [planner.child(variant, spec, seed) for variant, spec in judged if spec for seed in order.seeds]
+    children = [planner.child(variant, one, seed) for variant, one in judged if one for seed in order.seeds]
     return Plan([*first, *children], list(planner.found.notes), planner.found.warnings, planner.shared.images)
 
 
@@ -128,15 +134,16 @@ class _Planner:
             inner = where.removeprefix("/spec")
             return f"/{BASE}{inner}" if inherited and inner.startswith("/data") else f"/{TEACHER}{inner}"
 
-        spec = self._judge(body, place, TEACHER)
-        if spec is None:
+        judged = self._judge(body, place, TEACHER)
+        if judged is None:
             # Only its place is known then: what hangs on its model is not looked at.
             return None
+        spec = judged.spec
         self.shared.planned[self.teacher_job] = spec.model_dump(mode="json")
         made = JobCreate.model_validate(body)
-        return PlannedChild(self.teacher_job, "teacher", None, spec.seed, {}, made, spec)
+        return PlannedChild(self.teacher_job, "teacher", None, spec.seed, {}, made, spec, judged.warnings)
 
-    def variant(self, variant: Variant) -> TrainConfig | None:
+    def variant(self, variant: Variant) -> _Judged | None:
         """The judged specification; None if it is at fault."""
         waits = self.order.teacher is not None and self.teacher_job not in self.shared.planned
         spec = variant.spec
@@ -146,7 +153,8 @@ class _Planner:
         body = self._body(kind, variant.arm, {}, {**spec, "seed": self.order.seeds[0]})
         return self._judge(body, lambda where: origin(where, self.order, variant), variant.arm)
 
-    def child(self, variant: Variant, spec: TrainConfig, seed: int) -> PlannedChild:
+    def child(self, variant: Variant, judged: _Judged, seed: int) -> PlannedChild:
+        spec = judged.spec
         own = spec.model_copy(update={"seed": seed})
         text = point_text(variant.point)
         name = " / ".join([self.order.name, variant.arm, *([text] if text else []), f"seed {seed}"])[:NAME_LENGTH]
@@ -158,7 +166,7 @@ class _Planner:
             priority=self.order.priority,
             spec=own,
         )
-        return PlannedChild(new_id(), "arm", variant.arm, seed, variant.point, made, own)
+        return PlannedChild(new_id(), "arm", variant.arm, seed, variant.point, made, own, judged.warnings)
 
     def compare(self, judged: Sequence[tuple[Variant, TrainConfig | None]]) -> None:
         """AP says something only on the same images, counted in the same way."""
@@ -173,7 +181,7 @@ class _Planner:
                     detail = f"arm {variant.arm} has {what} than {baseline}, so their APs cannot be compared"
                     self.found.add([Fault(pointer=where, detail=detail, remedy="Give it in `base`, for all arms.")])
 
-    def _judge(self, body: dict[str, Any], place: Place, arm: str) -> TrainConfig | None:
+    def _judge(self, body: dict[str, Any], place: Place, arm: str) -> _Judged | None:
         try:
             order = JobCreate.model_validate(body)
             judged = submit.judge(self.session, self.settings, order, self.shared)
@@ -190,7 +198,7 @@ class _Planner:
             self.found.warn(warning.model_copy(update={"pointer": place(warning.pointer)}))
         self.found.notes |= dict.fromkeys(f"{arm}: {note}" for note in judged.notes)
         assert isinstance(judged.spec, TrainConfig)
-        return judged.spec
+        return _Judged(judged.spec, judged.warnings)
 
     def _tell(self, faults: Iterable[Fault], place: Place) -> None:
         self.found.add(fault.model_copy(update={"pointer": place(fault.pointer)}) for fault in faults)

@@ -46,7 +46,7 @@ def submit(
     session.add(sweep)
     session.flush()
     for place, child in enumerate(planned.children):
-        job = jobs.keep(session, settings, child.order, child.spec, owner, child.id)
+        job = jobs.keep(session, settings, child.order, child.spec, owner, child.id, child.warnings)
         session.add(
             SweepJob(
                 sweep_id=sweep.id,

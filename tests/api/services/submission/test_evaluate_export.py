@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.models import Outbox
+from crosskd.spec import registry
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
+UNTRIED = "nobody has tried yet whether resnet_tiny can be exported: the export fails if not, within `max_seconds`"
 SCALE = {"val_short_edge": 96, "long_edge": 128, "pad_to": 32}
 
 
@@ -238,6 +241,29 @@ def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     found = errors(post("export", weights={"file": "w.safetensors"}, images="images"))
     assert "swin_t cannot be exported" in found["/spec/weights/file"]
     assert post("evaluate", weights={"file": "w.safetensors"}).status_code == 200
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("entry", "refused", "noted"),
+    [
+        ("", "", ""),  # exports
+        ("its windows", "resnet_tiny cannot be exported: its windows", ""),
+        (None, "", UNTRIED),
+    ],
+)
+def test_what_is_known_of_a_backbone_in_onnx(
+    post: Post, root: Path, monkeypatch: pytest.MonkeyPatch, entry: str | None, refused: str, noted: str
+) -> None:
+    known = replace(registry.BACKBONES["resnet_tiny"], export_fault=entry)
+    monkeypatch.setitem(registry.BACKBONES, "resnet_tiny", known)
+    write_weights(root / "w.safetensors")
+    answer = post("export", weights={"file": "w.safetensors"}, images="images")
+    if refused:
+        assert errors(answer) == {"/spec/weights/file": refused}
+    else:
+        assert [note for note in answer.json()["notes"] if "exported" in note] == ([noted] if noted else [])
+    assert "exported" not in str(post("evaluate", weights={"file": "w.safetensors"}).json()["notes"])
 
 
 @ONE_DATABASE

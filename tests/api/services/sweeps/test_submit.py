@@ -60,6 +60,16 @@ def test_every_arm_and_seed_becomes_a_job(client: TestClient, spec: dict[str, An
 
 
 @ONE_DATABASE
+def test_each_job_keeps_what_was_found_in_its_own_data(client: TestClient, spec: dict[str, Any]) -> None:
+    spec["data"]["classes"] = ["ring"]
+    sweep = client.post("/sweeps", json=order(spec, seeds=[1])).json()
+    for child in sweep["children"]:
+        warnings = client.get(f"/jobs/{child['job']}").json()["warnings"]
+        assert [found["pointer"] for found in warnings] == [f"/spec/data/{one}/annotations" for one in ("train", "val")]
+        assert {found["kind"] for found in warnings} == {"other_class"}
+
+
+@ONE_DATABASE
 def test_an_unknown_key_stands_where_it_was_written_once(refuse: Refuse) -> None:
     arms = {"alone": {}, "pkd": {"distill": {"foo": 1}, "optimizer": {"lr": -1}}, "other": {"nonsense": None}}
     found = refuse(arms=arms, seeds=[1, 2, 3])
