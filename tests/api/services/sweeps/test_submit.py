@@ -87,7 +87,7 @@ def test_an_unknown_key_stands_where_it_was_written_once(refuse: Refuse) -> None
         ({"grid": {"seed": [1]}}, "/grid/seed", "no place for seeds"),
         ({"grid": {"Not a path": [1]}}, "/grid/Not a path", "match"),
         ({"teacher": {"student": {}}}, "/teacher/student/backbone", "required"),
-        ({"arms": {"alone": {}, "x": {"distill": {"crosskd": {}}}}}, "/arms/x", "distill needs a teacher"),
+        ({"arms": {"alone": {}, "x": {"distill": {"crosskd": {}}}}}, "/arms/x/distill", "distill needs a teacher"),
         ({"arms": {"alone": {"optimizer": {"lr": "a\0b"}}}}, "/arms/alone/optimizer/lr", "NUL"),
         ({"arms": {"x": {"data": {"val": {"annotations": "gone.json"}}}}}, "/arms/x/data/val/annotations", "not exist"),
         ({"nonsense": 1}, "/nonsense", "not permitted"),
