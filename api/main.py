@@ -34,6 +34,7 @@ from api.report_interval import ReportIntervals
 from api.routes import (
     artifacts,
     audit,
+    compare,
     control,
     events,
     jobs,
@@ -50,6 +51,7 @@ from api.routes import (
     worker_artifacts,
     worker_uploads,
 )
+from api.services.answers.compare import Comparisons
 from api.services.files import artifacts as artifact_service
 from api.services.files import retention
 from api.services.lifecycle import uptime
@@ -81,6 +83,7 @@ PARTS = (
     tokens,
     webhooks,
     audit,
+    compare,
     predict,
 )
 
@@ -140,6 +143,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
+    app.state.comparisons = Comparisons()
     app.state.predictions = Pool(settings)
     app.state.models = ModelCache(settings.home / "predict", settings.predict_cache)
     app.openapi_schema = None  # it says who may call

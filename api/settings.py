@@ -197,6 +197,7 @@ class Settings(BaseSettings):
     coco_check_seconds: float = Field(
         default=60, gt=0, description="Seconds that the check of one annotation file may take."
     )
+    compare_seconds: float = Field(default=60, gt=0, description="Seconds that one comparison of jobs may take.")
     body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes that a JSON body may have.")
     upload_limit: int = Field(
         default=20_000_000_000, ge=1_000, description="Bytes that one file uploaded by a worker may have."

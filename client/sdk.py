@@ -26,6 +26,7 @@ from client.events import UNAVAILABLE, StreamLost, stream
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
+from wire.compare import Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
@@ -39,6 +40,7 @@ from wire.system import Health, PresetList
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # others may be computed first
 PAGE = 100  # jobs asked for at once
 POINTS = 1000  # metric points asked for at once
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -284,6 +286,15 @@ class Client:
         """Precision over recall of one evaluation, per class and their mean."""
         path = f"/jobs/{self.resolve(job)}/evaluations/{step}/curves"
         return _parse(Curves, self._send("GET", path, params={"model": model}))
+
+    def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
+        """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
+
+        A job is its id: its best student; `ID:teacher` is its teacher. `baseline` is one of them, by default the first.
+        The service needs seconds for an answer that nobody has asked for before.
+        """
+        params: dict[str, Any] = {"job": list(jobs)} | ({} if baseline is None else {"baseline": baseline})
+        return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""

@@ -76,6 +76,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …"),
     ] = None,
+    matches: Annotated[
+        Path | None, typer.Option(help="Where to write which detections were right: what comparisons are made of.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     data_root: DataRoots = None,
 ) -> None:
@@ -87,7 +90,7 @@ def evaluate(
             values = {**values, "student": _student_of(weights)}
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
         config = TrainConfig.model_validate(_with_changes(values, change or []))
-        _evaluate(weights, config, as_json, _real(data_root))
+        _evaluate(weights, config, matches, as_json, _real(data_root))
 
 
 @app.command()
@@ -295,12 +298,15 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path])
             raise typer.Exit(first.status if first.status > 0 else 1) from error
 
 
-def _evaluate(weights: Path, config: TrainConfig, as_json: bool, roots: list[Path]) -> None:
+def _evaluate(weights: Path, config: TrainConfig, matches: Path | None, as_json: bool, roots: list[Path]) -> None:
     from rich.table import Table
 
     from crosskd.runs.evaluate import as_evaluation, evaluate_weights
+    from crosskd.weights.files import write_bytes
 
     evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
+    if matches is not None and evaluation.matches is not None:
+        write_bytes(matches, evaluation.matches)
     if as_json:
         print(json.dumps(evaluation.numbers()))
         return

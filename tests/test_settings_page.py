@@ -84,7 +84,7 @@ def variables(settings: str) -> set[str]:
 def test_no_variable_is_read_that_the_page_does_not_name() -> None:
     """The core has none of its own: what its launcher tells its ranks is no setting."""
     known = set().union(*map(variables, CLASSES))
-    for package in ("api", "client", "migrations", "wire", "worker"):
+    for package in ("api", "client", "migrations", "report", "wire", "worker"):
         for path in (ROOT / package).rglob("*.py"):
             named = set(re.findall(rf"{PREFIX}[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8")))
             assert named <= known, path

@@ -1,4 +1,4 @@
-"""Artifacts on the wire: checkpoints, weights, log, manifest."""
+"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from crosskd.spec.files import BEST_WEIGHTS as BEST_WEIGHTS
 from crosskd.spec.files import LAST_WEIGHTS as LAST_WEIGHTS
 from crosskd.spec.files import LOG as LOG
 from crosskd.spec.files import MANIFEST as MANIFEST
+from crosskd.spec.files import MATCHES_FILES as MATCHES_FILES
 from crosskd.spec.files import ONNX as ONNX
 from crosskd.spec.files import FileKind, curves_name
 

@@ -23,7 +23,7 @@ app = typer.Typer()
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="JOB|FILE", help="A job's id, or a .onnx or .safetensors file.")],
+    model: Annotated[str, typer.Argument(metavar="JOB|FILE", help="A job, or a .onnx or .safetensors file.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for pictures with boxes and predictions.json.")
@@ -39,6 +39,7 @@ def predict(
         become_core("predict", [*options, "--", model, *map(str, images)])
     folder = OutputFolder(output, images)
     with connect(url) as client:
+        model = client.resolve(model)  # once, and not for each picture
         predictions = client.predict(model, images, score=score, most=most)
         pictures = draw(client, model, images, predictions, folder, score, most)
     folder.write_answer(predictions)

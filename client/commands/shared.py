@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.table import Table
 
 from client.errors import ClientError
 from client.sdk import DEFAULT_URL, Client
@@ -58,4 +59,10 @@ def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], 
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
     else:
-        wide_console().print(table(items))
+        show_tables([table(items)])
+
+
+def show_tables(tables: Iterable[Table]) -> None:
+    screen = wide_console()
+    for table in tables:
+        screen.print(table)

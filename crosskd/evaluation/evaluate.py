@@ -87,13 +87,14 @@ def evaluate(
     finally:
         detector.train(training)
     shares = distributed.gather(share)
-    result = None
+    result = matches = None
     if shares is not None:
         measured = _measured(truth, _merged(shares), detector.max_detections, model, step, epoch)
-        result = replace(measured, seconds=time.perf_counter() - start)
+        matches = measured.matches
+        result = replace(measured, seconds=time.perf_counter() - start, matches=None)
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
-    return result
+    return replace(result, matches=matches)
 
 
 def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str, step: int, epoch: float) -> Evaluation:
@@ -114,6 +115,7 @@ def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str,
         boxes_left_out=truth.left_out if truth.as_is is None else 0,
         as_is=truth.as_is is not None,
         curves=numbers.curves,
+        matches=numbers.matches,
     )
 
 

@@ -44,7 +44,7 @@ from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.parts import build_parts, total_batch
 from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
+from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG, MATCHES_FILES
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
@@ -65,7 +65,8 @@ def train(
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
-    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, `manifest.json`, `log.txt`.
+    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, `manifest.json`,
+    `log.txt`.
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
@@ -163,6 +164,8 @@ class _Session:
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
             self._tell(self.results.write_best())
+        for kind in MATCHES_FILES:
+            self._tell(self.results.write_matches(kind))
 
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
@@ -175,9 +178,11 @@ class _Session:
     def _evaluate_teacher(self, teacher: Detector) -> None:
         self.callback.on_phase(self.run, "evaluating_teacher")
         reader = RenormalisedDetector(teacher, self.config.student.pixels)
-        self.results.teacher = evaluation = self._evaluate(reader, "teacher")
+        evaluation = self._evaluate(reader, "teacher")
+        self.results.add_teacher(evaluation)
         self.callback.on_evaluation(self.run, evaluation)
         self._write_curves(evaluation)
+        self._tell(self.results.write_matches("teacher_matches"))
         if evaluation.ap < POOR_TEACHER:
             log.warning(
                 "the teacher reaches AP %.4f on the validation split: check its classes, their order and its pixels",
@@ -196,6 +201,7 @@ class _Session:
         self._write_curves(evaluation)
         if evaluation.best:
             self._tell(self.results.write_best())
+            self._tell(self.results.write_matches("matches"))
         self.callback.on_phase(run, "training")
         return self.results.out_of_patience(self.config.evaluation)
 

@@ -152,7 +152,8 @@ class TrainConfig(Section):
         default=CheckpointConfig(), description="When a state to resume from is written."
     )
     export: OnnxConfig | None = Field(
-        default=OnnxConfig(), description="The best student as `model.onnx`, written at the end; null: it is not."
+        default_factory=OnnxConfig,  # a default of a field that may be null is more than generators of clients read
+        description="The best student as `model.onnx`, written at the end. Default: {}; null: it is not.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of first weights, order of images and augmentation.")
     device: Literal["auto", "cpu", "cuda"] = Field(

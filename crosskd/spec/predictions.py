@@ -15,26 +15,28 @@ MAX_DETECTIONS = 1000
 class CocoResult(BaseModel):
     """A detection as pycocotools' `loadRes` reads it."""
 
-    image_id: int = Field(description="The `id` of its image in this answer.")
-    category_id: int = Field(description="The `id` of its category in this answer.")
+    image_id: int = Field(description="The `id` of its image in this answer, from 0.")
+    category_id: int = Field(description="The `id` of its category in this answer, from 0.")
     bbox: tuple[float, float, float, float] = Field(
         description="x, y, width, height in pixels of the upright original image."
     )
-    score: float = Field(description="0..1.")
+    score: float = Field(description="How sure the model is of it, 0..1.")
 
 
 class Category(BaseModel):
     """A class of the model. The id is the annotation file's where the graph says it, else 1, 2, … in label order."""
 
-    id: int
-    name: str
+    id: int = Field(description="As the annotation file has it, from 0; else its place in label order, from 1.")
+    name: str = Field(description="Name of the class.")
 
 
 class Milliseconds(BaseModel):
     """Where the time of an image went."""
 
-    model: float = Field(description="The network alone.")
-    total: float = Field(description="From the image's bytes to its detections, or to the picture.")
+    model: float = Field(description="Milliseconds of the network alone, from 0.")
+    total: float = Field(
+        description="Milliseconds from the image's bytes to its detections, or to the picture, from 0."
+    )
 
 
 class ImageFault(BaseModel):
@@ -53,11 +55,15 @@ class PredictedImage(BaseModel):
 
     id: int = Field(description="Its place among the images, from 0.")
     file_name: str = Field(default="", description="As it was sent; empty where no name came along.")
-    width: int | None = Field(default=None, description="Pixels.")
-    height: int | None = Field(default=None, description="Pixels.")
-    left_out: int = Field(default=0, description="Detections of the model that `score` and `max` have left out.")
+    width: int | None = Field(default=None, description="Pixels from left to right, from 1; null: not known.")
+    height: int | None = Field(default=None, description="Pixels from top to bottom, from 1; null: not known.")
+    left_out: int = Field(
+        default=0, description="Detections of the model, from 0, that `score` and `max` have left out."
+    )
     remark: str = Field(default="", description="What else is to be known of it, such as that it is nearly black.")
-    milliseconds: Milliseconds | None = None
+    milliseconds: Milliseconds | None = Field(
+        default=None, description="Where the time went; null where it has no result."
+    )
     fault: ImageFault | None = Field(default=None, description="Why it has no result; null where it has one.")
 
 
@@ -72,7 +78,7 @@ class PredictionModel(BaseModel):
 class Predictions(BaseModel):
     """Images, categories and results, as COCO names them: `results` is what pycocotools' `loadRes` takes."""
 
-    model: PredictionModel
-    categories: list[Category]
-    images: list[PredictedImage]
+    model: PredictionModel = Field(description="What has made them.")
+    categories: list[Category] = Field(description="The classes of the model, in label order.")
+    images: list[PredictedImage] = Field(description="The images, in the order in which they were sent.")
     results: list[CocoResult] = Field(description="All images' detections, best score first within an image.")

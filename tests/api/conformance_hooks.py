@@ -48,6 +48,8 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     for name in case.path_parameters or {}:
         if name in pool:
             case.path_parameters[name] = pool[name][draw // 8 % len(pool[name])]
+    if operation == "compare_jobs" and isinstance(case.query, dict) and isinstance(case.query.get("job"), list):
+        case.query["job"] = [pool["job"][(draw // 8 + n) % len(pool["job"])] for n in range(len(case.query["job"]))]
     if _is_number(case.headers.get("Fencing-Token", "")) and draw % 3:
         case.headers["Fencing-Token"] = "1"
     if isinstance(case.body, bytes) and draw % 2:

@@ -58,6 +58,8 @@ def test_an_id_that_is_none(client: TestClient, junk: str) -> None:
         "/weights",
     ):
         problem(client.get(f"/jobs/{junk}{path}"), 404)
+    if len(junk) <= 200 and junk != "%00":  # else it is no id at all
+        problem(client.get(f"/compare?job={junk}&job={junk}:teacher"), 404)
 
 
 @pytest.mark.parametrize("junk", [NOBODY, "x", "%00", "a" * 5000])

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
     [
         ("/jobs?stats=failed", "stats", "Did you mean `status`? Known here: "),
         ("/jobs?page=2", "page", "Remove it. Known here: "),
+        ("/compare?jobs=a", "jobs", "Did you mean `job`? Known here: "),
         ("/health?x=1", "x", "Remove it. None is known here."),
     ],
 )
@@ -27,7 +28,7 @@ def test_one_that_is_unknown_is_refused_and_a_near_name_proposed(
 def test_a_value_that_is_unknown_is_refused_and_a_near_one_proposed(client: TestClient) -> None:
     (fault,) = client.get("/jobs?status=runing").json()["errors"]
     assert fault["pointer"] == "status"
-    assert fault["remedy"].startswith("Did you mean `running`? Use 'queued', 'running'")
+    assert fault["remedy"].startswith("Did you mean `running`? Use 'waiting', 'queued', 'running'")
 
 
 def test_all_are_counted_and_a_hundred_listed(client: TestClient) -> None:

@@ -12,8 +12,10 @@ import yaml
 
 from client.stack.home import Home
 from client.stack.services import HOST, free_port
+from crosskd.evaluation.average_precision import average_precision
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run, run_process
+from tests.support.matches import detections, truth
 
 WEIGHTS = b"weights" * 1000
 
@@ -118,6 +120,24 @@ def test_weights_are_evaluated_and_exported(service: Service, home: Path, finish
     assert yaml.safe_load(done.stdout)["spec"]["data"]["val"]["annotations"] == str(data / "val.json")
     both = run(service, "submit", "evaluate", "--weights-job", "x", "--weights-file", "y")
     assert both.returncode == 2
+
+
+def test_jobs_are_compared(service: Service, tmp_path: Path) -> None:
+    """By the process that the API starts for it, out of files that a worker has sent."""
+    known = truth(tmp_path, 3)
+    jobs: list[str] = []
+    for seed in (4, 5):
+        packed = average_precision(known, detections(known, seed)).matches
+        assert packed is not None
+        jobs.append(service.succeeded(f"seed {seed}", WEIGHTS, **{"matches.safetensors": packed}))
+    done = run(service, "compare", *jobs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"seed 5 ({jobs[1]}) against seed 4 ({jobs[0]})")
+    assert "8 images, 1000 resamples, seed 0" in done.stdout
+    older = service.succeeded("older", WEIGHTS)
+    done = run(service, "compare", jobs[0], older)
+    assert done.returncode == 1
+    assert f"crosskd submit evaluate --weights-job {older} " in done.stderr
 
 
 def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_file: Path, tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkp
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
+from crosskd.spec.files import MATCHES_FILES
 from crosskd.spec.shapes import parameter_count
 from crosskd.weights.native import read_weights, write_weights
+from report.matches import read_matches
+from report.weighted_ap import average_precision
 from tests.support.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 
 
@@ -82,6 +85,9 @@ def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, 
         assert manifest[model]["gflops"] > 0
         assert manifest[model]["latency"]["pytorch"]["milliseconds"] > 0
         assert len(manifest[model]["metrics"]) == 12
+        name = {"student": "matches", "teacher": "teacher_matches"}[model]
+        again = average_precision(read_matches((tmp_path / f"{name}.safetensors").read_bytes()))
+        assert (again.metrics, again.per_class) == (manifest[model]["metrics"], manifest[model]["per_class"])
         assert set(manifest[model]["per_class"]) == set(CLASSES)
     assert manifest["gap_to_teacher"] == manifest["teacher"]["metrics"]["AP"] - manifest["student"]["metrics"]["AP"]
     assert [e["step"] for e in manifest["evaluations"]] == [3, 6]
@@ -244,7 +250,7 @@ def test_a_run_that_dies_and_is_resumed_is_the_run_that_did_not(
     newest = list_checkpoints(tmp_path / "first" / "checkpoints")[0]
     result = train(spec, tmp_path / "second", callbacks=[second], resume=newest)
 
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("best.safetensors", "last.safetensors", *MATCHES_FILES.values()):
         assert digest(tmp_path / "second" / name) == digest(workdir / name), name
     assert first.logs | second.logs == whole.logs
     assert set(second.logs) == set(range(int(newest.stem[-8:]) + 1, 7))

@@ -262,3 +262,17 @@ def test_classes_that_differ(post: Post, trained: str, root: Path, spec: dict[st
     assert set(found) == {"/spec/data/classes"}
     found = errors(post("export", weights={"job": trained}, classes=["x", "y"]))
     assert "trained with other classes" in found["/spec/classes"]
+
+
+def test_a_training_that_will_leave_no_graph_is_told_so(resolve: Callable[..., Any]) -> None:
+    """It is one all the same: a graph is for predictions alone."""
+
+    def notes(**changes: Any) -> list[str]:
+        answer = resolve(**changes)
+        assert answer.status_code == 200, answer.text
+        return [note for note in answer.json()["notes"] if "model.onnx" in note]
+
+    assert notes() == []
+    (note,) = notes(student={"backbone": {"name": "swin_t"}})
+    assert note.startswith("the training will leave no model.onnx, which predictions need: swin_t cannot be exported")
+    assert notes(export=None) == []
