@@ -20,6 +20,7 @@ COPY api api
 COPY worker worker
 COPY crosskd crosskd
 COPY client client
+COPY report report
 COPY wire wire
 COPY migrations migrations
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .

@@ -5,15 +5,15 @@ the worker token           claims jobs, keeps leases, reads artifacts; its sha25
 an attempt token  `cka_…`  reports for one attempt while that lives; its sha256 stands beside the attempt
 nobody                     everything, but only from this very machine, and only where `CROSSKD_AUTH` is `loopback`
 
-A GET needs `read`, the rest `write`, and administration `admin`. `authenticate` is called by the class of the routes
-(`api/http/authenticated.py`), before anything of a body is read: nobody without a token can make the API work.
+A GET needs `read`, as a prediction does, the rest `write`, and administration `admin`. `authenticate` is called by the
+class of the routes (`api/http/authenticated.py`), before anything of a body is read: nobody without a token can make
+the API work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from api.database import Database
 from api.errors import Forbidden, Unauthorized
 from api.models import ID, ApiToken, Attempt
 from api.settings import Settings
+from wire.loopback import is_loopback
 from wire.reports import FENCING_HEADER
 from wire.tokens import LOCAL_OWNER, Scope
 
@@ -42,6 +43,8 @@ WORKER_PATHS = "/worker/"
 ADMIN_PATHS = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
 PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
+# Nothing is made or changed: who may download a model may also ask it, and a queue bounds the work.
+READING_PATHS = frozenset({"/jobs/{job}/predict"})
 WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
 PROXIED = frozenset({"forwarded", "via", "x-real-ip"})  # a proxy has handed the request on
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -123,7 +126,7 @@ def security(settings: Settings, path: str) -> list[dict[str, list[str]]]:
 def _needed(method: str, path: str) -> Scope:
     if path.startswith(ADMIN_PATHS):
         return "admin"
-    return "read" if method in _READ_METHODS else "write"
+    return "read" if method in _READ_METHODS or path in READING_PATHS else "write"
 
 
 async def _caller_of(request: Request, path: str, credentials: HTTPAuthorizationCredentials | None) -> Caller:
@@ -179,15 +182,6 @@ def _host(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _caller(request: Request) -> Caller:

@@ -37,6 +37,7 @@ ABANDONED_SECONDS = 20  # a transaction in which nothing happens for longer: its
 _CONNECTING: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 20_000}  # the latter in ms
 _ROWS = "all_rows"  # the parameter that holds them
 OUTBOX = "outbox"  # the topic of news for rows that the relay should publish
+DEPENDENTS = "dependents"  # for a job at its end whose weights others may wait for
 WEBHOOKS = "webhooks"  # and for what webhooks are to be told
 
 

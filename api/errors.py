@@ -7,6 +7,7 @@ ApiError
 ├── Forbidden             403   the token's scopes do not reach so far
 ├── NotFound              404
 ├── NotAcceptable         406   no such representation
+├── RequestTimeout        408   the body does not come
 ├── Conflict              409   the state forbids it
 │   ├── InFlight          409   a request under the same Idempotency-Key is being answered
 │   ├── StaleAttempt      409   the attempt is no longer the job's live one
@@ -21,7 +22,9 @@ ApiError
 ├── KeyReused             422   an Idempotency-Key that came with another request
 ├── TooManyRequests       429   too many in too short a time; Retry-After says when to come back
 │   └── QuotaExceeded     429   too many jobs of one owner
+├── NotOffered            501   it is turned off by a setting
 ├── Unavailable           503   the database is away, or something else that comes back by itself; try again
+├── TookTooLong           504   it was given up because its time was over
 └── InsufficientStorage   507   a disk is full, or a bound on the bytes stored is reached; make room and come back
 """
 
@@ -108,6 +111,10 @@ class NotAcceptable(ApiError):
     status, type, title = 406, "/problems/not-acceptable", "Not Acceptable"
 
 
+class RequestTimeout(ApiError):
+    status, type, title = 408, "/problems/request-timeout", "Request Timeout"
+
+
 class Conflict(ApiError):
     status, type, title = 409, "/problems/conflict", "Conflict"
 
@@ -185,6 +192,14 @@ class Unavailable(ApiError):
 
     def __init__(self, detail: str, *, remedy: str = "Try again in a moment.", errors: Sequence[Fault] = ()) -> None:
         super().__init__(detail, remedy=remedy, errors=errors, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+class NotOffered(ApiError):
+    status, type, title = 501, "/problems/not-offered", "Not Implemented"
+
+
+class TookTooLong(ApiError):
+    status, type, title = 504, "/problems/took-too-long", "Gateway Timeout"
 
 
 class InsufficientStorage(ApiError):

@@ -17,6 +17,7 @@ from api.errors import BadRequest, PayloadTooLarge, TooManyRequests, problem_res
 from wire.reports import MAX_BATCH_BYTES
 
 _STREAMED = re.compile(r"(PUT|PATCH) /worker/attempts/[^/]+/artifacts/.*")
+_PREDICT = re.compile(r"/jobs/[^/]+/predict")
 _BATCH = re.compile(r"/worker/attempts/[^/]+/metrics")
 MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL statement, whose size databases bound
 
@@ -40,7 +41,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         # A batch has a bound of its own: what workers may send must not depend on a setting that they do not know.
-        limit = MAX_BATCH_BYTES if _BATCH.fullmatch(scope["path"]) else scope["app"].state.settings.body_limit
+        limit = self._limit(scope)
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             await self._refuse(limit, scope, receive, send)
@@ -63,6 +64,13 @@ class BodyLimit:
                 await send(message)
 
         await self.app(scope, counted, unless_refused)
+
+    def _limit(self, scope: Scope) -> int:
+        if _BATCH.fullmatch(scope["path"]):
+            return MAX_BATCH_BYTES
+        settings = scope["app"].state.settings
+        limit: int = settings.predict_body_limit if _PREDICT.fullmatch(scope["path"]) else settings.body_limit
+        return limit
 
     async def _refuse(self, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
         error = PayloadTooLarge(f"the body is larger than {limit} bytes", remedy="Send less at once.")
@@ -93,3 +101,11 @@ class RateLimit:
                 retry_after=math.ceil(excess),
             )
         self._full_at[token] = full_at
+
+    def charge(self, token: str, requests: int) -> None:
+        """Count so many further requests that one did the work of. They are let in; later ones wait for it.
+
+        From any thread: at worst a request that comes just then is not counted.
+        """
+        now = self._clock()
+        self._full_at[token] = max(self._full_at.get(token, now), now) + requests / self._per_second

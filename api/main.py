@@ -27,17 +27,23 @@ from api.http.streams import Streams
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.notifications import NotificationBridge
+from api.predict.models import ModelCache
+from api.predict.pool import Pool
 from api.relay import Relay
 from api.report_interval import ReportIntervals
 from api.routes import (
     artifacts,
     audit,
+    compare,
     control,
     events,
     jobs,
     logs,
     metrics,
     observability,
+    predict,
+    reports,
+    sweeps,
     system,
     tokens,
     webhooks,
@@ -45,6 +51,7 @@ from api.routes import (
     worker_artifacts,
     worker_uploads,
 )
+from api.services.answers.compare import Comparisons
 from api.services.files import artifacts as artifact_service
 from api.services.files import retention
 from api.services.lifecycle import uptime
@@ -62,7 +69,9 @@ SWEEP_SECONDS = 3600.0
 PARTS = (
     jobs,
     control,
+    sweeps,
     metrics,
+    reports,
     events,
     logs,
     artifacts,
@@ -74,6 +83,8 @@ PARTS = (
     tokens,
     webhooks,
     audit,
+    compare,
+    predict,
 )
 
 
@@ -120,7 +131,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     Raises:
         SettingsError: it cannot be run like that.
     """
-    database = Database(settings.database_url)
+    database = Database(settings.database_address)
     _check_tables(database)
     app.state = State()
     app.state.settings = settings
@@ -132,6 +143,9 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)
     app.state.attempt_tokens = AttemptTokens()
     app.state.rates = RateLimit(settings.rate_per_second, settings.rate_burst)
+    app.state.comparisons = Comparisons()
+    app.state.predictions = Pool(settings)
+    app.state.models = ModelCache(settings.home / "predict", settings.predict_cache)
     app.openapi_schema = None  # it says who may call
 
 
@@ -151,6 +165,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with ExitStack() as stack:
         stack.callback(tracing.stop)
         stack.callback(database.close)
+        stack.callback(app.state.predictions.close)
         stack.enter_context(_closing_on_signal(closing))
         stack.enter_context(NotificationBridge(database.notifier, settings.broker_address).running())
         stopping = threading.Event()

@@ -74,6 +74,7 @@ class Job(Base):
         Index("ix_jobs_status_id", "status", "id"),
         Index("uq_jobs_retried_from", "retried_from", unique=True),
         Index("ix_jobs_owner_status_id", "owner", "status", "id"),
+        Index("ix_jobs_name_id", "name", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
@@ -84,6 +85,7 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     spec_version: Mapped[int]
+    warnings: Mapped[list[Any] | None]  # what was found in its data; not read for lists of jobs
     queue: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -125,6 +127,39 @@ class DeletedAttemptCount(Base):
     count: Mapped[int]
 
 
+class Sweep(Base):
+    """Several jobs that were ordered together, to be compared."""
+
+    __tablename__ = "sweeps"
+    __table_args__ = (Index("ix_sweeps_owner_id", "owner", "id"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(100))
+    owner: Mapped[str] = mapped_column(String(63))
+    labels: Mapped[dict[str, str]]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    spec: Mapped[dict[str, Any]]  # the order as it was posted
+    baseline: Mapped[str] = mapped_column(String(63))  # an arm
+    created_at: Mapped[datetime]
+    request_id: Mapped[str | None] = mapped_column(String(128), default=current_request_id)
+
+
+class SweepJob(Base):
+    """A job's place in its sweep. After a retry it is that of the retry."""
+
+    __tablename__ = "sweep_jobs"
+    __table_args__ = (Index("uq_sweep_jobs_job_id", "job_id", unique=True),)
+
+    sweep_id: Mapped[str] = mapped_column(String(32), ForeignKey("sweeps.id", ondelete="CASCADE"), primary_key=True)
+    place: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # from 0; the teacher's training first
+    job_id: Mapped[str] = mapped_column(String(32))  # no foreign key: a job that was deleted is named too
+    role: Mapped[str] = mapped_column(String(16))
+    arm: Mapped[str | None] = mapped_column(String(63))
+    seed: Mapped[int]
+    point: Mapped[dict[str, Any]]  # values by knob
+    name: Mapped[str] = mapped_column(String(200))
+
+
 class JobLabel(Base):
     """The labels once more, for `GET /jobs?label=`."""
 
@@ -134,6 +169,17 @@ class JobLabel(Base):
     job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(String(63), primary_key=True)
     value: Mapped[str] = mapped_column(String(200))
+
+
+class JobDependency(Base):
+    """A job whose weights another one's specification names; `role` says what for."""
+
+    __tablename__ = "job_dependencies"
+    __table_args__ = (Index("ix_job_dependencies_depends_on", "depends_on"),)
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    depends_on: Mapped[str] = mapped_column(String(32))  # no foreign key: that job may be deleted
 
 
 class Transition(Base):

@@ -16,11 +16,36 @@ _PROBLEM = {
     "description": "A problem (RFC 9457).",
     "content": {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(model=Problem.__name__)}}},
 }
+# What is the same wherever it stands in a path or a header; a query's parameters say it themselves.
+_PARAMETERS = {
+    ("path", "job"): "Id of the job: 32 hex digits.",
+    ("path", "attempt"): "Id of the attempt: 32 hex digits, as the answer to its claim has it.",
+    ("path", "name"): "Name of the artifact: letters, digits, `.`, `_` and `-`, 200 at most.",
+    ("path", "step"): "Optimizer step of the evaluation.",
+    ("path", "sweep"): "Id of the sweep: 32 hex digits.",
+    ("path", "token"): "Id of the token: 32 hex digits.",
+    ("path", "webhook"): "Id of the webhook: 32 hex digits.",
+    ("header", "Fencing-Token"): "Number of the attempt, as the answer to its claim has it.",
+    ("header", "accept"): "Which of the forms is wanted; default: JSON.",
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {"4XX": _PROBLEM, "5XX": _PROBLEM}
 
 
 def operation_id(route: APIRoute) -> str:
     return route.name
+
+
+def _complete(operation: dict[str, Any], security: list[dict[str, list[str]]]) -> None:
+    """Put in what FastAPI does not say of an operation: who may call it, what its failures and its parameters are."""
+    operation.pop("security", None)
+    if security:
+        operation["security"] = security
+    for status, answer in operation["responses"].items():
+        if status[0] in "45":  # also one that is described for what else it holds
+            answer.setdefault("content", _PROBLEM["content"])
+    for parameter in operation.get("parameters", ()):
+        if said := _PARAMETERS.get((parameter["in"], parameter["name"])):
+            parameter.setdefault("description", said)
 
 
 def install(app: FastAPI, security: Callable[[str], list[dict[str, list[str]]]]) -> None:
@@ -35,12 +60,7 @@ def install(app: FastAPI, security: Callable[[str], list[dict[str, list[str]]]])
             known[Problem.__name__] = problem
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    operation.pop("security", None)
-                    if needed := security(path):
-                        operation["security"] = needed
-                    for status, answer in operation["responses"].items():
-                        if status[0] in "45":  # also one that is described for what else it holds
-                            answer.setdefault("content", _PROBLEM["content"])
+                    _complete(operation, security(path))
             app.openapi_schema = schema
         return app.openapi_schema
 

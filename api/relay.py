@@ -1,4 +1,5 @@
-"""The relay sends the dispatch messages of the outbox, and the reaper ends attempts that are no longer heard of.
+"""The relay sends the dispatch messages of the outbox, moves jobs that waited for the weights of others, and ends
+attempts that are no longer heard of (the reaper).
 
 The delivery loop, which posts to webhooks, runs in a thread beside them. All run in the API's process on one machine
 (`CROSSKD_RELAY=embedded`) or beside it (`python -m api.relay`); any number of them may run at once. The database is the
@@ -16,11 +17,11 @@ from threading import Event, Thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from api import process_log
-from api.database import OUTBOX, Database
+from api.database import DEPENDENTS, OUTBOX, Database
 from api.notifications import NotificationBridge
 from api.queue import BrokerUnavailable, Producer
 from api.services.jobs import outbox
-from api.services.lifecycle import attempts
+from api.services.lifecycle import attempts, dependents
 from api.services.webhooks.delivery_loop import DeliveryLoop
 from api.settings import Settings, SettingsError, load
 from wire import tracing
@@ -47,6 +48,7 @@ class Relay:
         self._pause = 0.0  # the present backoff; 0 while the broker answers
         self._retry_at = 0.0
         self._maintenance_at = 0.0
+        self._job_ended = Event()  # one whose weights others may wait for
 
     def stop(self) -> None:
         self._stopped = True
@@ -56,12 +58,17 @@ class Relay:
     def run(self) -> None:
         delivery_loop = Thread(target=self.delivery_loop.run, name="webhooks", daemon=True)
         delivery_loop.start()
-        with self.database.notifier.listening(OUTBOX, self._wake.set):
+        notifier = self.database.notifier
+        with notifier.listening(OUTBOX, self._wake.set), notifier.listening(DEPENDENTS, self._hear_of_an_end):
             while not self._stopped:
                 self._wake.clear()
                 self._wake.wait(POLL_SECONDS if self._tick_logging_errors() else FAULT_SECONDS)
         self.producer.close()
         delivery_loop.join(WEBHOOK_SECONDS)
+
+    def _hear_of_an_end(self) -> None:
+        self._job_ended.set()
+        self._wake.set()
 
     def _tick_logging_errors(self) -> bool:
         """A relay that dies would leave every later job waiting."""
@@ -76,11 +83,15 @@ class Relay:
         return False
 
     def tick(self) -> None:
-        """One round: send what is due; now and then reap, and look whether the broker has forgotten a message."""
+        """One round: send what is due; now and then reap, look at the jobs that wait for others, and whether the broker
+        has forgotten a message."""
         maintenance = time.monotonic() >= self._maintenance_at
         if maintenance:
             self._maintenance_at = time.monotonic() + MAINTENANCE_SECONDS
             self._reap_lapsed_attempts()
+        if maintenance or self._job_ended.is_set():
+            self._job_ended.clear()  # first: what ends from now on is looked at in the next round
+            self._settle_dependents()
         if time.monotonic() < self._retry_at:
             return
         try:
@@ -105,6 +116,16 @@ class Relay:
             log.error("lapsed attempts could not be looked for: %s", error)
         except Exception:
             log.exception("lapsed attempts could not be ended")
+
+    def _settle_dependents(self) -> None:
+        """Queue or fail what waited for jobs that are at their end; here too, others must be dispatched whatever is."""
+        try:
+            if moved := dependents.settle(self.database):
+                log.info("%d jobs wait for weights no longer", moved)
+        except SQLAlchemyError as error:
+            log.error("jobs that wait for weights could not be looked for: %s", error)
+        except Exception:
+            log.exception("jobs that wait for weights could not be moved")
 
     def publish(self) -> None:
         """Send every due message. Raises `BrokerUnavailable`, after giving back those that were not sent."""
@@ -162,7 +183,7 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the operator's terminal, before anything runs
         return 2
-    database = Database(settings.database_url)
+    database = Database(settings.database_address)
     relay = Relay(database, settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: relay.stop())

@@ -23,16 +23,17 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
+from wire.secret_files import SecretFileSettings, secret_of
 
 DRIVERS = ("sqlite", "postgresql+psycopg")
 _HOST = re.compile(r"[\w.,-]+|[0-9a-fA-F:.]+(%\w+)?")  # names and addresses; several, as libpq takes them
-_APART = "percent-encode the password, or leave it out and set PGPASSWORD to it, as it is"
+_APART = "percent-encode the password, or give it apart, as it is, in CROSSKD_DATABASE_PASSWORD or PGPASSWORD"
 
 
 class SettingsError(Exception):
@@ -67,6 +68,22 @@ def _database_url(url: str) -> str:
     return url
 
 
+def database_address(url: str, password: str | None = None) -> str:
+    """The address `url` with `password`; by default with what the environment holds apart.
+
+    Raises `ValueError` where it has one already, or is that of a file; or as `secret_of`.
+    """
+    password = password or secret_of("CROSSKD_DATABASE_PASSWORD")
+    if password is None:
+        return url
+    parts = make_url(url)
+    if parts.get_backend_name() == "sqlite":
+        raise ValueError("is for Postgres; a SQLite file has no password")
+    if parts.password is not None:
+        raise ValueError("and CROSSKD_DATABASE_URL both hold a password; leave one of them out")
+    return parts.set(password=password).render_as_string(hide_password=False)
+
+
 def _sqlite(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()  # encoded: a `?` would begin the query
 
@@ -99,7 +116,7 @@ def _absolute(path: Path) -> Path:
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
-class Settings(BaseSettings):
+class Settings(SecretFileSettings):
     """`CROSSKD_<NAME>` in the environment; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(env_prefix="CROSSKD_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -158,8 +175,13 @@ class Settings(BaseSettings):
         default_factory=lambda data: _sqlite(data.get("home", Path()) / "crosskd.db"),
         description=(
             "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded. "
-            "A password may stand apart, as it is, in `PGPASSWORD`."
+            "A password may stand apart, as it is, in `CROSSKD_DATABASE_PASSWORD` or `PGPASSWORD`."
         ),
+    )
+    database_password: SecretStr | None = Field(
+        default=None,
+        description="Password of the database, as it is: any character, not encoded. In the place of one in the "
+        "address.",
     )
     broker_url: Annotated[str, AfterValidator(broker.check)] = Field(
         default="redis://127.0.0.1:6379/0",
@@ -197,6 +219,7 @@ class Settings(BaseSettings):
     coco_check_seconds: float = Field(
         default=60, gt=0, description="Seconds that the check of one annotation file may take."
     )
+    compare_seconds: float = Field(default=60, gt=0, description="Seconds that one comparison of jobs may take.")
     body_limit: int = Field(default=1_000_000, ge=1_000, description="Bytes that a JSON body may have.")
     upload_limit: int = Field(
         default=20_000_000_000, ge=1_000, description="Bytes that one file uploaded by a worker may have."
@@ -220,7 +243,7 @@ class Settings(BaseSettings):
         description="Private networks that webhooks may call, such as `10.0.0.0/8,fd00::/8`, separated by commas.",
     )
     max_waiting_per_owner: int | None = Field(
-        default=None, ge=1, description="Queued and paused jobs that one owner may have; unset: no limit."
+        default=None, ge=1, description="Waiting, queued and paused jobs that one owner may have; unset: no limit."
     )
     max_running_per_owner: int | None = Field(
         default=None, ge=1, description="Running jobs that one owner may have; unset: no limit."
@@ -269,6 +292,38 @@ class Settings(BaseSettings):
         default=30, gt=0, description="Seconds after which a stream is closed because its reader takes nothing."
     )
 
+    predict_processes: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="Processes for predictions, each of which has one image at a time; they start at the first one. "
+        "0: there are no predictions here.",
+    )
+    predict_threads: int = Field(default=2, ge=1, le=256, description="CPU threads of one prediction.")
+    predict_queue: int = Field(
+        default=16, ge=0, le=10_000, description="Requests for predictions that wait at once; further ones get 429."
+    )
+    predict_seconds: float = Field(
+        default=20, gt=0, le=3600, description="Seconds that one image may take, and that its bytes may take to come."
+    )
+    predict_memory: int = Field(
+        default=3 << 30, ge=256 << 20, description="Bytes of memory that a process for predictions may use."
+    )
+    predict_pixels: int = Field(
+        default=64_000_000, ge=1, le=1_000_000_000, description="Pixels that an image for a prediction may have."
+    )
+    predict_images: int = Field(
+        default=16, ge=1, le=1000, description="Images that one request for predictions may have."
+    )
+    predict_body_limit: int = Field(
+        default=32_000_000, ge=1_000, description="Bytes that all images of one request for predictions may have."
+    )
+    predict_cache: int = Field(
+        default=2_000_000_000,
+        ge=0,
+        description="Bytes of graphs for predictions that are kept in `CROSSKD_HOME`; the one in use is always kept.",
+    )
+
     log_format: LogFormat = Field(default="text", description="Format of the process's own log, on its standard error.")
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
         default="INFO", description="The lowest level that the process logs."
@@ -280,12 +335,27 @@ class Settings(BaseSettings):
         "or as OpenTelemetry's own variables say.",
     )
 
+    @field_validator("database_password")
+    @classmethod
+    def _database_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is not None and (url := info.data.get("database_url")):
+            database_address(url, value.get_secret_value())
+        return value
+
     @field_validator("broker_password")
     @classmethod
     def _broker_password(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if url := info.data.get("broker_url"):
             broker.with_password(url, value)
         return value
+
+    @property
+    def database_address(self) -> str:
+        """The database's address with its password, where that stands apart."""
+        password = self.database_password
+        return (
+            self.database_url if password is None else database_address(self.database_url, password.get_secret_value())
+        )
 
     @property
     def broker_address(self) -> str:

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks. A new token's secret is the one line on standard output."""
     asked = _parser().parse_args(arguments)
     try:
-        database = Database(load().database_url)
+        database = Database(load().database_address)
     except SettingsError as error:
         _print_to_stderr(str(error))
         return MISUSED

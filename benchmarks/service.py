@@ -155,6 +155,11 @@ class Service:
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
+    @property
+    def as_worker(self) -> dict[str, str]:
+        """The headers of a worker that has no attempt."""
+        return {"Authorization": f"Bearer {self._token}"}
+
     def post(self, name: str = "benchmark") -> str:
         answer = self.http.post("/jobs", json={"kind": "train", "name": name, "spec": self._spec})
         answer.raise_for_status()
@@ -162,8 +167,8 @@ class Service:
 
     def claim(self, job: str) -> Attempt:
         """By a worker of its own."""
-        bearer = {"Authorization": f"Bearer {self._token}"}
-        answer = self.http.post(f"/worker/jobs/{job}/claim", json={"worker": f"benchmark of {job}"}, headers=bearer)
+        body = {"worker": f"benchmark of {job}"}
+        answer = self.http.post(f"/worker/jobs/{job}/claim", json=body, headers=self.as_worker)
         answer.raise_for_status()
         claim = answer.json()
         headers = {

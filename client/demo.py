@@ -1,6 +1,7 @@
 """`crosskd demo`: a teacher, a student alone and a student with CrossKD, trained through the service and compared.
 
-Everything goes the way of any other client: jobs are posted, watched and downloaded over HTTP.
+Everything goes the way of any other client, the road of `crosskd distill`: a sweep is posted, watched and answered, and
+its student downloaded, over HTTP.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,29 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from client import specs
+from client import sweeps
+from client.commands.shared import read_preset
 from client.errors import ClientError
 from client.sdk import Client
 from client.signals import on_signals
 from client.stack.home import Home
 from client.stack.stack import Stack
+from client.sweep_tables import answer_lines
+from client.sweep_watch import follow
 from client.tables import failure_lines, number
-from client.watch import clock, follow
+from client.watch import clock
 from crosskd.data.demo import write_demo
 from crosskd.spec.config import StudentConfig
 from crosskd.spec.shapes import parameter_count
 from wire.artifacts import BEST_WEIGHTS
-from wire.jobs import Job, Preset
+from wire.jobs import Job
 from wire.reports import CocoMetrics
+from wire.sweeps import Sweep
 
 # The whole size of the demo: under six minutes on two CPU cores.
 IMAGES, VAL_IMAGES, PIXELS, CLASSES = 1000, 200, 128, 10
-TEACHER, STUDENT, CROSSKD = "demo_teacher", "demo_student", "demo_crosskd"
-EPOCHS = {TEACHER: 8, STUDENT: 6, CROSSKD: 6}  # fewer than the presets', which benchmarks/gain.py measures
+TEACHER, STUDENT, CROSSKD = "teacher", sweeps.ALONE, "crosskd"  # the latter two are the arms of the sweep
+EPOCHS = {TEACHER: 8, CROSSKD: 6}  # fewer than the presets', which benchmarks/gain.py measures
 ROWS = {TEACHER: "teacher", STUDENT: "student alone", CROSSKD: "student + CrossKD"}
 SAME = 1e-6  # AP; the same weights on the same images give the same figure
 
@@ -87,16 +93,20 @@ def compare(client: Client, data: Path, console: Console) -> None:
     """Train the three and compare them, on a service that may read the folder `data`."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
-    for left in client.jobs(status=["queued", "running"]):
+    for left in client.jobs(status=["waiting", "queued", "running"]):
         client.cancel(left.id)  # of a demo that was interrupted: it would be trained first
-    presets = {preset.name: preset for preset in client.presets()}
-    teacher = train(client, presets[TEACHER], section, console)
-    alone = train(client, presets[STUDENT], section, console)
-    distilled = train(client, presets[CROSSKD], section, console, teacher={"job": teacher.id, "checkpoint": "best"})
-    rows = [row(client, job, ROWS[job.name]) for job in (teacher, alone, distilled)]
+    sweep = train(client, order(client, section), console)
+    jobs = {child.arm or TEACHER: client.job(child.job) for child in sweep.children}
+    rows = [row(client, jobs[name], told) for name, told in ROWS.items()]
+    distilled = jobs[CROSSKD]
     console.print()
     console.print(table(rows))
-    console.print(verdict(*(row.metrics.AP for row in rows)))
+    console.print(gain(*(row.metrics.AP for row in rows)))
+    for line in answer_lines(sweep):
+        console.print(line)
+    console.print(
+        f"The report: {client.base_url}/sweeps/{sweep.id}/report (crosskd report {sweep.id} writes it to a file)"
+    )
     console.print()
     verify_download(client, distilled, rows[-1].metrics.AP, data.parent / "student.safetensors", console)
 
@@ -110,19 +120,35 @@ def write_data(folder: Path) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def train(
-    client: Client, preset: Preset, data: dict[str, Any], console: Console, teacher: dict[str, str] | None = None
-) -> Job:
-    """Post one job, show it until it ends, and return it. Raises: `DemoFailed`."""
-    epochs = EPOCHS[preset.name]
-    overrides = [f"schedule.epochs={epochs}", f"evaluation.every_epochs={epochs}"]
-    base = {"kind": preset.kind, "spec": {**preset.spec, "data": data}}
-    job = specs.complete(base, name=preset.name, teacher=teacher, overrides=overrides)
-    created = client.create_job(job)
-    ended = follow(client, created.id, console)
-    if ended.status != "succeeded":
-        raise DemoFailed("\n".join([f"Job {ended.id} ({ended.name}) ended as {ended.status}.", *failure_lines(ended)]))
-    return ended
+def order(client: Client, data: dict[str, Any]) -> dict[str, Any]:
+    """The sweep of the demo, on the road of `crosskd distill`: one seed, for it is to end within minutes."""
+    sweep = sweeps.distillation(
+        partial(read_preset, client),
+        name="demo",
+        student="demo_crosskd",
+        teacher="demo_teacher",
+        data=None,
+        arms=[CROSSKD],
+        seeds=1,
+        epochs=EPOCHS[CROSSKD],
+        teacher_epochs=EPOCHS[TEACHER],
+    )
+    sweep["base"]["data"] = data
+    for spec in (sweep["base"], sweep["teacher"]):
+        spec["evaluation"] = {"every_epochs": spec["schedule"]["epochs"]}
+    return sweep
+
+
+def train(client: Client, sweep: dict[str, Any], console: Console) -> Sweep:
+    """Post the sweep, show it until it ends, and return it. Raises: `DemoFailed`."""
+    ended = follow(client, client.create_sweep(sweep).id, console)
+    if ended.status == "finished":
+        return ended
+    lines = [f"Sweep {ended.id} ended as {ended.status}."]
+    for child in ended.children:
+        if child.status != "succeeded":
+            lines += [f"Job {child.job} ({child.name}) ended as {child.status}.", *failure_lines(client.job(child.job))]
+    raise DemoFailed("\n".join(lines))
 
 
 def row(client: Client, job: Job, name: str) -> Row:
@@ -147,12 +173,12 @@ def table(rows: list[Row]) -> Table:
     return result
 
 
-def verdict(teacher: float, alone: float, distilled: float) -> str:
-    """How much of the way from the student to its teacher CrossKD has gone."""
-    gain = f"CrossKD: {100 * (distilled - alone):+.1f} AP points over the student alone"
+def gain(teacher: float, alone: float, distilled: float) -> str:
+    """How much of the way from the student to its teacher CrossKD has gone, here."""
+    points = f"CrossKD: {100 * (distilled - alone):+.1f} AP points over the student alone"
     if teacher <= alone:
-        return f"{gain}; the teacher is no better than the student alone, so there is no gap to close."
-    return f"{gain}: {100 * (distilled - alone) / (teacher - alone):.0f} % of the gap to the teacher closed."
+        return f"{points}; the teacher is no better than the student alone, so there is no gap to close."
+    return f"{points}: {100 * (distilled - alone) / (teacher - alone):.0f} % of the gap to the teacher closed."
 
 
 def verify_download(client: Client, job: Job, expected: float, target: Path, console: Console) -> None:

@@ -19,23 +19,28 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from client import audit
+from client import audit, predict, references
 from client.download import fetch
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.events import UNAVAILABLE, StreamLost, stream
+from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
+from wire.compare import Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
+from wire.job_report import JobReport
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.retry_after import retry_after
+from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
 from wire.system import Health, PresetList
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # others may be computed first
 PAGE = 100  # jobs asked for at once
 POINTS = 1000  # metric points asked for at once
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -47,6 +52,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 class Client:
     """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
+
+    Wherever a method takes a job, it may be called by its id, by the beginning of its id (4 characters or more), by its
+    name, or as `@last`: see `resolve`.
 
     Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
     restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. `token`
@@ -102,8 +110,20 @@ class Client:
         """The job as it would be stored, every default filled in; nothing is stored."""
         return _parse(DryRun, self._send("POST", "/jobs", params={"dry_run": "true"}, json=_body(job)))
 
+    def resolve(self, job: str) -> str:
+        """The id of the job that is called `job`: by its id, the beginning of it, its name, or `@last`.
+
+        `@last` is the newest job of the token's owner. An id is given back as it is, whether there is such a job or
+        not. Raises: `NoSuchJob`, which is an `ApiProblem` with status 404, and `AmbiguousJob`.
+        """
+        return references.resolve(job, self._newest)
+
+    def _newest(self, **filters: Any) -> list[JobSummary]:
+        """The newest jobs under these filters of `GET /jobs`, one page of them."""
+        return _parse(JobPage, self._send("GET", "/jobs", params=filters)).items
+
     def job(self, job: str) -> Job:
-        return _parse(Job, self._send("GET", f"/jobs/{_segment(job)}"))
+        return _parse(Job, self._send("GET", f"/jobs/{self.resolve(job)}"))
 
     def jobs(
         self, *, status: str | Sequence[str] | None = None, labels: Mapping[str, str] | None = None
@@ -134,6 +154,7 @@ class Client:
         Raises: `TimeoutError` when it has not ended after `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        job = self.resolve(job)
         while True:
             current = self.job(job)
             if on_update is not None:
@@ -166,10 +187,78 @@ class Client:
 
     def delete(self, job: str) -> None:
         """Delete a job that is at its end, with its reports and artifacts."""
-        self._send("DELETE", f"/jobs/{_segment(job)}")
+        self._send("DELETE", f"/jobs/{self.resolve(job)}")
 
     def _act(self, job: str, action: str) -> Job:
-        return _parse(Job, self._send("POST", f"/jobs/{_segment(job)}/{action}"))
+        return _parse(Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}"))
+
+    # --- sweeps ------------------------------------------------------------------------------------------------------
+
+    def create_sweep(self, sweep: SweepCreate | Mapping[str, Any], *, key: str | None = None) -> SubmittedSweep:
+        """Post arms to compare: all of their jobs, or none. `key` as in `create_job`."""
+        headers = _idempotency_header(key)
+        return _parse(SubmittedSweep, self._send("POST", "/sweeps", json=_body(sweep), headers=headers))
+
+    def dry_run_sweep(self, sweep: SweepCreate | Mapping[str, Any]) -> SweepDryRun:
+        """The jobs as they would be made, and how long they would take; nothing is stored."""
+        return _parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
+
+    def sweep(self, sweep: str) -> Sweep:
+        """With its jobs, what each arm has reached, and the verdicts."""
+        return _parse(Sweep, self._send("GET", f"/sweeps/{_segment(sweep)}"))
+
+    def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
+        """All sweeps, newest first, page by page."""
+        params: dict[str, Any] = {"limit": PAGE} | ({"owner": owner} if owner else {})
+        while True:
+            page = _parse(SweepPage, self._send("GET", "/sweeps", params=params))
+            yield from page.items
+            if not page.has_more or not page.items:
+                return
+            params["after"] = page.items[-1].id
+
+    def wait_sweep(
+        self,
+        sweep: str,
+        on_update: Callable[[Sweep], None] | None = None,
+        *,
+        interval: float = 2.0,
+        timeout: float | None = None,
+    ) -> Sweep:
+        """Follow a sweep until all of its jobs have ended, as `wait` does with a job."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            current = self.sweep(sweep)
+            if on_update is not None:
+                on_update(current)
+            if current.status in ENDED:
+                return current
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"sweep {sweep} is still {current.status} after {timeout:g} s")
+            time.sleep(interval)
+
+    def cancel_sweep(self, sweep: str) -> Sweep:
+        """Discard every job that has not ended."""
+        return self._act_on_sweep(sweep, "cancel")
+
+    def pause_sweep(self, sweep: str) -> Sweep:
+        """Free the devices; running trainings publish a checkpoint first."""
+        return self._act_on_sweep(sweep, "pause")
+
+    def resume_sweep(self, sweep: str) -> Sweep:
+        """Queue the paused jobs again."""
+        return self._act_on_sweep(sweep, "resume")
+
+    def retry_sweep(self, sweep: str) -> Sweep:
+        """A new job in the place of each that failed or was cancelled, from its last checkpoint."""
+        return self._act_on_sweep(sweep, "retry")
+
+    def delete_sweep(self, sweep: str) -> None:
+        """Delete a sweep whose jobs have all ended, with the jobs and all that they have made."""
+        self._send("DELETE", f"/sweeps/{_segment(sweep)}")
+
+    def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
+        return _parse(Sweep, self._send("POST", f"/sweeps/{_segment(sweep)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -182,23 +271,51 @@ class Client:
             params["key"] = key
         if attempt is not None:
             params["attempt"] = attempt
+        job = self.resolve(job)
         while True:
-            page = _parse(MetricPage, self._send("GET", f"/jobs/{_segment(job)}/metrics", params=params))
+            page = _parse(MetricPage, self._send("GET", f"/jobs/{job}/metrics", params=params))
             yield from page.items
             if not page.has_more or page.next_step is None:
                 return
             params["since_step"] = page.next_step
 
     def evaluations(self, job: str) -> list[Evaluation]:
-        return _parse(EvaluationList, self._send("GET", f"/jobs/{_segment(job)}/evaluations")).items
+        return _parse(EvaluationList, self._send("GET", f"/jobs/{self.resolve(job)}/evaluations")).items
 
     def curves(self, job: str, step: int, *, model: Model = "student") -> Curves:
         """Precision over recall of one evaluation, per class and their mean."""
-        path = f"/jobs/{_segment(job)}/evaluations/{step}/curves"
+        path = f"/jobs/{self.resolve(job)}/evaluations/{step}/curves"
         return _parse(Curves, self._send("GET", path, params={"model": model}))
 
+    def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
+        """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
+
+        A job is its id: its best student; `ID:teacher` is its teacher. `baseline` is one of them, by default the first.
+        The service needs seconds for an answer that nobody has asked for before.
+        """
+        params: dict[str, Any] = {"job": list(jobs)} | ({} if baseline is None else {"baseline": baseline})
+        return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
+
+    def report(self, job: str, *, alone: str | None = None) -> JobReport:
+        """What became of a job. `alone`: the job that trained the same student without the teacher."""
+        return _parse(JobReport, self._send("GET", f"/jobs/{self.resolve(job)}/report", params=self._alone(alone)))
+
+    def report_as(self, job: str, media_type: str, *, alone: str | None = None) -> str:
+        """The same as `text/html`, a page that needs nothing else, or as `text/markdown`, a model card."""
+        return self._text(f"/jobs/{self.resolve(job)}/report", media_type, **self._alone(alone))
+
+    def _alone(self, alone: str | None) -> dict[str, Any]:
+        return _given(alone=None if alone is None else self.resolve(alone))
+
+    def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
+        """What the arms of a sweep reached, as a page that needs nothing else."""
+        return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+
+    def _text(self, path: str, media_type: str, **params: Any) -> str:
+        return self._send("GET", path, params=params, headers={"accept": media_type}).text
+
     def artifacts(self, job: str) -> list[Artifact]:
-        return _parse(ArtifactList, self._send("GET", f"/jobs/{_segment(job)}/artifacts")).items
+        return _parse(ArtifactList, self._send("GET", f"/jobs/{self.resolve(job)}/artifacts")).items
 
     def download(self, job: str, name: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
         """Fetch an artifact to `target` (a file, or a folder to put it in), verified by its sha256.
@@ -206,11 +323,46 @@ class Client:
         A broken transfer goes on where it stopped, in this call or the next; `target` appears whole or not at all.
         Raises: `DownloadError` when the bytes do not match their digest or cannot be stored.
         """
-        return self._fetch(f"/jobs/{_segment(job)}/artifacts/{_segment(name)}", name, target, on_bytes)
+        return self._fetch(f"/jobs/{self.resolve(job)}/artifacts/{_segment(name)}", name, target, on_bytes)
 
     def weights(self, job: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
         """Fetch the best student of a job; see `download`."""
-        return self._fetch(f"/jobs/{_segment(job)}/weights", BEST_WEIGHTS, target, on_bytes)
+        return self._fetch(f"/jobs/{self.resolve(job)}/weights", BEST_WEIGHTS, target, on_bytes)
+
+    # --- what a job's model finds ------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        job: str,
+        images: Path | str | Sequence[Path | str],
+        *,
+        score: float | None = None,
+        most: int | None = None,
+    ) -> Predictions:
+        """What the best student of a job finds in an image, or in each of several, in their order.
+
+        `score` is that of the least sure detection, 0..1, `most` how many an image may have; the service has defaults.
+        Of several, an image that cannot be used has its `fault` in the answer.
+        Raises: `ApiProblem` where the only image cannot be used; `ConfigError` where a file cannot be read.
+        """
+        one = isinstance(images, Path | str)
+        paths = [Path(images)] if isinstance(images, Path | str) else [Path(path) for path in images]
+        params, path = predict.query(score, most), f"/jobs/{self.resolve(job)}/predict"
+
+        def ask(some: list[predict.Image]) -> Predictions:
+            files = predict.files(some)
+            return _parse(Predictions, self._send("POST", path, params=params, files=files, timeout=predict.TIMEOUT))
+
+        return ask(next(predict.read(paths))) if one else predict.ask_all(ask, paths)
+
+    def predict_picture(
+        self, job: str, image: Path | str, *, score: float | None = None, most: int | None = None
+    ) -> bytes:
+        """An image with the boxes of what the best student of a job finds in it, as PNG; see `predict`."""
+        files, headers = predict.files(next(predict.read([Path(image)]))), {"accept": "image/png"}
+        path, params = f"/jobs/{self.resolve(job)}/predict", predict.query(score, most)
+        options = {"params": params, "files": files, "headers": headers, "timeout": predict.TIMEOUT}
+        return self._send("POST", path, **options).content
 
     # --- what happens to a job ---------------------------------------------------------------------------------------
 
@@ -219,8 +371,8 @@ class Client:
 
         Over broken connections and restarts of the service nothing is left out and nothing comes twice.
         """
-        self.job(job)  # a service that was never reached, or a job that there is not, is told at once
-        path = f"/jobs/{_segment(job)}/events"
+        job = self.job(job).id  # a service that was never reached, or a job that there is not, is told at once
+        path = f"/jobs/{job}/events"
         try:
             yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=_checked)
         except StreamLost as lost:
@@ -228,7 +380,8 @@ class Client:
 
     def logs(self, job: str, *, tail: int = 200, follow: bool = False) -> Iterator[StoredLine]:
         """The last lines of a job's log; with `follow` also those that come, until the job ends."""
-        path, headers = f"/jobs/{_segment(job)}/logs", {"accept": "application/json"}
+        job = self.resolve(job)
+        path, headers = f"/jobs/{job}/logs", {"accept": "application/json"}
         page = _parse(LogPage, self._send("GET", path, params={"tail": tail}, headers=headers))
         yield from page.items
         if not follow:
@@ -288,6 +441,10 @@ class Client:
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
     # Only what was set travels: the service fills in the defaults of its own version.
     return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _idempotency_header(key: str | None) -> dict[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wire.secret_files import SecretFileSettings
+
 DEFAULT_PORT = 8470
 
 
@@ -20,10 +22,17 @@ class Settings(BaseSettings):
         description="Address of the service. Default: the stack that runs on `CROSSKD_HOME`, "
         f"else `http://127.0.0.1:{DEFAULT_PORT}`",
     )
+    home: Path = Field(default=Path(".crosskd"), description="Folder for all state of a local stack; made if missing.")
+
+
+class TokenSettings(SecretFileSettings):
+    """What a command needs that calls the service. Its file may be wrong."""
+
+    model_config = Settings.model_config
+
     token: SecretStr | None = Field(
         default=None, description="API token, for a service that asks for one; unset: none is sent."
     )
-    home: Path = Field(default=Path(".crosskd"), description="Folder for all state of a local stack; made if missing.")
 
 
 class StackSettings(Settings):

@@ -11,8 +11,11 @@ from client.errors import ClientError
 from crosskd.errors import ConfigError
 from crosskd.spec import layouts
 from crosskd.spec.presets import parse_yaml
+from wire.jobs import Job
+from wire.kinds import known_or_inferred
 
 OF_WEIGHTS = ("evaluate", "export")  # kinds whose spec can begin empty: all they need is weights
+OF_THE_WEIGHTS = ("model", "classes")  # what a spec says of the weights it names
 NAMES_OF_FILES = (".yaml", ".yml", ".json")
 
 
@@ -36,6 +39,21 @@ def read_job(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ClientError(f"{path} holds no mapping.", remedy="Write the keys of a job or of a TrainConfig.")
     return values if isinstance(values.get("spec"), dict) else {"spec": values}
+
+
+def like(former: Job, *, new_teacher: bool = False, new_weights: bool = False) -> dict[str, Any]:
+    """A job from a former one, for `complete`: its specification as it is stored, its labels and its priority.
+
+    What is known of its teacher or of its weights is left out where others take their place. A training's kind is told
+    by its specification, so that one without a teacher can come of a distillation.
+    """
+    spec = dict(former.spec)
+    if new_teacher:
+        spec["teacher"] = None
+    if new_weights:
+        spec = {name: value for name, value in spec.items() if name not in OF_THE_WEIGHTS}
+    job = {"labels": dict(former.labels), "priority": former.priority, "spec": spec}
+    return {"kind": former.kind, **job} if former.kind in OF_WEIGHTS else job
 
 
 def complete(
@@ -68,9 +86,11 @@ def complete(
         "labels": _labels(job.get("labels"), labels),
         "spec": spec,
     }
+    if body["kind"] is None:
+        del body["kind"]  # the service says why it cannot be told
     if priority is not None:
         body["priority"] = priority
-    _require_json(body)
+    require_json(body, "job")
     return body
 
 
@@ -82,23 +102,21 @@ def _labels(known: Any, given: Iterable[str]) -> Any:
     return known
 
 
-def _require_json(body: dict[str, Any]) -> None:
+def require_json(body: dict[str, Any], what: str) -> None:
     """YAML can say what JSON cannot: dates, bytes, sets, numbers that are none, a section within itself."""
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         remedy = "Use text, finite numbers, lists and sections alone; quote a date."
-        raise ClientError(f"The job cannot be sent as JSON: {error}.", remedy=remedy) from error
+        raise ClientError(f"The {what} cannot be sent as JSON: {error}.", remedy=remedy) from error
 
 
-def _kind(spec: dict[str, Any]) -> str:
-    """What a spec is of, by its sections."""
-    if "weights" not in spec:
-        return "distill" if spec.get("teacher") else "train"
-    return "evaluate" if "data" in spec else "export"
+def _kind(spec: dict[str, Any]) -> str | None:
+    """What a spec is of, by its sections; None where they do not tell."""
+    return known_or_inferred(None, spec)
 
 
-def _put_data(spec: dict[str, Any], kind: str, data: dict[str, dict[str, str]]) -> None:
+def _put_data(spec: dict[str, Any], kind: str | None, data: dict[str, dict[str, str]]) -> None:
     """Put in what a job of this kind reads of a data folder: both splits, one, or only its images."""
     if kind == "evaluate":
         spec["data"] = {"val": data["val"]}

@@ -10,20 +10,20 @@ from rich.table import Table
 from client.visible import visible
 from client.watch import describe
 from wire.artifacts import Artifact
-from wire.jobs import Job, JobSummary, Preset
+from wire.jobs import DataWarning, Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow
 
 LOG_LINES = 20  # of the log's end, below a failure
-TOLD_BY_THE_MESSAGE = ("user", "data")  # classes of failures
+TOLD_BY_THE_MESSAGE = ("user", "data", "dependency")  # classes of failures
 COCO_LIMIT = 100  # detections an image that COCO's own AP counts
 
 
 def jobs_table(jobs: Iterable[JobSummary]) -> Table:
-    table = _table("id", "kind", "name", "status", "step", "AP", "created")
+    table = plain_table("id", "kind", "name", "status", "step", "AP", "created")
     for job in jobs:
         progress = job.progress
         step = f"{progress.step}/{progress.total_steps}" if progress else ""
-        _add(table, job.id, job.kind, job.name, job.status, step, number(job.best_ap), when(job.created_at))
+        add_row(table, job.id, job.kind, job.name, job.status, step, number(job.best_ap), when(job.created_at))
     return table
 
 
@@ -34,6 +34,7 @@ def job_lines(job: Job) -> list[str]:
         lines.append("  labels: " + ", ".join(f"{key}={value}" for key, value in job.labels.items()))
     if job.waiting is not None:
         lines.append(f"  waiting: {job.waiting}")
+    lines += [f"  {warning_line(warning)}" for warning in job.warnings]
     if job.teacher_ap is not None:
         lines.append(f"  teacher: AP {number(job.teacher_ap)}")
     lines += [f"  {when(change.at)}  {change.to_status:<9}  {change.reason}" for change in job.transitions]
@@ -43,6 +44,11 @@ def job_lines(job: Job) -> list[str]:
     if job.failure is not None:
         lines += failure_lines(job)
     return [visible(line) for line in lines]
+
+
+def warning_line(warning: DataWarning) -> str:
+    """What was found in a job's data, and what to do if it was not meant so."""
+    return visible(f"warning: {warning.detail}. {warning.remedy}".rstrip())
 
 
 def failure_lines(job: Job) -> list[str]:
@@ -63,13 +69,13 @@ def failure_lines(job: Job) -> list[str]:
 
 
 def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
-    table = _table("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
+    table = plain_table("model", "step", "epoch", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "images", "best")
     notes: dict[str, str] = {}
     for row in evaluations:
         m = row.metrics
         figures = [number(value) for value in (m.AP, m.AP50, m.AP75, m.APs, m.APm, m.APl, m.AR100)]
         best = "*" if row.best else ""
-        _add(table, row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
+        add_row(table, row.model, str(row.step), f"{row.epoch:g}", *figures, str(row.images), best)
         if row.max_detections != COCO_LIMIT:
             notes[row.model] = f"{row.model}: {row.max_detections}"
     if notes:
@@ -78,25 +84,32 @@ def evaluations_table(evaluations: Iterable[Evaluation]) -> Table:
 
 
 def metrics_table(rows: Iterable[MetricRow]) -> Table:
-    table = _table("step", "key", "value", "attempt")
+    table = plain_table("step", "key", "value", "attempt")
     for row in rows:
         value = f"{row.value:.6g}" if isinstance(row.value, float) else row.value
-        _add(table, str(row.step), row.key, value, str(row.attempt))
+        add_row(table, str(row.step), row.key, value, str(row.attempt))
     return table
 
 
 def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
-    table = _table("name", "kind", "bytes", "step", "sha256")
+    table = plain_table("name", "kind", "bytes", "step", "sha256")
     for item in artifacts:
         step = "" if item.step is None else str(item.step)
-        _add(table, item.name, item.kind, str(item.size), step, item.sha256)
+        add_row(table, item.name, item.kind, str(item.size), step, item.sha256)
+    return table
+
+
+def predictions_table(rows: Iterable[tuple[str, str, str, str]]) -> Table:
+    table = plain_table("image", "objects", "surest", "picture")
+    for row in rows:
+        add_row(table, *row)
     return table
 
 
 def presets_table(presets: Iterable[Preset]) -> Table:
-    table = _table("name", "kind", "title")
+    table = plain_table("name", "kind", "title")
     for preset in presets:
-        _add(table, preset.name, preset.kind, preset.title)
+        add_row(table, preset.name, preset.kind, preset.title)
     return table
 
 
@@ -109,11 +122,11 @@ def when(time: datetime) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _add(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
     table.add_row(*map(visible, cells))
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         # Never cut: ids, names and digests are there to be copied.

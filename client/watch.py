@@ -57,6 +57,8 @@ def describe(job: Job) -> str:
         parts = [job.status]
         if job.status in ("queued", "paused") and len(job.attempts) > 0:
             parts.append(job.transitions[-1].reason)
+        if job.status == "waiting" and job.waiting:
+            parts.append(job.waiting)
     else:
         waiting = [f"waiting for {progress.waiting_for}"] if progress.waiting_for else []
         parts = [PHASES[progress.phase], *waiting, f"step {progress.step}/{progress.total_steps}"]

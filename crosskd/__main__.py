@@ -24,8 +24,11 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
+from crosskd.spec.files import ONNX
 from crosskd.spec.inputs import real_path
 from crosskd.spec.layouts import data_section
+from crosskd.spec.nearest import did_you_mean, model_at, propose
+from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
@@ -33,6 +36,7 @@ DataRoots = Annotated[
     list[Path] | None,
     typer.Option("--data-root", help="A folder that images may be links into, beside their own; as often as you like."),
 ]
+CONFIGS = {model.__name__: model for model in (BackboneConfig, ExportConfig, ModelConfig, TrainConfig)}
 AFTER_THIS_STEP = "stopping after this step; once more to stop at once"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
@@ -72,6 +76,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …"),
     ] = None,
+    matches: Annotated[
+        Path | None, typer.Option(help="Where to write which detections were right: what comparisons are made of.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     data_root: DataRoots = None,
 ) -> None:
@@ -83,7 +90,7 @@ def evaluate(
             values = {**values, "student": _student_of(weights)}
         values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
         config = TrainConfig.model_validate(_with_changes(values, change or []))
-        _evaluate(weights, config, as_json, _real(data_root))
+        _evaluate(weights, config, matches, as_json, _real(data_root))
 
 
 @app.command()
@@ -105,6 +112,30 @@ def export(
         values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
         config = ExportConfig.model_validate(_with_changes(values, change or []))
         _export(config, workdir, as_json, _real(data_root))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx or .safetensors file.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for pictures with boxes and predictions.json.")
+    ],
+    score: Annotated[float, typer.Option(min=0, max=1, help="The least score of a box.")] = PICTURE_SCORE,
+    most: Annotated[int, typer.Option("--max", min=1, max=MAX_DETECTIONS, help="Boxes of an image, the best.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what predictions.json has.")] = False,
+) -> None:
+    """Find objects in images; an ONNX graph needs onnxruntime alone, other weights PyTorch."""
+    with _clear_errors():
+        from crosskd import predict_files
+
+        predictions, pictures = predict_files.predict(model, images, output, score=score, most=most)
+        if as_json:
+            print(predictions.model_dump_json(indent=2))
+        else:
+            predict_files.show(predictions, pictures)
+        if any(image.fault for image in predictions.images):
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -227,6 +258,11 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) 
             stop=stop,
         )
     console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
+    told = result.manifest.get("onnx") or {}
+    if told.get("missing"):
+        console.print(f"no ONNX is written: {told['missing']}", highlight=False, markup=False)
+    elif told:
+        console.print(f"as ONNX: {workdir / ONNX}", highlight=False, markup=False)
 
 
 def _join_launcher(workdir: Path) -> bool:
@@ -262,12 +298,15 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path])
             raise typer.Exit(first.status if first.status > 0 else 1) from error
 
 
-def _evaluate(weights: Path, config: TrainConfig, as_json: bool, roots: list[Path]) -> None:
+def _evaluate(weights: Path, config: TrainConfig, matches: Path | None, as_json: bool, roots: list[Path]) -> None:
     from rich.table import Table
 
     from crosskd.runs.evaluate import as_evaluation, evaluate_weights
+    from crosskd.weights.files import write_bytes
 
     evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
+    if matches is not None and evaluation.matches is not None:
+        write_bytes(matches, evaluation.matches)
     if as_json:
         print(json.dumps(evaluation.numbers()))
         return
@@ -318,6 +357,7 @@ def _read(recipe: str) -> dict[str, Any]:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
+        remedy = f"{did_you_mean(recipe, recipe_names())} {remedy}".lstrip()
         raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
     except OSError as error:
         remedy = "Name a YAML file that you may read."
@@ -390,6 +430,14 @@ def _stop_on_interrupt(console: Console, answer: str = AFTER_THIS_STEP) -> Itera
             signal.signal(number, handler)
 
 
+def _fault_line(fault: Any, model: str) -> str:
+    """One of the faults of the configuration `model`, with what to do where a field is not known."""
+    place = fault["loc"]
+    line = f"/{'/'.join(map(str, place))}: {fault['msg'].removeprefix('Value error, ')}"
+    holder = model_at(CONFIGS.get(model), place[:-1]) if fault["type"] == "extra_forbidden" else None
+    return line if holder is None else f"{line}. {propose(place[-1], holder.model_fields)}"
+
+
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """Errors of the user's making as lines on stderr with an exit code, never as a traceback."""
@@ -397,8 +445,7 @@ def _clear_errors() -> Iterator[None]:
         yield
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            pointer = "/" + "/".join(str(part) for part in fault["loc"])
-            typer.echo(f"{pointer}: {fault['msg'].removeprefix('Value error, ')}", err=True)
+            typer.echo(_fault_line(fault, error.title), err=True)
         raise typer.Exit(2) from error
     except Interrupted as error:
         way = "--resume goes on from there" if error.step else "there is no checkpoint yet: start it again"

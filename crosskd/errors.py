@@ -96,6 +96,12 @@ class RankLost(CrossKDError):
     failure_class = "infrastructure"
 
 
+class NoAnswer(CrossKDError):
+    """A stop was asked for while a batch was waited for that does not come."""
+
+    failure_class = "infrastructure"
+
+
 class Interrupted(CrossKDError):
     """The run was asked to stop. From step 1 on there is a checkpoint to go on from; before, there is nothing."""
 

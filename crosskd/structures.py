@@ -140,6 +140,8 @@ class Evaluation:
     as_is: bool = False  # the ground truth as it stands in the file: plain pycocotools' numbers
     # For whoever stores them; a run's history keeps the numbers alone.
     curves: Curves | None = field(default=None, repr=False, compare=False)
+    # What `crosskd/evaluation/matches.py` packs; on the main rank alone.
+    matches: bytes | None = field(default=None, repr=False, compare=False)
 
     @property
     def ap(self) -> float:
@@ -150,5 +152,10 @@ class Evaluation:
         return {"boxes": self.boxes, "left_out": self.boxes_left_out, "as_is": self.as_is}
 
     def numbers(self) -> dict[str, Any]:
-        """Every field but the curves, as plain values: what JSON and a checkpoint take."""
-        return {name: value for name, value in asdict(replace(self, curves=None)).items() if name != "curves"}
+        """Every field but the curves and the matches, as plain values: what JSON and a checkpoint take."""
+        numbers = asdict(self.without_files())
+        return {name: value for name, value in numbers.items() if name not in ("curves", "matches")}
+
+    def without_files(self) -> Evaluation:
+        """The numbers alone."""
+        return replace(self, curves=None, matches=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from logging.config import fileConfig
 from pathlib import Path
 
@@ -10,13 +11,19 @@ from alembic import context
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 
 from api.models import Base
+from api.settings import database_address
 
 
 def _url() -> URL:
     """A test hands its own address over in the configuration; otherwise the API's setting counts, and its default."""
     given: str | None = context.config.attributes.get("url")
-    if url := given or os.environ.get("CROSSKD_DATABASE_URL"):
-        return make_url(url)
+    if given:
+        return make_url(given)
+    if url := os.environ.get("CROSSKD_DATABASE_URL"):
+        try:
+            return make_url(database_address(url))
+        except ValueError as fault:
+            sys.exit(f"CROSSKD_DATABASE_PASSWORD: {fault}")
     home = Path(os.environ.get("CROSSKD_HOME") or ".crosskd").absolute()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return URL.create("sqlite", database=str(home / "crosskd.db"))

@@ -1,15 +1,20 @@
-"""What holds for all tests: in which order their files are run, and how hypothesis makes examples."""
+"""What holds for all tests: in which order their files are run, how hypothesis makes examples, and what is cached."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
 
 # The machine that runs the tests may be busy: how long an example takes, or its making, says nothing.
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
+
+# Each client of httpx makes a context of TLS, which takes thirty milliseconds: those with the same options share one.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
 
 # Those that take longest, most of them since they start processes, come first: each file is run by one process (see
 # the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.

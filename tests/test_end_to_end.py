@@ -31,8 +31,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def teacher(service: Service) -> Job:
-    return service.succeed(service.post("teacher"))
+def pair(service: Service) -> tuple[Job, Job]:
+    """A teacher and a student that learns from it, posted at once."""
+    teacher = service.post("teacher")
+    return teacher, service.post("student", teacher={"job": teacher.id, "checkpoint": "best"})
+
+
+@pytest.fixture(scope="module")
+def teacher(service: Service, pair: tuple[Job, Job]) -> Job:
+    return service.succeed(pair[0])
 
 
 def pid_of(service: Service, name: str) -> int:
@@ -44,10 +51,12 @@ def pid_of(service: Service, name: str) -> int:
 # --- the story -------------------------------------------------------------------------------------------------------
 
 
-def test_a_student_is_distilled_from_a_former_jobs_weights(service: Service, teacher: Job, tmp_path: Path) -> None:
-    job = service.succeed(service.post("student", teacher={"job": teacher.id, "checkpoint": "best"}))
+def test_a_student_waits_for_its_teacher_and_is_distilled(
+    service: Service, pair: tuple[Job, Job], teacher: Job, tmp_path: Path
+) -> None:
+    job = service.succeed(pair[1])
 
-    assert [change.to_status for change in job.transitions] == ["queued", "running", "succeeded"]
+    assert [change.to_status for change in job.transitions] == ["waiting", "queued", "running", "succeeded"]
     assert job.kind == "distill"
     assert teacher.best_ap is not None
     assert job.teacher_ap == pytest.approx(teacher.best_ap, abs=1e-6)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings
 
 from tests.support.settings_tables import CLASSES, PAGE, PREFIX, filled, table
+from wire.secret_files import SUFFIX, is_secret
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,13 +79,15 @@ def test_a_page_without_the_table_of_a_class_is_refused() -> None:
 
 
 def variables(settings: str) -> set[str]:
-    return {PREFIX + name.upper() for name in CLASSES[settings].model_fields}
+    fields = CLASSES[settings].model_fields
+    names = {name: f"{PREFIX}{name.upper()}" for name in fields}
+    return {*names.values(), *(variable + SUFFIX for name, variable in names.items() if is_secret(fields[name]))}
 
 
 def test_no_variable_is_read_that_the_page_does_not_name() -> None:
     """The core has none of its own: what its launcher tells its ranks is no setting."""
     known = set().union(*map(variables, CLASSES))
-    for package in ("api", "client", "migrations", "wire", "worker"):
+    for package in ("api", "client", "migrations", "report", "wire", "worker"):
         for path in (ROOT / package).rglob("*.py"):
             named = set(re.findall(rf"{PREFIX}[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8")))
             assert named <= known, path

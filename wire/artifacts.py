@@ -1,4 +1,4 @@
-"""Artifacts on the wire: checkpoints, weights, log, manifest."""
+"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from crosskd.spec.files import BEST_WEIGHTS as BEST_WEIGHTS
 from crosskd.spec.files import LAST_WEIGHTS as LAST_WEIGHTS
 from crosskd.spec.files import LOG as LOG
 from crosskd.spec.files import MANIFEST as MANIFEST
+from crosskd.spec.files import MATCHES_FILES as MATCHES_FILES
 from crosskd.spec.files import ONNX as ONNX
 from crosskd.spec.files import FileKind, curves_name
 
@@ -28,25 +29,31 @@ curves_artifact = curves_name
 class Artifact(BaseModel):
     """A published file. Bytes and digest never change while a name stands; a newer upload replaces both at once."""
 
-    name: ArtifactName
-    kind: ArtifactKind
-    size: int = Field(ge=0, description="Bytes.")
-    sha256: Sha256
-    step: int | None = Field(default=None, description="The optimizer step it was made at.")
-    attempt: int
-    created_at: datetime
-    url: str
+    name: ArtifactName = Field(description="Its name, which no other file of the job has.")
+    kind: ArtifactKind = Field(
+        description="What it is: a checkpoint to resume from, weights, the log, the manifest, an ONNX graph or curves."
+    )
+    size: int = Field(ge=0, description="Its length in bytes, from 0.")
+    sha256: Sha256 = Field(description="Digest of its bytes, 64 hex digits.")
+    step: int | None = Field(
+        default=None, description="The optimizer step it was made at, from 0; null: it belongs to none."
+    )
+    attempt: int = Field(description="Number of the attempt that made it, from 1.")
+    created_at: datetime = Field(description="When it was published, in UTC.")
+    url: str = Field(description="Its path below the API's address.")
 
 
 class ArtifactList(BaseModel):
-    items: list[Artifact]
+    items: list[Artifact] = Field(description="The published files of the job, by name.")
 
 
 class ArtifactRef(BaseModel):
     """Where a worker fetches a file from; `url` is a path below the API's address."""
 
-    name: str
-    url: str
-    sha256: Sha256
-    size: int
-    step: int | None = None
+    name: str = Field(description="Its name in the job that made it.")
+    url: str = Field(description="Its path below the API's address.")
+    sha256: Sha256 = Field(description="Digest of its bytes, 64 hex digits.")
+    size: int = Field(description="Its length in bytes, from 0.")
+    step: int | None = Field(
+        default=None, description="The optimizer step it was made at, from 0; null: it belongs to none."
+    )

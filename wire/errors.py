@@ -31,14 +31,20 @@ class Fault(BaseModel):
     remedy: Text = Field(default="", description="What to do about it.")
 
 
+class MissingField(Fault):
+    """A field that has to be added: the pointer leads to where it is wanted. On the wire it is a fault like others."""
+
+
 class Problem(BaseModel):
     """RFC 9457. `errors` holds every fault at once; `status` is the HTTP status."""
 
     type: str = Field(default="about:blank", description="Names the kind of problem, e.g. /problems/invalid-spec.")
-    title: str
-    status: int
-    detail: Text = ""
-    remedy: Text = ""
-    instance: Text = ""
+    title: str = Field(description="The kind of problem in words; the same for all of its kind.")
+    status: int = Field(description="The HTTP status, 400 to 599.")
+    detail: Text = Field(default="", description="What is wrong with this request.")
+    remedy: Text = Field(default="", description="What to do about it.")
+    instance: Text = Field(default="", description="The path that was asked for.")
     request_id: str = Field(default="", description="As in `X-Request-ID`: by it the service's logs tell more.")
-    errors: list[Fault] = []
+    errors: list[Fault] = Field(
+        default=[], description="What is wrong, field by field: the first 100; `detail` counts all."
+    )

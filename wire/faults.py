@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from itertools import islice
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from crosskd.spec.bounds import TOO_MANY
-from wire.errors import Fault
+from crosskd.spec.nearest import did_you_mean, model_at, propose
+from wire.errors import Fault, MissingField
 from wire.jobs import SPECS, JobCreate
+from wire.kinds import known_or_inferred
 from wire.reports import BATCH_TOO_LARGE
 
 Location = tuple[int | str, ...]
 OWN_ERRORS = frozenset({"value_error", TOO_MANY, BATCH_TOO_LARGE})
 
+_QUOTED = re.compile(r"'([^']*)'")  # in Pydantic's list of the values that a field takes
 
 MAX_LISTED = 100  # faults of a request that are told one by one; all are counted
 MAX_TEXT = 1000  # characters of one part of a fault: a name in a body may be as long as the body
@@ -44,6 +47,36 @@ def faults(errors: Sequence[Any], body: Any = None, model: Any = None) -> Faults
     return Faults(listed, len(found))
 
 
+def at_what_was_sent(found: Sequence[Fault], body: Any) -> list[Fault]:
+    """The faults, each at a part of `body`: one about a default is told at the section that holds no such field.
+
+    A field that has to be added stays where it is wanted.
+    """
+    if not isinstance(body, dict | list):
+        return list(found)
+    return [
+        fault
+        if isinstance(fault, MissingField) or not fault.pointer.startswith("/")
+        else fault.model_copy(update={"pointer": _sent_part(fault.pointer, body)})
+        for fault in found
+    ]
+
+
+def _sent_part(text: str, body: Any) -> str:
+    if len(text) > MAX_TEXT:  # clipped: it leads nowhere any more
+        return text
+    node, parts = body, []
+    for part in text.split("/")[1:]:
+        name: int | str = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, list) and part.isdecimal():
+            name = int(part)
+        if not _holds(node, name):
+            break
+        parts.append(part)
+        node = node[name]
+    return "".join(f"/{part}" for part in parts)
+
+
 def pointer(location: Sequence[int | str]) -> str:
     """RFC 6901."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
@@ -61,7 +94,8 @@ def _fault(error: Any, body: Any, model: Any) -> Fault:
     if error["type"] == "extra_forbidden" and error["loc"][0] == "body":
         holder = _holder(model, _place(tuple(error["loc"][1:]), body)[0][:-1], body)
     detail, remedy = _texts(error, holder)
-    return Fault(pointer=_clipped(_pointer(error, body)), detail=_clipped(detail), remedy=_clipped(remedy))
+    kind = MissingField if error["type"] == "missing" else Fault
+    return kind(pointer=_clipped(_pointer(error, body)), detail=_clipped(detail), remedy=_clipped(remedy))
 
 
 def _texts(error: Any, holder: type[BaseModel] | None) -> tuple[str, str]:
@@ -88,27 +122,19 @@ def _remedy(error: Any, holder: type[BaseModel] | None) -> str:
         case "missing":
             return "Add it."
         case "extra_forbidden":
-            return _known_fields(str(error["loc"][-1]), holder)
+            return "Remove it." if holder is None else propose(error["loc"][-1], holder.model_fields)
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "multiple_of":
             sign = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
             return "Give a number " + " and ".join(f"{sign[k]} {v}" for k, v in context.items() if k in sign) + "."
         case "literal_error" | "enum":
-            return f"Use {context.get('expected', 'one of the listed values')}."
+            expected = str(context.get("expected", "one of the listed values"))
+            return f"{did_you_mean(error.get('input'), _QUOTED.findall(expected))} Use {expected}.".lstrip()
         case "string_pattern_mismatch":
             return f"It must match {context.get('pattern')}."
         case "finite_number":
             return "Give a finite number."
         case _:
             return "Correct the value."
-
-
-def _known_fields(name: str, holder: type[BaseModel] | None) -> str:
-    if holder is None:
-        return "Remove it."
-    known = sorted(holder.model_fields)
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]}? " if close else "Remove it. "
-    return f"{hint}Known here: {', '.join(known)}."
 
 
 def _place(location: Location, body: Any) -> tuple[Location, Location | None]:
@@ -157,25 +183,8 @@ def _one_branch_per_union(errors: Sequence[Any], body: Any) -> Iterator[Any]:
 
 
 def _holder(model: Any, path: Location, body: Any) -> type[BaseModel] | None:
-    """`_model_at`, where a job's kind says which of the specifications its spec is."""
-    kind = body.get("kind") if isinstance(body, dict) else None
-    if model is JobCreate and path[:1] == ("spec",) and isinstance(kind, str) and kind in SPECS:
-        return _model_at(SPECS[kind], path[1:])
-    return _model_at(model, path)
-
-
-def _model_at(annotation: Any, path: Location) -> type[BaseModel] | None:
-    """The model that the body's field at `path` is an instance of; None where a union leaves it open."""
-    models = list(_models(annotation))
-    for part in path:
-        inner = [m.model_fields[part].annotation for m in models if isinstance(part, str) and part in m.model_fields]
-        # An index, or a free key of a mapping: `_models` has looked through the container already.
-        models = [found for hint in inner for found in _models(hint)] if inner else models
-    return models[0] if len(models) == 1 else None
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
+    """`model_at`, where a job's kind says which of the specifications its spec is."""
+    if model is JobCreate and path[:1] == ("spec",) and isinstance(body, dict):
+        kind = known_or_inferred(body.get("kind"), body.get("spec"))
+        return None if kind is None else model_at(SPECS[kind], path[1:])
+    return model_at(model, path)

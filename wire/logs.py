@@ -22,26 +22,30 @@ class LogLine(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    at: Moment
-    level: Level = "info"
-    text: Annotated[str, Field(max_length=LINE_CHARACTERS, pattern=r"^[^\x00]*$")]
+    at: Moment = Field(description="When it was written; without a zone, UTC.")
+    level: Level = Field(default="info", description="How grave it is.")
+    text: Annotated[str, Field(max_length=LINE_CHARACTERS, pattern=r"^[^\x00]*$")] = Field(
+        description="The line, without its end."
+    )
 
 
 class LogBatch(RequestModel):
     """`POST /worker/attempts/{attempt}/logs`: the same `sequence` again changes nothing."""
 
-    sequence: Count
-    lines: Annotated[list[LogLine], Field(min_length=1), AtMost(MAX_LINES, fields=16)]
+    sequence: Count = Field(description="Number of the batch within the attempt.")
+    lines: Annotated[list[LogLine], Field(min_length=1), AtMost(MAX_LINES, fields=16)] = Field(
+        description="Up to 500 lines, in their order."
+    )
 
 
 class StoredLine(BaseModel):
     """A line as a client reads it. `number` counts from 1 over all attempts of a job."""
 
-    number: int
-    attempt: int
-    at: AwareDatetime
-    level: Level
-    text: str
+    number: int = Field(description="Its place in the job's log, from 1.")
+    attempt: int = Field(description="Number of the attempt that wrote it, from 1.")
+    at: AwareDatetime = Field(description="When it was written, in UTC.")
+    level: Level = Field(description="How grave it is.")
+    text: str = Field(description="The line, without its end.")
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S}  {self.level.upper():<7}  {self.text}"
@@ -50,7 +54,7 @@ class StoredLine(BaseModel):
 class LogPage(BaseModel):
     """`GET /jobs/{id}/logs`: the last lines. Older than `oldest` the service keeps none; `log.txt` has them all."""
 
-    items: list[StoredLine]
-    oldest: int = Field(description="Number of the oldest line that is kept; 1 while none was dropped.")
-    total: int = Field(description="Lines reported so far.")
-    last_event: int = Field(description="The event up to which this is the log: what to follow it from.")
+    items: list[StoredLine] = Field(description="The lines of this page, oldest first.")
+    oldest: int = Field(description="Number of the oldest line that is kept, from 1: that while none was dropped.")
+    total: int = Field(description="Lines reported so far, from 0.")
+    last_event: int = Field(description="The event, from 0, up to which this is the log: what to follow it from.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crosskd.spec.presets import load_recipe, recipe_titles
 from wire.jobs import Preset
+from wire.kinds import kind_of
 
 
 def presets() -> list[Preset]:
@@ -11,6 +12,5 @@ def presets() -> list[Preset]:
     found = []
     for name, title in sorted(recipe_titles().items()):
         spec = load_recipe(name)
-        kind = "distill" if spec.get("teacher") is not None or spec.get("distill") is not None else "train"
-        found.append(Preset(name=name, title=title, kind=kind, spec=spec))
+        found.append(Preset(name=name, title=title, kind=kind_of(spec), spec=spec))
     return found

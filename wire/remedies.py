@@ -11,6 +11,7 @@ REMEDIES: dict[FailureClass, str] = {
     "out_of_memory": "Use a smaller batch_size (with accumulate, if you like), smaller images or bf16.",
     "infrastructure": "Look at the worker's own log, its disk and its network; the job is tried again by itself a few "
     "times, and once more, from its last checkpoint if it has one, with POST /jobs/{id}/retry.",
+    "dependency": "Retry the job whose weights this one needs, then this one: POST /jobs/{id}/retry.",
     "lost": "Look whether that machine runs and reaches the API; its own log tells how it ended.",
 }
 

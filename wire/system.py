@@ -14,18 +14,18 @@ Part = Literal["database", "migrations", "broker", "storage"]
 class Health(BaseModel):
     """`GET /health`: the process answers."""
 
-    status: str
-    version: str
+    status: str = Field(description="Always `ok`: a process that answers is well.")
+    version: str = Field(description="Version of the service.")
 
 
 class Ready(BaseModel):
     """`GET /ready`: everything that was asked for works."""
 
-    status: str
+    status: str = Field(description="Always `ready`; what is not ready is a problem with status 503.")
     checks: list[Part] = Field(description="What was tried.")
 
 
 class PresetList(BaseModel):
     """`GET /presets`."""
 
-    items: list[Preset]
+    items: list[Preset] = Field(description="The presets, by name.")

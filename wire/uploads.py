@@ -18,18 +18,20 @@ Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 class UploadRequest(BaseModel):
     """The file that is to come; `kind` and `step` follow from the names that the core gives its files."""
 
-    size: Count = Field(description="Bytes.")
-    sha256: Sha256
-    kind: ArtifactKind | None = None
-    step: Count | None = None
+    size: Count = Field(description="Its length in bytes.")
+    sha256: Sha256 = Field(description="Digest of the whole file, 64 hex digits.")
+    kind: ArtifactKind | None = Field(default=None, description="What it is; default: as its name tells.")
+    step: Count | None = Field(
+        default=None, description="The optimizer step it was made at; default: as its name tells."
+    )
 
 
 class UploadPart(BaseModel):
     """Bytes `offset` up to `offset + size` of the file, to be sent by PUT, without a token, to `url`."""
 
-    url: str
-    offset: int
-    size: int
+    url: str = Field(description="Where to PUT it: an address of the storage.")
+    offset: int = Field(description="The byte of the file at which it begins, from 0.")
+    size: int = Field(description="Its length in bytes, from 1.")
     arrived: bool = Field(description="Whether that many bytes lie there already.")
 
 
@@ -40,9 +42,11 @@ class UploadPlan(BaseModel):
     commit.
     """
 
-    through: Literal["api", "storage"]
-    parts: list[UploadPart] = []
-    expires_at: datetime | None = None
+    through: Literal["api", "storage"] = Field(description="Who takes the bytes.")
+    parts: list[UploadPart] = Field(default=[], description="The parts in their order; of `api`, none.")
+    expires_at: datetime | None = Field(
+        default=None, description="Until when the addresses are good, in UTC; null: there are none."
+    )
 
 
 class UploadCommit(UploadRequest):

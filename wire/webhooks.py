@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -22,7 +22,7 @@ class WebhookCreate(RequestModel):
     """`POST /webhooks`."""
 
     url: Url = Field(description="Where each event is posted to. No redirect is followed.")
-    events: Annotated[list[Status], Field(min_length=1), AtMost(6)] = Field(
+    events: Annotated[list[Status], Field(min_length=1), AtMost(len(get_args(Status)))] = Field(
         default=["succeeded", "failed", "cancelled"], description="States of the owner's jobs to tell of."
     )
 
@@ -30,11 +30,11 @@ class WebhookCreate(RequestModel):
 class Webhook(BaseModel):
     """A webhook as it is listed: all but its secret."""
 
-    id: str
-    owner: str
-    url: str
-    events: list[Status]
-    created_at: datetime
+    id: str = Field(description="Of the webhook: 32 hex digits.")
+    owner: str = Field(description="Whose jobs it is told of.")
+    url: str = Field(description="Where each event is posted to.")
+    events: list[Status] = Field(description="The states of jobs that it is told of.")
+    created_at: datetime = Field(description="When it was made, in UTC.")
     disabled_at: datetime | None = Field(default=None, description="Its receiver answered 410: it wants no more.")
 
 
@@ -45,37 +45,39 @@ class NewWebhook(Webhook):
 
 
 class WebhookList(BaseModel):
-    items: list[Webhook]
+    items: list[Webhook] = Field(description="The webhooks of whoever asks; of an administrator, all.")
 
 
 class Event(BaseModel):
     """The body of a delivery."""
 
     type: str = Field(description="`job.` and the new state; `ping` for a test.")
-    timestamp: datetime
-    data: dict[str, Any]
+    timestamp: datetime = Field(description="When it happened, in UTC.")
+    data: dict[str, Any] = Field(description="The job: its id, name, owner, labels, state, and what changed.")
 
 
 class Delivery(BaseModel):
     """One event on its way to one webhook."""
 
     id: str = Field(description="The header `webhook-id`, the same at each try.")
-    type: str
-    created_at: datetime
-    tries: int
-    status: Literal["waiting", "delivered", "given_up"]
-    next_try_at: datetime | None = None
+    type: str = Field(description="`job.` and the new state; `ping` for a test.")
+    created_at: datetime = Field(description="When the event happened, in UTC.")
+    tries: int = Field(description="How often it was tried, from 0.")
+    status: Literal["waiting", "delivered", "given_up"] = Field(
+        description="waiting: for its next try; delivered: the receiver answered 2xx; given_up: it never did."
+    )
+    next_try_at: datetime | None = Field(default=None, description="When it is tried next, in UTC; null: it is not.")
     problem: str = Field(default="", description="What came of the last try that failed.")
 
 
 class DeliveryList(BaseModel):
     """`GET /webhooks/{id}/deliveries`: the newest first, at most 100."""
 
-    items: list[Delivery]
+    items: list[Delivery] = Field(description="The newest deliveries, 100 at most.")
 
 
 class CallResult(BaseModel):
     """What came of a test call."""
 
-    delivered: bool
-    problem: str = ""
+    delivered: bool = Field(description="Whether the receiver answered 2xx.")
+    problem: str = Field(default="", description="What came in place of that; empty: it was delivered.")

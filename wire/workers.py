@@ -19,9 +19,13 @@ class DeviceState(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")]
-    memory_bytes: Count | None = None
-    memory_used_bytes: Count | None = None
+    name: Annotated[str, Field(max_length=100, pattern=r"^[^\x00]*$")] = Field(
+        description="As the driver calls it, such as `NVIDIA H200`."
+    )
+    memory_bytes: Count | None = Field(default=None, description="Its memory, in bytes; null: not told.")
+    memory_used_bytes: Count | None = Field(
+        default=None, description="How much of it is in use, by whomever, in bytes; null: not told."
+    )
     utilisation: Annotated[Number, Field(ge=0, le=1)] | None = Field(default=None, description="The busy share, 0..1.")
 
 
@@ -31,41 +35,45 @@ Devices = Annotated[list[DeviceState], AtMost(MAX_DEVICES, fields=16)]
 class Registration(RequestModel):
     """`POST /worker/register`: what a worker says of itself when it starts, and again while it runs."""
 
-    worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
-    device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
+    worker: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")] = Field(
+        description="Name of the worker, which no other has."
+    )
+    device: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = Field(
+        default="", description="Its device set: `cpu`, or indices of GPUs."
+    )
     versions: Annotated[dict[Text, Text], AtMost(100)] = Field(
         default={}, description="Of Python and of the packages that it has, such as `timm`."
     )
-    devices: Devices = []
+    devices: Devices = Field(default=[], description="Its devices as their driver tells of them.")
 
 
 class HeartbeatReport(RequestModel):
     """The body of a heartbeat, which may also have none."""
 
-    devices: Devices = []
+    devices: Devices = Field(default=[], description="The worker's devices as their driver tells of them.")
 
 
 class LiveAttempt(BaseModel):
     """What a worker is at."""
 
-    id: str
-    number: int
-    job: str
+    id: str = Field(description="Of the attempt: 32 hex digits.")
+    number: int = Field(description="Its place among the job's attempts, from 1.")
+    job: str = Field(description="Id of the job.")
 
 
 class Worker(BaseModel):
     """A worker as it was last heard of: at its start, with a claim or a heartbeat, or every few hours."""
 
-    name: str
+    name: str = Field(description="Name of the worker.")
     device: str = Field(description="Its device set: `cpu`, or indices of GPUs.")
-    devices: list[DeviceState]
-    versions: dict[str, str]
+    devices: list[DeviceState] = Field(description="Its devices as it last told of them.")
+    versions: dict[str, str] = Field(description="Versions of Python and of the packages that it has.")
     attempt: LiveAttempt | None = Field(description="null: it is idle, or gone.")
-    first_seen: AwareDatetime
-    last_seen: AwareDatetime
+    first_seen: AwareDatetime = Field(description="When it was first heard of, in UTC.")
+    last_seen: AwareDatetime = Field(description="When it was last heard of, in UTC.")
 
 
 class WorkerList(BaseModel):
     """`GET /workers`, the last heard first."""
 
-    items: list[Worker]
+    items: list[Worker] = Field(description="Every worker that was heard of.")

@@ -21,10 +21,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
+from wire.secret_files import SecretFileSettings
 from wire.tasks import queues
 
 PREFIX = "CROSSKD_"
@@ -48,7 +49,7 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(SecretFileSettings):
     """What a worker needs to know. Every field is the variable of its name: `api_url` is `CROSSKD_API_URL`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)

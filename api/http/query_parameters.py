@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
 
 from api.errors import InvalidSpec
+from crosskd.spec.nearest import propose
 from wire.errors import Fault
 from wire.faults import MAX_LISTED
 
@@ -31,17 +31,9 @@ def refuse_unknown(request: Request, known: set[str]) -> None:
         Fault(
             pointer=name[:LONGEST],
             detail="there is no such query parameter",
-            remedy=_remedy(name[:LONGEST], sorted(known)),
+            remedy=propose(name[:LONGEST], known),
         )
         for name in unknown[:MAX_LISTED]
     ]
     count = "1 query parameter is" if len(unknown) == 1 else f"{len(unknown)} query parameters are"
     raise InvalidSpec(f"{count} unknown", remedy="See `errors`.", errors=faults)
-
-
-def _remedy(name: str, known: list[str]) -> str:
-    if not known:
-        return "Remove it: there are none here."
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]}? " if close else "Remove it. "
-    return f"{hint}Known here: {', '.join(known)}."

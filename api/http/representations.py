@@ -1,4 +1,4 @@
-"""JSON, CSV or text, as `Accept` asks (RFC 9110, 12.5.1)."""
+"""JSON, CSV, text, a page or Markdown, as `Accept` asks (RFC 9110, 12.5.1)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from api.errors import NotAcceptable
 JSON = "application/json"
 CSV = "text/csv"
 PLAIN = "text/plain"
+HTML = "text/html"
+MARKDOWN = "text/markdown"
 
 
 def negotiate(accept: str, offers: Sequence[str] = (JSON, CSV)) -> str:

@@ -14,19 +14,23 @@ from pydantic import Field
 
 from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
-from api.errors import invalid_request
+from api.errors import InvalidSpec, invalid_request
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.limits import MAX_REPEATS
 from api.models import ID
 from api.services.jobs import listing, store
 from api.services.submission import validation
 from api.services.submission.submit import submit
-from wire.jobs import DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
-from wire.tokens import Owner
+from wire.faults import at_what_was_sent
+from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
+from wire.tokens import ME, OWNER_PATTERN
 
 
 class SpecRoute(IdempotentRoute):
-    """A body that its model refuses is still held against the files and the database: all faults in one answer."""
+    """A body that its model refuses is still held against the files and the database: all faults in one answer.
+
+    And each fault is told at something that was sent.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -37,10 +41,18 @@ class SpecRoute(IdempotentRoute):
             except RequestValidationError as error:
                 state = request.app.state
                 further = await run_in_threadpool(validation.further_faults, state.database, state.settings, error.body)
-                raise await run_in_threadpool(invalid_request, request, error, further) from None
+                refused = await run_in_threadpool(invalid_request, request, error, further)
+                refused.errors = at_what_was_sent(refused.errors, error.body)
+                raise refused from None
+            except InvalidSpec as error:
+                if any(fault.pointer.startswith("/") for fault in error.errors):  # of the body, so it is JSON
+                    error.errors = at_what_was_sent(error.errors, await request.json())
+                raise
 
         return answer
 
+
+OWNER_FILTER = f"^{ME}$|{OWNER_PATTERN}"
 
 router = APIRouter(tags=["jobs"], route_class=SpecRoute)
 
@@ -108,22 +120,34 @@ def create_job(
 @router.get("/jobs")
 def list_jobs(
     session: ReadDep,
+    caller: CallerDep,
     status: Annotated[list[Status], Query(default_factory=list, max_length=MAX_REPEATS, description="Any of these.")],
     label: Annotated[
         list[Annotated[str, Field(json_schema_extra={"pattern": "^[^=\\x00]+=[^\\x00]*$"})]],
         Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these."),
     ],
-    owner: Annotated[Owner | None, Query(description="Whoever's token posted it.")] = None,
+    owner: Annotated[
+        str | None, Query(pattern=OWNER_FILTER, description="Whoever's token posted it; `@me`: whoever asks.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        Query(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]+$", description="Exactly this name."),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        Query(alias="id", pattern=rf"^[0-9a-f]{{{SHORTEST_PREFIX},32}}$", description="An id, or its beginning."),
+    ] = None,
     after: Annotated[
         str | None,
         Query(
             description="The id of the last job of the page before.", json_schema_extra={"pattern": f"^{ID.pattern}$"}
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(ge=1, le=200, description="Jobs in a page.")] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    return listing.page(session, after=after, limit=limit, statuses=status, labels=label, owner=owner)
+    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, prefix)
+    return listing.page(session, wanted, after=after, limit=limit)
 
 
 @router.get("/jobs/{job}")

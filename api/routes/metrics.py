@@ -42,8 +42,8 @@ def get_metrics(
     key: Annotated[
         list[MetricKey], Query(default_factory=list, max_length=MAX_REPEATS, description="Only these keys.")
     ],
-    since_step: Step = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    since_step: Annotated[Step, Query(description="The first optimizer step.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Points in a page.")] = 1000,
     attempt: Annotated[int | None, Query(ge=1, lt=2**31, description="One attempt's points, replaced or not.")] = None,
     buckets: Annotated[
         int | None,
@@ -94,7 +94,7 @@ def get_curves(
     request: Request,
     database: DatabaseDep,
     storage: StorageDep,
-    model: Model = "student",
+    model: Annotated[Model, Query(description="Whose evaluation.")] = "student",
 ) -> FileResponse:
     """Precision over recall of one evaluation: per class, and their mean, at IoU 0.50, 0.75 and over 0.50:0.95."""
     return file_response(request, artifacts.open_curves(database, storage, job, model, step))

@@ -66,7 +66,7 @@ async def wait_for_command(
     fence: FenceDep,
     request: Request,
     database: DatabaseDep,
-    wait: Annotated[float, Query(ge=0, le=60, description="Seconds.")] = 20,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds that it may be held.")] = 20,
     known: Annotated[WorkerCommand | None, Query(description="The command that the worker has heard.")] = None,
 ) -> Command:
     """Held until there is another command than `known`, or the time is over."""

@@ -69,8 +69,8 @@ async def upload_artifact(
     fence: FenceDep,
     database: DatabaseDep,
     storage: StorageDep,
-    kind: ArtifactKind | None = None,
-    step: Step = None,
+    kind: Annotated[ArtifactKind | None, Query(description="What it is; default: as its name tells.")] = None,
+    step: Annotated[Step, Query(description="The optimizer step it was made at; default: as its name tells.")] = None,
     content_length: ContentLength = None,
     content_digest: ContentDigest = None,
 ) -> Artifact:
@@ -105,8 +105,8 @@ async def continue_artifact(
     storage: StorageDep,
     offset: Annotated[int, Header(alias=OFFSET_HEADER, ge=0, le=10**18, description="Where the body begins.")],
     size: Bytes,
-    kind: ArtifactKind | None = None,
-    step: Step = None,
+    kind: Annotated[ArtifactKind | None, Query(description="What it is; default: as its name tells.")] = None,
+    step: Annotated[Step, Query(description="The optimizer step it was made at; default: as its name tells.")] = None,
     content_length: ContentLength = None,
     repr_digest: ReprDigest = None,
 ) -> Any:

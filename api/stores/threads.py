@@ -1,5 +1,5 @@
-"""Threads for slow work on the storage, apart from those that requests run on: a disk or a bucket that takes its time
-must not keep the API from hearing heartbeats.
+"""Threads for slow work, mostly on the storage, apart from those that requests run on: a disk or a bucket that takes
+its time must not keep the API from hearing heartbeats.
 
 No transaction is open on them: the database has as many connections as there are threads for requests.
 """
@@ -21,7 +21,10 @@ T = TypeVar("T")
 class Threads:
     """So many of one kind of work run at once, and so many wait."""
 
-    def __init__(self, kind: str, running: int, waiting: int) -> None:
+    def __init__(
+        self, kind: str, running: int, waiting: int, busy: str = "the storage is slower than files come"
+    ) -> None:
+        self.busy = busy
         self.running = running
         self.waiting = waiting
         self._limiters: RunVar[CapacityLimiter] = RunVar(kind)  # one for each event loop: tests have many
@@ -32,7 +35,7 @@ class Threads:
     async def run_if_soon(self, work: Callable[..., T], *arguments: object) -> T:
         """Raises `Unavailable` if too many wait: whoever asks would not hear of it before it has given up."""
         if self._limiter().statistics().tasks_waiting >= self.waiting:
-            raise Unavailable("the storage is slower than files come")
+            raise Unavailable(self.busy)
         return await self.run(work, *arguments)
 
     def _limiter(self) -> CapacityLimiter:
@@ -47,3 +50,5 @@ class Threads:
 # Two kinds, for to publish a large file may take minutes: pieces of others that wait behind it would break off.
 STAGING = Threads("staging", running=8, waiting=64)
 PUBLISHING = Threads("publishing", running=8, waiting=64)
+# One process of two threads at a time, for a few seconds each: it must leave the machine to others.
+COMPARING = Threads("comparing", running=1, waiting=8, busy="too many comparisons are being computed")

@@ -13,6 +13,7 @@ import yaml
 
 from client import specs, tables
 from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
+from client.references import resolved_in
 from client.sdk import Client
 from client.visible import visible
 from client.watch import best, follow
@@ -24,13 +25,16 @@ app = typer.Typer()
 @app.command()
 def submit(
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="SPEC.yaml|PRESET|KIND",
-            help="A job or its spec; a preset; or `evaluate` or `export`, from nothing.",
+            help="A job or its spec; a preset; or `evaluate` or `export`, from nothing. Or --like, in its place.",
         ),
-    ],
-    name: Annotated[str | None, typer.Option(help="Default: the file's or the preset's name.")] = None,
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Begin with the spec, labels and priority of this job.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the file's, the preset's or the other job's.")] = None,
     kind: Annotated[str | None, typer.Option(help="train, distill, evaluate or export; default: by the spec.")] = None,
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE")] = [],  # noqa: B006 - typer's own form
     priority: Annotated[
@@ -40,7 +44,9 @@ def submit(
         Path | None,
         typer.Option(help="A folder with train.json, val.json, images/; or as COCO or Roboflow lay it out."),
     ] = None,
-    teacher_job: Annotated[str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights.")] = None,
+    teacher_job: Annotated[
+        str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights; it may be on its way.")
+    ] = None,
     teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
     weights_job: Annotated[
         str | None, typer.Option(metavar="JOB", help="Evaluate or export: its best weights.")
@@ -52,12 +58,21 @@ def submit(
     url: Url = "",
 ) -> None:
     """Post a job and print its id."""
+    if (source is None) == (like is None):
+        raise typer.BadParameter("give a spec, a preset or a kind, or --like JOB: one of them")
     teacher = job_or_file("teacher", teacher_job, teacher_file)
     weights = job_or_file("weights", weights_job, weights_file)
     with connect(url) as client:
+        if like is not None:
+            former = client.job(like)
+            begun = specs.like(former, new_teacher=teacher is not None, new_weights=weights is not None)
+            unnamed = former.name
+        else:
+            assert source is not None
+            begun, unnamed = read_source(client, source), Path(source).stem
         job = specs.complete(
-            read_source(client, source),
-            name=name or Path(source).stem,
+            begun,
+            name=name or unnamed,
             kind=kind,
             labels=label,
             priority=priority,
@@ -66,6 +81,7 @@ def submit(
             weights=weights,
             overrides=values,
         )
+        job = resolved_in(job, client.resolve)
         if dry_run:
             dry = client.dry_run(job)
             _tell(dry.notes)
@@ -80,6 +96,11 @@ def submit(
         print(created.id, flush=True)
         if watch:
             finish(follow(client, created.id, console()))
+
+
+def _state(job: Job) -> None:
+    """By its id, whatever it was called by."""
+    print(f"{job.id}: {job.status}")
 
 
 def _tell(notes: list[str]) -> None:
@@ -114,35 +135,35 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(job: JobId, url: Url = "") -> None:
     """Follow a job to its end; exit code 0 if it succeeds."""
     with connect(url) as client:
-        finish(follow(client, job, console()))
+        finish(follow(client, client.resolve(job), console()))
 
 
 @app.command()
 def cancel(job: JobId, url: Url = "") -> None:
     """Discard a job."""
     with connect(url) as client:
-        print(f"{job}: {client.cancel(job).status}")
+        _state(client.cancel(job))
 
 
 @app.command()
 def stop(job: JobId, url: Url = "") -> None:
     """End a training early and keep its best: it is evaluated, and succeeds."""
     with connect(url) as client:
-        print(f"{job}: {client.stop(job).status}")
+        _state(client.stop(job))
 
 
 @app.command()
 def pause(job: JobId, url: Url = "") -> None:
     """Free a training's device; `resume` lets it go on from there."""
     with connect(url) as client:
-        print(f"{job}: {client.pause(job).status}")
+        _state(client.pause(job))
 
 
 @app.command()
 def resume(job: JobId, url: Url = "") -> None:
     """Queue a paused job again."""
     with connect(url) as client:
-        print(f"{job}: {client.resume(job).status}")
+        _state(client.resume(job))
 
 
 @app.command()
@@ -156,6 +177,7 @@ def retry(job: JobId, url: Url = "") -> None:
 def delete(job: JobId, url: Url = "") -> None:
     """Delete a job that is at its end, with all it has made."""
     with connect(url) as client:
+        job = client.resolve(job)
         client.delete(job)
     print(f"{job}: deleted")
 
@@ -176,7 +198,7 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
 def warn(warnings: Iterable[DataWarning]) -> None:
     """On the error stream, so that an id or a specification on the other stays alone."""
     for warning in warnings:
-        print(visible(f"warning: {warning.detail}. {warning.remedy}".rstrip()), file=sys.stderr)
+        print(tables.warning_line(warning), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from client import audit as audits
-from client import tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all
+from client import comparisons, tables
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all, show_tables
 from client.visible import visible
 
 app = typer.Typer()
@@ -52,6 +52,26 @@ def evaluations(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     with connect(url) as client:
         rows = client.evaluations(job)
     show_all(rows, tables.evaluations_table, as_json)
+
+
+@app.command()
+def compare(
+    jobs: Annotated[
+        list[str], typer.Argument(help="Jobs by their ids; `ID:teacher` is a job's teacher.", metavar="JOB...")
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Which of them the others are compared with; default: the first.")
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Compare jobs that were measured on the same images: each difference with its 95 % interval."""
+    with connect(url) as client:
+        found = client.compare(jobs, baseline=baseline)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    show_tables(comparisons.tables_of(found))
 
 
 @app.command()

@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from client.errors import ClientError
 from client.sdk import DEFAULT_URL, Client
-from client.settings import Settings
+from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
+from crosskd.spec.nearest import did_you_mean
 
 FAILED = 1
 INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; default: the stack of this home.")]
-JobId = Annotated[str, typer.Argument(help="A job's id.", metavar="JOB")]
+JobId = Annotated[
+    str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="JOB")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
 
 
@@ -29,14 +33,19 @@ def connect(url: str) -> Client:
     if not url:
         owner = read_owner(default_home())
         url = owner.url if owner else DEFAULT_URL
-    token = Settings().token
+    try:
+        token = TokenSettings().token
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ClientError(f"CROSSKD_TOKEN: {fault}.") from None
     return Client(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
 
 
 def read_preset(client: Client, name: str) -> dict[str, Any]:
     found = {preset.name: preset for preset in client.presets()}
     if name not in found:
-        raise ClientError(f"There is no preset or file {name!r}.", remedy=f"Presets: {', '.join(sorted(found))}.")
+        remedy = f"{did_you_mean(name, found.keys())} Presets: {', '.join(sorted(found))}.".lstrip()
+        raise ClientError(f"There is no preset or file {name!r}.", remedy=remedy)
     return {"kind": found[name].kind, "spec": found[name].spec}
 
 
@@ -44,10 +53,20 @@ def console() -> Console:
     return Console(highlight=False, markup=False)
 
 
+def wide_console() -> Console:
+    """For tables: a file or a pipe has no width to fit into, so lines stay whole."""
+    width = None if sys.stdout.isatty() else 10_000
+    return Console(highlight=False, markup=False, width=width, soft_wrap=True)
+
+
 def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
     else:
-        # A file or a pipe has no width to fit into: lines stay whole.
-        width = None if sys.stdout.isatty() else 10_000
-        Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table(items))
+        show_tables([table(items)])
+
+
+def show_tables(tables: Iterable[Table]) -> None:
+    screen = wide_console()
+    for table in tables:
+        screen.print(table)

@@ -21,6 +21,7 @@ from client.stack.process import Child
 from client.stack.readiness import ReadinessWatch
 from client.stack.reaper import Reaper
 from client.stack.tokens import NONE_LIVE
+from wire.loopback import is_loopback
 
 START_SECONDS = 60.0  # for each service, on a machine that is busy
 MIGRATE_SECONDS = 120.0
@@ -133,7 +134,7 @@ class Stack:
     def _boot(self) -> None:
         port, password = services.free_port(0), services.new_password()
         url = services.broker_url(port, password)
-        exposed = not services.is_loopback(self.host)
+        exposed = not is_loopback(self.host)
         more = {**self._environment, "CROSSKD_AUTH": "tokens"} if exposed else self._environment
         environments = services.environments(self.home, self.url, url, self._data_roots, more)
         self._migrate(services.migration(self.home, environments.api))

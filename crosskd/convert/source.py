@@ -17,13 +17,13 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
+from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS
+from crosskd.spec.weights_file import FORMAT
 from crosskd.weights.description import Description
-from crosskd.weights.native import FORMAT, read_header
+from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors, read_content, tensors_in
 
 OWN_ENTRY = "crosskd"  # in the `meta` of an MMDetection file that we wrote
-# What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
-PLAIN = json.dumps({"antialias": False})
 _STUDENT = "student."  # begins the student's names in a checkpoint of a distillation
 _FILE_KEYS = ("format", "version", "model", "classes", "names", "input")
 
@@ -71,7 +71,7 @@ def read_source(path: Path | str) -> Source:
     config = {} if safetensors else parse_config(meta.get("cfg") or meta.get("config"))  # of MMDetection 3, 2
     form = format_of(found.tensors, path.name)
     if form != "native" and not own:
-        extra["augment"] = PLAIN
+        extra["augment"] = json.dumps(OF_OTHER_PROJECTS)
     return Source(path.name, form, found.tensors, model, classes, extra, config, found.notes)
 
 

@@ -125,6 +125,14 @@ def read_classes(path: Path | str) -> list[str]:
     return [category.name for category in found.categories.values()]
 
 
+def read_category_ids(path: Path | str, classes: Sequence[str]) -> list[int]:
+    """The id of each class in a COCO file; of several categories with one name the first. Raises as `read_classes`."""
+    found = _read(Path(path), categories_alone=True).categories
+    ids = {category.name: key for key, category in reversed(list(found.items()))}
+    _require_classes(classes, found, Path(path))
+    return [ids[name] for name in classes]
+
+
 def _read(path: Path, *, categories_alone: bool = False) -> Instances:
     try:
         with inputs.opened(path).open("rb") as file:

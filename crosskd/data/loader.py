@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -32,6 +32,7 @@ from crosskd.data.transforms import (
     validation_edge,
     validation_sample,
 )
+from crosskd.data.waiting import heed_stop
 from crosskd.errors import CrossKDError, DataError
 from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelConfig
 from crosskd.structures import Batch
@@ -152,8 +153,10 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.source, self.settings, self.rank, self.world_size = source, source.settings, rank, world_size
+        self._stopping = stopping
         workers = self.settings.loader.workers
         self.corrupt: dict[str, str] = {}
         self.dark: dict[str, str] = {}
@@ -193,10 +196,11 @@ class Loader:
         Raises:
             DataError: an image cannot be read, and that is one more than `data.max_corrupt_images`.
             CrossKDError: a worker process died.
+            NoAnswer: a stop was asked for while a worker process did not answer.
         """
         self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
         try:
-            for loaded in self._loader:
+            for loaded in self._batches_of_workers():
                 if loaded.unsent:
                     raise CrossKDError(
                         f"a loader process could not send a batch: {loaded.unsent}",
@@ -217,6 +221,12 @@ class Loader:
                 where="/loader/workers",
                 remedy=f"It was killed, or ran out of memory or of /dev/shm. {ROOM}",
             ) from error
+
+    def _batches_of_workers(self) -> Iterator[Loaded]:
+        batches = iter(self._loader)
+        if self._loader.num_workers:
+            heed_stop(batches, self._stopping)
+        return batches
 
     def _plan(self, epoch: int) -> list[Indices]:
         """This rank's batches of an epoch, as indices of the data set."""
@@ -258,11 +268,17 @@ class Loader:
 
 
 def build_loader(
-    settings: LoaderInput, *, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
+    settings: LoaderInput,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Loader:
     """The batches that `settings` describe.
 
-    `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory.
+    `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory. While a
+    worker process is waited for, `stopping` is asked whether to go on.
 
     Raises:
         DataError: the annotation file or the image folder is broken.
@@ -284,7 +300,8 @@ def build_loader(
         sixteen_bit=settings.augment.sixteen_bit or "high_byte",
     )
     pin = torch.device(device).type == "cuda"
-    return Loader(BatchSource(dataset, settings), rank=rank, world_size=world_size, pin_memory=pin)
+    source = BatchSource(dataset, settings)
+    return Loader(source, rank=rank, world_size=world_size, pin_memory=pin, stopping=stopping)
 
 
 def _cache_bytes(config: LoaderConfig) -> int:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crosskd.data.coco import Example
+from crosskd.data.sizes import fitted as fitted
+from crosskd.data.sizes import padded as padded
 from crosskd.spec.config import AugmentConfig, PixelConfig
 from crosskd.spec.evaluate_export import image_settings
 from crosskd.structures import Batch, Size, Targets
@@ -35,19 +37,6 @@ class Sample:
     def size(self) -> Size:
         height, width = self.pixels.shape[:2]
         return height, width
-
-
-def fitted(size: Size, short_edge: int, long_edge: int) -> Size:
-    """The largest size of the same ratio whose short side is at most `short_edge` and its long one `long_edge`."""
-    height, width = size
-    scale = min(long_edge / max(size), short_edge / min(size))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def padded(size: Size, multiple: int) -> Size:
-    """`size` rounded up to a multiple."""
-    height, width = (-(-side // multiple) * multiple for side in size)
-    return height, width
 
 
 def training_sample(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Sample:

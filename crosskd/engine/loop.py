@@ -21,7 +21,7 @@ from crosskd.engine.optim import Schedule, set_learning_rate
 from crosskd.engine.parallel import no_sync
 from crosskd.engine.stop_reason import StopReason
 from crosskd.engine.throughput import ThroughputMeter
-from crosskd.errors import Diverged, Interrupted
+from crosskd.errors import Diverged, Interrupted, NoAnswer
 from crosskd.structures import Batch, Losses
 
 FINISHED_ON_REQUEST = "on request"
@@ -90,7 +90,7 @@ def fit(
     while True:
         training.trainee.train()
         for group in _groups(run, training, meter) if reason is None else ():
-            losses = train_step(run, training, group)
+            losses = _step_or_stop(run, training, group, save)
             run.step += 1
             run.batches_done += len(group)
             meter.count(images=group.images * distributed.world_size())
@@ -119,6 +119,23 @@ def fit(
             run.stopped_early = _in_words(reason, spent)
             return reason
         run.epoch_index, run.batches_done = run.epoch_index + 1, 0
+
+
+def _step_or_stop(run: Run, training: Training, group: _Group, save: Callable[[], None]) -> dict[str, float]:
+    """`train_step`. Where a stop is asked for and its batches do not come, the last step stays the one before it.
+
+    That one is checkpointed, too, unless the step is half done (with `accumulate`) or other ranks are in it: then the
+    run goes on from its last checkpoint. Raises `Interrupted`.
+    """
+    try:
+        return train_step(run, training, group)
+    except NoAnswer as stuck:
+        if run.saved_step != run.step and not group.images and distributed.world_size() == 1:
+            save()
+            run.saved_step = run.step
+        raise Interrupted(
+            f"stopped on request in step {run.step + 1}, for which the loader gave no batch", step=run.saved_step
+        ) from stuck
 
 
 def _reason(run: Run, *, stop: bool = False, finish: bool = False, spent: str = "") -> StopReason | None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from crosskd.engine import distributed
 from crosskd.engine.callbacks import Run
 from crosskd.spec.config import EvaluationConfig, ModelConfig
-from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST
+from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, MATCHES_FILES, MatchesKind
 from crosskd.structures import Evaluation
-from crosskd.weights.files import File, file_digest, write_text
+from crosskd.weights.files import File, file_digest, write_bytes, write_text
 from crosskd.weights.native import write_weights
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,13 @@ class Results:
         self.best: Evaluation | None = None
         self.seconds_before = 0.0  # of the sittings that a resume goes on from
         self._best_state: State = {}
+        # Of the best student and of the teacher; on the main rank alone.
+        self.matches: dict[MatchesKind, bytes | None] = {}
+
+    def add_teacher(self, evaluation: Evaluation) -> None:
+        """Keep the teacher's evaluation."""
+        self.teacher = evaluation.without_files()
+        self.matches["teacher_matches"] = evaluation.matches
 
     def add(self, evaluation: Evaluation, student: nn.Module) -> Evaluation:
         """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in.
@@ -52,10 +59,11 @@ class Results:
             log.warning("the validation split has nothing to measure: the best weights will be the latest")
         best = self.best is None or evaluation.ap > self.best.ap or evaluation.ap == self.best.ap < 0
         evaluation = replace(evaluation, best=best)
-        numbers = replace(evaluation, curves=None)  # hundreds of curves would fill the checkpoints
+        numbers = evaluation.without_files()  # hundreds of curves would fill the checkpoints
         self.evaluations.append(numbers)
         if best:
             self.best = numbers
+            self.matches["matches"] = evaluation.matches
             self._best_state = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
         return evaluation
 
@@ -82,6 +90,15 @@ class Results:
         assert self.best is not None
         return self._write(BEST_WEIGHTS, self._best_state, self.best)
 
+    def write_matches(self, kind: MatchesKind) -> File | None:
+        """Of the best student or of the teacher. None where there are none, and on every rank but the main one."""
+        content = self.matches.get(kind)
+        evaluation = self.best if kind == "matches" else self.teacher
+        if content is None or evaluation is None or not distributed.is_main():
+            return None
+        path = self.workdir / MATCHES_FILES[kind]
+        return File(path, kind, evaluation.step, write_bytes(path, content))
+
     def write_last(self, student: nn.Module) -> File | None:
         """As `write_best`."""
         return self._write(LAST_WEIGHTS, student.state_dict(), self.evaluations[-1])
@@ -101,6 +118,12 @@ class Results:
             "evaluations": [evaluation.numbers() for evaluation in self.evaluations],
             "best": None if self.best is None else self.best.numbers(),
             "best_state": self._best_state,
+            # As tensors: a checkpoint is read by a reader that knows no bytes.
+            "matches": {
+                kind: torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                for kind, content in self.matches.items()
+                if content is not None
+            },
             "seconds": seconds,
         }
 
@@ -109,6 +132,8 @@ class Results:
         self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
         self.best = None if state["best"] is None else Evaluation(**state["best"])
         self._best_state = state["best_state"]
+        saved = state.get("matches", {})  # checkpoints of earlier versions have none
+        self.matches = {kind: content.cpu().numpy().tobytes() for kind, content in saved.items()}
         self.seconds_before = state["seconds"]
 
     def summary(self, student: nn.Module, teacher: nn.Module | None) -> dict[str, Any]:

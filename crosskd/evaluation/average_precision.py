@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from crosskd.data.annotations import Annotations
 from crosskd.data.as_is import BoxesAsTheyStand
+from crosskd.evaluation.matches import packed_matches
 from crosskd.structures import Curves
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -42,6 +43,7 @@ class CocoResult:
     per_class: dict[str, float]  # class name -> AP
     class_metrics: dict[str, dict[str, float]]  # class name -> CLASS_METRICS
     curves: Curves
+    matches: bytes | None  # `packed_matches`; None where nothing was evaluated
 
 
 def average_precision(
@@ -79,6 +81,7 @@ def average_precision(
             for label, name in classes
         },
         curves=_curves(truth.classes, precision),
+        matches=packed_matches(result, truth, _image_order(truth, found)),
     )
 
 
@@ -89,18 +92,27 @@ def counted_detections(truth: Annotations, made: int) -> int:
 
 def _evaluator(truth: Annotations, found: dict[int, ImageDetections]) -> COCOeval:
     """Ready to evaluate the images in `found`. Raises `KeyError` for an image that the truth does not have."""
-    positions = {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
     if truth.as_is is not None:  # by their own ids: pycocotools goes by these, which counts where scores are equal
-        keys = {image_id: image_id for image_id in sorted(found)}
+        keys = {image_id: image_id for image_id in _image_order(truth, found)}
         expected = _entries_as_they_stand(truth.as_is, keys.keys())
     else:
-        keys = {image_id: positions[image_id] + 1 for image_id in sorted(found, key=positions.__getitem__)}
+        positions = _positions(truth)
+        keys = {image_id: positions[image_id] + 1 for image_id in _image_order(truth, found)}
         expected = [box for key in keys.values() for box in _truth_entries(truth, key)]
     predicted = [box for image_id, key in keys.items() for box in _detection_entries(key, found[image_id])]
     images = [{"id": key} for key in keys.values()]
     kind = _Evaluator if truth.as_is is None else COCOeval
     return kind(_coco(images, categories, expected), _coco(images, categories, predicted), iouType="bbox")
+
+
+def _image_order(truth: Annotations, found: Collection[int]) -> list[int]:
+    """In which the evaluation has the images: by their ids where the truth is as it stands, else as in the file."""
+    return sorted(found) if truth.as_is is not None else sorted(found, key=_positions(truth).__getitem__)
+
+
+def _positions(truth: Annotations) -> dict[int, int]:
+    return {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
 
 
 class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
@@ -131,6 +143,7 @@ def _without_ground_truth(classes: list[str]) -> CocoResult:
         per_class=dict.fromkeys(classes, NO_GROUND_TRUTH),
         class_metrics={name: dict.fromkeys(CLASS_METRICS, NO_GROUND_TRUTH) for name in classes},
         curves=_curves(classes, np.full((10, 101, len(classes)), NO_GROUND_TRUTH)),
+        matches=None,
     )
 
 

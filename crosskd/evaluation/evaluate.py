@@ -16,7 +16,7 @@ from torch import Tensor
 from crosskd.data.annotations import Annotations, read_annotations
 from crosskd.engine import distributed
 from crosskd.engine.device import memory_errors
-from crosskd.errors import ConfigError, Interrupted
+from crosskd.errors import ConfigError, Interrupted, NoAnswer
 from crosskd.evaluation.average_precision import ImageDetections, average_precision, counted_detections
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
@@ -87,13 +87,14 @@ def evaluate(
     finally:
         detector.train(training)
     shares = distributed.gather(share)
-    result = None
+    result = matches = None
     if shares is not None:
         measured = _measured(truth, _merged(shares), detector.max_detections, model, step, epoch)
-        result = replace(measured, seconds=time.perf_counter() - start)
+        matches = measured.matches
+        result = replace(measured, seconds=time.perf_counter() - start, matches=None)
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
-    return result
+    return replace(result, matches=matches)
 
 
 def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str, step: int, epoch: float) -> Evaluation:
@@ -114,6 +115,7 @@ def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str,
         boxes_left_out=truth.left_out if truth.as_is is None else 0,
         as_is=truth.as_is is not None,
         curves=numbers.curves,
+        matches=numbers.matches,
     )
 
 
@@ -122,14 +124,17 @@ def _in_step(batches: Iterable[Batch], stopping: Callable[[], bool], step: int) 
 
     Shares differ in length, and a stop reaches the ranks at different moments. Raises `Interrupted` on all of them.
     """
-    source = iter(batches)
+    source, interrupted = iter(batches), f"stopped on request in an evaluation after step {step}"
     while True:
-        batch = next(source, None)
+        try:
+            batch = next(source, None)
+        except NoAnswer as stuck:
+            raise Interrupted(f"{interrupted}, in which the loader gave no batch", step=step) from stuck
         stop, left = distributed.any_of(stopping(), batch is not None)
         if not left:
             return
         if stop:
-            raise Interrupted(f"stopped on request in an evaluation after step {step}", step=step)
+            raise Interrupted(interrupted, step=step)
         if batch is not None:
             yield batch
 

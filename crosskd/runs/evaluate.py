@@ -1,4 +1,4 @@
-"""An evaluation, from its configuration to its files: weights ─▶ COCO AP on a split, curves, manifest, log."""
+"""An evaluation, from its configuration to its files: weights ─▶ COCO AP on a split, curves, matches, manifest, log."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import evaluate as evaluate_detector
+from crosskd.evaluation.matches import write_matches
 from crosskd.runs import loader_input
 from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
@@ -33,7 +34,6 @@ from crosskd.weights.description import Description, describe
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0  # between two words on how far it is
-MOST_IMAGES = 1024  # of a batch: what `EvaluateConfig` allows; a training may have more
 
 
 def evaluate(
@@ -45,7 +45,8 @@ def evaluate(
     roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Evaluate weights as `config` says and leave `manifest.json`, the curves and `log.txt` in `workdir`.
+    """Evaluate weights as `config` says and leave `manifest.json`, the curves, the matches and `log.txt` in
+    `workdir`.
 
     `weights` is the file behind a `JobRef`. Images may be links to files below `roots`. Callbacks hear of one
     evaluation, of a "student" after step 0. Returns the manifest. Raises `Interrupted` when `stop` is set before the
@@ -77,6 +78,8 @@ def _evaluate(
     finished, evaluation = found.finished, replace(found.evaluation, best=True)
     callback.on_evaluation(run, evaluation)
     callback.on_file(run, write_curves(run.workdir / "curves", evaluation))
+    if (matches := write_matches(run.workdir, evaluation)) is not None:
+        callback.on_file(run, matches)
     callback.on_phase(run, "uploading")
     manifest = {
         "format": 1,
@@ -133,7 +136,8 @@ def evaluate_weights(
     path = weights_file(config.weights, weights)
     description = describe(path, where="/weights")
     finished = load(config, path, description, _classes(config, description))
-    loader = build_loader(loader_input.of_evaluation(config, finished, roots=roots), device=device)
+    given = loader_input.of_evaluation(config, finished, roots=roots)
+    loader = build_loader(given, device=device, stopping=stopping)
     with memory_errors(device):
         finished.detector.to(device)
     evaluation = evaluate_detector(
@@ -153,7 +157,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
     that were given. Of any other file, `config.student` says everything. Raises `WeightsError`.
     """
     told = describe(weights).model() is not None
-    data, batch_size = config.data, config.evaluation.batch_size or config.batch_size
+    data = config.data
     return EvaluateConfig(
         weights=FileRef(file=str(weights)),
         model=None if told else config.student.model,
@@ -167,7 +171,7 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
             max_corrupt_images=data.max_corrupt_images,
             max_image_pixels=data.max_image_pixels,
         ),
-        batch_size=min(batch_size, MOST_IMAGES),
+        batch_size=config.evaluation_batch,
         as_is=config.evaluation.as_is,
         workers=config.loader.workers,
     )

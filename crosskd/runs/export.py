@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 
 from crosskd.data.folder import read_samples
-from crosskd.data.transforms import recorded_scale
+from crosskd.data.transforms import Sample, recorded_scale
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import choose_device, memory_errors, set_threads
 from crosskd.engine.log_callback import LogCallback, log_file
@@ -87,18 +87,10 @@ def _export(
     watch.check()
     callback.on_phase(run, "exporting")
     path, size = run.workdir / ONNX, evaluation_size(augment)
-    write_graph_apart(detector, path, opset=config.opset, metadata=_metadata(finished), watch=watch)
+    write_graph_apart(detector, path, opset=config.opset, metadata=metadata(finished), watch=watch)
     watch.check()
     callback.on_phase(run, "evaluating")
-    graph = Graph(path, threads=torch.get_num_threads())
-    check = compare(graph, detector, samples, augment.pad_to, before_batch=watch.check)
-    log.info(
-        "the graph agrees with PyTorch on %d detections in %d images: boxes within %.4f px, scores within %.1e",
-        check.detections,
-        check.images,
-        check.box_difference,
-        check.score_difference,
-    )
+    graph, check = checked(path, finished, samples, watch)
 
     watch.check()
     callback.on_phase(run, "uploading")
@@ -115,6 +107,20 @@ def _export(
     callback.on_file(run, file)
     callback.on_file(run, write_manifest(run, manifest))
     return manifest
+
+
+def checked(path: Path, finished: TrainedDetector, samples: Sequence[Sample], watch: Watch) -> tuple[Graph, Check]:
+    """The graph at `path`, held against PyTorch on `samples`. Raises `ExportError` where they differ."""
+    graph = Graph(path, threads=torch.get_num_threads())
+    check = compare(graph, finished.detector, samples, finished.augment.pad_to, before_batch=watch.check)
+    log.info(
+        "the graph agrees with PyTorch on %d detections in %d images: boxes within %.4f px, scores within %.1e",
+        check.detections,
+        check.images,
+        check.box_difference,
+        check.score_difference,
+    )
+    return graph, check
 
 
 def _classes(config: ExportConfig, description: Description) -> list[str]:
@@ -137,7 +143,7 @@ def _graph_latency(graph: Graph, size: Size, multiple: int) -> dict[str, Any]:
     return {**timed, "device": "cpu", "threads": torch.get_num_threads()}
 
 
-def _metadata(finished: TrainedDetector) -> dict[str, str]:
+def metadata(finished: TrainedDetector) -> dict[str, str]:
     """What the file says of itself, so that it can be used without anything else."""
     return {
         "classes": json.dumps(finished.classes, ensure_ascii=False),

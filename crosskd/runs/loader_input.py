@@ -24,7 +24,7 @@ def of_training(
         augment=config.augment,
         pixels=config.student.pixels,
         loader=config.loader,
-        batch_size=config.batch_size if train else config.evaluation.batch_size or config.batch_size,
+        batch_size=config.batch_size if train else config.evaluation_batch,
         max_corrupt_images=config.data.max_corrupt_images,
         max_image_pixels=config.data.max_image_pixels,
         classes=config.data.classes if classes is None else classes,

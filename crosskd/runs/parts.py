@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,26 @@ def build_parts(
     teacher_weights: Path | None = None,
     init_weights: Path | None = None,
     roots: Sequence[Path] = (),
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Parts:
-    """The parts of one training, seeded: the same student whether or not there is a teacher."""
+    """The parts of one training, seeded: the same student whether or not there is a teacher.
+
+    The loaders ask `stopping` while they wait for a batch.
+    """
     set_threads(config.threads)
     device = choose_device(config.device)
     amp = MixedPrecision.on(device, config.precision)
     if config.compile:
         require_compiler(device)
-    train_loader, val_loader = _loaders(config, device, roots)
+    train_loader, val_loader = _loaders(config, device, roots, stopping)
     classes = train_loader.classes
 
     seed_all(config.seed)
     student = build_detector(config.student.model, len(classes), pretrained=pretrained)
     init = config.student.init
-    begun = None if init is None else begin(student, init, classes, init_weights, copy=pretrained)
+    begun = (
+        None if init is None else begin(student, init, classes, init_weights, copy=pretrained, augment=config.augment)
+    )
     teacher, teacher_digest, inherited = None, None, None
     trainee: nn.Module = student
     if config.teacher is not None and config.distill is not None:
@@ -107,15 +114,23 @@ def build_parts(
     )
 
 
-def _loaders(config: TrainConfig, device: torch.device, roots: Sequence[Path]) -> tuple[Loader, Loader]:
+def _loaders(
+    config: TrainConfig, device: torch.device, roots: Sequence[Path], stopping: Callable[[], bool]
+) -> tuple[Loader, Loader]:
     """Of training and validation. Raises DataError also where the two are of other classes."""
-    rank, world_size = distributed.rank(), distributed.world_size()
+    build = partial(
+        build_loader,
+        device=device,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        stopping=stopping,
+    )
     training = loader_input.of_training(config, "train", roots=roots)
-    train_loader = build_loader(training, device=device, rank=rank, world_size=world_size)
+    train_loader = build(training)
     if config.data.classes is None:
         require_same_classes(train_loader.classes, config.data.val.annotations)
     validation = loader_input.of_training(config, "val", train_loader.classes, roots=roots)
-    return train_loader, build_loader(validation, device=device, rank=rank, world_size=world_size)
+    return train_loader, build(validation)
 
 
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:

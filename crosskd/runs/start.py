@@ -15,8 +15,9 @@ from crosskd.convert.convert import Conversion, prepare
 from crosskd.convert.load import listed
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError, CrossKDError, WeightsError
-from crosskd.spec.config import FileRef, JobRef
-from crosskd.spec.start import CLASS_LAYER, Start, misfits, plan_start
+from crosskd.spec.config import AugmentConfig, FileRef, JobRef
+from crosskd.spec.start import CLASS_LAYER, Start, differences_text, image_differences, misfits, plan_start
+from crosskd.weights.description import Description
 from crosskd.weights.files import file_digest
 from crosskd.weights.tensors import check_finite
 
@@ -26,14 +27,21 @@ POINTER = "/student/init"
 
 
 def begin(
-    student: Detector, init: JobRef | FileRef, classes: Sequence[str], weights: Path | None, *, copy: bool = True
+    student: Detector,
+    init: JobRef | FileRef,
+    classes: Sequence[str],
+    weights: Path | None,
+    *,
+    copy: bool = True,
+    augment: AugmentConfig | None = None,
 ) -> dict[str, Any]:
     """Copy into `student`, which knows `classes`, all that it can take of the detector that `init` names.
 
     `weights` is the file behind a `JobRef`. Returned is what the manifest says of it. `copy=False` only tells: a
-    resumed student has long moved on. Raises `ConfigError` or `WeightsError` where it can begin with nothing.
+    resumed student has long moved on. `augment` says how the training reads its images; that the detector was trained
+    on others is told. Raises `ConfigError` or `WeightsError` where it can begin with nothing.
     """
-    path = _file(init, weights)
+    path = init_file(init, weights)
     conversion = _read(path)
     if faults := misfits(student.config, conversion.model):
         raise ConfigError(
@@ -52,10 +60,22 @@ def begin(
     log.info("the student %s with %s: %s", "begins" if copy else "began", path.name, plan.text())
     if not plan.classes["kept"]:
         log.warning("no class of the data has the name of one in %s: the class layer begins anew", path.name)
-    return {"sha256": file_digest(path), "detector": conversion.model.detector, **plan.manifest()}
+    told = {"sha256": file_digest(path), "detector": conversion.model.detector, **plan.manifest()}
+    return told | _images(Description(path.name, conversion.extra, POINTER), augment)
 
 
-def _file(init: JobRef | FileRef, weights: Path | None) -> Path:
+def _images(description: Description, augment: AugmentConfig | None) -> dict[str, Any]:
+    """How the detector's own images were read, and where those of this training are read otherwise."""
+    theirs = description.image_settings()
+    ours = {} if augment is None else {name: getattr(augment, name) for name in theirs}
+    differences = image_differences(ours, theirs)
+    if differences:
+        log.warning("%s", differences_text(description.name, differences))
+    return {"images": theirs, "image_differences": differences}
+
+
+def init_file(init: JobRef | FileRef, weights: Path | None) -> Path:
+    """Where the weights of `student.init` lie; `weights` is the file behind a `JobRef`. Raises `ConfigError`."""
     if weights is not None:
         return weights
     if isinstance(init, FileRef):

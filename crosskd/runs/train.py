@@ -42,8 +42,9 @@ from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.parts import build_parts, total_batch
+from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG
+from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG, MATCHES_FILES
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
@@ -64,7 +65,8 @@ def train(
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
-    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, `manifest.json`, `log.txt`.
+    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, `manifest.json`,
+    `log.txt`.
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
@@ -126,10 +128,10 @@ class _Session:
         self.callback.on_phase(run, "preparing")
         saved = read_checkpoint(resume) if resume is not None else None
         settings = saved["settings"] if saved is not None else None
-        self.config = run.config = with_image_settings(
-            self.config, saved=settings, teacher_weights=self.former.get("teacher_weights")
+        self.config = run.config = with_image_settings(self.config, saved=settings, **self.former)
+        self.parts = build_parts(
+            self.config, pretrained=saved is None, roots=self.roots, stopping=run.stop.is_set, **self.former
         )
-        self.parts = build_parts(self.config, pretrained=saved is None, roots=self.roots, **self.former)
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
@@ -162,6 +164,8 @@ class _Session:
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
             self._tell(self.results.write_best())
+        for kind in MATCHES_FILES:
+            self._tell(self.results.write_matches(kind))
 
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
@@ -174,9 +178,11 @@ class _Session:
     def _evaluate_teacher(self, teacher: Detector) -> None:
         self.callback.on_phase(self.run, "evaluating_teacher")
         reader = RenormalisedDetector(teacher, self.config.student.pixels)
-        self.results.teacher = evaluation = self._evaluate(reader, "teacher")
+        evaluation = self._evaluate(reader, "teacher")
+        self.results.add_teacher(evaluation)
         self.callback.on_evaluation(self.run, evaluation)
         self._write_curves(evaluation)
+        self._tell(self.results.write_matches("teacher_matches"))
         if evaluation.ap < POOR_TEACHER:
             log.warning(
                 "the teacher reaches AP %.4f on the validation split: check its classes, their order and its pixels",
@@ -195,6 +201,7 @@ class _Session:
         self._write_curves(evaluation)
         if evaluation.best:
             self._tell(self.results.write_best())
+            self._tell(self.results.write_matches("matches"))
         self.callback.on_phase(run, "training")
         return self.results.out_of_patience(self.config.evaluation)
 
@@ -231,6 +238,7 @@ class _Session:
         images = {} if skipped is None else _images_told(skipped, dark or [])
         manifest = distributed.broadcast({} if skipped is None else self._manifest(images))
         if distributed.is_main():
+            manifest = self._exported(manifest)
             self._tell(write_manifest(run, manifest))
         best, last = run.workdir / BEST_WEIGHTS, run.workdir / LAST_WEIGHTS
         result = TrainResult(
@@ -238,6 +246,16 @@ class _Session:
         )
         self.callback.on_end(run, result)
         return result
+
+    def _exported(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """The manifest with what became of the ONNX graph. No other rank waits for it in a collective."""
+        if self.config.export is None:
+            return manifest
+        self.callback.on_phase(self.run, "exporting")
+        file, told = export_best(self.run, self.config.export, self.parts.val_loader.dataset)
+        self.callback.on_phase(self.run, "uploading")
+        self._tell(file)
+        return {**manifest, "onnx": told}
 
     def _manifest(self, images: dict[str, Any]) -> dict[str, Any]:
         return {

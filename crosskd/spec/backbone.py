@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.names import BackboneName
-from crosskd.spec.section import FileRef, Section
+from crosskd.spec.section import FileRef, Section, refused
 
 
 class BackboneConfig(Section):
@@ -20,7 +20,7 @@ class BackboneConfig(Section):
     timm: only -1, since its models have no stages in common.
     """
 
-    name: BackboneName
+    name: BackboneName = Field(description="One of the registry's: resnet18, mobilenet_v2, swin_t, timm/…")
     width: int | None = Field(
         default=None,
         ge=8,
@@ -72,7 +72,7 @@ class BackboneConfig(Section):
             data["init"] = "imagenet" if publishes else "random"
         if data["init"] == "imagenet" and not publishes:
             which = f"{name} of width {data['width']}" if not strided_elsewhere else f"{name} in caffe style"
-            raise ValueError(f"there are no imagenet weights for {which}; use random, or a file of them")
+            raise refused(f"there are no imagenet weights for {which}; use random, or a file of them", "init")
         pretrained = data["init"] != "random"
         if data.get("frozen_stages") is None:
             data["frozen_stages"] = entry.frozen_stages if pretrained else -1
@@ -86,18 +86,40 @@ class BackboneConfig(Section):
     def _reject_ignored_fields(self) -> BackboneConfig:
         """What the backbone would not heed is refused."""
         name, entry = self.name, registry.BACKBONES[self.name]
-        norm = self.norm_eval or self.norm_frozen or self.norm_eps is not None
+        norm = next((knob for knob in ("norm_eval", "norm_frozen", "norm_eps") if getattr(self, knob)), "norm_eps")
+        has_norm = norm != "norm_eps" or self.norm_eps is not None
+        no_norm = f"{name} has no batch norm; leave norm_eval, norm_frozen and norm_eps out"
         faults = [
-            (self.width and not entry.width, f"{name} has one width; leave `width` out"),
-            ((self.width or 0) % entry.divisor, f"{name} cannot have that width; use a multiple of {entry.divisor}"),
-            (self.style == "caffe" and entry.family != "resnet", f"{name} has no caffe style; leave `style` out"),
-            (self.frozen_stages != -1 and entry.family == "timm", f"{name} names no stages; use frozen_stages -1"),
-            (norm and not entry.batch_norm, f"{name} has no batch norm; leave norm_eval, norm_frozen and norm_eps out"),
-            (self.norm_frozen and not self.norm_eval, "norm_frozen is norm_eval and more; leave norm_eval out"),
-            (self.norm_eps == 0 and not self.norm_eval, "norm_eps 0 needs norm_eval: a batch may have no variance"),
-            (self.drop_path and not entry.drop_path, f"{name} has no drop path; leave drop_path out"),
+            (self.width and not entry.width, "width", f"{name} has one width; leave `width` out"),
+            (
+                (self.width or 0) % entry.divisor,
+                "width",
+                f"{name} cannot have that width; use a multiple of {entry.divisor}",
+            ),
+            (
+                self.style == "caffe" and entry.family != "resnet",
+                "style",
+                f"{name} has no caffe style; leave `style` out",
+            ),
+            (
+                self.frozen_stages != -1 and entry.family == "timm",
+                "frozen_stages",
+                f"{name} names no stages; use frozen_stages -1",
+            ),
+            (has_norm and not entry.batch_norm, norm, no_norm),
+            (
+                self.norm_frozen and not self.norm_eval,
+                "norm_eval",
+                "norm_frozen is norm_eval and more; leave norm_eval out",
+            ),
+            (
+                self.norm_eps == 0 and not self.norm_eval,
+                "norm_eps",
+                "norm_eps 0 needs norm_eval: a batch may have no variance",
+            ),
+            (self.drop_path and not entry.drop_path, "drop_path", f"{name} has no drop path; leave drop_path out"),
         ]
-        for holds, fault in faults:
+        for holds, knob, fault in faults:
             if holds:
-                raise ValueError(fault)
+                raise refused(fault, knob)
         return self

@@ -27,9 +27,17 @@ from crosskd.spec.distill import (
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
-from crosskd.spec.section import ClassNames, FileRef, JobRef, Section
+from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
-from crosskd.spec.training import CheckpointConfig, EMAConfig, EvaluationConfig, OptimizerConfig, ScheduleConfig
+from crosskd.spec.training import (
+    MOST_EVALUATED,
+    CheckpointConfig,
+    EMAConfig,
+    EvaluationConfig,
+    OnnxConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 
 VERSION = 1
 
@@ -61,6 +69,7 @@ __all__ = [
     "MimicConfig",
     "ModelConfig",
     "NeckConfig",
+    "OnnxConfig",
     "OptimizerConfig",
     "PKDConfig",
     "PixelConfig",
@@ -77,24 +86,32 @@ __all__ = [
 class TeacherConfig(Section):
     """The frozen teacher. `model` and `classes` may be left out where the weights say them (a job; our safetensors)."""
 
-    weights: JobRef | FileRef
-    model: ModelConfig | None = None
-    classes: ClassNames | None = None
+    weights: JobRef | FileRef = Field(description="The teacher's weights: of a former job, or a file.")
+    model: ModelConfig | None = Field(
+        default=None, description="Its detector. Default: as the weights say; needed where they do not."
+    )
+    classes: ClassNames | None = Field(
+        default=None, description="Its class names in label order. Default: as the weights say, else those of the data."
+    )
 
 
 class TrainConfig(Section):
     """One training: data, student, the teacher it learns from if any, and every knob of the run."""
 
-    version: Literal[1] = 1
-    data: DataConfig
-    student: StudentConfig
-    teacher: TeacherConfig | None = None
-    distill: DistillConfig | None = None
+    version: Literal[1] = Field(default=1, description="Version of this format.")
+    data: DataConfig = Field(description="The training and the validation split.")
+    student: StudentConfig = Field(description="The detector that is trained.")
+    teacher: TeacherConfig | None = Field(
+        default=None, description="The frozen detector that it learns from; null: it learns from the data alone."
+    )
+    distill: DistillConfig | None = Field(
+        default=None, description="What it learns from the teacher, and how. Default: with a teacher, CrossKD."
+    )
     init_student: bool = Field(
         default=False, description="Begin with the teacher's tensors wherever they fit: neck, head, an equal backbone."
     )
-    augment: AugmentConfig = AugmentConfig()
-    loader: LoaderConfig = LoaderConfig()
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="How images are resized, flipped and padded.")
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="How images are read.")
     batch_size: int = Field(default=16, ge=1, le=4096, description="Images per process and step.")
     accumulate: int = Field(
         default=1,
@@ -113,19 +130,35 @@ class TrainConfig(Section):
         default=False,
         description="Batch statistics and the divisors of losses over all processes, as if one had the total batch.",
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    clip_norm: float | None = Field(default=None, gt=0, description="Largest norm of the whole gradient.")
-    ema: EMAConfig | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    optimizer: OptimizerConfig = Field(default=OptimizerConfig(), description="How a gradient becomes a step.")
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="How long it trains, and the learning rate over time."
+    )
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest norm of the whole gradient, which is scaled down to it; null: never."
+    )
+    ema: EMAConfig | None = Field(default=None, description="Moving average of the weights; null: none.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="Of the networks; weights stay in fp32."
+    )
     channels_last: bool = Field(default=False, description="Keep maps with the channels innermost: often faster.")
     compile: bool = Field(
         default=False, description="Compile the networks with torch.compile: minutes at the start, faster steps."
     )
-    evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="When AP is measured, and when that ends the run."
+    )
+    checkpoint: CheckpointConfig = Field(
+        default=CheckpointConfig(), description="When a state to resume from is written."
+    )
+    export: OnnxConfig | None = Field(
+        default_factory=OnnxConfig,  # a default of a field that may be null is more than generators of clients read
+        description="The best student as `model.onnx`, written at the end. Default: {}; null: it is not.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of first weights, order of images and augmentation.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="What it runs on; auto: a GPU where the worker has one."
+    )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
     log_every: int = Field(default=10, ge=1, le=10_000, description="Steps between two metric points.")
 
@@ -139,9 +172,16 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _pair(self) -> TrainConfig:
         if self.distill is not None and self.teacher is None:
-            raise ValueError("distill needs a teacher; add `teacher.weights`, or leave `distill` out")
+            raise refused("distill needs a teacher; add `teacher.weights`, or leave `distill` out", "distill")
         if self.init_student and self.teacher is None:
-            raise ValueError("init_student needs a teacher; add `teacher.weights`, or leave `init_student` out")
+            message = "init_student needs a teacher; add `teacher.weights`, or leave `init_student` out"
+            raise refused(message, "init_student")
         if self.init_student and self.student.init is not None:
-            raise ValueError("init_student and student.init both say what the student begins with; leave one out")
+            message = "init_student and student.init both say what the student begins with; leave one out"
+            raise refused(message, "init_student")
         return self
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images of a batch of its evaluations: by default as many as it trains on, as far as they may."""
+        return self.evaluation.batch_size or min(self.batch_size, MOST_EVALUATED)

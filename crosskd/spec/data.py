@@ -7,33 +7,35 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec.bounds import AtMost
-from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section
+from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section, refused
 
 
 class CocoSplit(Section):
     """One split: a COCO instances file and the folder that its `file_name`s are relative to."""
 
-    annotations: PathText
-    images: PathText
+    annotations: PathText = Field(description="Path of the COCO instances file (JSON).")
+    images: PathText = Field(description="Folder that the file's `file_name`s are relative to.")
 
 
 class DataConfig(Section):
     """Training and validation split. `classes` is read from the training file when it is not given."""
 
-    train: CocoSplit
-    val: CocoSplit
+    train: CocoSplit = Field(description="What is trained on.")
+    val: CocoSplit = Field(description="What AP is measured on.")
     classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the categories by ascending id."
     )
-    max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the run fails.")
+    max_corrupt_images: int = Field(
+        default=0, ge=0, description="Unreadable images that are skipped before the run fails."
+    )
     max_image_pixels: int = Field(
-        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="An image of more pixels than this is refused unread."
     )
 
     @model_validator(mode="after")
     def _classes_once(self) -> DataConfig:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes must be unique; remove the repeated names")
+            raise refused("classes must be unique; remove the repeated names", "classes")
         return self
 
 
@@ -54,13 +56,13 @@ class AugmentConfig(Section):
     short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1), AtMost(64)] = Field(
         default=[800], description="Pixels; more than one: drawn anew for each image (multi-scale)."
     )
-    long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
-    val_short_edge: int | None = Field(default=None, ge=32, le=4096, description="Default: the largest short edge.")
-    flip: Probability = 0.5
-    pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of this.")
-    min_side: float = Field(
-        default=1.0, ge=0, description="Boxes narrower than this many original pixels train nothing."
+    long_edge: int = Field(default=1333, ge=32, le=8192, description="The longer side fits into so many pixels.")
+    val_short_edge: int | None = Field(
+        default=None, ge=32, le=4096, description="As `short_edges`, in evaluations. Default: the largest of them."
     )
+    flip: Probability = Field(default=0.5, description="How often an image is mirrored left to right, 0..1.")
+    pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of so many pixels.")
+    min_side: float = Field(default=1.0, ge=0, description="Boxes narrower than so many original pixels train nothing.")
 
     antialias: bool | None = Field(
         default=None, description=f"{ANTIALIAS} Default: as the teacher was trained; without one, true."
@@ -71,9 +73,15 @@ class AugmentConfig(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> AugmentConfig:
-        if self.long_edge < max(self.short_edges):
-            raise ValueError(f"long_edge {self.long_edge} is below the largest short edge {max(self.short_edges)}")
-        return self
+        largest = max(self.short_edges)
+        if self.long_edge >= largest:
+            return self
+        if "long_edge" in self.model_fields_set:
+            raise refused(f"long_edge {self.long_edge} is below the largest short edge {largest}", "long_edge")
+        raise refused(
+            f"the short edge {largest} is above the long edge, which is {self.long_edge} by default; give `long_edge`",
+            "short_edges",
+        )
 
 
 class LoaderConfig(Section):

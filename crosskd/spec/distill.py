@@ -82,7 +82,10 @@ class CrossKDConfig(MimicConfig):
     teacher_cut: int | None = Field(
         default=None, ge=0, le=16, description="Convs of the teacher's that are left out; default: as many."
     )
-    after_relu: bool = True
+    after_relu: bool = Field(
+        default=True,
+        description="Whether the heads are cut behind the activation, as in the published code, or before it.",
+    )
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
         most = min(_published(teacher).cut, student.head.depth, teacher.head.depth)
@@ -196,14 +199,27 @@ class CWDConfig(MapsConfig):
 class DistillConfig(Section):
     """The distillation terms by name; a combination names several. An empty section means CrossKD alone."""
 
-    crosskd: CrossKDConfig | None = None
-    pkd: PKDConfig | None = None
-    direct: DirectConfig | None = None
-    ld: LDConfig | None = None
-    fitnet: FitNetConfig | None = None
-    fgd: FGDConfig | None = None
-    mgd: MGDConfig | None = None
-    cwd: CWDConfig | None = None
+    crosskd: CrossKDConfig | None = Field(
+        default=None,
+        description="CrossKD: the student's head features through the teacher's head. Default where no term is named.",
+    )
+    pkd: PKDConfig | None = Field(default=None, description="PKD: normalised maps of the pyramid. null: off.")
+    direct: DirectConfig | None = Field(
+        default=None, description="Direct mimicking of the teacher's predictions. null: off."
+    )
+    ld: LDConfig | None = Field(default=None, description="LD: distributions over bins of boxes, for GFL. null: off.")
+    fitnet: FitNetConfig | None = Field(
+        default=None, description="FitNets: maps of the pyramid as they are. null: off."
+    )
+    fgd: FGDConfig | None = Field(
+        default=None, description="FGD: maps by foreground, background and attention. null: off."
+    )
+    mgd: MGDConfig | None = Field(
+        default=None, description="MGD: the teacher's maps out of masked ones of the student. null: off."
+    )
+    cwd: CWDConfig | None = Field(
+        default=None, description="CWD: maps as a distribution over cells, by channel. null: off."
+    )
 
     @model_validator(mode="before")
     @classmethod

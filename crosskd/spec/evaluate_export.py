@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from crosskd.spec import registry
 from crosskd.spec.data import ANTIALIAS, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
-from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section
-from crosskd.spec.training import AS_IS
+from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
+from crosskd.spec.training import AS_IS, MOST_EVALUATED
 
 DESCRIBED = "Default: as the weights say; needed where they do not."
 
@@ -19,13 +19,15 @@ DESCRIBED = "Default: as the weights say; needed where they do not."
 class EvaluationData(Section):
     """The split that the detector is evaluated on."""
 
-    val: CocoSplit
+    val: CocoSplit = Field(description="What AP is measured on.")
     classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the model's, else the categories by id."
     )
-    max_corrupt_images: int = Field(default=0, ge=0, description="Unreadable images skipped before the job fails.")
+    max_corrupt_images: int = Field(
+        default=0, ge=0, description="Unreadable images that are skipped before the job fails."
+    )
     max_image_pixels: int = Field(
-        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="An image of more pixels than this is refused unread."
     )
 
     @model_validator(mode="after")
@@ -37,9 +39,14 @@ class EvaluationData(Section):
 class ScaleConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then padded."""
 
-    short_edge: int = Field(default=800, ge=32, le=4096, description="Pixels.")
-    long_edge: int = Field(default=1333, ge=32, le=8192, description="Pixels.")
-    pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of this.")
+    short_edge: int = Field(
+        default=800,
+        ge=32,
+        le=4096,
+        description="The shorter side becomes so many pixels, where the longer one allows it.",
+    )
+    long_edge: int = Field(default=1333, ge=32, le=8192, description="The longer side fits into so many pixels.")
+    pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of so many pixels.")
     antialias: bool | None = Field(
         default=None, description=f"{ANTIALIAS} Default: as in the training; true where the weights do not say it."
     )
@@ -52,20 +59,24 @@ class ScaleConfig(Section):
 class _WeightsConfig(Section):
     """What evaluating and exporting have in common: weights, and how detections are made of them."""
 
-    version: Literal[1] = 1
-    weights: JobRef | FileRef
+    version: Literal[1] = Field(default=1, description="Version of this format.")
+    weights: JobRef | FileRef = Field(description="What is evaluated or exported: a former job's weights, or a file.")
     model: ModelConfig | None = Field(default=None, description=DESCRIBED)
     scale: ScaleConfig | None = Field(default=None, description="Default: as in the training, where it is known.")
     postprocess: PostprocessConfig | None = Field(default=None, description="Default, knob by knob: the model's own.")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="What it runs on; auto: a GPU where the worker has one."
+    )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
 
 
 class EvaluateConfig(_WeightsConfig):
     """COCO AP of a weights file on a validation split."""
 
-    data: EvaluationData
-    batch_size: int = Field(default=16, ge=1, le=1024)
+    data: EvaluationData = Field(description="The split, and what is allowed of its images.")
+    batch_size: int = Field(
+        default=16, ge=1, le=MOST_EVALUATED, description="Images in a batch; it changes speed and memory, not AP."
+    )
     as_is: bool = Field(default=False, description=AS_IS)
     workers: int = Field(default=2, ge=0, le=64, description="Loader processes; 0 loads in the process itself.")
 
@@ -74,17 +85,17 @@ class ExportConfig(_WeightsConfig):
     """A weights file as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
 
     classes: ClassNames | None = Field(default=None, description=f"Class names in label order. {DESCRIBED}")
-    format: Literal["onnx"] = "onnx"
-    opset: int = Field(default=18, ge=18, le=21, description="Of the ONNX operators.")
+    format: Literal["onnx"] = Field(default="onnx", description="What is written: an ONNX graph.")
+    opset: int = Field(default=18, ge=18, le=21, description="Version of the ONNX operators.")
     images: PathText | None = Field(
         default=None,
         description="A folder of images to check the graph on; default: the validation images of the weights' job.",
     )
     check_images: int = Field(default=4, ge=1, le=1000, description="How many of them, the first by name.")
     max_image_pixels: int = Field(
-        default=64_000_000, ge=1, le=MAX_PIXELS, description="A larger image is refused unread."
+        default=64_000_000, ge=1, le=MAX_PIXELS, description="An image of more pixels than this is refused unread."
     )
-    max_seconds: int = Field(default=1800, ge=1, le=86_400, description="The export fails where it takes longer.")
+    max_seconds: int = Field(default=1800, ge=1, le=86_400, description="Seconds after which the export fails.")
 
     @model_validator(mode="after")
     def _classes_once(self) -> ExportConfig:
@@ -111,6 +122,14 @@ def unexportable(model: ModelConfig) -> str:
     return f"{name} cannot be exported: {fault}" if fault else ""
 
 
+def untried(model: ModelConfig) -> str:
+    """What to tell of a `model` of which nobody knows whether it has a form in ONNX; empty where it is known."""
+    name = model.backbone.name
+    if registry.BACKBONES[name].export_fault is not None:
+        return ""
+    return f"nobody has tried yet whether {name} can be exported: the export fails if not, within `max_seconds`"
+
+
 def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     """The scale of the evaluation, out of the values of an `AugmentConfig` or of what a weights file records of one.
 
@@ -125,6 +144,8 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
 
 # What holds where nobody said otherwise; all that there was before there was a choice, so older records have neither.
 _IMAGE_SETTINGS: dict[str, Any] = {"antialias": True, "sixteen_bit": "high_byte"}
+# What is known of files that MMDetection or torchvision wrote: both resize by plain bilinear interpolation.
+OF_OTHER_PROJECTS = {"antialias": False}
 
 
 def image_settings(augment: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,4 +172,4 @@ def augment_at(scale: ScaleConfig) -> AugmentConfig:
 
 def _require_unique(classes: list[str] | None) -> None:
     if classes is not None and len(set(classes)) != len(classes):
-        raise ValueError("classes must be unique; remove the repeated names")
+        raise refused("classes must be unique; remove the repeated names", "classes")

@@ -11,7 +11,7 @@ from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.names import DetectorName
-from crosskd.spec.section import Channels, Probability, Section, Weight
+from crosskd.spec.section import Channels, Probability, Section, Weight, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
 GROUPS = 32  # of a group norm, as published
@@ -21,7 +21,7 @@ SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's las
 class NeckConfig(Section):
     """FPN: P3..P5 from C3..C5, P6 and P7 (where `strides` has them) by strided convolutions."""
 
-    channels: Channels = 256
+    channels: Channels = Field(default=256, description="Of every map of the pyramid.")
     p6_from: Literal["p5", "c5"] = Field(
         default="p5", description="`c5` (on input) as in MMDetection's and torchvision's RetinaNet."
     )
@@ -34,8 +34,8 @@ class HeadConfig(Section):
     What only one detector reads must keep its default with the others.
     """
 
-    channels: Channels = 256
-    depth: int = Field(default=4, ge=0, le=16)
+    channels: Channels = Field(default=256, description="Of every convolution of the towers.")
+    depth: int = Field(default=4, ge=0, le=16, description="Convolutions of each tower.")
     norm: Literal["group", "none"] = Field(default="group", description="Default: group; none for RetinaNet.")
     norm_groups: int = Field(
         default=GROUPS, ge=1, le=256, description="Default: 32, or half the channels where that is less."
@@ -60,23 +60,33 @@ class HeadConfig(Section):
         "which is less than the stride where that does not divide the size.",
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _default_groups(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "norm_groups" not in data and isinstance(data.get("channels"), int):
-            data = {**data, "norm_groups": max(1, min(GROUPS, data["channels"] // SMALLEST_GROUP))}
-        return data
+    def _default_groups(cls, data: Any, handler: ModelWrapValidatorHandler[HeadConfig]) -> HeadConfig:
+        """As with all defaults, `model_fields_set` does not have it."""
+        if not isinstance(data, dict) or "norm_groups" in data or not isinstance(data.get("channels"), int):
+            return handler(data)
+        head = handler({**data, "norm_groups": max(1, min(GROUPS, data["channels"] // SMALLEST_GROUP))})
+        head.model_fields_set.discard("norm_groups")
+        return head
 
     @model_validator(mode="after")
     def _groups(self) -> HeadConfig:
         if self.norm == "none":
             return self
+        if self.channels % self.norm_groups and "norm_groups" not in self.model_fields_set:
+            raise refused(
+                f"{self.channels} channels are no multiple of {self.norm_groups}, the number of groups by default; use "
+                "a multiple, or give `norm_groups` too",
+                "channels",
+            )
         if self.channels % self.norm_groups:
-            raise ValueError(f"channels {self.channels} is no multiple of norm_groups {self.norm_groups}")
+            raise refused(f"channels {self.channels} is no multiple of norm_groups {self.norm_groups}", "norm_groups")
         if self.channels // self.norm_groups < SMALLEST_GROUP:
-            raise ValueError(
+            raise refused(
                 f"norm_groups {self.norm_groups} leaves one of the {self.channels} channels to a group, and a single "
-                f"value cannot be normalised; use {self.channels // SMALLEST_GROUP} at most"
+                f"value cannot be normalised; use {self.channels // SMALLEST_GROUP} at most",
+                "norm_groups",
             )
         return self
 
@@ -93,16 +103,24 @@ class LossConfig(Section):
     deltas. ATSS (1912.02424): focal, GIoU, centerness. FCOS (1904.01355): focal, IoU, centerness.
     """
 
-    quality_focal: Weight = 1.0
-    quality_focal_beta: float = Field(default=2.0, ge=0, le=10)
-    distribution_focal: Weight = 0.25
-    giou: Weight = Field(default=2.0, description="Default: 2 for GFL and ATSS, else 0.")
-    focal: Weight = 1.0
-    focal_gamma: float = Field(default=2.0, ge=0, le=10)
-    focal_alpha: Probability = 0.25
-    l1: Weight = Field(default=0.0, description="Default: 1 for RetinaNet.")
-    iou: Weight = Field(default=0.0, description="-log IoU. Default: 1 for FCOS.")
-    centerness: Weight = 1.0
+    quality_focal: Weight = Field(default=1.0, description="GFL: weight of the quality focal loss on classes.")
+    quality_focal_beta: float = Field(
+        default=2.0, ge=0, le=10, description="GFL: exponent of its |target - prediction|."
+    )
+    distribution_focal: Weight = Field(
+        default=0.25, description="GFL: weight of the loss on the distributions over bins."
+    )
+    giou: Weight = Field(
+        default=2.0, description="Weight of 1 - GIoU of the boxes. Default: 2 for GFL and ATSS, else 0."
+    )
+    focal: Weight = Field(default=1.0, description="RetinaNet, ATSS, FCOS: weight of the focal loss on classes.")
+    focal_gamma: float = Field(default=2.0, ge=0, le=10, description="Its exponent: how much less easy anchors count.")
+    focal_alpha: Probability = Field(default=0.25, description="Its weight of positives; negatives have the rest to 1.")
+    l1: Weight = Field(
+        default=0.0, description="Weight of the L1 loss on box deltas. Default: 1 for RetinaNet, else 0."
+    )
+    iou: Weight = Field(default=0.0, description="Weight of -log IoU of the boxes. Default: 1 for FCOS, else 0.")
+    centerness: Weight = Field(default=1.0, description="ATSS, FCOS: weight of the loss on centerness.")
 
 
 class PixelConfig(Section):
@@ -111,20 +129,24 @@ class PixelConfig(Section):
     Defaults: ImageNet's; of a timm backbone, those that its published weights were made for.
     """
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (
-        58.395,
-        57.12,
-        57.375,
+    mean: tuple[float, float, float] = Field(
+        default=(123.675, 116.28, 103.53), description="Subtracted, channel by channel, from values 0..255."
     )
-    order: Literal["rgb", "bgr"] = "rgb"
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        default=(58.395, 57.12, 57.375),
+        description="What is left is divided by this, channel by channel, in values 0..255.",
+    )
+    order: Literal["rgb", "bgr"] = Field(default="rgb", description="Order of the channels that the model sees.")
 
 
 class PostprocessConfig(Section):
     """From predictions to detections."""
 
-    score_threshold: Probability = 0.05
-    nms_iou: Probability = 0.6
+    score_threshold: Probability = Field(default=0.05, description="Detections below this score are dropped.")
+    nms_iou: Probability = Field(
+        default=0.6,
+        description="Of two boxes of a class that overlap by more than this IoU, the one with the higher score stays.",
+    )
     pre_nms: int = Field(default=1000, ge=1, le=100_000, description="Kept per level before NMS.")
     max_detections: int = Field(
         default=100, ge=1, le=10_000, description="Kept per image; AP counts them all. COCO's own AP is at 100."
@@ -139,13 +161,21 @@ class PostprocessConfig(Section):
 class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
-    detector: DetectorName = "gfl"
-    backbone: BackboneConfig
-    neck: NeckConfig = NeckConfig()
-    head: HeadConfig = HeadConfig()
-    losses: LossConfig = LossConfig()
-    pixels: PixelConfig = PixelConfig()
-    postprocess: PostprocessConfig = PostprocessConfig()
+    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss or fcos.")
+    backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
+    neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
+    head: HeadConfig = Field(
+        default=HeadConfig(), description="What predicts classes and boxes on every map of the pyramid."
+    )
+    losses: LossConfig = Field(
+        default=LossConfig(), description="Weights of the detection loss. Default: the detector's own."
+    )
+    pixels: PixelConfig = Field(
+        default=PixelConfig(), description="How an image becomes a tensor. Default: as the backbone's weights want it."
+    )
+    postprocess: PostprocessConfig = Field(
+        default=PostprocessConfig(), description="How detections are made of predictions. Default: the detector's own."
+    )
     strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
         default=[8, 16, 32, 64, 128], description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier."
     )
@@ -183,7 +213,8 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _strides(self) -> ModelConfig:
         if self.strides != PYRAMID[: len(self.strides)]:
-            raise ValueError(f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8")
+            message = f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8"
+            raise refused(message, "strides")
         return self
 
     @model_validator(mode="after")
@@ -195,7 +226,8 @@ class ModelConfig(Section):
             owner = getattr(self, section) if section else self
             if getattr(owner, name) != type(owner).model_fields[name].default:
                 readers = sorted(other for other, entry in registry.DETECTORS.items() if knob in entry.reads)
-                raise ValueError(f"{knob} is a knob of {', '.join(readers)}; {self.detector} does not read it")
+                message = f"{knob} is a knob of {', '.join(readers)}; {self.detector} does not read it"
+                raise refused(message, *knob.split("."))
         return self
 
     def held_channels(self, cut: int) -> int:

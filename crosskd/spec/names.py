@@ -12,7 +12,7 @@ from crosskd.spec import registry
 def _known(table: dict[str, Any], kind: str) -> AfterValidator:
     def check(name: str) -> str:
         if name not in table:
-            raise ValueError(f"unknown {kind} {name!r}; use one of: {registry.choices(table, name)}")
+            raise ValueError(f"unknown {kind} {name!r}; {registry.use_one_of(table, name)}")
         return name
 
     return AfterValidator(check)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from crosskd.errors import ConfigError
+from crosskd.spec.nearest import did_you_mean
 
 _SUFFIX = ".yaml"
 
@@ -24,7 +25,9 @@ def recipe_text(name: str) -> str:
     """The YAML of the recipe `name`. Raises `ConfigError` that lists the names there are."""
     names = recipe_names()
     if name not in names:
-        raise ConfigError(f"unknown recipe {name!r}", remedy=f"Use one of: {', '.join(names)}.")
+        raise ConfigError(
+            f"unknown recipe {name!r}", remedy=f"{did_you_mean(name, names)} Use one of: {', '.join(names)}.".lstrip()
+        )
     return files("crosskd").joinpath("recipes", name + _SUFFIX).read_text(encoding="utf-8")
 
 

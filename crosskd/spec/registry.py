@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from crosskd.errors import ConfigError
+from crosskd.spec.nearest import did_you_mean, nearest
 
 T = TypeVar("T")
 
 NEAR = 3  # names that a message proposes
-LONGEST = 100  # characters of an unknown name that are compared
 
 
 Family = Literal["resnet", "mobilenet", "swin", "timm"]
@@ -299,7 +298,12 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
     try:
         return table[name]
     except KeyError:
-        raise ConfigError(f"unknown {kind} {name!r}", remedy=f"Use one of: {choices(table, name)}.") from None
+        raise ConfigError(f"unknown {kind} {name!r}", remedy=f"{use_one_of(table, name)}.") from None
+
+
+def use_one_of(table: Mapping[str, Any], name: str) -> str:
+    """What to do about a name that the table does not have: the nearest, and those there are."""
+    return f"{did_you_mean(name, table.keys())} Use one of: {choices(table, name)}".lstrip()
 
 
 def choices(table: Mapping[str, Any], name: str) -> str:
@@ -307,6 +311,6 @@ def choices(table: Mapping[str, Any], name: str) -> str:
     timm = [entry for entry in table if entry.startswith(TIMM)]
     text = ", ".join(sorted(table.keys() - set(timm)))
     if timm:
-        near = get_close_matches(name[:LONGEST], timm, n=NEAR)
+        near = nearest(name, timm, NEAR)
         text += f", or one of {len(timm)} {TIMM}... models" + (f", such as {', '.join(near)}" if near else "")
     return text

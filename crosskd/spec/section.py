@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from crosskd.spec.bounds import AtMost, refuse_many_unknown
+
+
+def refused(message: str, *place: str | int) -> ValidationError:
+    """What a validator of a whole section raises for the field at `place` below it: the fault is told there.
+
+    Of fields that do not go together, name one that was sent: a default is nobody's fault.
+    """
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    return ValidationError.from_exception_data("section", [InitErrorDetails(type=error, loc=place, input=None)])
 
 
 class Section(BaseModel):
@@ -49,11 +59,11 @@ Channels = Annotated[int, Field(ge=8, le=4096)]
 class FileRef(Section):
     """A file of weights."""
 
-    file: PathText
+    file: PathText = Field(description="Path of the file: in one of the service's data roots, or relative to one.")
 
 
 class JobRef(Section):
-    """Weights that a former job of the service made."""
+    """Weights that another job of the service made, or is still to make."""
 
-    job: Annotated[str, Field(min_length=1, max_length=64)]
-    checkpoint: Literal["best", "last"] = "best"
+    job: Annotated[str, Field(min_length=1, max_length=64)] = Field(description="Id of the job.")
+    checkpoint: Literal["best", "last"] = Field(default="best", description="Its best weights by AP, or its last.")

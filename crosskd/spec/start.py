@@ -105,6 +105,24 @@ def plan_start(
     )
 
 
+def image_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Which of a training's settings of images, `ours`, are others than `theirs`, on which the weights were trained.
+
+    What is None or missing is not known, and no difference.
+    """
+    known = [name for name in theirs if ours.get(name) is not None and theirs[name] is not None]
+    return [
+        f"augment.{name} is {str(ours[name]).lower()} here, {str(theirs[name]).lower()} there"
+        for name in known
+        if ours[name] != theirs[name]
+    ]
+
+
+def differences_text(name: str, differences: Sequence[str]) -> str:
+    """Such differences in a sentence about `name`, the detector of `student.init`."""
+    return f"images are read otherwise than those that {name} was trained on: {'; '.join(differences)}"
+
+
 def _differences(student: ModelConfig, found: ModelConfig) -> list[str]:
     ours = {**code_facts(student), "backbone/norm_eps": student.backbone.norm_eps}
     theirs = {**code_facts(found), "backbone/norm_eps": found.backbone.norm_eps}

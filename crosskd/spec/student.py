@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.section import FileRef, JobRef
+from crosskd.spec.section import FileRef, JobRef, refused
 
 
 class StudentConfig(ModelConfig):
@@ -38,7 +38,9 @@ class StudentConfig(ModelConfig):
         if not isinstance(name, str) or name not in registry.BACKBONES:
             return data
         if given.get("init") not in (None, "random"):
-            raise ValueError("`student.init` brings the backbone's weights too; leave `backbone.init` out")
+            raise refused(
+                "`student.init` brings the backbone's weights too; leave `backbone.init` out", "backbone", "init"
+            )
         entry = registry.BACKBONES[name]
         chosen = {key: value for key, value in given.items() if value is not None}
         pretrained = {"frozen_stages": entry.frozen_stages, "norm_eval": entry.batch_norm, "init": "random"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 SAFETENSORS = ".safetensors"
+FORMAT = "crosskd"  # what the metadata of a file of ours says
 MAX_HEADER = 100_000_000  # bytes; the bound that the safetensors library sets itself
 _BEGINNING = 512  # bytes that are looked at
 _LFS = b"version https://git-lfs.github.com/spec/"

@@ -59,7 +59,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> str:
     """Write a text file in UTF-8. Returns its sha256 in hex. Raises `OSError`."""
-    content = text.encode()
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file. Returns its sha256 in hex. Raises `OSError`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()

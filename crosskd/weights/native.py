@@ -19,10 +19,9 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.input_contract import input_contract
 from crosskd.spec.inputs import opened
-from crosskd.spec.weights_file import MAX_HEADER
+from crosskd.spec.weights_file import FORMAT, MAX_HEADER
 from crosskd.weights.files import file_digest, replacing
 
-FORMAT = "crosskd"
 VERSION = "1"
 
 Header = dict[str, tuple[str, tuple[int, ...]]]  # tensor name -> ("F32", shape)

@@ -22,6 +22,7 @@ FILES: dict[str, str] = json.loads(os.environ["CONFORMANCE_FILES"])
 KINDS = ("train", "distill", "evaluate", "export")
 SPENDING = frozenset(
     {"cancel_job", "stop_job", "pause_job", "resume_job", "retry_job", "delete_job", "claim_job", "finish_attempt"}
+    | {"cancel_sweep", "pause_sweep", "resume_sweep", "retry_sweep", "delete_sweep"}
     | {"revoke_token", "delete_webhook"}
 )
 ENDED = frozenset({"stream_events", "read_logs"})  # of a job that lives, the answer would never end
@@ -47,6 +48,8 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     for name in case.path_parameters or {}:
         if name in pool:
             case.path_parameters[name] = pool[name][draw // 8 % len(pool[name])]
+    if operation == "compare_jobs" and isinstance(case.query, dict) and isinstance(case.query.get("job"), list):
+        case.query["job"] = [pool["job"][(draw // 8 + n) % len(pool["job"])] for n in range(len(case.query["job"]))]
     if _is_number(case.headers.get("Fencing-Token", "")) and draw % 3:
         case.headers["Fencing-Token"] = "1"
     if isinstance(case.body, bytes) and draw % 2:
@@ -64,6 +67,9 @@ def _announce(case: schemathesis.Case) -> None:
 
 def _make_sense(order: dict[str, Any]) -> None:
     """A job of the kind that its specification is for, with files that there are, is looked at further."""
+    if isinstance(order.get("base"), dict):  # a sweep, of a specification that may be anything
+        order["base"] = {"data": {"train": FILES, "val": FILES}, "student": {"backbone": {"name": "resnet_tiny"}}}
+        order.pop("teacher", None)
     spec = order.get("spec")
     if not isinstance(spec, dict):
         return

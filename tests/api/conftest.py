@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,12 +17,15 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 
 from api.database import Database
 from api.main import build_app, configure
 from api.models import Base
+from api.services.submission import datasets
 from api.settings import Settings
+from crosskd.spec.coco.survey import Use
+from crosskd.spec.inputs import Input
 from tests.support.api_client import HERE
 from tests.support.coco_files import write_spec
 from tests.support.s3 import S3, s3_server
@@ -126,6 +132,31 @@ def _no_transaction_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.database.ABANDONED_SECONDS", 600)
 
 
+@pytest.fixture(scope="session")
+def checked_files() -> dict[tuple[str, ...], datasets.CheckResult]:
+    """What the checks of annotation files have found, by content, use and time limit."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _a_file_is_checked_once(monkeypatch: pytest.MonkeyPatch, checked_files: dict[tuple[str, ...], Any]) -> None:
+    """The check of an annotation file is a process of its own: the same bytes need one for all tests.
+
+    Each test has a database without rows, where the API keeps what it knows of a file, and half of them post a job.
+    The process itself is tested in services/submission/test_datasets.py, which takes none of this.
+    """
+    check = datasets._check
+
+    def once(file: Input, use: Use, deadline: float, seconds: float) -> datasets.CheckResult:
+        with file.reader() as reader:
+            key = (hashlib.file_digest(reader, "sha256").hexdigest(), json.dumps(use.values()), str(seconds))
+        if key not in checked_files:
+            checked_files[key] = check(file, use, deadline, seconds)
+        return copy.deepcopy(checked_files[key])
+
+    monkeypatch.setattr(datasets, "_check", once)
+
+
 @pytest.fixture
 def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
     """Settings on the test's database and folders; the broker is away unless a test names one."""
@@ -157,12 +188,32 @@ def built_apps() -> list[FastAPI]:
     return []
 
 
+@pytest.fixture(scope="session")
+def warm_engines() -> dict[str, Engine]:
+    """An engine of each kind that has been used: what it has compiled."""
+    return {}
+
+
+def share_compiled(database: Database, warm: dict[str, Engine]) -> None:
+    """Give a new engine the statements that former ones compiled, as one that has run for long has them.
+
+    Each test has an engine of its own, and to compile its statements takes longer than to run them.
+    """
+    for engine in (database.engine, database._readers):
+        if database.dialect in warm:
+            engine.dialect = warm[database.dialect].dialect
+            engine._compiled_cache = warm[database.dialect]._compiled_cache
+
+
 @pytest.fixture
-def app(settings: Settings, built_apps: list[FastAPI]) -> Iterator[FastAPI]:
+def app(settings: Settings, built_apps: list[FastAPI], warm_engines: dict[str, Engine]) -> Iterator[FastAPI]:
     app = built_apps.pop() if built_apps else build_app()
     routes = len(app.routes)
     configure(app, settings)
+    database: Database = app.state.database
+    share_compiled(database, warm_engines)
     yield app
+    warm_engines.setdefault(database.dialect, database.engine)
     app.state.database.close()  # a test without a client has not run the application to its end
     if len(app.routes) == routes:  # the test has added none
         built_apps.append(app)

@@ -13,12 +13,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from api.auth import PUBLIC_PATHS, is_loopback
+from api.auth import PUBLIC_PATHS
 from api.database import Database
 from api.main import create_app
 from api.models import ApiToken, Attempt
 from api.settings import Settings
 from tests.support.api_client import ELSEWHERE, HERE, bearer, problem
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 from wire.reports import CocoMetrics
 
@@ -135,6 +136,7 @@ def test_where_tokens_are_asked_for_this_machine_needs_one_too(locked: TestClien
     assert locked.get("/health").status_code == 200
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
@@ -162,18 +164,6 @@ def test_this_machine_by_any_of_its_names(client: TestClient) -> None:
         for site in ("none", "same-origin"):
             headers = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": site}
             assert client.get("/jobs", headers=headers).status_code == 200, host
-
-
-@pytest.mark.parametrize("here", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_loopback(here: str) -> None:
-    assert is_loopback(here)
-
-
-@pytest.mark.parametrize(
-    "there", ["0.0.0.0", "192.168.1.1", "", "127.0.0.1.evil.example", "localhost.evil.example", "::"]
-)
-def test_not_loopback(there: str) -> None:
-    assert not is_loopback(there)
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ from api.services.operations import readiness
 from api.settings import Settings
 from tests.support.evaluations import METRICS
 from tests.support.sending import digest
+from tests.support.tiny_graph import tiny_graph
 from tests.support.worker_calls import WORKER, WORKER_TOKEN
 from wire.tokens import TokenCreate
 
@@ -131,6 +132,7 @@ class Filled:
         for pool in ("kept", "spent"):
             self.pools[pool]["webhook"] = [self._made("/webhooks", url=f"http://127.0.0.1:1/{n}") for n in range(2)]
             self.pools[pool]["token"] = [self._made("/tokens", name=str(n)) for n in range(2)]
+            self.pools[pool]["sweep"] = [self._sweep(action) for action in ("", "pause", "cancel")]
 
     def _each_state(self, pool: dict[str, list[str]], *, over: bool) -> None:
         for outcome in ("succeeded", "failed"):
@@ -144,10 +146,17 @@ class Filled:
             pool["job"].append(job)
         queued, paused = self._post(), self._post()
         self._call("POST", f"/jobs/{paused}/pause")
-        pool["job"] += [queued, paused]
+        pool["job"] += [queued, paused, self._post(init={"job": queued})]
 
-    def _post(self) -> str:
-        return self._made("/jobs", kind="train", name="one", labels={"a": "b"}, spec=self.spec)
+    def _sweep(self, action: str) -> str:
+        sweep = self._made("/sweeps", name="one", base=self.spec, arms={"alone": {}, "x": {}}, seeds=[1, 2])
+        if action:
+            self._call("POST", f"/sweeps/{sweep}/{action}")
+        return sweep
+
+    def _post(self, **student: Any) -> str:
+        spec = {**self.spec, "student": {**self.spec["student"], **student}}
+        return self._made("/jobs", kind="train", name="one", labels={"a": "b"}, spec=spec)
 
     def _run(self, pool: dict[str, list[str]], outcome: str | None) -> str:
         """A job that was claimed, has reported something of each kind, and ended with `outcome` unless that is None."""
@@ -158,17 +167,19 @@ class Filled:
         line = {"at": AT, "text": "a line"}
         curve = {"0.50": [0.5] * 101, "0.75": [0.5] * 101, "0.50:0.95": [0.5] * 101}
         curves = {"model": "student", "step": 5, "epoch": 1.0, "recall": [0.01 * n for n in range(101)]}
+        kinds = {"curves": "curves", "model.onnx": "onnx"}  # which these names do not tell
         files = {
             "log.txt": b"a line\n",
             "best.safetensors": b"weights",
             "checkpoint-00000005.pt": b"state",
+            "model.onnx": tiny_graph(),
             "curves-student-00000005.json": json.dumps(curves | {"mean": curve, "classes": {"ring": None}}).encode(),
         }
         self._call("POST", f"{here}/metrics", json={"sequence": 0, "points": [point], "progress": {"step": 1}})
         self._call("POST", f"{here}/evaluations", json={"model": "student", "step": 5, "metrics": METRICS})
         self._call("POST", f"{here}/logs", json={"sequence": 0, "lines": [line]})
         for name, content in files.items():
-            kind = {"kind": "curves"} if name.startswith("curves") else {}
+            kind = {"kind": kinds[name.partition("-")[0]]} if name.partition("-")[0] in kinds else {}
             headers = {"Content-Digest": digest(content)}
             self._call("PUT", f"{here}/artifacts/{name}", content=content, headers=headers, params=kind)
         if outcome is not None:

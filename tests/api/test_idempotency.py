@@ -24,6 +24,7 @@ from api.services import idempotency
 from api.services.submission import validation
 from api.settings import Settings
 from tests.support.api_client import HERE
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 
 KEY = {"Idempotency-Key": "one-of-mine"}
@@ -232,6 +233,7 @@ def test_a_claim_whose_answer_was_lost_is_had_again(
     assert count(database, Attempt) == 1
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("key", ["", "x" * 256, "\N{LATIN SMALL LETTER E WITH ACUTE}", "a\tb"])
 def test_a_key_that_is_none_is_refused(client: TestClient, order: dict[str, Any], key: str) -> None:
     answer = client.post("/jobs", json=order, headers=[(b"Idempotency-Key", key.encode("latin-1"))])

@@ -140,6 +140,24 @@ def test_what_a_client_submits(client: TestClient, spec: dict[str, Any]) -> None
     post(client, "/jobs?dry_run=true", order, {})
 
 
+def test_what_a_client_compares(client: TestClient, spec: dict[str, Any]) -> None:
+    """The base is a specification as any other: what surrounds it is spoilt here."""
+    rest = {
+        "name": "n", "arms": {"alone": {}, "x": {"optimizer": {"lr": 0.1}}}, "seeds": [1], "teacher": None,
+        "grid": {"optimizer.momentum": [0.8]}, "labels": {"a": "b"}, "baseline": "alone", "priority": 5,
+    }  # fmt: skip
+    base = json.dumps({"data": spec["data"], "student": spec["student"]}).encode()
+    wrong = []
+    for name, content in spoilt(rest):
+        body = content[:-1] + b', "base": ' + base + b"}"
+        answer = client.post("/sweeps", content=body, headers={"Content-Type": "application/json"})
+        if answer.status_code >= 500 or client.get("/sweeps").status_code != 200:
+            wrong.append(f"{name}: {answer.status_code}")
+        if answer.status_code == 201 and client.get(answer.headers["location"]).json()["id"] != answer.json()["id"]:
+            wrong.append(f"{name}: cannot be read back")
+    assert wrong == []
+
+
 def test_headers(client: TestClient, post_job: Callable[..., str]) -> None:
     job = post_job()
     client.post(f"/jobs/{job}/cancel")

@@ -9,9 +9,10 @@ from fastapi.testclient import TestClient
 @pytest.mark.parametrize(
     ("path", "pointer", "remedy"),
     [
-        ("/jobs?stats=failed", "stats", "Did you mean status? Known here: "),
+        ("/jobs?stats=failed", "stats", "Did you mean `status`? Known here: "),
         ("/jobs?page=2", "page", "Remove it. Known here: "),
-        ("/health?x=1", "x", "Remove it: there are none here."),
+        ("/compare?jobs=a", "jobs", "Did you mean `job`? Known here: "),
+        ("/health?x=1", "x", "Remove it. None is known here."),
     ],
 )
 def test_one_that_is_unknown_is_refused_and_a_near_name_proposed(
@@ -22,6 +23,12 @@ def test_one_that_is_unknown_is_refused_and_a_near_name_proposed(
     (fault,) = answer.json()["errors"]
     assert fault["pointer"] == pointer
     assert fault["remedy"].startswith(remedy)
+
+
+def test_a_value_that_is_unknown_is_refused_and_a_near_one_proposed(client: TestClient) -> None:
+    (fault,) = client.get("/jobs?status=runing").json()["errors"]
+    assert fault["pointer"] == "status"
+    assert fault["remedy"].startswith("Did you mean `running`? Use 'waiting', 'queued', 'running'")
 
 
 def test_all_are_counted_and_a_hundred_listed(client: TestClient) -> None:

@@ -28,7 +28,8 @@ from api.settings import Settings
 from tests.support.api_client import HERE
 from tests.support.leases import reap_after
 from tests.support.queues import key, queued_messages
-from tests.support.worker_calls import Worker
+from tests.support.waiting import until
+from tests.support.worker_calls import Worker, upload
 from wire.tasks import RUN_JOB
 
 PostJob = Callable[..., str]
@@ -118,6 +119,30 @@ def test_the_embedded_relay_rings_at_once(
                 assert time.monotonic() - posted < 60
                 time.sleep(0.005)
     assert not [thread for thread in threading.enumerate() if thread.name in ("relay", "uptime")]
+
+
+def test_what_waited_for_a_job_is_sent_when_that_one_has_succeeded(
+    make_settings: Callable[..., Settings],
+    settings: Settings,
+    spec: dict[str, Any],
+    broker: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.relay.POLL_SECONDS", 3600)  # it would look again too late: it must be told
+    app = create_app(make_settings(broker_url=settings.broker_url, relay="embedded"))
+    with TestClient(app, **HERE) as client:
+        order = {"kind": "train", "name": "x", "spec": spec}
+        first = client.post("/jobs", json=order).json()["id"]
+        order["spec"] = {**spec, "student": {**spec["student"], "init": {"job": first}}}
+        second = client.post("/jobs", json=order).json()
+        assert second["status"] == "waiting"
+        until(lambda: queued_messages(broker) == 1)
+        worker = Worker(client)
+        worker.claim(first)
+        upload(worker, "best.safetensors", b"weights")
+        worker.finish("succeeded")
+        until(lambda: queued_messages(broker) == 2)
+        assert client.get(f"/jobs/{second['id']}").json()["status"] == "queued"
 
 
 def test_a_broker_that_is_away_loses_no_job(

@@ -1,7 +1,6 @@
 """The most work that a body can make: answers stay small, the event loop stays free, and memory comes back.
 
-Each body is about as large as the limit allows. They are made from the description of the API: a list in each place
-that takes one, and unknown fields in each object.
+`python -m benchmarks.worst_bodies` sends the same ones over a socket and asks for `/health` meanwhile.
 """
 
 from __future__ import annotations
@@ -21,54 +20,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.main import collect_less_garbage
+from benchmarks.bodies import LIMIT, filled, of_every_endpoint
 from tests.support.worker_calls import WORKER, Worker
 
-LIMIT = 990_000  # bytes of a body
 HOLD_SECONDS = 0.25  # CPU time of one callback on the event loop, so that others are answered meanwhile
-
-
-def filled(item: str) -> str:
-    """A list that has no bound."""
-    return "[" + ",".join([item] * (LIMIT // (len(item) + 1))) + "]"
-
-
-def fields(count: int, value: str = "0") -> str:
-    return "{" + ",".join(f'"{number}":{value}' for number in range(count)) + "}"
-
-
-def wrong_entries(schema: dict[str, Any]) -> str | None:
-    """As many entries as a list or a mapping may have, each as wrong as the rest of the bytes allows."""
-    count = schema.get("maxItems", schema.get("maxProperties", 0))
-    if count < 100:
-        return None
-    room = LIMIT // count - 12
-    entry = fields(min(16, room // 7))
-    return fields(count, entry) if schema["type"] == "object" else "[" + ",".join([entry] * count) + "]"
-
-
-def places(
-    schema: dict[str, Any], known: dict[str, Any], depth: int = 5
-) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """Paths to every list and object that a schema takes, its own among them; what they are filled with besides."""
-    if depth == 0:
-        return
-    reference = schema.get("$ref")
-    if reference is not None:
-        schema = known[reference.rpartition("/")[2]]
-    for branch in (*schema.get("anyOf", ()), *schema.get("allOf", ()), *schema.get("oneOf", ())):
-        yield from places(branch, known, depth)
-    if schema.get("type") in ("array", "object"):
-        yield (), wrong_entries(schema)
-    for name, inner in schema.get("properties", {}).items():
-        yield from (((name, *path), entries) for path, entries in places(inner, known, depth - 1))
-
-
-def bodies(schema: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
-    for path, entries in dict.fromkeys(places(schema, known)):
-        head = "".join(f'{{"{name}":' for name in path)
-        for filling in (filled("{}"), fields(LIMIT // 9), entries):
-            if filling is not None:
-                yield head + filling + "}" * len(path)
 
 
 def megabytes(what: str) -> int:
@@ -105,25 +60,16 @@ def test_the_worst_bodies_of_every_endpoint(
     worker.claim(post_job())
     Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory counts from now on
     before = megabytes("VmHWM")
-    description = app.openapi()
-    known = description["components"]["schemas"]
     sent = 0
-    for path, operations in description["paths"].items():
-        for method, operation in operations.items():
-            content = operation.get("requestBody", {}).get("content", {})
-            if "application/json" not in content:
-                continue
-            headers = worker.headers if "{attempt}" in path else WORKER if path.startswith("/worker/") else {}
-            concrete = path.replace("{attempt}", worker.attempt).replace("{job}", "0" * 32)
-            for body in bodies(content["application/json"]["schema"], known):
-                answer = client.request(
-                    method, concrete, content=body, headers={**headers, "Content-Type": "application/json"}
-                )
-                about = (method, path, body[:80], answer.text[:300])
-                assert answer.status_code in (400, 404, 409, 413, 422), about
-                assert len(answer.content) < 1_000_000, about
-                assert max(held) < HOLD_SECONDS, (max(held), *about)
-                sent += 1
+    for method, path, body in of_every_endpoint(app.openapi()):
+        headers = worker.headers if "{attempt}" in path else WORKER if path.startswith("/worker/") else {}
+        concrete = path.replace("{attempt}", worker.attempt).replace("{job}", "0" * 32)
+        answer = client.request(method, concrete, content=body, headers={**headers, "Content-Type": "application/json"})
+        about = (method, path, body[:80], answer.text[:300])
+        assert answer.status_code in (400, 404, 409, 413, 422), about
+        assert len(answer.content) < 1_000_000, about
+        assert max(held) < HOLD_SECONDS, (max(held), *about)
+        sent += 1
     assert sent > 100
     assert megabytes("VmHWM") - before < 150
 

@@ -12,8 +12,10 @@ import yaml
 
 from client.stack.home import Home
 from client.stack.services import HOST, free_port
+from crosskd.evaluation.average_precision import average_precision
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run, run_process
+from tests.support.matches import detections, truth
 
 WEIGHTS = b"weights" * 1000
 
@@ -52,6 +54,36 @@ def test_submit_posts_a_preset_on_a_data_folder(service: Service, home: Path, fi
     assert job.spec["student"]["strides"] == [8, 16, 32, 64, 128]
 
 
+def test_submit_begins_with_a_former_job(service: Service, spec_file: Path, finished: str) -> None:
+    options = ("--name", "the former", "--label", "team=a", "--priority", "7", "--teacher-job", finished)
+    done = run(service, "submit", str(spec_file), *options)
+    assert done.returncode == 0, done.stderr
+    changes = ("--set", "schedule.epochs=7", "--set", "ema={decay: 0.5}", "--label", "try=2")
+    with service.client() as client:
+        former = client.job(done.stdout.strip())
+        assert former.kind == "distill"
+
+        done = run(service, "submit", "--like", "the former", *changes)
+        assert done.returncode == 0, done.stderr
+        job = client.job(done.stdout.strip())
+        assert (job.kind, job.name, job.priority, job.labels) == ("distill", former.name, 7, {"team": "a", "try": "2"})
+        changed = {"schedule": former.spec["schedule"] | {"epochs": 7}, "ema": {"decay": 0.5, "warmup": True}}
+        assert job.spec == former.spec | changed
+        assert (job.retried_from, job.status) == (None, "queued")
+
+        alone = ("--set", "teacher=null", "--set", "distill=null", "--name", "alone", "--priority", "2", "--dry-run")
+        done = run(service, "submit", "--like", former.id[:31], *alone)
+        assert done.returncode == 0, done.stderr
+        told = yaml.safe_load(done.stdout)
+        assert (told["kind"], told["name"], told["priority"]) == ("train", "alone", 2)
+        assert told["spec"] == former.spec | {"teacher": None, "distill": None}
+
+    done = run(service, "submit", "--like", former.id, "--set", "schedul.epochs=7")
+    assert done.returncode == 1
+    assert "/spec/schedul: " in done.stderr
+    assert "Did you mean `schedule`?" in done.stderr
+
+
 def test_submit_names_every_fault_on_a_line_of_its_own(service: Service, spec_file: Path) -> None:
     wrong = ("batch_size=0", "seed=-1", "student.backbone.name=os.system", "nonsense=1")
     done = run(service, "submit", str(spec_file), *(text for value in wrong for text in ("--set", value)))
@@ -88,6 +120,24 @@ def test_weights_are_evaluated_and_exported(service: Service, home: Path, finish
     assert yaml.safe_load(done.stdout)["spec"]["data"]["val"]["annotations"] == str(data / "val.json")
     both = run(service, "submit", "evaluate", "--weights-job", "x", "--weights-file", "y")
     assert both.returncode == 2
+
+
+def test_jobs_are_compared(service: Service, tmp_path: Path) -> None:
+    """By the process that the API starts for it, out of files that a worker has sent."""
+    known = truth(tmp_path, 3)
+    jobs: list[str] = []
+    for seed in (4, 5):
+        packed = average_precision(known, detections(known, seed)).matches
+        assert packed is not None
+        jobs.append(service.succeeded(f"seed {seed}", WEIGHTS, **{"matches.safetensors": packed}))
+    done = run(service, "compare", *jobs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"seed 5 ({jobs[1]}) against seed 4 ({jobs[0]})")
+    assert "8 images, 1000 resamples, seed 0" in done.stdout
+    older = service.succeeded("older", WEIGHTS)
+    done = run(service, "compare", jobs[0], older)
+    assert done.returncode == 1
+    assert f"crosskd submit evaluate --weights-job {older} " in done.stderr
 
 
 def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_file: Path, tmp_path: Path) -> None:
@@ -131,6 +181,33 @@ def test_jobs_and_show_tell_what_there_is(service: Service, finished: str) -> No
     shown = run(service, "show", finished).stdout
     assert "attempt 1: succeeded on w1 cpu" in shown
     assert json.loads(run(service, "show", finished, "--json").stdout)["id"] == finished
+
+
+def test_a_job_is_called_by_the_beginning_of_its_id_by_its_name_or_last(service: Service) -> None:
+    job = service.post("so called")
+    for reference in (job[:31], "so called", "@last"):
+        assert run(service, "show", reference).stdout.startswith(job), reference
+    wrong = run(service, "show", "so caled")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("404 Not Found: there is no job whose id begins with 'so caled'")
+    assert "Near are 'so called'" in wrong.stderr
+    assert run(service, "cancel", "so called").stdout == f"{job}: cancelled\n"
+    again = service.post("so called")
+    ambiguous = run(service, "logs", "so called")
+    assert ambiguous.returncode == 1
+    head, *rows = ambiguous.stderr.splitlines()
+    assert head == "2 jobs are called 'so called'. Give more of an id, or all of it."
+    assert [row.split()[0] for row in rows] == [again, job]
+    assert run(service, "delete", job[:31]).stdout == f"{job}: deleted\n"
+    assert run(service, "cancel", "@last").stdout == f"{again}: cancelled\n"
+
+
+def test_weights_are_named_by_a_job_s_name_too(service: Service, spec_file: Path, finished: str) -> None:
+    done = run(service, "submit", str(spec_file), "--teacher-job", finished[:31], "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["spec"]["teacher"]["weights"]["job"] == finished
+    wrong = run(service, "submit", str(spec_file), "--set", "teacher={weights: {job: no such job}}")
+    assert wrong.stderr.startswith("404 Not Found: there is no job whose id begins with 'no such job'")
 
 
 def test_text_from_outside_is_shown_and_never_obeyed(service: Service) -> None:
@@ -225,6 +302,9 @@ def test_presets_are_listed_and_printed(service: Service) -> None:
         (["submit", "gone.yaml"], 1),
         (["submit", "no_such_preset"], 1),
         (["show", "nope"], 1),
+        (["submit"], 2),
+        (["submit", "demo_student", "--like", "x"], 2),
+        (["submit", "--like", "nope"], 1),
         (["show"], 2),
         (["metrics", "x", "--since-step", "-1"], 2),
         (["jobs", "--label", "novalue"], 1),
@@ -246,6 +326,13 @@ def test_no_service_is_said_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "crosskd up" in done.stderr
+
+
+def test_a_token_file_that_is_none_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSKD_TOKEN_FILE", str(tmp_path / "none"))
+    done = run("http://nowhere", "jobs")
+    said = "CROSSKD_TOKEN: the file that CROSSKD_TOKEN_FILE names cannot be read (No such file or directory)"
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (1, True, 1), done.stderr
 
 
 def test_the_address_of_a_running_stack_is_read_from_its_home(service: Service, tmp_path: Path) -> None:

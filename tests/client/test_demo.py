@@ -7,25 +7,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client import demo, specs
+from client import demo
 from client.demo import DemoFailed, Row
-from crosskd.spec.presets import load_recipe
 from tests.support.api_server import Service
 from tests.support.evaluations import EVALUATION
 from tests.support.waiting import until
-from wire.jobs import JobCreate, Preset
 from wire.reports import CocoMetrics
 
 WEIGHTS = b"weights" * 1000
 
 
-def test_the_verdict_tells_gain_and_gap() -> None:
-    assert demo.verdict(0.30, 0.10, 0.15) == (
+def test_gain_and_gap_are_told() -> None:
+    assert demo.gain(0.30, 0.10, 0.15) == (
         "CrossKD: +5.0 AP points over the student alone: 25 % of the gap to the teacher closed."
     )
-    assert "-5.0 AP points" in demo.verdict(0.30, 0.10, 0.05)
-    assert "-25 % of the gap" in demo.verdict(0.30, 0.10, 0.05)
-    assert "no gap to close" in demo.verdict(0.10, 0.10, 0.15)
+    assert "-5.0 AP points" in demo.gain(0.30, 0.10, 0.05)
+    assert "-25 % of the gap" in demo.gain(0.30, 0.10, 0.05)
+    assert "no gap to close" in demo.gain(0.10, 0.10, 0.15)
 
 
 def test_the_table_has_a_line_for_each_student() -> None:
@@ -39,14 +37,13 @@ def test_the_table_has_a_line_for_each_student() -> None:
     assert lines[2].split() == ["student", *["0.250"] * 5, "-", "1", "0.00"]
 
 
-@pytest.mark.parametrize("name", demo.ROWS)
-def test_the_demos_jobs_are_valid(name: str, tmp_path: Path) -> None:
-    split = {"annotations": "a.json", "images": "images"}
-    teacher = {"job": "x"} if name == demo.CROSSKD else None
-    base = {"spec": {**load_recipe(name), "data": {"train": split, "val": split}}}
-    job = JobCreate.model_validate(specs.complete(base, name=name, teacher=teacher))
-    assert job.kind == ("distill" if teacher else "train")
-    assert set(demo.EPOCHS) == set(demo.ROWS)
+def test_the_demos_sweep_is_valid(service: Service) -> None:
+    with service.client() as client:
+        plan = client.dry_run_sweep(demo.order(client, service.spec["data"]))
+    assert [(job.role, job.arm, job.kind, job.seed) for job in plan.jobs] == [
+        ("teacher", None, "train", 0), ("arm", demo.STUDENT, "train", 0), ("arm", demo.CROSSKD, "distill", 0),
+    ]  # fmt: skip
+    assert plan.baseline == demo.STUDENT
 
 
 def test_another_ap_than_the_services_fails_the_demo(
@@ -72,23 +69,21 @@ def test_weights_that_cannot_be_evaluated_fail_the_demo(service: Service, tmp_pa
 
 
 def test_a_failed_job_fails_the_demo_with_its_reason(service: Service) -> None:
-    epochs: list[int] = []
+    name = "fails in the demo"
 
     def fail_it() -> None:
         with service.client() as client:
-            until(lambda: any(job.name == demo.STUDENT for job in client.jobs(status="queued")))
-            job = next(job for job in client.jobs(status="queued") if job.name == demo.STUDENT)
-            epochs.append(client.job(job.id).spec["schedule"]["epochs"])
-        service.claimed(job.id).finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
+            until(lambda: any(sweep.name == name for sweep in client.sweeps()))
+            sweep = next(sweep for sweep in client.sweeps() if sweep.name == name)
+            (child,) = client.sweep(sweep.id).children
+        service.claimed(child.job).finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
 
     worker = threading.Thread(target=fail_it)
     worker.start()
-    spec = {key: value for key, value in service.spec.items() if key != "data"}
-    preset = Preset(name=demo.STUDENT, title="", kind="train", spec=spec)
+    order = {"name": name, "base": service.spec, "arms": {"alone": {}}}
     with service.client() as client, pytest.raises(DemoFailed, match=r"failed \(diverged\): loss is NaN"):
-        demo.train(client, preset, service.spec["data"], Console(file=io.StringIO(), width=200))
+        demo.train(client, order, Console(file=io.StringIO(), width=200))
     worker.join()
-    assert epochs == [demo.EPOCHS[demo.STUDENT]]
 
 
 def test_data_that_cannot_be_written_is_told(tmp_path: Path) -> None:

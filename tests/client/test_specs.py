@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client import specs
 from client.errors import ClientError
+from wire.jobs import Job
 
 
 def make_data(folder: Path, *names: str) -> Path:
@@ -147,3 +149,56 @@ def test_a_name_with_a_suffix_is_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     Path("here").write_text("")
     assert [specs.is_file(name) for name in ("gone.yaml", "here")] == [True, True]
     assert [specs.is_file(name) for name in ("gfl_r18_r50", "n" * 300)] == [False, False]
+
+
+FORMER: dict[str, Any] = {
+    "id": "0" * 32,
+    "name": "former",
+    "owner": "ann",
+    "labels": {"team": "a"},
+    "priority": 7,
+    "status": "failed",
+    "created_at": "2026-01-31T12:00:00Z",
+    "updated_at": "2026-01-31T12:00:00Z",
+    "spec_version": 1,
+    "retried_from": "1" * 32,
+    "transitions": [],
+    "attempts": [],
+}
+STUDENT = {"detector": "gfl", "strides": [8, 16, 32]}
+TEACHER = {"weights": {"job": "a"}, "model": {"detector": "fcos"}, "classes": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "more", "wanted"),
+    [
+        ("train", {"student": STUDENT, "teacher": None}, {"overrides": ["student.detector=fcos"]}, "train"),
+        ("distill", {"student": STUDENT, "teacher": TEACHER}, {}, "distill"),
+        ("distill", {"student": STUDENT, "teacher": TEACHER}, {"overrides": ["teacher=null"]}, "train"),
+        ("train", {"student": STUDENT, "teacher": None}, {"teacher": {"job": "b"}}, "distill"),
+        # An export has images, and an evaluation data: neither can be told once a folder is named.
+        ("export", {"weights": {"job": "a"}, "images": "i", "classes": ["x"]}, {}, "export"),
+        ("evaluate", {"weights": {"job": "a"}, "data": {}}, {"kind": "export"}, "export"),
+    ],
+)
+def test_a_former_job_is_begun_with(kind: str, spec: dict[str, Any], more: dict[str, Any], wanted: str) -> None:
+    former = Job.model_validate(FORMER | {"kind": kind, "spec": spec})
+    job = specs.complete(specs.like(former), name="next", labels=["a=b"], **more)
+    assert (job["kind"], job["name"], job["priority"]) == (wanted, "next", 7)
+    assert job["labels"] == {"team": "a", "a": "b"}
+    assert job.keys() == {"kind", "name", "priority", "labels", "spec"}
+    assert former.spec == spec  # what came in is left as it was
+
+
+def test_what_was_known_of_other_weights_is_left_out() -> None:
+    distilled = Job.model_validate(FORMER | {"kind": "distill", "spec": {"student": STUDENT, "teacher": TEACHER}})
+    job = specs.complete(specs.like(distilled, new_teacher=True), name="n", teacher={"job": "b"})
+    assert job["spec"]["teacher"] == {"weights": {"job": "b"}}
+    spec = {"weights": {"job": "a"}, "model": {}, "classes": ["x"], "opset": 18}
+    exported = Job.model_validate(FORMER | {"kind": "export", "spec": spec})
+    job = specs.complete(specs.like(exported, new_weights=True), name="n", weights={"job": "b"})
+    assert job["spec"] == {"weights": {"job": "b"}, "opset": 18}
+
+
+def test_a_kind_that_cannot_be_told_is_left_to_the_service() -> None:
+    assert "kind" not in specs.complete({"spec": {"device": "cpu"}}, name="n")

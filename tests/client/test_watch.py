@@ -48,6 +48,12 @@ def test_a_job_in_a_few_words(service: Service) -> None:
     assert len(again) > len("queued · ")
 
 
+def test_a_waiting_job_says_for_what() -> None:
+    why = "it waits for the weights of job 1a (running, epoch 3 of 12)"
+    job = Job.model_construct(status="waiting", waiting=why, progress=None, attempts=[], best_ap=None, kind="train")
+    assert describe(job) == f"waiting · {why}"
+
+
 def play(service: Service, job: str, screen: io.StringIO, seen: Collection[int]) -> None:
     """A worker that reports three steps and succeeds. Behind each step of `seen` it waits until the screen shows it."""
     worker = service.claimed(job)

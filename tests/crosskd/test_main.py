@@ -22,6 +22,8 @@ from crosskd.errors import Interrupted
 from crosskd.runs.evaluate import Evaluated, evaluate, evaluate_weights
 from crosskd.spec.config import EvaluateConfig
 from crosskd.weights.native import write_weights
+from report.matches import read_matches
+from report.weighted_ap import average_precision
 from tests.support import small
 
 # A training on GPUs that ends with an error: it leaves its group behind, whose clean-up waits for the others.
@@ -53,6 +55,7 @@ RECIPE = {
     "schedule": {"epochs": 2, "warmup_steps": 2},
     "threads": 1,
     "log_every": 1,
+    "export": None,
 }
 
 
@@ -129,7 +132,7 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
     command = ("evaluate", weights, "--annotations", data / "val.json", "--images", data / "images", "--json")
     figures = []
     for options in (
-        (),
+        ("--matches", tmp_path / "matches.safetensors"),
         ("--set", "student.postprocess.max_detections=1", "--set", "augment.short_edges=[64]"),
         ("--recipe", recipe, "--set", "batch_size=2"),
     ):
@@ -144,6 +147,8 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
     ]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert figures[0]["metrics"] == manifest["evaluations"][-1]["metrics"]
+    matches = read_matches((tmp_path / "matches.safetensors").read_bytes())
+    assert average_precision(matches).metrics == figures[0]["metrics"]
     assert seen[1].postprocess is not None
     assert [seen[1].postprocess.max_detections, *(each["max_detections"] for each in figures)] == [1, 100, 1, 100]
     assert manifest["student"]["max_detections"] == 100
@@ -263,6 +268,7 @@ def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
         ("seed: !!bool maybe", "cannot be read"),
         ("seed: !!timestamp never", "cannot be read"),
         ("a: " + "[" * 5000, "nested too deeply"),
+        ("student: {hed: 1}", "/student/hed: Extra inputs are not permitted. Did you mean `head`? Known here: anchor"),
     ],
 )
 def test_recipes_that_are_none(tmp_path: Path, content: str | None, message: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from tests.oracle import __main__ as oracle
 from tests.oracle.case import Case
-from tests.oracle.compare import compare
+from tests.oracle.compare import DESCRIPTION, compare
 
 VECTORS = Path(__file__).parents[1] / "data/oracle/vectors"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS) if isinstance(case, dict)}
@@ -108,7 +108,7 @@ RESULTS = [
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("field", RESULTS)
 def test_no_number_can_change_unseen(field: str, single: bool) -> None:
-    case = CASES["gfl/base"]
+    case = {name: value for name, value in CASES["gfl/base"].items() if name in {field, *DESCRIPTION}}
     assert compare(case, case, single=single).passed
     for path in leaves(case[field], (field,)):
         comparison = compare(change(case, path, 1.1), case, single=single)

@@ -87,7 +87,7 @@ def small(name: str, data: dict[str, Any], folder: Path) -> TrainConfig:
     return TrainConfig.model_validate(
         values
         | {"data": data, "batch_size": 2, "accumulate": 1, "evaluation": {"teacher_first": False}}
-        | {"device": "cpu", "threads": 1, "log_every": 1}
+        | {"device": "cpu", "threads": 1, "log_every": 1, "export": None}
     )
 
 

@@ -33,6 +33,7 @@ STEPS = 10 * EPOCHS
 EVERY = 10  # steps of an epoch, and between two checkpoints
 CHECKPOINT_BYTES = 1_000_000  # less than a checkpoint has, and more than anything else that is written
 POLL_SECONDS = 0.5
+WAITING_EVERY = 3  # of so many trainings one has a job that waits for its weights
 WEIGHTS = (BEST_WEIGHTS, LAST_WEIGHTS)
 
 
@@ -81,12 +82,19 @@ class Load:
 
     # --- posting -----------------------------------------------------------------------------------------------------
 
-    def post(self) -> str:
-        """Post a job, as often as it takes until it is accepted. Its id."""
+    def post(self, needs: str | None = None) -> str:
+        """Post a training, as often as it takes until it is accepted. Its id.
+
+        With `needs`, an evaluation of the weights of that job, which may still be on its way.
+        """
         with self._lock:
             self._count += 1
             name, key = f"job {self._count:04d}", f"{self._posting}-{self._count}"
         body = {"kind": "train", "name": name, "spec": self._reference.spec}
+        if needs is not None:
+            data = {"val": self._reference.spec["data"]["val"]}
+            measure = {"weights": {"job": needs}, "data": data, "device": "cpu", "workers": 0}
+            body |= {"kind": "evaluate", "spec": measure}
         while True:
             try:
                 with Client(self.stack.url, patience=5.0) as client:
@@ -97,19 +105,26 @@ class Load:
                     raise
                 time.sleep(0.3)
                 continue
-            self.seen.references[name] = self._reference.tensors
+            if needs is None:
+                self.seen.references[name] = self._reference.tensors
+            else:
+                self._fetched.add(job.id)  # it makes no weights
             self.seen.accepted.append(Accepted(job.id, job.model_dump(mode="json"), key))
             return job.id
 
     @contextmanager
     def keeping(self, count: int) -> Iterator[None]:
-        """Meanwhile so many jobs are on their way at any time."""
+        """Meanwhile so many jobs are on their way at any time; now and then one that waits for the one before it."""
         done = threading.Event()
 
         def post() -> None:
+            trained = 0
             while not done.is_set():
                 if len(self.seen.accepted) - len(self._final) < count:
-                    self.post()
+                    job = self.post()
+                    trained += 1
+                    if trained % WAITING_EVERY == 1:
+                        self.post(needs=job)
                 else:
                     done.wait(0.2)
 

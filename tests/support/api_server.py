@@ -47,8 +47,8 @@ class Service:
         assert worker.claim(job).status_code == 200
         return worker
 
-    def succeeded(self, name: str, weights: bytes) -> str:
-        """A job that has reported points and an evaluation, published its weights, and ended well."""
+    def succeeded(self, name: str, weights: bytes, **files: bytes) -> str:
+        """A job that has reported points and an evaluation, published its weights and `files`, and ended well."""
         job = self.post(name)
         worker = self.claimed(job)
         at = "2026-01-01T00:00:00Z"
@@ -59,6 +59,8 @@ class Service:
         assert worker.post("evaluations", EVALUATION).is_success
         answer = worker.put("best.safetensors?kind=weights&step=3", weights, **digest_of(weights))
         assert answer.is_success, answer.text
+        for file, content in files.items():
+            assert worker.put(f"{file}?step=3", content, **digest_of(content)).is_success
         assert worker.finish("succeeded").is_success
         return job
 

@@ -8,10 +8,13 @@ from typing import Any
 FINAL = {"succeeded", "failed", "cancelled"}
 LEGAL = {
     (None, "queued"),
+    (None, "waiting"),
+    *(("waiting", then) for then in ("queued", "paused", "failed", "cancelled")),
     ("queued", "running"),
     ("queued", "paused"),
     ("queued", "cancelled"),
     ("paused", "queued"),
+    ("paused", "waiting"),
     ("paused", "cancelled"),
     *(("running", end) for end in ("succeeded", "failed", "cancelled", "queued", "paused")),
 }
@@ -46,20 +49,53 @@ class Try:
 
 @dataclass
 class Life:
-    """A job. `start` is the job whose checkpoint a retry begins with."""
+    """A job. `start` is the job whose checkpoint a retry begins with, `needs` the one whose weights it begins with."""
 
     id: str
     max_resumes: int
     start: Life | None = None
-    status: str = "queued"
+    needs: Life | None = None
+    status: str = ""
+    weights: bool = False  # it has published some
     tries: list[Try] = field(default_factory=list)
     checkpoints: dict[int, int] = field(default_factory=dict)  # the attempt that made it, by step
     asked: set[str] = field(default_factory=set)  # of cancel, pause, stop, resume
     resumes: int = 0
-    events: int = 1  # it was queued
-    history: list[str] = field(default_factory=lambda: ["queued"])
+    events: int = 1  # it was queued, or waits
+    history: list[str] = field(default_factory=list)
     retry: Life | None = None
     deleted: bool = False
+
+    def __post_init__(self) -> None:
+        self.status = "queued" if self.ready else "waiting"
+        self.history.append(self.status)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it needs is there."""
+        return self.needs is None or self.needs.gives == "now"
+
+    @property
+    def gives(self) -> str:
+        """Whether another job may have its weights: now, later or never."""
+        if self.deleted or self.status in ("failed", "cancelled"):
+            return "never"
+        if self.status != "succeeded":
+            return "later"
+        return "now" if self.weights else "never"
+
+    @property
+    def last_retry(self) -> Life:
+        """Itself, or what has come of it when it failed."""
+        failed = self.deleted or self.status in ("failed", "cancelled")
+        return self.retry.last_retry if failed and self.retry and not self.retry.deleted else self
+
+    def look_at_needs(self) -> bool:
+        """A waiting job begins or fails once it is known what has become of the one that it needs; whether it does."""
+        if self.status != "waiting" or self.needs is None or self.needs.gives == "later":
+            return False
+        self.move("queued" if self.ready else "failed")
+        return True
 
     def move(self, status: str) -> None:
         assert (self.status, status) in LEGAL
@@ -102,7 +138,7 @@ class Life:
     def cancel(self) -> int:
         if self.status == "running":
             self.asked.add("cancel")
-        elif self.status in ("queued", "paused"):
+        elif self.status in ("waiting", "queued", "paused"):
             self.move("cancelled")
         return 200 if self.status in ("running", "cancelled") else 409
 
@@ -118,7 +154,7 @@ class Life:
     def pause(self) -> int:
         if self._being_cancelled or self.over:
             return 409
-        if self.status == "queued":
+        if self.status in ("waiting", "queued"):
             self.move("paused")
         self.asked = self.asked - {"resume"} | {"pause"}
         return 200
@@ -129,7 +165,7 @@ class Life:
         if self._being_cancelled or self.over or "pause" not in self.asked:
             return 409
         if self.status == "paused":
-            self.move("queued")
+            self.move("queued" if self.ready else "waiting")
         self.asked = self.asked - {"pause"} | {"resume"}
         return 200
 

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from crosskd.data import loader
+
+IMPORTED = [loader.__name__, "torch.distributed", "torchvision", "torch._dynamo"]
+
 
 def on_ranks(
     work: Callable[..., Any], folder: Path, *args: Any, world_size: int = 2, timeout: float = 120
@@ -20,7 +24,8 @@ def on_ranks(
         TimeoutError: a rank hangs.
         RuntimeError: a rank has died of an error.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)  # once for all ranks of all tests, and for the loaders' processes
     folder.mkdir(parents=True, exist_ok=True)
     processes = [
         context.Process(target=_rank, args=(work, folder, rank, world_size, args)) for rank in range(world_size)

@@ -43,6 +43,7 @@ SPEC: dict[str, Any] = {
     "checkpoint": {"every_steps": 5},
     "threads": 1,
     "log_every": 1,
+    "export": None,
 }
 
 

@@ -22,13 +22,14 @@ from pydantic_settings import BaseSettings
 import api.settings
 import client.settings
 import worker.settings
+from wire.secret_files import SUFFIX, is_secret
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 PREFIX = "CROSSKD_"
 CLASSES: dict[str, type[BaseSettings]] = {  # by the name in the page's markers
     "api": api.settings.Settings,
     "worker": worker.settings.Settings,
-    "client": client.settings.StackSettings,
+    "client": type("Client", (client.settings.StackSettings, client.settings.TokenSettings), {}),
 }
 KINDS = {
     int: "whole number",
@@ -54,7 +55,9 @@ def table(settings: type[BaseSettings]) -> str:
         meaning = (field.description or "").partition(SAID)[0]
         if not meaning.endswith("."):
             raise ValueError(f"{name} has no description that ends with a full stop")
-        rows.append([f"`{PREFIX}{name.upper()}`", default(name, field), value(field), meaning])
+        variable = f"{PREFIX}{name.upper()}"
+        kind = f"{value(field)}, or a file of it in `{variable}{SUFFIX}`" if is_secret(field) else value(field)
+        rows.append([f"`{variable}`", default(name, field), kind, meaning])
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 

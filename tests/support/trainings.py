@@ -35,6 +35,7 @@ def config(data: dict[str, Any], **changes: Any) -> TrainConfig:
         "device": "cpu",
         "threads": 1,
         "log_every": 1,
+        "export": None,  # seconds, which only the tests of it need
     }
     for name, change in changes.items():
         merges = isinstance(change, dict) and isinstance(values.get(name), dict)

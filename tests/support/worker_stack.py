@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import create_engine
 
+from api.models import Base
 from tests.support.api_double import ATTEMPT_TOKEN, TOKEN
 from tests.support.processes import children, command_line, descendants
 from tests.support.waiting import until
@@ -114,6 +116,7 @@ def spec(data: Path, *, epochs: int, **changes: Any) -> dict[str, Any]:
         "batch_size": 4,
         "threads": 1,
         "log_every": 1,
+        "export": None,
         **changes,
     }
 
@@ -142,7 +145,9 @@ class Api:
             **settings,
         }
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
-        self._run("alembic", "upgrade", "head").wait(60)
+        engine = create_engine(self.environment["CROSSKD_DATABASE_URL"])
+        Base.metadata.create_all(engine)
+        engine.dispose()
         self.start()
 
     def _run(self, *arguments: str) -> subprocess.Popen[bytes]:

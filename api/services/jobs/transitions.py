@@ -1,10 +1,13 @@
 """The state machine: one function through which every change of a job's status passes.
 
 (new) ──▶ queued ──▶ running ──▶ succeeded | failed | cancelled
-           ▲ ▲ │        │ │
-           │ └─┼────────┘ │        given back or lost
-           │   ▼          │
-           └─ paused ◀────┘        and cancelled, from queued and from paused
+  │        ▲ ▲ ▲ │        │ │
+  │        │ │ └─┼────────┘ │        given back or lost
+  │        │ │   ▼          │
+  │        │ └─ paused ◀────┘        and cancelled, from waiting, from queued and from paused
+  │        │    │    ▲
+  │        │    ▼    │
+  └──────▶ waiting ──┘               for weights of other jobs; and failed, when there will be none
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
 
-from api.database import OUTBOX, Session
+from api.database import DEPENDENTS, OUTBOX, Session
 from api.models import Job, Outbox, Transition
+from api.services.jobs import dependencies
 from api.services.jobs.journal import append, commands_topic
 from api.services.webhooks import store
 from wire.jobs import FINAL
@@ -25,19 +29,22 @@ from wire.tasks import broker_priority
 log = logging.getLogger(__name__)
 
 ALLOWED: dict[str, frozenset[str]] = {
+    "waiting": frozenset({"queued", "paused", "failed", "cancelled"}),
     "queued": frozenset({"running", "paused", "cancelled"}),
     "running": FINAL | {"queued", "paused"},
-    "paused": frozenset({"queued", "cancelled"}),
+    "paused": frozenset({"waiting", "queued", "cancelled"}),
 }
 
 
 def begin(session: Session, job: Job, reason: str = "submitted") -> None:
-    """Store a new job, queued."""
-    job.status = "queued"
+    """Store a new job: queued, or waiting for the weights of jobs that are still on their way."""
+    job.status = dependencies.first_status(session, job.spec)
     session.add(job)
     session.flush()
-    _record(session, job.id, None, "queued", reason)
-    _enqueue(session, job.id)
+    dependencies.record(session, job)
+    _record(session, job.id, None, job.status, reason)
+    if job.status == "queued":
+        _enqueue(session, job.id)
 
 
 def move(session: Session, job_id: str, from_status: str, to_status: str, reason: str, **values: Any) -> bool:
@@ -62,6 +69,8 @@ def move(session: Session, job_id: str, from_status: str, to_status: str, reason
         session.execute(delete(Outbox).where(Outbox.job_id == job_id))
     if to_status == "queued":
         _enqueue(session, job_id)
+    if to_status in FINAL and dependencies.has_dependents(session, job_id):
+        session.notify(DEPENDENTS)
     session.notify(commands_topic(job_id))  # `append` has told the others
     return True
 

@@ -1,4 +1,4 @@
-"""Why a queued job still waits, in words. It is worked out when somebody asks: nothing of it is stored."""
+"""Why a waiting or a queued job still waits, in words. It is worked out when somebody asks: nothing of it is stored."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.models import Attempt, Job, Outbox, Worker
-from api.services.jobs import capable, quotas
+from api.services.jobs import capable, dependencies, quotas
 from api.settings import Settings
 
 _SOON = timedelta(seconds=10)  # until which a message is on its way; longer, and the broker or the relay is away
 
 
 def reason(session: Session, settings: Settings, job: Job, position: int | None) -> str | None:
-    """All that the queued job waits for; None for any other. `position` is its place in the queue, from 1."""
+    """All that the job waits for; None for one that does not. `position` is its place in the queue, from 1."""
+    if job.status == "waiting":
+        return dependencies.awaited(session, job.spec) or "the weights are there: it is about to be queued"
     if job.status != "queued":
         return None
     reasons = []

@@ -16,8 +16,9 @@ from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, ApiUptime, Attempt, Job
 from api.services.files import artifacts
 from api.services.history import series
-from api.services.jobs import quotas, store
+from api.services.jobs import dependencies, quotas, store
 from api.services.jobs.fencing import lock_attempt, lock_running_attempt, running_attempt
+from api.services.jobs.manifest import missing_onnx
 from api.services.jobs.transitions import move
 from api.services.lifecycle import failures, workers
 from api.settings import Settings
@@ -80,9 +81,7 @@ def claim(
         request_id=job.request_id or "",
         traceparent=job.traceparent or "",
         resume=resume,
-        teacher=artifacts.weights_ref(session, (job.spec.get("teacher") or {}).get("weights")),
-        weights=artifacts.weights_ref(session, job.spec.get("weights")),
-        init=artifacts.weights_ref(session, job.spec.get("student", {}).get("init")),
+        **{role: artifacts.weights_ref(session, weights) for role, weights in dependencies.named(job.spec).items()},
     )
 
 
@@ -212,9 +211,11 @@ class NextState(NamedTuple):
 
 
 def _how_it_ended(manifest: dict[str, Any]) -> str:
-    if manifest.get("stopped_early") is not True:
-        return "finished"
-    return f"stopped early after step {manifest.get('steps')}: {manifest.get('stop_reason')}"[:500]
+    how = "finished"
+    if manifest.get("stopped_early") is True:
+        how = f"stopped early after step {manifest.get('steps')}: {manifest.get('stop_reason')}"[:500]
+    missing = missing_onnx(manifest)
+    return f"{how}; no ONNX is written: {missing}"[:1000] if missing else how
 
 
 def _next_state(job: Job, attempt: Attempt, failure: Failure | None, max_resumes: int) -> NextState:

@@ -5,9 +5,10 @@ ends decides what becomes of the job (`attempts`). Each function locks the job's
 an answer that got lost may be asked for again.
 
             cancel     stop                 pause     resume    retry    delete
+waiting     at once                         at once
 queued      at once    with a checkpoint    at once
 running     asked      asked                asked     takes the pause back
-paused      at once                                   queued
+paused      at once                                   queued, or waiting for weights
 failed                                                          new      gone
 cancelled                                                       new      gone
 succeeded                                                                gone
@@ -18,23 +19,23 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import delete, select, update
 
 from api.database import Session
 from api.errors import Conflict
-from api.models import ID, Artifact, DeletedJob, Job, JobLabel
+from api.models import ID, Artifact, DeletedJob, Job, JobLabel, SweepJob
 from api.services.files import artifacts
 from api.services.history import series
-from api.services.jobs import quotas, store
+from api.services.jobs import dependencies, quotas, store
 from api.services.jobs.journal import commands_topic
 from api.services.jobs.transitions import begin, move
 from api.settings import Settings
 from api.storage import Storage
-from wire.jobs import FINAL
+from wire.jobs import FINAL, UNFINISHED
 
-WAITING = ("queued", "running", "paused")  # not yet at an end
 RETRIED = ("failed", "cancelled")
-_CARRIED = ("kind", "name", "labels", "priority", "spec", "spec_version", "queue")  # from a job to its retry
+# From a job to its retry.
+_CARRIED = ("kind", "name", "labels", "priority", "spec_version", "warnings", "queue")
 
 
 def cancel(session: Session, job_id: str) -> Job:
@@ -47,7 +48,7 @@ def cancel(session: Session, job_id: str) -> Job:
     if job.status == "running":
         if job.cancel_requested_at is None:
             _ask(session, job, cancel_requested_at=session.now())
-    elif job.status in ("queued", "paused"):
+    elif job.status in ("waiting", "queued", "paused"):
         move(session, job.id, job.status, "cancelled", "cancelled by the user")
         session.refresh(job)
     elif job.status != "cancelled":
@@ -91,7 +92,8 @@ def pause(session: Session, job_id: str) -> Job:
 
 
 def resume(session: Session, job_id: str) -> Job:
-    """Queue a paused job again; a pause that its worker has not carried out yet is taken back.
+    """Queue a paused job again, or let it wait for the weights that it needs; a pause that its worker has not carried
+    out yet is taken back.
 
     Raises:
         Conflict: it was not paused.
@@ -105,7 +107,9 @@ def resume(session: Session, job_id: str) -> Job:
     if job.status == "running":
         _ask(session, job, **asked)
     else:
-        move(session, job.id, "paused", "queued", "resumed by the user", **asked)
+        # Where the weights will never be there, it waits for a moment too: `dependents` says so.
+        to_status = dependencies.first_status(session, job.spec)
+        move(session, job.id, "paused", to_status, "resumed by the user", **asked)
         session.refresh(job)
     return job
 
@@ -113,8 +117,10 @@ def resume(session: Session, job_id: str) -> Job:
 def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
     """A new job like a failed or cancelled one, which starts from its last checkpoint. There is one retry of a job.
 
+    Where a job whose weights it needs has failed or was cancelled, it needs those of that one's retry.
+
     Raises:
-        Conflict: it has not failed and was not cancelled, or weights of a former job that it needs are gone.
+        Conflict: it has not failed and was not cancelled, or weights of another job that it needs are gone.
         QuotaExceeded: `owner`, who asks for it, has too many jobs waiting.
     """
     former = store.find(session, job_id, lock=True)
@@ -123,11 +129,13 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
         return known
     if former.status not in RETRIED:
         raise _refused(session, former)
-    artifacts.lock_weights(session, former.spec)
+    spec = _with_retries(session, former.spec)
+    artifacts.lock_weights(session, spec)
     quotas.admit(session, settings, owner)
     start, now = _start(session, former), session.now()
     job = Job(
         **{name: getattr(former, name) for name in _CARRIED},
+        spec=spec,
         owner=owner,
         created_at=now,
         updated_at=now,
@@ -139,7 +147,26 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
     place = f"from step {start['step']}" if start else "from the beginning"
     begin(session, job, f"retry of {former.id}, {place}")
     session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in job.labels.items())
+    session.execute(update(SweepJob).where(SweepJob.job_id == former.id).values(job_id=job.id))  # it takes its place
     return job
+
+
+def _with_retries(session: Session, spec: dict[str, Any]) -> dict[str, Any]:
+    """`spec` with the retry in place of each job that has come to nothing."""
+    jobs = {weights["job"] for weights in dependencies.named(spec).values()}
+    return dependencies.renamed(spec, {job: _last_retry(session, job) for job in jobs})
+
+
+def _last_retry(session: Session, job_id: str) -> str:
+    """The job, or the last of its retries if it has failed, was cancelled or is gone."""
+    while True:
+        status = session.scalar(select(Job.status).where(Job.id == job_id))
+        if status is not None and status not in dependencies.FAILED:
+            return job_id
+        again = session.scalar(select(Job.id).where(Job.retried_from == job_id))
+        if again is None:
+            return job_id
+        job_id = again
 
 
 def remove(session: Session, storage: Storage, job_id: str) -> None:
@@ -184,6 +211,8 @@ def _possible(session: Session, job: Job) -> list[str]:
         return []
     trains = store.trains(job)
     match job.status:
+        case "waiting":
+            return ["cancel", *(["pause"] if trains else [])]
         case "queued":
             keeps = trains and artifacts.resume_point(session, job) is not None
             return ["cancel", *(["pause"] if trains else []), *(["stop"] if keeps else [])]
@@ -227,7 +256,7 @@ def _start(session: Session, former: Job) -> dict[str, Any] | None:
 
 def _needed_by(session: Session, job_id: str) -> str | None:
     """A job that is not at its end and starts from, learns from or evaluates what this one has made."""
-    named = (("teacher", "weights", "job"), ("weights", "job"), ("student", "init", "job"))
-    uses = (Job.start["job"], *(Job.spec[path] for path in named))
-    needs = or_(*(use.as_string() == job_id for use in uses))
-    return session.scalars(select(Job.id).where(Job.status.in_(WAITING), needs).limit(1)).first()
+    if (user := dependencies.needed_by(session, job_id)) is not None:
+        return user
+    starts = select(Job.id).where(Job.status.in_(UNFINISHED), Job.start["job"].as_string() == job_id)
+    return session.scalar(starts.limit(1))

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.database import Database
 from api.services.submission import datasets, splits
-from api.services.submission.findings import Findings
+from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused, locate_folder
 from api.services.submission.weights import Source, shape_mismatches, source_of, without_init
 from api.settings import Settings
@@ -28,10 +28,11 @@ from crosskd.spec.config import (
     ModelConfig,
     PostprocessConfig,
     ScaleConfig,
+    Section,
 )
-from crosskd.spec.evaluate_export import unexportable, with_postprocess
+from crosskd.spec.evaluate_export import unexportable, untried, with_postprocess
 from crosskd.spec.shapes import expected_shapes
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 
 WEIGHTS = "/spec/weights"
@@ -78,8 +79,26 @@ def resolve(
         return type(config).model_validate(config.model_dump() | update)
     except ValidationError as error:  # the classes of a file can break the bounds of those of a specification
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        findings.faults.extend(as_faults(errors, {"spec": config.model_dump()}).listed)
+        listed = as_faults(errors, {"spec": config.model_dump()}).listed
+        findings.faults.extend(at_their_origin(listed, _origins(config)))
         return None
+
+
+def notes(spec: Section) -> list[str]:
+    """What is good to know of a resolved `spec`: whether its graph can be written is not known of every model."""
+    if not isinstance(spec, ExportConfig) or spec.model is None:
+        return []
+    return list(filter(None, [untried(spec.model)]))
+
+
+def _origins(config: EvaluateConfig | ExportConfig) -> dict[str, str]:
+    """Where each field was filled in from that was not sent."""
+    weights = f"{WEIGHTS}/{'job' if isinstance(config.weights, JobRef) else 'file'}"
+    names = ("model", "scale", "postprocess", "classes")
+    origins = {f"/spec/{name}": weights for name in names if getattr(config, name, None) is None}
+    if isinstance(config, EvaluateConfig) and config.data.classes is None:
+        origins["/spec/data/classes"] = "/spec/data/val/annotations"
+    return origins
 
 
 def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:
@@ -110,7 +129,7 @@ def _resolved(
     if asked.weights is not None:
         source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)
     if exports and (asked.images is not None or source is not None):
-        update["images"] = _images(settings, asked.images or (source.images if source else None), faults)
+        update["images"] = _images(settings, asked.images, source, faults)
     if source is None:
         return update
     if exports:
@@ -135,7 +154,7 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
     if model is None:
         detail = "the weights file does not say which model it is for"
         remedy = "Add `model`, a section like a training's `student`."
-        faults.append(Fault(pointer="/spec/model", detail=detail, remedy=remedy))
+        faults.append(MissingField(pointer="/spec/model", detail=detail, remedy=remedy))
         return None
     if source.shapes is not None and classes is not None:
         expected = expected_shapes(model, len(classes))
@@ -176,19 +195,25 @@ def _export_classes(given: Sequence[str] | None, source: Source, faults: list[Fa
         faults.append(Fault(pointer="/spec/classes", detail=detail, remedy=remedy))
     if given is None and known is None:
         detail = "the weights file does not say its classes"
-        faults.append(Fault(pointer="/spec/classes", detail=detail, remedy="Add `classes`, the names in label order."))
+        faults.append(
+            MissingField(pointer="/spec/classes", detail=detail, remedy="Add `classes`, the names in label order.")
+        )
     return known or (list(given) if given is not None else None)
 
 
-def _images(settings: Settings, folder: str | None, faults: list[Fault]) -> str | None:
+def _images(settings: Settings, asked: str | None, source: Source | None, faults: list[Fault]) -> str | None:
+    folder = asked or (source.images if source else None)
     if folder is None:
         detail = "an export is checked on real images, and the weights file does not say where there are any"
-        faults.append(Fault(pointer="/spec/images", detail=detail, remedy="Add `images`, a folder in the data roots."))
+        faults.append(
+            MissingField(pointer="/spec/images", detail=detail, remedy="Add `images`, a folder in the data roots.")
+        )
         return None
     try:
         return str(locate_folder(folder, settings.data_roots))
     except PathRefused as refused:
-        faults.append(Fault(pointer="/spec/images", detail=refused.detail, remedy=refused.remedy))
+        pointer = "/spec/images" if asked or source is None else _pointer(source)
+        faults.append(Fault(pointer=pointer, detail=refused.detail, remedy=refused.remedy))
         return None
 
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wire.errors import Fault
 from wire.jobs import DataWarning
+
+
+def at_their_origin(faults: Sequence[Fault], origins: Mapping[str, str]) -> list[Fault]:
+    """Faults of values that came out of a file or of weights, told there and not at a field that nobody sent.
+
+    `origins` leads from the field that was filled in to the one that named the file.
+    """
+    moved = []
+    for fault in faults:
+        filled = next((name for name in origins if f"{fault.pointer}/".startswith(f"{name}/")), None)
+        if filled is not None:
+            detail = f"{filled.rpartition('/')[2]} out of it: {fault.detail}"
+            fault = fault.model_copy(update={"pointer": origins[filled], "detail": detail})
+        moved.append(fault)
+    return moved
 
 
 @dataclass

@@ -9,8 +9,9 @@ from typing import Any
 from api.database import Database
 from api.services.submission.weights import Source, source_of
 from crosskd.spec.config import Section, StudentConfig, TrainConfig
+from crosskd.spec.evaluate_export import image_settings
 from crosskd.spec.shapes import expected_shapes
-from crosskd.spec.start import misfits, plan_start
+from crosskd.spec.start import differences_text, image_differences, misfits, plan_start
 from wire.errors import Fault
 
 POINTER = "/spec/student/init"
@@ -38,7 +39,20 @@ def notes(database: Database, roots: Sequence[Path], spec: Section) -> list[str]
     if not isinstance(spec, TrainConfig) or spec.student.init is None:
         return []
     source = source_of(database, roots, spec.student.init, [], POINTER)
-    return [] if source is None else [f"student.init: {_text(spec, source)}"]
+    if source is None:
+        return []
+    told = [f"student.init: {_text(spec, source)}"]
+    if differences := image_differences(_image_settings(database, roots, spec), source.image_settings or {}):
+        told.append(f"student.init: {differences_text('the detector', differences)}")
+    return told
+
+
+def _image_settings(database: Database, roots: Sequence[Path], spec: TrainConfig) -> dict[str, Any]:
+    """How the training will read its images, as far as its teacher leaves them to be known; {}: as the start's."""
+    teacher = None if spec.teacher is None else source_of(database, roots, spec.teacher.weights, [], POINTER)
+    of_teacher = (teacher and teacher.image_settings) or {}
+    given = {name: getattr(spec.augment, name) for name in image_settings({})}
+    return of_teacher | {name: value for name, value in given.items() if value is not None}
 
 
 def _text(spec: TrainConfig, source: Source) -> str:

@@ -7,6 +7,7 @@ all faults are found before any is reported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +16,9 @@ from pydantic import ValidationError
 from api.database import Database, Session
 from api.errors import invalid
 from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, weights
-from api.services.submission.findings import Findings
+from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused
+from api.services.submission.shared import Shared
 from api.settings import Settings
 from crosskd.spec.coco.categories import listed, other_categories
 from crosskd.spec.coco.survey import Use
@@ -33,25 +35,28 @@ from crosskd.spec.config import (
     TrainConfig,
 )
 from crosskd.spec.pairing import resolve_pair
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 from wire.jobs import DataWarning, JobCreate, Spec
+from wire.kinds import known_or_inferred
 
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Spec, list[DataWarning]]:
+def resolve(
+    session: Session, settings: Settings, create: JobCreate, shared: Shared | None = None
+) -> tuple[Spec, list[DataWarning]]:
     """The specification to store, and what was found in its data that stops nothing.
 
-    It reads files, a large one for seconds. Therefore it must come before the request's first statement: it
-    begins no transaction of `session`, and opens short ones of its own.
+    `shared` is for several of one request. It reads files, a large one for seconds. Therefore it must come before the
+    request's first statement: it begins no transaction of `session`, and opens short ones of its own.
 
     Raises:
         InvalidSpec: with every fault.
         Unavailable: too many annotation files are being checked.
     """
     if isinstance(create.spec, TrainConfig):
-        return _training(session.database, settings, create.kind, create.spec)
+        return _training(session.database, settings, create.kind, create.spec, shared or Shared())
     findings = Findings()
     resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
     if resolved is None:
@@ -60,20 +65,20 @@ def resolve(session: Session, settings: Settings, create: JobCreate) -> tuple[Sp
 
 
 def _training(
-    database: Database, settings: Settings, kind: str, config: TrainConfig
+    database: Database, settings: Settings, kind: str, config: TrainConfig, shared: Shared
 ) -> tuple[TrainConfig, list[DataWarning]]:
     roots = settings.data_roots
     findings = Findings(_kind(kind, config.teacher))
     faults = findings.faults
     as_is = config.evaluation.as_is
-    data = _data(database, settings, config.data, config.augment, config.loader, findings, as_is=as_is)
+    data = _data(database, settings, config.data, config.augment, config.loader, findings, shared, as_is=as_is)
     student = _student(roots, config.student, faults)
     if config.student.init is not None:
         student["init"] = start.check(database, roots, config.student, faults)
     update: dict[str, Any] = {"data": data, "student": student}
     if config.teacher is not None:
         classes = data["classes"] or config.data.classes
-        teacher = weights.resolve(database, roots, config.teacher, classes, faults)
+        teacher = weights.resolve(database, roots, config.teacher, classes, faults, shared.planned)
         update["teacher"] = teacher
         update["distill"] = _distill(config, teacher or config.teacher, faults)
     if faults:
@@ -81,34 +86,39 @@ def _training(
     return _completed(config, update), findings.warnings
 
 
-def further_faults(database: Database, settings: Settings, body: Any) -> list[Fault]:
+def further_faults(database: Database, settings: Settings, body: Any, shared: Shared | None = None) -> list[Fault]:
     """What the files and the database say of a body that its model has refused.
 
     Every section that is well-formed by itself is checked as `resolve` would, so that a client hears of all faults
     at once and not of one round after the other.
     """
+    shared = shared or Shared()
     spec = body.get("spec") if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         return []
-    if body.get("kind") in ("evaluate", "export"):
-        return evaluate_export.further_faults(database, settings, body["kind"], spec)
+    kind = known_or_inferred(body.get("kind"), spec)
+    if kind is None:
+        return []
+    if kind in ("evaluate", "export"):
+        return evaluate_export.further_faults(database, settings, kind, spec)
     data = _well_formed(DataConfig, spec.get("data"))
     student = _well_formed(StudentConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
     distill = _well_formed(DistillConfig, spec.get("distill") or {})
     loader = _well_formed(LoaderConfig, spec.get("loader", {})) or LoaderConfig()
     augment = _well_formed(AugmentConfig, spec.get("augment", {})) or AugmentConfig()
-    findings = Findings(_kind(body.get("kind"), spec.get("teacher")))
+    findings = Findings(_kind(kind, spec.get("teacher")))
     faults = findings.faults
     classes = None
     if data is not None:
-        classes = _data(database, settings, data, augment, loader, findings)["classes"] or data.classes
+        classes = _data(database, settings, data, augment, loader, findings, shared)["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
         if student.init is not None:
             start.check(database, settings.data_roots, student, faults)
     if teacher is not None:
-        teacher = weights.resolve(database, settings.data_roots, teacher, classes, faults) or teacher
+        known = weights.resolve(database, settings.data_roots, teacher, classes, faults, shared.planned)
+        teacher = known or teacher
         if student is not None and distill is not None and teacher.model is not None:
             _joined(student, teacher.model, distill, faults)
     return faults
@@ -124,7 +134,7 @@ def _well_formed(section: type[SectionT], values: Any) -> SectionT | None:
 def _kind(kind: Any, teacher: Any) -> list[Fault]:
     if kind == "distill" and teacher is None:
         remedy = 'Add `spec.teacher.weights`: {"job": ID} or {"file": PATH}.'
-        return [Fault(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
+        return [MissingField(pointer="/spec/teacher", detail="a distil job needs a teacher's weights", remedy=remedy)]
     if kind == "train" and teacher is not None:
         remedy = "Use kind `distill`, or remove `spec.teacher`."
         return [Fault(pointer="/spec/teacher", detail="a train job has no teacher", remedy=remedy)]
@@ -134,14 +144,16 @@ def _kind(kind: Any, teacher: Any) -> list[Fault]:
 def _completed(config: TrainConfig, update: dict[str, Any]) -> TrainConfig:
     """`config` with what was resolved and with the defaults that depend on other fields."""
     evaluation, augment = config.evaluation, config.augment
-    update["evaluation"] = {**evaluation.model_dump(), "batch_size": evaluation.batch_size or config.batch_size}
+    update["evaluation"] = {**evaluation.model_dump(), "batch_size": config.evaluation_batch}
     short_edge = augment.val_short_edge or max(augment.short_edges)
     update["augment"] = {**augment.model_dump(), "val_short_edge": short_edge}
     try:
         return TrainConfig.model_validate({**config.model_dump(), **update})
     except ValidationError as error:  # the classes of a file can break the bounds of `data.classes`
         errors = [{**complaint, "loc": ("body", "spec", *complaint["loc"])} for complaint in error.errors()]
-        raise invalid("spec", *as_faults(errors, {"spec": config.model_dump()})) from None
+        listed, total = as_faults(errors, {"spec": config.model_dump()})
+        origins = {"/spec/data/classes": "/spec/data/train/annotations"} if config.data.classes is None else {}
+        raise invalid("spec", at_their_origin(listed, origins), total) from None
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -154,6 +166,7 @@ def _data(
     augment: AugmentConfig,
     loader: LoaderConfig,
     findings: Findings,
+    shared: Shared,
     *,
     as_is: bool = False,
 ) -> dict[str, Any]:
@@ -161,8 +174,11 @@ def _data(
     data = config.model_dump()
     train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
     val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
-    data["train"], train = splits.check(database, settings, config.train, train_use, allowed, findings)
-    data["val"], val = splits.check(database, settings, config.val, val_use, allowed, findings)
+    checked = {}
+    for split, use in ((config.train, train_use), (config.val, val_use)):
+        check = partial(splits.check, database, settings, split, use, allowed)
+        data[use.split], checked[use.split] = shared.split(split, use, allowed, findings, check)
+    train, val = checked["train"], checked["val"]
     data["classes"] = _classes(config.classes, train, val, findings.faults)
     return data
 

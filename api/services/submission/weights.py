@@ -1,29 +1,30 @@
 """The teacher of a distillation: what its weights are, and whether they fit what the specification says.
 
-A teacher comes from a former job, whose row says everything; or from a safetensors file, whose header says its
-tensors and, if it is ours, its model and classes; or from a file that only torch can read, which the worker checks.
+A teacher comes from another job, whose row says everything, also while that job is still on its way; or from a
+safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a file that only
+torch can read, which the worker checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from api.database import Database
-from api.models import ID, Artifact, Job
+from api.database import Database, Session
+from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
-from crosskd.spec.evaluate_export import scale_of
+from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
-from crosskd.spec.weights_file import beginning_of
+from crosskd.spec.weights_file import FORMAT, beginning_of
 from crosskd.spec.wrapped_names import unwrap
-from wire.errors import Fault
+from wire.errors import Fault, MissingField
 
 POINTER = "/spec/teacher"
 LISTED = 10  # tensors that a fault names
@@ -39,22 +40,33 @@ class Source:
     shapes: dict[str, Shape] | None = None
     scale: ScaleConfig | None = None  # at which they were evaluated
     images: str | None = None  # on which they were evaluated
+    image_settings: dict[str, Any] | None = None  # how images were read and resized when they were trained
 
 
 def resolve(
-    database: Database, roots: Sequence[Path], teacher: TeacherConfig, classes: list[str] | None, faults: list[Fault]
+    database: Database,
+    roots: Sequence[Path],
+    teacher: TeacherConfig,
+    classes: list[str] | None,
+    faults: list[Fault],
+    planned: Mapping[str, dict[str, Any]] | None = None,
 ) -> TeacherConfig | None:
     """The teacher with its model, classes and absolute path; None after adding why not to `faults`.
 
-    `classes` are the student's, in label order; None where the data are at fault.
+    `classes` are the student's, in label order; None where the data are at fault. `planned` are the specifications
+    of jobs that the same request is about to make.
     """
-    source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
+    source: Source | None
+    if isinstance(teacher.weights, JobRef) and planned and teacher.weights.job in planned:
+        source = source_of_training(teacher.weights, planned[teacher.weights.job])
+    else:
+        source = source_of(database, roots, teacher.weights, faults, f"{POINTER}/weights")
     if source is None:
         return None
     model = teacher.model or source.model
     if model is None:
         faults.append(
-            Fault(
+            MissingField(
                 pointer=f"{POINTER}/model",
                 detail="the weights file does not say which model it is for",
                 remedy="Add `teacher.model`, a section like `student`.",
@@ -88,25 +100,43 @@ def _from_job(database: Database, ref: JobRef, faults: list[Fault], pointer: str
         job = session.get(Job, ref.job) if ID.fullmatch(ref.job) else None
         name = f"{ref.checkpoint}.safetensors"
         found = job and session.scalar(select(Artifact.id).where(Artifact.job_id == job.id, Artifact.name == name))
+        settings = None if job is None else _settings_of(session, job)
     if job is None:
         detail = f"there is no job {ref.job!r}"
         fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="GET /jobs lists the jobs.")
-    elif job.status != "succeeded":
-        wait = "Name a job that succeeded" if job.status in ("failed", "cancelled") else "Wait until it has succeeded"
+    elif job.status in ("failed", "cancelled"):
         detail = f"job {job.id} is {job.status}, not succeeded"
-        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy=f"{wait}.")
-    elif found is None:
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that succeeded, or is on its way.")
+    elif job.status != "succeeded" and "student" not in job.spec:
+        detail = f"job {job.id} is of kind {job.kind}: it will have no weights of its own"
+        fault = Fault(pointer=f"{pointer}/job", detail=detail, remedy="Name a job that trains a detector.")
+    elif job.status == "succeeded" and found is None:
         fault = Fault(
-            pointer=f"{pointer}/checkpoint",
+            pointer=f"{pointer}/{'checkpoint' if 'checkpoint' in ref.model_fields_set else 'job'}",
             detail=f"job {job.id} has no {name}",
             remedy=f"GET /jobs/{job.id}/artifacts lists what it has.",
         )
     else:
-        model, data = StudentConfig.model_validate(job.spec["student"]).model, job.spec["data"]
-        shapes = expected_shapes(model, len(data["classes"]))
-        return Source(ref, model, data["classes"], shapes, scale_of(job.spec["augment"]), data["val"]["images"])
+        return replace(source_of_training(ref, job.spec), image_settings=settings)
     faults.append(fault)
     return None
+
+
+def _settings_of(session: Session, job: Job) -> dict[str, Any] | None:
+    """As the manifest of the job has them: what its specification leaves open, the worker has filled in."""
+    of_job = select(Attempt.result).where(Attempt.job_id == job.id, Attempt.status == "succeeded")
+    manifest = session.scalars(of_job.order_by(Attempt.number.desc()).limit(1)).first()
+    try:
+        return image_settings(manifest["config"]["augment"]) if manifest else None
+    except (KeyError, TypeError, ValueError, AttributeError):  # a worker may hand in anything
+        return None
+
+
+def source_of_training(ref: JobRef, spec: dict[str, Any]) -> Source:
+    """What a training's stored `spec` tells of the weights that it makes, or will make once it has succeeded."""
+    model, data = StudentConfig.model_validate(spec["student"]).model, spec["data"]
+    shapes = expected_shapes(model, len(data["classes"]))
+    return Source(ref, model, data["classes"], shapes, scale_of(spec["augment"]), data["val"]["images"])
 
 
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
@@ -123,9 +153,8 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         remedy = "Write it anew with names of their own: `crosskd convert IN OUT --to native --classes a,b,c`."
         faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
         return None
-    if header.foreign:
-        return Source(weights, _model_of(header), classes, scale=_scale_of(header))
-    return Source(weights, _model_of(header), classes, dict(header.shapes), _scale_of(header))
+    shapes = None if header.foreign else dict(header.shapes)
+    return Source(weights, _model_of(header), classes, shapes, _scale_of(header), image_settings=_settings_in(header))
 
 
 class NotWeights(Exception):
@@ -181,6 +210,17 @@ def _scale_of(header: WeightsHeader) -> ScaleConfig | None:
     try:
         return scale_of(recorded) if isinstance(recorded, dict) else None
     except (ValueError, TypeError):
+        return None
+
+
+def _settings_in(header: WeightsHeader) -> dict[str, Any] | None:
+    """How images were read when the weights were trained; None where the header says nothing that can be read."""
+    if header.metadata.get("format") != FORMAT:
+        return image_settings(OF_OTHER_PROJECTS) if header.foreign else image_settings({})
+    recorded = header.json_metadata("augment") if "augment" in header.metadata else {}
+    try:
+        return image_settings(recorded) if isinstance(recorded, dict) else None
+    except ValueError:
         return None
 
 

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from api.database import Database
 from api.http.correlation import ROUTINE
 from api.models import Job
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER
 from wire.process_log import FIELDS, formatter, readable
 
@@ -48,12 +49,14 @@ def lines() -> Iterator[Lines]:
     logger.setLevel(before)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("given", ["a", "0f2bd0a4-2f0c-4f6a-9f3c-5c0e7d6f5f9e", "Root=1-6789:a/b+c@d.e_f", "x" * 128])
 def test_the_callers_own_id_is_answered(client: TestClient, given: str) -> None:
     for path in ("/health", "/jobs/nothing", "/nowhere"):
         assert client.get(path, headers={HEADER: given}).headers[HEADER] == given
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", 'a"', "a\tb", "é", "a,b", "a]", "${x}", "a\x1bb"])
 def test_what_is_no_id_is_replaced(client: TestClient, given: str | None) -> None:
     headers = {} if given is None else {HEADER: given.encode()}
@@ -62,6 +65,7 @@ def test_what_is_no_id_is_replaced(client: TestClient, given: str | None) -> Non
     assert client.get("/health", headers=headers).headers[HEADER] != told
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("method", "path", "content", "status"),
     [
@@ -102,6 +106,7 @@ def test_a_request_has_one_line_without_its_query(client: TestClient, post_job: 
     assert "secret" not in json.dumps(lines.lines)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("layout", ["text", "json"])
 def test_a_path_forges_no_line(client: TestClient, lines: Lines, layout: Any) -> None:
     records: list[logging.LogRecord] = []

@@ -87,8 +87,8 @@ def test_a_database_of_ones_own_is_kept(tmp_path: Path) -> None:
     assert "CROSSKD_DATABASE_URL" not in environments.worker
 
 
-def test_the_keys_to_a_bucket_are_for_the_api_alone(tmp_path: Path) -> None:
-    keys = dict.fromkeys(services.BUCKET_SECRETS, "secret")
+def test_the_keys_to_bucket_and_database_are_for_the_api_alone(tmp_path: Path) -> None:
+    keys = dict.fromkeys(services.SECRETS_OF_THE_API, "secret")
     environments = services.environments(Home(tmp_path), "", "", [], {"CROSSKD_STORAGE_URL": "s3://bucket", **keys})
     assert keys.items() <= environments.api.items()
     assert environments.api["CROSSKD_STORAGE_URL"] == "s3://bucket"

@@ -39,6 +39,7 @@ def checkpoint_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "evaluation": {"teacher_first": False},
             "device": "cpu",
             "threads": 1,
+            "export": None,
         }
     )
     train(config, folder / "run")

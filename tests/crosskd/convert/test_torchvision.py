@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crosskd.boxes.anchors import cell_points, octave_anchors
-from crosskd.convert.convert import prepare
+from crosskd.convert.convert import Conversion, prepare
 from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE, recognise
 from crosskd.convert.source import read_source
@@ -80,13 +80,22 @@ def saved(state: dict[str, Tensor], folder: Path) -> Path:
     return folder / "theirs.pth"
 
 
-def test_it_gives_torchvisions_own_detections(built: tuple[str, Any], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def converted(built: tuple[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Conversion, Path]:
+    """What becomes of its weights, and the file: a ResNet-50's is large."""
+    folder = tmp_path_factory.mktemp("converted")
+    conversion = prepare(saved(built[1].state_dict(), folder), "native", classes=CLASSES)
+    (folder / "theirs.pth").unlink()
+    conversion.write(folder / "ours.safetensors")
+    return conversion, folder / "ours.safetensors"
+
+
+def test_it_gives_torchvisions_own_detections(built: tuple[str, Any], converted: tuple[Conversion, Path]) -> None:
     _, model = built
-    conversion = prepare(saved(model.state_dict(), tmp_path), "native", classes=CLASSES)
+    conversion, path = converted
     assert (conversion.report.missing, conversion.report.unexpected) == ([], [])
-    conversion.write(tmp_path / "ours.safetensors")
     ours = build_detector(conversion.model, len(CLASSES), pretrained=False).eval()
-    load_weights(ours, tmp_path / "ours.safetensors")
+    load_weights(ours, path)
     torch.manual_seed(5)
     images = [torch.rand(3, *SIZE), torch.rand(3, *SIZE)]
     with torch.no_grad():
@@ -102,11 +111,12 @@ def test_it_gives_torchvisions_own_detections(built: tuple[str, Any], tmp_path: 
         assert torch.allclose(found.boxes, expected["boxes"], rtol=0, atol=1e-3)
 
 
-def test_there_and_back_is_the_identity(built: tuple[str, Any], tmp_path: Path) -> None:
+def test_there_and_back_is_the_identity(
+    built: tuple[str, Any], converted: tuple[Conversion, Path], tmp_path: Path
+) -> None:
     name, model = built
     state = model.state_dict()
-    prepare(saved(state, tmp_path), "native", classes=CLASSES).write(tmp_path / "ours.safetensors")
-    back = prepare(tmp_path / "ours.safetensors", "torchvision")
+    back = prepare(converted[1], "torchvision")
     assert any(name in note for note in back.report.notes)  # how to build it
     back.write(tmp_path / "back.pth")
     again = torch.load(tmp_path / "back.pth", weights_only=True)

@@ -23,12 +23,19 @@ def main(deed: str, folder: Path) -> int:
     print(f"{os.environ['WORLD_SIZE']} ranks, {os.environ['OMP_NUM_THREADS']} threads", flush=True)  # noqa: T201
     if deed == "finish":
         return 0
+    while not _running(folder, 0):  # torchrun ends the other at once: it shall have begun
+        time.sleep(0.02)
     if rank == 1 and deed == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if rank == 1 and deed == "fail":
         return 7
     time.sleep(300)
     return 0
+
+
+def _running(folder: Path, rank: int) -> bool:
+    pid = folder / f"pid-{rank}"
+    return pid.exists() and bool(pid.read_text())
 
 
 if __name__ == "__main__":

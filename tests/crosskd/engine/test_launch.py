@@ -13,42 +13,56 @@ import pytest
 
 from crosskd.engine.launch import RankEnd, _order, _prepare_environment
 
+# One launch after another, each with a folder of its own. To import torch costs more than a launch.
 LAUNCHER = """
-import sys
+import pathlib, sys
 from crosskd.engine.launch import RanksFailed, RanksStopped, launch
-try:
-    launch("tests.crosskd.engine.rank_program", sys.argv[1:], 2, grace=20)
-    print("done")
-except RanksFailed as error:
-    print("failed:", error)
-except RanksStopped as error:
-    print("stopped:", error)
+for deed in sys.argv[2:]:
+    folder = pathlib.Path(sys.argv[1], deed)
+    folder.mkdir()
+    try:
+        launch("tests.crosskd.engine.rank_program", [deed, str(folder)], 2, grace=20)
+        print("done")
+    except RanksFailed as error:
+        print("failed:", error)
+    except RanksStopped as error:
+        print("stopped:", error)
 """
+# Each case in a process of its own, which begins where torch is imported already.
 ABANDONING = """
-import atexit, sys, time
+import atexit, os, sys, time
 import torch.distributed as dist
 from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import DataError
 
-atexit.register(time.sleep, 300)  # as NCCL's clean-up, which waits for the others
-with exit_without_cleanup():
-    if sys.argv[1] == "joined":
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        atexit.unregister(time.sleep)
-    print("told", end="")
-    raise {"exit": SystemExit(7), "error": DataError("an image is broken")}[sys.argv[2]]
+folder, cases = sys.argv[1], [case.split("-") for case in sys.argv[2:]]
+for group, end in cases:
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(f"{group}-{end}", status, flush=True)
+        continue
+    for stream, name in (1, "out"), (2, "err"):
+        os.dup2(os.open(f"{folder}/{group}-{end}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+    atexit.register(time.sleep, 300)  # as NCCL's clean-up, which waits for the others
+    with exit_without_cleanup():
+        if group == "joined":
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            atexit.unregister(time.sleep)
+        print("told", end="")
+        raise {"exit": SystemExit(7), "error": DataError("an image is broken")}[end]
 """
 PATIENCE = 240.0  # seconds, in which also a busy machine has started two processes with torch
 LISTENING = "0A"  # in /proc/net/tcp
-Start = Callable[[str], subprocess.Popen[str]]
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    def started(deed: str) -> subprocess.Popen[str]:
+    def started(*deeds: str) -> subprocess.Popen[str]:
         environment = os.environ | {"OMP_NUM_THREADS": "3", "TMPDIR": str(tmp_path)}
-        command = [sys.executable, "-c", LAUNCHER, deed, str(tmp_path)]
+        command = [sys.executable, "-c", LAUNCHER, str(tmp_path), *deeds]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return started
@@ -79,39 +93,33 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-def test_all_ranks_run_to_their_end(start: Start, tmp_path: Path) -> None:
-    said, errors = start("finish").communicate(timeout=PATIENCE)
-    assert said.splitlines() == ["done"], errors
+def test_all_ranks_run_to_their_end_and_one_that_ends_badly_ends_the_others(start: Start, tmp_path: Path) -> None:
+    said, errors = start("finish", "die", "fail").communicate(timeout=PATIENCE)  # the others would sleep for longer
+    finished, died, failed = said.splitlines()
+    assert finished == "done", errors
     for rank in (0, 1):
-        assert (tmp_path / f"said-{rank}").read_text() == "2 ranks, 3 threads\n"
-
-
-@pytest.mark.parametrize(
-    ("deed", "how"), [("die", "rank 1 was killed by signal 9 (SIGKILL)"), ("fail", "rank 1 exited with status 7")]
-)
-def test_a_rank_that_ends_badly_ends_the_others_and_is_named_first(
-    start: Start, tmp_path: Path, deed: str, how: str
-) -> None:
-    launcher = start(deed)
-    pids = ranks(tmp_path)
-    said, errors = launcher.communicate(timeout=PATIENCE)  # by itself the other would sleep for longer
-    assert said.startswith(f"failed: {how}"), errors
-    assert gone(pids)
+        assert (tmp_path / f"finish/said-{rank}").read_text() == "2 ranks, 3 threads\n"
+    # The one that ended first is named first.
+    assert died.startswith("failed: rank 1 was killed by signal 9 (SIGKILL)"), errors
+    assert failed.startswith("failed: rank 1 exited with status 7"), errors
+    assert gone([*ranks(tmp_path / "die"), *ranks(tmp_path / "fail")])
 
 
 def test_a_signal_is_passed_on(start: Start, tmp_path: Path) -> None:
     launcher = start("heed")
-    pids = ranks(tmp_path)
+    pids = ranks(tmp_path / "heed")
     launcher.terminate()
     said, errors = launcher.communicate(timeout=PATIENCE)
     assert said.splitlines() == ["stopped: stopped by signal 15"], errors
     assert gone(pids)
 
 
-def test_nobody_from_outside_can_reach_the_ranks(start: Start, tmp_path: Path) -> None:
+def test_nobody_from_outside_can_reach_the_ranks_nor_do_they_outlive_their_launcher(
+    start: Start, tmp_path: Path
+) -> None:
     """torchrun by itself listens on every interface, and unpickles what it is sent there."""
     launcher = start("sleep")
-    pids = ranks(tmp_path)
+    pids = ranks(tmp_path / "sleep")
     held = {link for pid in [launcher.pid, *pids] for link in descriptors(pid)}
     listening = {
         f"socket:[{line.split()[9]}]"
@@ -119,29 +127,22 @@ def test_nobody_from_outside_can_reach_the_ranks(start: Start, tmp_path: Path) -
         for line in Path(f"/proc/{launcher.pid}/net/{table}").read_text().splitlines()[1:]
         if line.split()[3] == LISTENING
     }
-    launcher.terminate()
+    launcher.kill()
     launcher.communicate(timeout=PATIENCE)
     assert held
     assert not held & listening
-
-
-def test_ranks_do_not_outlive_their_launcher(start: Start, tmp_path: Path) -> None:
-    launcher = start("sleep")
-    pids = ranks(tmp_path)
-    launcher.kill()
-    launcher.communicate(timeout=PATIENCE)
     assert gone(pids)
 
 
-@pytest.mark.parametrize("group", ["joined", "none"])
-@pytest.mark.parametrize(("end", "status"), [("exit", 7), ("error", 1)])
-def test_a_group_that_an_error_leaves_behind_holds_nobody_up(group: str, end: str, status: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ABANDONING, group, end], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == status, done.stderr
-    assert done.stdout == "told"
-    assert ("DataError: an image is broken" in done.stderr) is (end == "error")
+def test_a_group_that_an_error_leaves_behind_holds_nobody_up(tmp_path: Path) -> None:
+    cases = {"joined-exit": 7, "joined-error": 1, "none-exit": 7, "none-error": 1}
+    command = [sys.executable, "-c", ABANDONING, str(tmp_path), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    for case, status in cases.items():
+        errors = (tmp_path / f"{case}.err").read_text()
+        assert f"{case} {status}\n" in done.stdout, errors
+        assert (tmp_path / f"{case}.out").read_text() == "told"
+        assert ("DataError: an image is broken" in errors) is case.endswith("error")
 
 
 def test_ranks_of_one_machine_meet_on_its_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

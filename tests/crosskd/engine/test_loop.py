@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
 from crosskd.engine.loop import Training, fit, train_step
 from crosskd.engine.results import Results
 from crosskd.engine.stop_reason import StopReason
-from crosskd.errors import ConfigError, Diverged, Interrupted, OutOfMemory
+from crosskd.errors import ConfigError, Diverged, Interrupted, NoAnswer, OutOfMemory
 from crosskd.structures import Batch
 from tests.support import small
 from tests.support.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
@@ -172,6 +173,30 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     ).norm()
     assert values["grad_norm"] > 0.01
     assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+class StuckBatches(ToyBatches):
+    """From batch `stuck` on none comes, and a stop was asked for."""
+
+    stuck = 3
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        yield from islice(super().epoch(index, start), self.stuck)
+        raise NoAnswer("the loader's processes do not answer")
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "saved", "step"),
+    [(1, ["save 3"], 3), (3, ["save 1"], 1), (2, [], 0)],  # half a step is nothing to go on from
+)
+def test_a_stop_waits_for_no_batch_that_does_not_come(
+    tmp_path: Path, accumulate: int, saved: list[str], step: int
+) -> None:
+    run, training = toy_run(tmp_path, toy_config(accumulate=accumulate), StuckBatches())
+    events: list[str] = []
+    with pytest.raises(Interrupted, match="the loader gave no batch") as caught:
+        fit(run, training, Callback(), save=lambda: events.append(f"save {run.step}"), evaluate=lambda: "")
+    assert (events, caught.value.step, run.saved_step) == (saved, step, step)
 
 
 def test_a_stop_finishes_its_step_and_writes_a_checkpoint(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,10 +111,33 @@ def test_as_good_is_not_better(tmp_path: Path) -> None:
 def test_curves_are_handed_on_and_never_kept(tmp_path: Path) -> None:
     found = results(tmp_path)
     told = found.add(evaluation(0.3), nn.Linear(1, 1))
-    found.teacher = evaluation(0.4)
+    found.add_teacher(evaluation(0.4))
     assert told.curves is not None
     state = found.state_dict(1.0)
     for kept in (state["teacher"], state["best"], *state["evaluations"]):
         assert "curves" not in kept
         assert kept["class_metrics"] == {"cat": {"AP50": kept["metrics"]["AP"]}}
     assert found.evaluations[0] == told
+
+
+def test_the_matches_of_the_best_and_of_the_teacher_travel_in_the_checkpoint(tmp_path: Path) -> None:
+    """As bytes that a reader of tensors alone takes, and come out of it as they were."""
+    found = results(tmp_path)
+    found.add_teacher(replace(evaluation(0.4, 0), matches=b"the teacher's"))
+    for ap, step, content in ((0.2, 1, b"first"), (0.3, 2, b"best"), (0.1, 3, b"worse")):
+        found.add(replace(evaluation(ap, step), matches=content), nn.Linear(1, 1))
+    torch.save(found.state_dict(1.0), tmp_path / "state.pt")
+    restored = results(tmp_path)
+    restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for kind, content, step in (("matches", b"best", 2), ("teacher_matches", b"the teacher's", 0)):
+        file = restored.write_matches(kind)
+        assert file is not None
+        assert (file.kind, file.step, file.path.read_bytes()) == (kind, step, content)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_matches(tmp_path: Path) -> None:
+    state = after(tmp_path, 0.5).state_dict(1.0)
+    del state["matches"]
+    restored = results(tmp_path)
+    restored.load_state_dict(state)
+    assert restored.write_matches("matches") is None

@@ -108,6 +108,7 @@ def test_two_processes_find_what_one_does_to_the_last_digit(settings: TrainConfi
             assert ours.class_metrics == alone.class_metrics
             assert ours.curves is not None
             assert alone.curves is not None
+            assert ours.matches == (alone.matches if result is ranks[0] else None)
             assert np.array_equal(ours.curves.precision, alone.curves.precision)
             assert (ours.images, ours.step) == (alone.images, 3) == (len(SIZES) - 1, 3)
 

@@ -28,6 +28,8 @@ from crosskd.spec.config import (
 )
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest
+from report.matches import read_matches
+from report.weighted_ap import average_precision
 from tests.support import small
 from tests.support.finished import CLASSES, SCALE, detector, write_finished, write_images
 
@@ -108,7 +110,14 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     assert manifest["model"]["metrics"] == evaluation.metrics
     assert told.phases == ["preparing", "evaluating", "uploading"]
     files = [(file.name, file.kind, file.step) for file in told.files]
-    assert files == [("curves-student-00000000.json", "curves", 0), ("manifest.json", "manifest", 2)]
+    assert files == [
+        ("curves-student-00000000.json", "curves", 0),
+        ("matches.safetensors", "matches", 0),
+        ("manifest.json", "manifest", 2),
+    ]
+    assert average_precision(read_matches((tmp_path / "matches.safetensors").read_bytes())).metrics == (
+        evaluation.metrics
+    )
 
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
     assert manifest["kind"] == "evaluate"

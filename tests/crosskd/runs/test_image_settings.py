@@ -12,10 +12,12 @@ import torch
 from crosskd.convert.convert import prepare
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.data.demo import write_demo
+from crosskd.detectors.detector import build_detector
 from crosskd.engine.checkpoint import list_checkpoints, read_checkpoint, require_same_run
 from crosskd.errors import WeightsError
 from crosskd.runs.evaluate import as_evaluation, evaluate_weights
 from crosskd.runs.image_settings import with_image_settings
+from crosskd.runs.start import begin
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.description import describe
@@ -80,6 +82,44 @@ def test_by_default_images_are_as_the_teacher_was_trained(
     for given in (True, False):
         chosen = distilled(data, teachers[teacher], augment={"antialias": given})
         assert with_image_settings(chosen).augment.antialias is given
+
+
+@pytest.mark.parametrize(
+    ("start", "teacher", "antialias", "told"),
+    [
+        ("plain", None, False, []),
+        ("mmdet", None, False, []),
+        ("silent", None, True, []),
+        ("antialiased", "mmdet", False, ["augment.antialias is false here, true there"]),
+        (
+            "plain",
+            "antialiased",
+            True,
+            ["augment.antialias is true here, false there", "augment.sixteen_bit is high_byte here, own_range there"],
+        ),
+        ("mmdet", "converted", False, []),
+    ],
+)
+def test_a_start_from_a_detector_takes_its_settings_unless_a_teacher_decides(
+    data: dict[str, Any],
+    teachers: Paths,
+    caplog: pytest.LogCaptureFixture,
+    start: str,
+    teacher: str | None,
+    antialias: bool,
+    told: list[str],
+) -> None:
+    given = {**MODEL, "init": {"file": str(teachers[start])}}
+    open_one = distilled(data, teachers[teacher], student=given) if teacher else config(data, student=given)
+    filled = with_image_settings(open_one)
+    assert filled.augment.antialias is antialias
+    assert filled.student.init is not None
+    begun = begin(
+        build_detector(TEACHER, 3, pretrained=False), filled.student.init, CLASSES, None, augment=filled.augment
+    )
+    assert begun["image_differences"] == told
+    warned = f"images are read otherwise than those that {teachers[start].name} was trained on: {'; '.join(told)}"
+    assert (warned in caplog.text) == bool(told)
 
 
 def test_without_a_teacher_as_ever_and_a_resume_goes_on_as_it_began(data: dict[str, Any], teachers: Paths) -> None:

@@ -21,6 +21,7 @@ from crosskd.spec.config import FileRef, JobRef, ModelConfig, StudentConfig, Tra
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
 
+BCCD = Path(__file__).parents[2] / "data" / "bccd"
 CLASSES = ["cat", "dog", "eel"]
 R18 = {"name": "resnet18", "width": 8, "init": "random"}
 
@@ -174,17 +175,19 @@ def test_two_origins_contradict_each_other(backbone: Any) -> None:
 
 @pytest.mark.slow
 def test_a_fine_tuned_start_beats_a_random_one_in_the_same_steps(tmp_path: Path) -> None:
-    """From a pre-training on other images of the demo set, with one class more."""
+    """On real images (a tenth of BCCD), from a pre-training on the drawn ones of the demo set: no class in common.
 
-    def values(folder: str, seed: int, classes: list[str], steps: int, **student: Any) -> TrainConfig:
-        data = write_demo(tmp_path / folder, train=120, val=30, size=96, classes=4, seed=seed).model_dump()
+    In few steps: with twice as many the random start has caught up, so little do drawn glyphs tell of blood cells.
+    """
+
+    def values(data: dict[str, Any], batches: int, steps: int, **student: Any) -> TrainConfig:
         base = {
-            "data": {**data, "classes": classes},
+            "data": data,
             "student": {**small.config().model_dump(), **student},
-            "augment": {"short_edges": [96], "long_edge": 96},
+            "augment": {"short_edges": [96], "long_edge": 128},
             "loader": {"workers": 0},
             "batch_size": 8,
-            "schedule": {"epochs": steps // 15, "warmup_steps": 20, "decay": "cosine"},
+            "schedule": {"epochs": steps // batches, "warmup_steps": 10, "decay": "cosine"},
             "optimizer": {"name": "adamw", "lr": 2e-3, "base_batch": None, "weight_decay": 0.05},
             "clip_norm": 10.0,
             "evaluation": {"every_epochs": 1000},
@@ -193,15 +196,14 @@ def test_a_fine_tuned_start_beats_a_random_one_in_the_same_steps(tmp_path: Path)
         }
         return TrainConfig.model_validate(base)
 
-    names = _demo_names(tmp_path)
-    first = train(values("a", 1, names, 450), tmp_path / "first")
+    demo = write_demo(tmp_path / "demo", train=120, val=10, size=96, classes=4, seed=1).model_dump()
+    bccd = {
+        split: {"annotations": str(BCCD / f"{split}.json"), "images": str(BCCD / "images")}
+        for split in ("train", "val")
+    }
+    first = train(values(demo, 15, 450), tmp_path / "first")
     init = {"init": {"file": str(first.last_weights)}}
-    tuned = train(values("b", 2, names[1:], 90, **init), tmp_path / "tuned")
-    fresh = train(values("b", 2, names[1:], 90), tmp_path / "fresh")
-    assert tuned.best_ap > 1.5 * fresh.best_ap > 0
-
-
-def _demo_names(folder: Path) -> list[str]:
-    split = write_demo(folder / "names", train=2, val=1, size=64, classes=4, seed=1).train
-    content = json.loads(Path(split.annotations).read_text())
-    return [category["name"] for category in content["categories"]]
+    tuned = train(values(bccd, 3, 30, **init), tmp_path / "tuned")
+    fresh = train(values(bccd, 3, 30), tmp_path / "fresh")
+    assert tuned.manifest["student_init"]["classes"]["kept"] == []
+    assert tuned.best_ap > 1.25 * fresh.best_ap > 0

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import signal
 import threading
+import time
+from itertools import count
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
 import torch
 
+from crosskd.data.coco import CocoDataset
 from crosskd.data.demo import write_demo
+from crosskd.data.loader import _start_worker
 from crosskd.engine.callbacks import Run
 from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkpoint
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
+from crosskd.spec.files import MATCHES_FILES
 from crosskd.spec.shapes import parameter_count
 from crosskd.weights.native import read_weights, write_weights
+from report.matches import read_matches
+from report.weighted_ap import average_precision
 from tests.support.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 
 
@@ -82,6 +92,9 @@ def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, 
         assert manifest[model]["gflops"] > 0
         assert manifest[model]["latency"]["pytorch"]["milliseconds"] > 0
         assert len(manifest[model]["metrics"]) == 12
+        name = {"student": "matches", "teacher": "teacher_matches"}[model]
+        again = average_precision(read_matches((tmp_path / f"{name}.safetensors").read_bytes()))
+        assert (again.metrics, again.per_class) == (manifest[model]["metrics"], manifest[model]["per_class"])
         assert set(manifest[model]["per_class"]) == set(CLASSES)
     assert manifest["gap_to_teacher"] == manifest["teacher"]["metrics"]["AP"] - manifest["student"]["metrics"]["AP"]
     assert [e["step"] for e in manifest["evaluations"]] == [3, 6]
@@ -244,7 +257,7 @@ def test_a_run_that_dies_and_is_resumed_is_the_run_that_did_not(
     newest = list_checkpoints(tmp_path / "first" / "checkpoints")[0]
     result = train(spec, tmp_path / "second", callbacks=[second], resume=newest)
 
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("best.safetensors", "last.safetensors", *MATCHES_FILES.values()):
         assert digest(tmp_path / "second" / name) == digest(workdir / name), name
     assert first.logs | second.logs == whole.logs
     assert set(second.logs) == set(range(int(newest.stem[-8:]) + 1, 7))
@@ -415,3 +428,32 @@ def test_the_average_is_what_is_evaluated_and_delivered(data: dict[str, Any], tm
     delivered, _ = read_weights(result.last_weights)
     torch.testing.assert_close(delivered, dict(state["ema"]["model"]), rtol=0, atol=0)
     assert any(not torch.equal(delivered[name], state["trainee"][name]) for name in delivered)
+
+
+def stuck_worker(worker: int) -> None:
+    """A loader process whose images after the first batch lie on a mount that is dead."""
+    _start_worker(worker)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    read, seen = CocoDataset.__getitem__, count(1)
+
+    def stuck(dataset: CocoDataset, index: int) -> Any:
+        return read(dataset, index) if next(seen) <= 4 else time.sleep(600)
+
+    CocoDataset.__getitem__ = stuck  # type: ignore[method-assign]
+
+
+def test_a_stop_ends_a_training_whose_loader_hangs(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosskd.data.loader._start_worker", stuck_worker)
+    monkeypatch.setattr("crosskd.data.waiting.PATIENCE_SECONDS", 0.2)
+    stop, before = threading.Event(), set(multiprocessing.active_children())
+    story = Story(lambda event, _: Timer(0.5, stop.set).start() if event == "log 1" else None)
+    stuck = config(data, loader={"workers": 1}, schedule={"epochs": 1})
+    with pytest.raises(Interrupted, match="in step 2, for which the loader gave no batch") as caught:
+        train(stuck, tmp_path, callbacks=[story], stop=stop)
+    assert caught.value.step == 1
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["checkpoint-00000001.pt"]
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.join(60)
+        assert worker.exitcode == -signal.SIGKILL

@@ -22,12 +22,14 @@ from tests.faults.checker.synthetic import Maker
 def faultless() -> History:
     maker = Maker()
     # Attempt 1 takes 8 steps and tells it all; attempt 2 resumes from the checkpoint of step 5.
-    maker.job(Plan("resumed", (Try(8, "lost", 99), Try(0, "succeeded"))))
+    resumed = maker.job(Plan("resumed", (Try(8, "lost", 99), Try(0, "succeeded"))))
     maker.job(Plan("given back", (Try(3, "released"), Try(4, "failed", 3), Try(9, "paused"), Try(2, "cancelled"))))
     failed = maker.job(Plan("failed", (Try(7, "user"),)))
     maker.job(Plan("short", (Try(3, "user"),)))
     maker.job(Plan("unwanted", ()))
     maker.job(Plan("retry", (Try(3, "lost", 2), Try(0, "succeeded")), retried_from=failed, start_step=5))
+    maker.job(Plan("waited", (Try(0, "succeeded"),), needs=resumed))
+    maker.job(Plan("in vain", (), needs=failed))
     return maker.history
 
 

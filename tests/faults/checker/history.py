@@ -59,6 +59,7 @@ def collect(database_url: str, artifacts: Path, audit_logs: Iterable[Path], seen
 def _tables(connection: Connection) -> History:
     return History(
         jobs=_table(connection, models.Job, rows.JobRow),
+        dependencies=_table(connection, models.JobDependency, rows.DependencyRow),
         transitions=_table(connection, models.Transition, rows.TransitionRow),
         attempts=_table(connection, models.Attempt, rows.AttemptRow),
         points=_table(connection, models.MetricPoint, rows.PointRow),

@@ -11,6 +11,7 @@ from tests.faults.checker.rows import (
     ArtifactRow,
     AttemptRow,
     BatchRow,
+    DependencyRow,
     EvaluationRow,
     EventRow,
     FileRead,
@@ -45,6 +46,7 @@ class Index:
         self.seen = history.seen
         self.jobs: dict[str, JobRow] = {job.id: job for job in history.jobs}
         self.attempt_rows = {attempt.id: attempt for attempt in history.attempts}
+        self.dependencies: dict[str, list[DependencyRow]] = _grouped(history.dependencies, "job_id", "role")
         self.transitions: dict[str, list[TransitionRow]] = _grouped(history.transitions, "job_id", "seq")
         self.attempts: dict[str, list[AttemptRow]] = _grouped(history.attempts, "job_id", "number")
         self.events: dict[str, list[EventRow]] = _grouped(history.events, "job_id", "seq")

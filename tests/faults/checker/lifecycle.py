@@ -13,10 +13,11 @@ from worker.training.audit_log import Began
 
 # Written down once more: what the service takes for its state machine is what is to be checked.
 LEGAL = {
-    None: {"queued"},
+    None: {"waiting", "queued"},
+    "waiting": {"queued", "paused", "failed", "cancelled"},
     "queued": {"running", "paused", "cancelled"},
     "running": {"queued", "paused", "succeeded", "failed", "cancelled"},
-    "paused": {"queued", "cancelled"},
+    "paused": {"waiting", "queued", "cancelled"},
 }
 RETRIED = frozenset({"infrastructure", "lost"})  # classes of failures after which a job is tried again
 

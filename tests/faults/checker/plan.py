@@ -20,7 +20,10 @@ class Try:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job: what was asked for, and how its trainings went. It is cancelled in the end if the last leaves it open."""
+    """A job: what was asked for, and how its trainings went. It is cancelled in the end if the last leaves it open.
+
+    One that needs a job waits for it first: it fails, and has no trainings, if that one has not succeeded.
+    """
 
     name: str
     tries: tuple[Try, ...]
@@ -30,3 +33,4 @@ class Plan:
     evaluate_every: int = 6
     retried_from: str | None = None
     start_step: int = 0
+    needs: str | None = None  # a job whose weights it begins with

@@ -86,6 +86,16 @@ class JobRow:
     cancel_requested_at: datetime | None
     retried_from: str | None
     start: Json | None
+    failure: Json | None
+
+
+@dataclass(frozen=True)
+class DependencyRow:
+    """A job whose weights another one's specification names."""
+
+    job_id: str
+    role: str
+    depends_on: str
 
 
 @dataclass(frozen=True)
@@ -220,6 +230,7 @@ class History:
 
     seen: Seen = field(default_factory=Seen)
     jobs: list[JobRow] = field(default_factory=list)
+    dependencies: list[DependencyRow] = field(default_factory=list)
     transitions: list[TransitionRow] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
     points: list[PointRow] = field(default_factory=list)

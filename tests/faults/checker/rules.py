@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.faults.checker.clients import check_clients
+from tests.faults.checker.dependencies import check_dependencies
 from tests.faults.checker.files import check_files
 from tests.faults.checker.index import Index
 from tests.faults.checker.journal import check_journal
@@ -17,6 +18,7 @@ from tests.faults.checker.violations import Violation
 CHECKS: tuple[Callable[[Index], Iterator[Violation]], ...] = (
     check_clients,
     check_lifecycle,
+    check_dependencies,
     check_journal,
     check_series,
     check_resumes,

@@ -65,16 +65,23 @@ class _Job:
         self.lines = 0
         self.resumes = 0
         start = {"job": plan.retried_from, "step": plan.start_step} if plan.start_step else None
-        spec = {"log_every": plan.log_every, "checkpoint": {"every_steps": plan.checkpoint_every}}
+        spec: dict[str, Any] = {"log_every": plan.log_every, "checkpoint": {"every_steps": plan.checkpoint_every}}
+        if plan.needs is not None:
+            spec["student"] = {"init": {"job": plan.needs, "checkpoint": "best"}}
+            self.history.dependencies.append(rows.DependencyRow(self.id, "init", plan.needs))
         self.row = rows.JobRow(
-            id=self.id, kind="train", name=plan.name, labels={}, status="queued", spec=spec, attempt=0, resumes=0,
+            id=self.id, kind="train", name=plan.name, labels={}, status="", spec=spec, attempt=0, resumes=0,
             last_event=0, cancel_requested_at=None, retried_from=plan.retried_from, start=start,
+            failure=None,
         )  # fmt: skip
 
     def made(self) -> str:
         body = {name: getattr(self.row, name) for name in ("id", "kind", "name", "labels", "spec", "retried_from")}
         self.history.seen.accepted.append(rows.Accepted(self.id, body, key=f"key of {self.plan.name}"))
-        self._move("queued", "submitted")
+        if self.plan.needs is None:
+            self._move("queued", "submitted")
+        else:
+            self._wait()
         for try_ in self.plan.tries:
             if self.row.status == "paused":
                 self._move("queued", "resumed by the user")
@@ -85,6 +92,15 @@ class _Job:
         self.history.jobs.append(self.row)
         self._observe()
         return self.id
+
+    def _wait(self) -> None:
+        self._move("waiting", "submitted")
+        needed = next(row.status for row in self.history.jobs if row.id == self.plan.needs)
+        if needed == "succeeded":
+            self._move("queued", "the weights are there")
+        else:
+            self.row = replace(self.row, failure={"failure_class": "dependency"})
+            self._move("failed", f"the job that it needs was {needed}")
 
     def _move(self, status: str, reason: str) -> None:
         path = [row for row in self.history.transitions if row.job_id == self.id]

@@ -30,6 +30,8 @@ def histories(draw: st.DrawFn) -> History:
         tries = st.builds(Try, st.integers(0, 14), st.sampled_from(ENDINGS), st.integers(0, 30))
         knobs = {name: draw(st.integers(1, 6)) for name in ("log_every", "checkpoint_every", "evaluate_every")}
         plan = Plan(f"job {number}", tuple(draw(st.lists(tries, max_size=6))), steps=steps, **knobs)
+        if number and draw(st.booleans()):
+            plan = replace(plan, needs=draw(st.sampled_from([job.id for job in maker.history.jobs])))
         former = maker.job(plan)
         (row,) = [job for job in maker.history.jobs if job.id == former]
         if row.status in ("failed", "cancelled") and draw(st.booleans()):
@@ -56,7 +58,14 @@ def rows_that_must_be_there(history: History) -> list[tuple[list[Any], Any]]:
         if isinstance(last := audit_log.records[-1], Ended) and last.delivered
     }
     reports: list[Any] = [history.points, history.evaluations]
-    others: list[Any] = [history.jobs, history.transitions, history.attempts, history.batches, history.events]
+    others: list[Any] = [
+        history.jobs,
+        history.dependencies,
+        history.transitions,
+        history.attempts,
+        history.batches,
+        history.events,
+    ]
     found = [(table, row) for table in reports for row in table if row.attempt_id in whole]
     return found + [(table, row) for table in [*others, history.files] for row in table]
 

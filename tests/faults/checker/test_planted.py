@@ -42,4 +42,4 @@ def test_every_rule_has_a_plant() -> None:
 
 
 def test_the_state_machine_is_the_services() -> None:
-    assert {**transitions.ALLOWED, None: {"queued"}} == LEGAL
+    assert {**transitions.ALLOWED, None: {"waiting", "queued"}} == LEGAL

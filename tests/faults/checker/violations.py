@@ -28,6 +28,7 @@ class Rule(StrEnum):
     ATTEMPT_LEFT_RUNNING = "an attempt runs on in a job that does not"
     TOO_MANY_RESUMES = "a job was resumed more often than may be, or its count is wrong"
     RAN_TWICE = "a job was trained twice at once by the workers' own records"
+    DEPENDENCY_IGNORED = "a job began or failed regardless of the jobs whose weights it needs"
     # Metrics and evaluations against the training's own audit_log.
     AUDIT_LOG_MISSING = "something was stored of an attempt whose training left no audit_log"
     POINT_LOST = "a reported point was not stored"

@@ -16,9 +16,12 @@ def test_a_training_is_told_nothing_of_the_broker(
 ) -> None:
     told: dict[str, str] = {}
     monkeypatch.setattr(process.subprocess, "Popen", lambda *_, env, **__: told.update(env))
-    monkeypatch.setenv("CROSSKD_BROKER_URL", "redis://h")
-    monkeypatch.setenv("CROSSKD_BROKER_PASSWORD", "secret")
     values: dict[str, Any] = {"api_url": "http://h", "worker_token": "x" * 16, "devices": "cpu", "home": tmp_path}
-    TrainingProcess(folder, Settings(**values), "attempt's own")
+    settings = Settings(**values)
+    monkeypatch.setenv("CROSSKD_BROKER_URL", "redis://h")
+    for name in ("CROSSKD_BROKER_PASSWORD", "CROSSKD_BROKER_PASSWORD_FILE", "CROSSKD_WORKER_TOKEN_FILE"):
+        monkeypatch.setenv(name, "secret")
+    TrainingProcess(folder, settings, "attempt's own")
     assert not [name for name in told if "BROKER" in name]
     assert told["CROSSKD_WORKER_TOKEN"] == "attempt's own"
+    assert "CROSSKD_WORKER_TOKEN_FILE" not in told  # it would be a second one

@@ -21,6 +21,7 @@ from api.services.files import artifacts, uploads
 from api.services.files.uploads import parse_headers
 from api.settings import Settings
 from api.stores.local import LocalStorage
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 from wire.errors import DIGEST_MISMATCH
 
@@ -131,6 +132,7 @@ def test_the_newest_attempts_checkpoint_counts(
     assert newest.name == "checkpoint-00000020.pt"
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -188,6 +190,7 @@ def test_an_attempt_that_ends_during_the_upload_publishes_nothing(
     assert stored() == []
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("name", ["..%2f..%2fetc%2fpasswd", "%2e%2e", ".hidden", "a%00b", "a%0a", "x" * 201, "a b"])
 def test_names_are_plain(client: TestClient, job: str, upload: Any, stored: Callable[[], list[str]], name: str) -> None:
     assert upload(name, b"x").status_code in (404, 405, 422)

@@ -70,6 +70,15 @@ def look(client: TestClient) -> Callable[..., tuple[dict[str, Finding], Summary]
 Look = Callable[..., tuple[dict[str, Finding], Summary]]
 
 
+def test_the_lines_may_be_plain_text(client: TestClient, job: str) -> None:
+    answer = client.get("/audit", headers={"accept": "text/plain"})
+    assert answer.headers["content-type"].partition(";")[0] == "text/plain"
+    assert isinstance(LINE.validate_json(answer.text.splitlines()[-1]), Summary)
+    refused = client.get("/audit", headers={"accept": "image/png"})
+    assert refused.status_code == 406
+    assert "application/x-ndjson or text/plain" in refused.json()["remedy"]
+
+
 def file_of(settings: Settings, job: str, name: str) -> Path:
     (found,) = settings.storage.glob(f"{job}/*-{name}")
     return found

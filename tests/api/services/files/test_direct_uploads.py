@@ -18,6 +18,7 @@ from api.settings import Settings
 from api.storage import StorageUnavailable
 from api.stores.bucket import Bucket
 from api.stores.s3 import S3DirectUploads, S3Storage
+from tests.support.databases import ONE_DATABASE
 from tests.support.s3 import S3, SECRET
 from tests.support.worker_calls import Worker
 from wire.errors import DIGEST_MISMATCH
@@ -190,6 +191,7 @@ def test_two_commits_at_once_publish_one_file(
     assert len(everything(storage)) == 1
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changes", "status", "pointer"),
     [

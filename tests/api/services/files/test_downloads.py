@@ -23,6 +23,7 @@ from fastapi.testclient import TestClient
 from api.http import file_response
 from api.services.files import uploads
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.sending import NAME, Upload, half_sent
 from tests.support.worker_calls import Worker, upload
 
@@ -47,6 +48,7 @@ def job(post_job: Callable[..., str], worker: Worker) -> str:
     return found
 
 
+@ONE_DATABASE
 def test_the_weights(client: TestClient, job: str) -> None:
     answer = client.get(f"/jobs/{job}/weights")
     assert answer.status_code == 200
@@ -60,6 +62,7 @@ def test_the_weights(client: TestClient, job: str) -> None:
     assert told(client.get(f"/jobs/{job}/artifacts/best.safetensors")) == told(answer)
 
 
+@ONE_DATABASE
 def test_media_types(client: TestClient, job: str) -> None:
     log = client.get(f"/jobs/{job}/artifacts/log.txt")
     assert log.headers["content-type"] == "text/plain; charset=utf-8"
@@ -67,6 +70,7 @@ def test_media_types(client: TestClient, job: str) -> None:
     assert client.get(f"/jobs/{job}/artifacts/manifest.json").headers["content-type"] == "application/json"
 
 
+@ONE_DATABASE
 def test_head_is_get_without_the_body(client: TestClient, job: str) -> None:
     for path in (f"/jobs/{job}/weights", f"/jobs/{job}/artifacts/log.txt"):
         get, head = client.get(path), client.head(path, headers={"Range": "bytes=1-2"})
@@ -74,6 +78,7 @@ def test_head_is_get_without_the_body(client: TestClient, job: str) -> None:
         assert told(head) == told(get)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("value", "start", "stop"), [("bytes=5-8", 5, 9), ("bytes=-3", -3, None), ("bytes=2000000-", 2_000_000, None)]
 )
@@ -88,6 +93,7 @@ def test_ranges(client: TestClient, job: str, value: str, start: int, stop: int 
     assert answer.headers["etag"] == ETAG
 
 
+@ONE_DATABASE
 def test_a_download_goes_on_where_it_broke_off(client: TestClient, job: str) -> None:
     path = f"/jobs/{job}/weights"
     parts = [
@@ -96,6 +102,7 @@ def test_a_download_goes_on_where_it_broke_off(client: TestClient, job: str) -> 
     assert b"".join(parts) == CONTENT
 
 
+@ONE_DATABASE
 def test_preconditions(client: TestClient, job: str) -> None:
     path = f"/jobs/{job}/weights"
     unchanged = client.get(path, headers={"If-None-Match": ETAG})
@@ -143,6 +150,7 @@ def test_no_such_job(client: TestClient, job_id: str) -> None:
         assert client.get(f"/jobs/{job_id}/{what}").status_code == 404
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     "name",
     ["..", "../", "%2e%2e", "%2e%2e%2f", "..%2f..%2fcrosskd.db", "%2fetc%2fpasswd", "log.txt%00", "%00", "log.txt%0a",
@@ -161,6 +169,7 @@ def test_names_never_lead_outside(address: str, job: str, name: str) -> None:
     connection.close()
 
 
+@ONE_DATABASE
 def test_a_link_in_the_storage_is_no_artifact(client: TestClient, job: str, settings: Settings) -> None:
     (settings.storage / job / "passwd").symlink_to("/etc/passwd")
     assert client.get(f"/jobs/{job}/artifacts/passwd").status_code == 404
@@ -268,6 +277,7 @@ def test_a_disk_that_is_not_mounted_is_away_not_empty(client: TestClient, job: s
     assert client.get(f"/jobs/{job}/weights").content == CONTENT
 
 
+@ONE_DATABASE
 def test_a_connection_that_is_cut_goes_on_where_it_was(
     address: str,
     client: TestClient,
@@ -290,12 +300,14 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@ONE_DATABASE
 def test_the_description_has_no_double(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths["/jobs/{job}/weights"]) == {"get"}
     assert json.dumps(paths).count('"operationId": "download_weights"') == 1
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("at_hand", [0, 1000, None])  # bytes of each piece that the system has in memory; None: unknown
 def test_what_is_not_in_memory_is_read_from_the_disk(
     client: TestClient, job: str, monkeypatch: pytest.MonkeyPatch, at_hand: int | None

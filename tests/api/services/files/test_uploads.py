@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.services.files import uploads
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.sending import CONTENT, NAME, Upload
 from tests.support.worker_calls import Worker
 
@@ -91,6 +92,7 @@ def test_other_bytes_are_refused_and_forgotten(upload: Upload, staged: Any) -> N
     assert (upload.arrived(), staged()) == (0, [])
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.databases import ONE_DATABASE
 from tests.support.evaluations import drawn, evaluation, report_with_curves
 from tests.support.worker_calls import Worker
 from wire.artifacts import curves_artifact
@@ -69,6 +70,7 @@ def test_a_job_without_curves_says_what_it_does(client: TestClient, post_job: Po
     assert (problem.status_code, problem.json()["remedy"]) == (404, "The job is queued.")
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("query", ["7/curves?model=best", "-1/curves", "x/curves", f"{2**53 + 1}/curves"])
 def test_what_cannot_be_an_evaluation_is_refused(client: TestClient, job: str, query: str) -> None:
     assert client.get(f"/jobs/{job}/evaluations/{query}").status_code == 422

@@ -22,6 +22,7 @@ from api.http.streams import Streams, follow, is_token_valid
 from api.models import ApiToken, Event, Job, MetricPoint
 from api.services.history import events
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.evaluations import EVALUATION
 from tests.support.event_stream import stream
 from tests.support.waiting import until
@@ -108,6 +109,7 @@ def test_kinds_are_chosen(client: TestClient, life: str) -> None:
     assert client.get(f"/jobs/{life}/events?kind=log", headers={"Last-Event-ID": str(last)}).status_code == 204
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("query", "headers", "where"),
     [

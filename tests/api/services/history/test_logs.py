@@ -19,6 +19,7 @@ from api.http.streams import Streams
 from api.routes import logs as route
 from api.services.history import logs
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.event_stream import stream
 from tests.support.worker_calls import Worker
 from wire.logs import LINE_CHARACTERS, MAX_LINES, StoredLine
@@ -167,6 +168,7 @@ def test_a_finished_job_is_followed_to_its_end(client: TestClient, job: str, wor
     assert answer.text == "2026-01-01 00:00:00  INFO     two\n"
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     "lines",
     [

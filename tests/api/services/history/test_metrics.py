@@ -16,6 +16,7 @@ from api.main import create_app
 from api.models import Attempt, MetricPoint
 from api.services.history import reports
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.evaluations import NUMBERS, evaluation
 from tests.support.worker_calls import WORKER, Worker
 
@@ -256,6 +257,7 @@ def test_csv_when_asked(client: TestClient, post_job: PostJob, worker: Worker) -
     ]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("accept", "media_type"),
     [

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
-from api.models import ID, new_id
+from api.database import Database
+from api.models import ID, Job, new_id
 from tests.support.worker_calls import Worker
 
 PostJob = Callable[..., str]
@@ -28,9 +30,30 @@ def test_posted_job_is_queued_with_every_default(client: TestClient, spec: dict[
     assert [(t["from_status"], t["to_status"], t["reason"]) for t in job["transitions"]] == [
         (None, "queued", "submitted")
     ]
-    assert job.pop("warnings") == []
+    assert job["warnings"] == []
     assert "no worker on the CPU" in job.pop("notes")[0]
     assert client.get(f"/jobs/{job['id']}").json() == job
+
+
+def test_what_was_found_in_its_data_stays_with_a_job_and_its_retry(client: TestClient, spec: dict[str, Any]) -> None:
+    spec["data"]["classes"] = ["ring"]
+    job = client.post("/jobs", json={"kind": "train", "name": "one class", "spec": spec}).json()
+    client.post(f"/jobs/{job['id']}/cancel")
+    again = client.post(f"/jobs/{job['id']}/retry").json()
+
+    assert [(found["pointer"], found["kind"], found["ids"]) for found in job["warnings"]] == [
+        (f"/spec/data/{split}/annotations", "other_class", [2]) for split in ("train", "val")
+    ]
+    assert client.get(f"/jobs/{job['id']}").json()["warnings"] == job["warnings"] == again["warnings"]
+    assert not any("warnings" in item for item in client.get("/jobs").json()["items"])
+
+
+def test_a_job_from_before_its_warnings_were_kept(client: TestClient, post_job: PostJob, database: Database) -> None:
+    job = post_job()
+    with database.transaction() as session:
+        session.execute(update(Job).values(warnings=None))
+
+    assert client.get(f"/jobs/{job}").json()["warnings"] == []
 
 
 def test_times_carry_their_zone(client: TestClient, post_job: PostJob) -> None:

@@ -30,13 +30,15 @@ def jobs(client: TestClient, post_job: Callable[..., str], database: Database) -
             same = {name: getattr(model, name) for name in ("kind", "spec", "spec_version", "queue", "created_at")}
             status = dice.choice(["succeeded"] * 8 + ["running", "queued"])
             owner = dice.choice(["ann", "ann", "bob"])
-            job = Job(**same, name=str(number), updated_at=model.updated_at, labels=labels, status=status, owner=owner)
+            job = Job(
+                **same, name=str(number % 20), updated_at=model.updated_at, labels=labels, status=status, owner=owner
+            )
             session.add(job)
             session.flush()
             session.add_all(JobLabel(job_id=job.id, key=key, value=value) for key, value in labels.items())
         session.delete(model)
     found: list[dict[str, Any]] = client.get("/jobs?limit=200").json()["items"]
-    assert [job["name"] for job in found] == [str(number) for number in reversed(range(60))]
+    assert [job["name"] for job in found] == [str(number % 20) for number in reversed(range(60))]
     return found
 
 
@@ -64,3 +66,45 @@ def test_filters(client: TestClient, jobs: list[dict[str, Any]], monkeypatch: py
             and all(job["labels"].get(label[: label.index("=")]) == label[label.index("=") + 1 :] for label in labels)
         ]
         assert pages(client, 7, **query) == wanted, query
+
+
+@pytest.mark.parametrize("few", [1, 1000])
+def test_names_and_the_beginnings_of_ids(
+    client: TestClient, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(listing, "_FEW", few)
+    one = jobs[30]
+    more: tuple[dict[str, Any], ...] = ({}, {"status": one["status"]}, {"owner": one["owner"], "label": ["team=a"]})
+    for length, name, other in itertools.product((0, 4, 12, 32), (None, one["name"], "no such"), more):
+        query = other | ({"id": one["id"][:length]} if length else {}) | ({"name": name} if name else {})
+        wanted = [
+            job
+            for job in jobs
+            if job["id"].startswith(one["id"][:length])
+            and name in (None, job["name"])
+            and other.get("status", job["status"]) == job["status"]
+            and other.get("owner", job["owner"]) == job["owner"]
+            and ("label" not in other or job["labels"].get("team") == "a")
+        ]
+        assert pages(client, 7, **query) == wanted, query
+
+
+def test_whoever_asks_finds_the_own_jobs(
+    client: TestClient, jobs: list[dict[str, Any]], post_job: Callable[..., str]
+) -> None:
+    assert client.get("/jobs?owner=@me").json()["items"] == []
+    mine = post_job()  # without a token: of `local`
+    assert [job["id"] for job in client.get("/jobs?owner=@me").json()["items"]] == [mine]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        *(("id=123", "id"), ("id=XYZW", "id"), ("id=" + "0" * 33, "id"), ("owner=@you", "owner")),
+        *(("name=", "name"), ("name=%00", "name"), ("name=" + "x" * 201, "name")),
+    ],
+)
+def test_what_can_be_no_filter_is_refused(client: TestClient, query: str, pointer: str) -> None:
+    answer = client.get(f"/jobs?{query}")
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]

@@ -217,6 +217,8 @@ def test_every_body_has_a_bound(app: FastAPI, client: TestClient, settings: Sett
         for method in operations:
             if path.startswith("/worker/") and method in ("put", "patch"):
                 continue  # an upload: it is counted as it is written
+            if path.endswith("/predict"):
+                continue  # images have a bound of their own: tests/api/services/answers/test_predict.py
             concrete = path.replace("{", "").replace("}", "")
             chunks = (b" " * 500_000 for _ in range(beyond // 500_000))
             token = WORKER if path.startswith("/worker/") else {}

@@ -24,7 +24,7 @@ from sqlalchemy import select, update
 
 from api.database import Database
 from api.models import ApiUptime, Attempt, Base, Event
-from api.services.lifecycle import attempts
+from api.services.lifecycle import attempts, dependents
 from api.settings import Settings
 from tests.support.job_model import FINAL, LEGAL, Life, Try
 from tests.support.sending import digest
@@ -104,8 +104,8 @@ class JobMachine(RuleBasedStateMachine):
     def few(self) -> bool:
         return sum(not job.deleted for job in self.known) < 3
 
-    def _new(self, answer: Any, start: Life | None = None) -> Life:
-        job = Life(answer.json()["id"], self.settings.max_resumes, start)
+    def _new(self, answer: Any, start: Life | None = None, needs: Life | None = None) -> Life:
+        job = Life(answer.json()["id"], self.settings.max_resumes, start, needs)
         self.known.append(job)
         self._settle(job)
         return job
@@ -127,6 +127,26 @@ class JobMachine(RuleBasedStateMachine):
         self._new(answer)
         self.answered.append(("/jobs", body, headers, answer))
 
+    @precondition(lambda self: self.few)
+    @rule(data=st.data())
+    def submit_one_that_needs_another(self, data: st.DataObject) -> None:
+        needs = self._pick(data, self.known, lambda job: job.gives != "never")
+        student = {**self.spec["student"], "init": {"job": needs.id}}
+        body = {"kind": "train", "name": "needs another", "spec": {**self.spec, "student": student}}
+        answer = self._call("POST", "/jobs", 422 if needs.gives == "never" else 201, json=body)
+        if needs.gives != "never":
+            self._new(answer, needs=needs)
+
+    @rule()
+    def look_at_what_waits(self) -> None:
+        """The relay comes by: once through all, and again for those that wait for one that has failed just now."""
+        expected = 0
+        while moved := [job for job in self.known if not job.deleted and job.look_at_needs()]:
+            expected += len(moved)
+            for job in moved:
+                self._settle(job)
+        assert dependents.settle(self.database) == expected
+
     @rule(data=st.data(), action=st.sampled_from(ACTIONS))
     def control(self, data: st.DataObject, action: str) -> None:
         job = self._pick(data, self.known, lambda job: not job.over)
@@ -143,17 +163,20 @@ class JobMachine(RuleBasedStateMachine):
             self._call("POST", path, 404)
         elif job.retry is not None and not job.retry.deleted:
             assert self._call("POST", path, 201).json()["id"] == job.retry.id
-        elif job.status not in ("failed", "cancelled"):
+        elif job.status not in ("failed", "cancelled") or (job.needs and job.needs.last_retry.gives == "never"):
             self._call("POST", path, 409)
         else:
+            needs = job.needs and job.needs.last_retry
             start = job if job.checkpoints else job.start
-            job.retry = self._new(self._call("POST", path, 201), start if start and not start.deleted else None)
+            start = start if start and not start.deleted else None
+            job.retry = self._new(self._call("POST", path, 201), start, needs)
 
     @precondition(lambda self: self.some_over)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         job = self._pick(data, self.known, lambda job: job.over)
-        needed = any(other.start is job and not other.over for other in self.known if not other.deleted)
+        unfinished = [other for other in self.known if not other.deleted and not other.over]
+        needed = any(job is used for other in unfinished for used in (other.start, other.needs))
         refused = not job.deleted and (not job.over or needed)
         self._call("DELETE", f"/jobs/{job.id}", 409 if refused else 204)
         job.deleted = not refused
@@ -230,6 +253,10 @@ class JobMachine(RuleBasedStateMachine):
             again = self._call("POST", f"/worker/attempts/{one.id}/finish", 200, one=one, json={"outcome": outcome})
             assert again.json() == one.finished[1]
             return
+        if one.live and outcome == "succeeded" and (weights := data.draw(st.booleans())):
+            path = f"/worker/attempts/{one.id}/artifacts/best.safetensors"
+            self._call("PUT", path, 201, one=one, content=b"w", headers={"Content-Digest": digest(b"w")})
+            one.job.weights = weights
         answer = self._report(one, "finish", {"outcome": outcome, **failure})
         if one.live:
             status = one.job.end(one, outcome, why if failure else None)

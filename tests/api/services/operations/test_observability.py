@@ -17,6 +17,7 @@ from api.database import Database
 from api.models import Worker as WorkerRow
 from api.services.operations import prometheus, readiness
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 
 PostJob = Callable[..., str]
@@ -143,6 +144,7 @@ def test_a_worker_of_long_ago_is_not_listed(client: TestClient, post_job: PostJo
     assert client.get("/workers").json() == {"items": []}
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("device", [{"name": "x\0"}, {"name": "x", "memory_bytes": -1}, {"name": "x", "more": 1}])
 def test_what_is_no_device_is_refused(client: TestClient, post_job: PostJob, device: dict[str, Any]) -> None:
     body = {"worker": "w", "devices": [device]}
@@ -180,6 +182,7 @@ def test_places_follow_priorities_and_then_the_order_of_queueing(
     assert client.get(f"/jobs/{ids['c']}").json()["priority"] == 9
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("priority", [0, 10, 1.5, "high", None])
 def test_what_is_no_priority_is_refused(client: TestClient, spec: dict[str, Any], priority: Any) -> None:
     order = {"kind": "train", "name": "x", "spec": spec, "priority": priority}
@@ -206,7 +209,7 @@ def test_figures_for_prometheus(
     monkeypatch.setattr(prometheus, "FRESH_SECONDS", 0.0)
     first = families(client)
     assert first["crosskd_jobs"] == {
-        (name,): 0.0 for name in ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+        (name,): 0.0 for name in ("waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled")
     }
     job = post_job()
     post_job()

@@ -45,6 +45,11 @@ def examine(database: Database, path: Path, seconds: float, use: Use) -> CheckRe
         return datasets.examine(database, file, seconds, use)
 
 
+@pytest.fixture(autouse=True)
+def _a_file_is_checked_once() -> None:
+    """Not here: each check is a real process."""
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The checks that were really run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from api.models import Outbox
+from crosskd.spec import registry
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
+UNTRIED = "nobody has tried yet whether resnet_tiny can be exported: the export fails if not, within `max_seconds`"
 SCALE = {"val_short_edge": 96, "long_edge": 128, "pad_to": 32}
 
 
@@ -65,6 +69,7 @@ def test_a_former_job_says_everything(post: Post, trained: str, root: Path, kind
         assert (spec["format"], spec["opset"]) == ("onnx", 18)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str) -> None:
     write_weights(root / "w.safetensors", augment=json.dumps(SCALE))
@@ -76,6 +81,7 @@ def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str
     assert spec.get("classes", spec.get("data", {}).get("classes")) == CLASSES
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("augment", ["no JSON", "[]", '{"long_edge": "x"}', "{}", '{"antialias": false}'])
 def test_a_scale_that_is_none_is_the_default(post: Post, root: Path, augment: str) -> None:
     write_weights(root / "w.safetensors", augment=augment)
@@ -128,7 +134,7 @@ def test_such_a_job_has_no_weights(post: Post, trained: str, client: TestClient,
     assert answer.json()["detail"] == f"the job has no weights of its own: it is of kind {kind}"
     worker.claim(job)
     worker.finish("succeeded")
-    assert "has no best.safetensors" in errors(post(kind, weights={"job": job}))["/spec/weights/checkpoint"]
+    assert "has no best.safetensors" in errors(post(kind, weights={"job": job}))["/spec/weights/job"]
 
 
 def test_an_evaluation_is_the_jobs_ap(post: Post, trained: str, client: TestClient, worker: Worker) -> None:
@@ -153,6 +159,7 @@ def test_a_graph_is_an_artifact(post: Post, trained: str, client: TestClient, wo
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
+@ONE_DATABASE
 def test_every_fault_at_once(post: Post, spec: dict[str, Any]) -> None:
     val = spec["data"]["val"] | {"images": "../outside"}
     found = errors(post("evaluate", weights={"job": "0" * 32}, data={"val": val}))
@@ -161,6 +168,7 @@ def test_every_fault_at_once(post: Post, spec: dict[str, Any]) -> None:
     assert found.keys() == {"/spec/weights/file", "/spec/images"}
 
 
+@ONE_DATABASE
 def test_what_the_model_refuses_stands_beside_what_the_files_say(post: Post, spec: dict[str, Any]) -> None:
     val = spec["data"]["val"] | {"images": "../outside"}
     found = errors(post("evaluate", weights={"job": "0" * 32}, data={"val": val}, batch_size=0, surprise=1))
@@ -169,13 +177,15 @@ def test_what_the_model_refuses_stands_beside_what_the_files_say(post: Post, spe
     assert errors(post("export")).keys() == {"/spec/weights"}
 
 
+@ONE_DATABASE
 def test_an_unknown_field_names_the_known_ones_of_that_kind(post: Post) -> None:
     answer = post("export", weights={"job": "x"}, opsett=18)
     remedies = {fault["pointer"]: fault["remedy"] for fault in answer.json()["errors"]}
-    assert remedies["/spec/opsett"].startswith("Did you mean opset? ")
+    assert remedies["/spec/opsett"].startswith("Did you mean `opset`? ")
     assert "batch_size" not in remedies["/spec/opsett"]  # which only an evaluation has
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_spec_of_another_kind(client: TestClient, spec: dict[str, Any], kind: str) -> None:
     found = errors(client.post("/jobs", json={"kind": kind, "name": "n", "spec": spec}))
@@ -186,6 +196,7 @@ def test_a_spec_of_another_kind(client: TestClient, spec: dict[str, Any], kind: 
     assert unknown.keys() == {"/kind"}
 
 
+@ONE_DATABASE
 def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     write_weights(root / "w.safetensors")
     found = errors(post("evaluate", weights={"file": "w.safetensors"}, model=TINY | {"strides": [8, 16, 32]}))
@@ -194,6 +205,7 @@ def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     assert "postprocess.score is a knob of fcos" in found["/spec/postprocess"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
 def test_a_file_that_names_a_class_twice(post: Post, root: Path, spec: dict[str, Any], kind: str) -> None:
     write_weights(root / "w.safetensors", said=["ring", "ring"])
@@ -205,6 +217,7 @@ def test_a_file_that_names_a_class_twice(post: Post, root: Path, spec: dict[str,
     assert found == {"/spec/weights/file": "w.safetensors names a class twice"}
 
 
+@ONE_DATABASE
 def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spec: dict[str, Any]) -> None:
     (root / "w.pth").write_bytes(b"torch")
     coco = json.loads((root / "instances.json").read_text())
@@ -212,7 +225,7 @@ def test_data_with_more_classes_than_a_spec_can_hold(post: Post, root: Path, spe
     (root / "many.json").write_text(json.dumps(coco))
     val = spec["data"]["val"] | {"annotations": "many.json"}
     found = errors(post("evaluate", weights={"file": "w.pth"}, model=TINY, data={"val": val}))
-    assert "10001 entries, and at most 10000" in found["/spec/data/classes"]
+    assert "classes out of it: it has 10001 entries, and at most 10000" in found["/spec/data/val/annotations"]
 
 
 def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
@@ -221,6 +234,7 @@ def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
     assert post("evaluate", weights={"job": trained}, scale={"short_edge": 4096, "long_edge": 8192}).status_code == 200
 
 
+@ONE_DATABASE
 def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     swin = TINY | {"backbone": {"name": "swin_t", "init": "random"}}
     write_weights(root / "w.safetensors", swin)
@@ -229,6 +243,30 @@ def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
     assert post("evaluate", weights={"file": "w.safetensors"}).status_code == 200
 
 
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("entry", "refused", "noted"),
+    [
+        ("", "", ""),  # exports
+        ("its windows", "resnet_tiny cannot be exported: its windows", ""),
+        (None, "", UNTRIED),
+    ],
+)
+def test_what_is_known_of_a_backbone_in_onnx(
+    post: Post, root: Path, monkeypatch: pytest.MonkeyPatch, entry: str | None, refused: str, noted: str
+) -> None:
+    known = replace(registry.BACKBONES["resnet_tiny"], export_fault=entry)
+    monkeypatch.setitem(registry.BACKBONES, "resnet_tiny", known)
+    write_weights(root / "w.safetensors")
+    answer = post("export", weights={"file": "w.safetensors"}, images="images")
+    if refused:
+        assert errors(answer) == {"/spec/weights/file": refused}
+    else:
+        assert [note for note in answer.json()["notes"] if "exported" in note] == ([noted] if noted else [])
+    assert "exported" not in str(post("evaluate", weights={"file": "w.safetensors"}).json()["notes"])
+
+
+@ONE_DATABASE
 def test_weights_that_say_nothing(post: Post, root: Path) -> None:
     (root / "w.pth").write_bytes(b"torch")
     assert errors(post("evaluate", weights={"file": "w.pth"})).keys() == {"/spec/model"}
@@ -250,3 +288,17 @@ def test_classes_that_differ(post: Post, trained: str, root: Path, spec: dict[st
     assert set(found) == {"/spec/data/classes"}
     found = errors(post("export", weights={"job": trained}, classes=["x", "y"]))
     assert "trained with other classes" in found["/spec/classes"]
+
+
+def test_a_training_that_will_leave_no_graph_is_told_so(resolve: Callable[..., Any]) -> None:
+    """It is one all the same: a graph is for predictions alone."""
+
+    def notes(**changes: Any) -> list[str]:
+        answer = resolve(**changes)
+        assert answer.status_code == 200, answer.text
+        return [note for note in answer.json()["notes"] if "model.onnx" in note]
+
+    assert notes() == []
+    (note,) = notes(student={"backbone": {"name": "swin_t"}})
+    assert note.startswith("the training will leave no model.onnx, which predictions need: swin_t cannot be exported")
+    assert notes(export=None) == []

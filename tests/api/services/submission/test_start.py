@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
 INIT = {**TINY, "init": {"file": "t.safetensors"}}
+OTHERWISE = "images are read otherwise than those that the detector was trained on"
 
 
 def test_what_is_taken_is_told_from_the_header(client: TestClient, resolve: Post, root: Path, spec: Any) -> None:
@@ -28,6 +30,33 @@ def test_what_is_taken_is_told_from_the_header(client: TestClient, resolve: Post
     posted = client.post("/jobs", json={"kind": "train", "name": "n", "spec": {**spec, "student": INIT}}).json()
     assert posted["notes"] == [note, unknown]
     assert "notes" not in client.get(f"/jobs/{posted['id']}").json()
+
+
+@pytest.mark.parametrize(
+    ("start", "teacher", "given", "told"),
+    [
+        (False, None, None, ""),
+        (False, True, None, "augment.antialias is true here, false there"),
+        (True, False, None, "augment.antialias is false here, true there"),
+        (None, False, None, "augment.antialias is false here, true there"),  # a file that does not say it
+        (True, None, False, "augment.antialias is false here, true there"),
+        (False, True, False, ""),
+    ],
+)
+def test_other_images_than_those_it_was_trained_on_are_told(
+    resolve: Post, root: Path, start: bool | None, teacher: bool | None, given: bool | None, told: str
+) -> None:
+    changes: dict[str, Any] = {"student": INIT}
+    for name, antialias in (("t", start), ("teacher", teacher)):
+        recorded = {} if antialias is None else {"augment": json.dumps({"antialias": antialias})}
+        write_weights(root / f"{name}.safetensors", **recorded)
+    if teacher is not None:
+        changes |= {"teacher": {"weights": {"file": "teacher.safetensors"}}}
+    if given is not None:
+        changes |= {"augment__antialias": given}
+    notes = resolve("distill" if teacher is not None else "train", **changes).json()["notes"]
+    said = [note for note in notes if "images are read otherwise" in note]
+    assert said == ([f"student.init: {OTHERWISE}: {told}"] if told else [])
 
 
 def test_another_backbone_is_a_fault(resolve: Post, root: Path) -> None:
@@ -59,10 +88,13 @@ def test_a_former_jobs_weights_reach_the_worker(
     job = str(post_job(spec=spec | {"student": TINY}))
     worker.claim(job)
     upload(worker, "best.safetensors", b"weights")
-    worker.finish("succeeded")
+    worker.finish("succeeded", result={"config": {"augment": {"antialias": False}}})
     body = {"kind": "train", "name": "n", "spec": {**spec, "student": {**TINY, "init": {"job": job}}}}
+    plainly = {**body["spec"], "augment": {"antialias": True}}
+    assert OTHERWISE in client.post("/jobs?dry_run=true", json={**body, "spec": plainly}).json()["notes"][1]
     posted = client.post("/jobs", json=body).json()
     assert "2 kept" in posted["notes"][0]
+    assert OTHERWISE not in str(posted["notes"])
     assert client.delete(f"/jobs/{job}").status_code == 409  # it is still needed
     reference = worker.claim(posted["id"]).json()["init"]
     assert client.get(reference["url"]).content == b"weights"

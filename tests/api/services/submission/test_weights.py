@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
@@ -30,8 +31,8 @@ def teacher_job(post_job: Post, worker: Worker, spec: dict[str, Any]) -> Callabl
         worker.claim(job)
         for name in names:
             upload(worker, name, b"weights")
-        if outcome != "running":
-            worker.finish(outcome)
+        failure = {"failure_class": "user", "message": "no"}
+        worker.finish(outcome, failure=failure if outcome == "failed" else None)
         return job
 
     return make
@@ -57,15 +58,16 @@ def test_a_teacher_that_a_job_made(
 @pytest.mark.parametrize(
     ("outcome", "names", "pointer", "detail"),
     [
-        ("running", ("best.safetensors",), "job", "is running, not succeeded"),
-        ("failed", ("best.safetensors",), "job", "not succeeded"),
+        ("failed", ("best.safetensors",), "job", "is failed, not succeeded"),
+        ("succeeded", ("last.safetensors",), "job", "has no best.safetensors"),
         ("succeeded", ("last.safetensors",), "checkpoint", "has no best.safetensors"),
     ],
 )
 def test_a_teacher_job_that_will_not_do(
     resolve: Post, teacher_job: Any, outcome: str, names: tuple[str, ...], pointer: str, detail: str
 ) -> None:
-    found = errors(resolve("distill", student=TINY, teacher={"weights": {"job": teacher_job(outcome, names)}}))
+    weights = {"job": teacher_job(outcome, names)} | ({"checkpoint": "best"} if pointer == "checkpoint" else {})
+    found = errors(resolve("distill", student=TINY, teacher={"weights": weights}))
     assert detail in found[f"/spec/teacher/weights/{pointer}"]
 
 
@@ -88,6 +90,7 @@ def test_a_teacher_model_other_than_the_job_says(resolve: Post, teacher_job: Any
     assert "misses tensors that the model has (6): head.cls_tower.2.conv.weight" in found["/spec/teacher/weights/job"]
 
 
+@ONE_DATABASE
 def test_our_own_weights_say_their_model_and_classes(resolve: Post, root: Path) -> None:
     path = write_weights(root / "t.safetensors")
     answer = resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}})
@@ -97,6 +100,7 @@ def test_our_own_weights_say_their_model_and_classes(resolve: Post, root: Path) 
     assert (teacher["classes"], teacher["model"]["backbone"]["width"]) == (CLASSES, 8)
 
 
+@ONE_DATABASE
 def test_weights_that_do_not_say_their_model(resolve: Post, root: Path) -> None:
     write_weights(root / "t.safetensors", model_=TINY, model="{}")
     found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}}))
@@ -105,6 +109,7 @@ def test_weights_that_do_not_say_their_model(resolve: Post, root: Path) -> None:
     assert resolve("distill", student=TINY, teacher=teacher).status_code == 200
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("backbone", [[], {}, [["resnet18"]]])
 def test_weights_whose_model_is_nonsense(resolve: Post, root: Path, backbone: Any) -> None:
     write_weights(root / "t.safetensors", model=json.dumps({"backbone": {"name": backbone}}))
@@ -112,6 +117,7 @@ def test_weights_whose_model_is_nonsense(resolve: Post, root: Path, backbone: An
     assert found == {"/spec/teacher/model": "the weights file does not say which model it is for"}
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     "classes",
     [[""], ["x" * 201], [f"c{i}" for i in range(10_001)], ["\ud800", "b"], [1, 2], [], {"a": 1}, "ring"],
@@ -127,6 +133,7 @@ def test_weights_whose_classes_no_spec_could_hold(resolve: Post, root: Path, cla
     assert found.keys() == {"/spec/data/train/annotations"}
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("place", ["name", "metadata"])
 def test_weights_with_half_a_surrogate(resolve: Post, root: Path, place: str) -> None:
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -137,6 +144,7 @@ def test_weights_with_half_a_surrogate(resolve: Post, root: Path, place: str) ->
     assert "text that is not Unicode" in found["/spec/teacher/weights/file"]
 
 
+@ONE_DATABASE
 def test_weights_that_do_not_fit_the_model(resolve: Post, root: Path) -> None:
     write_weights(root / "t.safetensors")
     other = TINY | {"backbone": {"name": "resnet18", "width": 8}, "head": {"channels": 32, "depth": 2, "reg_max": 8}}
@@ -152,6 +160,7 @@ def test_weights_that_do_not_fit_the_model(resolve: Post, root: Path) -> None:
     )
 
 
+@ONE_DATABASE
 def test_weights_with_tensors_of_something_else(resolve: Post, root: Path) -> None:
     config = ModelConfig.model_validate(TINY)
     tensors = {name: torch.zeros(shape) for name, shape in expected_shapes(config, 2).items()}
@@ -163,6 +172,7 @@ def test_weights_with_tensors_of_something_else(resolve: Post, root: Path) -> No
     assert found == {"/spec/teacher/weights/file": "the weights file has tensors that the model has not (1): ema.decay"}
 
 
+@ONE_DATABASE
 def test_of_a_timm_backbone_the_names_are_left_to_the_worker(resolve: Post, root: Path) -> None:
     """Only timm knows them; the neck and the head are checked all the same."""
     model = TINY | {"backbone": {"name": "timm/test_resnet"}}
@@ -182,6 +192,7 @@ def test_of_a_timm_backbone_the_names_are_left_to_the_worker(resolve: Post, root
     ]
 
 
+@ONE_DATABASE
 def test_teacher_and_student_with_other_classes(resolve: Post, root: Path) -> None:
     write_weights(root / "t.safetensors", classes=["square", "ring"])
     teacher: dict[str, Any] = {"weights": {"file": "t.safetensors"}}
@@ -195,6 +206,7 @@ def test_teacher_and_student_with_other_classes(resolve: Post, root: Path) -> No
     assert found == {"/spec/teacher/weights/file": "the teacher does not know ring; it was trained on square, star"}
 
 
+@ONE_DATABASE
 def test_weights_of_mmdetection_are_left_to_the_worker(resolve: Post, root: Path) -> None:
     save_file({"bbox_head.gfl_cls.bias": torch.zeros(2)}, root / "t.safetensors")
     teacher: dict[str, Any] = {"weights": {"file": "t.safetensors"}}
@@ -203,6 +215,7 @@ def test_weights_of_mmdetection_are_left_to_the_worker(resolve: Post, root: Path
     assert answer.json()["spec"]["teacher"]["classes"] is None  # the file's own, where it names them
 
 
+@ONE_DATABASE
 def test_what_we_converted_says_its_model_and_classes_under_any_names(resolve: Post, root: Path) -> None:
     model = ModelConfig.model_validate(TINY)
     metadata = {"format": "crosskd", "model": model.model_dump_json(), "classes": json.dumps(CLASSES)}
@@ -221,6 +234,7 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("name", ["evil.safetensors", "evil.pth"])
 def test_a_pickle_is_never_run(resolve: Post, root: Path, tmp_path: Path, name: str) -> None:
     (root / name).write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
@@ -235,6 +249,7 @@ def test_a_pickle_is_never_run(resolve: Post, root: Path, tmp_path: Path, name: 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 102541057\n"
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("section", ["teacher", "student"])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 @pytest.mark.parametrize(("content", "said"), [(LFS, "a Git LFS pointer"), (b"<html>Sign in</html>", "a web page")])
@@ -251,6 +266,7 @@ def test_what_is_no_weights_file_is_said_at_submission(
     assert f"{name} is {said}" in errors(answer)[pointer]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -273,6 +289,7 @@ def test_a_backbones_file_of_another_width_is_said_at_submission(
         assert said in errors(answer)["/spec/student/backbone/init/file"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("prefix", ["module.", "model."])
 def test_a_header_is_read_under_any_ending_and_without_wrappings(resolve: Post, root: Path, prefix: str) -> None:
     model = ModelConfig.model_validate(TINY)
@@ -285,6 +302,7 @@ def test_a_header_is_read_under_any_ending_and_without_wrappings(resolve: Post, 
     assert "head.cls.bias is [99]" in found["/spec/teacher/weights/file"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, struct.pack("<Q", 2**63) + b"{}", struct.pack("<Q", 4) + b"{}"])
 def test_broken_safetensors(resolve: Post, root: Path, content: bytes) -> None:
     (root / "t.safetensors").write_bytes(content)
@@ -298,6 +316,7 @@ def test_broken_safetensors(resolve: Post, root: Path, content: bytes) -> None:
     assert found.keys() == {"/spec/student/backbone/init/file", "/spec/teacher/weights/file"}
 
 
+@ONE_DATABASE
 def test_the_file_a_teachers_backbone_began_with_is_not_kept(resolve: Post, root: Path) -> None:
     hostile = TINY | {"backbone": {"name": "resnet_tiny", "width": 8, "init": {"file": "/etc/passwd"}}}
     write_weights(root / "t.safetensors", model_=hostile)
@@ -308,6 +327,7 @@ def test_the_file_a_teachers_backbone_began_with_is_not_kept(resolve: Post, root
 # --- the pair --------------------------------------------------------------------------------------------------------
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("student", "distill", "pointer", "detail"),
     [
@@ -327,6 +347,7 @@ def test_pairs_that_cannot_be_joined(
     assert detail in found[pointer]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("student", "distill"),
     [
@@ -348,6 +369,7 @@ def test_pairs_that_can(resolve: Post, root: Path, student: dict[str, Any], dist
     assert answer.status_code == 200, answer.text
 
 
+@ONE_DATABASE
 def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     """A dry run that passes builds in the core, with weights that load."""
     from crosskd.convert.load import load_weights

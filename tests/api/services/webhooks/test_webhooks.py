@@ -27,6 +27,7 @@ from api.services.webhooks.delivery_loop import MAX_CONCURRENT, DeliveryLoop
 from api.services.webhooks.ssrf_safe_post import Undeliverable
 from api.services.webhooks.store import DELAYS
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.receiving import Receiver
 from tests.support.specs import errors
 from tests.support.waiting import until
@@ -379,6 +380,7 @@ def test_there_are_only_so_many(client: TestClient, receiver: Receiver) -> None:
     assert statuses == [201] * 20 + [409]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     "url",
     [

@@ -130,6 +130,32 @@ def a_training_goes_on_beside_its_successor(case: Case) -> None:
     case.note("given back", 1, [*before, last.model_copy(update={"monotonic": later})])
 
 
+@against(Rule.DEPENDENCY_IGNORED)
+def a_job_begins_before_what_it_needs_has_succeeded(case: Case) -> None:
+    needed, begun = case.path("resumed")[-1], case.path("waited")[1]
+    case.change(case.path("waited")[0], at=needed.at - 2 * INSTANT)
+    case.change(begun, at=needed.at - INSTANT)
+
+
+@against(Rule.DEPENDENCY_IGNORED)
+def a_job_fails_although_what_it_needs_has_succeeded(case: Case) -> None:
+    case.change(case.job("in vain"), spec={**case.job("in vain").spec, **case.job("waited").spec})
+    accepted = next(one for one in case.history.seen.accepted if one.job_id == case.ids["in vain"])
+    case.change(accepted, body={**accepted.body, "spec": case.job("in vain").spec})
+    row = next(row for row in case.history.dependencies if row.job_id == case.ids["in vain"])
+    case.change(row, depends_on=case.ids["resumed"])
+
+
+@against(Rule.DEPENDENCY_IGNORED)
+def a_job_that_was_never_begun_fails_as_if_it_had_been(case: Case) -> None:
+    case.change(case.job("in vain"), failure={"failure_class": "diverged"})
+
+
+@against(Rule.DEPENDENCY_IGNORED)
+def what_a_job_needs_is_not_kept(case: Case) -> None:
+    case.drop(next(row for row in case.history.dependencies if row.job_id == case.ids["waited"]))
+
+
 @against(Rule.EVENTS_GAP)
 def a_number_is_skipped(case: Case) -> None:
     for event in case.events("short")[4:]:

@@ -1,0 +1,76 @@
+"""The answer of a job, or of a sweep, in one document: as JSON, a page, or a model card."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from api.database import DatabaseDep, ReadDep
+from api.http.representations import HTML, JSON, MARKDOWN, negotiate
+from api.http.transactional import Transactional
+from api.services.answers import sweeps
+from api.services.answers.job_report import job_report
+from api.storage import StorageDep
+from report.model_card import model_card
+from wire.job_report import JobReport
+from wire.sweeps import Sweep
+
+router = APIRouter(tags=["reports"], route_class=Transactional)
+
+_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "As `Accept` asks.", "content": {HTML: {"schema": {"type": "string"}}}}
+}
+_FORMS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "As `Accept` asks.",
+        "content": {HTML: {"schema": {"type": "string"}}, MARKDOWN: {"schema": {"type": "string"}}},
+    }
+}
+
+
+@router.get("/jobs/{job}/report", response_model=JobReport, responses=_FORMS)
+def get_report(
+    job: str,
+    request: Request,
+    database: DatabaseDep,
+    storage: StorageDep,
+    alone: Annotated[
+        str | None, Query(description="The job that trained the same student without the teacher, to compare with.")
+    ] = None,
+    accept: Annotated[str, Header()] = "",
+) -> Any:
+    """What became of a job, most important first.
+
+    `text/html`: one file that works without the service and without a network. `text/markdown`: a model card in
+    Hugging Face's form, the `README.md` beside the weights.
+    """
+    media_type = negotiate(accept, (JSON, HTML, MARKDOWN))
+    found = job_report(database, storage, request.app.state.settings, job, alone)
+    headers = {"Vary": "Accept"}
+    if media_type == JSON:
+        return Response(found.model_dump_json(), media_type=JSON, headers=headers)
+    if media_type == MARKDOWN:
+        return Response(model_card(found), media_type=MARKDOWN, headers=headers)
+    return _drawn(found)
+
+
+@router.get("/sweeps/{sweep}/report", response_model=Sweep, responses=_PAGE)
+def get_sweep_report(sweep: str, session: ReadDep, accept: Annotated[str, Header()] = "") -> Any:
+    """What the arms of a sweep reached, the verdicts first; while jobs run, of those that have ended.
+
+    `text/html`: one file that works without the service and without a network. As JSON it is `GET /sweeps/{id}`.
+    """
+    media_type = negotiate(accept, (JSON, HTML))
+    found = sweeps.detail(session, sweeps.find(session, sweep))
+    if media_type == JSON:
+        return Response(found.model_dump_json(), media_type=JSON, headers={"Vary": "Accept"})
+    return _drawn(found)
+
+
+def _drawn(found: JobReport | Sweep) -> Response:
+    from report import page  # draws: its libraries take a third of a second to import, which others need not wait for
+
+    text = page.job_page(found) if isinstance(found, JobReport) else page.sweep_page(found)
+    headers = {"Vary": "Accept", "Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
+    return Response(text, media_type=HTML, headers=headers)

@@ -1,0 +1,204 @@
+"""Comparisons: computed in a process of its own, one at a time, and kept by the digests of the files behind them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from api.database import Database
+from api.errors import Gone, InvalidSpec
+from api.services.answers.find_matches import StoredMatches, find
+from api.storage import Storage
+from crosskd.spec.matches import MOST_BYTES
+from wire.compare import RESAMPLES, SEED, ComparedJob, Comparison, Differences
+from wire.errors import Fault
+
+COMMAND = [sys.executable, "-m", "report.compare"]
+CACHED_BYTES = 16 * 2**20  # of answers, as JSON
+READ_SIZE = 1 << 20  # bytes
+_VERSION = b"1"  # of what is computed: part of the tag
+
+if TYPE_CHECKING:  # numpy is for the process that computes
+    from report.compare import Answer
+
+
+class Comparisons:
+    """What was computed, the least used given up first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tag: str) -> Answer | None:
+        with self._lock:
+            if (stored := self._answers.get(tag)) is None:
+                return None
+            self._answers.move_to_end(tag)
+        answer: Answer = json.loads(stored)
+        return answer
+
+    def put(self, tag: str, answer: Answer) -> None:
+        stored = json.dumps(answer).encode()
+        with self._lock:
+            self._bytes += len(stored) - len(self._answers.pop(tag, b""))
+            self._answers[tag] = stored
+            while self._bytes > CACHED_BYTES:
+                self._bytes -= len(self._answers.popitem(last=False)[1])
+
+
+def find_all(database: Database, refs: Sequence[str], baseline: str | None) -> list[StoredMatches]:
+    """As `find_matches.find`, in a transaction of its own."""
+    with database.reading() as session:
+        return find(session, refs, baseline)
+
+
+def tag_of(found: Sequence[StoredMatches]) -> str:
+    """It stands for the files, their order and all that is done with them."""
+    digests = "".join(matches.sha256 for matches in found)
+    return hashlib.sha256(_VERSION + f"{digests} {RESAMPLES} {SEED}".encode()).hexdigest()
+
+
+def kept(comparisons: Comparisons, found: Sequence[StoredMatches]) -> Comparison | None:
+    """The answer, if it was computed before."""
+    answer = comparisons.get(tag_of(found))
+    return None if answer is None else _as_wire(answer, found)
+
+
+def compute(comparisons: Comparisons, storage: Storage, found: Sequence[StoredMatches], seconds: float) -> Comparison:
+    """The answer, from the files. It holds no transaction, and takes seconds: call it on a thread made for that.
+
+    Raises:
+        Gone: the storage has lost a file.
+        InvalidSpec: the files cannot be compared, or not within `seconds`; it names what differs.
+    """
+    if (known := kept(comparisons, found)) is not None:  # another request has computed it meanwhile
+        return known
+    with ExitStack() as stack:
+        files = [stack.enter_context(_copied(storage, matches)) for matches in found]
+        answer = _run(files, seconds)
+    if answer["faults"]:
+        raise _incomparable(answer["faults"], found)
+    comparisons.put(tag_of(found), answer)
+    return _as_wire(answer, found)
+
+
+def _copied(storage: Storage, matches: StoredMatches) -> BinaryIO:
+    """The file as the process can read it, wherever it lies, and as its digest says it is."""
+    if matches.size > MOST_BYTES:
+        what = f"the {matches.model} of the job {matches.job} has matches of {matches.size} bytes"
+        fault = Fault(pointer="job", detail=f"{what}, and {MOST_BYTES} are the most", remedy="Compare another job.")
+        raise InvalidSpec("the matches are too large to compare", errors=[fault])
+    digest = hashlib.sha256()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    try:
+        with storage.open(matches.key) as source:
+            while chunk := source.read(READ_SIZE):
+                digest.update(chunk)
+                copy.write(chunk)
+    except FileNotFoundError:
+        copy.close()
+        raise _gone(matches) from None
+    except BaseException:
+        copy.close()
+        raise
+    if digest.hexdigest() != matches.sha256:
+        copy.close()
+        raise _gone(matches)
+    copy.flush()
+    return copy
+
+
+def _gone(matches: StoredMatches) -> Gone:
+    return Gone(
+        f"the stored matches of the job {matches.job} are gone or damaged",
+        remedy="The storage does not match the database; restore it from a backup.",
+    )
+
+
+def _run(files: Sequence[BinaryIO], seconds: float) -> Answer:
+    descriptors = [file.fileno() for file in files]
+    request = {"files": descriptors, "resamples": RESAMPLES, "seed": SEED}
+    try:
+        done = subprocess.run(
+            [*COMMAND, str(seconds)],
+            pass_fds=descriptors,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=seconds,
+            cwd=_ROOT,
+            # Its threads are its own; a library's would only take memory.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        raise _too_much(f"takes more than {seconds:g} s") from None
+    if done.returncode != 0:
+        if done.returncode < 0:  # by a signal: the limit on its processor time
+            raise _too_much(f"takes more than {seconds:g} s")
+        if b"MemoryError" in done.stderr:
+            raise _too_much("takes more memory than it may have")
+        raise RuntimeError(f"report.compare failed: {done.stderr.decode(errors='replace')}")
+    answer: Answer = json.loads(done.stdout)
+    return answer
+
+
+_ROOT = Path(__file__).parents[3]  # where the packages lie, whether they are installed or not
+
+
+def _too_much(what: str) -> InvalidSpec:
+    fault = Fault(
+        pointer="job",
+        detail=f"the comparison {what}",
+        remedy="Compare fewer jobs at once, or set CROSSKD_COMPARE_SECONDS of the API higher.",
+    )
+    return InvalidSpec("the comparison is too large", errors=[fault])
+
+
+def _incomparable(faults: Sequence[tuple[int, str]], found: Sequence[StoredMatches]) -> InvalidSpec:
+    """It names each job and what differs, and how to have it measured as the baseline was."""
+    errors = []
+    for place, what in faults:
+        matches = found[place]
+        broken = "cannot be read" in what
+        reason = "" if broken else f", otherwise than {found[0].ref}"
+        again = f"`{matches.again}`" if matches.again else "an evaluate job on its weights"
+        remedy = f"Run {again}" + (", and compare that." if broken else " on the baseline's images, and compare that.")
+        errors.append(Fault(pointer="job", detail=f"{matches.ref}{reason}: {what}", remedy=remedy))
+    return InvalidSpec(
+        "the jobs were not measured alike; `errors` tells what differs", remedy="See `errors`.", errors=errors
+    )
+
+
+def _as_wire(answer: Answer, found: Sequence[StoredMatches]) -> Comparison:
+    jobs = [
+        ComparedJob(
+            ref=matches.ref,
+            job=matches.job,
+            name=matches.name,
+            model=matches.model,
+            step=matches.step,
+            matches_sha256=matches.sha256,
+            metrics=compared["metrics"],
+            per_class=compared["per_class"],
+            differences=Differences(numbers=compared["numbers"], classes=compared["classes"]) if place else None,
+        )
+        for place, (compared, matches) in enumerate(zip(answer["compared"], found, strict=True))
+    ]
+    return Comparison(
+        baseline=found[0].ref,
+        images=answer["images"],
+        resamples=RESAMPLES,
+        seed=SEED,
+        confidence=answer["confidence"],
+        jobs=jobs,
+    )

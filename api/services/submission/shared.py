@@ -1,0 +1,42 @@
+"""What several specifications of one request share, so that a sweep's two hundred cost hardly more than one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from api.services.submission.datasets import CheckResult
+from api.services.submission.findings import Findings
+from crosskd.spec.coco.survey import Use
+from crosskd.spec.config import CocoSplit
+
+Checked = tuple[dict[str, Any], CheckResult | None]
+
+
+@dataclass
+class Shared:
+    """`planned`: stored specifications, by id, of jobs that the request is about to make and that others may name.
+    `images`: how many each annotation file that was looked at gives to a training or an evaluation.
+    """
+
+    planned: dict[str, dict[str, Any]] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    _splits: dict[str, tuple[Checked, Findings]] = field(default_factory=dict)
+
+    def split(
+        self, split: CocoSplit, use: Use, allowed: int, findings: Findings, check: Callable[[Findings], Checked]
+    ) -> Checked:
+        """What `check` says of a split used like this; it is called once, and what it finds is told every time."""
+        key = json.dumps([split.model_dump(), asdict(use), allowed], sort_keys=True)
+        if key not in self._splits:
+            own = Findings()
+            values, result = check(own)
+            self._splits[key] = (values, result), own
+            if result is not None and result.use is not None:
+                self.images[values["annotations"]] = result.use["images"]
+        checked, own = self._splits[key]
+        findings.faults += own.faults
+        findings.warnings += own.warnings
+        return checked

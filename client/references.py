@@ -1,0 +1,108 @@
+"""From what a person calls a job (its id, the beginning of it, its name, `@last`) to its id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from client.errors import ApiProblem, ClientError
+from client.visible import visible
+from crosskd.spec.nearest import nearest
+from wire.errors import Problem
+from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, JobSummary
+from wire.tokens import ME
+
+LAST = "@last"  # the newest job of whoever asks
+LISTED = 5  # candidates that a message lists
+COMPARED = 100  # newest jobs among which near names are looked for
+NEAR = 3  # of those that a message proposes
+
+Find = Callable[..., Sequence[JobSummary]]
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},31}}")
+
+
+class NoSuchJob(ApiProblem):
+    """No job is called that. It looks as the service's own answer to an unknown id does."""
+
+    def __init__(self, detail: str, remedy: str) -> None:
+        super().__init__(Problem(title="Not Found", status=404, detail=detail, remedy=remedy))
+
+
+class AmbiguousJob(ClientError):
+    """Several jobs are called that; `candidates` are the newest of them."""
+
+    def __init__(self, reference: str, candidates: Sequence[JobSummary], *, more: bool) -> None:
+        number = f"more than {len(candidates)}" if more else str(len(candidates))
+        super().__init__(f"{number} jobs are called {reference!r}", remedy="Give more of an id, or all of it.")
+        self.candidates = list(candidates)
+        self.more = more
+
+    def lines(self) -> list[str]:
+        rows = [
+            f"  {job.id}  {visible(job.name)}  {job.status}  {job.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+            for job in self.candidates
+        ]
+        return [*super().lines(), *rows, *(["  …"] if self.more else [])]
+
+
+def is_beginning(text: str) -> bool:
+    """Whether it can be meant as the id of a job, the beginning of one or `@last`, where a name would be another's."""
+    return text == LAST or _ID.fullmatch(text) is not None or _PREFIX.fullmatch(text) is not None
+
+
+def resolve(reference: str, find: Find) -> str:
+    """The id of the one job that `reference` means; an id itself is not looked up.
+
+    `find` gives the newest jobs under filters of `GET /jobs`. Raises: `NoSuchJob`, `AmbiguousJob`.
+    """
+    reference = reference.strip()
+    if _ID.fullmatch(reference):
+        return reference
+    if reference == LAST:
+        if not (newest := find(owner=ME, limit=1)):
+            raise NoSuchJob("you have posted no job yet, so there is no last one", "GET /jobs lists the jobs of all.")
+        return newest[0].id
+    found: dict[str, JobSummary] = {}
+    if _PREFIX.fullmatch(reference.lower()):
+        found |= {job.id: job for job in find(id=reference.lower(), limit=LISTED + 1)}
+    if 0 < len(reference) <= LONGEST_NAME and "\0" not in reference:
+        found |= {job.id: job for job in find(name=reference, limit=LISTED + 1)}
+    if not found:
+        raise _nothing(reference, find)
+    if len(found) > 1:
+        newest = sorted(found.values(), key=lambda job: job.id, reverse=True)
+        raise AmbiguousJob(reference[:LONGEST_NAME], newest[:LISTED], more=len(newest) > LISTED)
+    return next(iter(found))
+
+
+def _nothing(reference: str, find: Find) -> NoSuchJob:
+    shown = repr(reference[:LONGEST_NAME])
+    detail = f"there is no job whose id begins with {shown}, and none of that name"
+    if len(reference) < SHORTEST_PREFIX:
+        detail = f"there is no job named {shown}, and the beginning of an id has {SHORTEST_PREFIX} characters at least"
+    recent = find(limit=COMPARED)
+    names = nearest(reference, dict.fromkeys(job.name for job in recent), NEAR)
+    remedy = f"Near are {', '.join(map(repr, names))}. " if names else ""
+    return NoSuchJob(detail, f"{remedy}GET /jobs (`crosskd jobs`) lists the jobs.")
+
+
+def resolved_in(body: Mapping[str, Any], resolve: Callable[[str], str]) -> dict[str, Any]:
+    """The body of `POST /jobs` with ids in place of what its weights call their jobs."""
+    spec = body.get("spec")
+    for place in (("weights",), ("teacher", "weights"), ("student", "init")):
+        spec = _with_id(spec, place, resolve)
+    return {**body, "spec": spec}
+
+
+def _with_id(section: Any, place: Sequence[str], resolve: Callable[[str], str]) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    if place:
+        return (
+            {**section, place[0]: _with_id(section[place[0]], place[1:], resolve)} if place[0] in section else section
+        )
+    job = section.get("job")
+    return {**section, "job": resolve(job)} if isinstance(job, str) and job.strip() else section

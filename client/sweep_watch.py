@@ -1,0 +1,52 @@
+"""A sweep's progress on the screen: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from client import sweep_tables
+from client.sdk import Client
+from client.watch import LINE_SECONDS
+from wire.sweeps import Sweep
+
+
+def follow(client: Client, sweep: str, console: Console, *, interval: float = 2.0) -> Sweep:
+    """Show a sweep until all of its jobs have ended, and return it as it ended."""
+    if console.is_terminal:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            return client.wait_sweep(
+                sweep, lambda current: live.update(_table(current), refresh=True), interval=interval
+            )
+    return client.wait_sweep(sweep, _Lines(console).show, interval=interval)
+
+
+def show(sweep: Sweep, console: Console, url: str) -> None:
+    """The answer: figures, verdicts, and where its report is."""
+    console.print(sweep_tables.results_table(sweep))
+    for line in sweep_tables.answer_lines(sweep):
+        console.print(line)
+    console.print(f"The report: {url}/sweeps/{sweep.id}/report")
+
+
+def _table(sweep: Sweep) -> Group:
+    return Group(Text(sweep_tables.progress_line(sweep)), sweep_tables.results_table(sweep))
+
+
+class _Lines:
+    """A line when a job has ended or begun, and every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.states: dict[str, int] = {}
+        self.line, self.time = "", 0.0
+
+    def show(self, sweep: Sweep) -> None:
+        line, now = sweep_tables.progress_line(sweep), time.monotonic()
+        if line == self.line or (sweep.jobs == self.states and now - self.time < LINE_SECONDS):
+            return
+        self.states, self.line, self.time = sweep.jobs, line, now
+        self.console.print(line)

@@ -1,0 +1,173 @@
+"""`crosskd sweep`, `sweeps` and `distill` against the real API over a real socket; the test plays the worker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from client import sweeps as orders
+from client.errors import ClientError
+from tests.support.api_server import Service
+from tests.support.crosskd_command import run
+from tests.support.sweeps import ARMS, order, train
+from tests.support.worker_calls import Worker
+
+PRESET: dict[str, Any] = {"student": {"backbone": {"name": "resnet_tiny"}}, "distill": {"crosskd": {"cls_weight": 2.0}}}
+
+
+def preset(name: str) -> dict[str, Any]:
+    return {"kind": "distill", "spec": {**PRESET, "teacher": {"model": {"name": name}}}}
+
+
+def distillation(teacher: str = "teacher", **changes: Any) -> dict[str, Any]:
+    known = {"name": "n", "student": "student", "data": None, "arms": ["crosskd"], "seeds": 2}
+    return orders.distillation(preset, teacher=teacher, **known | changes)
+
+
+@pytest.fixture
+def data(home: Path) -> Path:
+    folder = home / "data"
+    for split in ("train", "val"):
+        (folder / f"{split}.json").write_text((folder / "instances.json").read_text())
+    return folder
+
+
+@pytest.fixture
+def file(service: Service, tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(service.spec))
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "arms": ARMS, "seeds": [1, 2]}))
+    return path
+
+
+def made(service: Service, **changes: Any) -> str:
+    with service.client() as client:
+        return client.create_sweep(order(service.spec, **changes)).id
+
+
+def finish(service: Service, sweep: str, aps: list[float]) -> None:
+    with service.client() as client:
+        jobs = [child.job for child in client.sweep(sweep).children]
+    for job, ap in zip(jobs, aps, strict=True):
+        train(Worker(service.http), job, ap)  # type: ignore[arg-type]  # any client of httpx will do
+
+
+def test_a_file_is_posted_and_its_answer_shown(service: Service, file: Path) -> None:
+    done = run(service, "sweep", str(file), "--set", "schedule.epochs=3")
+    assert done.returncode == 0, done.stderr
+    sweep = done.stdout.strip()
+    with service.client() as client:
+        found = client.sweep(sweep)
+        assert (found.name, found.seeds, found.spec["base"]["schedule"]) == ("mine", [1, 2], {"epochs": 3})
+    finish(service, sweep, [0.20, 0.25, 0.30, 0.35])
+
+    watched = run(service, "sweeps", "watch", sweep)
+    assert watched.returncode == 0, watched.stderr
+    assert "mine: finished · 4 of 4 jobs ended" in watched.stdout
+    assert "faster helps: 10.00 AP points above alone" in watched.stdout
+    assert watched.stdout.rstrip().endswith(f"The report: {service.url}/sweeps/{sweep}/report")
+    shown = run(service, "sweeps", "show", sweep).stdout
+    assert "0.325 ± 0.025" in shown
+    assert found.children[0].job in shown
+    assert json.loads(run(service, "sweeps", "show", sweep, "--json").stdout)["status"] == "finished"
+    listed = run(service, "sweeps").stdout
+    assert next(line for line in listed.splitlines() if sweep in line).split()[1:4] == ["mine", "finished", "4/4"]
+    assert run(service, "sweeps", "delete", sweep).stdout == f"{sweep}: deleted\n"
+
+
+def test_a_dry_run_lists_the_jobs(service: Service, file: Path) -> None:
+    before = run(service, "sweeps").stdout
+    done = run(service, "sweep", str(file), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "mine: 4 jobs (alone: 2, faster: 2)" in done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[1:]] == [
+        [arm, str(seed), "train"] for arm in ARMS for seed in (1, 2)
+    ]
+    assert run(service, "sweeps").stdout == before
+
+
+def test_faults_stand_at_their_arm(service: Service, file: Path) -> None:
+    file.write_text(yaml.safe_dump({"base": "base.yaml", "arms": {"alone": {}, "x": {"foo": 1}}, "seeds": [1, 1]}))
+    done = run(service, "sweep", str(file))
+    assert done.returncode == 1
+    assert "/arms/x/foo: " in done.stderr
+    assert "/seeds/1: seed 1 is given twice" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "base: nowhere.yaml\n", "base: {a: 2001-01-01}\n"])
+def test_a_file_that_is_no_sweep_is_told(service: Service, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    done = run(service, "sweep", str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert done.stderr
+
+
+def test_a_sweep_is_steered(service: Service) -> None:
+    sweep = made(service)
+    assert run(service, "sweeps", "pause", sweep).stdout == f"{sweep}: paused (4 paused)\n"
+    assert run(service, "sweeps", "resume", sweep).stdout == f"{sweep}: waiting (4 queued)\n"
+    assert run(service, "sweeps", "cancel", sweep).stdout == f"{sweep}: cancelled (4 cancelled)\n"
+    watched = run(service, "sweeps", "watch", sweep)
+    assert watched.returncode == 1
+    assert run(service, "sweeps", "retry", sweep).stdout == f"{sweep}: waiting (4 queued)\n"
+    run(service, "sweeps", "cancel", sweep)
+
+
+def test_text_from_outside_is_shown_and_not_obeyed(service: Service) -> None:
+    sweep = made(service, name="red \x1b[31m", arms={"alone": {}}, seeds=[0])
+    with service.client() as client:
+        job = client.sweep(sweep).children[0].job
+    failure = {"failure_class": "user", "message": "clear \x1b[2J"}
+    assert service.claimed(job).finish("failed", failure=failure).is_success
+    for command in (("sweeps",), ("sweeps", "show", sweep), ("sweeps", "watch", sweep)):
+        shown = run(service, *command).stdout
+        assert "\x1b" not in shown
+        assert r"red \x1b[31m" in shown
+
+
+def test_distill_asks_for_a_teacher_a_student_alone_and_the_arms(service: Service, data: Path) -> None:
+    options = ("--data", str(data), "--seeds", "2", "--epochs", "1", "--arm", "crosskd", "--arm", "pkd")
+    done = run(service, "distill", *options, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "5 jobs" not in done.stderr
+    assert "distill data: 7 jobs ((teacher): 1, alone: 2, crosskd: 2, pkd: 2)" in done.stderr
+    wrong = run(service, "distill", "--data", str(data / "nowhere"))
+    assert wrong.returncode == 1
+    assert "there is no data folder" in wrong.stderr
+    unknown = run(service, "distill", "--data", str(data), "--arm", "magic")
+    assert "There is no method 'magic'" in unknown.stderr
+
+
+def test_arms_keep_what_the_student_says_of_their_terms() -> None:
+    found = distillation(arms=["alone", "crosskd", "pkd", "crosskd+pkd"], epochs=3, teacher_epochs=5)
+    assert found["arms"] == {
+        "alone": {"distill": None},
+        "crosskd": {"distill": {"crosskd": {}}},
+        "pkd": {"distill": {"crosskd": None, "pkd": {}}},
+        "crosskd+pkd": {"distill": {"crosskd": {}, "pkd": {}}},
+    }
+    assert found["seeds"] == [0, 1]
+    assert (found["base"]["schedule"], found["teacher"]["schedule"]) == ({"epochs": 3}, {"epochs": 5})
+    assert "teacher" not in found["base"]
+    assert "schedule" not in PRESET
+
+
+@pytest.mark.parametrize(
+    ("teacher", "weights"),
+    [("0" * 32, {"job": "0" * 32}), ("/data/best.safetensors", {"file": "/data/best.safetensors"})],
+)
+def test_a_teacher_that_is_there_is_not_trained(teacher: str, weights: dict[str, str]) -> None:
+    found = distillation(teacher)
+    assert found["base"]["teacher"] == {"weights": weights}
+    assert "teacher" not in found
+
+
+def test_an_arm_without_a_method_is_refused() -> None:
+    with pytest.raises(ClientError, match="no method"):
+        distillation(arms=["crosskd+"])

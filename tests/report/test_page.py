@@ -1,0 +1,68 @@
+"""The page of a report, and its model card: whole, alone, and with text from outside shown as text."""
+
+from __future__ import annotations
+
+import re
+
+import jsonschema
+import pytest
+import yaml
+from altair.vegalite.v6 import schema
+
+from report import page, vega
+from report.job import Record, build
+from report.model_card import model_card
+from tests.support import job_records as records
+from tests.support.job_records import SCRIPT, specs
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    """Of a job whose name and whose class are scripts."""
+    record = records.distilled(records.job(name=SCRIPT))
+    hostile = [records.evaluation("student", 40, 0.4, best=True, classes={SCRIPT: 0.4})]
+    return page.job_page(
+        build(Record(record.job, [*record.evaluations, *hostile], record.result, record.curves, record.losses))
+    )
+
+
+def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:
+    drawn = specs(html)
+    assert set(drawn) == {"classes", "cost", "curves", "ap", "losses"}
+    for name, spec in drawn.items():
+        assert f'id="chart-{name}"' in html
+        jsonschema.validate(spec, schema.core.load_schema())
+
+
+def test_the_losses_are_drawn_without_the_learning_rate_and_with_what_is_not_finite(html: str) -> None:
+    rows = [row for values in specs(html)["losses"]["layer"] for row in values.get("data", {}).get("values", [])]
+    rows += specs(html)["losses"].get("data", {}).get("values", [])
+    assert {row["term"] for row in rows} == {"loss", "crosskd_cls"}
+    assert {row["value"] for row in rows if "value" in row} == {"NaN"}
+
+
+def test_it_needs_nothing_else_and_obeys_no_text(html: str) -> None:
+    own = html.replace(vega.javascript(), "")
+    assert not re.findall(r"(?:src|href)\s*=|url\(|@import", own)
+    assert "alert(1)" in own
+    assert "<script>alert" not in own
+
+
+def test_a_failed_job_has_a_page_without_charts() -> None:
+    html = page.job_page(build(Record(records.failed("<b>no image</b>"))))
+    assert "&lt;b&gt;no image&lt;/b&gt;" in html
+    assert "&lt;script&gt;last words" in html
+    assert "<script" not in html
+
+
+def test_the_model_card_has_the_hubs_front_matter_and_shows_text_as_text() -> None:
+    record = records.distilled(records.job(name=f"{SCRIPT}\n# x"))
+    _, matter, text = model_card(build(record)).split("---\n", 2)
+    card = yaml.safe_load(matter)
+    assert (card["library_name"], card["pipeline_tag"]) == ("crosskd", "object-detection")
+    assert card["tags"] == ["object-detection", "gfl", "resnet18", "knowledge-distillation"]
+    measured = {row["type"]: row["value"] for row in card["model-index"][0]["results"][0]["metrics"]}
+    assert measured == {"mAP": 0.35, "mAP50": 0.3, "mAP75": 0.3}
+    assert "<script>" not in text
+    assert "| AP | 0.400 | 0.350 |" in text
+    assert text.count("\n# ") == 1
