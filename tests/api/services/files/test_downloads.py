@@ -137,9 +137,11 @@ def test_weights_of_a_cancelled_job(client: TestClient, post_job: Callable[..., 
 
 
 def test_an_unknown_artifact_names_the_known(client: TestClient, job: str, post_job: Callable[..., str]) -> None:
-    answer = client.get(f"/jobs/{job}/artifacts/other.txt")
-    assert answer.status_code == 404
-    assert answer.json()["remedy"] == "It has: best.safetensors, log.txt, manifest.json."
+    known = "It has: best.safetensors, log.txt, manifest.json."
+    for name, remedy in {"other": known, "logs.txt": f"Did you mean `log.txt`? {known}"}.items():
+        answer = client.get(f"/jobs/{job}/artifacts/{name}")
+        assert answer.status_code == 404
+        assert answer.json()["remedy"] == remedy
     empty = client.get(f"/jobs/{post_job()}/artifacts/log.txt")
     assert empty.json()["remedy"] == "It has none yet: the job is queued."
 
