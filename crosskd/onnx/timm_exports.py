@@ -1,7 +1,7 @@
 """Writes which timm models export: `python -m crosskd.onnx.timm_exports [SECONDS]`. Takes hours; goes on where it was.
 
 Models that are made of the same kinds of modules are traced alike, so the smallest of each kind speaks for all: it is
-written as ONNX with free image sizes, in a process of its own that is killed after `LIMIT_SECONDS`. A model of the
+written as ONNX with free image sizes, in a process of its own that may use `LIMIT_SECONDS` of a core. A model of the
 table of backbones whose kind has not been tried yet is not in the file. With SECONDS, no trial begins after that time.
 """
 
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
+import resource
+import signal
 import sys
 import time
 import warnings
@@ -72,18 +75,26 @@ def fault_of(name: str, limit: float = LIMIT_SECONDS) -> str:
     """Why a model does not export; empty where it does."""
     context = multiprocessing.get_context("fork")  # torch is imported once for all
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_tell, args=(name, there))
+    process = context.Process(target=_tell_within, args=(limit, name, there))
     process.start()
     there.close()
     try:
-        if not here.poll(limit):
-            return f"the exporter does not end within {limit:g} seconds"
         return str(here.recv())
     except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGXCPU:
+            return f"the exporter does not end within {limit:g} seconds"
         return "the exporter ends without a word"
     finally:
         process.kill()
         process.join()
+
+
+def _tell_within(limit: float, name: str, pipe: Connection) -> None:
+    """In a new process: the limit is of a core's time, so that other work on the machine decides nothing."""
+    end = math.ceil(limit)
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))
+    _tell(name, pipe)
 
 
 def _tell(name: str, pipe: Connection) -> None:

@@ -24,11 +24,9 @@ def test_it_is_written_as_the_command_writes_it() -> None:
     assert registry.TIMM_EXPORTS.read_text() == text(KNOWN)
 
 
-def test_it_knows_every_backbone_of_timm() -> None:
-    """None is left of which a submission could only say that nobody has tried it."""
-    assert {registry.TIMM + name for name in KNOWN} == {
-        name for name in registry.BACKBONES if name.startswith(registry.TIMM)
-    }
+def test_it_knows_backbones_of_timm_alone() -> None:
+    """Of those that nobody has tried yet a submission says so."""
+    assert {registry.TIMM + name for name in KNOWN} <= registry.BACKBONES.keys()
 
 
 def test_what_does_not_export_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,8 +38,8 @@ def test_what_does_not_export_is_refused_with_its_reason(monkeypatch: pytest.Mon
 
 
 def test_a_model_that_the_exporter_does_not_master_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timm_exports, "_tell", lambda *_: __import__("time").sleep(600))
-    assert fault_of("resnet18", 0.2) == "the exporter does not end within 0.2 seconds"
+    monkeypatch.setattr(timm_exports, "_tell", lambda *_: all(zero == 0 for zero in iter(int, 1)))  # for ever
+    assert fault_of("resnet18", 1) == "the exporter does not end within 1 seconds"
     monkeypatch.setattr(timm_exports, "_tell", lambda *_: None)
     assert fault_of("resnet18", 60) == "the exporter ends without a word"
     monkeypatch.setattr(timm_exports, "_tell", lambda name, pipe: pipe.send(name))
