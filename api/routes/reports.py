@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from api.database import DatabaseDep, ReadDep
+from api.errors import Unavailable
 from api.http.representations import HTML, JSON, MARKDOWN, negotiate
 from api.http.transactional import Transactional
 from api.services.answers import sweeps
 from api.services.answers.job_report import job_report
 from api.storage import StorageDep
+from report import vega
 from report.model_card import model_card
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["reports"], route_class=Transactional)
 
@@ -71,6 +76,13 @@ def get_sweep_report(sweep: str, session: ReadDep, accept: Annotated[str, Header
 def _drawn(found: JobReport | Sweep) -> Response:
     from report import page  # draws: its libraries take a third of a second to import, which others need not wait for
 
-    text = page.job_page(found) if isinstance(found, JobReport) else page.sweep_page(found)
+    try:
+        text = page.job_page(found) if isinstance(found, JobReport) else page.sweep_page(found)
+    except vega.ScriptsMissing as error:
+        log.error("no page of a report: %s", error)
+        raise Unavailable(
+            "the scripts of the charts cannot be made now",
+            remedy="Try again in a moment, or take the report as JSON. The log of the API says why.",
+        ) from error
     headers = {"Vary": "Accept", "Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
     return Response(text, media_type=HTML, headers=headers)

@@ -64,7 +64,9 @@ def _alone(database: Database, storage: Storage, settings: Settings, record: Rec
         alone = _record(database, storage, settings, job_id)
     except NotFound as error:
         raise InvalidSpec(f"`alone`: {error}", remedy="Name the job that trained the student alone.") from error
-    theirs, ours = (one.job.spec.get("data", {}).get("val") for one in (alone, record))
+    if alone.job.id == record.job.id:
+        raise InvalidSpec("`alone`: that is this job itself", remedy="Name the job that trained the student alone.")
+    theirs, ours = ((one.job.spec.get("data") or {}).get("val") for one in (alone, record))
     if theirs != ours:
         raise InvalidSpec(
             "`alone`: that job was measured on other validation data",

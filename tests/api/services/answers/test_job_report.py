@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from report import vega
 from tests.support.api_client import problem
 from tests.support.evaluations import report_best, report_with_curves
 from tests.support.worker_calls import Worker, upload
@@ -63,9 +64,21 @@ def test_the_student_alone_is_another_job_with_the_same_validation_data(
     other = post_job("other", spec=spec | {"data": spec["data"] | {"val": validation}, "seed": 7})
     expected = 200 if validation == spec["data"]["val"] else 422
     assert client.get(f"/jobs/{job}/report", params={"alone": other}).status_code == expected
-    assert "`alone`: " in problem(client.get(f"/jobs/{job}/report", params={"alone": "0" * 32}), 422)
+    for wrong in ("0" * 32, job):
+        assert "`alone`: " in problem(client.get(f"/jobs/{job}/report", params={"alone": wrong}), 422)
 
 
 def test_no_report_of_what_there_is_not(client: TestClient, job: str) -> None:
     problem(client.get(f"/jobs/{'0' * 32}/report"), 404)
     problem(client.get(f"/jobs/{job}/report", headers={"Accept": "image/png"}), 406)
+
+
+def test_a_page_waits_for_its_scripts(client: TestClient, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails is told, and tried again by the next who asks."""
+    vega._made.cache_clear()
+    monkeypatch.setattr(vega, "_PRINT", "raise SystemExit('no engine')")
+    html = {"Accept": "text/html"}
+    problem(client.get(f"/jobs/{job}/report", headers=html), 503)
+    monkeypatch.setattr(vega, "_PRINT", "print('script')")
+    assert client.get(f"/jobs/{job}/report", headers=html).status_code == 200
+    vega._made.cache_clear()
