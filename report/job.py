@@ -10,6 +10,7 @@ from wire.artifacts import Artifact
 from wire.job_report import JobReport, ReportedDetector, ReportedNumber, Role
 from wire.jobs import Job
 from wire.reports import CocoMetrics, Curves, Evaluation, MetricBuckets, Model
+from wire.scalars import figure
 
 _NO_CURVES = "precision over recall of the {title}: its job left no curves"
 
@@ -44,7 +45,7 @@ def build(record: Record, alone: Record | None = None) -> JobReport:
         gap_closed=gap_closed(ap.get("student"), ap.get("alone"), ap.get("teacher")),
         evaluations=list(record.evaluations),
         losses=record.losses,
-        seconds=_number(record.result.get("seconds")),
+        seconds=figure(record.result.get("seconds")),
         device=_text(record.result.get("device")),
         worker=record.job.attempts[-1].worker if record.job.attempts else "",
         seed=seed if isinstance(seed := record.job.spec.get("seed"), int) else None,
@@ -86,10 +87,10 @@ def _detector(role: Role, title: str, record: Record, model: Model) -> ReportedD
         metrics=measured.metrics if measured else None,
         per_class=dict(measured.per_class) if measured else {},
         class_metrics=dict(measured.class_metrics) if measured else {},
-        parameters=int(parameters) if (parameters := _number(facts.get("parameters"))) is not None else None,
-        megabytes=_number(facts.get("megabytes")),
-        gflops=_number(facts.get("gflops")),
-        milliseconds=_number(latency.get("milliseconds")),
+        parameters=int(parameters) if (parameters := figure(facts.get("parameters"))) is not None else None,
+        megabytes=figure(facts.get("megabytes")),
+        gflops=figure(facts.get("gflops")),
+        milliseconds=figure(latency.get("milliseconds")),
         latency_device=_text(latency.get("device")),
         cost_image=image if isinstance(image, list) and all(isinstance(side, int) for side in image) else [],
         curves=record.curves.get(model),
@@ -183,10 +184,6 @@ def _measured(value: float | None) -> float | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _text(value: Any) -> str:

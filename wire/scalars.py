@@ -6,6 +6,7 @@ JSON has no NaN and no infinity either. Where such a value says something, the w
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
@@ -29,11 +30,16 @@ def encode_non_finite(value: float) -> float | NonFinite:
 
 
 def without_non_finite(value: Any) -> Any:
-    """A copy of parsed JSON in which every number that is not finite is spelt."""
+    """A copy of parsed JSON in which every number that is not finite is spelt.
+
+    So is a whole number beyond every float: databases read it as one, and SQLite then writes what is no JSON.
+    """
     if isinstance(value, dict):
         return {key: without_non_finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_non_finite(item) for item in value]
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        return "Infinity" if value > 0 else "-Infinity"
     return encode_non_finite(value) if isinstance(value, float) else value
 
 
@@ -42,3 +48,13 @@ def _finite(value: float | None) -> float | None:
 
 
 Known = Annotated[Number | None, AfterValidator(_finite)]  # null: there is none, or one that is not finite
+
+
+def figure(value: Any) -> float | None:
+    """A number of JSON that anybody may have written, such as a worker's manifest; None: it is none.
+
+    JSON bounds no number. One beyond `LARGEST` is none that anything here has measured, and sums of such overflow.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= LARGEST else None  # not of a NaN, either

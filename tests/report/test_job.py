@@ -73,7 +73,16 @@ def test_the_verdict_says_no_more_than_is_known(record: Record, verdict: str) ->
     assert build(record).verdict.startswith(verdict)
 
 
-@pytest.mark.parametrize("result", [{}, {"student": 3, "versions": [], "seconds": "long"}, {"student": {"latency": 1}}])
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"student": 3, "versions": [], "seconds": "long"},
+        {"student": {"latency": 1}},
+        {"student": {"parameters": 10**400}, "seconds": 1e308},
+        {"student": {"parameters": float("nan")}, "seconds": True},
+    ],
+)
 def test_a_manifest_of_any_form_is_read(result: dict[str, object]) -> None:
     report = build(Record(records.job(), [records.evaluation("student", 3, 0.25)], result))
     assert (report.detectors[-1].parameters, report.seconds) == (None, None)

@@ -10,6 +10,7 @@ from sqlalchemy import select, tuple_
 
 from api.database import Session
 from api.models import Attempt, Evaluation, Job, SweepJob
+from wire.scalars import figure
 from wire.sweeps import Point
 
 SIZES = {"small": "APs", "medium": "APm", "large": "APl"}
@@ -113,17 +114,17 @@ def _figures(job: Job | None, report: dict[str, Any], manifest: dict[str, Any]) 
     if job is None:
         return Figures()
     metrics = report.get("metrics", {})
-    parameters = _number(manifest.get("parameters"))
+    parameters = figure(manifest.get("parameters"))
     return Figures(
         ap=_share(job.best_ap),
         ap50=_share(metrics.get("AP50")),
         ap75=_share(metrics.get("AP75")),
         by_size=_known({size: metrics.get(name) for size, name in SIZES.items()}),
         by_class=_known(report.get("per_class", {})),
-        milliseconds=_number(report.get("milliseconds_per_image")),
-        seconds=_number(manifest.get("seconds")),
+        milliseconds=figure(report.get("milliseconds_per_image")),
+        seconds=figure(manifest.get("seconds")),
         parameters=None if parameters is None else int(parameters),
-        megabytes=_number(manifest.get("megabytes")),
+        megabytes=figure(manifest.get("megabytes")),
     )
 
 
@@ -133,10 +134,5 @@ def _known(values: dict[str, Any]) -> dict[str, float]:
 
 def _share(value: Any) -> float | None:
     """A figure of COCO; -1 is none."""
-    number = _number(value)
+    number = figure(value)
     return number if number is not None and number >= 0 else None
-
-
-def _number(value: Any) -> float | None:
-    """A worker's manifest is any JSON."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

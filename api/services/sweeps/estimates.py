@@ -13,6 +13,7 @@ from sqlalchemy import select
 from api.database import Session
 from api.models import Attempt, Job
 from crosskd.spec.config import TrainConfig
+from wire.scalars import figure
 
 LOOKED_AT = 1000  # finished jobs, the newest: older ones ran on other machines and versions
 COUNTED = 20  # of one shape
@@ -85,14 +86,12 @@ def _rates(session: Session, jobs: Mapping[str, tuple[Shape, int]]) -> Measured:
     query = select(Attempt.job_id, *told).where(Attempt.job_id.in_(list(jobs)), Attempt.status == "succeeded")
     known = Measured()
     for job, seconds, steps in session.execute(query):
-        if _positive(seconds) and _positive(steps):
-            found, batch = jobs[job]
-            known.rates[found].append(seconds / (steps * batch))
+        took, made = figure(seconds), figure(steps)
+        if took is None or made is None or took <= 0 or made < 1:
+            continue
+        found, batch = jobs[job]
+        known.rates[found].append(took / (made * batch))
     return known
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _shape(spec: Mapping[str, Any]) -> Shape:

@@ -74,6 +74,20 @@ def test_an_arm_is_compared_with_the_baseline_pair_by_pair(client: TestClient, p
     assert (arm["parameters"], arm["megabytes"], arm["gap_closed"]) == (1000, 4.0, None)
 
 
+@pytest.mark.parametrize("huge", [10**400, 1e308], ids=["whole", "float"])
+def test_a_manifest_with_numbers_beyond_all_measure_breaks_no_answer(
+    client: TestClient, spec: dict[str, Any], post: Post, worker: Worker, huge: float
+) -> None:
+    sweep = post()
+    cost = {"parameters": huge, "megabytes": huge, "latency": {"pytorch": {"milliseconds": huge}}}
+    train_all(worker, sweep, {"alone": [0.2, 0.3]}, seconds=huge, student=cost)
+    result = read(client, sweep)["results"][0]
+    assert (result["finished"], result["training_seconds"], result["parameters"]) == (2, None, None)
+    assert client.get(f"/jobs/{sweep['children'][0]['job']}/report").json()["seconds"] is None
+    dry = client.post("/sweeps?dry_run=true", json=order(spec))  # it looks at finished jobs of the same shape
+    assert (dry.status_code, dry.json()["estimated_seconds"]) == (200, None)
+
+
 def test_a_part_is_answered_while_jobs_run(client: TestClient, post: Post, worker: Worker) -> None:
     sweep = post(seeds=[1, 2, 3])
     train_all(worker, sweep, {"alone": [0.2, 0.3, 0.2], "faster": [0.25]})
