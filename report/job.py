@@ -33,10 +33,11 @@ def build(record: Record, alone: Record | None = None) -> JobReport:
     student = _of_role(detectors, "student")
     roles = [one.role for one in detectors]
     compared: Role | None = "alone" if "alone" in roles else "teacher" if "teacher" in roles else None
-    ap = {one.role: one.metrics.AP for one in detectors if one.metrics is not None}
+    known = {one.role: _measured(one.metrics.AP) for one in detectors if one.metrics is not None}
+    ap = {role: value for role, value in known.items() if value is not None}
     classes = [_class_row(name, detectors, compared) for name in (student.per_class if student else {})]
     return JobReport(
-        verdict=_verdict(record.job, ap),
+        verdict=_verdict(record.job, ap, measured=student is not None and student.metrics is not None),
         job=record.job,
         detectors=detectors,
         compared_with=compared,
@@ -131,13 +132,16 @@ def _losers_first(row: ReportedNumber) -> tuple[bool, float, str]:
     return row.difference is None, order, row.name
 
 
-def _verdict(job: Job, ap: Mapping[Role, float]) -> str:
+def _verdict(job: Job, ap: Mapping[Role, float], *, measured: bool) -> str:
     if job.status == "failed":
         return f"The job has failed: {job.failure.message if job.failure else 'nothing is known of why'}"
     if job.status == "cancelled":
         return "The job was cancelled before its end."
     unfinished = "" if job.status == "succeeded" else f"The job is {job.status}; so far: "
-    if (student := ap.get("student")) is None:
+    student = ap.get("student")
+    if student is None and measured:
+        return f"{unfinished}there is no AP, for no box of the validation images counts."
+    if student is None:
         return f"{unfinished}nothing has been measured{'.' if unfinished else ' by this job.'}"
     teacher, alone = ap.get("teacher"), ap.get("alone")
     told = f"{unfinished}AP {student:.3f}"

@@ -48,6 +48,9 @@ def judge(arm: str, baseline: str, differences: Sequence[float], per_seed: int =
         text = f"{arm} {outcome}: {points(abs(found.mean), sign=False)} {side} {baseline} ({interval})."
         return Verdict(outcome="helps" if found.low > 0 else "hurts", sentence=text)
     begin = f"{arm} is not shown to differ from {baseline}: {points(found.mean)} on average ({interval}, contains 0)."
+    if not any(differences):
+        text = f"{begin} Every pair has the same AP on both sides: {arm} may change nothing at all."
+        return Verdict(outcome="not shown", sentence=text)
     needed = statistics.pairs_needed(found.mean, stdev(differences), MAX_SEEDS_NEEDED) if found.mean else None
     if needed is None:
         text = f"{begin} A difference of this size would need more than {MAX_SEEDS_NEEDED} seeds."
@@ -59,8 +62,10 @@ def judge(arm: str, baseline: str, differences: Sequence[float], per_seed: int =
 
 def points(difference: float, *, sign: bool = True) -> str:
     """A difference in AP, 0..1, as AP points."""
-    return f"{_signed(difference) if sign else f'{100 * difference:.2f}'} AP points"
+    return f"{_signed(difference) if sign else _signed(difference).lstrip('+-')} AP points"
 
 
 def _signed(difference: float) -> str:
-    return f"{100 * difference:+.2f}"
+    """With two decimals; of what would be 0.00 then and is not 0, the first digit: an interval next to 0 shows it."""
+    text = f"{100 * difference:+.2f}"
+    return f"{100 * difference:+.1g}" if difference and not float(text) else text

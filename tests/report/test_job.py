@@ -67,6 +67,11 @@ def test_the_share_of_the_gap_needs_a_gap(
         (Record(records.failed("no image")), "The job has failed: no image"),
         (Record(records.job(status="cancelled")), "The job was cancelled before its end."),
         (Record(records.job("train"), [records.evaluation("student", 3, 0.25)]), "AP 0.250."),
+        (Record(records.job("train"), [records.evaluation("student", 3, -1.0)]), "there is no AP, for no box"),
+        (
+            Record(records.job(), [records.evaluation("student", 3, 0.25), records.evaluation("teacher", 0, -1.0)]),
+            "AP 0.250. Whether",
+        ),
     ],
 )
 def test_the_verdict_says_no_more_than_is_known(record: Record, verdict: str) -> None:

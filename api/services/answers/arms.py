@@ -14,6 +14,7 @@ from report.statistics import standard_error
 from wire.sweeps import ArmResult, Point, PointResult, Spread
 
 ENDED_BADLY = ("failed", "cancelled", "deleted")
+_DECIMALS = 12  # of a difference: the mean of equal APs may be another in the last bit, and would "help" by that
 
 
 class Pairs(NamedTuple):
@@ -66,7 +67,7 @@ def pairs(own: Sequence[Child], others: Sequence[Child]) -> Pairs:
     for key, group in mine.items():
         value, reference = _mean(group), _mean(theirs.get(key, []))
         if value is not None and reference is not None:
-            differences.append(value - reference)
+            differences.append(round(value - reference, _DECIMALS))
             references.append(reference)
         else:
             unpaired += sum(child.ap is not None for child in group)

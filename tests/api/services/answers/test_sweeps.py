@@ -9,6 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from scipy import stats
 
+from api.models import Job, SweepJob
+from api.services.answers import arms
+from api.services.answers.measured import Child, Figures
 from api.services.answers.sweeps import status_of
 from tests.support.sweeps import order, train
 from tests.support.worker_calls import Worker
@@ -185,6 +188,17 @@ def test_one_job_of_the_baseline_stands_in_one_pair(
     assert arm["difference"]["mean"] == pytest.approx((0.22 + 0.26) / 2 - 0.20)
     assert arm["difference"]["unpaired"] == 1
     assert [point["difference"]["pairs"] for point in arm["points"]] == [2, 1]
+
+
+def test_the_mean_of_equal_values_makes_no_difference() -> None:
+    """The mean of 0.1, 0.1 and 0.1 is not quite 0.1: an arm that changes nothing would help by that."""
+
+    def child(seed: int, *points: float) -> list[Child]:
+        places = [SweepJob(arm="a", seed=seed, point={"k": point} if len(points) > 1 else {}) for point in points]
+        return [Child(place, Job(status="succeeded"), Figures(ap=0.1)) for place in places]
+
+    found = arms.pairs([*child(1, 1, 2, 3), *child(2, 1, 2, 3)], [*child(1, 0), *child(2, 0)])
+    assert found.differences == [0.0, 0.0]
 
 
 def test_arms_with_one_seed_are_allowed(client: TestClient, post: Post, worker: Worker) -> None:
