@@ -88,7 +88,7 @@ def _use(report: JobReport) -> list[str]:
 
 
 def _results(report: JobReport) -> list[str]:
-    if not report.classes:
+    if report.detectors[-1].metrics is None:
         return []
     titles = [one.title for one in report.detectors]
     return [

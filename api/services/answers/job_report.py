@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -23,6 +25,14 @@ log = logging.getLogger(__name__)
 
 BUCKETS = 400  # of each series: more than a chart has pixels for is not seen
 MODELS: tuple[Model, ...] = ("student", "teacher")
+# What a comparison needs to be alike, where the job itself has it: an evaluation has no student.
+_SAME = (
+    (("data", "val"), "was measured on other validation data", "`data.val`"),
+    (("data", "classes"), "knows other classes", "`data.classes`"),
+    (("evaluation", "as_is"), "counts boxes in another way", "`evaluation.as_is`"),
+    (("student", "detector"), "trained another student", "`student`"),
+    (("student", "backbone", "name"), "trained another student", "`student`"),
+)
 
 
 def job_report(database: Database, storage: Storage, settings: Settings, job_id: str, alone: str | None) -> JobReport:
@@ -35,9 +45,16 @@ def job_report(database: Database, storage: Storage, settings: Settings, job_id:
     record = _record(database, storage, settings, job_id)
     if alone is not None:
         return build(record, _alone(database, storage, settings, record, alone))
+    return build(record, _baseline(database, storage, settings, job_id))
+
+
+def _baseline(database: Database, storage: Storage, settings: Settings, job_id: str) -> Record | None:
     with database.reading() as session:
         partner = _partner(session, job_id)
-    return build(record, None if partner is None else _record(database, storage, settings, partner))
+    try:
+        return None if partner is None else _record(database, storage, settings, partner)
+    except NotFound:  # deleted meanwhile
+        return None
 
 
 def _partner(session: Session, job_id: str) -> str | None:
@@ -66,13 +83,23 @@ def _alone(database: Database, storage: Storage, settings: Settings, record: Rec
         raise InvalidSpec(f"`alone`: {error}", remedy="Name the job that trained the student alone.") from error
     if alone.job.id == record.job.id:
         raise InvalidSpec("`alone`: that is this job itself", remedy="Name the job that trained the student alone.")
-    theirs, ours = ((one.job.spec.get("data") or {}).get("val") for one in (alone, record))
-    if theirs != ours:
+    if alone.job.kind != "train":
         raise InvalidSpec(
-            "`alone`: that job was measured on other validation data",
-            remedy="Name a job with the same `data.val`.",
+            f"`alone`: that job is of kind {alone.job.kind}",
+            remedy="Name a training without a teacher, of kind `train`.",
         )
+    for path, what, remedy in _SAME:
+        theirs, ours = (_at(one.job.spec, path) for one in (alone, record))
+        if theirs != ours and (ours is not None or path[-1] == "val"):
+            raise InvalidSpec(f"`alone`: that job {what}", remedy=f"Name a job with the same {remedy}.")
     return alone
+
+
+def _at(spec: dict[str, Any], path: Sequence[str]) -> Any:
+    node: Any = spec
+    for part in path:
+        node = (node or {}).get(part)
+    return node
 
 
 def _record(database: Database, storage: Storage, settings: Settings, job_id: str) -> Record:

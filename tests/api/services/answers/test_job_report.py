@@ -50,6 +50,7 @@ def test_it_comes_as_a_page_and_as_a_model_card(client: TestClient, job: str, ac
     assert answer.headers["content-type"] == f"{accept}; charset=utf-8"
     assert answer.text.startswith(begins)
     assert "<b>mine</b>" not in answer.text.rpartition("---\n")[2]  # a card's front matter is YAML
+    assert "AP50" in answer.text  # also where its job told nothing of single classes
     if accept == "text/html":  # apart from this service's own pages: a script of a report can do nothing here
         assert "sandbox allow-scripts" in answer.headers["content-security-policy"]
 
@@ -66,6 +67,26 @@ def test_the_student_alone_is_another_job_with_the_same_validation_data(
     assert client.get(f"/jobs/{job}/report", params={"alone": other}).status_code == expected
     for wrong in ("0" * 32, job):
         assert "`alone`: " in problem(client.get(f"/jobs/{job}/report", params={"alone": wrong}), 422)
+
+
+def test_the_student_alone_is_a_training_of_the_same_student(
+    client: TestClient, post_job: PostJob, spec: dict[str, Any], job: str
+) -> None:
+    """The report calls it the same student alone, and subtracts its AP."""
+    distilled = post_job("distilled", kind="distill", spec=spec | {"teacher": {"weights": {"job": job}}})
+    exported = post_job("exported", kind="export", spec={"weights": {"job": job}})
+    wider = post_job("other", spec=spec | {"student": spec["student"] | {"detector": "fcos"}})
+    for other, said in ((distilled, "of kind distill"), (exported, "of kind export"), (wider, "another student")):
+        assert said in problem(client.get(f"/jobs/{job}/report", params={"alone": other}), 422)
+    assert client.get(f"/jobs/{distilled}/report", params={"alone": job}).status_code == 200
+    assert "other validation" in problem(client.get(f"/jobs/{exported}/report", params={"alone": job}), 422)
+
+
+def test_a_baseline_that_is_deleted_meanwhile_is_left_out(
+    client: TestClient, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.services.answers.job_report._partner", lambda *_: "0" * 32)
+    assert client.get(f"/jobs/{job}/report").status_code == 200
 
 
 def test_no_report_of_what_there_is_not(client: TestClient, job: str) -> None:
