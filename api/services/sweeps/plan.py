@@ -6,6 +6,7 @@ looked at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,6 +106,7 @@ def plan(session: Session, settings: Settings, order: SweepCreate, sweep: str) -
     planner.found.add(faults)
     judged = [(variant, planner.variant(variant)) for variant in found]
     planner.compare([(variant, one and one.spec) for variant, one in judged])
+    planner.tell_apart([(variant, one.spec) for variant, one in judged if one])
     if planner.found.faults:
         raise invalid("sweep", planner.found.faults)
     first = [] if teacher is None else [teacher]
@@ -181,6 +183,22 @@ class _Planner:
                     detail = f"arm {variant.arm} has {what} than {baseline}, so their APs cannot be compared"
                     self.found.add([Fault(pointer=where, detail=detail, remedy="Give it in `base`, for all arms.")])
 
+    def tell_apart(self, judged: Sequence[tuple[Variant, TrainConfig]]) -> None:
+        """The same job at two points of a grid would look like two that agree, as the same seed twice would."""
+        seen: dict[tuple[str, str], Variant] = {}
+        for variant, spec in judged:
+            first = seen.setdefault((variant.arm, spec.model_dump_json()), variant)
+            knob = next((path for path, value in variant.point.items() if _other(value, first.point[path])), None)
+            if knob is None:  # the first itself, or a value that is given twice, which is told already
+                continue
+            where = pointer(("grid", knob))
+            if any(fault.pointer == where for fault in self.found.faults):
+                continue
+            one, other = point_text(first.point), point_text(variant.point)
+            detail = f"two points of the grid are the same job of arm {variant.arm}: {one}; and {other}"
+            remedy = "Give each value once, and no knob beside the section that it stands in."
+            self.found.add([Fault(pointer=where, detail=detail, remedy=remedy)])
+
     def _judge(self, body: dict[str, Any], place: Place, arm: str) -> _Judged | None:
         try:
             order = JobCreate.model_validate(body)
@@ -215,6 +233,11 @@ def _learns_from(spec: dict[str, Any], job: str) -> bool:
     section = spec.get("teacher")
     weights = section.get("weights") if isinstance(section, dict) else None
     return isinstance(weights, dict) and weights.get("job") == job
+
+
+def _other(value: Any, first: Any) -> bool:
+    """As they were written: 0 and 0.0 are equal."""
+    return json.dumps(value, sort_keys=True) != json.dumps(first, sort_keys=True)
 
 
 def _at(spec: TrainConfig, path: Sequence[str]) -> Any:

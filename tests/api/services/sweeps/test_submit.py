@@ -91,6 +91,12 @@ def test_an_unknown_key_stands_where_it_was_written_once(refuse: Refuse) -> None
         ({"seeds": list(range(101))}, "/arms", "would be 202 jobs, and at most 200"),
         ({"grid": {"optimizer.lr": [i / 1000 for i in range(1, 101)]}, "seeds": [0, 1]}, "/arms", "would be 400 jobs"),
         ({"grid": {"optimizer.lr": [0.1, 0.1]}}, "/grid/optimizer.lr/1", "0.1 is given twice"),
+        ({"grid": {"optimizer.weight_decay": [0, 0.0]}}, "/grid/optimizer.weight_decay", "the same job of arm alone"),
+        (
+            {"grid": {"optimizer.lr": [0.1, 0.2], "optimizer": [{"lr": 0.3}, {"lr": 0.4}]}},
+            "/grid/optimizer.lr",
+            "lr=0.1, optimizer={\"lr\": 0.3}; and optimizer.lr=0.2, optimizer={\"lr\": 0.3}",
+        ),
         ({"grid": {"optimizer.lr": [0.1, -1]}}, "/grid/optimizer.lr", "greater than 0"),
         ({"grid": {"distill.crosskd.cls_weight": [1, 2]}}, "/grid/distill.crosskd.cls_weight", "no arm has this knob"),
         ({"grid": {"optimizer.foo": [1]}}, "/grid/optimizer.foo", "not permitted"),
