@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.openapi.models import Example
 
-from api.auth import CallerDep
+from api.auth import Caller, CallerDep
 from api.database import ReadDep, SessionDep
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
 from api.models import ID
@@ -75,10 +75,15 @@ def create_sweep(
     if isinstance(answer, SweepDryRun):
         response.status_code = HTTPStatus.OK
         return answer
-    if caller.token_id is not None:
-        request.app.state.rates.charge(caller.token_id, len(answer.children) - 1)
+    _charge(request, caller, len(answer.children))
     response.headers["Location"] = f"/sweeps/{answer.id}"
     return answer
+
+
+def _charge(request: Request, caller: Caller, jobs: int) -> None:
+    """A request that makes many jobs counts as as many; it was itself counted as one."""
+    if caller.token_id is not None and jobs > 1:
+        request.app.state.rates.charge(caller.token_id, jobs - 1)
 
 
 @router.get("/sweeps")
@@ -125,7 +130,9 @@ def resume_sweep(sweep: str, session: SessionDep) -> Sweep:
 @router.post("/sweeps/{sweep}/retry", dependencies=[IdempotencyDep])
 def retry_sweep(sweep: str, request: Request, session: SessionDep, caller: CallerDep) -> Sweep:
     """A new job in the place of each that failed or was cancelled, from its last checkpoint."""
-    return answers.detail(session, control.retry(session, request.app.state.settings, sweep, caller.owner))
+    found, made = control.retry(session, request.app.state.settings, sweep, caller.owner)
+    _charge(request, caller, made)
+    return answers.detail(session, found)
 
 
 @router.delete("/sweeps/{sweep}", status_code=HTTPStatus.NO_CONTENT)

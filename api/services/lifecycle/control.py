@@ -188,8 +188,17 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
     for path in session.scalars(select(Artifact.path).where(Artifact.job_id == job.id)):
         session.after_commit(partial(storage.delete, path))
     store.count_deleted_attempts(session, job.id)
+    _give_back_place(session, job)
     session.execute(delete(Job).where(Job.id == job.id))  # everything else of it goes by ON DELETE CASCADE
     session.add(DeletedJob(id=job.id, deleted_at=session.now()))
+
+
+def _give_back_place(session: Session, job: Job) -> None:
+    """The place in a sweep that a retry took is its former job's again, while that is there: it may be retried anew."""
+    if job.retried_from is not None:
+        there = select(Job.id).where(Job.id == job.retried_from).exists()
+        place = update(SweepJob).where(SweepJob.job_id == job.id, there)
+        session.execute(place.values(job_id=job.retried_from).execution_options(synchronize_session=False))
 
 
 def _ask(session: Session, job: Job, **columns: Any) -> None:

@@ -48,8 +48,10 @@ def resume(session: Session, sweep_id: str) -> Sweep:
     return _each(session, sweep_id, control.resume, "resumed")
 
 
-def retry(session: Session, settings: Settings, sweep_id: str, owner: str) -> Sweep:
+def retry(session: Session, settings: Settings, sweep_id: str, owner: str) -> tuple[Sweep, int]:
     """A new job in place of each that failed or was cancelled; the teacher's first, for the others need its weights.
+
+    Also how many jobs that made.
 
     Raises:
         Conflict: none failed or was cancelled, or weights of a former job that one needs are gone.
@@ -64,11 +66,11 @@ def retry(session: Session, settings: Settings, sweep_id: str, owner: str) -> Sw
     for place in again:
         control.retry(session, settings, place.job_id, owner)  # it puts the new job into the old one's place
     session.expire_all()
-    return sweep
+    return sweep, len(again)
 
 
 def remove(session: Session, storage: Storage, sweep_id: str) -> None:
-    """Delete a sweep whose jobs have all ended, and the jobs with all that they have made.
+    """Delete a sweep whose jobs have all ended, and the jobs, and those that they are retries of, with all their files.
 
     Raises:
         Conflict: a job has not ended, or another job that has not needs a file of one.
@@ -84,9 +86,9 @@ def remove(session: Session, storage: Storage, sweep_id: str) -> None:
             f"{number} of the sweep {'has' if len(left) == 1 else 'have'} not ended",
             remedy=f"Wait, or cancel the sweep first: POST /sweeps/{sweep.id}/cancel.",
         )
-    for place in places:
-        if place.job_id in statuses:
-            control.remove(session, storage, place.job_id)
+    for job_id in [place.job_id for place in places]:
+        for of_place in _with_former(session, job_id):
+            control.remove(session, storage, of_place)
     session.delete(sweep)
     session.add(DeletedJob(id=sweep.id, deleted_at=session.now()))  # an id is one of a job or of a sweep, never of both
 
@@ -105,6 +107,16 @@ def _each(session: Session, sweep_id: str, act: Callable[[Session, str], Job], d
     if not acted:
         raise _refused(_statuses(session, places), f"no job of it can be {done}")
     return sweep
+
+
+def _with_former(session: Session, job_id: str) -> list[str]:
+    """The job and those that it is a retry of, the latest first, as far as they are there."""
+    found: list[str] = []
+    former: str | None = job_id
+    while former is not None and (job := session.get(Job, former)) is not None:
+        found.append(job.id)
+        former = job.retried_from
+    return found
 
 
 def _places(session: Session, sweep: Sweep) -> list[SweepJob]:

@@ -96,6 +96,27 @@ def test_a_sweep_is_deleted_with_its_jobs(client: TestClient, sweep: dict[str, A
     assert client.get("/jobs").json()["items"] == client.get("/sweeps").json()["items"] == []
 
 
+def test_a_retry_that_is_deleted_gives_its_place_back(client: TestClient, sweep: dict[str, Any]) -> None:
+    """So the next retry stands in the sweep again; and a sweep takes all of them with it."""
+    first = sweep["children"][0]["job"]
+
+    def place() -> tuple[str, str]:
+        child = client.get(f"/sweeps/{sweep['id']}").json()["children"][0]
+        return child["job"], child["status"]
+
+    act(client, sweep, "cancel")
+    again = client.post(f"/jobs/{first}/retry").json()["id"]
+    client.post(f"/jobs/{again}/cancel")
+    assert place() == (again, "cancelled")
+    assert client.delete(f"/jobs/{again}").status_code == 204
+    assert place() == (first, "cancelled")
+    assert counts(act(client, sweep, "retry")) == {"queued": 4}
+    assert client.get(f"/jobs/{place()[0]}").json()["retried_from"] == first
+    act(client, sweep, "cancel")
+    assert client.delete(f"/sweeps/{sweep['id']}").status_code == 204
+    assert client.get("/jobs").json()["items"] == []
+
+
 def test_weights_that_others_need_keep_a_sweep(
     client: TestClient, sweep: dict[str, Any], spec: dict[str, Any], worker: Worker
 ) -> None:

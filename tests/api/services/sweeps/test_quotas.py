@@ -36,6 +36,15 @@ def test_the_next_request_waits_for_a_sweep_as_for_its_jobs(client: TestClient, 
     assert client.get("/sweeps", headers=bearer(token)).status_code == 429
 
 
+def test_a_retry_of_a_sweep_counts_as_its_jobs(client: TestClient, spec: dict[str, Any]) -> None:
+    sweep = client.post("/sweeps", json=order(spec)).json()["id"]
+    client.post(f"/sweeps/{sweep}/cancel")
+    token = client.post("/tokens", json={"name": "a", "owner": "a", "scopes": ["write"]}).json()["token"]
+    assert client.post(f"/sweeps/{sweep}/retry", headers=bearer(token)).status_code == 200
+    assert client.post(f"/sweeps/{sweep}/retry", headers=bearer(token)).status_code == 200  # nothing is left to retry
+    assert client.get("/sweeps", headers=bearer(token)).status_code == 429
+
+
 def test_what_is_charged_is_paid_off() -> None:
     now = 0.0
     rates = RateLimit(10, 5, lambda: now)
