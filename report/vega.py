@@ -5,14 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from functools import cache
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 60.0
+AGAIN_SECONDS = 15.0  # from a failure to the next try: of all who wait meanwhile, each would hold a thread for its own
 
 _PRINT = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 
 
 _lock = threading.Lock()
+_failed: list[tuple[float, str]] = []  # the last failure: when, and what it said
 
 
 class ScriptsMissing(RuntimeError):
@@ -22,7 +25,13 @@ class ScriptsMissing(RuntimeError):
 def javascript() -> str:
     """The script (0.9 MB), which sets `window.vegaEmbed`. Raises `ScriptsMissing`."""
     with _lock:  # of several that ask first, one makes it
-        return _made()
+        if _failed and time.monotonic() - _failed[-1][0] < AGAIN_SECONDS:
+            raise ScriptsMissing(_failed[-1][1])
+        try:
+            return _made()
+        except ScriptsMissing as error:
+            _failed[:] = [(time.monotonic(), str(error))]
+            raise
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from api.database import DatabaseDep, ReadDep
+from api.database import DatabaseDep
 from api.errors import Unavailable
 from api.http.representations import HTML, JSON, MARKDOWN, negotiate
 from api.http.transactional import Transactional
@@ -61,13 +61,14 @@ def get_report(
 
 
 @router.get("/sweeps/{sweep}/report", response_model=Sweep, responses=_PAGE)
-def get_sweep_report(sweep: str, session: ReadDep, accept: Annotated[str, Header()] = "") -> Any:
+def get_sweep_report(sweep: str, database: DatabaseDep, accept: Annotated[str, Header()] = "") -> Any:
     """What the arms of a sweep reached, the verdicts first; while jobs run, of those that have ended.
 
     `text/html`: one file that works without the service and without a network. As JSON it is `GET /sweeps/{id}`.
     """
     media_type = negotiate(accept, (JSON, HTML))
-    found = sweeps.detail(session, sweeps.find(session, sweep))
+    with database.reading() as session:  # not held while the page is drawn, which may wait for its scripts
+        found = sweeps.detail(session, sweeps.find(session, sweep))
     if media_type == JSON:
         return Response(found.model_dump_json(), media_type=JSON, headers={"Vary": "Accept"})
     return _drawn(found)
