@@ -25,6 +25,7 @@ class Record:
     curves: Mapping[Model, Curves] = field(default_factory=dict)
     losses: MetricBuckets = field(default_factory=lambda: MetricBuckets(width=1, items=[]))
     artifacts: Sequence[Artifact] = ()
+    carried: Mapping[Model, Evaluation] = field(default_factory=dict)  # of a retry: from before its start
 
 
 def build(record: Record, alone: Record | None = None) -> JobReport:
@@ -66,7 +67,7 @@ def gap_closed(student: float | None, alone: float | None, teacher: float | None
 
 def _detectors(record: Record, alone: Record | None) -> list[ReportedDetector]:
     found = []
-    if any(row.model == "teacher" for row in record.evaluations):
+    if chosen_evaluation(record.evaluations, "teacher", record.carried) is not None:
         found.append(_detector("teacher", "Teacher", record, "teacher"))
     if alone is not None:
         found.append(_detector("alone", "Student alone", alone, "student"))
@@ -75,7 +76,7 @@ def _detectors(record: Record, alone: Record | None) -> list[ReportedDetector]:
 
 
 def _detector(role: Role, title: str, record: Record, model: Model) -> ReportedDetector:
-    measured = chosen_evaluation(record.evaluations, model)
+    measured = chosen_evaluation(record.evaluations, model, record.carried)
     facts = _mapping(record.result.get(model))
     latency = _mapping(_mapping(facts.get("latency")).get("pytorch"))
     image = facts.get("image")
@@ -98,11 +99,16 @@ def _detector(role: Role, title: str, record: Record, model: Model) -> ReportedD
     )
 
 
-def chosen_evaluation(evaluations: Sequence[Evaluation], model: Model) -> Evaluation | None:
-    """The student whose weights are delivered; of a teacher, and where none is marked, the last."""
+def chosen_evaluation(
+    evaluations: Sequence[Evaluation], model: Model, carried: Mapping[Model, Evaluation]
+) -> Evaluation | None:
+    """The student whose weights are delivered, which a retry may have from before its start; of a teacher, and where
+    none is marked, the last.
+    """
     rows = [row for row in evaluations if row.model == model]
+    before = [carried[model]] if model in carried else []
     marked = [row for row in rows if row.best]
-    found = marked or rows
+    found = marked or (before or rows if model == "student" else rows or before)
     return found[-1] if found else None
 
 

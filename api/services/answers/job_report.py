@@ -117,14 +117,20 @@ def _record(database: Database, storage: Storage, settings: Settings, job_id: st
         )
         files = artifacts.listing(session, job.id).items
         told = store.detail(session, settings, job)
-    curves = {model: found for model in MODELS if (found := _curves(database, storage, job_id, rows, model))}
-    return Record(told, rows, result or {}, curves, losses, files)
+        before = series.carried(session, job)
+    carried = {model: found.evaluation for model, found in before.items()}
+    curves = {}
+    for model in MODELS:
+        chosen = chosen_evaluation(rows, model, carried)
+        source = before[model].job_id if chosen is not None and chosen is carried.get(model) else job_id
+        if chosen is not None and (drawn := _curves(database, storage, source, chosen, model)) is not None:
+            curves[model] = drawn
+    return Record(told, rows, result or {}, curves, losses, files, carried)
 
 
-def _curves(database: Database, storage: Storage, job_id: str, rows: list[Evaluation], model: Model) -> Curves | None:
+def _curves(database: Database, storage: Storage, job_id: str, chosen: Evaluation, model: Model) -> Curves | None:
     """Of the evaluation that the report shows; None where they are not to be had, which a report can do without."""
-    chosen = chosen_evaluation(rows, model)
-    if chosen is None or chosen.curves is None:
+    if chosen.curves is None:
         return None
     try:
         with artifacts.open_curves(database, storage, job_id, model, chosen.step).file as file:

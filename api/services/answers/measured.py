@@ -10,6 +10,7 @@ from sqlalchemy import select, tuple_
 
 from api.database import Session
 from api.models import Attempt, Evaluation, Job, SweepJob
+from api.services.history import series
 from wire.scalars import figure
 from wire.sweeps import Point
 
@@ -92,7 +93,12 @@ def _best_reports(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, 
         tuple_(Evaluation.attempt_id, Evaluation.step).in_(list(latest.values())), Evaluation.model == "student"
     )
     reports = {(row.attempt_id, row.step): row.report for row in session.scalars(found)}
-    return {job: reports[key] for job, key in latest.items() if key in reports}
+    known = {job: reports[key] for job, key in latest.items() if key in reports}
+    # A retry that got no better delivers the best student from before its start, which a former job has reported.
+    for job in jobs:
+        if job.id not in known and (best := series.carried(session, job).get("student")) is not None:
+            known[job.id] = best.evaluation.model_dump()
+    return known
 
 
 def _manifests(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:

@@ -111,6 +111,28 @@ def best_ap(session: Session, job: Job, step: int) -> float | None:
     return max((ap for ap in found if ap is not None and ap >= 0), default=None)
 
 
+class Carried(NamedTuple):
+    """An evaluation that a retry has from before its start, and the job that made it."""
+
+    job_id: str
+    evaluation: wire.Evaluation
+
+
+def carried(session: Session, job: Job) -> dict[wire.Model, Carried]:
+    """Of a retry, what the checkpoint that it starts from had reached: the best student, and the teacher.
+
+    If the retry gets no better, that student is the one that it delivers. Jobs that were deleted tell nothing.
+    """
+    found: dict[wire.Model, Carried] = {}
+    start = job.start
+    while start is not None and (former := session.get(Job, start["job"])) is not None:
+        rows = [row for row in evaluations(session, former.id).items if row.step <= start["step"]]
+        of_former = {row.model: Carried(former.id, row) for row in rows if row.best or row.model == "teacher"}
+        found = of_former | found  # a later job's counts
+        start = former.start
+    return found
+
+
 def evaluations(session: Session, job_id: str) -> wire.EvaluationList:
     """By step; of two of the same model and step, the later attempt's."""
     parts = step_ranges(session, job_id)  # first: it refuses an id that is none, and a database may choke on one

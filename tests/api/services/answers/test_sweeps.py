@@ -13,8 +13,9 @@ from api.models import Job, SweepJob
 from api.services.answers import arms
 from api.services.answers.measured import Child, Figures
 from api.services.answers.sweeps import status_of
+from tests.support.evaluations import evaluation
 from tests.support.sweeps import order, train
-from tests.support.worker_calls import Worker
+from tests.support.worker_calls import Worker, checkpoint
 
 Post = Callable[..., dict[str, Any]]
 
@@ -188,6 +189,28 @@ def test_one_job_of_the_baseline_stands_in_one_pair(
     assert arm["difference"]["mean"] == pytest.approx((0.22 + 0.26) / 2 - 0.20)
     assert arm["difference"]["unpaired"] == 1
     assert [point["difference"]["pairs"] for point in arm["points"]] == [2, 1]
+
+
+def test_a_retry_that_gets_no_better_is_told_with_the_student_that_it_delivers(
+    client: TestClient, post: Post, worker: Worker
+) -> None:
+    sweep = post(seeds=[1])
+    job = sweep["children"][1]["job"]
+    worker.claim(job)
+    worker.post("evaluations", evaluation("teacher", 0, 0.6))
+    worker.post("evaluations", evaluation("student", 10, 0.4, best=True))
+    checkpoint(worker, 10)
+    worker.post("evaluations", evaluation("student", 20, 0.45, best=True))  # behind the checkpoint: done anew
+    worker.finish("failed", failure={"failure_class": "data", "message": "broken"})
+    again = client.post(f"/jobs/{job}/retry").json()["id"]
+    worker.claim(again)
+    worker.post("evaluations", evaluation("student", 20, 0.3))
+    worker.finish("succeeded")
+    report = client.get(f"/jobs/{again}/report").json()
+    assert report["verdict"].startswith("AP 0.400, its teacher 0.600")
+    assert [(one["role"], one["step"]) for one in report["detectors"]] == [("teacher", 0), ("student", 10)]
+    arm = read(client, sweep)["results"][1]
+    assert (arm["ap"]["mean"], arm["ap50"]["mean"], arm["by_class"]["ring"]["mean"]) == (0.4, 0.5, 0.4)
 
 
 def test_the_mean_of_equal_values_makes_no_difference() -> None:
