@@ -21,12 +21,12 @@ from pydantic import BaseModel, ValidationError
 
 from client import audit, predict, references
 from client.download import fetch
-from client.errors import ApiProblem, ClientError, Unreachable
+from client.errors import ApiProblem, ClientError, Unreachable, not_utf8
 from client.events import UNAVAILABLE, StreamLost, stream
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
-from wire.compare import TEACHER, Comparison
+from wire.compare import Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
@@ -290,18 +290,12 @@ class Client:
     def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
         """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
 
-        A job is called as `resolve` takes it: its best student; with `:teacher` behind, its teacher. `baseline` is one
-        of them, by default the first.
+        A job is called as in `resolve`; with `:teacher` behind, it is its teacher. `baseline` is by default the first.
         The service needs seconds for an answer that nobody has asked for before.
         """
-        params: dict[str, Any] = {"job": [self._job_or_teacher(job) for job in jobs]}
-        if baseline is not None:
-            params["baseline"] = self._job_or_teacher(baseline)
+        ids = [references.job_or_teacher(job, self.resolve) for job in jobs]
+        params = _given(job=ids, baseline=baseline and references.job_or_teacher(baseline, self.resolve))
         return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
-
-    def _job_or_teacher(self, job: str) -> str:
-        called = job.removesuffix(TEACHER)
-        return self.resolve(called) + job[len(called) :]
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""
@@ -434,9 +428,8 @@ class Client:
             except httpx.UnsupportedProtocol as error:
                 remedy = "Use one like http://HOST:PORT."
                 raise ClientError(f"{self.base_url!r} is no address of a service ({error}).", remedy=remedy) from error
-            except UnicodeEncodeError as error:  # such as an argument of a shell that is not in UTF-8
-                what = f"{error.object[:100]!r} is no text that can be sent: UTF-8 does not know all of its characters"
-                raise ClientError(what, remedy="Write it in UTF-8.") from error
+            except UnicodeEncodeError as error:
+                raise not_utf8(error) from error
             except httpx.TransportError as error:
                 if not self._reached or time.monotonic() > deadline:
                     raise _unreachable(self.base_url, error) from error
