@@ -62,3 +62,9 @@ def _sentences(message: str, remedy: str) -> str:
     if not remedy:
         return message
     return f"{message} {remedy}" if message.endswith((".", "!", "?", ":")) else f"{message}. {remedy}"
+
+
+def not_utf8(error: UnicodeEncodeError) -> ClientError:
+    """What cannot be sent, such as an argument of a shell that is not in UTF-8."""
+    what = f"{error.object[:100]!r} is no text that can be sent: UTF-8 does not know all of its characters"
+    return ClientError(what, remedy="Write it in UTF-8.")

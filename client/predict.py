@@ -70,7 +70,10 @@ def ask_all(ask: Ask, images: Sequence[Path]) -> Predictions:
 
 def files(images: Sequence[Image]) -> list[tuple[str, tuple[str, bytes, str]]]:
     """The images as the files of a form."""
-    return [("image", (name, content, "application/octet-stream")) for name, content in images]
+    return [
+        ("image", (name.encode(errors="backslashreplace").decode(), content, "application/octet-stream"))
+        for name, content in images
+    ]
 
 
 def query(score: float | None, most: int | None) -> dict[str, Any]:

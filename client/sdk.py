@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from client import audit, predict, references
 from client.download import fetch
-from client.errors import ApiProblem, ClientError, Unreachable
+from client.errors import ApiProblem, ClientError, Unreachable, not_utf8
 from client.events import UNAVAILABLE, StreamLost, stream
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
@@ -290,10 +290,11 @@ class Client:
     def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
         """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
 
-        A job is its id: its best student; `ID:teacher` is its teacher. `baseline` is one of them, by default the first.
+        A job is called as in `resolve`; with `:teacher` behind, it is its teacher. `baseline` is by default the first.
         The service needs seconds for an answer that nobody has asked for before.
         """
-        params: dict[str, Any] = {"job": list(jobs)} | ({} if baseline is None else {"baseline": baseline})
+        ids = [references.job_or_teacher(job, self.resolve) for job in jobs]
+        params = _given(job=ids, baseline=baseline and references.job_or_teacher(baseline, self.resolve))
         return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
@@ -427,6 +428,8 @@ class Client:
             except httpx.UnsupportedProtocol as error:
                 remedy = "Use one like http://HOST:PORT."
                 raise ClientError(f"{self.base_url!r} is no address of a service ({error}).", remedy=remedy) from error
+            except UnicodeEncodeError as error:
+                raise not_utf8(error) from error
             except httpx.TransportError as error:
                 if not self._reached or time.monotonic() > deadline:
                     raise _unreachable(self.base_url, error) from error

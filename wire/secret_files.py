@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 SUFFIX = "_FILE"
+PIPE_SECONDS = 10.0  # that a pipe may take, such as that of <(pass show token)
 LONGEST = 64_000  # bytes; what is longer is no secret, but a file named by mistake
 
 
@@ -38,8 +42,7 @@ def secret_of(variable: str) -> str | None:
         raise ValueError(f"and {variable}{SUFFIX} are both set; leave one of them out")
     file = f"the file that {variable}{SUFFIX} names"
     try:
-        with Path(path).expanduser().open("rb") as opened:
-            content = opened.read(LONGEST + 1)
+        content = _content(Path(path).expanduser())
     except (OSError, RuntimeError) as error:  # the latter: a home of nobody
         why = getattr(error, "strerror", None) or "there is no such home"
         raise ValueError(f"{file} cannot be read ({why}); name one that this user may read") from None
@@ -52,6 +55,21 @@ def secret_of(variable: str) -> str | None:
     if len(content) > LONGEST or len(lines) > 1:
         raise ValueError(f"{file} has more than one line; write the secret alone into it")
     return lines[0]
+
+
+def _content(path: Path) -> bytes:
+    """Up to a byte more than `LONGEST`. A pipe that nobody writes into holds nobody up: it is empty."""
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        deadline = time.monotonic() + PIPE_SECONDS
+        content = b""
+        while len(content) <= LONGEST:
+            if pipe and not select.select([file], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                break
+            if not (chunk := file.read(LONGEST + 1 - len(content))):
+                break
+            content += chunk
+    return content
 
 
 class SecretFileSettings(BaseSettings):

@@ -1,4 +1,7 @@
-"""Graphs on this machine's disk, for the processes that use them: fetched once, verified by their sha256."""
+"""Graphs on this machine's disk, for the processes that use them: fetched once, verified by their sha256.
+
+Several API processes may share the folder: what one of them has seen there, another may have removed.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import hashlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 CHUNK = 1 << 20  # bytes
+ABANDONED = 24 * 3600.0  # seconds after which nobody fetches a file any more: its process was killed
+_FETCHED = ".fetch-"
 
 
 class DamagedModel(Exception):
@@ -34,16 +41,17 @@ class ModelCache:
         """
         path = self._folder / f"{sha256}.onnx"
         with self._lock:
-            if not path.exists():
+            try:
+                os.utime(path)  # it was used now; nothing is made where there is none
+            except FileNotFoundError:
                 self._fetch(path, sha256, open_file)
-            path.touch()
             self._make_room(path)
         return path
 
     def _fetch(self, path: Path, sha256: str, open_file: Callable[[], BinaryIO]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        descriptor, name = tempfile.mkstemp(prefix=".fetch-", dir=self._folder)
+        descriptor, name = tempfile.mkstemp(prefix=_FETCHED, dir=self._folder)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as target, open_file() as source:
@@ -58,10 +66,18 @@ class ModelCache:
 
     def _make_room(self, used: Path) -> None:
         """A graph that a process has open, or has loaded, is none the worse for it."""
-        others = [path for path in self._folder.glob("*.onnx") if path != used]
-        total = used.stat().st_size + sum(path.stat().st_size for path in others)
-        for path in sorted(others, key=lambda path: path.stat().st_mtime):
+        others: list[tuple[float, int, Path]] = []
+        total = 0
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if path.name.startswith(_FETCHED) and found.st_mtime < time.time() - ABANDONED:
+                    path.unlink()
+                elif path.suffix == ".onnx":
+                    total += found.st_size
+                    others += [(found.st_mtime, found.st_size, path)] if path != used else []
+        for _, size, path in sorted(others):
             if total <= self._limit:
                 return
-            total -= path.stat().st_size
-            path.unlink()
+            total -= size
+            path.unlink(missing_ok=True)

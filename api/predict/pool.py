@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter, to_thread
 
-from api.errors import NotOffered, TooManyRequests
+from api.errors import NotOffered, TooManyRequests, Unavailable
 from api.predict import frames
 from api.settings import Settings
 
@@ -159,7 +159,7 @@ class Pool:
     async def predict(self, order: Order, content: bytes) -> tuple[dict[str, Any], bytes]:
         """What a process says of the image. Each waits for its own turn, so that no request keeps all others waiting.
 
-        Raises `Refused`.
+        Raises `Refused`, and `Unavailable` where the service stops.
         """
         return await to_thread.run_sync(self._predict, order, content, limiter=self._limiter)
 
@@ -200,8 +200,10 @@ class Pool:
             if process.alive:
                 return process
             self._end(process)
-        process = Process(self._settings)
-        with self._lock:
+        with self._lock:  # as `close` holds it: what starts is ended by it, or does not start any more
+            if self._closed:
+                raise Unavailable("the service stops")
+            process = Process(self._settings)
             self._all.add(process)
         return process
 

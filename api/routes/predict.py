@@ -21,7 +21,7 @@ from api.services.answers import predict as service
 from api.services.answers.predict import Question, Upload
 from api.settings import Settings
 from api.storage import StorageDep
-from api.stores.threads import PUBLISHING
+from api.stores.threads import FETCHING
 from crosskd.spec.predictions import DEFAULT_SCORE, MAX_DETECTIONS, PICTURE_SCORE, Predictions
 
 router = APIRouter(prefix="/jobs/{job}", tags=["predictions"], route_class=Transactional)
@@ -82,9 +82,10 @@ async def predict(
         if picture and len(images) > 1:
             raise NotAcceptable(f"{len(images)} images have no one picture", remedy="Send one, or accept JSON.")
         models: ModelCache = request.app.state.models
-        path = await PUBLISHING.run_if_soon(service.fetch_graph, models, storage, graph)
+        path = await FETCHING.run_if_soon(service.fetch_graph, models, storage, graph)
         least = score if score is not None else PICTURE_SCORE if picture else DEFAULT_SCORE
-        found = await service.predict(pool, graph, path, images, Question(least, most, picture))
+        question = Question(least, most, picture)
+        found = await service.predict(pool, graph, path, images, question, request.is_disconnected)
     if picture:
         return Response(found.picture, media_type=PNG, headers={"X-Content-Type-Options": "nosniff"})
     return Response(found.predictions.model_dump_json(), media_type=JSON)
@@ -101,7 +102,7 @@ async def _images(request: Request, settings: Settings) -> list[Upload]:
             remedy="Send fewer, or smaller ones.",
         ) from None
     except ClientDisconnect:
-        raise BadRequest("the request broke off", remedy="Send it again.") from None
+        raise service.broke_off() from None
 
 
 async def _read(request: Request, settings: Settings) -> list[Upload]:
@@ -128,7 +129,13 @@ async def _read(request: Request, settings: Settings) -> list[Upload]:
         if "Too many files" in str(error.detail):
             detail = f"more than {most} images in one request"
             raise PayloadTooLarge(detail, remedy="Send them in several requests.") from None
-        raise BadRequest(f"the form cannot be read: {error.detail}", remedy="Send it as multipart/form-data.") from None
+        raise _unreadable(str(error.detail)) from None
+    except UnicodeError as error:  # of the charset that the request names
+        raise _unreadable(str(error)) from None
     if not images:
         raise InvalidSpec("the form has no file", remedy="Send each image as a file: curl -F image=@street.jpg.")
     return images
+
+
+def _unreadable(why: str) -> BadRequest:
+    return BadRequest(f"the form cannot be read: {why}", remedy="Send it as multipart/form-data.")

@@ -50,5 +50,7 @@ class Threads:
 # Two kinds, for to publish a large file may take minutes: pieces of others that wait behind it would break off.
 STAGING = Threads("staging", running=8, waiting=64)
 PUBLISHING = Threads("publishing", running=8, waiting=64)
+# One at a time, as `ModelCache` does it anyhow: a graph that takes minutes to come must not hold the others' threads.
+FETCHING = Threads("fetching", running=1, waiting=64, busy="too many requests wait for a graph from the storage")
 # One process of two threads at a time, for a few seconds each: it must leave the machine to others.
 COMPARING = Threads("comparing", running=1, waiting=8, busy="too many comparisons are being computed")

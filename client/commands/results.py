@@ -56,9 +56,7 @@ def evaluations(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 
 @app.command()
 def compare(
-    jobs: Annotated[
-        list[str], typer.Argument(help="Jobs by their ids; `ID:teacher` is a job's teacher.", metavar="JOB...")
-    ],
+    jobs: Annotated[list[str], typer.Argument(help="Jobs; `JOB:teacher` is the teacher of one.", metavar="JOB...")],
     baseline: Annotated[
         str | None, typer.Option(metavar="JOB", help="Which of them the others are compared with; default: the first.")
     ] = None,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 FaultKind = Literal["format", "broken", "pixels", "memory", "time", "crash"]
 DEFAULT_SCORE = 0.05  # as COCO's evaluation takes them
 PICTURE_SCORE = 0.3  # below it a picture is full of boxes that mean little
 MAX_DETECTIONS = 1000
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+# Linux and the charset of a form know names with half a surrogate pair, which UTF-8 cannot spell.
+FileName = Annotated[str, BeforeValidator(_encodable)]
 
 
 class CocoResult(BaseModel):
@@ -54,7 +62,7 @@ class PredictedImage(BaseModel):
     """One image, in the order in which they were sent; `width` and `height` as seen, after its EXIF orientation."""
 
     id: int = Field(description="Its place among the images, from 0.")
-    file_name: str = Field(default="", description="As it was sent; empty where no name came along.")
+    file_name: FileName = Field(default="", description="As it was sent; empty where no name came along.")
     width: int | None = Field(default=None, description="Pixels from left to right, from 1; null: not known.")
     height: int | None = Field(default=None, description="Pixels from top to bottom, from 1; null: not known.")
     left_out: int = Field(
@@ -70,7 +78,7 @@ class PredictedImage(BaseModel):
 class PredictionModel(BaseModel):
     """What has made the predictions."""
 
-    name: str = Field(description="Of the file.")
+    name: FileName = Field(description="Of the file.")
     sha256: str = Field(description="Of the file, in hex.")
     weights_sha256: str = Field(default="", description="Of the weights that an ONNX graph was written from, in hex.")
 

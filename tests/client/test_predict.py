@@ -19,6 +19,8 @@ from tests.support.api_server import Service, digest_of
 from tests.support.crosskd_command import run
 from tests.support.tiny_graph import tiny_graph
 
+NO_IMAGE = "\x1b[2Jno\udcff.png"  # a terminal would obey it, and it is no UTF-8
+
 
 @pytest.fixture(scope="module")
 def job(service: Service) -> str:
@@ -39,8 +41,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = [folder / "street.jpg", folder / "other" / "street.png"]
     for path in paths:
         Image.new("RGB", (400, 200)).save(path)
-    (folder / "\x1b[2Jno.png").write_text("this is no image at all")
-    return [*paths, folder / "\x1b[2Jno.png"]
+    (folder / NO_IMAGE).write_text("this is no image at all")
+    return [*paths, folder / NO_IMAGE]
 
 
 def test_the_sdk_predicts_one_image_or_several(service: Service, job: str, images: list[Path]) -> None:

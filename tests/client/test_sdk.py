@@ -150,6 +150,40 @@ def test_an_id_that_is_none_is_a_problem(service: Service, job: str) -> None:
     assert caught.value.problem.status in {404, 414, 422}
 
 
+def test_jobs_are_compared_by_whatever_they_are_called() -> None:
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        if request.url.path == "/compare":
+            return httpx.Response(404, json={"title": "Not Found", "status": 404})
+        now = "2026-01-31T12:00:00Z"
+        job = {
+            "kind": "train",
+            "owner": "me",
+            "labels": {},
+            "status": "succeeded",
+            "created_at": now,
+            "updated_at": now,
+        }
+        return httpx.Response(200, json={"items": [{**job, "id": "a" * 32, "name": "gfl"}], "has_more": False})
+
+    http = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service")
+    with http, pytest.raises(ApiProblem):
+        Client(http=http).compare(["gfl", "@last:teacher", "b" * 32], baseline="aaaa:teacher")
+    assert asked[-1].params.get_list("job") == ["a" * 32, "a" * 32 + ":teacher", "b" * 32]
+    assert asked[-1].params["baseline"] == "a" * 32 + ":teacher"
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\udcffb"])
+def test_what_cannot_be_sent_is_told(text: str) -> None:
+    """A shell gives bytes that are no UTF-8 as halves of surrogate pairs."""
+    with pytest.raises(ClientError, match=r"'.*udcff.*' is no text that can be sent"):
+        Client("http://127.0.0.1:9").job(text)
+    with pytest.raises(ClientError, match="no text that can be sent"):
+        Client("http://127.0.0.1:9").create_job({"name": text})
+
+
 def test_cancel_repeats_its_answer_and_refuses_a_finished_job(service: Service, finished: str) -> None:
     job = service.post("cancelled")
     with service.client() as client:

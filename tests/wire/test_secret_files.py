@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 import api.settings
+import wire.secret_files
 import worker.settings
 from client.settings import TokenSettings
-from wire.secret_files import LONGEST, is_secret
+from wire.secret_files import LONGEST, is_secret, secret_of
 
 NEEDED = {"CROSSKD_WORKER_TOKEN_SHA256": "0" * 64, "CROSSKD_API_URL": "http://h", "CROSSKD_DEVICES": "cpu"}
 POSTGRES = "postgresql+psycopg://me@h/n"
@@ -78,6 +80,23 @@ def test_a_file_without_a_secret_is_refused_in_words(
         path.write_bytes(content)
     environment.setenv(variable(name) + "_FILE", str(path))
     assert told(made)[variable(name)] == f"the file that {variable(name)}_FILE names {said}"
+
+
+def test_a_pipe_may_give_a_secret_and_holds_nobody_up(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environment.setattr(wire.secret_files, "PIPE_SECONDS", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    environment.setenv("CROSSKD_TOKEN_FILE", str(tmp_path / "pipe"))
+    with pytest.raises(ValueError, match="is empty; write the secret into it"):  # nobody writes
+        secret_of("CROSSKD_TOKEN")
+    environment.setenv("CROSSKD_TOKEN_FILE", str(tmp_path))
+    with pytest.raises(ValueError, match="Is a directory"):
+        secret_of("CROSSKD_TOKEN")
+    environment.setattr(wire.secret_files, "PIPE_SECONDS", 30.0)
+    environment.setenv("CROSSKD_TOKEN_FILE", str(tmp_path / "pipe"))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(SECRET + "\n",))
+    writer.start()
+    assert secret_of("CROSSKD_TOKEN") == SECRET
+    writer.join()
 
 
 @pytest.mark.parametrize(("made", "name"), SECRETS)

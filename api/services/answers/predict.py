@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import select
 
 from api.database import Database, Session
-from api.errors import ApiError, Conflict, Gone, InvalidSpec, NotFound, PayloadTooLarge, TookTooLong
+from api.errors import ApiError, BadRequest, Conflict, Gone, InvalidSpec, NotFound, PayloadTooLarge, TookTooLong
 from api.errors import UnsupportedMediaType as WrongType
 from api.models import Artifact, Attempt, Job
 from api.predict.models import DamagedModel, ModelCache
@@ -80,11 +80,19 @@ def fetch_graph(cache: ModelCache, storage: Storage, graph: Graph) -> Path:
         ) from None
 
 
-async def predict(pool: Pool, graph: Graph, path: Path, images: Sequence[Upload], question: Question) -> Answered:
+async def predict(
+    pool: Pool,
+    graph: Graph,
+    path: Path,
+    images: Sequence[Upload],
+    question: Question,
+    gone: Callable[[], Awaitable[bool]],
+) -> Answered:
     """Ask about each image in turn. Of several, one that cannot be used has its fault in the answer.
 
     Raises:
         ApiError: the only image cannot be used, or the graph.
+        BadRequest: nobody waits for the answer any more, as `gone` tells: the place is another's.
     """
     told: list[PredictedImage] = []
     results: list[CocoResult] = []
@@ -92,6 +100,8 @@ async def predict(pool: Pool, graph: Graph, path: Path, images: Sequence[Upload]
     model = PredictionModel(name=ONNX, sha256=graph.sha256)
     picture = b""
     for number, upload in enumerate(images):
+        if await gone():
+            raise broke_off()
         order = Order(path, graph.sha256, number, upload.name, question.score, question.most, question.picture)
         try:
             answer, picture = await pool.predict(order, upload.content)
@@ -106,6 +116,11 @@ async def predict(pool: Pool, graph: Graph, path: Path, images: Sequence[Upload]
         categories = [Category.model_validate(category) for category in answer["categories"]]
         model = model.model_copy(update={"weights_sha256": str(answer["weights_sha256"])})
     return Answered(Predictions(model=model, categories=categories, images=told, results=results), picture)
+
+
+def broke_off() -> BadRequest:
+    """Its client has left: hardly anybody hears of it."""
+    return BadRequest("the request broke off", remedy="Send it again.")
 
 
 def _problem(refused: Refused) -> ApiError:

@@ -49,5 +49,28 @@ def test_other_bytes_are_not_kept(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_other_processes_share_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that another API process removes at any moment, and one that it was killed in the middle of."""
+    wanted, other = b"1" * 10, b"2" * 10
+    cache = ModelCache(tmp_path, 15)
+    path = cache.path(digest(wanted), lambda: io.BytesIO(wanted))
+    gone, left, fetching = tmp_path / "gone.onnx", tmp_path / ".fetch-left", tmp_path / ".fetch-now"
+    for each in (left, fetching):
+        each.touch()
+    os.utime(left, (1000, 1000))
+    listed = list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda _: iter([*listed, gone]))
+        patch.setattr(Path, "exists", lambda _: True)  # it was there a moment ago
+        found = cache.path(digest(other), lambda: io.BytesIO(other))
+    assert found.read_bytes() == other
+    assert not left.exists()
+    assert fetching.exists()
+    assert not gone.exists()
+    assert path.exists()  # `found` was not listed then; the next time it counts
+    cache.path(digest(other), raising)
+    assert not path.exists()
+
+
 def raising() -> BinaryIO:
     raise OSError("away")

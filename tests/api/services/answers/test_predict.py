@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -17,9 +18,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from api.errors import BadRequest, Unavailable
 from api.predict import pool as pools
 from api.predict.pool import Pool
 from api.services import tokens
+from api.services.answers.predict import Graph, Question, Upload, predict
 from api.settings import Settings
 from tests.support.api_client import ELSEWHERE, bearer, problem
 from tests.support.tiny_graph import CLASSES, tiny_graph
@@ -80,7 +83,9 @@ def ask(client: TestClient, job: str) -> Callable[..., Any]:
     return post
 
 
-def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_image_gets_coco_results(
+    client: TestClient, job: str, ask: Callable[..., Any], app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CROSSKD_BROKER_PASSWORD", "a-secret")
     answer = ask(WIDE)
     assert answer.status_code == 200, answer.text
@@ -108,6 +113,10 @@ def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI, monk
     assert [row["image_id"] for row in several["results"]] == [0, 0, 3, 3]
     assert several["images"][1]["fault"]["remedy"] == "Save it as JPEG or PNG."
 
+    path, half = f"/jobs/{job}/predict", {"content-type": f"{FORM}; charset=unicode_escape"}
+    named = client.post(path, content=form_of("half of a pair: \\ud800"), headers=half).json()
+    assert named["images"][0]["file_name"] == "half of a pair: \\ud800"
+
     picture = ask(WIDE, accept="image/png")
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
     drawn = np.asarray(Image.open(io.BytesIO(picture.content)))
@@ -116,6 +125,14 @@ def test_one_image_gets_coco_results(ask: Callable[..., Any], app: FastAPI, monk
     assert not drawn[149, 250].any()  # of the second, whose score is not enough for a picture
     (process,) = app.state.predictions._all
     assert b"a-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
+FORM = "multipart/form-data; boundary=x"
+
+
+def form_of(name: str) -> bytes:
+    head = f'--x\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
+    return head.encode() + SMALL + b"\r\n--x--\r\n"
 
 
 NO_IMAGES = [
@@ -142,12 +159,14 @@ def test_forms_that_cannot_be_used(client: TestClient, job: str, app: FastAPI) -
     image = ("image", ("a.png", SMALL))
     assert "more than 2 images" in problem(client.post(path, files=[image] * 3), 413)
     assert "no file" in problem(client.post(path, files=[image], data={"score": "0.5"}), 422)
-    form = {"content-type": "multipart/form-data; boundary=x"}
+    form = {"content-type": FORM}
     assert "no file" in problem(client.post(path, content=b"--x--\r\n", headers=form), 422)
     assert "cannot be read" in problem(client.post(path, content=b"nonsense", headers=form), 400)
     assert "cannot be read" in problem(
         client.post(path, content=b"a", headers={"content-type": form["content-type"][:19]}), 400
     )
+    undefined = client.post(path, content=form_of("a.png"), headers={"content-type": f"{FORM}; charset=undefined"})
+    assert "cannot be read" in problem(undefined, 400)
     assert "larger than 20000 bytes" in problem(client.post(path, content=bytes(20_001)), 413)
     chunks = (bytes(1000) for _ in range(21))  # without a word on how many there are
     assert "larger than 20000 bytes" in problem(client.post(path, content=chunks), 413)
@@ -275,3 +294,22 @@ def test_images_that_do_not_come_are_not_waited_for(settings: Settings) -> None:
     held[0].__exit__(None, None, None)
     with pool.admitted():
         assert pool._admitted == 2
+
+
+def test_of_a_client_that_leaves_and_a_service_that_stops_no_more_images_are_looked_at(settings: Settings) -> None:
+    """The place of the one is another's at once; for the other no process starts that nobody would end."""
+    pool = Pool(settings)
+    request = (Graph("0" * 32, "key", "00"), Path("graph"), [Upload("a", SMALL)] * 2, Question(0.1, 1, picture=False))
+
+    async def asked(gone: bool) -> None:
+        async def told() -> bool:
+            return gone
+
+        await predict(pool, *request, told)
+
+    with pytest.raises(BadRequest, match="broke off"):
+        asyncio.run(asked(gone=True))
+    pool.close()
+    with pytest.raises(Unavailable):
+        asyncio.run(asked(gone=False))
+    assert pool._all == set()
