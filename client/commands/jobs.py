@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from client import specs, tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, goes_on, read_preset, show_all
 from client.references import resolved_in
 from client.sdk import Client
 from client.visible import visible
@@ -95,7 +95,16 @@ def submit(
         warn(created.warnings)
         print(created.id, flush=True)
         if watch:
-            finish(follow(client, created.id, console()))
+            _follow(client, created.id)
+
+
+def _follow(client: Client, job: str) -> None:
+    try:
+        ended = follow(client, job, console())
+    except KeyboardInterrupt:
+        goes_on("", job)
+        raise
+    finish(ended)
 
 
 def _state(job: Job) -> None:
@@ -135,7 +144,7 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(job: JobId, url: Url = "") -> None:
     """Follow a job to its end; exit code 0 if it succeeds."""
     with connect(url) as client:
-        finish(follow(client, client.resolve(job), console()))
+        _follow(client, client.resolve(job))
 
 
 @app.command()
