@@ -49,6 +49,8 @@ def judge(arm: str, baseline: str, differences: Sequence[float], per_seed: int =
         return Verdict(outcome="helps" if found.low > 0 else "hurts", sentence=text)
     begin = f"{arm} is not shown to differ from {baseline}: {points(found.mean)} on average ({interval}, contains 0)."
     needed = statistics.pairs_needed(found.mean, stdev(differences), MAX_SEEDS_NEEDED) if found.mean else None
+    if not any(differences):
+        return Verdict(outcome="not shown", sentence=f"{begin} Both reached the same AP with every seed.")
     if needed is None:
         text = f"{begin} A difference of this size would need more than {MAX_SEEDS_NEEDED} seeds."
         return Verdict(outcome="not shown", sentence=text)

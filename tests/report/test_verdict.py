@@ -16,7 +16,7 @@ from report.verdict import compare, judge
         ([0.05, -0.01, 0.02], "not shown", 9, "would need about 9 more seeds"),
         ([0.1, -0.1, 0.001], "not shown", None, "would need more than 1000 seeds"),
         ([0.02, -0.02], "not shown", None, "more than 1000 seeds"),
-        ([0.0, 0.0, 0.0], "not shown", None, "+0.00 AP points on average"),
+        ([0.0, 0.0, 0.0], "not shown", None, "3 pairs, contains 0). Both reached the same AP with every seed."),
         ([0.11], "not shown", 1, "there is one pair, and it differs by +11.00 AP points. One pair cannot tell"),
         ([], "not shown", None, "no pair of the same seed has ended well yet"),
         ([0.02, 0.02], "helps", None, "helps: 2.00 AP points above alone"),
