@@ -26,7 +26,7 @@ from client.events import UNAVAILABLE, StreamLost, stream
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
-from wire.compare import Comparison
+from wire.compare import TEACHER, Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
@@ -290,11 +290,16 @@ class Client:
     def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
         """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
 
-        A job is its id: its best student; `ID:teacher` is its teacher. `baseline` is one of them, by default the first.
+        A job stands for its best student, `JOB:teacher` for its teacher. `baseline` is one of them, or the first.
         The service needs seconds for an answer that nobody has asked for before.
         """
-        params: dict[str, Any] = {"job": list(jobs)} | ({} if baseline is None else {"baseline": baseline})
+        named = [self._compared(job) for job in jobs]
+        params: dict[str, Any] = {"job": named} | _given(baseline=baseline and self._compared(baseline))
         return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
+
+    def _compared(self, reference: str) -> str:
+        job = reference.removesuffix(TEACHER)
+        return self.resolve(job) + reference[len(job) :]
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""

@@ -54,6 +54,7 @@ def submit(
     weights_file: Annotated[Path | None, typer.Option(help="Evaluate or export: a file in one of the roots.")] = None,
     values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for `curl`.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     url: Url = "",
 ) -> None:
@@ -88,7 +89,9 @@ def submit(
             warn(dry.warnings)
             told = {"spec_version", "notes", "warnings"}
             resolved = dry.model_dump(mode="json", exclude=told)  # it can be posted again
-            print(yaml.safe_dump(resolved, sort_keys=False), end="")
+            print(
+                json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end=""
+            )
             return
         created = client.create_job(job)
         _tell(created.notes)
@@ -108,8 +111,10 @@ def _follow(client: Client, job: str) -> None:
 
 
 def _state(job: Job) -> None:
-    """By its id, whatever it was called by."""
-    print(f"{job.id}: {job.status}")
+    """By its id, whatever it was called by; a running job does what it is asked after its current step."""
+    asked = {"cancel": job.cancel_requested_at, "stop": job.stop_requested_at, "pause": job.pause_requested_at}
+    verbs = [verb for verb, at in asked.items() if at is not None and job.status == "running"]
+    print(f"{job.id}: {job.status}" + (f", asked to {' and '.join(verbs)}" if verbs else ""))
 
 
 def _tell(notes: list[str]) -> None:

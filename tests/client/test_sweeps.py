@@ -176,6 +176,8 @@ def test_distill_asks_for_a_teacher_a_student_alone_and_the_arms(service: Servic
     assert "there is no data folder" in wrong.stderr
     unknown = run(service, "distill", "--data", str(data), "--arm", "magic")
     assert "There is no method 'magic'" in unknown.stderr
+    alone = run(service, "distill", "--data", str(data), "--arm", "alone")
+    assert alone.stderr.startswith("The arm 'alone' has nothing to be compared with. It is trained in any case: ")
 
 
 def test_arms_keep_what_the_student_says_of_their_terms() -> None:

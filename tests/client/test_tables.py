@@ -90,3 +90,5 @@ def test_a_job_is_shown_with_what_was_found_in_its_data() -> None:
     assert job_lines(Job.model_validate(values | rest))[-1] == (
         "  warning: a\\x1b.json: 2 boxes are clipped. Look at them."
     )
+    waiting = job_lines(Job.model_validate(values | rest | {"status": "waiting", "waiting": "it waits for 01a2"}))
+    assert "\n".join(waiting).count("it waits for 01a2") == 1
