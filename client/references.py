@@ -9,6 +9,7 @@ from typing import Any
 from client.errors import ApiProblem, ClientError
 from client.visible import visible
 from crosskd.spec.nearest import nearest
+from wire.compare import TEACHER
 from wire.errors import Problem
 from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, JobSummary
 from wire.tokens import ME
@@ -95,6 +96,12 @@ def _nothing(reference: str, find: Find) -> NoSuchJob:
     names = nearest(reference, dict.fromkeys(job.name for job in recent), NEAR)
     remedy = f"Near are {', '.join(map(repr, names))}. " if names else ""
     return NoSuchJob(detail, f"{remedy}GET /jobs (`crosskd jobs`) lists the jobs.")
+
+
+def resolved_compared(reference: str, resolve: Callable[[str], str]) -> str:
+    """What is compared, by its id: a job, or with `:teacher` behind it the teacher of one."""
+    job = reference.removesuffix(TEACHER)
+    return resolve(job) + reference[len(job) :]
 
 
 def resolved_in(body: Mapping[str, Any], resolve: Callable[[str], str]) -> dict[str, Any]:

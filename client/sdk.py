@@ -26,7 +26,7 @@ from client.events import UNAVAILABLE, StreamLost, stream
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
-from wire.compare import TEACHER, Comparison
+from wire.compare import Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.events import Event, EventKind, LogEvent
@@ -293,13 +293,9 @@ class Client:
         A job stands for its best student, `JOB:teacher` for its teacher. `baseline` is one of them, or the first.
         The service needs seconds for an answer that nobody has asked for before.
         """
-        named = [self._compared(job) for job in jobs]
-        params: dict[str, Any] = {"job": named} | _given(baseline=baseline and self._compared(baseline))
+        named = [references.resolved_compared(job, self.resolve) for job in jobs]
+        params = {"job": named} | _given(baseline=baseline and references.resolved_compared(baseline, self.resolve))
         return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
-
-    def _compared(self, reference: str) -> str:
-        job = reference.removesuffix(TEACHER)
-        return self.resolve(job) + reference[len(job) :]
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""
