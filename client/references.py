@@ -49,6 +49,11 @@ class AmbiguousJob(ClientError):
         return [*super().lines(), *rows, *(["  …"] if self.more else [])]
 
 
+def is_id(text: str) -> bool:
+    """Whether it is a whole id, of a job or of a sweep."""
+    return _ID.fullmatch(text.strip()) is not None
+
+
 def is_beginning(text: str) -> bool:
     """Whether it can be meant as the id of a job, the beginning of one or `@last`, where a name would be another's."""
     return text == LAST or _ID.fullmatch(text) is not None or _PREFIX.fullmatch(text) is not None
@@ -64,7 +69,10 @@ def resolve(reference: str, find: Find) -> str:
         return reference
     if reference == LAST:
         if not (newest := find(owner=ME, limit=1)):
-            raise NoSuchJob("you have posted no job yet, so there is no last one", "GET /jobs lists the jobs of all.")
+            raise NoSuchJob(
+                "you have posted no job yet, so there is no last one",
+                "GET /jobs (`crosskd jobs`) lists the jobs of all.",
+            )
         return newest[0].id
     found: dict[str, JobSummary] = {}
     if _PREFIX.fullmatch(reference.lower()):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from client.tables import add_row, number, plain_table, when
 from client.visible import visible
 from client.watch import clock
 from wire.sweeps import ENDED, ArmResult, Difference, PlannedJob, Point, Spread, Sweep, SweepDryRun, SweepSummary
+
+RESULTS = ("arm", "n", "AP", "difference", "95 % interval", "gap", "AP50", "small", "time", "ms/image")
+OF_THE_VERDICT = 6  # the first of them
+WIDEST = 10_000  # columns
 
 
 def sweeps_table(sweeps: Iterable[SweepSummary]) -> Table:
@@ -31,22 +36,40 @@ def children_table(sweep: Sweep) -> Table:
     return table
 
 
-def results_table(sweep: Sweep) -> Table:
-    """A line for each arm, and one for each of its points where there are several."""
-    table = plain_table("arm", "n", "AP", "difference", "95 % interval", "gap", "AP50", "small", "time", "ms/image")
+def results_tables(sweep: Sweep, width: int | None = None) -> list[Table]:
+    """A line for each arm, and one for each of its points where there are several.
+
+    Where `width` columns are too few for all figures, those that the verdict needs come first, in a table of their own.
+    """
+    rows = list(_result_rows(sweep))
+    whole = _columns(rows, range(len(RESULTS)))
+    room = Console(width=WIDEST)
+    if width is None or room.measure(whole).maximum <= width:
+        return [whole]
+    return [_columns(rows, range(OF_THE_VERDICT)), _columns(rows, (0, *range(OF_THE_VERDICT, len(RESULTS))))]
+
+
+def _columns(rows: Iterable[Sequence[str]], chosen: Sequence[int]) -> Table:
+    table = plain_table(*(RESULTS[column] for column in chosen))
+    for row in rows:
+        if any(row[column] for column in chosen[1:]):
+            add_row(table, *(row[column] for column in chosen))
+    return table
+
+
+def _result_rows(sweep: Sweep) -> Iterator[Sequence[str]]:
     if sweep.teacher is not None and sweep.teacher.ap is not None:
-        add_row(table, "(teacher)", "", number(sweep.teacher.ap), *[""] * 7)
+        yield "(teacher)", "", number(sweep.teacher.ap), *[""] * 7
     for result in sweep.results:
         time = clock(result.training_seconds.mean) if result.training_seconds is not None else ""
         milliseconds = f"{result.milliseconds.mean:.1f}" if result.milliseconds is not None else ""
         name = f"{result.arm} (baseline)" if result.baseline else result.arm
         figures = (_spread(result.ap50), _spread(result.by_size.get("small")))
         cells = (_finished(result), _spread(result.ap), *_difference(result.difference), _share(result.gap_closed))
-        add_row(table, name, *cells, *figures, time, milliseconds)
+        yield name, *cells, *figures, time, milliseconds
         for point in result.points:
             rest = (_spread(point.ap), *_difference(point.difference))
-            add_row(table, f"  {point_text(point.point)}", str(point.ap.n if point.ap else 0), *rest, *[""] * 5)
-    return table
+            yield f"  {point_text(point.point)}", str(point.ap.n if point.ap else 0), *rest, *[""] * 5
 
 
 def answer_lines(sweep: Sweep) -> list[str]:
@@ -68,7 +91,7 @@ def plan_lines(plan: SweepDryRun) -> list[str]:
     """What a dry run says before its table."""
     seconds = plan.estimated_seconds
     time = "" if seconds is None else f", about {clock(seconds)} one after the other"
-    counts = Counter(job.arm or "(teacher)" for job in plan.jobs)
+    counts = Counter(job.arm or "teacher" for job in plan.jobs)
     arms = ", ".join(f"{arm}: {count}" for arm, count in counts.items())
     return [visible(line) for line in (f"{plan.name}: {len(plan.jobs)} jobs ({arms}){time}", plan.estimate)]
 

@@ -19,21 +19,22 @@ def follow(client: Client, sweep: str, console: Console, *, interval: float = 2.
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             return client.wait_sweep(
-                sweep, lambda current: live.update(_table(current), refresh=True), interval=interval
+                sweep, lambda current: live.update(_table(current, console.width), refresh=True), interval=interval
             )
     return client.wait_sweep(sweep, _Lines(console).show, interval=interval)
 
 
-def show(sweep: Sweep, console: Console, url: str) -> None:
-    """The answer: figures, verdicts, and where its report is."""
-    console.print(sweep_tables.results_table(sweep))
+def show(sweep: Sweep, console: Console, url: str, width: int | None = None) -> None:
+    """The answer: figures (in tables of at most `width` columns), verdicts, and where its report is."""
+    for table in sweep_tables.results_tables(sweep, width):
+        console.print(table)
     for line in sweep_tables.answer_lines(sweep):
         console.print(line)
     console.print(f"The report: {url}/sweeps/{sweep.id}/report")
 
 
-def _table(sweep: Sweep) -> Group:
-    return Group(Text(sweep_tables.progress_line(sweep)), sweep_tables.results_table(sweep))
+def _table(sweep: Sweep, width: int) -> Group:
+    return Group(Text(sweep_tables.progress_line(sweep)), sweep_tables.results_tables(sweep, width)[0])
 
 
 class _Lines:

@@ -66,6 +66,9 @@ def distillation(
     An arm is the name of a term, or several with `+`. `teacher` is a preset or a file to train first, or the weights
     of a job or of a file.
     """
+    if not set(arms) - {ALONE}:
+        remedy = f"It is trained in any case: name a method as well, such as --arm {next(iter(TERMS))}."
+        raise ClientError(f"The arm {ALONE!r} has nothing to be compared with.", remedy=remedy)
     base = read_spec(student, preset)
     base.pop("teacher", None)  # of a preset: it says which model others' weights are of
     if epochs is not None:

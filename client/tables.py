@@ -32,7 +32,7 @@ def job_lines(job: Job) -> list[str]:
     lines = [f"{job.id}  {job.kind}  {job.name}", f"  {describe(job)}"]
     if job.labels:
         lines.append("  labels: " + ", ".join(f"{key}={value}" for key, value in job.labels.items()))
-    if job.waiting is not None:
+    if job.waiting is not None and job.status != "waiting":  # of which the state says it
         lines.append(f"  waiting: {job.waiting}")
     lines += [f"  {warning_line(warning)}" for warning in job.warnings]
     if job.teacher_ap is not None:

@@ -140,10 +140,12 @@ def cost(detectors: Sequence[ReportedDetector]) -> AnyChart:
         for one in detectors
         if one.metrics is not None and one.metrics.AP >= 0 and one.milliseconds is not None
     ]
-    room = alt.Scale(zero=True, padding=30)  # for the largest points and their names
+    # Room for the largest points and their names, and none below 0, where neither a time nor an AP lies.
+    times = _from_zero([one.milliseconds or 0.0 for one in detectors])
+    aps = _from_zero([one.metrics.AP for one in detectors if one.metrics is not None])
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("milliseconds:Q", title="time of one image (ms)", scale=room),
-        y=alt.Y("AP:Q", title="COCO AP", scale=room),
+        x=alt.X("milliseconds:Q", title="time of one image (ms)", scale=times),
+        y=alt.Y("AP:Q", title="COCO AP", scale=aps),
         color=_detector_colour([one.title for one in detectors]),
     )
     points = base.mark_circle(opacity=0.8).encode(
@@ -157,6 +159,10 @@ def cost(detectors: Sequence[ReportedDetector]) -> AnyChart:
     )
     names = base.mark_text(align="left", dx=16).encode(text="detector:N")
     return _sized(alt.layer(points, names))
+
+
+def _from_zero(values: Sequence[float]) -> alt.Scale:
+    return alt.Scale(domain=[0, 1.25 * max([0.0, *values]) or 1.0])
 
 
 def _detector_colour(titles: Sequence[str]) -> alt.Color:

@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from client import specs, tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, read_preset, show_all
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, goes_on, read_preset, show_all
 from client.references import resolved_in
 from client.sdk import Client
 from client.visible import visible
@@ -54,6 +54,7 @@ def submit(
     weights_file: Annotated[Path | None, typer.Option(help="Evaluate or export: a file in one of the roots.")] = None,
     values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for `curl`.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     url: Url = "",
 ) -> None:
@@ -88,19 +89,32 @@ def submit(
             warn(dry.warnings)
             told = {"spec_version", "notes", "warnings"}
             resolved = dry.model_dump(mode="json", exclude=told)  # it can be posted again
-            print(yaml.safe_dump(resolved, sort_keys=False), end="")
+            print(
+                json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end=""
+            )
             return
         created = client.create_job(job)
         _tell(created.notes)
         warn(created.warnings)
         print(created.id, flush=True)
         if watch:
-            finish(follow(client, created.id, console()))
+            _follow(client, created.id)
+
+
+def _follow(client: Client, job: str) -> None:
+    try:
+        ended = follow(client, job, console())
+    except KeyboardInterrupt:
+        goes_on("", job)
+        raise
+    finish(ended)
 
 
 def _state(job: Job) -> None:
-    """By its id, whatever it was called by."""
-    print(f"{job.id}: {job.status}")
+    """By its id, whatever it was called by; a running job does what it is asked after its current step."""
+    asked = {"cancel": job.cancel_requested_at, "stop": job.stop_requested_at, "pause": job.pause_requested_at}
+    verbs = [verb for verb, at in asked.items() if at is not None and job.status == "running"]
+    print(f"{job.id}: {job.status}" + (f", asked to {' and '.join(verbs)}" if verbs else ""))
 
 
 def _tell(notes: list[str]) -> None:
@@ -135,7 +149,7 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(job: JobId, url: Url = "") -> None:
     """Follow a job to its end; exit code 0 if it succeeds."""
     with connect(url) as client:
-        finish(follow(client, client.resolve(job), console()))
+        _follow(client, client.resolve(job))
 
 
 @app.command()

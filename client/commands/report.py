@@ -11,6 +11,7 @@ import typer
 
 from client.commands.shared import Url, connect
 from client.errors import ApiProblem, ClientError
+from client.references import is_id
 from client.sdk import Client
 
 app = typer.Typer()
@@ -47,12 +48,25 @@ def report(job: JobOrSweep, output: Output = None, alone: Alone = None, url: Url
 
 
 def _report(client: Client, reference: str, form: str, alone: str | None) -> str:
-    """Of a job, or else of the sweep of that id."""
+    """Of a job, or else of the sweep of that id; a sweep has no other name."""
     try:
         return client.report_as(reference, form, alone=alone)
     except ApiProblem as problem:
+        if problem.problem.status != HTTPStatus.NOT_FOUND or alone is not None or not is_id(reference):
+            raise
+    return _report_of_sweep(client, reference, form)
+
+
+def _report_of_sweep(client: Client, sweep: str, form: str) -> str:
+    card = form == FORMS[".md"]
+    try:
+        text = client.sweep_report(sweep, FORMS[".json"] if card else form)
+    except ApiProblem as problem:
         if problem.problem.status != HTTPStatus.NOT_FOUND:
             raise
-        if form == FORMS[".md"] or alone is not None:
-            raise
-    return client.sweep_report(reference, form)
+        remedy = "`crosskd jobs` and `crosskd sweeps` list them."
+        raise ClientError(f"There is no job and no sweep {sweep}.", remedy=remedy) from None
+    if card:
+        remedy = "Name one of its jobs, or let the file's name end with .html or .json."
+        raise ClientError("A sweep has no model card.", remedy=remedy)
+    return text

@@ -17,6 +17,8 @@ from client.visible import visible
 
 app = typer.Typer()
 
+FEWEST = 2  # jobs of a comparison
+
 
 @app.command()
 def metrics(
@@ -56,7 +58,9 @@ def evaluations(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 
 @app.command()
 def compare(
-    jobs: Annotated[list[str], typer.Argument(help="Jobs; `JOB:teacher` is the teacher of one.", metavar="JOB...")],
+    jobs: Annotated[
+        list[str], typer.Argument(help="Two jobs or more; `JOB:teacher` is a job's teacher.", metavar="JOB...")
+    ],
     baseline: Annotated[
         str | None, typer.Option(metavar="JOB", help="Which of them the others are compared with; default: the first.")
     ] = None,
@@ -64,6 +68,8 @@ def compare(
     url: Url = "",
 ) -> None:
     """Compare jobs that were measured on the same images: each difference with its 95 % interval."""
+    if len(jobs) < FEWEST:
+        raise typer.BadParameter("name two jobs or more: `JOB JOB:teacher` compares a student with its teacher")
     with connect(url) as client:
         found = client.compare(jobs, baseline=baseline)
     if as_json:

@@ -20,6 +20,7 @@ from crosskd.spec.nearest import did_you_mean
 
 FAILED = 1
 INTERRUPTED = 130
+WIDE = 10_000  # columns: more than a table has
 
 Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; default: the stack of this home.")]
 JobId = Annotated[
@@ -54,9 +55,20 @@ def console() -> Console:
 
 
 def wide_console() -> Console:
-    """For tables: a file or a pipe has no width to fit into, so lines stay whole."""
-    width = None if sys.stdout.isatty() else 10_000
-    return Console(highlight=False, markup=False, width=width, soft_wrap=True)
+    """For tables: lines stay whole, and a narrow terminal wraps them; Rich would cut ids and leave out columns."""
+    return Console(highlight=False, markup=False, width=WIDE, soft_wrap=True)
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal; None: a file or a pipe, which has no width to fit into."""
+    return console().width if sys.stdout.isatty() else None
+
+
+def goes_on(group: str, identifier: str) -> None:
+    """What to know after Ctrl-C: only the watching has ended. `group` is before the verb: `sweeps ` or nothing."""
+    verb = f"crosskd {group}"
+    text = f"It goes on. `{verb}watch {identifier}` follows it again, `{verb}cancel {identifier}` ends it."
+    print(f"\n{text}", file=sys.stderr)
 
 
 def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:

@@ -12,7 +12,18 @@ import typer
 from client import sweep_tables, sweep_watch
 from client import sweeps as orders
 from client.commands.jobs import warn
-from client.commands.shared import FAILED, AsJson, Url, connect, console, read_preset, show_all, wide_console
+from client.commands.shared import (
+    FAILED,
+    AsJson,
+    Url,
+    connect,
+    console,
+    goes_on,
+    read_preset,
+    show_all,
+    terminal_width,
+    wide_console,
+)
 from client.references import is_beginning, resolved_in
 from client.sdk import Client
 from client.visible import visible
@@ -118,7 +129,7 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
         screen = wide_console()
         screen.print(sweep_tables.children_table(found))
         screen.print()
-        sweep_watch.show(found, screen, client.base_url)
+        sweep_watch.show(found, screen, client.base_url, terminal_width())
 
 
 @sweeps_app.command()
@@ -188,7 +199,11 @@ def _show_plan(plan: SweepDryRun) -> None:
 
 
 def _follow(client: Client, sweep: str) -> None:
-    ended = sweep_watch.follow(client, sweep, console())
-    sweep_watch.show(ended, wide_console(), client.base_url)
+    try:
+        ended = sweep_watch.follow(client, sweep, console())
+    except KeyboardInterrupt:
+        goes_on("sweeps ", sweep)
+        raise
+    sweep_watch.show(ended, wide_console(), client.base_url, terminal_width())
     if ended.status != "finished":
         raise typer.Exit(FAILED)

@@ -16,6 +16,7 @@ from crosskd.evaluation.average_precision import average_precision
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run, run_process
 from tests.support.matches import detections, truth
+from tests.support.sweeps import order
 
 WEIGHTS = b"weights" * 1000
 
@@ -130,10 +131,11 @@ def test_jobs_are_compared(service: Service, tmp_path: Path) -> None:
         packed = average_precision(known, detections(known, seed)).matches
         assert packed is not None
         jobs.append(service.succeeded(f"seed {seed}", WEIGHTS, **{"matches.safetensors": packed}))
-    done = run(service, "compare", *jobs)
+    done = run(service, "compare", "seed 4", jobs[1], "--baseline", jobs[0][:31])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"seed 5 ({jobs[1]}) against seed 4 ({jobs[0]})")
     assert "8 images, 1000 resamples, seed 0" in done.stdout
+    assert "name two jobs or more" in run(service, "compare", jobs[0]).stderr
     older = service.succeeded("older", WEIGHTS)
     done = run(service, "compare", jobs[0], older)
     assert done.returncode == 1
@@ -147,6 +149,8 @@ def test_a_dry_run_prints_a_spec_that_can_be_submitted(service: Service, spec_fi
     again.write_text(done.stdout)
     assert yaml.safe_load(done.stdout)["spec"]["optimizer"]["name"] == "sgd"
     assert yaml.safe_load(run(service, "submit", str(again), "--dry-run").stdout) == yaml.safe_load(done.stdout)
+    as_json = run(service, "submit", str(spec_file), "--dry-run", "--json")
+    assert json.loads(as_json.stdout) == yaml.safe_load(done.stdout)
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
@@ -258,6 +262,35 @@ def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_
     assert done.returncode == 1
     assert done.stderr.splitlines()[0].startswith("404 ")
     assert "'nothing.txt'. It has: best.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("job", "file", "said"),
+    [
+        ("@last-of-all", "r.html", "404 Not Found: there is no job whose id begins with '@last-of-all'"),
+        (
+            "f" * 32,
+            "r.html",
+            f"There is no job and no sweep {'f' * 32}. `crosskd jobs` and `crosskd sweeps` list them.",
+        ),
+        ("f" * 32, "README.md", f"There is no job and no sweep {'f' * 32}."),
+        (None, "README.md", "A sweep has no model card. Name one of its jobs, or "),
+    ],
+)
+def test_what_has_no_report_is_said(service: Service, tmp_path: Path, job: str | None, file: str, said: str) -> None:
+    if job is None:
+        with service.client() as client:
+            job = client.create_sweep(order(service.spec)).id
+    done = run(service, "report", job, "-o", str(tmp_path / file))
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+
+
+def test_a_running_job_says_what_it_is_asked(service: Service) -> None:
+    job = service.post("at work")
+    service.claimed(job)
+    assert run(service, "pause", job).stdout == f"{job}: running, asked to pause\n"
+    assert run(service, "cancel", job).stdout.startswith(f"{job}: running, asked to cancel")
 
 
 def test_cancel_and_its_refusal(service: Service, finished: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.references import AmbiguousJob, NoSuchJob, resolve, resolved_in
+from client.references import AmbiguousJob, NoSuchJob, job_or_teacher, resolve, resolved_in
 from wire.jobs import JobSummary
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -119,3 +119,10 @@ def test_five_at_most_are_listed_and_shown_as_all_text_from_outside() -> None:
 )
 def test_weights_of_a_specification_name_jobs_too(spec: Any, resolved: Any) -> None:
     assert resolved_in({"spec": spec}, str.upper) == {"spec": resolved}
+
+
+@pytest.mark.parametrize(
+    ("reference", "resolved"), [("ab", "AB"), ("ab:teacher", "AB:teacher"), ("a:teacher b", "A:TEACHER B")]
+)
+def test_what_is_compared_is_a_job_or_its_teacher(reference: str, resolved: str) -> None:
+    assert job_or_teacher(reference, str.upper) == resolved

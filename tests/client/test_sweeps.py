@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from client import sweeps as orders
+from client.commands import jobs, sweeps
 from client.errors import ClientError
+from client.sweep_tables import results_tables
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.sweeps import ARMS, order, train
@@ -79,6 +83,36 @@ def test_a_file_is_posted_and_its_answer_shown(service: Service, file: Path) -> 
     assert run(service, "sweeps", "delete", sweep).stdout == f"{sweep}: deleted\n"
 
 
+def test_a_narrow_terminal_gets_the_figures_in_two_tables(service: Service) -> None:
+    sweep = made(service)
+    finish(service, sweep, [0.20, 0.25, 0.30, 0.35])
+    with service.client() as client:
+        found = client.sweep(sweep)
+    assert len(results_tables(found)) == len(results_tables(found, 200)) == 1
+    narrow = results_tables(found, 80)
+    assert [len(table.columns) for table in narrow] == [6, 5]
+    out = io.StringIO()
+    for table in narrow:
+        Console(file=out, width=80).print(table)
+    for word in ("faster", "difference", "95 % interval", "ms/image", "0.325 ± 0.025"):
+        assert word in out.getvalue()
+
+
+@pytest.mark.parametrize(("command", "verb"), [(sweeps, "crosskd sweeps"), (jobs, "crosskd")])
+def test_after_ctrl_c_one_is_told_that_it_goes_on(
+    command: Any, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("client.sweep_watch.follow", interrupted)
+    monkeypatch.setattr("client.commands.jobs.follow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        command._follow(None, "01a2")
+    told = capsys.readouterr().err
+    assert f"`{verb} watch 01a2` follows it again, `{verb} cancel 01a2` ends it." in told
+
+
 def test_a_dry_run_lists_the_jobs(service: Service, file: Path) -> None:
     before = run(service, "sweeps").stdout
     done = run(service, "sweep", str(file), "--dry-run")
@@ -136,12 +170,14 @@ def test_distill_asks_for_a_teacher_a_student_alone_and_the_arms(service: Servic
     done = run(service, "distill", *options, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "5 jobs" not in done.stderr
-    assert "distill data: 7 jobs ((teacher): 1, alone: 2, crosskd: 2, pkd: 2)" in done.stderr
+    assert "distill data: 7 jobs (teacher: 1, alone: 2, crosskd: 2, pkd: 2)" in done.stderr
     wrong = run(service, "distill", "--data", str(data / "nowhere"))
     assert wrong.returncode == 1
     assert "there is no data folder" in wrong.stderr
     unknown = run(service, "distill", "--data", str(data), "--arm", "magic")
     assert "There is no method 'magic'" in unknown.stderr
+    alone = run(service, "distill", "--data", str(data), "--arm", "alone")
+    assert alone.stderr.startswith("The arm 'alone' has nothing to be compared with. It is trained in any case: ")
 
 
 def test_arms_keep_what_the_student_says_of_their_terms() -> None:

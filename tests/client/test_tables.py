@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from client.commands.shared import show_tables
 from client.comparisons import tables_of
-from client.tables import evaluations_table, failure_lines, job_lines
+from client.tables import add_row, evaluations_table, failure_lines, job_lines, plain_table
 from tests.support.evaluations import EVALUATION
 from wire.compare import Comparison
 from wire.jobs import DataWarning, Failure, Job
@@ -37,6 +38,15 @@ def test_a_failure_is_told_once_with_its_remedy_on_a_line_of_its_own(failure_cla
         "  what to do: Name it.",
         *log,
     ]
+
+
+def test_a_narrow_terminal_cuts_no_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    table = plain_table("id", "kind", "name")
+    add_row(table, "0" * 32, "distill", "a name of its own")
+    show_tables([table])
+    assert f"{'0' * 32}  distill  a name of its own" in capsys.readouterr().out
 
 
 def compared(job: str, name: str, ap: float, differences: Any = None) -> dict[str, Any]:
@@ -80,3 +90,5 @@ def test_a_job_is_shown_with_what_was_found_in_its_data() -> None:
     assert job_lines(Job.model_validate(values | rest))[-1] == (
         "  warning: a\\x1b.json: 2 boxes are clipped. Look at them."
     )
+    waiting = job_lines(Job.model_validate(values | rest | {"status": "waiting", "waiting": "it waits for 01a2"}))
+    assert "\n".join(waiting).count("it waits for 01a2") == 1

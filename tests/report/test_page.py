@@ -32,6 +32,8 @@ def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:
     for name, spec in drawn.items():
         assert f'id="chart-{name}"' in html
         jsonschema.validate(spec, schema.core.load_schema())
+    for channel in ("x", "y"):
+        assert drawn["cost"]["layer"][0]["encoding"][channel]["scale"]["domain"][0] == 0
 
 
 def test_the_losses_are_drawn_without_the_learning_rate_and_with_what_is_not_finite(html: str) -> None:

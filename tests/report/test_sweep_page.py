@@ -62,6 +62,11 @@ def test_a_sweeps_page_has_its_charts_verdicts_and_failures_and_obeys_no_text() 
     assert rows[0]["difference"] == pytest.approx(5.0)  # AP points
 
 
+def test_long_trainings_are_told_in_hours() -> None:
+    slow = arm("alone", AP["alone"]).model_copy(update={"training_seconds": spread([36123.0])})
+    assert "<td>10:02:03</td>" in page.sweep_page(sweep(results=[slow]))
+
+
 def test_the_class_that_loses_most_comes_first() -> None:
     names = [name for name, _ in sweep_charts.class_rows(sweep())]
     assert names[0] == "thorn"

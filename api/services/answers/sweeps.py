@@ -19,6 +19,7 @@ from wire import sweeps as wire
 from wire.jobs import FINAL
 
 _OVER = FINAL | {"deleted"}
+_USELESS = 0.01  # AP below which a difference says nothing of a method
 _NAMED = 10  # failed jobs that the answer names; the results name all
 _SAME_AP = 0.001  # between two measurements of one teacher
 _ACTIONS = ("cancel", "pause", "resume", "retry")
@@ -154,6 +155,9 @@ def _answer(
     baseline = results[0]
     if teacher is not None and teacher.ap is not None and baseline.ap is not None and teacher.ap <= baseline.ap.mean:
         lines.append(f"The teacher (AP {teacher.ap:.3f}) is no better than {baseline.arm}: there is no gap to close.")
+    reached = [result.ap.mean for result in results if result.ap is not None]
+    if reached and max(reached) < _USELESS:
+        lines.append(f"No arm has reached an AP of {_USELESS}: train longer before you compare (`schedule.epochs`).")
     lost = [arms.failed(child) for child in found if child.status in arms.ENDED_BADLY]
     if lost:
         more = f"; and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""

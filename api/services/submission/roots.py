@@ -56,9 +56,10 @@ def _open(text: str, roots: Sequence[Path], *, folder: bool) -> Input:
         else:
             return _require_text(found)
     if outside:
+        below = f"{'one of ' if len(roots) > 1 else ''}{_list(roots)}"
         raise PathRefused(
             f"{text!r} lies outside the data roots",
-            f"Put it below one of {_list(roots)}, or add its folder to CROSSKD_DATA_ROOTS of the API and the workers.",
+            f"Put it below {below}, or add its folder to CROSSKD_DATA_ROOTS of the API and the workers.",
         )
     raise PathRefused(f"{text!r} does not exist", f"Give an absolute path, or one relative to {_list(roots)}.")
 

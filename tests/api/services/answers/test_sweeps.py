@@ -160,6 +160,16 @@ def test_a_teacher_that_is_no_better_leaves_no_gap(
     assert "The teacher (AP 0.100) is no better than alone: there is no gap to close." in answer["answer"]
 
 
+@pytest.mark.parametrize(("ap", "told"), [(0.004, True), (0.02, False)])
+def test_arms_that_have_learnt_nothing_are_not_compared_without_a_word(
+    client: TestClient, post: Post, worker: Worker, ap: float, told: bool
+) -> None:
+    sweep = post()
+    train_all(worker, sweep, {arm: [0.0, ap] for arm in read(client, sweep)["arms"]})
+    said = "No arm has reached an AP of 0.01: train longer before you compare (`schedule.epochs`)."
+    assert (said in read(client, sweep)["answer"]) == told
+
+
 def test_points_of_a_grid_are_paired_and_told_one_by_one(client: TestClient, post: Post, worker: Worker) -> None:
     sweep = post(seeds=[1, 2], grid={"optimizer.momentum": [0.8, 0.9]})
     # by point, then by seed
