@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, tuple_
+from sqlalchemy.orm import defer
 
 from api.database import Session
 from api.models import Attempt, Evaluation, Job, SweepJob
@@ -65,7 +66,8 @@ class Child:
 def children(session: Session, sweep_id: str) -> list[Child]:
     """In the order in which they were made."""
     query = select(SweepJob, Job).outerjoin(Job, Job.id == SweepJob.job_id).where(SweepJob.sweep_id == sweep_id)
-    rows = list(session.execute(query.order_by(SweepJob.place)))
+    # Without the specifications: there may be hundreds, of a megabyte each, and who watches a sweep asks every second.
+    rows = list(session.execute(query.order_by(SweepJob.place).options(defer(Job.spec))))
     ended = [job for _, job in rows if job is not None and job.status == "succeeded"]
     reports, manifests = _best_reports(session, ended), _manifests(session, ended)
     return [
