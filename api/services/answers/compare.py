@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from api import bounded_process
+from api.bounded_process import TooMuchMemory, TooSlow
 from api.database import Database
 from api.errors import Gone, InvalidSpec
 from api.services.answers.find_matches import StoredMatches, find
@@ -23,6 +22,7 @@ from crosskd.spec.matches import MOST_BYTES
 from wire.compare import RESAMPLES, SEED, ComparedJob, Comparison, Differences
 from wire.errors import Fault
 
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # its threads are its own
 COMMAND = [sys.executable, "-m", "report.compare"]
 CACHED_BYTES = 16 * 2**20  # of answers, as JSON
 READ_SIZE = 1 << 20  # bytes
@@ -127,32 +127,14 @@ def _gone(matches: StoredMatches) -> Gone:
 
 
 def _run(files: Sequence[BinaryIO], seconds: float) -> Answer:
-    descriptors = [file.fileno() for file in files]
-    request = {"files": descriptors, "resamples": RESAMPLES, "seed": SEED}
+    request = {"files": [file.fileno() for file in files], "resamples": RESAMPLES, "seed": SEED}
     try:
-        done = subprocess.run(
-            [*COMMAND, str(seconds)],
-            pass_fds=descriptors,
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=seconds,
-            cwd=_ROOT,
-            # Its threads are its own; a library's would only take memory.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
-    except subprocess.TimeoutExpired:
+        answer: Answer = bounded_process.ask([*COMMAND, str(seconds)], request, files, seconds, _ENVIRONMENT)
+    except TooSlow:
         raise _too_much(f"takes more than {seconds:g} s") from None
-    if done.returncode != 0:
-        if done.returncode < 0:  # by a signal: the limit on its processor time
-            raise _too_much(f"takes more than {seconds:g} s")
-        if b"MemoryError" in done.stderr:
-            raise _too_much("takes more memory than it may have")
-        raise RuntimeError(f"report.compare failed: {done.stderr.decode(errors='replace')}")
-    answer: Answer = json.loads(done.stdout)
+    except TooMuchMemory:
+        raise _too_much("takes more memory than it may have") from None
     return answer
-
-
-_ROOT = Path(__file__).parents[3]  # where the packages lie, whether they are installed or not
 
 
 def _too_much(what: str) -> InvalidSpec:

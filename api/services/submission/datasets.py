@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 from sqlalchemy import select
 
+from api import bounded_process
+from api.bounded_process import Failed, TooMuchMemory, TooSlow
 from api.database import Database, Session
 from api.errors import Unavailable
 from api.models import Dataset
@@ -124,23 +125,15 @@ def _check(file: Input, use: Use, deadline: float, seconds: float) -> CheckResul
     # The open file, not its path: that may lead elsewhere by now.
     try:
         with file.reader() as reader:
-            done = subprocess.run(
-                [*COMMAND, str(reader.fileno()), str(seconds)],
-                pass_fds=[reader.fileno()],
-                input=json.dumps(use.values()).encode(),
-                capture_output=True,
-                timeout=max(deadline - time.monotonic(), 0.1),
-            )
-    except subprocess.TimeoutExpired:
+            command = [*COMMAND, str(reader.fileno()), str(seconds)]
+            left = max(deadline - time.monotonic(), 0.1)
+            report: Report = bounded_process.ask(command, use.values(), [reader], left)
+    except TooSlow:
         raise _too_slow(seconds) from None
-    if done.returncode != 0:
-        if b"MemoryError" in done.stderr:
-            raise CheckFailed("holds more ids than can be checked", "Split the file.")
-        if done.returncode < 0:  # by a signal: the limit on its processor time
-            raise _too_slow(seconds)
-        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise CheckFailed(f"cannot be checked: {last}", "Check the file and its permissions.")
-    report: Report = json.loads(done.stdout)
+    except TooMuchMemory:
+        raise CheckFailed("holds more ids than can be checked", "Split the file.") from None
+    except Failed as error:
+        raise CheckFailed(f"cannot be checked: {error}", "Check the file and its permissions.") from error
     return CheckResult(
         classes=report["classes"],
         images=report["images"],

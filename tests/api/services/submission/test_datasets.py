@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api import bounded_process
 from api.database import Database
 from api.errors import Unavailable
 from api.models import Dataset
@@ -60,13 +61,13 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ran.append(command)
         return real(command, **how)
 
-    monkeypatch.setattr(datasets.subprocess, "run", run)
+    monkeypatch.setattr(bounded_process.subprocess, "run", run)
     return ran
 
 
 def hold_checks(monkeypatch: pytest.MonkeyPatch, until: threading.Event, begun: threading.Event | None = None) -> None:
     """Each check waits for `until`, as long as one of a very large file; `begun` is set when one waits."""
-    real = datasets.subprocess.run
+    real = bounded_process.subprocess.run
 
     def run(command: list[str], **how: Any) -> Any:
         if begun is not None:
@@ -74,7 +75,7 @@ def hold_checks(monkeypatch: pytest.MonkeyPatch, until: threading.Event, begun: 
         assert until.wait(60)
         return real(command, **how)
 
-    monkeypatch.setattr(datasets.subprocess, "run", run)
+    monkeypatch.setattr(bounded_process.subprocess, "run", run)
 
 
 def test_an_unchanged_file_is_not_read_again(database: Database, tmp_path: Path, checks: list[Any]) -> None:
