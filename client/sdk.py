@@ -11,46 +11,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from client import audit, predict, references
-from client.download import fetch
-from client.errors import ApiProblem, ClientError, Unreachable, not_utf8
-from client.events import UNAVAILABLE, StreamLost, stream
+from client.events import StreamLost, stream
+from client.transport import Transport, checked, parse, unreachable
 from crosskd.spec.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
 from wire.compare import Comparison
 from wire.download import OnBytes
-from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
+from wire.errors import IDEMPOTENCY_HEADER
 from wire.events import Event, EventKind, LogEvent
 from wire.job_report import JobReport
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
-from wire.retry_after import retry_after
 from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
 from wire.system import Health, PresetList
 
-DEFAULT_URL = "http://127.0.0.1:8470"
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # others may be computed first
 PAGE = 100  # jobs asked for at once
 POINTS = 1000  # metric points asked for at once
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-RETRY_PAUSE = 0.5
-READS = ("GET", "HEAD")
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-class Client:
+class Client(Transport):
     """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
 
     Wherever a method takes a job, it may be called by its id, by the beginning of its id (4 characters or more), by its
@@ -61,42 +51,6 @@ class Client:
     is an API token, for a service that asks for one. `http` is used as it is and stays open.
     """
 
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        http: httpx.Client | None = None,
-        *,
-        token: str | None = None,
-        patience: float = 60.0,
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.patience = patience
-        self._owns_http = http is None
-        # A proxy meant for the outside world must not stand between two processes of one machine.
-        try:
-            outside = urlsplit(self.base_url).hostname not in LOOPBACK
-            headers = {"authorization": f"Bearer {token}"} if token else None
-            self._http = http or httpx.Client(
-                base_url=self.base_url, headers=headers, timeout=TIMEOUT, trust_env=outside
-            )
-        except (ValueError, httpx.InvalidURL) as error:
-            raise ClientError(
-                f"{base_url!r} is no address ({error}).", remedy="Use one like http://HOST:PORT."
-            ) from error
-        self._reached = False
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._owns_http:
-            self._http.close()
-
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def create_job(self, job: JobCreate | Mapping[str, Any], *, key: str | None = None) -> SubmittedJob:
@@ -104,11 +58,11 @@ class Client:
 
         `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
         """
-        return _parse(SubmittedJob, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
+        return parse(SubmittedJob, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""
-        return _parse(DryRun, self._send("POST", "/jobs", params={"dry_run": "true"}, json=_body(job)))
+        return parse(DryRun, self._send("POST", "/jobs", params={"dry_run": "true"}, json=_body(job)))
 
     def resolve(self, job: str) -> str:
         """The id of the job that is called `job`: by its id, the beginning of it, its name, or `@last`.
@@ -120,10 +74,10 @@ class Client:
 
     def _newest(self, **filters: Any) -> list[JobSummary]:
         """The newest jobs under these filters of `GET /jobs`, one page of them."""
-        return _parse(JobPage, self._send("GET", "/jobs", params=filters)).items
+        return parse(JobPage, self._send("GET", "/jobs", params=filters)).items
 
     def job(self, job: str) -> Job:
-        return _parse(Job, self._send("GET", f"/jobs/{self.resolve(job)}"))
+        return parse(Job, self._send("GET", f"/jobs/{self.resolve(job)}"))
 
     def jobs(
         self, *, status: str | Sequence[str] | None = None, labels: Mapping[str, str] | None = None
@@ -135,7 +89,7 @@ class Client:
         if labels:
             params["label"] = [f"{key}={value}" for key, value in labels.items()]
         while True:
-            page = _parse(JobPage, self._send("GET", "/jobs", params=params))
+            page = parse(JobPage, self._send("GET", "/jobs", params=params))
             yield from page.items
             if not page.has_more or not page.items:
                 return
@@ -190,28 +144,28 @@ class Client:
         self._send("DELETE", f"/jobs/{self.resolve(job)}")
 
     def _act(self, job: str, action: str) -> Job:
-        return _parse(Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}"))
+        return parse(Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}"))
 
     # --- sweeps ------------------------------------------------------------------------------------------------------
 
     def create_sweep(self, sweep: SweepCreate | Mapping[str, Any], *, key: str | None = None) -> SubmittedSweep:
         """Post arms to compare: all of their jobs, or none. `key` as in `create_job`."""
         headers = _idempotency_header(key)
-        return _parse(SubmittedSweep, self._send("POST", "/sweeps", json=_body(sweep), headers=headers))
+        return parse(SubmittedSweep, self._send("POST", "/sweeps", json=_body(sweep), headers=headers))
 
     def dry_run_sweep(self, sweep: SweepCreate | Mapping[str, Any]) -> SweepDryRun:
         """The jobs as they would be made, and how long they would take; nothing is stored."""
-        return _parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
+        return parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
 
     def sweep(self, sweep: str) -> Sweep:
         """With its jobs, what each arm has reached, and the verdicts."""
-        return _parse(Sweep, self._send("GET", f"/sweeps/{_segment(sweep)}"))
+        return parse(Sweep, self._send("GET", f"/sweeps/{_segment(sweep)}"))
 
     def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
         """All sweeps, newest first, page by page."""
         params: dict[str, Any] = {"limit": PAGE} | ({"owner": owner} if owner else {})
         while True:
-            page = _parse(SweepPage, self._send("GET", "/sweeps", params=params))
+            page = parse(SweepPage, self._send("GET", "/sweeps", params=params))
             yield from page.items
             if not page.has_more or not page.items:
                 return
@@ -258,7 +212,7 @@ class Client:
         self._send("DELETE", f"/sweeps/{_segment(sweep)}")
 
     def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
-        return _parse(Sweep, self._send("POST", f"/sweeps/{_segment(sweep)}/{action}"))
+        return parse(Sweep, self._send("POST", f"/sweeps/{_segment(sweep)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -273,19 +227,19 @@ class Client:
             params["attempt"] = attempt
         job = self.resolve(job)
         while True:
-            page = _parse(MetricPage, self._send("GET", f"/jobs/{job}/metrics", params=params))
+            page = parse(MetricPage, self._send("GET", f"/jobs/{job}/metrics", params=params))
             yield from page.items
             if not page.has_more or page.next_step is None:
                 return
             params["since_step"] = page.next_step
 
     def evaluations(self, job: str) -> list[Evaluation]:
-        return _parse(EvaluationList, self._send("GET", f"/jobs/{self.resolve(job)}/evaluations")).items
+        return parse(EvaluationList, self._send("GET", f"/jobs/{self.resolve(job)}/evaluations")).items
 
     def curves(self, job: str, step: int, *, model: Model = "student") -> Curves:
         """Precision over recall of one evaluation, per class and their mean."""
         path = f"/jobs/{self.resolve(job)}/evaluations/{step}/curves"
-        return _parse(Curves, self._send("GET", path, params={"model": model}))
+        return parse(Curves, self._send("GET", path, params={"model": model}))
 
     def compare(self, jobs: Sequence[str], *, baseline: str | None = None) -> Comparison:
         """How 2 to 8 jobs differ that were measured on the same images, with 95 % intervals.
@@ -295,11 +249,11 @@ class Client:
         """
         ids = [references.job_or_teacher(job, self.resolve) for job in jobs]
         params = _given(job=ids, baseline=baseline and references.job_or_teacher(baseline, self.resolve))
-        return _parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
+        return parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""
-        return _parse(JobReport, self._send("GET", f"/jobs/{self.resolve(job)}/report", params=self._alone(alone)))
+        return parse(JobReport, self._send("GET", f"/jobs/{self.resolve(job)}/report", params=self._alone(alone)))
 
     def report_as(self, job: str, media_type: str, *, alone: str | None = None) -> str:
         """The same as `text/html`, a page that needs nothing else, or as `text/markdown`, a model card."""
@@ -316,7 +270,7 @@ class Client:
         return self._send("GET", path, params=params, headers={"accept": media_type}).text
 
     def artifacts(self, job: str) -> list[Artifact]:
-        return _parse(ArtifactList, self._send("GET", f"/jobs/{self.resolve(job)}/artifacts")).items
+        return parse(ArtifactList, self._send("GET", f"/jobs/{self.resolve(job)}/artifacts")).items
 
     def download(self, job: str, name: str, target: Path, on_bytes: OnBytes | None = None) -> Path:
         """Fetch an artifact to `target` (a file, or a folder to put it in), verified by its sha256.
@@ -352,7 +306,7 @@ class Client:
 
         def ask(some: list[predict.Image]) -> Predictions:
             files = predict.files(some)
-            return _parse(Predictions, self._send("POST", path, params=params, files=files, timeout=predict.TIMEOUT))
+            return parse(Predictions, self._send("POST", path, params=params, files=files, timeout=predict.TIMEOUT))
 
         return ask(next(predict.read(paths))) if one else predict.ask_all(ask, paths)
 
@@ -375,15 +329,15 @@ class Client:
         job = self.job(job).id  # a service that was never reached, or a job that there is not, is told at once
         path = f"/jobs/{job}/events"
         try:
-            yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=_checked)
+            yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=checked)
         except StreamLost as lost:
-            raise _unreachable(self.base_url, lost.error) from lost
+            raise unreachable(self.base_url, lost.error) from lost
 
     def logs(self, job: str, *, tail: int = 200, follow: bool = False) -> Iterator[StoredLine]:
         """The last lines of a job's log; with `follow` also those that come, until the job ends."""
         job = self.resolve(job)
         path, headers = f"/jobs/{job}/logs", {"accept": "application/json"}
-        page = _parse(LogPage, self._send("GET", path, params={"tail": tail}, headers=headers))
+        page = parse(LogPage, self._send("GET", path, params={"tail": tail}, headers=headers))
         yield from page.items
         if not follow:
             return
@@ -394,11 +348,11 @@ class Client:
     # --- the service -------------------------------------------------------------------------------------------------
 
     def presets(self) -> list[Preset]:
-        return _parse(PresetList, self._send("GET", "/presets")).items
+        return parse(PresetList, self._send("GET", "/presets")).items
 
     def health(self) -> Health:
         """Whether the service answers, and its version."""
-        return _parse(Health, self._send("GET", "/health"))
+        return parse(Health, self._send("GET", "/health"))
 
     def audit(self, *, verify: bool = False) -> Iterator[Finding | Progress | Summary]:
         """What the service's rows and files say differently, each as it is found, then a summary; for administrators.
@@ -406,39 +360,7 @@ class Client:
         `verify` reads every file. Raises: `ClientError` when it breaks off before the summary.
         """
         self.health()  # a service that was never reached is told at once
-        return audit.stream(self._http, verify, _checked)
-
-    # --- transport ---------------------------------------------------------------------------------------------------
-
-    def _fetch(self, path: str, name: str, target: Path, on_bytes: OnBytes | None) -> Path:
-        target = target / name if target.is_dir() else target
-        try:
-            head = self._send("HEAD", path)
-        except ApiProblem:
-            self._send("GET", path, headers={"range": "bytes=0-0"})  # an answer to HEAD has no body: ask for the reason
-            raise
-        return fetch(self._http, path, head, target, patience=self.patience, on_bytes=on_bytes)
-
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        deadline = time.monotonic() + self.patience
-        while True:
-            wanted = 0.0
-            try:
-                response = self._http.request(method, path, **options)
-            except httpx.UnsupportedProtocol as error:
-                remedy = "Use one like http://HOST:PORT."
-                raise ClientError(f"{self.base_url!r} is no address of a service ({error}).", remedy=remedy) from error
-            except UnicodeEncodeError as error:
-                raise not_utf8(error) from error
-            except httpx.TransportError as error:
-                if not self._reached or time.monotonic() > deadline:
-                    raise _unreachable(self.base_url, error) from error
-            else:
-                self._reached = True
-                if not _is_transient(response) or time.monotonic() > deadline:
-                    return _checked(response)
-                wanted = retry_after(response.headers)
-            time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
+        return audit.stream(self._http, verify, checked)
 
 
 def _body(job: BaseModel | Mapping[str, Any]) -> Any:
@@ -455,46 +377,5 @@ def _idempotency_header(key: str | None) -> dict[str, str]:
     return {IDEMPOTENCY_HEADER: key or str(uuid4())}
 
 
-def _is_transient(response: httpx.Response) -> bool:
-    """Whether the same request may be answered otherwise in a moment."""
-    if response.status_code == httpx.codes.CONFLICT:
-        return IN_FLIGHT in response.text  # a former try of this request is still being answered
-    if response.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        return QUOTA_EXCEEDED not in response.text  # of a quota only the end of a job helps
-    if response.request.method in READS:
-        return response.status_code in UNAVAILABLE
-    return response.status_code == httpx.codes.SERVICE_UNAVAILABLE  # 502 and 504: it may have been done, who knows
-
-
 def _segment(text: str) -> str:
     return quote(text, safe="")
-
-
-def _parse(model: type[ModelT], response: httpx.Response) -> ModelT:
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        raise ClientError(
-            f"{response.request.url} answered with something that is no {model.__name__}.",
-            remedy="Check the address, and that service and client are of one version.",
-        ) from error
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    if response.headers.get("content-type", "").startswith(MEDIA_TYPE):
-        try:
-            raise ApiProblem(Problem.model_validate_json(response.content))
-        except ValidationError:
-            pass  # not a problem after all: told in its own words below
-    text = "" if response.request.method == "HEAD" else response.text[:500]
-    title = response.reason_phrase or "no success"
-    raise ApiProblem(Problem(title=title, status=response.status_code, detail=text))
-
-
-def _unreachable(url: str, error: httpx.TransportError) -> Unreachable:
-    return Unreachable(
-        f"No answer from {url} ({error or type(error).__name__}).",
-        remedy="Start the service with `crosskd up`, or name its address with --url or CROSSKD_URL.",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +11,23 @@ import typer
 import yaml
 
 from client import specs, tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, console, goes_on, read_preset, show_all
+from client.commands.shared import (
+    FAILED,
+    AsJson,
+    JobId,
+    Url,
+    connect,
+    console,
+    goes_on,
+    read_preset,
+    show_all,
+    tell_notes,
+    warn,
+)
 from client.references import resolved_in
 from client.sdk import Client
-from client.visible import visible
 from client.watch import best, follow
-from wire.jobs import DataWarning, Job
+from wire.jobs import DryRun, Job
 
 app = typer.Typer()
 
@@ -84,21 +94,22 @@ def submit(
         )
         job = resolved_in(job, client.resolve)
         if dry_run:
-            dry = client.dry_run(job)
-            _tell(dry.notes)
-            warn(dry.warnings)
-            told = {"spec_version", "notes", "warnings"}
-            resolved = dry.model_dump(mode="json", exclude=told)  # it can be posted again
-            print(
-                json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end=""
-            )
+            _show_plan(client.dry_run(job), as_json)
             return
         created = client.create_job(job)
-        _tell(created.notes)
+        tell_notes(created.notes)
         warn(created.warnings)
         print(created.id, flush=True)
         if watch:
             _follow(client, created.id)
+
+
+def _show_plan(dry: DryRun, as_json: bool) -> None:
+    """The job as it would be stored, in a form that can be posted again."""
+    tell_notes(dry.notes)
+    warn(dry.warnings)
+    resolved = dry.model_dump(mode="json", exclude={"spec_version", "notes", "warnings"})
+    print(json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end="")
 
 
 def _follow(client: Client, job: str) -> None:
@@ -115,12 +126,6 @@ def _state(job: Job) -> None:
     asked = {"cancel": job.cancel_requested_at, "stop": job.stop_requested_at, "pause": job.pause_requested_at}
     verbs = [verb for verb, at in asked.items() if at is not None and job.status == "running"]
     print(f"{job.id}: {job.status}" + (f", asked to {' and '.join(verbs)}" if verbs else ""))
-
-
-def _tell(notes: list[str]) -> None:
-    """Beside the output, which is read by programs too."""
-    for note in notes:
-        typer.echo(visible(note), err=True)
 
 
 @app.command("jobs")
@@ -207,12 +212,6 @@ def read_source(client: Client, source: str) -> dict[str, Any]:
     if source in specs.OF_WEIGHTS and not Path(source).is_file():
         return {"kind": source, "spec": {}}
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
-
-
-def warn(warnings: Iterable[DataWarning]) -> None:
-    """On the error stream, so that an id or a specification on the other stays alone."""
-    for warning in warnings:
-        print(tables.warning_line(warning), file=sys.stderr)
 
 
 def finish(job: Job) -> None:

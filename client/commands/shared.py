@@ -12,11 +12,15 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from client import tables
 from client.errors import ClientError
-from client.sdk import DEFAULT_URL, Client
+from client.sdk import Client
 from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
+from client.transport import DEFAULT_URL
+from client.visible import visible
 from crosskd.spec.nearest import did_you_mean
+from wire.jobs import DataWarning
 
 FAILED = 1
 INTERRUPTED = 130
@@ -82,3 +86,15 @@ def show_tables(tables: Iterable[Table]) -> None:
     screen = wide_console()
     for table in tables:
         screen.print(table)
+
+
+def tell_notes(lines: Iterable[str]) -> None:
+    """Beside the output, which is read by programs too."""
+    for line in lines:
+        typer.echo(visible(line), err=True)
+
+
+def warn(warnings: Iterable[DataWarning]) -> None:
+    """On the error stream, so that an id or a specification on the other stays alone."""
+    for warning in warnings:
+        print(tables.warning_line(warning), file=sys.stderr)

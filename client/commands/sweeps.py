@@ -11,7 +11,6 @@ import typer
 
 from client import sweep_tables, sweep_watch
 from client import sweeps as orders
-from client.commands.jobs import warn
 from client.commands.shared import (
     FAILED,
     AsJson,
@@ -21,7 +20,9 @@ from client.commands.shared import (
     goes_on,
     read_preset,
     show_all,
+    tell_notes,
     terminal_width,
+    warn,
     wide_console,
 )
 from client.references import is_beginning, resolved_in
@@ -54,7 +55,7 @@ def sweep(
             _show_plan(client.dry_run_sweep(order))
             return
         created = client.create_sweep(order)
-        _tell(created.notes)
+        tell_notes(created.notes)
         warn(created.warnings)
         print(created.id, flush=True)
         if watch:
@@ -101,7 +102,7 @@ def distill(
             _show_plan(plan)
             return
         warn(plan.warnings)
-        _tell([*plan.notes, *sweep_tables.plan_lines(plan)])
+        tell_notes([*plan.notes, *sweep_tables.plan_lines(plan)])
         created = client.create_sweep(order)
         print(created.id, flush=True)
         _follow(client, created.id)
@@ -186,14 +187,8 @@ def _acted(sweep: Sweep) -> None:
     print(f"{sweep.id}: {sweep.status} ({told})")
 
 
-def _tell(lines: list[str]) -> None:
-    """Beside the output, which is read by programs too."""
-    for line in lines:
-        typer.echo(visible(line), err=True)
-
-
 def _show_plan(plan: SweepDryRun) -> None:
-    _tell([*plan.notes, *sweep_tables.plan_lines(plan)])
+    tell_notes([*plan.notes, *sweep_tables.plan_lines(plan)])
     warn(plan.warnings)
     show_all(plan.jobs, sweep_tables.plan_table, as_json=False)
 

@@ -248,7 +248,8 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The client's waits, which take no time here; each look at the clock takes a millisecond."""
     waits, looks = list[float](), count()
     clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits) + 0.001 * next(looks))
-    monkeypatch.setattr("client.sdk.time", clock)
+    for module in ("sdk", "transport"):
+        monkeypatch.setattr(f"client.{module}.time", clock)
     return waits
 
 
