@@ -42,6 +42,10 @@ test-slow: $(DEV) ## Run the tests that take minutes
 test-faults: $(DEV) ## Run the service under injected faults: docs/reliability.md
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m faults tests/faults
 
+.PHONY: test-browser
+test-browser: $(DEV) ## Try the pages in Chromium (Debian: apt-get install chromium)
+	OMP_NUM_THREADS=1 $(PYTEST) -m browser --timeout 900 tests/browser
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and import contracts
 	$(BIN)/ruff check

@@ -5,6 +5,8 @@ the worker token           claims jobs, keeps leases, reads artifacts; its sha25
 an attempt token  `cka_…`  reports for one attempt while that lives; its sha256 stands beside the attempt
 nobody                     everything, but only from this very machine, and only where `CROSSKD_AUTH` is `loopback`
 
+A browser that has signed in with an API token shows a cookie in its place (`api/browser_sessions.py`).
+
 A GET needs `read`, as a prediction does, the rest `write`, and administration `admin`. `authenticate` is called by the
 class of the routes (`api/http/authenticated.py`), before anything of a body is read: nobody without a token can make
 the API work.
@@ -23,7 +25,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 
-from api.database import Database
+from api import browser_sessions
+from api.database import Database, Session
 from api.errors import Forbidden, Unauthorized
 from api.models import ID, ApiToken, Attempt
 from api.settings import Settings
@@ -42,7 +45,10 @@ IMPLIED_SCOPES: dict[Scope, frozenset[Scope]] = {
 WORKER_PATHS = "/worker/"
 ADMIN_PATHS = ("/tokens", "/audit")
 # What a probe or a browser asks before it can show a token. None of it tells of a job.
-PUBLIC_PATHS = frozenset({"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc"})
+PUBLIC_PATHS = frozenset(
+    {"/health", "/ready", "/docs", "/docs/oauth2-redirect", "/redoc", "/sign-in", "/sign-out", "/"}
+)
+PAGES = "/web/"  # the pages themselves tell of no job: what they show, they ask for
 # Nothing is made or changed: who may download a model may also ask it, and a queue bounds the work.
 READING_PATHS = frozenset({"/jobs/{job}/predict"})
 WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
@@ -89,7 +95,7 @@ async def authenticate(request: Request) -> None:
     path = request.scope["route"].path
     if path.startswith(WORKER_PATHS):
         await _authenticate_worker(request, await _worker_bearer(request))
-    elif path not in PUBLIC_PATHS:
+    elif not is_public(path):
         await _authenticate_client(request, path, await _api_bearer(request))
     request.state.authenticated = True
 
@@ -113,9 +119,14 @@ async def _authenticate_client(request: Request, path: str, credentials: HTTPAut
         )
 
 
+def is_public(path: str) -> bool:
+    """Whether everybody may call the route of this path."""
+    return path in PUBLIC_PATHS or path.startswith(PAGES)
+
+
 def security(settings: Settings, path: str) -> list[dict[str, list[str]]]:
     """What a path asks for, in OpenAPI's words; an empty alternative is this machine, where that needs no token."""
-    if path in PUBLIC_PATHS:
+    if is_public(path):
         return []
     if path.startswith(WORKER_PATHS):
         return [{"worker": []}]
@@ -134,6 +145,11 @@ async def _caller_of(request: Request, path: str, credentials: HTTPAuthorization
     if credentials is None:
         if "authorization" in request.headers:  # who shows something means it: an empty token is no caller's either
             raise Unauthorized("what `Authorization` says is no token", remedy="Send `Authorization: Bearer <token>`.")
+        if secret := request.cookies.get(browser_sessions.COOKIE):
+            signed_in = await run_in_threadpool(_look_up_session, request.app.state.database, secret)
+            if signed_in is not None:
+                browser_sessions.refuse_foreign(request)
+                return signed_in
         if settings.auth == "loopback" and is_local(request):
             return LOCAL
         raise Unauthorized(
@@ -148,15 +164,27 @@ async def _caller_of(request: Request, path: str, credentials: HTTPAuthorization
     return caller
 
 
+def live_token(session: Session, secret: str) -> ApiToken | None:
+    """The API token whose secret this is; None if it is unknown, revoked or expired."""
+    token = session.scalar(select(ApiToken).where(ApiToken.sha256 == digest(secret)))
+    return token if token is not None and token.is_live(session.now()) else None
+
+
 def _look_up(database: Database, secret: str) -> Caller | None:
     with database.reading() as session:
-        token = session.scalar(select(ApiToken).where(ApiToken.sha256 == digest(secret)))
-        if token is None or token.revoked_at is not None:
-            return None
-        if token.expires_at is not None and token.expires_at <= session.now():
-            return None
-        granted = [IMPLIED_SCOPES[scope] for scope in token.scopes]
-        return Caller(token.owner, frozenset().union(*granted), token.id)
+        token = live_token(session, secret)
+        return None if token is None else _holder(token)
+
+
+def _look_up_session(database: Database, secret: str) -> Caller | None:
+    with database.reading() as session:
+        token = browser_sessions.token_of(session, digest(secret))
+        return None if token is None else _holder(token)
+
+
+def _holder(token: ApiToken) -> Caller:
+    granted = [IMPLIED_SCOPES[scope] for scope in token.scopes]
+    return Caller(token.owner, frozenset().union(*granted), token.id)
 
 
 def is_local(request: Request) -> bool:

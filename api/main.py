@@ -43,6 +43,7 @@ from api.routes import (
     observability,
     predict,
     reports,
+    sign_in,
     sweeps,
     system,
     tokens,
@@ -59,6 +60,7 @@ from api.services.operations.prometheus import DatabaseCollector
 from api.settings import Settings, SettingsError, load
 from api.storage import Storage
 from api.stores.choose import open_storage
+from api.web import pages
 from wire import tracing
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,8 @@ PARTS = (
     audit,
     compare,
     predict,
+    sign_in,
+    pages,
 )
 
 

@@ -75,6 +75,7 @@ class Job(Base):
         Index("uq_jobs_retried_from", "retried_from", unique=True),
         Index("ix_jobs_owner_status_id", "owner", "status", "id"),
         Index("ix_jobs_name_id", "name", "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
@@ -384,6 +385,20 @@ class ApiToken(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+    def is_live(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
+
+
+class BrowserSession(Base):
+    """A browser that is signed in with a token. The cookie's secret is not kept."""
+
+    __tablename__ = "browser_sessions"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token_id: Mapped[str] = mapped_column(String(32), ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Webhook(Base):

@@ -181,9 +181,7 @@ def is_token_valid(database: Database, caller: Caller) -> bool:
         return True
     with database.reading() as session:
         token = session.get(ApiToken, caller.token_id)
-        if token is None or token.revoked_at is not None:
-            return False
-        return token.expires_at is None or token.expires_at > session.now()
+        return token is not None and token.is_live(session.now())
 
 
 def _token_id(scope: Scope) -> str | None:

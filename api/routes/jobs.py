@@ -23,6 +23,7 @@ from api.services.submission import validation
 from api.services.submission.submit import submit
 from wire.faults import at_what_was_sent
 from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
+from wire.kinds import Kind
 from wire.tokens import ME, OWNER_PATTERN
 
 
@@ -133,6 +134,7 @@ def list_jobs(
         str | None,
         Query(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]+$", description="Exactly this name."),
     ] = None,
+    kind: Annotated[Kind | None, Query(description="Jobs of this kind alone.")] = None,
     prefix: Annotated[
         str | None,
         Query(alias="id", pattern=rf"^[0-9a-f]{{{SHORTEST_PREFIX},32}}$", description="An id, or its beginning."),
@@ -146,7 +148,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200, description="Jobs in a page.")] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, prefix)
+    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, kind, prefix)
     return listing.page(session, wanted, after=after, limit=limit)
 
 

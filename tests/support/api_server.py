@@ -20,7 +20,8 @@ from api.models import Base
 from api.settings import Settings
 from client import specs
 from client.sdk import Client
-from client.stack.services import HOST
+from client.stack.services import HOST, free_port
+from tests.support.coco_files import write_spec
 from tests.support.evaluations import EVALUATION
 from tests.support.waiting import until
 from tests.support.worker_calls import DIGEST, Worker
@@ -70,13 +71,23 @@ def digest_of(content: bytes) -> dict[str, str]:
 
 
 @contextmanager
-def serve(home: Path, port: int) -> Iterator[str]:
+def served(home: Path, **settings: Any) -> Iterator[Service]:
+    """An API on a home with a data root and a place for artifacts, until the block ends."""
+    (home / "data").mkdir()
+    (home / "artifacts").mkdir()
+    with serve(home, free_port(0), **settings) as url, httpx.Client(base_url=url, trust_env=False) as http:
+        yield Service(url, write_spec(home / "data"), http)
+
+
+@contextmanager
+def serve(home: Path, port: int, **changes: Any) -> Iterator[str]:
     """The API on `home` and `port`, in a thread, until the block ends; its address."""
     settings = Settings(
         home=home,
         database_url=f"sqlite:///{home / 'crosskd.db'}",
         worker_token_sha256=DIGEST,
         relay="external",  # nothing is dispatched here: the test itself is the worker
+        **changes,
     )
     engine = create_engine(settings.database_url)
     Base.metadata.create_all(engine)

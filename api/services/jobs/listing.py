@@ -1,9 +1,9 @@
 """A page of jobs that costs as much among a million as among a hundred, wherever it lies.
 
 Jobs are found by ranges of indexes that are in the order of ids: of the label, of the status, of owner and status, of
-the name, and of the ids themselves. A single filter is such a range (or one for each status, merged). Of several, the
-one with the fewest jobs is gone through, and the others are held against its jobs; which has the fewest is counted only
-up to `_FEW`.
+the name, of the kind, and of the ids themselves. A single filter is such a range (or one for each status, merged). Of
+several, the one with the fewest jobs is gone through, and the others are held against its jobs; which has the fewest is
+counted only up to `_FEW`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Wanted:
     labels: Sequence[str] = ()  # `key=value`
     owner: str | None = None
     name: str | None = None
+    kind: str | None = None
     prefix: str | None = None  # hex digits with which the id begins
 
 
@@ -59,6 +60,8 @@ def page(session: Session, wanted: Wanted, *, after: str | None, limit: int) -> 
         filters.append(_of_state(wanted.owner, wanted.statuses, below))
     if wanted.name is not None:
         filters.append(_of_jobs(Job.name == wanted.name, below))
+    if wanted.kind is not None:
+        filters.append(_of_jobs(Job.kind == wanted.kind, below))
     if wanted.prefix is not None:
         first, last = (wanted.prefix.ljust(ID_LENGTH, digit) for digit in "0f")
         filters.append(_of_jobs(Job.id.between(first, last), below))

@@ -1,0 +1,98 @@
+// What keeps a page up to date: asking again while somebody looks, and a job's events without gap or double.
+
+import { byId, fill } from "./dom.js";
+import { get, ProblemError, Unreachable } from "./api.js";
+
+const LONGEST_MILLISECONDS = 30_000;
+
+/** Tell at the page's foot that the service does not answer; with null, that it does again. */
+export function tellConnection(text) {
+  const place = byId("connection");
+  place.hidden = text === null;
+  if (text !== null) fill(place, text);
+}
+
+/**
+ * Call `work` now and again `milliseconds` after it is done, while the page is seen; less often while it fails.
+ * @returns {{now: () => void, stop: () => void}} `now` asks at once.
+ */
+export function repeat(work, milliseconds) {
+  let timer = null, stopped = false, running = false, wait = milliseconds, again = false;
+  async function run() {
+    if (stopped || document.hidden) return;
+    if (running) {
+      again = true;
+      return;
+    }
+    clearTimeout(timer);
+    running = true;
+    try {
+      await work();
+      wait = milliseconds;
+      tellConnection(null);
+    } catch (error) {
+      wait = Math.min(LONGEST_MILLISECONDS, 2 * wait);
+      if (error instanceof Unreachable) tellConnection("The service does not answer. Trying again …");
+      else if (error.name !== "AbortError") console.error(error);
+    } finally {
+      running = false;
+    }
+    if (!stopped) timer = setTimeout(run, again ? 0 : wait);
+    again = false;
+  }
+  document.addEventListener("visibilitychange", run);
+  run();
+  return { now: run, stop: () => { stopped = true; clearTimeout(timer); } };
+}
+
+/**
+ * Follow a job's events behind number `after`. `handlers` by kind: transition, metrics, evaluation, log; each gets
+ * (data, number). The browser comes back by itself with the last number it has seen; where an answer forbids that (a
+ * server that starts, too many streams) it is asked again here. `onend()` when nothing more can come.
+ * @returns {() => void} stops following
+ */
+export function follow(job, after, handlers, onend = () => {}) {
+  let source = null, last = after, stopped = false, wait = 1000;
+  const kinds = Object.keys(handlers).map((kind) => `kind=${kind}`).join("&");
+
+  function open() {
+    if (stopped) return;
+    source = new EventSource(`/jobs/${job}/events?after=${last}&${kinds}`);
+    source.onopen = () => {
+      wait = 1000;
+      tellConnection(null);
+    };
+    for (const [kind, handle] of Object.entries(handlers)) {
+      source.addEventListener(kind, (event) => {
+        const number = Number(event.lastEventId);
+        if (number <= last) return;
+        last = number;
+        handle(JSON.parse(event.data), number);
+      });
+    }
+    source.onerror = () => {
+      if (source.readyState === EventSource.CLOSED) comeBack();  // 204, or an answer that is no stream
+      else tellConnection("The connection is lost. Trying again …");
+    };
+  }
+
+  async function comeBack() {
+    source.close();
+    if (stopped) return;
+    try {
+      const found = await get(`/jobs/${job}`);
+      tellConnection(null);
+      if (found.finished_at && last >= found.last_event) return onend();
+    } catch (error) {
+      if (error instanceof ProblemError && error.status === 404) return onend();
+    }
+    wait = Math.min(LONGEST_MILLISECONDS, 2 * wait);
+    setTimeout(open, wait);
+  }
+
+  open();
+  return () => {
+    stopped = true;
+    source?.close();
+  };
+}
