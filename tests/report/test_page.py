@@ -33,14 +33,13 @@ def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:
         assert f'id="chart-{name}"' in html
         jsonschema.validate(spec, schema.core.load_schema())
     for channel in ("x", "y"):
-        assert drawn["cost"]["layer"][0]["encoding"][channel]["scale"]["domain"][0] == 0
+        assert drawn["cost"]["encoding"][channel]["scale"]["domainMin"] == 0
 
 
 def test_the_losses_are_drawn_without_the_learning_rate_and_with_what_is_not_finite(html: str) -> None:
-    rows = [row for values in specs(html)["losses"]["layer"] for row in values.get("data", {}).get("values", [])]
-    rows += specs(html)["losses"].get("data", {}).get("values", [])
-    assert {row["term"] for row in rows} == {"loss", "crosskd_cls"}
-    assert {row["value"] for row in rows if "value" in row} == {"NaN"}
+    rows = specs(html)["losses"]["datasets"]
+    assert {row["term"] for row in rows["losses"]} == {"loss", "crosskd_cls"}
+    assert {row["value"] for row in rows["broken"]} == {"NaN"}
 
 
 def test_it_needs_nothing_else_and_obeys_no_text(html: str) -> None:
