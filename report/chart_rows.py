@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from wire.job_report import ReportedDetector, ReportedNumber
+from wire.job_report import JobReport, ReportedDetector, ReportedNumber
 from wire.reports import Evaluation, MetricBucket, MetricBuckets
 
 Rows = dict[str, list[dict[str, Any]]]
+
+# The charts of one series of a training: the key among its metrics.
+SERIES: Final = {
+    "learning_rate": "lr",
+    "throughput": "images_per_second",
+    "steps_per_second": "steps_per_second",
+    "gradient_norm": "grad_norm",
+    "memory": "memory_mib",
+}
 
 MOST_CLASSES = 40  # of a chart; the table has all
 
@@ -20,6 +29,20 @@ MOST_CLASSES = 40  # of a chart; the table has all
 NOT_LOSSES = frozenset(
     {"lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"}
 )
+
+
+def of_job(report: JobReport) -> dict[str, Rows]:
+    """By the names of `report.charts`; only charts that have a row."""
+    titles: dict[str, str] = {one.role: one.title for one in report.detectors}
+    known = {
+        "losses": losses(report.losses),
+        "ap": average_precision(report.evaluations),
+        "classes": classes(report.classes, titles),
+        "curves": precision_over_recall(report.detectors),
+        "cost": cost(report.detectors),
+        **{name: series(report.losses, key) for name, key in SERIES.items()},
+    }
+    return {name: rows for name, rows in known.items() if any(rows.values())}
 
 
 def losses(buckets: MetricBuckets) -> Rows:

@@ -13,14 +13,13 @@ from report import result_charts, sweep_charts, training_charts
 from report.chart_parts import AnyChart
 from report.chart_rows import Rows
 
-# The one series of these: its key among a job's metrics, and what it is called, with its unit.
-SERIES: Final = {
-    "learning_rate": ("lr", "learning rate"),
-    "throughput": ("images_per_second", "images per second"),
-    "steps_per_second": ("steps_per_second", "optimizer steps per second"),
-    "gradient_norm": ("grad_norm", "norm of the gradient"),
-    "memory": ("memory_mib", "memory (MiB)"),
-}
+_UNITS: Final = {
+    "learning_rate": "learning rate",
+    "throughput": "images per second",
+    "steps_per_second": "optimizer steps per second",
+    "gradient_norm": "norm of the gradient",
+    "memory": "memory (MiB)",
+}  # of those that draw one series (`SERIES`)
 
 _CHARTS: dict[str, Callable[[], AnyChart]] = {
     "losses": training_charts.losses,
@@ -36,7 +35,7 @@ _CHARTS: dict[str, Callable[[], AnyChart]] = {
     "sweep_classes": sweep_charts.classes,
 }
 
-NAMES: Final = (*_CHARTS, *SERIES)
+NAMES: Final = (*_CHARTS, *_UNITS)
 
 
 def drawing(name: str) -> dict[str, Any]:
@@ -52,4 +51,4 @@ def chart(name: str, rows: Rows) -> AnyChart:
 
 
 def _chart(name: str) -> AnyChart:
-    return training_charts.series(SERIES[name][1]) if name in SERIES else _CHARTS[name]()
+    return training_charts.series(_UNITS[name]) if name in _UNITS else _CHARTS[name]()

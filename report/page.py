@@ -12,12 +12,15 @@ from report.chart_rows import Rows
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
 
-# What a browser may do with a report that the service itself answers: run its script (Vega compiles its expressions),
-# apart from the service's own address and pages. A file that is opened from a disk has no such header and needs none.
+# What a browser may do with a report that the service itself answers: run its script, apart from the service's own
+# address and pages. The script compiles no text: Vega interprets its expressions (`ast`). A file that is opened from a
+# disk has no such header and needs none.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox allow-scripts allow-downloads"
 )
+
+_OF_JOB = ("losses", "ap", "classes", "curves", "cost")  # the charts that have a place on a job's page
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("report"),
@@ -31,30 +34,14 @@ _templates = jinja2.Environment(
 def job_page(report: JobReport) -> str:
     """The page of a job's report."""
     titles: dict[str, str] = {one.role: one.title for one in report.detectors}
-    drawn: dict[str, Rows] = {}
-    if report.losses.items:
-        drawn["losses"] = chart_rows.losses(report.losses)
-    if any(row.model == "student" for row in report.evaluations):
-        drawn["ap"] = chart_rows.average_precision(report.evaluations)
-    if report.classes:
-        drawn["classes"] = chart_rows.classes(report.classes, titles)
-    if any(one.curves is not None for one in report.detectors):
-        drawn["curves"] = chart_rows.precision_over_recall(report.detectors)
-    if any(one.milliseconds is not None and one.metrics is not None for one in report.detectors):
-        drawn["cost"] = chart_rows.cost(report.detectors)
+    found = chart_rows.of_job(report)
+    drawn = {name: found[name] for name in _OF_JOB if name in found}
     return _page("job.html", drawn, report=report, titles=titles)
 
 
 def sweep_page(sweep: Sweep) -> str:
     """The page of a sweep's report."""
-    drawn: dict[str, Rows] = {}
-    if any(result.difference is not None for result in sweep.results):
-        drawn["differences"] = sweep_rows.differences(sweep)
-    if any(result.ap is not None for result in sweep.results):
-        drawn["sweep_ap"] = sweep_rows.average_precision(sweep)
-    classes = sweep_rows.by_class(sweep)
-    if classes:
-        drawn["sweep_classes"] = sweep_rows.classes(sweep)
+    drawn, classes = sweep_rows.of_sweep(sweep), sweep_rows.by_class(sweep)
     return _page("sweep.html", drawn, sweep=sweep, classes=classes)
 
 

@@ -6,6 +6,16 @@ from report.chart_rows import MOST_CLASSES, Rows
 from wire.sweeps import Spread, Sweep
 
 
+def of_sweep(sweep: Sweep) -> dict[str, Rows]:
+    """By the names of `report.charts`; only charts that have a row."""
+    known = {
+        "differences": differences(sweep),
+        "sweep_ap": average_precision(sweep),
+        "sweep_classes": classes(sweep),
+    }
+    return {name: rows for name, rows in known.items() if any(rows.values())}
+
+
 def differences(sweep: Sweep) -> Rows:
     return {
         "differences": [

@@ -46,7 +46,7 @@ ROWS: dict[str, Rows] = {
         "teacher": [{"AP": 0.5}],
     },
     "sweep_classes": {"classes": [{"class": "cat", "arm": "kd", "AP": 0.3}]},
-    **dict.fromkeys(charts.SERIES, SERIES),
+    **dict.fromkeys(chart_rows.SERIES, SERIES),
 }
 
 
