@@ -57,6 +57,23 @@ def test_every_arm_and_seed_becomes_a_job(client: TestClient, spec: dict[str, An
         f"/sweeps/{sweep['id']}"
     ).json()
     assert any("no worker on the CPU" in note for note in sweep["notes"])
+    assert not any("no interval" in note for note in sweep["notes"])
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": [1]}, True),
+        ({"seeds": [1], "arms": {"alone": {}}}, False),  # nothing to compare
+        ({"seeds": [1], "grid": {"optimizer.momentum": [0.8, 0.9]}}, False),  # two pairs for each arm
+    ],
+)
+def test_one_pair_for_each_arm_is_told_to_have_no_interval(
+    client: TestClient, spec: dict[str, Any], changes: dict[str, Any], told: bool
+) -> None:
+    plan = client.post("/sweeps?dry_run=true", json=order(spec, **changes)).json()
+    assert any("one pair for each arm, which has no interval" in note for note in plan["notes"]) is told
 
 
 @ONE_DATABASE
