@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 
 import jsonschema
 import pytest
@@ -67,3 +68,23 @@ def test_the_model_card_has_the_hubs_front_matter_and_shows_text_as_text() -> No
     assert "<script>" not in text
     assert "| AP | 0.400 | 0.350 |" in text
     assert text.count("\n# ") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/home/ann/data/coco/train.json", "coco/train.json"),
+        ("/home/ann/data/inner/train.json", "train.json"),
+        ("/home/ann/weights/teacher.pth", "teacher.pth"),
+        ("/home/ann/data", "data"),
+        ("train.json", "train.json"),
+    ],
+)
+def test_a_card_names_files_as_they_lie_below_their_roots(path: str, told: str) -> None:
+    roots = [PurePosixPath(root) for root in ("/", "/home/ann/data", "/home/ann/data/inner")]
+    job = records.failed(f"'{path}' is broken: see https://example.org/home/x")
+    job = job.model_copy(update={"spec": {"data": {"train": [{"annotations": path}]}}})
+    card = model_card(build(Record(job)), roots)
+    assert "/home/ann" not in card
+    assert f"annotations: {told}\n" in card
+    assert f"'{told}' is broken: see https://example.org/home/x" in card
