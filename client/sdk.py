@@ -11,14 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel
 
-from client import audit, predict, references
+from client import audit, charts, predict, references
 from client.events import StreamLost, stream
 from client.transport import Transport, checked, parse, unreachable
 from crosskd.spec.predictions import Predictions
@@ -34,6 +34,9 @@ from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
 from wire.system import Health, PresetList
+
+if TYPE_CHECKING:
+    from report.chart_parts import AnyChart
 
 COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # others may be computed first
 PAGE = 100  # jobs asked for at once
@@ -265,6 +268,18 @@ class Client(Transport):
     def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
         """What the arms of a sweep reached, as a page that needs nothing else."""
         return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+
+    def chart(self, job: str, name: str = "loss", *, alone: str | None = None) -> AnyChart:
+        """A chart of a job, as Altair's: a notebook shows it. It needs `pip install 'crosskd[charts]'`.
+
+        `name`: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost.
+        Raises: `ClientError` for another name, and where the job has nothing to draw for it.
+        """
+        return charts.of_job(self.report(job, alone=alone), name)
+
+    def sweep_chart(self, sweep: str, name: str = "differences") -> AnyChart:
+        """As `chart`, of a sweep: differences, sweep_ap, sweep_classes."""
+        return charts.of_sweep(self.sweep(sweep), name)
 
     def _text(self, path: str, media_type: str, **params: Any) -> str:
         return self._send("GET", path, params=params, headers={"accept": media_type}).text

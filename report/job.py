@@ -26,6 +26,7 @@ class Record:
     losses: MetricBuckets = field(default_factory=lambda: MetricBuckets(width=1, items=[]))
     artifacts: Sequence[Artifact] = ()
     carried: Mapping[Model, Evaluation] = field(default_factory=dict)  # of a retry: from before its start
+    sweep: str | None = None  # the id of the sweep that it is a job of
 
 
 def build(record: Record, alone: Record | None = None) -> JobReport:
@@ -38,7 +39,7 @@ def build(record: Record, alone: Record | None = None) -> JobReport:
     ap = {role: value for role, value in known.items() if value is not None}
     classes = [_class_row(name, detectors, compared) for name in (student.per_class if student else {})]
     return JobReport(
-        verdict=_verdict(record.job, ap, measured=student is not None and student.metrics is not None),
+        verdict=_verdict(record, ap, measured=student is not None and student.metrics is not None),
         job=record.job,
         detectors=detectors,
         compared_with=compared,
@@ -138,7 +139,8 @@ def _losers_first(row: ReportedNumber) -> tuple[bool, float, str]:
     return row.difference is None, order, row.name
 
 
-def _verdict(job: Job, ap: Mapping[Role, float], *, measured: bool) -> str:
+def _verdict(record: Record, ap: Mapping[Role, float], *, measured: bool) -> str:
+    job = record.job
     if job.status == "failed":
         return f"The job has failed: {job.failure.message if job.failure else 'nothing is known of why'}"
     if job.status == "cancelled":
@@ -156,14 +158,22 @@ def _verdict(job: Job, ap: Mapping[Role, float], *, measured: bool) -> str:
     if alone is not None:
         return (
             f"{told}; the same student alone {alone:.3f}, a difference of {student - alone:+.3f}. "
-            "One pair of runs cannot tell a gain from chance: a sweep over several seeds can (POST /sweeps)."
+            f"One pair of runs cannot tell a gain from chance: {_sweep_can(record.sweep)}."
         )
+    if job.kind == "distill" and record.sweep is not None:
+        return f"{told}. Whether distilling has helped cannot be told from this job: {_sweep_can(record.sweep)}."
     if job.kind == "distill":
         return (
             f"{told}. Whether distilling has helped cannot be told from this job: it needs the same student without "
             "the teacher, over several seeds (POST /sweeps, or crosskd distill --data DIR)."
         )
     return f"{told}."
+
+
+def _sweep_can(sweep: str | None) -> str:
+    if sweep is None:
+        return "a sweep over several seeds can (POST /sweeps)"
+    return f"its sweep compares all of its seeds (GET /sweeps/{sweep}/report, or crosskd report {sweep})"
 
 
 def _missing(record: Record, detectors: Sequence[ReportedDetector]) -> list[str]:

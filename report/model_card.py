@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 import yaml
@@ -13,11 +16,16 @@ from wire.job_report import JobReport, ReportedDetector
 _TASK = "object-detection"
 _NONE = "-"
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in "&\\`*_[]<>|#"}
+_LOCAL = re.compile(r"(?<![\w./:])/[^\s'\"`,;:]+")  # an absolute path within a sentence
 _METRICS = {"AP": "mAP", "AP50": "mAP50", "AP75": "mAP75"}
 
 
-def model_card(report: JobReport) -> str:
-    """Front matter with the results in the hub's form, then the same for people."""
+def model_card(report: JobReport, roots: Sequence[PurePath] = ()) -> str:
+    """Front matter with the results in the hub's form, then the same for people.
+
+    A card is published: files are named as they lie below `roots`, the folders that data may come from, and any other
+    by its last name alone.
+    """
     student = report.detectors[-1]
     parts = [
         "---",
@@ -26,11 +34,11 @@ def model_card(report: JobReport) -> str:
         "",
         f"# {_plain(report.job.name)}",
         "",
-        _plain(report.verdict),
+        _plain(_LOCAL.sub(lambda path: _published(path[0], roots), report.verdict)),
         "",
         *_use(report),
         *_results(report),
-        *_training(report),
+        *_training(report, roots),
     ]
     return "\n".join(parts) + "\n"
 
@@ -107,7 +115,8 @@ def _results(report: JobReport) -> list[str]:
     ]
 
 
-def _training(report: JobReport) -> list[str]:
+def _training(report: JobReport, roots: Sequence[PurePath]) -> list[str]:
+    spec = _spec_published(report.job.spec, roots)
     versions = ", ".join(f"{_plain(name)} {_plain(value)}" for name, value in report.versions.items())
     digests = [f"- {_plain(name)}: `{_plain(digest)}`" for name, digest in report.digests.items()]
     return [
@@ -119,10 +128,26 @@ def _training(report: JobReport) -> list[str]:
         *(["sha256:", "", *digests, ""] if digests else []),
         "<details><summary>Specification</summary>",
         "",
-        *(f"    {line}" for line in yaml.safe_dump(report.job.spec, sort_keys=False, allow_unicode=True).splitlines()),
+        *(f"    {line}" for line in yaml.safe_dump(spec, sort_keys=False, allow_unicode=True).splitlines()),
         "",
         "</details>",
     ]
+
+
+def _spec_published(value: Any, roots: Sequence[PurePath]) -> Any:
+    """The specification without the folders of this machine."""
+    if isinstance(value, dict):
+        return {key: _spec_published(inner, roots) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_spec_published(inner, roots) for inner in value]
+    return _published(value, roots) if isinstance(value, str) and value.startswith("/") else value
+
+
+def _published(path: str, roots: Sequence[PurePath]) -> str:
+    """As it lies below the innermost of the roots, or its last name."""
+    local = PurePosixPath(path)
+    below = [local.relative_to(root) for root in roots if root != root.parent and local.is_relative_to(root)]
+    return str(min(below, key=lambda one: len(one.parts))) if below and local not in roots else local.name
 
 
 def _plain(text: str) -> str:

@@ -1,134 +1,77 @@
-"""Charts of a sweep: what each arm reached, and by how much it differs from the baseline, with error bars."""
+"""Drawings of a sweep: what each arm reached, and by how much it differs from the baseline, with error bars.
+
+Each says which rows it wants, by the name of their data set. Arms stand in the order of the rows.
+"""
 
 from __future__ import annotations
 
 import altair as alt
 
-from report.charts import COLOURS, MOST_CLASSES, WIDTH, AnyChart
-from wire.sweeps import Spread, Sweep
+from report import palette
+from report.chart_parts import AnyChart, by_row, over, series_colour
 
-_FIGURES = ("difference", "low", "high")
-STEP = 36  # pixels for each arm
-OUTCOME_COLOURS = {"helps": "#1b7837", "hurts": "#b2182b", "not shown": "#7f7f7f"}
+ARM_STEP = 36  # pixels for each arm
 
 
-def differences(sweep: Sweep) -> AnyChart:
-    """Each arm less the baseline in AP points, with the 95 % interval of the mean; a line marks no difference."""
-    rows = [
-        {
-            "arm": result.arm,
-            "difference": 100 * result.difference.mean,
-            "low": None if result.difference.low is None else 100 * result.difference.low,
-            "high": None if result.difference.high is None else 100 * result.difference.high,
-            "pairs": result.difference.pairs,
-            "verdict": result.verdict.outcome,
-        }
-        for result in sweep.results
-        if result.difference is not None and result.verdict is not None
-    ]
-    outcomes = list(OUTCOME_COLOURS)
-    base = alt.Chart(alt.Data(values=rows)).encode(
+def differences() -> AnyChart:
+    """Each arm less the baseline, with the 95 % interval of the mean; a line marks no difference.
+
+    `differences`: a row for each arm but the baseline {arm, difference: in AP points (hundredths), low and high: its
+    interval, or null, pairs: how many pairs of the same seed, verdict: "helps", "hurts" or "not shown"}.
+    """
+    scale = alt.Scale(domain=list(palette.OUTCOMES), range=list(palette.OUTCOMES.values()))
+    base = over("differences").encode(
         y=alt.Y("arm:N", title="arm", sort=None),
-        color=alt.Color(
-            "verdict:N", scale=alt.Scale(domain=outcomes, range=list(OUTCOME_COLOURS.values())), title="verdict"
-        ),
+        color=alt.Color("verdict:N", scale=scale, title="verdict"),
         tooltip=[
             "arm:N",
             *(alt.Tooltip(f"{name}:Q", format="+.2f") for name in ("difference", "low", "high")),
             "pairs:Q",
+            "verdict:N",
         ],
     )
-    title = f"difference to {sweep.baseline} (AP points)"
-    none = alt.Chart(alt.Data(values=[{"difference": 0}])).mark_rule(strokeDash=[4, 4]).encode(x="difference:Q")
+    title = "difference to the baseline (AP points)"
+    none = over("differences").mark_rule(strokeDash=[4, 4], color=palette.GREY).encode(x=alt.datum(0))
     bar = base.mark_rule(strokeWidth=3).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    point = base.mark_point(filled=True, size=110).encode(x=alt.X("difference:Q", title=title))
-    return _by_arm(alt.layer(none, bar, point))
+    point = base.mark_point(filled=True, size=110, opacity=1).encode(x=alt.X("difference:Q", title=title))
+    return by_row(alt.layer(none, bar, point), ARM_STEP)
 
 
-def average_precision(sweep: Sweep) -> AnyChart:
-    """The AP of every job as a dot, the mean of its arm with the standard error, and the teacher's as a line."""
-    dots = [
-        {"arm": child.arm, "AP": child.best_ap, "seed": child.seed}
-        for child in sweep.children
-        if child.arm is not None and child.status == "succeeded" and child.best_ap is not None and child.best_ap >= 0
-    ]
-    means = [
-        {
-            "arm": result.arm,
-            "AP": result.ap.mean,
-            "low": result.ap.mean - (result.ap.standard_error or 0),
-            "high": result.ap.mean + (result.ap.standard_error or 0),
-            "jobs": result.ap.n,
-        }
-        for result in sweep.results
-        if result.ap is not None
-    ]
-    scale = alt.Scale(zero=False, nice=True, padding=20)
-    arm = alt.Y("arm:N", title="arm", sort=[result.arm for result in sweep.results])
-    ap = alt.X("AP:Q", title="COCO AP", scale=scale)
-    each = (
-        alt.Chart(alt.Data(values=dots))
-        .mark_point(size=30, opacity=0.6)
-        .encode(y=arm, x=ap, tooltip=["arm:N", "seed:N", alt.Tooltip("AP:Q", format=".4f")])
+def average_precision() -> AnyChart:
+    """The AP of every job as a ring, the mean of its arm with the standard error, and the teacher's as a line.
+
+    `arms`: a row for each arm {arm, AP: the mean, 0..1, low and high: less and more the standard error, jobs}. `jobs`:
+    a row for each job that succeeded {arm, AP, seed}. `teacher`: {AP}, or no row.
+    """
+    arm = alt.Y("arm:N", title="arm", sort=None)
+    ap = alt.X("AP:Q", title="COCO AP", scale=alt.Scale(zero=False, nice=True, padding=20))
+    mean = over("arms").encode(y=arm)
+    bar = mean.mark_rule(strokeWidth=3, color=palette.ORANGE).encode(x=alt.X("low:Q", title="COCO AP"), x2="high:Q")
+    middle = mean.mark_point(filled=True, size=90, color=palette.ORANGE, opacity=1).encode(
+        x=ap,
+        tooltip=["arm:N", "jobs:Q", *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("AP", "low", "high"))],
     )
-    mean = alt.Chart(alt.Data(values=means)).encode(y=arm)
-    bar = mean.mark_rule(strokeWidth=3, color=COLOURS["Student"]).encode(x=alt.X("low:Q", title="COCO AP"), x2="high:Q")
-    middle = mean.mark_point(filled=True, size=90, color=COLOURS["Student"]).encode(
-        x=ap, tooltip=["arm:N", "jobs:Q", alt.Tooltip("AP:Q", format=".4f")]
-    )
-    layers: list[AnyChart] = [each, bar, middle]
-    if sweep.teacher is not None and sweep.teacher.ap is not None:
-        line = alt.Chart(alt.Data(values=[{"AP": sweep.teacher.ap}])).mark_rule(
-            color=COLOURS["Teacher"], strokeDash=[6, 4]
-        )
-        layers.append(line.encode(x=ap, tooltip=[alt.Tooltip("AP:Q", title="teacher's AP", format=".4f")]))
-    return _by_arm(alt.layer(*layers))
+    each = over("jobs").mark_point(size=30, color=palette.BLUE, opacity=1).encode(y=arm, x=ap)
+    each = each.encode(tooltip=["arm:N", "seed:N", alt.Tooltip("AP:Q", format=".4f")])
+    teacher = over("teacher").mark_rule(color=palette.DETECTORS["Teacher"], strokeDash=[6, 4], strokeWidth=2)
+    across = teacher.encode(x=ap, tooltip=[alt.Tooltip("AP:Q", title="teacher's AP", format=".4f")])
+    return by_row(alt.layer(bar, middle, each, across), ARM_STEP)
 
 
-def classes(sweep: Sweep) -> AnyChart:
-    """Mean AP by class and arm, the classes in which an arm loses most to the baseline first."""
-    shown = [name for name, _ in class_rows(sweep)][:MOST_CLASSES]
-    values = [
-        {"class": name, "arm": result.arm, "AP": result.by_class[name].mean}
-        for name in shown
-        for result in sweep.results
-        if name in result.by_class
-    ]
-    arms = [result.arm for result in sweep.results]
-    chart: AnyChart = (
-        alt.Chart(alt.Data(values=values))
-        .mark_point(filled=True, size=70, opacity=0.9)
+def classes() -> AnyChart:
+    """Mean AP by class and arm, in the order of the rows.
+
+    `classes`: a row for each class and arm {class: its name, arm, AP: the mean, 0..1}.
+    """
+    chart = (
+        over("classes")
+        .mark_point(filled=True, size=70, opacity=1)
         .encode(
             x=alt.X("AP:Q", title="COCO AP", scale=alt.Scale(zero=True)),
-            y=alt.Y("class:N", title="class", sort=shown),
-            color=alt.Color("arm:N", title="arm", scale=alt.Scale(domain=arms)),
-            shape=alt.Shape("arm:N", title="arm", scale=alt.Scale(domain=arms)),
+            y=alt.Y("class:N", title="class", sort=None),
+            color=series_colour("arm", "arm"),
+            shape=alt.Shape("arm:N", title="arm", sort=None),
             tooltip=["class:N", "arm:N", alt.Tooltip("AP:Q", format=".4f")],
         )
-        .properties(width=WIDTH, height={"step": 18})
-        .configure_legend(orient="bottom")
     )
-    return chart
-
-
-def class_rows(sweep: Sweep) -> list[tuple[str, list[float | None]]]:
-    """Each class with its mean AP by arm, in the arms' order; the greatest loss to the baseline first."""
-    base = next(result for result in sweep.results if result.baseline)
-    names = dict.fromkeys(name for result in sweep.results for name in result.by_class)
-    rows = [(name, [_mean(result.by_class.get(name)) for result in sweep.results]) for name in names]
-
-    def worst(row: tuple[str, list[float | None]]) -> tuple[float, str]:
-        reference = _mean(base.by_class.get(row[0]))
-        losses = [value - reference for value in row[1] if value is not None and reference is not None]
-        return (min(losses, default=0.0), row[0])
-
-    return sorted(rows, key=worst)
-
-
-def _mean(spread: Spread | None) -> float | None:
-    return None if spread is None else spread.mean
-
-
-def _by_arm(chart: AnyChart) -> AnyChart:
-    sized: AnyChart = chart.properties(width=WIDTH, height={"step": STEP}).configure_legend(orient="bottom")
-    return sized
+    return by_row(chart)

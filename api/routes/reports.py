@@ -14,6 +14,7 @@ from api.http.transactional import Transactional
 from api.services.answers import sweeps
 from api.services.answers.job_report import job_report
 from api.storage import StorageDep
+from crosskd.spec.inputs import real_path
 from report import vega
 from report.model_card import model_card
 from wire.job_report import JobReport
@@ -51,12 +52,14 @@ def get_report(
     Hugging Face's form, the `README.md` beside the weights.
     """
     media_type = negotiate(accept, (JSON, HTML, MARKDOWN))
-    found = job_report(database, storage, request.app.state.settings, job, alone)
+    settings = request.app.state.settings
+    found = job_report(database, storage, settings, job, alone)
     headers = {"Vary": "Accept"}
     if media_type == JSON:
         return Response(found.model_dump_json(), media_type=JSON, headers=headers)
     if media_type == MARKDOWN:
-        return Response(model_card(found), media_type=MARKDOWN, headers=headers)
+        roots = [form for root in settings.data_roots for form in (root, real_path(root))]
+        return Response(model_card(found, roots), media_type=MARKDOWN, headers=headers)
     return _drawn(found)
 
 

@@ -1,18 +1,24 @@
-"""The answer of a job or a sweep as one file, to read, to send, or to publish beside the weights."""
+"""The answer of a job or a sweep as one file, to read, to send, or to publish beside the weights; its charts."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client import charts
 from client.commands.shared import Url, connect
 from client.errors import ApiProblem, ClientError
 from client.references import is_id
 from client.sdk import Client
+
+if TYPE_CHECKING:
+    from report.chart_parts import AnyChart
 
 app = typer.Typer()
 
@@ -33,18 +39,63 @@ Alone = Annotated[str | None, typer.Option(help="The job that trained the same s
 @app.command()
 def report(job: JobOrSweep, output: Output = None, alone: Alone = None, url: Url = "") -> None:
     """Write the answer of a job or a sweep into one file that needs nothing else: verdict, figures, charts."""
-    target = output or Path(f"report-{re.sub('[^A-Za-z0-9]', '', job)[:8]}.html")
+    target = output or Path(f"report-{_in_file_names(job)[:8]}.html")
     if (form := FORMS.get(target.suffix.lower())) is None:
         kind = target.suffix or "file without an ending"
         raise ClientError(f"A report is no {kind}.", remedy=f"Let the name end with one of {', '.join(FORMS)}.")
     with connect(url) as client:
         text = _report(client, job, form, alone)
+    _write(target, text.encode())
+
+
+@app.command()
+def chart(
+    job: JobOrSweep,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Of a job: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost. "
+            "Of a sweep: differences, sweep_ap, sweep_classes."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="FILE.png (the default), .svg or .json (Vega-Lite).")
+    ] = None,
+    alone: Alone = None,
+    url: Url = "",
+) -> None:
+    """Write one chart of a job or a sweep as a picture. It needs `pip install 'crosskd[charts]'`."""
+    target = output or Path(f"{_in_file_names(name)}-{_in_file_names(job)[:8]}.png")
+    if (form := target.suffix.lower()) not in charts.FORMS:
+        kind = target.suffix or "file without an ending"
+        raise ClientError(f"A chart is no {kind}.", remedy=f"Let the name end with one of {', '.join(charts.FORMS)}.")
+    with connect(url) as client:
+        drawn = _chart(client, job, name, alone)
+    _write(target, charts.encoded(drawn, form))
+
+
+def _write(target: Path, content: bytes) -> None:
     try:
-        target.write_text(text, encoding="utf-8")
+        target.write_bytes(content)
     except OSError as error:
         remedy = "Name another file with --output."
         raise ClientError(f"{target} cannot be written: {error.strerror}.", remedy=remedy) from error
     print(target)
+
+
+def _in_file_names(text: str) -> str:
+    return re.sub("[^A-Za-z0-9_]", "", text)
+
+
+def _chart(client: Client, reference: str, name: str, alone: str | None) -> AnyChart:
+    """Of a job, or else of the sweep of that id."""
+    try:
+        return client.chart(reference, name, alone=alone)
+    except ApiProblem as problem:
+        if not _may_be_a_sweep(problem, reference, alone):
+            raise
+    with _no_such_sweep(reference):
+        return client.sweep_chart(reference, name)
 
 
 def _report(client: Client, reference: str, form: str, alone: str | None) -> str:
@@ -52,21 +103,32 @@ def _report(client: Client, reference: str, form: str, alone: str | None) -> str
     try:
         return client.report_as(reference, form, alone=alone)
     except ApiProblem as problem:
-        if problem.problem.status != HTTPStatus.NOT_FOUND or alone is not None or not is_id(reference):
+        if not _may_be_a_sweep(problem, reference, alone):
             raise
     return _report_of_sweep(client, reference, form)
 
 
 def _report_of_sweep(client: Client, sweep: str, form: str) -> str:
     card = form == FORMS[".md"]
-    try:
+    with _no_such_sweep(sweep):
         text = client.sweep_report(sweep, FORMS[".json"] if card else form)
+    if card:
+        remedy = "Name one of its jobs, or let the file's name end with .html or .json."
+        raise ClientError("A sweep has no model card.", remedy=remedy)
+    return text
+
+
+def _may_be_a_sweep(problem: ApiProblem, reference: str, alone: str | None) -> bool:
+    return problem.problem.status == HTTPStatus.NOT_FOUND and alone is None and is_id(reference)
+
+
+@contextmanager
+def _no_such_sweep(sweep: str) -> Iterator[None]:
+    """That there is neither a job nor a sweep of that id."""
+    try:
+        yield
     except ApiProblem as problem:
         if problem.problem.status != HTTPStatus.NOT_FOUND:
             raise
         remedy = "`crosskd jobs` and `crosskd sweeps` list them."
         raise ClientError(f"There is no job and no sweep {sweep}.", remedy=remedy) from None
-    if card:
-        remedy = "Name one of its jobs, or let the file's name end with .html or .json."
-        raise ClientError("A sweep has no model card.", remedy=remedy)
-    return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from report.job import Record, build, gap_closed
@@ -61,6 +63,11 @@ def test_the_share_of_the_gap_needs_a_gap(
     ("record", "verdict"),
     [
         (records.distilled(records.job()), "AP 0.350, its teacher 0.400. Whether distilling has helped cannot be told"),
+        (
+            replace(records.distilled(records.job()), sweep="b" * 32),
+            f"AP 0.350, its teacher 0.400. Whether distilling has helped cannot be told from this job: its sweep "
+            f"compares all of its seeds (GET /sweeps/{'b' * 32}/report, or crosskd report {'b' * 32}).",
+        ),
         (records.distilled(records.job(status="running")), "The job is running; so far: AP 0.350"),
         (Record(records.job(status="queued")), "The job is queued; so far: nothing has been measured."),
         (Record(records.job("export")), "nothing has been measured by this job."),

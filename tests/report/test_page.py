@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 
 import jsonschema
 import pytest
@@ -33,14 +34,13 @@ def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:
         assert f'id="chart-{name}"' in html
         jsonschema.validate(spec, schema.core.load_schema())
     for channel in ("x", "y"):
-        assert drawn["cost"]["layer"][0]["encoding"][channel]["scale"]["domain"][0] == 0
+        assert drawn["cost"]["encoding"][channel]["scale"]["domainMin"] == 0
 
 
 def test_the_losses_are_drawn_without_the_learning_rate_and_with_what_is_not_finite(html: str) -> None:
-    rows = [row for values in specs(html)["losses"]["layer"] for row in values.get("data", {}).get("values", [])]
-    rows += specs(html)["losses"].get("data", {}).get("values", [])
-    assert {row["term"] for row in rows} == {"loss", "crosskd_cls"}
-    assert {row["value"] for row in rows if "value" in row} == {"NaN"}
+    rows = specs(html)["losses"]["datasets"]
+    assert {row["term"] for row in rows["losses"]} == {"loss", "crosskd_cls"}
+    assert {row["value"] for row in rows["broken"]} == {"NaN"}
 
 
 def test_it_needs_nothing_else_and_obeys_no_text(html: str) -> None:
@@ -68,3 +68,23 @@ def test_the_model_card_has_the_hubs_front_matter_and_shows_text_as_text() -> No
     assert "<script>" not in text
     assert "| AP | 0.400 | 0.350 |" in text
     assert text.count("\n# ") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/home/ann/data/coco/train.json", "coco/train.json"),
+        ("/home/ann/data/inner/train.json", "train.json"),
+        ("/home/ann/weights/teacher.pth", "teacher.pth"),
+        ("/home/ann/data", "data"),
+        ("train.json", "train.json"),
+    ],
+)
+def test_a_card_names_files_as_they_lie_below_their_roots(path: str, told: str) -> None:
+    roots = [PurePosixPath(root) for root in ("/", "/home/ann/data", "/home/ann/data/inner")]
+    job = records.failed(f"'{path}' is broken: see https://example.org/home/x")
+    job = job.model_copy(update={"spec": {"data": {"train": [{"annotations": path}]}}})
+    card = model_card(build(Record(job)), roots)
+    assert "/home/ann" not in card
+    assert f"annotations: {told}\n" in card
+    assert f"'{told}' is broken: see https://example.org/home/x" in card

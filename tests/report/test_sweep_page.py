@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from altair.vegalite.v6 import schema
 
-from report import page, sweep_charts
+from report import page, sweep_rows
 from report.verdict import compare, judge
 from tests.support.job_records import NOW, SCRIPT, specs
 from wire.jobs import Failure
@@ -50,14 +50,14 @@ def sweep(**changes: object) -> Sweep:
 def test_a_sweeps_page_has_its_charts_verdicts_and_failures_and_obeys_no_text() -> None:
     html = page.sweep_page(sweep())
     drawn = specs(html)
-    assert set(drawn) == {"differences", "ap", "classes"}
+    assert set(drawn) == {"differences", "sweep_ap", "sweep_classes"}
     for name, spec in drawn.items():
         assert f'id="chart-{name}"' in html
         jsonschema.validate(spec, schema.core.load_schema())
     assert '<p class="verdict">crosskd helps</p>' in html
     assert "&lt;b&gt;7.png&lt;/b&gt; is broken" in html
     assert "<script>alert" not in html
-    rows = [row for layer in drawn["differences"]["layer"] for row in layer["data"]["values"] if "verdict" in row]
+    rows = drawn["differences"]["datasets"]["differences"]
     assert {(row["arm"], row["verdict"]) for row in rows} == {("crosskd", "helps")}
     assert rows[0]["difference"] == pytest.approx(5.0)  # AP points
 
@@ -68,7 +68,7 @@ def test_long_trainings_are_told_in_hours() -> None:
 
 
 def test_the_class_that_loses_most_comes_first() -> None:
-    names = [name for name, _ in sweep_charts.class_rows(sweep())]
+    names = [name for name, _ in sweep_rows.by_class(sweep())]
     assert names[0] == "thorn"
 
 

@@ -118,6 +118,7 @@ def _record(database: Database, storage: Storage, settings: Settings, job_id: st
         files = artifacts.listing(session, job.id).items
         told = store.detail(session, settings, job)
         before = series.carried(session, job)
+        sweep = session.scalar(select(SweepJob.sweep_id).where(SweepJob.job_id == job.id).limit(1))
     carried = {model: found.evaluation for model, found in before.items()}
     curves = {}
     for model in MODELS:
@@ -125,7 +126,7 @@ def _record(database: Database, storage: Storage, settings: Settings, job_id: st
         source = before[model].job_id if chosen is not None and chosen is carried.get(model) else job_id
         if chosen is not None and (drawn := _curves(database, storage, source, chosen, model)) is not None:
             curves[model] = drawn
-    return Record(told, rows, result or {}, curves, losses, files, carried)
+    return Record(told, rows, result or {}, curves, losses, files, carried, sweep)
 
 
 def _curves(database: Database, storage: Storage, job_id: str, chosen: Evaluation, model: Model) -> Curves | None:

@@ -14,6 +14,7 @@ from api.services.sweeps import estimates
 from api.services.sweeps.order import baseline_of
 from api.services.sweeps.plan import Plan, PlannedChild, plan
 from api.settings import Settings
+from report.verdict import FEWEST
 from wire import sweeps as wire
 
 
@@ -30,7 +31,7 @@ def submit(
     """
     sweep_id = new_id()
     planned = plan(session, settings, order, sweep_id)
-    notes = planned.notes + _notes(session, planned)
+    notes = [*_without_interval(order, planned), *planned.notes, *_notes(session, planned)]
     if dry_run:
         return _dry_run(session, order, planned, notes)
     sweep = Sweep(
@@ -62,6 +63,14 @@ def submit(
     session.flush()
     answer = answers.detail(session, sweep)
     return wire.SubmittedSweep(**dict(answer), notes=notes, warnings=planned.warnings)
+
+
+def _without_interval(order: wire.SweepCreate, planned: Plan) -> list[str]:
+    """That no arm can be shown to differ, said before the hours are spent."""
+    pairs = sum(child.arm == baseline_of(order) for child in planned.children)
+    if len(order.arms) == 1 or pairs >= FEWEST:
+        return []
+    return ["one seed makes one pair for each arm, which has no interval: no verdict is possible. Give two or more."]
 
 
 def _notes(session: Session, planned: Plan) -> list[str]:

@@ -35,18 +35,18 @@ def variants(order: SweepCreate, teacher_job: str) -> tuple[list[Variant], list[
     knobs = {
         arm: [path for path in order.grid if patches.applies(path.split("."), spec)] for arm, spec in merged.items()
     }
-    faults = [*_unused(order, knobs), *_without_learner(order, merged, teacher_job)]
+    unused = _unused(order, knobs)
     count = len(order.seeds) * sum(math.prod(len(order.grid[path]) for path in paths) for paths in knobs.values())
     if count > MAX_CHILDREN:
         detail = f"the sweep would be {count} jobs, and at most {MAX_CHILDREN} are taken"
         remedy = "Take fewer seeds, arms or values of the grid, or post several sweeps."
-        return [], [Fault(pointer="/arms", detail=detail, remedy=remedy), *faults]
+        return [], [Fault(pointer="/arms", detail=detail, remedy=remedy), *unused]
     found = []
     for arm, spec in merged.items():
         for values in product(*(order.grid[path] for path in knobs[arm])):
             point = dict(zip(knobs[arm], values, strict=True))
             found.append(Variant(arm, point, _at_point(spec, point)))
-    return found, faults
+    return found, [*unused, *_without_learner(order, found, teacher_job)]
 
 
 def origin(where: str, order: SweepCreate, variant: Variant) -> str:
@@ -74,9 +74,7 @@ def point_text(point: Point) -> str:
 def _merged(order: SweepCreate, patch: dict[str, Any], teacher_job: str) -> dict[str, Any]:
     spec: dict[str, Any] = patches.merge(order.base, patch)
     if not patches.has_teacher(spec, patch, given=order.teacher is not None):
-        return {name: value for name, value in spec.items() if name not in ("teacher", "distill")} | (
-            {"distill": spec["distill"]} if spec.get("distill") is not None else {}
-        )
+        return _alone(spec)
     section = spec.get("teacher") or {}
     if order.teacher is not None and isinstance(section, dict) and section.get("weights") is None:
         section = {**section, "weights": {"job": teacher_job, "checkpoint": "best"}}
@@ -84,9 +82,15 @@ def _merged(order: SweepCreate, patch: dict[str, Any], teacher_job: str) -> dict
 
 
 def _at_point(spec: dict[str, Any], point: Point) -> dict[str, Any]:
+    """With the values of the point, whose `distill: null` and `teacher: null` mean what they mean in an arm."""
     for path, value in point.items():
         spec = patches.put(spec, path.split("."), value)
-    return spec
+    return spec if patches.has_teacher(spec, point, given=True) else _alone(spec)
+
+
+def _alone(spec: dict[str, Any]) -> dict[str, Any]:
+    """Without the teacher. Terms stay, where there are any: whoever validates it refuses them."""
+    return {name: value for name, value in spec.items() if name != "teacher" and (name, value) != ("distill", None)}
 
 
 def _unused(order: SweepCreate, knobs: dict[str, list[str]]) -> list[Fault]:
@@ -99,12 +103,12 @@ def _unused(order: SweepCreate, knobs: dict[str, list[str]]) -> list[Fault]:
     ]
 
 
-def _without_learner(order: SweepCreate, merged: dict[str, dict[str, Any]], teacher_job: str) -> list[Fault]:
+def _without_learner(order: SweepCreate, found: list[Variant], teacher_job: str) -> list[Fault]:
     """A teacher that would be trained for nobody."""
     if order.teacher is None:
         return []
-    for spec in merged.values():
-        section = spec.get("teacher")
+    for variant in found:
+        section = variant.spec.get("teacher")
         weights = section.get("weights") if isinstance(section, dict) else None
         if isinstance(weights, dict) and weights.get("job") == teacher_job:
             return []

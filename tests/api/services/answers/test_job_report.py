@@ -53,6 +53,8 @@ def test_it_comes_as_a_page_and_as_a_model_card(client: TestClient, job: str, ac
     assert "AP50" in answer.text  # also where its job told nothing of single classes
     if accept == "text/html":  # apart from this service's own pages: a script of a report can do nothing here
         assert "sandbox allow-scripts" in answer.headers["content-security-policy"]
+        assert "unsafe-eval" not in answer.headers["content-security-policy"]
+        assert "ast: true" in answer.text  # without which Vega would need it
 
 
 def test_the_student_alone_is_another_job_with_the_same_validation_data(

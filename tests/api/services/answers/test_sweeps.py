@@ -299,3 +299,4 @@ def test_its_report_is_a_page_and_a_job_of_it_stands_beside_the_baseline(
         ("student", 0.40),
     ]
     assert report["gap_closed"] == pytest.approx(0.5)
+    assert f"its sweep compares all of its seeds (GET /sweeps/{sweep['id']}/report" in report["verdict"]

@@ -57,6 +57,23 @@ def test_every_arm_and_seed_becomes_a_job(client: TestClient, spec: dict[str, An
         f"/sweeps/{sweep['id']}"
     ).json()
     assert any("no worker on the CPU" in note for note in sweep["notes"])
+    assert not any("no interval" in note for note in sweep["notes"])
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": [1]}, True),
+        ({"seeds": [1], "arms": {"alone": {}}}, False),  # nothing to compare
+        ({"seeds": [1], "grid": {"optimizer.momentum": [0.8, 0.9]}}, False),  # two pairs for each arm
+    ],
+)
+def test_one_pair_for_each_arm_is_told_to_have_no_interval(
+    client: TestClient, spec: dict[str, Any], changes: dict[str, Any], told: bool
+) -> None:
+    plan = client.post("/sweeps?dry_run=true", json=order(spec, **changes)).json()
+    assert any("one pair for each arm, which has no interval" in note for note in plan["notes"]) is told
 
 
 @ONE_DATABASE
@@ -260,10 +277,23 @@ def test_a_teacher_that_failed_is_retried_with_its_students(
 
 
 @ONE_DATABASE
+def test_null_is_the_student_alone_in_a_grid_as_in_an_arm(client: TestClient, spec: dict[str, Any]) -> None:
+    more: dict[str, Any] = {"teacher": {"student": spec["student"]}, "seeds": [1]}
+    both = order(spec, arms={"on": {}, "off": {"distill": None}}, **more)
+    _, *arms = client.post("/sweeps?dry_run=true", json=both).json()["jobs"]
+    both = order(spec, arms={"on": {}}, grid={"distill": [{}, None]}, **more)
+    _, *points = client.post("/sweeps?dry_run=true", json=both).json()["jobs"]
+    assert [job["kind"] for job in points] == ["distill", "train"]
+    assert points[1]["spec_sha256"] == arms[1]["spec_sha256"]
+
+
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changes", "where", "what"),
     [
         ({"arms": {"alone": {}, "off": {"distill": None}}}, "/teacher", None),
+        ({"arms": {"x": {}}, "grid": {"distill": [None]}}, "/teacher", "no arm would learn"),
+        ({"arms": {"x": {}}, "grid": {"teacher": [None]}}, "/teacher", "no arm would learn"),
         ({"arms": {"alone": {"distill": None}}}, "/teacher", "no arm would learn"),
         ({"arms": {"alone": {"distill": None}, "x": {"distill": {"foo": 1}}}}, "/arms/x/distill/foo", "not permitted"),
         ({"arms": {"x": {"student": {"head": {"depth": -1}}}}}, "/arms/x/student/head/depth", "greater than"),

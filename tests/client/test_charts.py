@@ -1,0 +1,80 @@
+"""Charts of the client: as files of the command, and as Altair's for notebooks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import altair
+import pytest
+
+from tests.support.api_server import Service
+from tests.support.crosskd_command import run
+from tests.support.sweeps import order
+
+
+@pytest.fixture(scope="module")
+def finished(service: Service) -> str:
+    return service.succeeded("finished", b"weights")
+
+
+def test_a_notebook_gets_altairs_chart(service: Service, finished: str) -> None:
+    with service.client() as client:
+        chart = client.chart(finished, "loss")
+    assert isinstance(chart, altair.LayerChart)
+    assert chart.to_dict()["width"] > 0  # which "container" is not in every notebook
+
+
+def test_a_chart_is_a_picture_in_the_form_of_its_file(service: Service, finished: str, tmp_path: Path) -> None:
+    for file, begins in (("loss.png", b"\x89PNG"), ("ap.svg", b"<svg"), ("lr.json", b"{")):
+        path = tmp_path / file
+        done = run(service, "chart", finished, path.stem, "-o", str(path))
+        assert (done.returncode, done.stdout.strip()) == (0, str(path)), done.stderr
+        assert path.read_bytes().startswith(begins)
+    rows = json.loads((tmp_path / "lr.json").read_text())["datasets"]["series"]
+    assert [row["value"] for row in rows] == [1, 0.5, 1 / 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        (
+            "losss",
+            "a.png",
+            "There is no chart 'losss'. Did you mean `losses`? The job has losses, ap, classes, learning",
+        ),
+        ("curves", "a.png", "The job has nothing to draw for 'curves'. The job has losses,"),
+        ("loss", "a.gif", "A chart is no .gif. Let the name end with one of .png, .svg, .json."),
+        ("loss", "no/a.png", "cannot be written: No such file or directory. Name another file with --output."),
+    ],
+)
+def test_what_is_no_chart_is_said(
+    service: Service, finished: str, tmp_path: Path, name: str, file: str, said: str
+) -> None:
+    done = run(service, "chart", finished, name, "-o", str(tmp_path / file))
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_a_chart_of_a_sweep_without_results_says_so(service: Service, tmp_path: Path) -> None:
+    with service.client() as client:
+        sweep = client.create_sweep(order(service.spec)).id
+    done = run(service, "chart", sweep, "differences", "-o", str(tmp_path / "a.png"))
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "The sweep has nothing to draw for 'differences'. The sweep has no charts so far.",
+    )
+
+
+@pytest.mark.parametrize("package", ["altair", "vl_convert"])
+def test_without_its_libraries_a_chart_names_the_command_that_installs_them(
+    service: Service, finished: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("report.") and "chart" in name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr("report.charts", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = run(service, "chart", finished, "loss", "-o", str(tmp_path / "a.png"))
+    said = f"Charts need the package {package}, which is not installed. Install it by `pip install 'crosskd[charts]'`."
+    assert (done.returncode, done.stderr.strip()) == (1, said)
