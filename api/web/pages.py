@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 
 import jinja2
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api.errors import NotFound, Unavailable
 from api.web import assets
@@ -69,6 +71,21 @@ def get_static(version: str, name: str, request: Request) -> Response:
 @cache
 def _vega() -> assets.Asset:
     return assets.asset(vega.javascript().encode(), "text/javascript")
+
+
+@router.get("/web/charts/{name}")
+async def get_drawing(name: str, request: Request) -> Response:
+    """How a chart is drawn: Vega-Lite without data."""
+    return _send(request, await run_in_threadpool(_drawing, name), "no-cache")
+
+
+@cache
+def _drawing(name: str) -> assets.Asset:
+    from report import charts  # Altair takes a third of a second to import, which a start need not wait for
+
+    if name not in charts.NAMES:
+        raise NotFound("there is no such chart", remedy=f"There are {', '.join(charts.NAMES)}.")
+    return assets.asset(json.dumps(charts.drawing(name)).encode(), "application/json")
 
 
 @router.get("/web/vega.js")

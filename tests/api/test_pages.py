@@ -44,6 +44,14 @@ def test_files_are_kept_by_browsers_until_they_change(client: TestClient) -> Non
     assert former.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/web/static/0/absent.js", "/web/static/0/..%2Fpages.py", "/web"])
+@pytest.mark.parametrize(
+    "path", ["/web/static/0/absent.js", "/web/static/0/..%2Fpages.py", "/web/charts/absent", "/web"]
+)
 def test_nothing_else_is_sent(client: TestClient, path: str) -> None:
     problem(client.get(path), 404)
+
+
+def test_a_chart_is_drawn_without_rows(client: TestClient) -> None:
+    drawn = client.get("/web/charts/losses").json()
+    assert "vega-lite" in drawn["$schema"]
+    assert not drawn.get("datasets")
