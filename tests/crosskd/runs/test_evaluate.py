@@ -112,7 +112,9 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     files = [(file.name, file.kind, file.step) for file in told.files]
     assert files == [
         ("curves-student-00000000.json", "curves", 0),
+        ("samples-student-00000000.json.gz", "samples", 0),
         ("matches.safetensors", "matches", 0),
+        ("detections.json.gz", "detections", 0),
         ("manifest.json", "manifest", 2),
     ]
     assert average_precision(read_matches((tmp_path / "matches.safetensors").read_bytes())).metrics == (
