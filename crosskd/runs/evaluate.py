@@ -31,6 +31,7 @@ from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.files import CURVES, LOG, SAMPLES
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.description import Description, describe
+from crosskd.weights.files import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ def _evaluate(
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights_sha256": finished.digest,
+        "annotations_sha256": {"val": file_digest(Path(config.data.val.annotations))},
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
         "data": {"val": found.data},

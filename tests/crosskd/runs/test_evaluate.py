@@ -123,6 +123,7 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
 
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
     assert manifest["kind"] == "evaluate"
+    assert manifest["annotations_sha256"] == {"val": file_digest(Path(data.val.annotations))}
     assert manifest["classes"] == CLASSES
     assert manifest["data"]["val"]["images_used"] == manifest["model"]["images"]
     assert manifest["model"]["image"] == [64, 96]  # the scale that the file records
