@@ -21,9 +21,11 @@ from starlette.datastructures import State
 from api import errors, openapi, process_log
 from api.auth import AttemptTokens, require_authenticated, security
 from api.database import Database
+from api.disk_cache import DiskCache
 from api.http.correlation import CorrelationMiddleware
 from api.http.request_metrics import RequestMetrics, RequestMetricsMiddleware
 from api.http.streams import Streams
+from api.images.pool import ThumbnailPool
 from api.limits import BodyLimit, RateLimit
 from api.models import Job
 from api.notifications import NotificationBridge
@@ -37,6 +39,7 @@ from api.routes import (
     compare,
     control,
     events,
+    images,
     jobs,
     logs,
     metrics,
@@ -86,6 +89,7 @@ PARTS = (
     webhooks,
     audit,
     compare,
+    images,
     predict,
     sign_in,
     pages,
@@ -150,6 +154,8 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.comparisons = Comparisons()
     app.state.predictions = Pool(settings)
     app.state.models = ModelCache(settings.home / "predict", settings.predict_cache)
+    app.state.thumbnails = ThumbnailPool(settings)
+    app.state.image_indexes = DiskCache(settings.home / "images", settings.images_cache, ".sqlite")
     app.openapi_schema = None  # it says who may call
 
 
@@ -170,6 +176,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(tracing.stop)
         stack.callback(database.close)
         stack.callback(app.state.predictions.close)
+        stack.callback(app.state.thumbnails.close)
         stack.enter_context(_closing_on_signal(closing))
         stack.enter_context(NotificationBridge(database.notifier, settings.broker_address).running())
         stopping = threading.Event()

@@ -292,6 +292,35 @@ class Settings(SecretFileSettings):
         default=30, gt=0, description="Seconds after which a stream is closed because its reader takes nothing."
     )
 
+    images_seconds: float = Field(
+        default=60, gt=0, description="Seconds that it may take to match the boxes of a job's validation images."
+    )
+    images_cache: int = Field(
+        default=1_000_000_000,
+        ge=0,
+        description="Bytes of matched boxes of validation images that `CROSSKD_HOME` keeps; those in use always stay.",
+    )
+    thumbnail_processes: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Processes that make thumbnails of validation images, each of which has one at a time; they start "
+        "at the first one. 0: there are no thumbnails here.",
+    )
+    thumbnail_queue: int = Field(
+        default=64, ge=0, le=10_000, description="Requests for thumbnails that wait at once; further ones get 429."
+    )
+    thumbnail_seconds: float = Field(default=20, gt=0, le=3600, description="Seconds that one thumbnail may take.")
+    thumbnail_memory: int = Field(
+        default=1 << 30, ge=256 << 20, description="Bytes of memory that a process for thumbnails may use."
+    )
+    thumbnail_pixels: int = Field(
+        default=64_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Pixels that an image may have for a thumbnail; a job's own `data.max_image_pixels` holds as well.",
+    )
+
     predict_processes: int = Field(
         default=1,
         ge=0,

@@ -7,6 +7,7 @@ N images in a batch, L pyramid levels, a anchors a cell (9 in RetinaNet, else 1)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Size = tuple[int, int]  # height, width
+_FILES = ("curves", "matches", "samples", "detections")  # fields of an `Evaluation` that become files
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,11 @@ class Evaluation:
     as_is: bool = False  # the ground truth as it stands in the file: plain pycocotools' numbers
     # For whoever stores them; a run's history keeps the numbers alone.
     curves: Curves | None = field(default=None, repr=False, compare=False)
-    # What `crosskd/evaluation/matches.py` packs; on the main rank alone.
+    # What `crosskd/evaluation/matches.py` packs; on the main rank alone, as the next two.
     matches: bytes | None = field(default=None, repr=False, compare=False)
+    # The file of sample images, and what makes that of all images: of most evaluations nobody asks for it.
+    samples: bytes | None = field(default=None, repr=False, compare=False)
+    detections: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ap(self) -> float:
@@ -152,10 +157,10 @@ class Evaluation:
         return {"boxes": self.boxes, "left_out": self.boxes_left_out, "as_is": self.as_is}
 
     def numbers(self) -> dict[str, Any]:
-        """Every field but the curves and the matches, as plain values: what JSON and a checkpoint take."""
+        """Every field but those of files, as plain values: what JSON and a checkpoint take."""
         numbers = asdict(self.without_files())
-        return {name: value for name, value in numbers.items() if name not in ("curves", "matches")}
+        return {name: value for name, value in numbers.items() if name not in _FILES}
 
     def without_files(self) -> Evaluation:
         """The numbers alone."""
-        return replace(self, curves=None, matches=None)
+        return replace(self, curves=None, matches=None, samples=None, detections=None)

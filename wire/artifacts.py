@@ -1,4 +1,4 @@
-"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches."""
+"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches, detections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from crosskd.spec.files import BEST_WEIGHTS as BEST_WEIGHTS
 from crosskd.spec.files import LAST_WEIGHTS as LAST_WEIGHTS
 from crosskd.spec.files import LOG as LOG
 from crosskd.spec.files import MANIFEST as MANIFEST
-from crosskd.spec.files import MATCHES_FILES as MATCHES_FILES
 from crosskd.spec.files import ONNX as ONNX
 from crosskd.spec.files import FileKind, curves_name
 
@@ -31,7 +30,8 @@ class Artifact(BaseModel):
 
     name: ArtifactName = Field(description="Its name, which no other file of the job has.")
     kind: ArtifactKind = Field(
-        description="What it is: a checkpoint to resume from, weights, the log, the manifest, an ONNX graph or curves."
+        description="What it is: a checkpoint to resume from, weights, the log, the manifest, an ONNX graph, "
+        "curves, matches, detections or those of an evaluation in its sample images."
     )
     size: int = Field(ge=0, description="Its length in bytes, from 0.")
     sha256: Sha256 = Field(description="Digest of its bytes, 64 hex digits.")

@@ -8,7 +8,7 @@
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     staging/       files that wait for their upload
-    inherited/     curves that a former attempt of the job could not deliver
+    inherited/     files of evaluations that a former attempt of the job could not deliver
     undelivered    empty; the attempt has ended with files that the API has not taken: they are kept for long
     pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here

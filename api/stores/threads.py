@@ -52,5 +52,7 @@ STAGING = Threads("staging", running=8, waiting=64)
 PUBLISHING = Threads("publishing", running=8, waiting=64)
 # One at a time, as `ModelCache` does it anyhow: a graph that takes minutes to come must not hold the others' threads.
 FETCHING = Threads("fetching", running=1, waiting=64, busy="too many requests wait for a graph from the storage")
+# One process at a time, for ten seconds where there are a million detections.
+INDEXING = Threads("indexing", running=1, waiting=16, busy="the boxes of too many jobs are being matched")
 # One process of two threads at a time, for a few seconds each: it must leave the machine to others.
 COMPARING = Threads("comparing", running=1, waiting=8, busy="too many comparisons are being computed")

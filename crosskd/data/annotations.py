@@ -53,6 +53,7 @@ class Annotations:
     path: Path
     categories: list[str]  # all that the file has, by ascending id
     classes: list[str]  # in label order
+    category_ids: list[int]  # [K] their ids in the file; of several categories with one name the first
     image_ids: NDArray[np.int64]  # [N]
     names: Sequence[str]  # [N] file names, relative to the image folder
     sizes: NDArray[np.int64]  # [N, 2] height, width
@@ -104,6 +105,7 @@ def read_annotations(
         path=path,
         categories=[category.name for category in found.categories.values()],
         classes=taken.classes,
+        category_ids=_category_ids(found.categories, taken.classes),
         image_ids=np.array(list(found.positions), dtype=np.int64),
         names=PackedNames(found.names),
         sizes=np.array(found.sizes, dtype=np.int64).reshape(-1, 2),
@@ -128,8 +130,12 @@ def read_classes(path: Path | str) -> list[str]:
 def read_category_ids(path: Path | str, classes: Sequence[str]) -> list[int]:
     """The id of each class in a COCO file; of several categories with one name the first. Raises as `read_classes`."""
     found = _read(Path(path), categories_alone=True).categories
-    ids = {category.name: key for key, category in reversed(list(found.items()))}
     _require_classes(classes, found, Path(path))
+    return _category_ids(found, classes)
+
+
+def _category_ids(found: Mapping[int, Category], classes: Sequence[str]) -> list[int]:
+    ids = {category.name: key for key, category in reversed(list(found.items()))}
     return [ids[name] for name in classes]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.spec import registry
-from crosskd.spec.files import MATCHES_FILES
+from crosskd.spec.files import BEST_FILES, EVALUATION_KINDS
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
@@ -89,7 +89,7 @@ class LogCallback(Callback):
     def on_file(self, run: Run, file: File) -> None:
         if file.kind == "weights":
             log.info("wrote %s (step %d)", file.name, file.step)
-        elif file.kind not in ("curves", *MATCHES_FILES):  # their evaluation has a line
+        elif file.kind not in (*EVALUATION_KINDS, *BEST_FILES):  # their evaluation has a line
             log.info("wrote %s", file.name)
 
     def on_end(self, run: Run, result: TrainResult) -> None:

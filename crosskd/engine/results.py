@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crosskd.engine import distributed
 from crosskd.engine.callbacks import Run
 from crosskd.spec.config import EvaluationConfig, ModelConfig
-from crosskd.spec.files import BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, MATCHES_FILES, MatchesKind
+from crosskd.spec.files import BEST_FILES, BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, BestKind, kind_of
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest, write_bytes, write_text
 from crosskd.weights.native import write_weights
@@ -42,13 +42,13 @@ class Results:
         self.best: Evaluation | None = None
         self.seconds_before = 0.0  # of the sittings that a resume goes on from
         self._best_state: State = {}
-        # Of the best student and of the teacher; on the main rank alone.
-        self.matches: dict[MatchesKind, bytes | None] = {}
+        # Matches and detections of the best student and of the teacher; on the main rank alone.
+        self.files: dict[BestKind, bytes | None] = {}
 
     def add_teacher(self, evaluation: Evaluation) -> None:
         """Keep the teacher's evaluation."""
         self.teacher = evaluation.without_files()
-        self.matches["teacher_matches"] = evaluation.matches
+        self.files |= {"teacher_matches": evaluation.matches, "teacher_detections": _packed(evaluation)}
 
     def add(self, evaluation: Evaluation, student: nn.Module) -> Evaluation:
         """Keep an evaluation, and the weights of `student` if it is the best so far. Returns it, `best` filled in.
@@ -63,7 +63,7 @@ class Results:
         self.evaluations.append(numbers)
         if best:
             self.best = numbers
-            self.matches["matches"] = evaluation.matches
+            self.files |= {"matches": evaluation.matches, "detections": _packed(evaluation)}
             self._best_state = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
         return evaluation
 
@@ -90,14 +90,14 @@ class Results:
         assert self.best is not None
         return self._write(BEST_WEIGHTS, self._best_state, self.best)
 
-    def write_matches(self, kind: MatchesKind) -> File | None:
-        """Of the best student or of the teacher. None where there are none, and on every rank but the main one."""
-        content = self.matches.get(kind)
-        evaluation = self.best if kind == "matches" else self.teacher
+    def write_file(self, kept: BestKind) -> File | None:
+        """Of the best student or of the teacher. None where there is none, and on every rank but the main one."""
+        content = self.files.get(kept)
+        evaluation = self.teacher if kept.startswith("teacher_") else self.best
         if content is None or evaluation is None or not distributed.is_main():
             return None
-        path = self.workdir / MATCHES_FILES[kind]
-        return File(path, kind, evaluation.step, write_bytes(path, content))
+        path = self.workdir / BEST_FILES[kept]
+        return File(path, kind_of(kept), evaluation.step, write_bytes(path, content))
 
     def write_last(self, student: nn.Module) -> File | None:
         """As `write_best`."""
@@ -120,8 +120,8 @@ class Results:
             "best_state": self._best_state,
             # As tensors: a checkpoint is read by a reader that knows no bytes.
             "matches": {
-                kind: torch.frombuffer(bytearray(content), dtype=torch.uint8)
-                for kind, content in self.matches.items()
+                kept: torch.frombuffer(bytearray(content), dtype=torch.uint8)
+                for kept, content in self.files.items()
                 if content is not None
             },
             "seconds": seconds,
@@ -132,8 +132,8 @@ class Results:
         self.evaluations = [Evaluation(**evaluation) for evaluation in state["evaluations"]]
         self.best = None if state["best"] is None else Evaluation(**state["best"])
         self._best_state = state["best_state"]
-        saved = state.get("matches", {})  # checkpoints of earlier versions have none
-        self.matches = {kind: content.cpu().numpy().tobytes() for kind, content in saved.items()}
+        saved = state.get("matches", {})  # checkpoints of earlier versions have none, or no detections among them
+        self.files = {kept: content.cpu().numpy().tobytes() for kept, content in saved.items()}
         self.seconds_before = state["seconds"]
 
     def summary(self, student: nn.Module, teacher: nn.Module | None) -> dict[str, Any]:
@@ -169,6 +169,10 @@ def size_of(model: nn.Module) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what computed the numbers."""
     return {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
+
+
+def _packed(evaluation: Evaluation) -> bytes | None:
+    return None if evaluation.detections is None else evaluation.detections()
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from crosskd.data.annotations import Annotations
 from crosskd.data.as_is import BoxesAsTheyStand
 from crosskd.evaluation.matches import packed_matches
+from crosskd.spec.detections import best_score
 from crosskd.structures import Curves
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -23,6 +24,7 @@ CLASS_METRICS = ("AP50", "AP75", "AR100")
 NO_GROUND_TRUTH = -1.0  # what COCO says where there is nothing to measure
 COCO_LIMITS = (1, 10, 100)  # detections an image of AR1, AR10 and AR100; COCO's AP counts the last
 _IOU_50, _IOU_75 = 0, 5  # of COCO's ten: 0.50, 0.55 ... 0.95
+_ANY_SIZE = [0, 1e10]  # square pixels, as pycocotools has it
 _ALL, *_SIZES = range(4)  # of pycocotools' areas: all, small, medium, large
 
 
@@ -44,6 +46,7 @@ class CocoResult:
     class_metrics: dict[str, dict[str, float]]  # class name -> CLASS_METRICS
     curves: Curves
     matches: bytes | None  # `packed_matches`; None where nothing was evaluated
+    score: float | None  # at and above which F1 at IoU 0.5 is highest; None: nothing is right
 
 
 def average_precision(
@@ -81,7 +84,8 @@ def average_precision(
             for label, name in classes
         },
         curves=_curves(truth.classes, precision),
-        matches=packed_matches(result, truth, _image_order(truth, found)),
+        matches=packed_matches(result, truth, image_order(truth, found)),
+        score=_best_score(result.evalImgs),
     )
 
 
@@ -94,11 +98,11 @@ def _evaluator(truth: Annotations, found: dict[int, ImageDetections]) -> COCOeva
     """Ready to evaluate the images in `found`. Raises `KeyError` for an image that the truth does not have."""
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(truth.classes)]
     if truth.as_is is not None:  # by their own ids: pycocotools goes by these, which counts where scores are equal
-        keys = {image_id: image_id for image_id in _image_order(truth, found)}
+        keys = {image_id: image_id for image_id in image_order(truth, found)}
         expected = _entries_as_they_stand(truth.as_is, keys.keys())
     else:
         positions = _positions(truth)
-        keys = {image_id: positions[image_id] + 1 for image_id in _image_order(truth, found)}
+        keys = {image_id: positions[image_id] + 1 for image_id in image_order(truth, found)}
         expected = [box for key in keys.values() for box in _truth_entries(truth, key)]
     predicted = [box for image_id, key in keys.items() for box in _detection_entries(key, found[image_id])]
     images = [{"id": key} for key in keys.values()]
@@ -106,13 +110,25 @@ def _evaluator(truth: Annotations, found: dict[int, ImageDetections]) -> COCOeva
     return kind(_coco(images, categories, expected), _coco(images, categories, predicted), iouType="bbox")
 
 
-def _image_order(truth: Annotations, found: Collection[int]) -> list[int]:
+def image_order(truth: Annotations, found: Collection[int]) -> list[int]:
     """In which the evaluation has the images: by their ids where the truth is as it stands, else as in the file."""
     return sorted(found) if truth.as_is is not None else sorted(found, key=_positions(truth).__getitem__)
 
 
 def _positions(truth: Annotations) -> dict[int, int]:
     return {int(image_id): index for index, image_id in enumerate(truth.image_ids)}
+
+
+def _best_score(entries: Sequence[dict[str, Any] | None]) -> float | None:
+    """Out of `COCOeval.evalImgs`: boxes of all sizes and classes, whatever their image."""
+    kept = [entry for entry in entries if entry is not None and entry["aRng"] == _ANY_SIZE]
+    scores = np.concatenate([np.zeros(0), *(np.asarray(entry["dtScores"], float) for entry in kept)])
+    right = np.concatenate([np.zeros(0, bool), *(entry["dtMatches"][_IOU_50] != 0 for entry in kept)])
+    counted = np.concatenate([np.zeros(0, bool), *(entry["dtIgnore"][_IOU_50] == 0 for entry in kept)])
+    boxes = sum(int(np.count_nonzero(entry["gtIgnore"] == 0)) for entry in kept)
+    scores, right = scores[counted], right[counted]
+    order = np.argsort(-scores, kind="stable")
+    return best_score(scores[order].tolist(), right[order].tolist(), boxes)
 
 
 class _Evaluator(COCOeval):  # type: ignore[misc]  # pycocotools has no types
@@ -144,6 +160,7 @@ def _without_ground_truth(classes: list[str]) -> CocoResult:
         class_metrics={name: dict.fromkeys(CLASS_METRICS, NO_GROUND_TRUTH) for name in classes},
         curves=_curves(classes, np.full((10, 101, len(classes)), NO_GROUND_TRUTH)),
         matches=None,
+        score=None,
     )
 
 

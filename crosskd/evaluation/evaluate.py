@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,14 @@ from crosskd.data.annotations import Annotations, read_annotations
 from crosskd.engine import distributed
 from crosskd.engine.device import memory_errors
 from crosskd.errors import ConfigError, Interrupted, NoAnswer
-from crosskd.evaluation.average_precision import ImageDetections, average_precision, counted_detections
+from crosskd.evaluation.average_precision import (
+    ImageDetections,
+    average_precision,
+    counted_detections,
+    image_order,
+)
+from crosskd.evaluation.detections import packed_detections, packed_samples
+from crosskd.spec.detections import sample_ids
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
 
@@ -87,20 +95,23 @@ def evaluate(
     finally:
         detector.train(training)
     shares = distributed.gather(share)
-    result = matches = None
+    result = measured = None
     if shares is not None:
         measured = _measured(truth, _merged(shares), detector.max_detections, model, step, epoch)
-        matches = measured.matches
-        result = replace(measured, seconds=time.perf_counter() - start, matches=None)
+        result = replace(measured.without_files(), curves=measured.curves, seconds=time.perf_counter() - start)
     result = distributed.broadcast(result)  # what follows from it (the best, an early stop) is decided by each rank
     assert result is not None
-    return replace(result, matches=matches)
+    if measured is None:
+        return result
+    return replace(result, matches=measured.matches, samples=measured.samples, detections=measured.detections)
 
 
 def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str, step: int, epoch: float) -> Evaluation:
     """What all detections come to, of which an image has at most `most`."""
     limit = counted_detections(truth, most)
     numbers = average_precision(truth, whole.found, max_detections=limit)
+    found, order, ids = whole.found, image_order(truth, whole.found), truth.category_ids
+    samples = [image_id for image_id in sample_ids(truth.image_ids[truth.used].tolist()) if image_id in found]
     return Evaluation(
         model=model,
         step=step,
@@ -116,6 +127,8 @@ def _measured(truth: Annotations, whole: _RankDetections, most: int, model: str,
         as_is=truth.as_is is not None,
         curves=numbers.curves,
         matches=numbers.matches,
+        samples=packed_samples(found, samples, ids, model=model, step=step, score=numbers.score) if samples else None,
+        detections=partial(packed_detections, found, order, ids) if found else None,
     )
 
 

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from crosskd.data.images import BROKEN, FORMATS, as_rgb
 from crosskd.data.sizes import Size, fitted, padded
 from crosskd.errors import DataError
+from crosskd.spec.data import SixteenBit
 from crosskd.spec.evaluate_export import ScaleConfig
 from crosskd.spec.predictions import FaultKind
 
@@ -32,7 +33,15 @@ class BadImage(DataError):
 
 
 def decode(content: bytes, scale: ScaleConfig, *, max_pixels: int) -> tuple[Image.Image, str]:
-    """An image in mode RGB, its EXIF orientation applied, and a remark on one that is nearly black.
+    """An image in mode RGB, its EXIF orientation applied, and a remark on one that is nearly black. As `decode_as`."""
+    return decode_as(content, scale.sixteen_bit or "high_byte", max_pixels=max_pixels)
+
+
+def decode_as(
+    content: bytes, sixteen_bit: SixteenBit, *, max_pixels: int, size: Size | None = None
+) -> tuple[Image.Image, str]:
+    """An image in mode RGB, of `size` (height, width) if one is given: turned by EXIF only where that leads to it, as
+    `ImageFolder.read` does; and a remark on one that is nearly black.
 
     The number of pixels is judged by the header, before anything is decoded. Raises `BadImage`.
     """
@@ -44,7 +53,7 @@ def decode(content: bytes, scale: ScaleConfig, *, max_pixels: int) -> tuple[Imag
         with warnings.catch_warnings(action="ignore"), _opened(file, content, max_pixels) as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(f"{image.width} x {image.height} pixels are", max_pixels)
-            return as_rgb(image, "", scale.sixteen_bit or "high_byte", file=file)
+            return as_rgb(image, "", sixteen_bit, file=file, size=size)
     except BadImage:
         raise
     except DataError as error:

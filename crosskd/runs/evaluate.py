@@ -1,4 +1,4 @@
-"""An evaluation, from its configuration to its files: weights ─▶ COCO AP on a split, curves, matches, manifest, log."""
+"""An evaluation, from its configuration to its files: weights ─▶ COCO AP on a split, its files, manifest, log."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from crosskd.engine.results import size_of, versions, write_manifest
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
+from crosskd.evaluation.detections import write_detections, write_samples
 from crosskd.evaluation.evaluate import evaluate as evaluate_detector
 from crosskd.evaluation.matches import write_matches
 from crosskd.runs import loader_input
 from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import scale_of
-from crosskd.spec.files import LOG
+from crosskd.spec.files import CURVES, LOG, SAMPLES
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.description import Description, describe
+from crosskd.weights.files import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ def evaluate(
     roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
-    """Evaluate weights as `config` says and leave `manifest.json`, the curves, the matches and `log.txt` in
-    `workdir`.
+    """Evaluate weights as `config` says and leave `manifest.json`, the curves, the matches, the
+    detections and `log.txt` in `workdir`.
 
     `weights` is the file behind a `JobRef`. Images may be links to files below `roots`. Callbacks hear of one
     evaluation, of a "student" after step 0. Returns the manifest. Raises `Interrupted` when `stop` is set before the
@@ -77,9 +79,15 @@ def _evaluate(
     found = evaluate_weights(config, weights=weights, roots=roots, begin=begin, stopping=run.stop.is_set)
     finished, evaluation = found.finished, replace(found.evaluation, best=True)
     callback.on_evaluation(run, evaluation)
-    callback.on_file(run, write_curves(run.workdir / "curves", evaluation))
-    if (matches := write_matches(run.workdir, evaluation)) is not None:
-        callback.on_file(run, matches)
+    callback.on_file(run, write_curves(run.workdir / CURVES, evaluation))
+    files = (
+        write_samples(run.workdir / SAMPLES, evaluation),
+        write_matches(run.workdir, evaluation),
+        write_detections(run.workdir, evaluation),
+    )
+    for file in files:
+        if file is not None:
+            callback.on_file(run, file)
     callback.on_phase(run, "uploading")
     manifest = {
         "format": 1,
@@ -89,6 +97,7 @@ def _evaluate(
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "weights_sha256": finished.digest,
+        "annotations_sha256": {"val": file_digest(Path(config.data.val.annotations))},
         "config": config.model_dump(mode="json"),
         "classes": finished.classes,
         "data": {"val": found.data},

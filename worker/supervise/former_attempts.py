@@ -2,7 +2,7 @@
 
 A worker may be stopped while its files wait for an outage or for room in the storage. The job then comes back to this
 worker, or goes to another. Here the next attempt goes on from the newest checkpoint that is on the disk, and delivers
-the curves that the former one could not.
+what the former one could not of the files that each evaluation leaves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from crosskd.spec.files import CHECKPOINTS, CURVES_NAME, MANIFEST
+from crosskd.spec.files import CHECKPOINTS, MANIFEST, of_evaluation
 from wire.artifacts import ArtifactRef
 from worker.deliver.digest import sha256_of
 from worker.deliver.spool import holds_undelivered
@@ -62,12 +62,12 @@ class FormerAttempts:
         return None
 
     def hand_over(self, folder: WorkFolder) -> None:
-        """Move undelivered curves into `folder`, which goes on from `newest`: a resume draws no earlier ones."""
+        """Move undelivered files of evaluations into `folder`: it goes on from `newest` and makes none anew."""
         for former in self._folders:
-            for staged in (*sorted(former.staging.glob("*")), *sorted(former.inherited.glob("*.json"))):
+            for staged in (*sorted(former.staging.glob("*")), *sorted(former.inherited.glob("*.json*"))):
                 match = _STAGED.fullmatch(staged.name)
                 name = match[1] if match else staged.name
-                if CURVES_NAME.fullmatch(name):
+                if of_evaluation(name) is not None:
                     folder.inherited.mkdir(exist_ok=True)
                     staged.replace(folder.inherited / name)
 

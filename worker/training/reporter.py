@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing_extensions import override
 
 from crosskd.engine.callbacks import Callback, Phase, Run
-from crosskd.spec.files import CURVES_NAME
+from crosskd.spec.files import EVALUATION_KINDS, of_evaluation
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 from wire.artifacts import LOG
@@ -112,14 +112,15 @@ class Reporter(Callback):
         self._progress = Progress()
         self._waiting_for = ""
         self._uploads = Uploads(api, folder.staging, on_stale, self._on_waiting)
-        self._submit_inherited_curves()
+        self._submit_inherited()
         self._log = ExitStack()
         self._log.enter_context(LogForwarder(self._delivery.log).listening())
 
-    def _submit_inherited_curves(self) -> None:
-        for path in sorted(self._folder.inherited.glob("*.json")):
-            if (match := CURVES_NAME.fullmatch(path.name)) is not None:
-                self._uploads.submit(path, path.name, "curves", step=int(match[2]))
+    def _submit_inherited(self) -> None:
+        for path in sorted(self._folder.inherited.iterdir()) if self._folder.inherited.is_dir() else ():
+            if (found := of_evaluation(path.name)) is not None:
+                kind, step = found
+                self._uploads.submit(path, path.name, kind, step=step)
                 path.unlink()
 
     def _on_waiting(self, what: str) -> None:
@@ -159,9 +160,9 @@ class Reporter(Callback):
     def on_file(self, run: Run, file: File) -> None:
         sha256 = bytes.fromhex(file.sha256)
         if file.kind != "checkpoint":
-            # Curves go first, so that no checkpoint of a later step arrives without them: a resume from it would not
-            # draw them again.
-            first = file.kind == "curves"
+            # Curves and samples go first, so that no checkpoint of a later step arrives without them: a resume from it
+            # would not make them again.
+            first = file.kind in EVALUATION_KINDS
             self._uploads.submit(file.path, file.name, file.kind, step=file.step, first=first, sha256=sha256)
             return
         # Behind the reports that led to it: if this machine dies now, whoever resumes from the checkpoint repeats

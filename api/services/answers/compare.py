@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,8 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from api import bounded_process
 from api.bounded_process import TooMuchMemory, TooSlow
 from api.database import Database
-from api.errors import Gone, InvalidSpec
+from api.errors import InvalidSpec
+from api.kept_bytes import KeptBytes
 from api.services.answers.find_matches import StoredMatches, find
+from api.services.answers.stored_copy import stored_copy
 from api.storage import Storage
 from crosskd.spec.matches import MOST_BYTES
 from wire.compare import RESAMPLES, SEED, ComparedJob, Comparison, Differences
@@ -25,7 +24,6 @@ from wire.errors import Fault
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # its threads are its own
 COMMAND = [sys.executable, "-m", "report.compare"]
 CACHED_BYTES = 16 * 2**20  # of answers, as JSON
-READ_SIZE = 1 << 20  # bytes
 _VERSION = b"1"  # of what is computed: part of the tag
 
 if TYPE_CHECKING:  # numpy is for the process that computes
@@ -33,28 +31,18 @@ if TYPE_CHECKING:  # numpy is for the process that computes
 
 
 class Comparisons:
-    """What was computed, the least used given up first."""
+    """What was computed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._answers: OrderedDict[str, bytes] = OrderedDict()
-        self._bytes = 0
+        self._answers = KeptBytes(CACHED_BYTES)
 
     def get(self, tag: str) -> Answer | None:
-        with self._lock:
-            if (stored := self._answers.get(tag)) is None:
-                return None
-            self._answers.move_to_end(tag)
-        answer: Answer = json.loads(stored)
+        stored = self._answers.get(tag)
+        answer: Answer | None = None if stored is None else json.loads(stored)
         return answer
 
     def put(self, tag: str, answer: Answer) -> None:
-        stored = json.dumps(answer).encode()
-        with self._lock:
-            self._bytes += len(stored) - len(self._answers.pop(tag, b""))
-            self._answers[tag] = stored
-            while self._bytes > CACHED_BYTES:
-                self._bytes -= len(self._answers.popitem(last=False)[1])
+        self._answers.put(tag, json.dumps(answer).encode())
 
 
 def find_all(database: Database, refs: Sequence[str], baseline: str | None) -> list[StoredMatches]:
@@ -99,31 +87,7 @@ def _copied(storage: Storage, matches: StoredMatches) -> BinaryIO:
         what = f"the {matches.model} of the job {matches.job} has matches of {matches.size} bytes"
         fault = Fault(pointer="job", detail=f"{what}, and {MOST_BYTES} are the most", remedy="Compare another job.")
         raise InvalidSpec("the matches are too large to compare", errors=[fault])
-    digest = hashlib.sha256()
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    try:
-        with storage.open(matches.key) as source:
-            while chunk := source.read(READ_SIZE):
-                digest.update(chunk)
-                copy.write(chunk)
-    except FileNotFoundError:
-        copy.close()
-        raise _gone(matches) from None
-    except BaseException:
-        copy.close()
-        raise
-    if digest.hexdigest() != matches.sha256:
-        copy.close()
-        raise _gone(matches)
-    copy.flush()
-    return copy
-
-
-def _gone(matches: StoredMatches) -> Gone:
-    return Gone(
-        f"the stored matches of the job {matches.job} are gone or damaged",
-        remedy="The storage does not match the database; restore it from a backup.",
-    )
+    return stored_copy(storage, matches.key, matches.sha256, f"matches of the job {matches.job}")
 
 
 def _run(files: Sequence[BinaryIO], seconds: float) -> Answer:

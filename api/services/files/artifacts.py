@@ -16,6 +16,7 @@ from api.errors import Conflict, Gone, NotFound
 from api.models import ID, Artifact, Attempt, DeletedJob, Job
 from api.services.jobs import dependencies, store
 from api.storage import Storage, StoredFile, check_key
+from crosskd.spec.files import EVALUATION_KINDS
 from crosskd.spec.nearest import did_you_mean
 from wire import artifacts as wire
 from wire.jobs import FINAL
@@ -43,9 +44,9 @@ class ArtifactRedirect(NamedTuple):
 
 
 def listing(session: Session, job_id: str) -> wire.ArtifactList:
-    """Without the curves, which are found through the evaluations. Raises `NotFound` if there is no such job."""
+    """Without what each evaluation leaves, which is found through it. Raises `NotFound` if there is no such job."""
     store.find(session, job_id)
-    rows = session.execute(_of_job(job_id).where(Artifact.kind != "curves").order_by(Artifact.name))
+    rows = session.execute(_of_job(job_id).where(Artifact.kind.not_in(EVALUATION_KINDS)).order_by(Artifact.name))
     return wire.ArtifactList(items=[as_wire(row.Artifact, row.number) for row in rows])
 
 
@@ -266,7 +267,7 @@ def _find(session: Session, job_id: str, name: str) -> Row[Artifact, int] | None
 
 
 def _unknown(session: Session, job: Job, name: str) -> NotFound:
-    listed = select(Artifact.name).where(Artifact.job_id == job.id, Artifact.kind != "curves")
+    listed = select(Artifact.name).where(Artifact.job_id == job.id, Artifact.kind.not_in(EVALUATION_KINDS))
     names = session.scalars(listed.order_by(Artifact.name)).all()
     near = did_you_mean(name, names[:1000])
     remedy = f"{near} It has: {', '.join(names)}.".lstrip() if names else f"It has none yet: the job is {job.status}."

@@ -43,9 +43,10 @@ from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.settings import Settings
 from api.storage import OffsetMismatch, PartLocked, StagedUpload, Storage, StorageUnavailable
 from api.stores.threads import PUBLISHING, STAGING
+from crosskd.spec.files import BEST_FILES, kind_of
 from wire import artifacts as wire
 
-MAX_FILES = 20_000  # of a job; evaluations make one each
+MAX_FILES = 40_000  # of a job; evaluations make two each
 IDLE_SECONDS = 30.0  # a sender that is silent for longer has gone, even if its connection does not say so
 WRITE_SIZE = 1 << 20  # bytes: chunks off the network are smaller, and each write costs a hop to a thread
 _SHA256 = re.compile(r"(?:^|,)[ \t]*sha-256=:([A-Za-z0-9+/]{43}=):[ \t]*(?:;[^,]*)?(?=,|$)")
@@ -55,7 +56,7 @@ _KINDS: dict[str, wire.ArtifactKind] = {
     wire.LAST_WEIGHTS: "weights",
     wire.LOG: "log",
     wire.MANIFEST: "manifest",
-    **{name: kind for kind, name in wire.MATCHES_FILES.items()},
+    **{name: kind_of(kept) for kept, name in BEST_FILES.items()},
 }
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from crosskd.engine.results import Results
 from crosskd.spec.config import EvaluationConfig, ModelConfig
+from crosskd.spec.files import BEST_FILES
 from crosskd.structures import Curves, Evaluation
 
 
@@ -120,24 +121,31 @@ def test_curves_are_handed_on_and_never_kept(tmp_path: Path) -> None:
     assert found.evaluations[0] == told
 
 
-def test_the_matches_of_the_best_and_of_the_teacher_travel_in_the_checkpoint(tmp_path: Path) -> None:
+def test_the_files_of_the_best_and_of_the_teacher_travel_in_the_checkpoint(tmp_path: Path) -> None:
     """As bytes that a reader of tensors alone takes, and come out of it as they were."""
     found = results(tmp_path)
-    found.add_teacher(replace(evaluation(0.4, 0), matches=b"the teacher's"))
+    found.add_teacher(with_files(evaluation(0.4, 0), b"the teacher's"))
     for ap, step, content in ((0.2, 1, b"first"), (0.3, 2, b"best"), (0.1, 3, b"worse")):
-        found.add(replace(evaluation(ap, step), matches=content), nn.Linear(1, 1))
+        found.add(with_files(evaluation(ap, step), content), nn.Linear(1, 1))
     torch.save(found.state_dict(1.0), tmp_path / "state.pt")
     restored = results(tmp_path)
     restored.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    for kind, content, step in (("matches", b"best", 2), ("teacher_matches", b"the teacher's", 0)):
-        file = restored.write_matches(kind)
-        assert file is not None
-        assert (file.kind, file.step, file.path.read_bytes()) == (kind, step, content)
+    written = [restored.write_file(kept) for kept in BEST_FILES]
+    assert [(file.name, file.kind, file.step, file.path.read_bytes()) for file in written if file] == [
+        ("matches.safetensors", "matches", 2, b"best"),
+        ("teacher_matches.safetensors", "teacher_matches", 0, b"the teacher's"),
+        ("detections.json.gz", "detections", 2, b"all of best"),
+        ("teacher_detections.json.gz", "detections", 0, b"all of the teacher's"),
+    ]
 
 
-def test_a_checkpoint_of_an_earlier_version_has_no_matches(tmp_path: Path) -> None:
+def with_files(measured: Evaluation, content: bytes) -> Evaluation:
+    return replace(measured, matches=content, samples=content, detections=lambda: b"all of " + content)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_files(tmp_path: Path) -> None:
     state = after(tmp_path, 0.5).state_dict(1.0)
     del state["matches"]
     restored = results(tmp_path)
     restored.load_state_dict(state)
-    assert restored.write_matches("matches") is None
+    assert [restored.write_file(kept) for kept in BEST_FILES] == [None] * 4

@@ -112,7 +112,9 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     files = [(file.name, file.kind, file.step) for file in told.files]
     assert files == [
         ("curves-student-00000000.json", "curves", 0),
+        ("samples-student-00000000.json.gz", "samples", 0),
         ("matches.safetensors", "matches", 0),
+        ("detections.json.gz", "detections", 0),
         ("manifest.json", "manifest", 2),
     ]
     assert average_precision(read_matches((tmp_path / "matches.safetensors").read_bytes())).metrics == (
@@ -121,6 +123,7 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
 
     assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
     assert manifest["kind"] == "evaluate"
+    assert manifest["annotations_sha256"] == {"val": file_digest(Path(data.val.annotations))}
     assert manifest["classes"] == CLASSES
     assert manifest["data"]["val"]["images_used"] == manifest["model"]["images"]
     assert manifest["model"]["image"] == [64, 96]  # the scale that the file records

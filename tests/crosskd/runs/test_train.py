@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import multiprocessing
 import signal
@@ -23,7 +24,7 @@ from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkp
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
-from crosskd.spec.files import MATCHES_FILES
+from crosskd.spec.files import BEST_FILES, samples_name
 from crosskd.spec.shapes import parameter_count
 from crosskd.weights.native import read_weights, write_weights
 from report.matches import read_matches
@@ -95,6 +96,11 @@ def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, 
         name = {"student": "matches", "teacher": "teacher_matches"}[model]
         again = average_precision(read_matches((tmp_path / f"{name}.safetensors").read_bytes()))
         assert (again.metrics, again.per_class) == (manifest[model]["metrics"], manifest[model]["per_class"])
+        prefix, step = {"student": ("", result.best_step), "teacher": ("teacher_", 0)}[model]
+        listed = json.loads(gzip.decompress((tmp_path / f"{prefix}detections.json.gz").read_bytes()))
+        assert len(listed) == len(read_matches((tmp_path / f"{name}.safetensors").read_bytes()).scores)
+        samples = json.loads(gzip.decompress((tmp_path / "samples" / samples_name(model, step)).read_bytes()))
+        assert (len(samples["images"]), samples["detections"]) == (6, listed)  # so few images are all samples
         assert set(manifest[model]["per_class"]) == set(CLASSES)
     assert manifest["gap_to_teacher"] == manifest["teacher"]["metrics"]["AP"] - manifest["student"]["metrics"]["AP"]
     assert [e["step"] for e in manifest["evaluations"]] == [3, 6]
@@ -257,7 +263,7 @@ def test_a_run_that_dies_and_is_resumed_is_the_run_that_did_not(
     newest = list_checkpoints(tmp_path / "first" / "checkpoints")[0]
     result = train(spec, tmp_path / "second", callbacks=[second], resume=newest)
 
-    for name in ("best.safetensors", "last.safetensors", *MATCHES_FILES.values()):
+    for name in ("best.safetensors", "last.safetensors", *BEST_FILES.values()):
         assert digest(tmp_path / "second" / name) == digest(workdir / name), name
     assert first.logs | second.logs == whole.logs
     assert set(second.logs) == set(range(int(newest.stem[-8:]) + 1, 7))

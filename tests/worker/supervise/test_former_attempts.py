@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crosskd.spec.files import CHECKPOINTS, MANIFEST, curves_name
+from crosskd.spec.files import CHECKPOINTS, MANIFEST, curves_name, samples_name
 from tests.support.api_double import Double
 from wire.logs import LogBatch, LogLine
 from wire.reports import Claim, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
@@ -19,7 +19,7 @@ from worker.supervise.former_attempts import FormerAttempts, has_undelivered
 from worker.training.reporter import Reporter
 
 AT = datetime(2026, 1, 31, tzinfo=UTC)
-CURVES = curves_name("student", 7)
+CURVES, SAMPLES = curves_name("student", 7), samples_name("student", 7)
 POINTS = MetricBatch(sequence=3, points=[MetricPoint(key="loss", step=step, value=1.0, at=AT) for step in (6, 7)])
 ZERO = CocoMetrics(**dict.fromkeys(CocoMetrics.model_fields, 0))
 EVALUATION = EvaluationReport(model="student", step=7, metrics=ZERO)
@@ -47,6 +47,7 @@ def former(work: Path, number: int, job: str = "j", steps: tuple[int, ...] = (),
     (folder.run / MANIFEST).write_text("{}")
     folder.staging.mkdir()
     (folder.staging / f"000001-{CURVES}").write_text("{}")
+    (folder.staging / f"000003-{SAMPLES}").write_bytes(b"")
     (folder.staging / "000002-checkpoint-00000007.pt").write_bytes(b"7")
     folder.release(keep=True, undelivered=True)
     return folder
@@ -84,12 +85,13 @@ def test_where_reports_are_missing_nothing_is_gone_on_from(tmp_path: Path, deliv
         assert (found.newest is not None) == delivered
 
 
-def test_curves_are_delivered_by_the_next_attempt(
+def test_what_evaluations_left_is_delivered_by_the_next_attempt(
     tmp_path: Path, double: Double, attempt: AttemptClient, folder: WorkFolder
 ) -> None:
     former(tmp_path / "former", 1)
     with FormerAttempts(tmp_path / "former", "j") as found:
         found.hand_over(folder)
     Reporter(attempt, folder, lambda: None, spool_megabytes=1).close(60)
-    assert CURVES in [name for name, _, _ in double.uploads]
+    sent = {name: query for name, query, _ in double.uploads}
+    assert sent == {CURVES: {"kind": "curves", "step": "7"}, SAMPLES: {"kind": "samples", "step": "7"}}
     assert list(folder.inherited.iterdir()) == []

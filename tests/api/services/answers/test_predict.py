@@ -18,8 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from api.errors import BadRequest, Unavailable
-from api.predict import pool as pools
+from api.errors import BadRequest, TooManyRequests, Unavailable
 from api.predict.pool import Pool
 from api.services import tokens
 from api.services.answers.predict import Graph, Question, Upload, predict
@@ -289,7 +288,7 @@ def test_images_that_do_not_come_are_not_waited_for(settings: Settings) -> None:
     held = [pool.admitted() for _ in range(3)]
     held[0].__enter__()
     held[1].__enter__()
-    with pytest.raises(pools.TooManyRequests):
+    with pytest.raises(TooManyRequests):
         held[2].__enter__()
     held[0].__exit__(None, None, None)
     with pool.admitted():

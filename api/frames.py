@@ -1,4 +1,4 @@
-"""What the API and its processes for predictions say to each other: a JSON object, then bytes whose length it names.
+"""What the API and its processes for images say to each other: a JSON object, then bytes whose length it names.
 
 JSON and not Python's own form: a process that a hostile image has taken over must not be able to run code here.
 """
