@@ -237,7 +237,15 @@ class Client(Transport):
             params["since_step"] = page.next_step
 
     def evaluations(self, job: str) -> list[Evaluation]:
-        return parse(EvaluationList, self._send("GET", f"/jobs/{self.resolve(job)}/evaluations")).items
+        """All of them, by step; several pages of a job with thousands of classes."""
+        path, found = f"/jobs/{self.resolve(job)}/evaluations", list[Evaluation]()
+        params: dict[str, int] = {}
+        while True:
+            page = parse(EvaluationList, self._send("GET", path, params=params))
+            found += page.items
+            if page.next_step is None:
+                return found
+            params = {"since_step": page.next_step}
 
     def curves(self, job: str, step: int, *, model: Model = "student") -> Curves:
         """Precision over recall of one evaluation, per class and their mean."""
