@@ -50,7 +50,7 @@ from api.process_log import current_request_id
 from api.storage import StorageUnavailable
 from wire.artifacts import OFFSET_HEADER
 from wire.errors import DIGEST_MISMATCH, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, WRONG_OFFSET, Fault, Problem
-from wire.faults import MAX_LISTED, faults
+from wire.faults import MAX_LISTED, NO_BODY, faults
 from wire.process_log import REQUEST_ID_HEADER
 from wire.reports import BATCH_TOO_LARGE
 
@@ -312,6 +312,8 @@ def invalid_request(request: Request, error: RequestValidationError, further: Se
     if isinstance(error.body, bytes):  # FastAPI parses a body only if it calls itself JSON
         return UnsupportedMediaType("the body is not JSON", remedy="Send it with `Content-Type: application/json`.")
     found = faults(complaints, error.body, _body_model(request))
+    if [(fault.detail, fault.remedy) for fault in found.listed] == [NO_BODY] and not further:
+        return InvalidSpec(NO_BODY[0], remedy=NO_BODY[1], errors=found.listed)
     return invalid("request", [*found.listed, *further], found.total + len(further))
 
 

@@ -50,13 +50,18 @@ class AmbiguousJob(ClientError):
 
 
 def is_id(text: str) -> bool:
-    """Whether it is a whole id, of a job or of a sweep."""
-    return _ID.fullmatch(text.strip()) is not None
+    """Whether it is a whole id, of a job or of a sweep; capitals are taken for small letters."""
+    return _ID.fullmatch(text.strip().lower()) is not None
+
+
+def spelt(text: str) -> str:
+    """A whole id as the service spells it; anything else as it is."""
+    return text.strip().lower() if is_id(text) else text
 
 
 def is_beginning(text: str) -> bool:
     """Whether it can be meant as the id of a job, the beginning of one or `@last`, where a name would be another's."""
-    return text == LAST or _ID.fullmatch(text) is not None or _PREFIX.fullmatch(text) is not None
+    return text == LAST or is_id(text) or _PREFIX.fullmatch(text) is not None
 
 
 def resolve(reference: str, find: Find) -> str:
@@ -65,8 +70,8 @@ def resolve(reference: str, find: Find) -> str:
     `find` gives the newest jobs under filters of `GET /jobs`. Raises: `NoSuchJob`, `AmbiguousJob`.
     """
     reference = reference.strip()
-    if _ID.fullmatch(reference):
-        return reference
+    if is_id(reference):
+        return spelt(reference)
     if reference == LAST:
         if not (newest := find(owner=ME, limit=1)):
             raise NoSuchJob(

@@ -162,7 +162,7 @@ class Client(Transport):
 
     def sweep(self, sweep: str) -> Sweep:
         """With its jobs, what each arm has reached, and the verdicts."""
-        return parse(Sweep, self._send("GET", f"/sweeps/{_segment(sweep)}"))
+        return parse(Sweep, self._send("GET", f"/sweeps/{_sweep(sweep)}"))
 
     def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
         """All sweeps, newest first, page by page."""
@@ -212,10 +212,10 @@ class Client(Transport):
 
     def delete_sweep(self, sweep: str) -> None:
         """Delete a sweep whose jobs have all ended, with the jobs and all that they have made."""
-        self._send("DELETE", f"/sweeps/{_segment(sweep)}")
+        self._send("DELETE", f"/sweeps/{_sweep(sweep)}")
 
     def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
-        return parse(Sweep, self._send("POST", f"/sweeps/{_segment(sweep)}/{action}"))
+        return parse(Sweep, self._send("POST", f"/sweeps/{_sweep(sweep)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -237,7 +237,15 @@ class Client(Transport):
             params["since_step"] = page.next_step
 
     def evaluations(self, job: str) -> list[Evaluation]:
-        return parse(EvaluationList, self._send("GET", f"/jobs/{self.resolve(job)}/evaluations")).items
+        """All of them, by step; several pages of a job with thousands of classes."""
+        path, found = f"/jobs/{self.resolve(job)}/evaluations", list[Evaluation]()
+        params: dict[str, int] = {}
+        while True:
+            page = parse(EvaluationList, self._send("GET", path, params=params))
+            found += page.items
+            if page.next_step is None:
+                return found
+            params = {"since_step": page.next_step}
 
     def curves(self, job: str, step: int, *, model: Model = "student") -> Curves:
         """Precision over recall of one evaluation, per class and their mean."""
@@ -267,7 +275,7 @@ class Client(Transport):
 
     def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
         """What the arms of a sweep reached, as a page that needs nothing else."""
-        return self._text(f"/sweeps/{_segment(sweep)}/report", media_type)
+        return self._text(f"/sweeps/{_sweep(sweep)}/report", media_type)
 
     def chart(self, job: str, name: str = "loss", *, alone: str | None = None) -> AnyChart:
         """A chart of a job, as Altair's: a notebook shows it. It needs `pip install 'crosskd[charts]'`.
@@ -390,6 +398,10 @@ def _given(**params: Any) -> dict[str, Any]:
 def _idempotency_header(key: str | None) -> dict[str, str]:
     """The header of a request that creates."""
     return {IDEMPOTENCY_HEADER: key or str(uuid4())}
+
+
+def _sweep(sweep: str) -> str:
+    return _segment(references.spelt(sweep))
 
 
 def _segment(text: str) -> str:

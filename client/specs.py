@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from client.errors import ClientError
+from client.references import is_id
 from crosskd.errors import ConfigError
 from crosskd.spec import layouts
 from crosskd.spec.presets import parse_yaml
 from wire.jobs import Job
 from wire.kinds import known_or_inferred
+from wire.sweeps import OWN_LABELS
 
 OF_WEIGHTS = ("evaluate", "export")  # kinds whose spec can begin empty: all they need is weights
 OF_THE_WEIGHTS = ("model", "classes")  # what a spec says of the weights it names
@@ -44,6 +46,7 @@ def read_job(path: Path) -> dict[str, Any]:
 def like(former: Job, *, new_teacher: bool = False, new_weights: bool = False) -> dict[str, Any]:
     """A job from a former one, for `complete`: its specification as it is stored, its labels and its priority.
 
+    Of a job of a sweep, the labels that the sweep has put on it stay with it: the new job is none of the sweep's.
     What is known of its teacher or of its weights is left out where others take their place. A training's kind is told
     by its specification, so that one without a teacher can come of a distillation.
     """
@@ -52,7 +55,9 @@ def like(former: Job, *, new_teacher: bool = False, new_weights: bool = False) -
         spec["teacher"] = None
     if new_weights:
         spec = {name: value for name, value in spec.items() if name not in OF_THE_WEIGHTS}
-    job = {"labels": dict(former.labels), "priority": former.priority, "spec": spec}
+    of_sweep = OWN_LABELS if is_id(former.labels.get("sweep", "")) else ()
+    labels = {name: value for name, value in former.labels.items() if name not in of_sweep}
+    job = {"labels": labels, "priority": former.priority, "spec": spec}
     return {"kind": former.kind, **job} if former.kind in OF_WEIGHTS else job
 
 

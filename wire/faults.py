@@ -21,6 +21,11 @@ OWN_ERRORS = frozenset({"value_error", TOO_MANY, BATCH_TOO_LARGE})
 
 _QUOTED = re.compile(r"'([^']*)'")  # in Pydantic's list of the values that a field takes
 
+NO_BODY = (
+    "the request has no body",
+    "Send JSON with `Content-Type: application/json`; the description at /docs shows its fields.",
+)
+
 MAX_LISTED = 100  # faults of a request that are told one by one; all are counted
 MAX_TEXT = 1000  # characters of one part of a fault: a name in a body may be as long as the body
 
@@ -100,6 +105,8 @@ def _fault(error: Any, body: Any, model: Any) -> Fault:
 
 def _texts(error: Any, holder: type[BaseModel] | None) -> tuple[str, str]:
     """What is wrong, and what to do."""
+    if error["type"] == "missing" and tuple(error["loc"]) == ("body",):
+        return NO_BODY
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if error["type"] in OWN_ERRORS and ("; " in message or ": " in message):
         # Our own validators write "what is wrong; what to do" or "what is to be done: why".

@@ -62,7 +62,10 @@ class JobReport(BaseModel):
         default=None,
         description="(student - alone) / (teacher - alone) in AP, any number; null unless the teacher is above alone.",
     )
-    evaluations: list[Evaluation] = Field(description="All of them, by step.")
+    evaluations: list[Evaluation] = Field(
+        description="All of them, by step. If they are more than a page of `GET /jobs/{id}/evaluations`, only the "
+        "first, the best and the last of each model have their classes."
+    )
     losses: MetricBuckets = Field(description="The loss and its terms over the whole training.")
     seconds: float | None = Field(default=None, description="The training's own time in seconds, from 0, all attempts.")
     device: str = Field(default="", description="What it computed on.")

@@ -244,7 +244,13 @@ class Curves(BaseModel):
 
 
 class EvaluationList(BaseModel):
-    items: list[Evaluation] = Field(description="The evaluations of the job, by step.")
+    """`GET /jobs/{id}/evaluations`, by step and model. `since_step` of the next page is `next_step`."""
+
+    items: list[Evaluation] = Field(description="The evaluations of the job, by step; of a large one those of a page.")
+    has_more: bool = Field(default=False, description="Whether there are later ones.")
+    next_step: int | None = Field(
+        default=None, description="The step with which the next page begins, from 0; null: this is the last page."
+    )
 
 
 class MetricRow(BaseModel):

@@ -12,7 +12,7 @@ from api.http.representations import CSV, negotiate, to_csv
 from api.http.transactional import Transactional
 from api.limits import MAX_REPEATS
 from api.services.files import artifacts
-from api.services.history import downsampling, series
+from api.services.history import downsampling, evaluations, series
 from api.storage import StorageDep
 from wire.reports import (
     Curves,
@@ -76,9 +76,26 @@ def get_metrics(
 
 
 @router.get("/jobs/{job}/evaluations")
-def get_evaluations(job: str, session: ReadDep) -> EvaluationList:
-    """The 12 COCO numbers and those of each class, per evaluated step of student and teacher."""
-    return series.evaluations(session, job)
+def get_evaluations(
+    job: str,
+    request: Request,
+    response: Response,
+    session: ReadDep,
+    since_step: Annotated[Step, Query(description="The first optimizer step.")] = 0,
+    limit: Annotated[
+        int, Query(ge=1, le=evaluations.LONGEST_PAGE, description="Evaluations in a page.")
+    ] = evaluations.LONGEST_PAGE,
+) -> EvaluationList:
+    """The 12 COCO numbers and those of each class, per evaluated step of student and teacher.
+
+    By step, whole steps only. A page holds 8 million characters at most, which is 6 evaluations of 10,000 classes or
+    800 of 80; `Link` leads to the next.
+    """
+    page = evaluations.page(session, job, since_step=since_step, limit=limit)
+    if page.next_step is not None:
+        following = request.url.include_query_params(since_step=page.next_step)
+        response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return page
 
 
 @router.head("/jobs/{job}/evaluations/{step}/curves", include_in_schema=False, response_class=FileResponse)

@@ -137,8 +137,12 @@ def test_a_fault_may_quote_anything() -> None:
 def test_a_body_that_is_no_json(client: TestClient) -> None:
     assert "application/json" in problem(client.post("/jobs", content="kind=train"), 415)["remedy"]
     problem(client.post("/jobs", data={"kind": "train"}), 415)
-    assert faults(client.post("/jobs")) != {}
-    assert faults(client.post("/jobs", json=None, headers=JSON)) != {}
+    for path in ("/jobs", "/sweeps"):
+        for nothing in ({}, {"content": b"", "headers": JSON}, {"content": b"null", "headers": JSON}):
+            told = problem(client.post(path, **nothing), 422)
+            assert told["detail"] == "the request has no body"
+            assert told["remedy"].startswith("Send JSON with `Content-Type: application/json`")
+            assert told["errors"][0]["pointer"] == ""  # the whole body, in RFC 6901
     assert faults(client.post("/jobs", json=[])) != {}
 
 

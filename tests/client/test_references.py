@@ -45,6 +45,7 @@ def find(**filters: Any) -> list[JobSummary]:
     ("reference", "found"),
     [
         (ONE, ONE),
+        (ONE.upper(), ONE),
         ("9" * 32, "9" * 32),  # an id is not looked up: what is asked of it says that there is none
         (ONE[:5], ONE),
         (ONE[:31].upper(), ONE),

@@ -94,6 +94,16 @@ def test_evaluations_and_artifacts_are_listed(service: Service, finished: str) -
         assert "best.safetensors" in {item.name for item in client.artifacts(finished)}
 
 
+def test_evaluations_are_read_page_by_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, worker = service.post("measured"), Worker(service.http)
+    worker.claim(job)
+    for step in (1, 2, 3):
+        report_with_curves(worker, "student", step, curves=False)
+    monkeypatch.setattr("api.services.history.evaluations.PAGE_CHARACTERS", 1)
+    with service.client() as client:
+        assert [found.step for found in client.evaluations(job)] == [1, 2, 3]
+
+
 def test_curves_are_read_through_their_evaluation(service: Service) -> None:
     job, worker = service.post("drawn"), Worker(service.http)
     worker.claim(job)

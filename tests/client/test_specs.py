@@ -190,6 +190,18 @@ def test_a_former_job_is_begun_with(kind: str, spec: dict[str, Any], more: dict[
     assert former.spec == spec  # what came in is left as it was
 
 
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        ({"sweep": "a" * 32, "role": "arm", "arm": "kd", "seed": "1", "point": "x=1", "team": "a"}, {"team": "a"}),
+        ({"sweep": "autumn", "seed": "1"}, {"sweep": "autumn", "seed": "1"}),  # somebody's own
+    ],
+)
+def test_the_labels_of_a_sweep_stay_with_it(labels: dict[str, str], kept: dict[str, str]) -> None:
+    former = Job.model_validate(FORMER | {"kind": "train", "spec": {}, "labels": labels})
+    assert specs.like(former)["labels"] == kept
+
+
 def test_what_was_known_of_other_weights_is_left_out() -> None:
     distilled = Job.model_validate(FORMER | {"kind": "distill", "spec": {"student": STUDENT, "teacher": TEACHER}})
     job = specs.complete(specs.like(distilled, new_teacher=True), name="n", teacher={"job": "b"})

@@ -13,7 +13,7 @@ from api.database import Database, Session
 from api.errors import InvalidSpec, NotFound
 from api.models import Attempt, Job, Sweep, SweepJob
 from api.services.files import artifacts
-from api.services.history import downsampling, series
+from api.services.history import downsampling, evaluations, series
 from api.services.jobs import store
 from api.settings import Settings
 from api.storage import Storage
@@ -105,7 +105,7 @@ def _at(spec: dict[str, Any], path: Sequence[str]) -> Any:
 def _record(database: Database, storage: Storage, settings: Settings, job_id: str) -> Record:
     with database.session() as session:
         job = store.find(session, job_id)
-        rows = series.evaluations(session, job.id).items
+        rows = evaluations.for_report(session, job.id)
         result = session.scalar(
             select(Attempt.result)
             .where(Attempt.job_id == job.id, Attempt.result.is_not(None))
@@ -117,7 +117,7 @@ def _record(database: Database, storage: Storage, settings: Settings, job_id: st
         )
         files = artifacts.listing(session, job.id).items
         told = store.detail(session, settings, job)
-        before = series.carried(session, job)
+        before = evaluations.carried(session, job)
         sweep = session.scalar(select(SweepJob.sweep_id).where(SweepJob.job_id == job.id).limit(1))
     carried = {model: found.evaluation for model, found in before.items()}
     curves = {}

@@ -11,7 +11,7 @@ from sqlalchemy.orm import defer
 
 from api.database import Session
 from api.models import Attempt, Evaluation, Job, SweepJob
-from api.services.history import series
+from api.services.history import evaluations
 from wire.scalars import figure
 from wire.sweeps import Point
 
@@ -98,7 +98,7 @@ def _best_reports(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, 
     known = {job: reports[key] for job, key in latest.items() if key in reports}
     # A retry that got no better delivers the best student from before its start, which a former job has reported.
     for job in jobs:
-        if job.id not in known and (best := series.carried(session, job).get("student")) is not None:
+        if job.id not in known and (best := evaluations.carried(session, job).get("student")) is not None:
             known[job.id] = best.evaluation.model_dump()
     return known
 

@@ -14,11 +14,10 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.errors import NotFound
-from api.models import Artifact, Attempt, Evaluation, Job, MetricPoint
+from api.models import Attempt, MetricPoint
 from api.services.history.values import as_wire
 from api.services.jobs import store
 from wire import reports as wire
-from wire.artifacts import curves_artifact
 
 LAST = 2**53  # no step lies behind it
 
@@ -101,51 +100,3 @@ def _points(
         )
         for row in session.execute(query)
     ]
-
-
-def best_ap(session: Session, job: Job, step: int) -> float | None:
-    """The best student's AP up to `step`, of a retry with what its checkpoint had reached before it."""
-    before = job.start["best_ap"] if job.start else None
-    students = (row for row in evaluations(session, job.id).items if row.model == "student" and row.step <= step)
-    found = [before, *(row.metrics.AP for row in students)]
-    return max((ap for ap in found if ap is not None and ap >= 0), default=None)
-
-
-class Carried(NamedTuple):
-    """An evaluation that a retry has from before its start, and the job that made it."""
-
-    job_id: str
-    evaluation: wire.Evaluation
-
-
-def carried(session: Session, job: Job) -> dict[wire.Model, Carried]:
-    """Of a retry, what the checkpoint that it starts from had reached: the best student, and the teacher.
-
-    If the retry gets no better, that student is the one that it delivers. Jobs that were deleted tell nothing.
-    """
-    found: dict[wire.Model, Carried] = {}
-    start = job.start
-    while start is not None and (former := session.get(Job, start["job"])) is not None:
-        rows = [row for row in evaluations(session, former.id).items if row.step <= start["step"]]
-        of_former = {row.model: Carried(former.id, row) for row in rows if row.best or row.model == "teacher"}
-        found = of_former | found  # a later job's counts
-        start = former.start
-    return found
-
-
-def evaluations(session: Session, job_id: str) -> wire.EvaluationList:
-    """By step; of two of the same model and step, the later attempt's."""
-    parts = step_ranges(session, job_id)  # first: it refuses an id that is none, and a database may choke on one
-    drawn = select(Artifact.name).where(Artifact.job_id == job_id, Artifact.kind == "curves")
-    curves = frozenset(session.scalars(drawn))
-    found: dict[tuple[int, str], wire.Evaluation] = {}
-    for part in reversed(parts):
-        # Up to `part.last`, but from 0: a resumed attempt may evaluate the teacher again, at step 0.
-        query = select(Evaluation).where(Evaluation.attempt_id == part.attempt_id, Evaluation.step <= part.last)
-        for row in session.scalars(query):
-            name = curves_artifact(row.model, row.step)
-            link = f"/jobs/{job_id}/evaluations/{row.step}/curves?model={row.model}" if name in curves else None
-            rest = {"attempt": part.number, "at": row.at, "curves": link}
-            report = wire.Evaluation.model_validate({**row.report, **rest})
-            found.setdefault((row.step, row.model), report)
-    return wire.EvaluationList(items=[found[key] for key in sorted(found)])

@@ -15,7 +15,7 @@ from api.errors import Conflict
 from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, ApiUptime, Attempt, Job
 from api.services.files import artifacts
-from api.services.history import series
+from api.services.history import evaluations, series
 from api.services.jobs import dependencies, quotas, store
 from api.services.jobs.fencing import lock_attempt, lock_running_attempt, running_attempt
 from api.services.jobs.manifest import missing_onnx
@@ -87,7 +87,7 @@ def claim(
 
 def _rewind(session: Session, job: Job, step: int) -> None:
     """Take the job's figures back to the step that a new attempt goes on from: what lies behind it is made anew."""
-    job.best_ap = series.best_ap(session, job, series.LAST)
+    job.best_ap = evaluations.best_ap(session, job, series.LAST)
     if job.progress is not None:
         before = Progress.model_validate(job.progress)
         epoch = before.epoch * step / before.step if before.step else 0.0

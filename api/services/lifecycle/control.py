@@ -25,7 +25,7 @@ from api.database import Session
 from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel, SweepJob
 from api.services.files import artifacts
-from api.services.history import series
+from api.services.history import evaluations
 from api.services.jobs import dependencies, quotas, store
 from api.services.jobs.journal import commands_topic
 from api.services.jobs.transitions import begin, move
@@ -255,7 +255,7 @@ def _start(session: Session, former: Job) -> dict[str, Any] | None:
     checkpoint = artifacts.latest_checkpoint(session, former.id)
     if checkpoint is not None:
         step = checkpoint.step or 0
-        return {"job": former.id, "step": step, "best_ap": series.best_ap(session, former, step)}
+        return {"job": former.id, "step": step, "best_ap": evaluations.best_ap(session, former, step)}
     if former.start is None:
         return None
     # Locked, so that nobody deletes it before this retry stands.
