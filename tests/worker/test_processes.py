@@ -174,7 +174,7 @@ def test_a_worker_killed_by_force_takes_the_training_along(
     assert double.finished == []
 
 
-@pytest.mark.parametrize("ctrl_c", [False, True])
+@pytest.mark.parametrize("ctrl_c", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_shutdown_gives_the_job_back(
     double: Double, broker: ValkeyServer, worker: Worker, data: Path, ctrl_c: bool
 ) -> None:
