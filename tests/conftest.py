@@ -1,4 +1,4 @@
-"""What holds for all tests: the order of their files, how hypothesis makes examples, what is cached, what is collected."""
+"""What holds for all tests: the order of their files, how hypothesis makes examples, caches, the garbage collector."""
 
 from __future__ import annotations
 
@@ -54,7 +54,6 @@ FIRST = (
     "crosskd/runs/test_export.py",
     "worker/test_shutdown_and_priority.py",
     "client/test_cli.py",
-    "test_secrets.py",
     "crosskd/data/test_loader.py",
     "api/http/test_streams.py",
     "api/test_server.py",
