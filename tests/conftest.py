@@ -1,13 +1,18 @@
-"""What holds for all tests: in which order their files are run, how hypothesis makes examples, and what is cached."""
+"""What holds for all tests: the order of their files, how hypothesis makes examples, caches, the garbage collector."""
 
 from __future__ import annotations
 
+import gc
 from functools import cache
 from pathlib import Path
 
 import httpx._transports.default
 import pytest
 from hypothesis import HealthCheck, settings
+
+# The imports and the collected tests are a million objects, none of which is ever garbage: they are gone through less
+# often while they are made, and never again afterwards.
+gc.set_threshold(10_000, 10, 10)
 
 # The machine that runs the tests may be busy: how long an example takes, or its making, says nothing.
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -49,7 +54,6 @@ FIRST = (
     "crosskd/runs/test_export.py",
     "worker/test_shutdown_and_priority.py",
     "client/test_cli.py",
-    "test_secrets.py",
     "crosskd/data/test_loader.py",
     "api/http/test_streams.py",
     "api/test_server.py",
@@ -68,3 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     first = FIRST_OF_SLOW if config.option.markexpr == "slow" else FIRST
     place = {here / name: number for number, name in enumerate(first)}
     items.sort(key=lambda item: place.get(item.path, len(first)))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()

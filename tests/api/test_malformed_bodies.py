@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.databases import ONE_DATABASE
 from tests.support.evaluations import METRICS
 from tests.support.worker_calls import WORKER, Worker
 
@@ -133,6 +134,7 @@ def test_what_a_client_makes(client: TestClient, post_job: Callable[..., str], p
     read_all(client, post_job())
 
 
+@ONE_DATABASE  # dry: nothing of it is stored
 def test_what_a_client_submits(client: TestClient, spec: dict[str, Any]) -> None:
     data = {"train": spec["data"]["train"], "val": spec["data"]["val"], "max_corrupt_images": 0}
     small = {"data": data, "student": spec["student"], "optimizer": {"lr": 0.1}, "seed": 0}

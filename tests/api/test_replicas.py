@@ -1,12 +1,10 @@
-"""Two API processes and two relays on one database: each message is sent once, each attempt lost once."""
+"""Two API processes, each with its relay, on one database: each message is sent once, each attempt lost once."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ from api.relay import Relay
 from api.services.jobs import outbox
 from api.services.webhooks import store
 from api.settings import Settings
-from tests.support.api_process import ROOT, Api
+from tests.support.api_process import Api
 from tests.support.coco_files import write_spec
 from tests.support.leases import reap_after
 from tests.support.queues import queued_messages
@@ -60,10 +58,8 @@ def address(
 
 
 @pytest.fixture(scope="module")
-def environment(
-    address: str, broker: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """What all the processes share. Two relays run for as long as the module does."""
+def environment(address: str, broker: ValkeyServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the processes share. `api.relay` as a process of its own: test_server.py."""
     home = tmp_path_factory.mktemp("home")
     (home / "data").mkdir()
     own = {
@@ -71,19 +67,14 @@ def environment(
         "CROSSKD_DATABASE_URL": address,
         "CROSSKD_BROKER_URL": f"redis://{broker.host}:{broker.port}/0",
         "CROSSKD_WORKER_TOKEN_SHA256": DIGEST,
-        "CROSSKD_RELAY": "external",
+        "CROSSKD_RELAY": "embedded",
         "CROSSKD_LEASE_SECONDS": "60",
         "CROSSKD_REDELIVER_SECONDS": "1",
         "CROSSKD_MAX_WAITING_PER_OWNER": str(JOBS),
     }
     with redis.Redis(port=broker.port) as client:
         client.flushall()
-    found = {name: value for name, value in os.environ.items() if not name.startswith("CROSSKD_")} | own
-    relays = [subprocess.Popen([sys.executable, "-m", "api.relay"], cwd=ROOT, env=found) for _ in range(2)]
-    yield found
-    for relay in relays:
-        relay.kill()
-        relay.wait()
+    return {name: value for name, value in os.environ.items() if not name.startswith("CROSSKD_")} | own
 
 
 @pytest.fixture(scope="module")

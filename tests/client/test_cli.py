@@ -383,13 +383,12 @@ def test_a_reader_that_leaves_early_is_no_error(service: Service) -> None:
 
 
 def test_the_cores_own_verbs_are_verbs_here(service: Service) -> None:
-    done = run_process(service, "train", "--help")
-    assert done.returncode == 0
-    assert "--workdir" in done.stdout
     done = run_process(service, "train", "no_such_recipe", "--workdir", "/nowhere")
     assert done.returncode == 2
     assert "no_such_recipe" in done.stderr
-    assert "--annotations" in run_process(service, "evaluate", "--help").stdout
+    done = run_process(service, "evaluate", "--help")
+    assert done.returncode == 0
+    assert "--annotations" in done.stdout
     done = run_process(service, "convert", "gone.pth", "out.safetensors", "--to", "native")
     assert done.returncode == 1
     assert "there is no file gone.pth" in done.stderr

@@ -174,7 +174,7 @@ def test_a_worker_killed_by_force_takes_the_training_along(
     assert double.finished == []
 
 
-@pytest.mark.parametrize("ctrl_c", [False, True])
+@pytest.mark.parametrize("ctrl_c", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_shutdown_gives_the_job_back(
     double: Double, broker: ValkeyServer, worker: Worker, data: Path, ctrl_c: bool
 ) -> None:
@@ -193,6 +193,7 @@ def test_a_shutdown_gives_the_job_back(
     assert list((worker.home / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", [PATIENT], indirect=True)
 def test_a_cancel_reaches_the_training_at_once(
     double: Double, broker: ValkeyServer, worker: Worker, data: Path
@@ -205,6 +206,7 @@ def test_a_cancel_reaches_the_training_at_once(
     assert finish(double)["outcome"] == "cancelled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", [{"CROSSKD_GRACE_SECONDS": "1"}], indirect=True)
 def test_a_training_that_does_not_heed_is_killed(
     double: Double, broker: ValkeyServer, worker: Worker, data: Path

@@ -134,6 +134,7 @@ def training(data: dict[str, Any], folder: Path, teacher: dict[str, Any], **more
         "evaluation": {"teacher_first": False},
         "device": "cpu",
         "threads": 1,
+        "export": None,
         **more,
     }
     return TrainConfig.model_validate(values), detector

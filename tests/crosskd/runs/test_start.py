@@ -137,6 +137,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "schedule": {"max_steps": 1},
         "device": "cpu",
         "threads": 1,
+        "export": None,
     }
 
 
@@ -193,6 +194,7 @@ def test_a_fine_tuned_start_beats_a_random_one_in_the_same_steps(tmp_path: Path)
             "evaluation": {"every_epochs": 1000},
             "device": "cpu",
             "threads": 1,
+            "export": None,
         }
         return TrainConfig.model_validate(base)
 
