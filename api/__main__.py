@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import resource
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--drain-seconds", type=int, help="How long requests may take once it is told to stop.")
     given = parser.parse_args(arguments)
+    gc.set_threshold(100_000, 50, 50)  # while the application is imported, a quarter faster; then as api.main sets it
     try:
         settings = load()
     except SettingsError as error:

@@ -20,6 +20,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from crosskd.engine.imports import quick_imports
 from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError, CrossKDError, Interrupted
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
@@ -217,7 +218,8 @@ def _real(roots: list[Path] | None) -> list[Path]:
 
 def _export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path]) -> None:
     try:
-        from crosskd.runs.export import export as run_export
+        with quick_imports():
+            from crosskd.runs.export import export as run_export
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "onnxruntime", "onnxscript"):
             raise
@@ -244,8 +246,9 @@ def _train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) 
     if config.gpus > 1 and not _join_launcher(workdir):
         _launch(config, workdir, resume, roots)
         return
-    from crosskd.engine.progress import ProgressLine
-    from crosskd.runs.train import train as run_training
+    with quick_imports():
+        from crosskd.engine.progress import ProgressLine
+        from crosskd.runs.train import train as run_training
 
     console = Console()
     with _stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:
@@ -301,8 +304,9 @@ def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path])
 def _evaluate(weights: Path, config: TrainConfig, matches: Path | None, as_json: bool, roots: list[Path]) -> None:
     from rich.table import Table
 
-    from crosskd.runs.evaluate import as_evaluation, evaluate_weights
-    from crosskd.weights.files import write_bytes
+    with quick_imports():
+        from crosskd.runs.evaluate import as_evaluation, evaluate_weights
+        from crosskd.weights.files import write_bytes
 
     evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
     if matches is not None and evaluation.matches is not None:

@@ -33,8 +33,11 @@ from tests.support.worker_calls import DIGEST, Worker
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[str], str]]:
-    """A server over its socket; call it with a name to get the address of a database of that name."""
+def postgres() -> Iterator[Callable[..., str]]:
+    """A server over its socket; call it with a name to get the address of a new database of that name.
+
+    A copy of the database `template`, if one is named, to which nobody may be connected.
+    """
     # Not pytest's own folder, which only its owner may enter: as root, Postgres runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="crosskd-postgres-"))
     folder.chmod(0o755)
@@ -45,10 +48,10 @@ def postgres() -> Iterator[Callable[[str], str]]:
             connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(text("SELECT pg_reload_conf()"))
 
-    def create(name: str) -> str:
+    def create(name: str, template: str = "template1") -> str:
         with admin.connect() as connection:
             connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
-            connection.execute(text(f'CREATE DATABASE "{name}"'))
+            connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
         return server.get_uri(database=name, driver="psycopg")
 
     yield create
@@ -69,15 +72,22 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def empty_database(postgres: Callable[..., str]) -> str:
+    """The name of a Postgres database with all tables and no rows, to copy."""
+    engine = create_engine(postgres("empty"))
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return "empty"
+
+
 @pytest.fixture(scope="module")
 def module_database(backend: str, request: pytest.FixtureRequest) -> str:
     """The address of this module's own Postgres, with all tables; empty for SQLite, where each test has a file."""
     if backend == "sqlite":
         return ""
-    url: str = request.getfixturevalue("postgres")(request.module.__name__.rpartition(".")[2])
-    engine = create_engine(url)
-    Base.metadata.create_all(engine)
-    engine.dispose()
+    name, empty = request.module.__name__.rpartition(".")[2], request.getfixturevalue("empty_database")
+    url: str = request.getfixturevalue("postgres")(name, template=empty)
     return url
 
 

@@ -174,6 +174,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
         yield from ((method.upper(), path) for method in operations)
 
 
+@ONE_DATABASE
 def test_no_route_was_forgotten(app: FastAPI, stranger: TestClient) -> None:
     """Every route but the probes' is closed to a stranger, before anything of the request is looked at."""
     for method, path in routes(app):

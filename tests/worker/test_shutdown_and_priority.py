@@ -83,7 +83,11 @@ def test_a_worker_that_is_shut_down_costs_its_job_no_attempt(api: Api, start: St
     assert [point["step"] for point in points] == list(range(1, 4 * 30 + 1))
 
 
-@pytest.mark.parametrize("forgetful", [False, True], ids=["as they were sent", "as they were sent again"])
+@pytest.mark.parametrize(
+    "forgetful",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["as they were sent", "as they were sent again"],
+)
 def test_waiting_jobs_are_taken_by_priority_and_then_in_order(
     api: Api, broker: ValkeyServer, start: Start, data: Path, tmp_path: Path, forgetful: bool
 ) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from crosskd.engine.imports import quick_imports
 from crosskd.engine.launch import divert_output, exit_without_cleanup, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
@@ -84,9 +85,10 @@ def _train(
     rank: int | None,
 ) -> Outcome:
     # Torch takes seconds to import: only now, when the signals are already heeded and the spec is known to be good.
-    from worker.training.audit_callback import AuditCallback
-    from worker.training.control_files import ControlFiles
-    from worker.training.reporter import Reporter
+    with quick_imports():
+        from worker.training.audit_callback import AuditCallback
+        from worker.training.control_files import ControlFiles
+        from worker.training.reporter import Reporter
 
     def stale() -> None:
         folder.write_outcome(Outcome(outcome="stale"), rank)
@@ -152,14 +154,17 @@ def _work(
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
     if isinstance(config, EvaluateConfig):
-        from crosskd.runs.evaluate import evaluate
+        with quick_imports():
+            from crosskd.runs.evaluate import evaluate
 
         return evaluate(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
     if isinstance(config, ExportConfig):
-        from crosskd.runs.export import export
+        with quick_imports():
+            from crosskd.runs.export import export
 
         return export(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
-    from crosskd.runs.train import train as train_core
+    with quick_imports():
+        from crosskd.runs.train import train as train_core
 
     assert isinstance(config, TrainConfig)
     result = train_core(

@@ -20,6 +20,7 @@ from api.limits import RateLimit
 from api.models import Outbox
 from api.services.jobs import outbox
 from api.settings import Settings
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 
 
@@ -210,6 +211,7 @@ def test_a_file_that_is_too_large_is_refused(
     assert "1000 bytes" in answer.json()["detail"]
 
 
+@ONE_DATABASE
 def test_every_body_has_a_bound(app: FastAPI, client: TestClient, settings: Settings) -> None:
     """Whatever the route: a body beyond all bounds is refused, whether or not it says its length."""
     beyond = settings.body_limit * 5

@@ -24,6 +24,7 @@ from api.services.submission import datasets
 from api.services.submission.datasets import CheckFailed, CheckResult
 from api.services.submission.roots import open_file
 from crosskd.spec.coco.survey import Use
+from tests.support.databases import ONE_DATABASE
 
 USE = Use("train")
 
@@ -125,6 +126,7 @@ def test_the_verdict_of_older_rules_is_not_used(
     assert len(checks) == 2
 
 
+@ONE_DATABASE  # the process that checks knows none
 def test_a_check_that_takes_too_long_is_ended(database: Database, tmp_path: Path) -> None:
     path = write_coco(tmp_path / "big.json", boxes=40_000, polygon=75)
     with pytest.raises(CheckFailed) as failed:
@@ -206,6 +208,7 @@ def test_a_large_file_costs_little_memory(tmp_path: Path) -> None:
     assert loaded > 1.5 * streamed
 
 
+@ONE_DATABASE
 def test_more_than_the_memory_allows_is_refused_not_fatal(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
