@@ -131,6 +131,17 @@ def _put_data(spec: dict[str, Any], kind: str | None, data: dict[str, dict[str, 
         spec["data"] = data
 
 
+def weights_file(path: Path) -> dict[str, str]:
+    """Weights in a file, as a spec names them. Raises: `ClientError` for a relative path that leads to nothing here.
+
+    An absolute one is the service's to judge, on whose machine it may be.
+    """
+    if not path.is_absolute() and not path.exists():
+        remedy = "Name one that is there, in a data root of the service."
+        raise ClientError(f"There is no file {str(path)!r} in {Path.cwd()}.", remedy=remedy)
+    return {"file": str(path.absolute())}
+
+
 def data_section(folder: Path) -> dict[str, dict[str, str]]:
     """The `data` of a spec from a folder in one of the known layouts. Raises: `ClientError` that lists them."""
     try:

@@ -113,5 +113,5 @@ def _weights(teacher: str) -> dict[str, str] | None:
     if _JOB.fullmatch(teacher):
         return {"job": teacher}
     if teacher.endswith(_WEIGHTS):
-        return {"file": str(Path(teacher).absolute())}
+        return specs.weights_file(Path(teacher))
     return None

@@ -205,7 +205,7 @@ def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str]
     """Weights as a spec names them."""
     if job and file:
         raise typer.BadParameter(f"give --{what}-job or --{what}-file, not both")
-    return {"job": job} if job else {"file": str(file.absolute())} if file else None
+    return {"job": job} if job else specs.weights_file(file) if file else None
 
 
 def read_source(client: Client, source: str) -> dict[str, Any]:

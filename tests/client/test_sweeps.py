@@ -204,6 +204,11 @@ def test_a_teacher_that_is_there_is_not_trained(teacher: str, weights: dict[str,
     assert "teacher" not in found
 
 
+def test_weights_that_are_not_there_are_said_to_be_missing() -> None:
+    with pytest.raises(ClientError, match=r"There is no file 'gone.pth' in /.*Name one that is there"):
+        distillation("gone.pth")
+
+
 def test_an_arm_without_a_method_is_refused() -> None:
     with pytest.raises(ClientError, match="no method"):
         distillation(arms=["crosskd+"])
