@@ -298,14 +298,15 @@ class _Session:
         return summary
 
     def _log_parts(self) -> None:
-        parts = self.parts
+        parts, threads = self.parts, torch.get_num_threads()
         log.info(
-            "%d training and %d validation images, %d classes; %d steps of %d images; %s, %d threads",
+            "%d training and %d validation images, %d classes; %d steps of %d images; %s, %d thread%s",
             len(parts.train_loader.dataset),
             len(parts.val_loader.dataset),
             len(parts.train_loader.classes),
             self.run.total_steps,
             total_batch(self.config),
             parts.device,
-            torch.get_num_threads(),
+            threads,
+            "" if threads == 1 else "s",
         )

@@ -78,6 +78,7 @@ def test_a_training_leaves_its_files_and_tells_its_story(data: dict[str, Any], t
     assert not any(name.startswith("student.") for name in state)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert any("step 6 of 6 (epoch 2.00)" in line for line in lines)
+    assert any(line.endswith("; cpu, 1 thread") for line in lines)
 
 
 def test_the_manifest_accounts_for_the_run(data: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
