@@ -111,12 +111,13 @@ class Job(Base):
 
 
 class DeletedJob(Base):
-    """What is left of a deleted job: the answer to whoever deletes it again."""
+    """What is left of a deleted job or sweep: the answer to whoever deletes it again."""
 
     __tablename__ = "deleted_jobs"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     deleted_at: Mapped[datetime]
+    role: Mapped[str | None] = mapped_column(String(8))  # `job` or `sweep`; null: either, deleted before this was kept
 
 
 class DeletedAttemptCount(Base):

@@ -17,7 +17,7 @@ succeeded                                                                gone
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select, update
 
@@ -175,7 +175,7 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
     Raises:
         Conflict: it is not at its end, or another job that is not yet needs a file of it.
     """
-    if ID.fullmatch(job_id) and session.get(DeletedJob, job_id) is not None:
+    if was_deleted(session, job_id, "job"):
         return
     job = store.find(session, job_id, lock=True)
     if job.status not in FINAL:
@@ -190,7 +190,13 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
     store.count_deleted_attempts(session, job.id)
     _give_back_place(session, job)
     session.execute(delete(Job).where(Job.id == job.id))  # everything else of it goes by ON DELETE CASCADE
-    session.add(DeletedJob(id=job.id, deleted_at=session.now()))
+    session.add(DeletedJob(id=job.id, deleted_at=session.now(), role="job"))
+
+
+def was_deleted(session: Session, identifier: str, role: Literal["job", "sweep"]) -> bool:
+    """Whether this id was that of a job, or of a sweep, which has been deleted."""
+    found = session.get(DeletedJob, identifier) if ID.fullmatch(identifier) else None
+    return found is not None and found.role in (None, role)
 
 
 def _give_back_place(session: Session, job: Job) -> None:

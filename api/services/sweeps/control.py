@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.errors import Conflict, NotFound
-from api.models import ID, DeletedJob, Job, Sweep, SweepJob
+from api.models import DeletedJob, Job, Sweep, SweepJob
 from api.services.answers import sweeps as answers
 from api.services.lifecycle import control
 from api.settings import Settings
@@ -75,7 +75,7 @@ def remove(session: Session, storage: Storage, sweep_id: str) -> None:
     Raises:
         Conflict: a job has not ended, or another job that has not needs a file of one.
     """
-    if ID.fullmatch(sweep_id) and session.get(DeletedJob, sweep_id) is not None:
+    if control.was_deleted(session, sweep_id, "sweep"):
         return
     sweep = answers.find(session, sweep_id, lock=True)
     places = _places(session, sweep)
@@ -90,7 +90,7 @@ def remove(session: Session, storage: Storage, sweep_id: str) -> None:
         for of_place in _with_former(session, job_id):
             control.remove(session, storage, of_place)
     session.delete(sweep)
-    session.add(DeletedJob(id=sweep.id, deleted_at=session.now()))  # an id is one of a job or of a sweep, never of both
+    session.add(DeletedJob(id=sweep.id, deleted_at=session.now(), role="sweep"))  # no job has the same id
 
 
 def _each(session: Session, sweep_id: str, act: Callable[[Session, str], Job], done: str) -> Sweep:
