@@ -28,6 +28,8 @@ from wire.compare import Comparison
 from wire.download import OnBytes
 from wire.errors import IDEMPOTENCY_HEADER
 from wire.events import Event, EventKind, LogEvent
+from wire.images import PAGE as IMAGES
+from wire.images import THUMBNAIL, ImagePage, Order
 from wire.job_report import JobReport
 from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
 from wire.logs import LogPage, StoredLine
@@ -261,6 +263,34 @@ class Client(Transport):
         ids = [references.job_or_teacher(job, self.resolve) for job in jobs]
         params = _given(job=ids, baseline=baseline and references.job_or_teacher(baseline, self.resolve))
         return parse(Comparison, self._send("GET", "/compare", params=params, timeout=COMPARE_TIMEOUT))
+
+    def images(
+        self,
+        job: str,
+        *,
+        order: Order = "f1_loss",
+        against: str | None = None,
+        class_name: str | None = None,
+        step: int | None = None,
+        limit: int = IMAGES,
+        after: int | None = None,
+    ) -> ImagePage:
+        """A page of the validation images of a job, the worst first: true, false and missed boxes at IoU 0.5.
+
+        `order` is "gain" with another job to hold it `against`. `class_name` leaves the boxes of one class, `step` the
+        sample images of one evaluation. `after` is the id of the last image of the page before. The service needs
+        seconds for the first page of a job.
+        """
+        params = _given(order=order, step=step, limit=limit, after=after, **{"class": class_name})
+        if against is not None:
+            params["against"] = self.resolve(against)
+        path = f"/jobs/{self.resolve(job)}/images"
+        return parse(ImagePage, self._send("GET", path, params=params, timeout=COMPARE_TIMEOUT))
+
+    def thumbnail(self, job: str, image: int, *, size: int = THUMBNAIL) -> bytes:
+        """A validation image as a JPEG whose longer side has `size` pixels at most, oriented so that its boxes fit."""
+        path = f"/jobs/{self.resolve(job)}/images/{image}/thumbnail"
+        return self._send("GET", path, params={"size": size}, timeout=COMPARE_TIMEOUT).content
 
     def report(self, job: str, *, alone: str | None = None) -> JobReport:
         """What became of a job. `alone`: the job that trained the same student without the teacher."""

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from client import audit as audits
-from client import comparisons, tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all, show_tables
+from client import comparisons, image_tables, tables
+from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all, show_tables, tell_notes
 from client.visible import visible
+from wire.images import MAX_PAGE, PAGE, Order
 
 app = typer.Typer()
 
@@ -76,6 +77,29 @@ def compare(
         print(found.model_dump_json(indent=2))
         return
     show_tables(comparisons.tables_of(found))
+
+
+@app.command()
+def images(
+    job: JobId,
+    order: Annotated[Order, typer.Option(help="`gain` needs `--against`.")] = "f1_loss",
+    class_name: Annotated[str | None, typer.Option("--class", help="Boxes of this class alone.")] = None,
+    against: Annotated[str | None, typer.Option(metavar="JOB", help="Another job on the same images.")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="The sample images of the evaluation at this step; default: all, best.")
+    ] = None,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=MAX_PAGE, help="So many images.")] = PAGE,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """List the validation images of a job, those where the student lost most against the teacher first."""
+    with connect(url) as client:
+        found = client.images(job, order=order, against=against, class_name=class_name, step=step, limit=number)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
+    show_tables([image_tables.images_table(found)])
+    tell_notes(found.remarks)
 
 
 @app.command()

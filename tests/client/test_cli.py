@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from client.stack.home import Home
 from client.stack.services import HOST, free_port
@@ -138,6 +141,37 @@ def test_jobs_are_compared(service: Service, tmp_path: Path) -> None:
     assert "name two jobs or more" in run(service, "compare", jobs[0]).stderr
     older = service.succeeded("older", WEIGHTS)
     done = run(service, "compare", jobs[0], older)
+    assert done.returncode == 1
+    assert f"crosskd submit evaluate --weights-job {older} " in done.stderr
+
+
+def test_images_are_listed_and_fetched(service: Service) -> None:
+    """By the processes that the API starts for it, out of files that a worker has sent."""
+    ring, square = [4.0, 4.0, 20.0, 20.0], [30.0, 30.0, 20.0, 20.0]  # of the one image, as it is annotated
+
+    def packed(*found: tuple[int, list[float]]) -> bytes:
+        entries = [{"image_id": 1, "category_id": label, "bbox": box, "score": 0.75} for label, box in found]
+        return gzip.compress(json.dumps(entries).encode())
+
+    files = {"detections.json.gz": packed((1, ring)), "teacher_detections.json.gz": packed((1, ring), (2, square))}
+    job = service.succeeded("with images", WEIGHTS, **files)
+    done = run(service, "images", "with images", "-n", "5")
+    assert done.returncode == 0, done.stderr
+    head, *_, row, total = (line.split() for line in done.stdout.strip().splitlines())
+    assert " ".join(head).endswith("IoU 0.5: student from score 0.750, teacher from score 0.750")
+    assert row == ["1", "1.png", "0.667", "1", "0", "1", "1.000", "+0.333"]
+    assert total == ["all", "1", "images", "0.667", "1", "0", "1", "1.000"]
+    other = service.succeeded("other images", WEIGHTS, **{"detections.json.gz": packed()})
+    done = run(service, "images", job, "--order", "gain", "--against", other, "--class", "ring", "--json")
+    assert done.returncode == 0, done.stderr
+    (image,) = json.loads(done.stdout)["items"]
+    assert (image["gain"], [box["class_name"] for box in image["truth"]]) == (1.0, ["ring"])
+    with service.client() as client:
+        assert client.images(job, order="id").items[0].student.boxes[0].kind == "true"
+        picture = Image.open(io.BytesIO(client.thumbnail(job, 1, size=32)))
+    assert (picture.format, picture.size) == ("JPEG", (32, 32))
+    older = service.succeeded("without images", WEIGHTS)
+    done = run(service, "images", older)
     assert done.returncode == 1
     assert f"crosskd submit evaluate --weights-job {older} " in done.stderr
 
