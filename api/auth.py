@@ -7,9 +7,9 @@ nobody                     everything, but only from this very machine, and only
 
 A browser that has signed in with an API token shows a cookie in its place (`api/browser_sessions.py`).
 
-A GET needs `read`, as a prediction does, the rest `write`, and administration `admin`. `authenticate` is called by the
-class of the routes (`api/http/authenticated.py`), before anything of a body is read: nobody without a token can make
-the API work.
+A GET needs `read`, as a prediction and the reading of a text do, the rest `write`, and administration `admin`.
+`authenticate` is called by the class of the routes (`api/http/authenticated.py`), before anything of a body is read:
+nobody without a token can make the API work.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PUBLIC_PATHS = frozenset(
 )
 PAGES = "/web/"  # the pages themselves tell of no job: what they show, they ask for
 # Nothing is made or changed: who may download a model may also ask it, and a queue bounds the work.
-READING_PATHS = frozenset({"/jobs/{job}/predict"})
+READING_PATHS = frozenset({"/jobs/{job}/predict", "/specs/parse"})
 WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
 PROXIED = frozenset({"forwarded", "via", "x-real-ip"})  # a proxy has handed the request on
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -57,9 +57,49 @@ def test_the_script_names_targets_that_there_are() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    called = re.findall(r"^make (\S+)$", script.read_text(), re.MULTILINE)
-    assert set(called) == {"test", "lint", "test-slow", "test-faults"}
+    called = re.findall(r"^ *make (\S+)$", script.read_text(), re.MULTILINE)
+    assert set(called) == {"test", "lint", "test-slow", "test-faults", "test-browser"}
     assert set(called) <= targets
+
+
+QUICK = ["make test", "make lint", "make test-slow", "make test-faults"]
+APT = ["apt-get update --quiet", "apt-get install --quiet --yes --no-install-recommends chromium"]
+
+
+@pytest.mark.parametrize(
+    ("programs", "user", "called"),
+    [
+        (["chromium"], "1000", [*QUICK, "make test-browser"]),
+        (["apt-get"], "0", [*QUICK, *APT, "make test-browser"]),
+        (["apt-get", "sudo"], "1000", [*QUICK, *(f"sudo {line}" for line in APT), "make test-browser"]),
+        (["apt-get"], "1000", QUICK),
+        ([], "0", QUICK),
+    ],
+    ids=["there", "installed by root", "installed by sudo", "nobody may install it", "nothing can install it"],
+)
+def test_the_pages_are_tried_wherever_a_browser_can_be_had(
+    tmp_path: Path, programs: list[str], user: str, called: list[str]
+) -> None:
+    """The real script; the programs that it calls write down how they were called."""
+    bin, calls = tmp_path / "bin", tmp_path / "calls"
+    bin.mkdir()
+    for name in ("bash", "dirname"):
+        (bin / name).symlink_to(str(shutil.which(name)))
+    note = f'#!{shutil.which("bash")}\necho "${{0##*/}} $*" >> {calls}\n'
+    scripts = dict.fromkeys(["make", *programs], note)
+    scripts |= {"id": f"#!{shutil.which('bash')}\necho {user}\n", "env": f'#!{shutil.which("bash")}\n"${{@:2}}"\n'}
+    if "sudo" in programs:
+        scripts["sudo"] = (
+            f'#!{shutil.which("bash")}\nwhile [[ $1 != apt-get ]]; do [ "$1" = true ] && exit; shift; done\n'
+        )
+        scripts["sudo"] += f'echo "sudo $*" >> {calls}\n'
+    for name, text in scripts.items():
+        (bin / name).write_text(text)
+        (bin / name).chmod(0o755)
+    result = subprocess.run([ROOT / ".ci" / "run"], env={"PATH": str(bin)}, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert calls.read_text().splitlines() == called
+    assert ("THE PAGES WERE NOT TESTED" in result.stderr) == ("make test-browser" not in called)
 
 
 # --- before a commit -------------------------------------------------------------------------------------------------

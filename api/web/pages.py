@@ -28,6 +28,7 @@ HEADERS = {
 PAGES = {  # templates by path
     "/": "jobs.html",
     "/web/sign-in": "sign_in.html",
+    "/web/new": "new.html",
 }
 
 router = APIRouter(include_in_schema=False)

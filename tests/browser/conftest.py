@@ -12,11 +12,13 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.support.api_server import Service, served
 from tests.support.browser import OpenPage
 
+INSTALL = "Install it: apt-get update && apt-get install -y --no-install-recommends chromium"
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
-    assert program, "There is no Chromium: apt-get install chromium"
+    assert program, f"There is no Chromium. {INSTALL}"
     with sync_playwright() as playwright:
         # Without its own sandbox, as root needs it: it only ever sees the service's own pages.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

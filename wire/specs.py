@@ -1,0 +1,53 @@
+"""Writing a specification: its schema, and YAML read as `crosskd submit` reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from wire.errors import Text
+from wire.request import RequestModel
+
+MAX_TEXT_CHARACTERS = 100_000
+MAX_PROBLEMS = 100  # of a text, told one by one
+
+
+class SpecSchema(BaseModel):
+    """`GET /specs/schema`: what a form for jobs and sweeps is made of."""
+
+    job: dict[str, Any] = Field(description="JSON schema (2020-12) of the body of `POST /jobs`.")
+    sweep: dict[str, Any] = Field(description="JSON schema (2020-12) of the body of `POST /sweeps`.")
+    detectors: list[str] = Field(description="The names that `detector` takes.")
+    backbones: list[str] = Field(description="The names that `backbone.name` takes.")
+    methods: list[str] = Field(description="The fields of `distill`: one for each method of distillation.")
+    data_roots: list[str] = Field(
+        description="Folders of the service that hold data. Paths lie in one of them, or are relative to one."
+    )
+
+
+class SpecText(RequestModel):
+    """`POST /specs/parse`."""
+
+    text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARACTERS)] = Field(
+        description="YAML, of which JSON is a part: a job, a specification or a sweep."
+    )
+
+
+class TextProblem(BaseModel):
+    """Something in a text that cannot be read."""
+
+    line: int = Field(description="Line of the text, from 1.")
+    column: int = Field(description="Character of that line, from 1.")
+    detail: Text = Field(description="What is wrong there.")
+    remedy: Text = Field(default="", description="What to do about it; empty: nothing is known.")
+
+
+class ParsedText(BaseModel):
+    """What a text says, or why that cannot be told."""
+
+    value: dict[str, Any] | None = Field(description="The text as JSON; null: it has problems.")
+    lines: dict[str, int] = Field(
+        default={}, description="JSON pointers (RFC 6901) into `value`, each with its line in the text, from 1."
+    )
+    problems: list[TextProblem] = Field(default=[], description="What is wrong with the text; the first 100.")
