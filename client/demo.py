@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from client.errors import ClientError
 from client.sdk import Client
 from client.signals import on_signals
 from client.stack.home import Home
+from client.stack.services import HOST, address, configured_port
 from client.stack.stack import Stack
 from client.sweep_tables import answer_lines
 from client.sweep_watch import follow
@@ -80,7 +82,7 @@ def run(home: Path) -> None:
     on_signals(interrupt)
     console.print("Starting the service: Valkey, SQLite, API and worker …")
     with stack, Client(stack.url) as client:
-        console.print(f"It answers at {stack.url}; its state is in {stack.home.path}.")
+        console.print(f"It answers at {stack.url}, also in a browser; its state is in {stack.home.path}.")
         try:
             compare(client, stack.home / "data" / "demo", console)
         except KeyboardInterrupt:
@@ -107,6 +109,8 @@ def compare(client: Client, data: Path, console: Console) -> None:
     report = data.parent / "report.html"  # a file, since the service ends with the demo
     report.write_text(client.sweep_report(sweep.id), encoding="utf-8")
     console.print(f"The report, for a browser: {report}")
+    home, later = shlex.quote(str(data.parent.parent)), address(HOST, configured_port())
+    console.print(f"Its page, while `CROSSKD_HOME={home} crosskd up` runs: {later}/web/sweeps/{sweep.id}")
     console.print()
     verify_download(client, distilled, rows[-1].metrics.AP, data.parent / "student.safetensors", console)
 

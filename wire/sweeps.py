@@ -97,6 +97,7 @@ class SweepDryRun(BaseModel):
 SweepStatus = Literal["waiting", "running", "paused", "finished", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"finished", "failed", "cancelled"})  # until a retry
 ChildStatus = Status | Literal["deleted"]
+Outcome = Literal["helps", "hurts", "not shown"]
 
 
 class SweepSummary(BaseModel):
@@ -116,6 +117,10 @@ class SweepSummary(BaseModel):
     arms: list[str] = Field(description="By name, in the order in which they were given.")
     seeds: list[int] = Field(description="With which each arm is trained.")
     jobs: dict[str, int] = Field(description="How many jobs are in which state.")
+    verdicts: dict[str, Outcome] = Field(
+        default={},
+        description="By arm but the baseline, as of the jobs that have ended; without arms that have no pair.",
+    )
 
 
 class SweepPage(BaseModel):
@@ -163,9 +168,6 @@ class Difference(BaseModel):
     unpaired: int = Field(
         default=0, description="How many jobs of the arm, from 0, ended well and have no partner (yet)."
     )
-
-
-Outcome = Literal["helps", "hurts", "not shown"]
 
 
 class Verdict(BaseModel):

@@ -59,6 +59,7 @@ class LiveAttempt(BaseModel):
     id: str = Field(description="Of the attempt: 32 hex digits.")
     number: int = Field(description="Its place among the job's attempts, from 1.")
     job: str = Field(description="Id of the job.")
+    job_name: Text = Field(description="What people call that job.")
 
 
 class Worker(BaseModel):

@@ -29,6 +29,10 @@ PAGES = {  # templates by path
     "/": "jobs.html",
     "/web/sign-in": "sign_in.html",
     "/web/new": "new.html",
+    "/web/sweeps": "sweeps.html",
+    "/web/sweeps/{sweep}": "sweep.html",
+    "/web/compare": "compare.html",
+    "/web/workers": "workers.html",
 }
 
 router = APIRouter(include_in_schema=False)

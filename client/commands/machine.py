@@ -30,7 +30,8 @@ def up(
     on_signals(stack.request_stop)
     print("Starting …", flush=True)
     with stack:
-        print(f"CrossKD is at {stack.url} (documentation: {stack.url}/docs). State: {stack.home.path}")
+        print(f"CrossKD is at {stack.url}: open it in a browser. State: {stack.home.path}")
+        print(f"The API is described at {stack.url}/docs.")
         print("Ctrl-C stops it; a running job goes on at the next start.", flush=True)
         stack.wait()
         print("Stopping …", flush=True)

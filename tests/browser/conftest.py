@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.support.api_server import Service, served
-from tests.support.browser import OpenPage
+from tests.support.browser import PATIENCE, OpenPage
 
 INSTALL = "Install it: apt-get update && apt-get install -y --no-install-recommends chromium"
 
@@ -19,6 +19,7 @@ INSTALL = "Install it: apt-get update && apt-get install -y --no-install-recomme
 def browser() -> Iterator[Browser]:
     program = shutil.which("chromium")
     assert program, f"There is no Chromium. {INSTALL}"
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         # Without its own sandbox, as root needs it: it only ever sees the service's own pages.
         started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from api.services.answers.measured import SIZES, Child, Figures
 from report import verdict
@@ -26,6 +26,17 @@ class Pairs(NamedTuple):
     references: list[float]
     unpaired: int
     per_seed: int
+
+
+class Paired(Protocol):
+    """A job of an arm, as far as pairs are made of it."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def point(self) -> Point: ...
+    @property
+    def ap(self) -> float | None: ...
 
 
 def results(children: Sequence[Child], arms: Sequence[str], baseline: str, teacher_ap: float | None) -> list[ArmResult]:
@@ -54,7 +65,7 @@ def _result(
     return result.model_copy(update=more)
 
 
-def pairs(own: Sequence[Child], others: Sequence[Child]) -> Pairs:
+def pairs(own: Sequence[Paired], others: Sequence[Paired]) -> Pairs:
     """The jobs of an arm beside those of the baseline.
 
     They meet by seed and by the knobs of the grid that both have. Where one side has several jobs there (a knob that
@@ -75,18 +86,18 @@ def pairs(own: Sequence[Child], others: Sequence[Child]) -> Pairs:
     return Pairs(differences, references, unpaired, max(len(mine) // max(len(seeds), 1), 1))
 
 
-def _knobs(children: Iterable[Child]) -> set[str]:
+def _knobs(children: Iterable[Paired]) -> set[str]:
     return {knob for child in children for knob in child.point}
 
 
-def _grouped(children: Iterable[Child], knobs: set[str]) -> dict[tuple[int, str], list[Child]]:
-    groups: defaultdict[tuple[int, str], list[Child]] = defaultdict(list)
+def _grouped(children: Iterable[Paired], knobs: set[str]) -> dict[tuple[int, str], list[Paired]]:
+    groups: defaultdict[tuple[int, str], list[Paired]] = defaultdict(list)
     for child in children:
         groups[child.seed, _key({knob: child.point.get(knob) for knob in knobs})].append(child)
     return groups
 
 
-def _mean(group: Sequence[Child]) -> float | None:
+def _mean(group: Sequence[Paired]) -> float | None:
     """Of all of them; None if one has not ended well."""
     values = [ap for child in group if (ap := child.ap) is not None]
     return fmean(values) if values and len(values) == len(group) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,7 +90,9 @@ def _best_reports(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, 
         .where(Attempt.job_id.in_(list(wanted)), Evaluation.model == "student")
         .order_by(Attempt.number, Evaluation.step)
     )
-    keys = {(row.attempt_id, row.step): row.job_id for row in session.execute(query) if row.ap == wanted[row.job_id]}
+    keys = {
+        (row.attempt_id, row.step): row.job_id for row in session.execute(query) if _same(row.ap, wanted[row.job_id])
+    }
     latest = {job: key for key, job in keys.items()}
     found = select(Evaluation).where(
         tuple_(Evaluation.attempt_id, Evaluation.step).in_(list(latest.values())), Evaluation.model == "student"
@@ -101,6 +104,11 @@ def _best_reports(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, 
         if job.id not in known and (best := evaluations.carried(session, job).get("student")) is not None:
             known[job.id] = best.evaluation.model_dump()
     return known
+
+
+def _same(told: Any, kept: float | None) -> bool:
+    """Whether a number out of a report is the one of a column: SQLite gives what it takes out of JSON in 15 digits."""
+    return isinstance(told, float | int) and kept is not None and math.isclose(told, kept, rel_tol=1e-12)
 
 
 def _manifests(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:

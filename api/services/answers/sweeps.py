@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 
@@ -15,6 +15,7 @@ from api.models import ID, Job, SweepJob
 from api.models import Sweep as Row
 from api.services.answers import arms
 from api.services.answers.measured import Child, children
+from report import verdict
 from wire import sweeps as wire
 from wire.jobs import FINAL
 
@@ -43,8 +44,13 @@ def page(session: Session, *, after: str | None, limit: int, owner: str | None) 
     if owner is not None:
         query = query.where(Row.owner == owner)
     found = session.scalars(query).all()
-    counts = _counts(session, [sweep.id for sweep in found[:limit]])
-    items = [wire.SweepSummary(**_summary(sweep, counts.get(sweep.id, {}))) for sweep in found[:limit]]
+    listed = found[:limit]
+    counts = _counts(session, [sweep.id for sweep in listed])
+    told = _verdicts(session, {sweep.id: sweep.baseline for sweep in listed})
+    items = [
+        wire.SweepSummary(**_summary(sweep, counts.get(sweep.id, {})), verdicts=told.get(sweep.id, {}))
+        for sweep in listed
+    ]
     return wire.SweepPage(items=items, has_more=len(found) > limit)
 
 
@@ -59,6 +65,9 @@ def detail(session: Session, sweep: Row) -> wire.Sweep:
     here = f"/sweeps/{sweep.id}"
     return wire.Sweep(
         **_summary(sweep, counts),
+        verdicts={
+            result.arm: result.verdict.outcome for result in results if result.verdict is not None and result.difference
+        },
         priority=sweep.priority,
         spec=sweep.spec,
         partial=partial,
@@ -92,6 +101,41 @@ def _counts(session: Session, sweeps: Sequence[str]) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for sweep, status, count in session.execute(query):
         found.setdefault(sweep, Counter())[status or "deleted"] = count
+    return found
+
+
+class _Reached(NamedTuple):
+    """What a job of an arm has come to; `ap` is None if it has not ended well, or has not told."""
+
+    seed: int
+    point: wire.Point
+    ap: float | None
+
+
+def _verdicts(session: Session, baselines: Mapping[str, str]) -> dict[str, dict[str, wire.Outcome]]:
+    """By sweep and arm, for arms that have a pair. `baselines`: by sweep.
+
+    A few columns alone: a list of sweeps may have thousands of jobs, and who watches it asks every few seconds.
+    """
+    query = (
+        select(SweepJob.sweep_id, SweepJob.arm, SweepJob.seed, SweepJob.point, Job.status, Job.best_ap)
+        .outerjoin(Job, Job.id == SweepJob.job_id)
+        .where(SweepJob.sweep_id.in_(list(baselines)), SweepJob.role == "arm")
+        .order_by(SweepJob.sweep_id, SweepJob.place)
+    )
+    reached: defaultdict[str, defaultdict[str, list[_Reached]]] = defaultdict(lambda: defaultdict(list))
+    for sweep, arm, seed, point, status, best in session.execute(query):
+        ap = best if status == "succeeded" and best is not None and best >= 0 else None
+        reached[sweep][arm].append(_Reached(seed, point, ap))
+    found: dict[str, dict[str, wire.Outcome]] = {}
+    for sweep, by_arm in reached.items():
+        baseline = baselines[sweep]
+        pairs = {arm: arms.pairs(own, by_arm[baseline]) for arm, own in by_arm.items() if arm != baseline}
+        found[sweep] = {
+            arm: verdict.judge(arm, baseline, of_arm.differences).outcome
+            for arm, of_arm in pairs.items()
+            if of_arm.differences
+        }
     return found
 
 

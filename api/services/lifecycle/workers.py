@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from api.database import Session
-from api.models import Attempt
+from api.models import Attempt, Job
 from api.models import Worker as Row
 from api.services.jobs import capable
 from wire import workers as wire
@@ -37,12 +37,14 @@ def listing(session: Session) -> wire.WorkerList:
     """Those heard of lately, the last first."""
     rows = capable.heard_of(session)
     running = session.execute(
-        select(Attempt.worker, Attempt.device, Attempt.id, Attempt.number, Attempt.job_id)
+        select(Attempt.worker, Attempt.device, Attempt.id, Attempt.number, Attempt.job_id, Job.name)
+        .join(Job, Job.id == Attempt.job_id)
         .where(Attempt.status == "running")
         .order_by(Attempt.started_at)
     )
     at_work = {
-        (row.worker, row.device): wire.LiveAttempt(id=row.id, number=row.number, job=row.job_id) for row in running
+        (row.worker, row.device): wire.LiveAttempt(id=row.id, number=row.number, job=row.job_id, job_name=row.name)
+        for row in running
     }
     return wire.WorkerList(
         items=[

@@ -3,6 +3,8 @@
 import { h } from "./dom.js";
 import { get } from "./api.js";
 
+const PHONE = matchMedia("(max-width: 40rem)");
+
 let loading = null;
 
 function vega() {
@@ -30,11 +32,24 @@ function colours() {
   return {
     background: "transparent",
     axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line },
-    legend: { labelColor: ink, titleColor: ink },
+    // Beside the lines it would leave a phone no room for them.
+    legend: { labelColor: ink, titleColor: ink, ...(PHONE.matches && { orient: "bottom", columns: 1 }) },
     title: { color: ink },
     text: { color: ink },
     view: { stroke: line },
   };
+}
+
+/**
+ * How high a chart is that has a row of `step` pixels for each class or arm; null for one that is as high as it says.
+ * Vega-Lite knows it too, but warns wherever the width is that of the place.
+ */
+function heightOf(spec, rows) {
+  const step = spec.height?.step;
+  if (!step) return null;
+  const field = [spec, ...(spec.layer ?? [])].map((part) => part.encoding?.y?.field).find(Boolean);
+  const values = Object.values(rows).flat().map((row) => row[field]).filter((value) => value !== undefined);
+  return step * Math.max(1, new Set(values).size);
 }
 
 /**
@@ -45,14 +60,17 @@ export async function chart(place, name, datasets, label) {
   const [embed, spec] = await Promise.all([vega(), drawing(name)]);
   let rows = datasets, view = null;
   place.classList.add("chart");
+  place.classList.toggle("rows", Boolean(spec.height?.step));
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", label);
 
   async function draw() {
     view?.finalize();
     const config = mix(spec.config ?? {}, colours());
-    const made = await embed(place, { ...spec, config, datasets: { ...spec.datasets, ...rows } }, {
-      ast: true, renderer: "canvas", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true },
+    const height = heightOf(spec, rows) ?? spec.height;
+    const made = await embed(place, { ...spec, height, config, datasets: { ...spec.datasets, ...rows } }, {
+      // Only errors: a chart without a row of one of its data sets is none, though Vega warns of it.
+      ast: true, renderer: "canvas", actions: false, logLevel: 1, defaultStyle: false, tooltip: { disableDefaultStyle: true },
     });
     view = made.view;
   }
@@ -66,6 +84,8 @@ export async function chart(place, name, datasets, label) {
     async update(datasets) {
       rows = { ...rows, ...datasets };
       for (const [dataset, values] of Object.entries(datasets)) view.data(dataset, values);
+      const height = heightOf(spec, rows);
+      if (height !== null) view.height(height);
       await view.runAsync();
     },
     remove() {

@@ -31,6 +31,9 @@ export function fill(element, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
+/** Children for a text of the service whose parts in backquotes are code. */
+export const withCode = (text) => text.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+
 /** A table of `columns` ({title, cell(row), number?, sort?}) over `rows`, in a box that scrolls by itself. */
 export function table(columns, rows, caption) {
   return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": caption },

@@ -49,7 +49,7 @@ def train_all(worker: Worker, sweep: dict[str, Any], aps: dict[str, list[float]]
 
 def test_an_arm_is_compared_with_the_baseline_pair_by_pair(client: TestClient, post: Post, worker: Worker) -> None:
     sweep = post(seeds=[1, 2, 3])
-    alone, faster = [0.20, 0.25, 0.22], [0.24, 0.30, 0.27]
+    alone, faster = [0.20, 0.25, 0.22], [0.24, 0.1 + 0.2, 0.27]  # one with more digits than SQLite's JSON has
     train_all(worker, sweep, {"alone": alone, "faster": faster})
     answer = read(client, sweep)
 
@@ -249,6 +249,10 @@ def test_sweeps_are_listed_page_by_page(client: TestClient, post: Post, worker: 
     rest = client.get(f"/sweeps?limit=2&after={made[1]}").json()
     assert ([one["id"] for one in rest["items"]], rest["has_more"]) == (made[:1], False)
     assert (rest["items"][0]["status"], rest["items"][0]["jobs"]) == ("waiting", {"queued": 4})
+    assert rest["items"][0]["verdicts"] == {}
+    train_all(worker, read(client, {"id": made[2]}), {"alone": [0.2, 0.21], "faster": [0.31, 0.32]})
+    (newest,) = client.get("/sweeps?limit=1").json()["items"]
+    assert newest["verdicts"] == read(client, newest)["verdicts"] == {"faster": "helps"}
     assert client.get("/sweeps?owner=nobody").json()["items"] == []
     assert client.get("/sweeps?after=x").status_code == 422
     for path in (f"/sweeps/{'0' * 32}", "/sweeps/x%00y"):

@@ -122,7 +122,7 @@ def test_workers_are_known_by_what_they_report(client: TestClient, post_job: Pos
         {"torch": "2.9"},
         [GPU],
     )
-    assert worker["attempt"] == {"id": attempt, "number": 1, "job": job}
+    assert worker["attempt"] == {"id": attempt, "number": 1, "job": job, "job_name": "a job"}
 
     beat = f"/worker/attempts/{attempt}/heartbeat"
     assert client.post(beat, json={"devices": [GPU | {"memory_used_bytes": 900}]}, headers=headers).status_code == 200

@@ -1,0 +1,85 @@
+// The list of sweeps: a page of it, asked for again while somebody looks.
+
+import { byId, h, showError, fill, table } from "./dom.js";
+import { get, ProblemError, query } from "./api.js";
+import { ago } from "./format.js";
+import { labels } from "./job_parts.js";
+import { repeat } from "./live.js";
+import { start } from "./page.js";
+import { redrawn } from "./redraw.js";
+import { jobsByState, outcome, sweepState } from "./sweep_parts.js";
+
+const SWEEPS = 25;
+const POLL_MILLISECONDS = 3000;
+
+start(async () => {
+  const asked = new URLSearchParams(location.search);
+  byId("owner").value = asked.get("owner") ?? "";
+  const former = [];  // `after` of the pages before this one
+  const draw = redrawn(byId("sweeps"));
+  let after = asked.get("after"), last = null;
+
+  async function show() {
+    let page;
+    const owner = byId("owner").value.trim();
+    try {
+      page = await get(`/sweeps${query({ owner, after, limit: SWEEPS })}`);
+    } catch (error) {
+      if (!(error instanceof ProblemError)) throw error;
+      showError(byId("problem"), error);
+      return;
+    }
+    fill(byId("problem"));
+    draw([page, owner], () => (page.items.length ? sweepTable(page.items) : nothing(owner)));
+    last = page.items.at(-1)?.id;
+    byId("older").hidden = !page.has_more;
+    byId("newer").hidden = !after;
+  }
+
+  const live = repeat(show, POLL_MILLISECONDS);
+
+  function move(to) {
+    after = to;
+    history.replaceState(null, "", `/web/sweeps${query({ owner: byId("owner").value.trim(), after })}`);
+    live.now();
+  }
+
+  byId("older").onclick = () => {
+    former.push(after);
+    move(last);
+  };
+  byId("newer").onclick = () => move(former.pop() ?? null);
+  byId("filters").onsubmit = (event) => {
+    event.preventDefault();
+    former.length = 0;
+    move(null);
+  };
+});
+
+const sweepTable = (sweeps) => table([
+  { title: "Name", cell: (sweep) => [
+    h("a", { href: `/web/sweeps/${sweep.id}`, class: "name" }, sweep.name), h("br"), labels(sweep)] },
+  { title: "State", cell: (sweep) => sweepState(sweep.status) },
+  { title: "Verdict", cell: verdicts },
+  { title: "Arms", cell: (sweep) => sweep.arms.map((arm) =>
+    [h("span", { class: "label" }, arm === sweep.baseline ? `${arm} (baseline)` : arm), " "]) },
+  { title: "Seeds", number: true, cell: (sweep) => sweep.seeds.length },
+  { title: "Jobs", cell: (sweep) => jobsByState(sweep.jobs) },
+  { title: "Owner", cell: (sweep) => sweep.owner },
+  { title: "Posted", cell: (sweep) =>
+    h("time", { datetime: sweep.created_at, title: sweep.created_at }, ago(sweep.created_at)) },
+], sweeps, "Sweeps, newest first");
+
+/** Of each arm that can be compared by now, as it stands. */
+function verdicts(sweep) {
+  const told = Object.entries(sweep.verdicts);
+  if (!told.length) return h("span", { class: "soft" }, "none yet");
+  return told.map(([arm, said]) => h("div", {}, `${arm} `, outcome(said)));
+}
+
+const nothing = (owner) => h("div", { class: "empty" },
+  owner ? h("p", {}, "This owner has posted no sweep.") : [
+    h("p", {}, "There are no sweeps yet. A sweep trains several variants with the same seeds, and says which one helps."),
+    h("p", {}, h("code", {}, "crosskd distill --data DIR"),
+      " makes the usual one: a teacher, the student alone, and the student distilled. So does ",
+      h("a", { href: "/web/new?sweep" }, "a form"), ".")]);
