@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
 from report import chart_rows, charts, sweep_rows, vega
 from report.chart_rows import Rows
+from report.samples import Sample
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
 
@@ -31,12 +32,12 @@ _templates = jinja2.Environment(
 )
 
 
-def job_page(report: JobReport) -> str:
-    """The page of a job's report."""
+def job_page(report: JobReport, samples: Sequence[Sample] = ()) -> str:
+    """The page of a job's report, with sample images."""
     titles: dict[str, str] = {one.role: one.title for one in report.detectors}
     found = chart_rows.of_job(report)
     drawn = {name: found[name] for name in _OF_JOB if name in found}
-    return _page("job.html", drawn, report=report, titles=titles)
+    return _page("job.html", drawn, report=report, titles=titles, samples=samples)
 
 
 def sweep_page(sweep: Sweep) -> str:

@@ -8,18 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.database import Database, DatabaseDep
-from api.disk_cache import DiskCache
 from api.http.file_response import FileResponse
 from api.http.transactional import Transactional
-from api.images.pool import ThumbnailPool
-from api.images.queries import ImageFile
-from api.process_pool import Refused
 from api.services.answers import image_files, images
-from api.services.answers.images import Located, Wanted
+from api.services.answers.images import Wanted
+from api.services.answers.locate_images import ImagesDep
 from api.services.files.conditional import select
-from api.storage import Storage, StorageDep
-from api.stores.threads import INDEXING
 from wire.images import MAX_PAGE, MAX_SIDE, MIN_SIDE, PAGE, THUMBNAIL, ImagePage, Order
 
 router = APIRouter(prefix="/jobs/{job}/images", tags=["images"], route_class=Transactional)
@@ -42,8 +36,7 @@ JOB_ID = Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description=
 async def list_images(
     job: str,
     request: Request,
-    database: DatabaseDep,
-    storage: StorageDep,
+    source: ImagesDep,
     order: Annotated[
         Order,
         Query(
@@ -76,10 +69,10 @@ async def list_images(
     Detections count from the score on at which F1 is highest over all of them. The first page of a job takes seconds,
     for the boxes are matched then; all others take milliseconds.
     """
-    own, own_tag = await _located(request, database, storage, job, step)
+    own, own_tag = await source.locate(job, step)
     other, other_tag = (None, "")
     if against is not None:
-        other, other_tag = await _located(request, database, storage, against, None)
+        other, other_tag = await source.locate(against, None)
     parts = (own_tag, other_tag, job, against, order, class_name, limit, after)
     headers = {"ETag": f'"{hashlib.sha256(repr(parts).encode()).hexdigest()}"', "Cache-Control": "private, no-cache"}
     if select("HEAD", request.headers, headers["ETag"], 0).status == 304:
@@ -98,12 +91,10 @@ async def list_images(
         **_NOT_MODIFIED,
     },
 )
-async def get_image(job: str, image: ImageId, request: Request, database: DatabaseDep, storage: StorageDep) -> Response:
+async def get_image(job: str, image: ImageId, request: Request, source: ImagesDep) -> Response:
     """A validation image, as it lies in the data: `Range` and `If-None-Match` are understood."""
-    state = request.app.state
-    located, _ = await _located(request, database, storage, job, None)
-    named = await run_in_threadpool(images.image_file, located, image)
-    found = await run_in_threadpool(image_files.open_image, located.source, state.settings, image, named)
+    located, _ = await source.locate(job, None)
+    found, _ = await source.open(located, image)
     try:
         part = select(request.method, request.headers, f'"{found.tag}"', found.size)
     except BaseException:
@@ -126,60 +117,20 @@ async def get_thumbnail(
     job: str,
     image: ImageId,
     request: Request,
-    database: DatabaseDep,
-    storage: StorageDep,
+    source: ImagesDep,
     size: Annotated[
         int, Query(ge=MIN_SIDE, le=MAX_SIDE, description="Pixels that the longer side may have.")
     ] = THUMBNAIL,
 ) -> Response:
     """A validation image as a small JPEG, oriented and converted as a training reads it: its boxes fit."""
-    state = request.app.state
-    located, _ = await _located(request, database, storage, job, None)
-    named = await run_in_threadpool(images.image_file, located, image)
-    found = await run_in_threadpool(image_files.open_image, located.source, state.settings, image, named)
-    order = image_files.thumbnail_order(located.source, state.settings, named, size)
-    tag = hashlib.sha256(f"{found.tag} {sorted(order.items())}".encode()).hexdigest()
-    headers = _SAFE | _caching(tag)
+    located, _ = await source.locate(job, None)
+    thumbnail = await source.thumbnail(located, image, size)
+    headers = _SAFE | _caching(thumbnail.tag)
     if select("HEAD", request.headers, headers["ETag"], 0).status == 304:
-        found.file.close()
+        thumbnail.close()
         return Response(None, 304, headers)
-    picture = await _thumbnail(state.thumbnails, tag, order, found, image, named)
-    return Response(picture, media_type="image/jpeg", headers=headers)
-
-
-async def _thumbnail(
-    pool: ThumbnailPool,
-    tag: str,
-    order: dict[str, Any],
-    found: image_files.OpenImage,
-    image: int,
-    named: ImageFile,
-) -> bytes:
-    if (kept := pool.kept(tag)) is not None:
-        found.file.close()
-        return kept
-    try:
-        with pool.admitted():
-            content = await run_in_threadpool(image_files.content_of, found, image, named)
-            return await pool.make(tag, order, content)
-    except Refused as error:
-        raise image_files.refused(image, named, error) from None
-    finally:
-        found.file.close()
+    return Response(await thumbnail.content(), media_type="image/jpeg", headers=headers)
 
 
 def _caching(tag: str) -> dict[str, str]:
     return {"ETag": f'"{tag}"', "Cache-Control": f"private, max-age={SECONDS}"}
-
-
-async def _located(
-    request: Request, database: Database, storage: Storage, job: str, step: int | None
-) -> tuple[Located, str]:
-    """The index of a job's images, made if it is not there, and what it stands for."""
-    state = request.app.state
-    indexes: DiskCache = state.image_indexes
-    sought = await run_in_threadpool(images.seek, database, state.settings, job, step)
-    path = await run_in_threadpool(indexes.known, sought.tag)
-    if path is None:
-        path = await INDEXING.run_if_soon(images.make, indexes, storage, state.settings, sought)
-    return Located(sought.source, path), sought.tag

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api.database import DatabaseDep
 from api.errors import Unavailable
@@ -13,10 +15,12 @@ from api.http.representations import HTML, JSON, MARKDOWN, negotiate
 from api.http.transactional import Transactional
 from api.services.answers import sweeps
 from api.services.answers.job_report import job_report
-from api.storage import StorageDep
+from api.services.answers.locate_images import ImagesDep
+from api.services.answers.report_samples import samples_of
 from crosskd.spec.inputs import real_path
 from report import vega
 from report.model_card import model_card
+from report.samples import Sample
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
 
@@ -36,11 +40,9 @@ _FORMS: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/jobs/{job}/report", response_model=JobReport, responses=_FORMS)
-def get_report(
+async def get_report(
     job: str,
-    request: Request,
-    database: DatabaseDep,
-    storage: StorageDep,
+    source: ImagesDep,
     alone: Annotated[
         str | None, Query(description="The job that trained the same student without the teacher, to compare with.")
     ] = None,
@@ -52,15 +54,16 @@ def get_report(
     Hugging Face's form, the `README.md` beside the weights.
     """
     media_type = negotiate(accept, (JSON, HTML, MARKDOWN))
-    settings = request.app.state.settings
-    found = job_report(database, storage, settings, job, alone)
+    found = await run_in_threadpool(job_report, source.database, source.storage, source.settings, job, alone)
     headers = {"Vary": "Accept"}
     if media_type == JSON:
         return Response(found.model_dump_json(), media_type=JSON, headers=headers)
     if media_type == MARKDOWN:
-        roots = [form for root in settings.data_roots for form in (root, real_path(root))]
+        roots = [form for root in source.settings.data_roots for form in (root, real_path(root))]
         return Response(model_card(found, roots), media_type=MARKDOWN, headers=headers)
-    return _drawn(found)
+    samples, fault = await samples_of(source, found)
+    missing = [*found.missing, *([fault] if fault else [])]
+    return await run_in_threadpool(_drawn, found.model_copy(update={"missing": missing}), samples)
 
 
 @router.get("/sweeps/{sweep}/report", response_model=Sweep, responses=_PAGE)
@@ -77,11 +80,11 @@ def get_sweep_report(sweep: str, database: DatabaseDep, accept: Annotated[str, H
     return _drawn(found)
 
 
-def _drawn(found: JobReport | Sweep) -> Response:
+def _drawn(found: JobReport | Sweep, samples: Sequence[Sample] = ()) -> Response:
     from report import page  # draws: its libraries take a third of a second to import, which others need not wait for
 
     try:
-        text = page.job_page(found) if isinstance(found, JobReport) else page.sweep_page(found)
+        text = page.job_page(found, samples) if isinstance(found, JobReport) else page.sweep_page(found)
     except vega.ScriptsMissing as error:
         log.error("no page of a report: %s", error)
         raise Unavailable(

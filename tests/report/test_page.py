@@ -10,11 +10,13 @@ import pytest
 import yaml
 from altair.vegalite.v6 import schema
 
-from report import page, vega
+from report import page, samples, vega
 from report.job import Record, build
 from report.model_card import model_card
+from report.samples import Sample, Stage
 from tests.support import job_records as records
 from tests.support.job_records import SCRIPT, specs
+from wire.images import ModelBox
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,19 @@ def test_it_needs_nothing_else_and_obeys_no_text(html: str) -> None:
     assert not re.findall(r"(?:src|href)\s*=|url\(|@import", own)
     assert "alert(1)" in own
     assert "<script>alert" not in own
+
+
+def test_sample_images_are_inlined_and_their_texts_are_text() -> None:
+    box = ModelBox(class_name=SCRIPT, box=(1.5, 2, 3, 4), score=None, kind="missed", truth=0)
+    one = Sample(SCRIPT, 60, 40, b"jpeg", [Stage("Teacher", 0.25, [box]), Stage("Step 7", None, [])])
+    html = page.job_page(build(records.distilled(records.job())), [one])
+    own = html.replace(vega.javascript(), "")
+    assert set(re.findall(r'href\s*=\s*"([^"]*)"', own)) == {"data:image/jpeg;base64,anBlZw==", "#sample-1"}
+    assert '<rect class="missed" x="1.5" y="2.0" width="3.0" height="4.0">' in own
+    assert "Step 7: nothing is right" in own
+    assert "<script>alert" not in own
+    large = Sample("a", 1, 1, b"x" * 200_000, [])
+    assert [len(samples.fitting([large] * 2)), len(samples.fitting([one] * 9))] == [1, 4]
 
 
 def test_a_failed_job_has_a_page_without_charts() -> None:

@@ -140,6 +140,26 @@ def _samples(session: Session, job: Job, step: int) -> dict[str, StoredFile]:
     return {"student": student, **({"teacher": teachers[-1]} if teachers else {})}
 
 
+def sample_steps(database: Database, job_id: str) -> tuple[int, int]:
+    """The steps of a job's first evaluation and of that of its best student, of which there are sample images.
+
+    Raises `NotFound`: there are none.
+    """
+    with database.reading() as session:
+        job = store.find(session, job_id)
+        named = Artifact.name.startswith("samples-student-")
+        rows = session.scalars(
+            select(Artifact.step).where(Artifact.job_id == job.id, Artifact.kind == "samples", named)
+        )
+        steps = sorted(step for step in rows if step is not None)
+        best = session.scalar(
+            select(Artifact.step).where(Artifact.job_id == job.id, Artifact.name == BEST_FILES["detections"])
+        )
+        if not steps:
+            raise _no_detections(job)
+    return steps[0], best if best in steps else steps[-1]
+
+
 def _no_detections(job: Job) -> NotFound:
     command = evaluate_command(job, "student")
     if job.kind == "export":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from api.images import index
 from api.images.pool import ThumbnailPool
 from api.services.answers import images
 from api.settings import Settings
 from crosskd.data.images import ImageFolder
-from tests.support.job_images import Jobs, change, measured, split
+from tests.support.evaluations import report_best
+from tests.support.job_images import Jobs, change, index_here, measured, split
+from tests.support.worker_calls import upload
 
 WIDTH, HEIGHT = 60, 40  # of the image that is tried
 SPOT = (45, 30)  # x, y: a white corner of a black picture, as it is annotated
@@ -33,13 +36,7 @@ def backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def opened(descriptor: int) -> Iterator[BinaryIO]:
-        with open(descriptor, "rb", closefd=False) as file:
-            file.seek(0)
-            yield file
-
-    monkeypatch.setattr(images, "_run", lambda request, *_: index.answer(request, opened))
+    monkeypatch.setattr(images, "_run", index_here)
 
 
 @pytest.fixture
@@ -192,6 +189,38 @@ def test_only_images_of_the_split_below_the_data_roots(
     first.unlink()
     os.mkfifo(first)
     assert "no regular file" in problem(get(), 410)["detail"]
+
+
+def test_a_report_shows_sample_images_before_and_after(
+    client: TestClient, spec: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = split(root)
+    jobs = Jobs(client, spec, known, root)
+    job = jobs.finished(measured(known, 4), measured(known, 5, model="teacher", step=0), outcome=None)
+    upload(jobs.worker, "samples-student-00000003.json.gz?kind=samples&step=3", measured(known, 9, step=3).samples)
+
+    def page() -> str:
+        return str(client.get(f"/jobs/{job}/report", headers={"Accept": "text/html"}).text)
+
+    assert "Sample images" not in page()  # it has not said that it was evaluated
+    report_best(jobs.worker, 7, 0.4)
+    whole = page()
+    pictures = re.findall(r'<image id="sample-\d+" href="data:image/jpeg;base64,([^"]+)"', whole)
+    assert [Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in pictures] == [(300, 300)] * 4
+    assert whole.count("<figure") == whole.count("<use ") + 4 == 12
+    for title in ("Teacher", "Step 3", "Step 7, the best"):
+        assert whole.count(f"<figcaption>{title}, from score ") == 4
+    found = client.get(f"/jobs/{job}/images?step=7&order=id").json()
+    first = next(item for item in found["items"] if item["truth"])
+    x, y, width, height = first["student"]["boxes"][0]["box"]
+    assert f'x="{x}" y="{y}" width="{width}" height="{height}"' in whole
+    monkeypatch.setattr("report.samples.MOST_BYTES", 2 * len(pictures[0]) + 1000)
+    assert page().count("<image ") == 2
+    shutil.rmtree(root / "images")
+    assert "<image " not in page()
+    assert "sample images with what was found in them, all of them: the folder of the images cannot" in page()
+    known.path.unlink()
+    assert "sample images with what was found in them: the annotation file of the job" in page()
 
 
 @pytest.mark.parametrize("content", [b"<svg/>", b"<html>", b"", b"RIFF1234WAVE"])

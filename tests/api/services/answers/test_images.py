@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from api.images import index
 from api.services.answers import images
 from crosskd.data.annotations import Annotations
 from report.matches import Matches, read_matches
-from tests.support.job_images import Jobs, Measured, change, measured, split
+from tests.support.job_images import Jobs, Measured, change, index_here, measured, split
 from tests.support.worker_calls import upload
 
 RUN = images._run
@@ -30,14 +28,7 @@ def backend() -> str:
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real process is started where it matters; elsewhere it would only take time."""
-
-    @contextmanager
-    def opened(descriptor: int) -> Iterator[BinaryIO]:
-        with open(descriptor, "rb", closefd=False) as file:
-            file.seek(0)
-            yield file
-
-    monkeypatch.setattr(images, "_run", lambda request, *_: index.answer(request, opened))
+    monkeypatch.setattr(images, "_run", index_here)
 
 
 @pytest.fixture
