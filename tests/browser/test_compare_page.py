@@ -186,6 +186,25 @@ def test_jobs_are_added_and_removed(service: Service, jobs: dict[str, str], open
     expect(page).to_have_url(re.compile(f"baseline={jobs['script']}"))
 
 
+def test_specifications_differ_by_field_or_as_a_section(service: Service, open_page: OpenPage) -> None:
+    specs = [
+        {"teacher": {"classes": ["a"]}, "optimizer": {"lr": 1, "a/b~": 2, "same": {"x": [1]}}, "one": 1},
+        {"teacher": None, "optimizer": {"lr": 2, "a/b~": 3, "same": {"x": [1]}}},
+    ]
+    page = open_page(service.url)
+    found = page.evaluate(
+        "async (specs) => (await import('/web/static/0/compare_specs.js')).differences(specs)"
+        ".map(({pointer, values}) => [pointer, JSON.stringify(values)])",
+        specs,
+    )
+    assert found == [
+        ["/one", "[1,null]"],
+        ["/optimizer/a~1b~0", "[2,3]"],
+        ["/optimizer/lr", "[1,2]"],
+        ["/teacher", '[{"classes":["a"]},null]'],
+    ]
+
+
 def test_twenty_jobs_are_brought_a_few_at_a_time(service: Service, files: list[bytes], open_page: OpenPage) -> None:
     many = [trained(service, f"of twenty {number}", files[number % 3]) for number in range(21)]
     page = open_page("about:blank")

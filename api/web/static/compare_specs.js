@@ -17,28 +17,29 @@ export function specTable(jobs, titles) {
     ], differing.slice(0, MOST_ROWS), "Fields of the specifications that differ"));
 }
 
-const valueText = (value) => {
+function valueText(value) {
   if (value === undefined) return h("span", { class: "soft" }, "–");
-  const text = typeof value === "string" ? value : JSON.stringify(value);
+  const text = typeof value === "string" ? value : JSON.stringify(value, withoutNulls);
   return text.length > LONGEST ? `${text.slice(0, LONGEST)} …` : text;
-};
+}
 
-/** [{pointer, values}] of what is not the same in all of `specs`; undefined: it has no such field. */
+/** Of a section as a whole: what it does not use tells nothing. */
+const withoutNulls = (key, value) => (key !== "" && value === null ? undefined : value);
+
+/**
+ * [{pointer, values}] of what is not the same in all of `specs`; undefined: it has no such field. A list is one value,
+ * and so is a section that one of them lacks: its knobs differ from nothing.
+ */
 export function differences(specs) {
-  const flat = specs.map((spec) => new Map(leaves(spec, "")));
-  const pointers = new Set(flat.flatMap((leaf) => [...leaf.keys()]));
-  return [...pointers]
-    .map((pointer) => ({ pointer, values: flat.map((leaf) => leaf.get(pointer)) }))
-    .filter(({ values }) => new Set(values.map((value) => JSON.stringify(value))).size > 1)
-    .sort((a, b) => (a.pointer < b.pointer ? -1 : 1));
+  return [...differing(specs, "")].sort((a, b) => (a.pointer < b.pointer ? -1 : 1));
 }
 
-/** Values by JSON pointer (RFC 6901); a list is one value. */
-function* leaves(value, pointer) {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    yield [pointer, value];
-    return;
-  }
-  for (const [key, inner] of Object.entries(value))
-    yield* leaves(inner, `${pointer}/${key.replaceAll("~", "~0").replaceAll("/", "~1")}`);
+function* differing(values, pointer) {
+  if (values.every(isSection)) {
+    for (const key of new Set(values.flatMap(Object.keys)))
+      yield* differing(values.map((value) => (Object.hasOwn(value, key) ? value[key] : undefined)), `${pointer}/${escaped(key)}`);
+  } else if (new Set(values.map((value) => JSON.stringify(value))).size > 1) yield { pointer, values };
 }
+
+const isSection = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const escaped = (key) => key.replaceAll("~", "~0").replaceAll("/", "~1");  // of a JSON pointer (RFC 6901)
