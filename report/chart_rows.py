@@ -50,7 +50,7 @@ def losses(buckets: MetricBuckets) -> Rows:
     kept = [row for row in buckets.items if row.key not in NOT_LOSSES]
     return {
         "losses": [
-            {"step": row.last_step, "term": row.key, "loss": row.last, "least": row.min, "greatest": row.max}
+            {"step": row.last_step, "term": row.key, "loss": row.last, "smooth": row.last} | _band(row)
             for row in kept
             if _drawable(row)
         ],
@@ -65,7 +65,7 @@ def series(buckets: MetricBuckets, key: str) -> Rows:
     kept = [row for row in buckets.items if row.key == key]
     return {
         "series": [
-            {"step": row.last_step, "value": row.last, "least": row.min, "greatest": row.max}
+            {"step": row.last_step, "value": row.last, "smooth": row.last} | _band(row)
             for row in kept
             if _drawable(row)
         ],
@@ -124,6 +124,10 @@ def cost(detectors: Sequence[ReportedDetector]) -> Rows:
             if one.metrics is not None and one.metrics.AP >= 0 and one.milliseconds is not None
         ]
     }
+
+
+def _band(row: MetricBucket) -> dict[str, float | None]:
+    return {"least": row.min, "greatest": row.max}
 
 
 def _drawable(row: MetricBucket) -> bool:

@@ -13,19 +13,21 @@ from report.chart_parts import AnyChart, crosses, over, rule_at_step, rule_throu
 
 
 def losses() -> AnyChart:
-    """The loss and its terms: lines of the last values, bands from the least to the greatest of a bucket.
+    """The loss and its terms: smoothed lines, the last values faintly behind, bands from least to greatest of a bucket.
 
-    `losses`: a row for each bucket and term {step: its `last_step`, term: its `key`, loss: `last`, least: `min`,
-    greatest: `max`}. `broken`: a row for each bucket with what is not finite {step, term, value: such as "NaN"}.
+    `losses`: a row for each bucket and term {step: its `last_step`, term: its `key`, loss: `last`, smooth: the smoothed
+    value, or `last` where nothing is smoothed, least: `min`, greatest: `max`}. `broken`: a row for each bucket with
+    what is not finite {step, term, value: such as "NaN"}.
     """
     colour = series_colour("term", "term")
     base = over("losses").encode(x=steps(), color=colour)
     band = base.mark_area(opacity=0.15).encode(
         y=alt.Y("least:Q", title="loss", scale=alt.Scale(zero=False)), y2="greatest:Q"
     )
-    line = base.mark_line(strokeWidth=1.5).encode(y=alt.Y("loss:Q", title="loss"))
+    raw = base.mark_line(strokeWidth=1, opacity=0.3).encode(y=alt.Y("loss:Q", title="loss"))
+    smooth = base.mark_line(strokeWidth=1.5).encode(y=alt.Y("smooth:Q", title="loss"))
     broken = crosses("broken", colour=colour, tooltip=["term:N", "step:Q", "value:N"])
-    return zoomed(band, line, rule_through_series("losses", series="term", value="loss", form=".4g"), broken)
+    return zoomed(band, raw, smooth, rule_through_series("losses", series="term", value="loss", form=".4g"), broken)
 
 
 def average_precision() -> AnyChart:
@@ -47,24 +49,27 @@ def average_precision() -> AnyChart:
 
 
 def series(title: str) -> AnyChart:
-    """One series with its unit as `title`: a line of the last values, a band from the least to the greatest.
+    """One series with its unit as `title`: the smoothed line, the last values faintly behind, a band as of `losses`.
 
-    `series`: a row for each bucket {step: its `last_step`, value: `last`, least: `min`, greatest: `max`}. `broken`: a
-    row for each bucket with what is not finite {step, value: such as "NaN"}.
+    `series`: a row for each bucket {step: its `last_step`, value: `last`, smooth: the smoothed value, or `last` where
+    nothing is smoothed, least: `min`, greatest: `max`}. `broken`: a row for each bucket with what is not finite {step,
+    value: such as "NaN"}.
     """
     axis = alt.Scale(zero=False)
     base = over("series").encode(x=steps())
     band = base.mark_area(opacity=0.2, color=palette.BLUE).encode(
         y=alt.Y("least:Q", title=title, scale=axis), y2="greatest:Q"
     )
-    line = base.mark_line(strokeWidth=1.5, color=palette.BLUE).encode(y=alt.Y("value:Q", title=title))
+    raw = base.mark_line(strokeWidth=1, opacity=0.3, color=palette.BLUE).encode(y=alt.Y("value:Q", title=title))
+    smooth = base.mark_line(strokeWidth=1.5, color=palette.BLUE).encode(y=alt.Y("smooth:Q", title=title))
     told = [
         alt.Tooltip("step:Q"),
         alt.Tooltip("value:Q", title=title, format=".4g"),
         alt.Tooltip("least:Q", format=".4g"),
         alt.Tooltip("greatest:Q", format=".4g"),
     ]
-    return zoomed(band, line, rule_at_step("series", told), crosses("broken", tooltip=["step:Q", "value:N"]))
+    broken = crosses("broken", tooltip=["step:Q", "value:N"])
+    return zoomed(band, raw, smooth, rule_at_step("series", told), broken)
 
 
 def overlay(title: str) -> AnyChart:

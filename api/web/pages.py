@@ -27,6 +27,7 @@ HEADERS = {
 }
 PAGES = {  # templates by path
     "/": "jobs.html",
+    "/web/jobs/{job}": "job.html",
     "/web/sign-in": "sign_in.html",
     "/web/new": "new.html",
     "/web/sweeps": "sweeps.html",

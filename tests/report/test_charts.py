@@ -19,7 +19,7 @@ DETECTORS = [
     {"detector": title, "AP": 0.3, "milliseconds": 12.0, "parameters": 1000} for title in ("Student", "Teacher")
 ]
 SERIES: Rows = {
-    "series": [{"step": 9, "value": 0.1, "least": 0.1, "greatest": 0.2}],
+    "series": [{"step": 9, "value": 0.1, "smooth": 0.1, "least": 0.1, "greatest": 0.2}],
     "broken": [{"step": 3, "value": "NaN"}],
 }
 OVERLAY: Rows = {
@@ -108,7 +108,7 @@ def test_only_detectors_with_rows_are_in_the_legend_each_in_its_own_colour() -> 
 
 def test_one_series_is_taken_out_and_the_others_are_no_losses() -> None:
     rows = chart_rows.series(records.losses(), "lr")
-    assert rows["series"][0] == {"step": 9, "value": 1.0, "least": 0.1, "greatest": 2.0}
+    assert rows["series"][0] == {"step": 9, "value": 1.0, "smooth": 1.0, "least": 0.1, "greatest": 2.0}
     assert rows["broken"] == [{"step": 10, "value": "NaN"}]
     assert {row["term"] for row in ROWS["losses"]["losses"]} == {"loss", "crosskd_cls"}
 

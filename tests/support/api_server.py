@@ -92,12 +92,14 @@ def serve(home: Path, port: int, **changes: Any) -> Iterator[str]:
     engine = create_engine(settings.database_url)
     Base.metadata.create_all(engine)
     engine.dispose()
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host=HOST, port=port, log_config=None))
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started)
         yield f"http://{HOST}:{port}"
     finally:
+        app.state.closing.set()  # as a signal does: streams end
         server.should_exit = True
         thread.join()

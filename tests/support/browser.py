@@ -19,8 +19,12 @@ class OpenPage:
         self.contexts: list[BrowserContext] = []
         self.complaints: list[str] = []
 
-    def __call__(self, url: str, *, width: int = 1440, dark: bool = False, refusals: Collection[int] = ()) -> Page:
-        """The page at `url`. `refusals`: statuses that the test provokes, of which the browser may tell."""
+    def __call__(
+        self, url: str, *, width: int = 1440, dark: bool = False, refusals: Collection[int] = (), cut_off: bool = False
+    ) -> Page:
+        """The page at `url`. What the browser may complain of, since the test provokes it: `refusals`, statuses of
+        answers; `cut_off`, a service that is not there for a while.
+        """
         scheme: Literal["dark", "light"] = "dark" if dark else "light"
         context = self._browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         context.set_default_timeout(PATIENCE)
@@ -29,6 +33,7 @@ class OpenPage:
 
         def note(message: ConsoleMessage) -> None:
             provoked = any(f"responded with a status of {status} " in message.text for status in refusals)
+            provoked |= cut_off and "net::ERR_" in message.text
             if message.type in ("error", "warning") and not provoked:
                 self.complaints.append(f"{message.text} ({message.location})")
 

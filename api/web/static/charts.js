@@ -22,7 +22,11 @@ function vega() {
 
 const drawings = new Map();
 function drawing(name) {
-  if (!drawings.has(name)) drawings.set(name, get(`/web/charts/${name}`));
+  if (!drawings.has(name)) {
+    const asked = get(`/web/charts/${name}`);
+    asked.catch(() => drawings.delete(name));  // the next chart asks again
+    drawings.set(name, asked);
+  }
   return drawings.get(name);
 }
 

@@ -35,3 +35,13 @@ export async function start(main) {
 
 /** Ask before what cannot be undone. */
 export const sure = (question) => confirm(question);
+
+/** Save the body of an answer (`raw`) as a file. */
+export async function save(answer, name) {
+  const address = URL.createObjectURL(await answer.blob());
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}

@@ -52,8 +52,14 @@ export function liveChart(place, name, title, explained) {
       shown = told;
       const begun = drawing;
       drawing ??= begin(rows);
-      const drawn = await drawing;
-      if (begun && !removed) await drawn.update(rows);
+      try {
+        const drawn = await drawing;
+        if (begun && !removed) await drawn.update(rows);
+      } catch (error) {
+        drawing = shown = null;  // the next look begins anew
+        fill(place);
+        throw error;
+      }
     },
     remove() {
       removed = true;
