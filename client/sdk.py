@@ -40,7 +40,7 @@ from wire.system import Health, PresetList
 if TYPE_CHECKING:
     from report.chart_parts import AnyChart
 
-COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # others may be computed first
+COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # of what is computed once: others may be computed first
 PAGE = 100  # jobs asked for at once
 POINTS = 1000  # metric points asked for at once
 
@@ -320,7 +320,8 @@ class Client(Transport):
         return charts.of_sweep(self.sweep(sweep), name)
 
     def _text(self, path: str, media_type: str, **params: Any) -> str:
-        return self._send("GET", path, params=params, headers={"accept": media_type}).text
+        headers = {"accept": media_type}
+        return self._send("GET", path, params=params, headers=headers, timeout=COMPARE_TIMEOUT).text
 
     def artifacts(self, job: str) -> list[Artifact]:
         return parse(ArtifactList, self._send("GET", f"/jobs/{self.resolve(job)}/artifacts")).items
