@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import waiting
+from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.spec.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig
 from crosskd.structures import Targets

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.fpn import FPN
-from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.structures import Detections, Losses, Size, Targets

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.distill.mimic import mimic
 from crosskd.distill.statistics import match_statistics
 from crosskd.distill.term import Step, Term

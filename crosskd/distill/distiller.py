@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.needs import Pass
 from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term

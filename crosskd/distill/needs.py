@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.distill.term import View
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side
 from crosskd.structures import Assignment, Held, Predictions

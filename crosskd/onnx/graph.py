@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.boxes.suppression import suppress
+from crosskd.detectors.dense.head import flatten, map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import flatten, map_sizes
 from crosskd.errors import ExportError
 from crosskd.losses import at_least_float32
 from crosskd.onnx.same_padding import traceable_padding

@@ -224,7 +224,7 @@ _FOCAL = frozenset({"losses.focal", "losses.focal_gamma", "losses.focal_alpha"})
 
 DETECTORS: dict[str, Detector] = {
     "gfl": Detector(
-        "crosskd.detectors.gfl:GFL",
+        "crosskd.detectors.dense.gfl:GFL",
         Published(cut=3, box="kl", cls_weight=1.0, box_weight=4.0, centerness_weight=0.0, pkd_weight=6.0, cwd=_CWD_GFL),
         reads=frozenset(
             {
@@ -238,7 +238,7 @@ DETECTORS: dict[str, Detector] = {
         ),
     ),
     "retinanet": Detector(
-        "crosskd.detectors.retinanet:RetinaNet",
+        "crosskd.detectors.dense.retinanet:RetinaNet",
         Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
         defaults={
             "": {"anchor_scale": 4.0},
@@ -252,13 +252,13 @@ DETECTORS: dict[str, Detector] = {
         scales=False,
     ),
     "atss": Detector(
-        "crosskd.detectors.atss:ATSS",
+        "crosskd.detectors.dense.atss:ATSS",
         Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=1.0, pkd_weight=1.0),
         reads=_FOCAL | {"anchor_scale", "losses.iou", "losses.giou", "losses.centerness"},
         centerness=True,
     ),
     "fcos": Detector(
-        "crosskd.detectors.fcos:FCOS",
+        "crosskd.detectors.dense.fcos:FCOS",
         Published(
             cut=2, box="iou", cls_weight=0.4, box_weight=0.75, centerness_weight=0.0, pkd_weight=2.0, fgd=_FGD_POINTS
         ),

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crosskd.convert.mmdet import to_mmdet
+from crosskd.detectors.dense.fcos import FCOS
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.fcos import FCOS
-from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.distill.crosskd import cross
 from crosskd.distill.distiller import build_distiller
 from crosskd.distill.term import Step, View

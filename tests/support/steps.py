@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.term import Step, Term, View
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import clip, overlap_loss
 from crosskd.boxes.suppression import class_nms
-from crosskd.detectors.anchor_windows import by_anchor
+from crosskd.detectors.dense.anchor_windows import by_anchor
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_points import points_in_boxes
 from crosskd.boxes.coding import decode_distances
-from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
-from crosskd.detectors.head import DenseHead
+from crosskd.detectors.dense.hard_label_losses import centerness_losses, centerness_target
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.losses import EPSILON, at_least_float32, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets

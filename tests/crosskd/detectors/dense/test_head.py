@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosskd.detectors.head import Tower, flatten
+from crosskd.detectors.dense.head import Tower, flatten
 from crosskd.spec.config import HeadConfig, PostprocessConfig
 from crosskd.structures import Predictions
 from tests.support import small

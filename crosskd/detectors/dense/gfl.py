@@ -11,9 +11,9 @@ from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import giou, iou
-from crosskd.detectors.anchor_windows import by_anchor, gather
-from crosskd.detectors.head import DenseHead, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.dense.anchor_windows import by_anchor, gather
+from crosskd.detectors.dense.head import DenseHead, map_sizes
+from crosskd.detectors.dense.positives import Positives
 from crosskd.losses import EPSILON, bins_divergence, distribution_focal, level_sums, quality_focal, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import BoxMimic

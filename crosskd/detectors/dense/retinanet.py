@@ -9,9 +9,9 @@ from torch import Tensor
 from crosskd.boxes.anchors import Anchors, octave_anchors
 from crosskd.boxes.assign_iou import max_iou
 from crosskd.boxes.coding import decode_deltas, encode_deltas
-from crosskd.detectors.hard_label_losses import focal_loss, overlap_losses
-from crosskd.detectors.head import DenseHead, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.dense.hard_label_losses import focal_loss, overlap_losses
+from crosskd.detectors.dense.head import DenseHead, map_sizes
+from crosskd.detectors.dense.positives import Positives
 from crosskd.losses import EPSILON, rank_own
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets

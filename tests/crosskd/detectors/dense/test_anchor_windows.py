@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosskd.detectors import anchor_windows
-from crosskd.detectors.head import DenseHead, flatten
+from crosskd.detectors.dense import anchor_windows
+from crosskd.detectors.dense.head import DenseHead, flatten
 from crosskd.distill.mimic import mimic
 from crosskd.losses import focal_negative, quality_focal
 from crosskd.spec.config import DirectConfig

@@ -10,8 +10,8 @@ from torch import Tensor
 from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_deltas
-from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
-from crosskd.detectors.head import DenseHead
+from crosskd.detectors.dense.hard_label_losses import centerness_losses, centerness_target
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.losses import EPSILON, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
