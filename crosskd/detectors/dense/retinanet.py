@@ -40,7 +40,8 @@ class RetinaNet(DenseHead):
             spread=config.spread_cells,
         )
 
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        sizes = map_sizes(predictions.cls)
         return max_iou(self.anchors(sizes, targets.boxes[0]), sizes, self.strides, targets, self.num_classes)
 
     def normaliser(self, assignment: Assignment) -> Tensor:

@@ -27,6 +27,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "gfl": {"pixels": {"order": "bgr", "mean": (100.0, 110.0, 120.0), "std": (1.0, 1.0, 1.0)}},
     "retinanet": {},
     "atss": {"depth": 2},
+    "rtmdet": {"backbone": {"name": "cspnext_tiny", "width": 8}, "depth": 2},
     # As torchvision's: where a cell stands depends on the size of the image.
     "fcos": {"postprocess": {"score": "root"}, "head": {"spread_cells": True}, "strides": [8, 16, 32, 64, 128]},
 }
