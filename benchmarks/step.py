@@ -32,7 +32,6 @@ from torch import Tensor, nn
 
 from benchmarks import waiting
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.spec.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig
 from crosskd.structures import Targets
@@ -118,7 +117,7 @@ class Bench:
         features = student.features(self.images)
         held = student.head.front(features, CUT)
         predictions = student.head.back(held, CUT)
-        losses = student.head.loss(predictions, student.head.assign(map_sizes(features), self.targets))
+        losses = student.head.loss(predictions, student.head.assign(predictions, self.targets))
         crossed = []
         for maps, tower, last in ((held.cls, head.cls_tower, head.cls), (held.box, head.box_tower, head.box)):
             for x in maps:

@@ -39,7 +39,7 @@ class Targets:
 class Batch:
     """What the loader yields: images ready for the network, their targets, and the way back to the original."""
 
-    images: Tensor  # [N, 3, H, W], normalised, zero where padded
+    images: Tensor  # [N, 3, H, W], normalised; where padded as `PixelConfig` says
     targets: Targets
     image_ids: list[int]
     scales: list[tuple[float, float]]  # (x, y): network pixels per original pixel
@@ -70,7 +70,7 @@ class Held:
 
     cls: list[Tensor]
     box: list[Tensor]
-    activated: bool = True  # whether the ReLU at the cut has been applied
+    activated: bool = True  # whether the activation at the cut has been applied
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Assignment:
     positives: list[int]  # per image
     level_sizes: list[int]  # anchors per level; sums to A
     centerness: Tensor | None = None  # [N, A]: of a positive, 0 elsewhere; ATSS and FCOS
+    quality: Tensor | None = None  # [N, A]: the IoU of a positive's own box with the one it learns, 0 elsewhere; RTMDet
 
     def positives_per_level(self, classes: int) -> list[int]:
         hits = (self.labels >= 0) & (self.labels < classes)

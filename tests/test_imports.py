@@ -58,7 +58,7 @@ PLANTED = [
         "a specification is judged without the other rooms",
     ),
     ("worker/supervise/lease.py", "import worker.training.run", "worker layers"),
-    ("crosskd/boxes/ops.py", "import crosskd.detectors.gfl", "crosskd layers"),
+    ("crosskd/boxes/ops.py", "import crosskd.detectors.dense.gfl", "crosskd layers"),
 ]
 
 

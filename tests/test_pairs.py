@@ -22,6 +22,7 @@ TERMS = {
     "retinanet": {"crosskd_cls", "crosskd_box"},
     "atss": {"crosskd_cls", "crosskd_box", "crosskd_centerness"},
     "fcos": {"crosskd_cls", "crosskd_box"},
+    "rtmdet": {"crosskd_cls", "crosskd_box"},
 }
 
 

@@ -15,6 +15,21 @@ from crosskd.spec.config import BackboneConfig
 STRIDE = 32  # of C5
 
 
+def require_values(module: nn.Module, x: Tensor, what: str) -> None:
+    """Raise `ConfigError` where a `module` in training would normalise `x`, its map `what`, of one value per channel.
+
+    torch would end with less to say.
+    """
+    if not module.training or x.numel() > x.shape[1]:
+        return
+    raise ConfigError(
+        f"the neck and the head of this detector have batch norm, which cannot learn from a batch of one image whose "
+        f"{what} has a single cell",
+        where="/batch_size",
+        remedy="Raise batch_size or augment.short_edges.",
+    )
+
+
 class StagedBackbone(nn.Module, ABC):
     """images [N, 3, H, W] -> [C2, C3, C4, C5], C_i [N, channels[i - 2], H / 2^i, W / 2^i], rounded up.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from crosskd.convert import mmdet, torchvision
@@ -68,7 +69,7 @@ def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -
     found = Translated({}, {}, [], [])
     for name, tensor in state.items():
         ours = our_name(name, source, model.detector)
-        if ours is None or ours in found.state:
+        if ours is None or (ours in found.state and not _shared(name, tensor, ours, found.state[ours], source, model)):
             found.unexpected.append(name)
             continue
         found.names[name] = ours
@@ -78,6 +79,19 @@ def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -
         found.state.update(implied)
         found.implied.extend(implied)
     return found
+
+
+def _shared(name: str, tensor: Tensor, ours: str, known: Tensor, source: Format, model: ModelConfig) -> bool:
+    """Whether this is one of several names of a tensor that is there already. Raises `WeightsError` for another one."""
+    if source != "mmdet" or name not in mmdet.further_names(mmdet.to_mmdet(ours, model.detector), model):
+        return False
+    alike = tensor.shape == known.shape and (tensor.is_meta or torch.equal(tensor, known))
+    if not alike:
+        raise WeightsError(
+            f"{name} is another tensor than the first level's: the convolutions of this file's head are not shared",
+            remedy="Use an RTMDet whose head has share_conv, as all published ones have.",
+        )
+    return True
 
 
 def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig) -> dict[str, Tensor]:
@@ -102,6 +116,8 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
                 f"{ours} has no place in a file of {PROJECTS[target]}: `incompatibilities` is incomplete"
             )
         written[theirs] = mmdet.tensor_to_mmdet(ours, tensor, model) if target == "mmdet" else tensor
+        for name in mmdet.further_names(theirs, model) if target == "mmdet" else ():
+            written[name] = tensor.clone()  # safetensors refuse tensors that share memory
     return written
 
 

@@ -49,15 +49,23 @@ def image_hints(source: Format, extra: Mapping[str, str], target: Format) -> lis
 def _mmdet_knobs(model: ModelConfig) -> str:
     """What of a model shapes no tensor there, and may differ from the defaults of its classes."""
     neck, head = model.neck, model.head
-    said = [
-        f"neck add_extra_convs='{'on_input' if neck.p6_from == 'c5' else 'on_output'}', "
-        f"relu_before_extra_convs={neck.relu_before_p7}"
-    ]
+    said = (
+        []
+        if neck.kind == "pafpn"
+        else [
+            f"neck add_extra_convs='{'on_input' if neck.p6_from == 'c5' else 'on_output'}', "
+            f"relu_before_extra_convs={neck.relu_before_p7}"
+        ]
+    )
     if registry.BACKBONES[model.backbone.name].family == "resnet":
         said.append(f"backbone style='{model.backbone.style}'")
     if head.norm == "group":
         said.append(f"bbox_head norm_cfg=dict(type='GN', num_groups={head.norm_groups})")
-    if model.detector == "fcos":
+    if neck.kind == "pafpn":
+        said.append(f"neck type='CSPNeXtPAFPN', num_csp_blocks={neck.blocks}")
+    if model.detector == "rtmdet":
+        said.append(f"bbox_head type='RTMDetSepBNHead', share_conv=True, exp_on_reg={head.exp_on_reg}")
+    elif model.detector == "fcos":
         said.append(
             f"bbox_head norm_on_bbox={head.norm_on_bbox}, centerness_on_reg={head.centerness_on_reg}, "
             f"conv_bias={head.tower_bias}, center_sampling={head.center_sampling}"

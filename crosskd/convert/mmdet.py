@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor
 
 from crosskd.convert import swin
@@ -10,11 +12,20 @@ from crosskd.errors import WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 
-_COMMON: Pairs = [
+_BODY: Pairs = [
     *((rf"backbone\.{part}", rf"backbone\.{part}") for part in RESNET),
     *swin.PAIRS,
     (rf"neck\.lateral\.(\d+)\.{AFFINE}", rf"neck\.lateral_convs\.(\d+)\.conv\.{AFFINE}"),
     (rf"neck\.output\.(\d+)\.{AFFINE}", rf"neck\.fpn_convs\.(\d+)\.conv\.{AFFINE}"),
+    # CSPNeXt and its neck, whose attributes are named as theirs.
+    (r"backbone\.(stem\..+)", r"backbone\.(stem\..+)"),
+    (r"backbone\.(stage[1-4]\..+)", r"backbone\.(stage[1-4]\..+)"),
+    *(
+        (rf"neck\.({part}\..+)", rf"neck\.({part}\..+)")
+        for part in ("reduce_layers", "top_down_blocks", "downsamples", "bottom_up_blocks", "out_convs")
+    ),
+]
+_SHARED_HEAD: Pairs = [
     (rf"head\.cls_tower\.(\d+)\.conv\.{AFFINE}", rf"bbox_head\.cls_convs\.(\d+)\.conv\.{AFFINE}"),
     (rf"head\.cls_tower\.(\d+)\.norm\.{AFFINE}", rf"bbox_head\.cls_convs\.(\d+)\.gn\.{AFFINE}"),
     (rf"head\.box_tower\.(\d+)\.conv\.{AFFINE}", rf"bbox_head\.reg_convs\.(\d+)\.conv\.{AFFINE}"),
@@ -22,16 +33,39 @@ _COMMON: Pairs = [
     (r"head\.scales\.(\d+)", r"bbox_head\.scales\.(\d+)\.scale"),
     (r"head\.bins", r"bbox_head\.integral\.project"),
 ]
-LAYERS = {"gfl": "gfl", "retinanet": "retina", "atss": "atss", "fcos": "conv"}  # what the prediction layers begin with
+# What the prediction layers begin with.
+LAYERS = {"gfl": "gfl", "retinanet": "retina", "atss": "atss", "fcos": "conv", "rtmdet": "rtm"}
+LEVELS = 5  # at most, of a pyramid
+CONVS = 16  # at most, of a tower
+
+
+def _by_level() -> Pairs:
+    """RTMDet's head, in which they name each level's layers, and the towers' convolutions once for each level."""
+    pairs: list[tuple[str, str]] = []
+    for level in range(LEVELS):
+        for ours, theirs in (("cls", "cls"), ("box", "reg")):
+            pairs.append((rf"head\.{ours}\.{level}\.{AFFINE}", rf"bbox_head\.rtm_{theirs}\.{level}\.{AFFINE}"))
+            for i in range(CONVS):
+                tower, convs = rf"head\.{ours}_tower\.{i}", rf"bbox_head\.{theirs}_convs\.{level}\.{i}"
+                pairs.append((rf"{tower}\.conv\.{AFFINE}", rf"{convs}\.conv\.{AFFINE}"))
+                pairs.append((rf"{tower}\.norm\.{level}\.(\w+)", rf"{convs}\.bn\.(\w+)"))
+    return pairs
+
+
 _PAIRS: dict[str, Pairs] = {
-    detector: [
-        *_COMMON,
-        (rf"head\.cls\.{AFFINE}", rf"bbox_head\.{prefix}_cls\.{AFFINE}"),
-        (rf"head\.box\.{AFFINE}", rf"bbox_head\.{prefix}_reg\.{AFFINE}"),
-        (rf"head\.centerness\.{AFFINE}", rf"bbox_head\.{prefix}_centerness\.{AFFINE}"),
-    ]
-    for detector, prefix in LAYERS.items()
+    **{
+        detector: [
+            *_BODY,
+            *_SHARED_HEAD,
+            (rf"head\.cls\.{AFFINE}", rf"bbox_head\.{prefix}_cls\.{AFFINE}"),
+            (rf"head\.box\.{AFFINE}", rf"bbox_head\.{prefix}_reg\.{AFFINE}"),
+            (rf"head\.centerness\.{AFFINE}", rf"bbox_head\.{prefix}_centerness\.{AFFINE}"),
+        ]
+        for detector, prefix in LAYERS.items()
+    },
+    "rtmdet": [*_BODY, *_by_level()],
 }
+_SHARED = re.compile(r"(bbox_head\.(?:cls|reg)_convs\.)0(\.\d+\.conv\..+)")
 
 
 def to_mmdet(name: str, detector: str) -> str:
@@ -39,6 +73,13 @@ def to_mmdet(name: str, detector: str) -> str:
     if (found := translate(name, _PAIRS[detector], OURS)) is None:
         raise _unknown_name(name, "this project's", detector)
     return found
+
+
+def further_names(name: str, model: ModelConfig) -> list[str]:
+    """The names that MMDetection gives the same tensor besides its `name`: a shared convolution has one a level."""
+    if model.detector != "rtmdet" or not (match := _SHARED.fullmatch(name)):
+        return []
+    return [f"{match[1]}{level}{match[2]}" for level in range(1, len(model.strides))]
 
 
 def from_mmdet(name: str, detector: str) -> str:
@@ -74,8 +115,8 @@ def incompatibilities(model: ModelConfig) -> list[str]:
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
     faults = {
-        f"its names for a {model.backbone.name} backbone are not known; those for ResNets and Swin are": (
-            entry.family not in ("resnet", "swin")
+        f"its names for a {model.backbone.name} backbone are not known; those for ResNets, Swin and CSPNeXt are": (
+            entry.family not in ("resnet", "swin", "cspnext")
         ),
         "its RetinaNet's anchors are not rounded, and head.whole_pixel_anchors is true": head.whole_pixel_anchors,
         "its points and anchors lie a stride apart, and head.spread_cells is true": head.spread_cells,

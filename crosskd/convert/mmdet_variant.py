@@ -12,13 +12,18 @@ from typing import Any
 
 from crosskd.convert.mmdet_config import section
 from crosskd.errors import WeightsError
-from crosskd.spec.model import PYRAMID
+from crosskd.spec import registry
+from crosskd.spec.model import PADDING, PYRAMID
 
 # The heads that compute what ours do. LD's teaches another one, and is a GFL itself.
-HEADS = {"GFLHead": "gfl", "LDHead": "gfl", "RetinaHead": "retinanet", "ATSSHead": "atss", "FCOSHead": "fcos"}
+HEADS = {
+    "GFLHead": "gfl", "LDHead": "gfl", "RetinaHead": "retinanet", "ATSSHead": "atss", "FCOSHead": "fcos",
+    "RTMDetSepBNHead": "rtmdet",
+}  # fmt: skip
 STDS = {"retinanet": [1.0, 1.0, 1.0, 1.0], "atss": [0.1, 0.1, 0.2, 0.2]}  # of box deltas; the others have distances
 CAFFE_PIXELS = {"order": "bgr", "mean": [102.9801, 115.9465, 122.7717], "std": [1.0, 1.0, 1.0]}  # of FCOS
 CAFFE_RETINANET = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+RTMDET_PIXELS = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [57.375, 57.12, 58.395], "padding": PADDING}
 # FCOS with the changes that its authors published later: MMDetection's `...-center-normbbox-centeronreg-giou`.
 IMPROVED_FCOS: dict[str, dict[str, Any]] = {
     "head": {"norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True, "center_radius": 1.5},
@@ -60,7 +65,13 @@ def assume_unsaid(values: dict[str, Any], file: str, resnet: bool) -> list[str]:
             if improved
             else "boxes by exp and centerness from the class tower (norm_on_bbox and centerness_on_reg false)"
         )
-    parts.append(f"{'' if detector == 'fcos' else 'anchors, '}groups of norms and thresholds by default")
+    if detector == "rtmdet":
+        values["pixels"] = RTMDET_PIXELS
+        exp = values["backbone"]["name"] in registry.EXP_ON_REG
+        how = "by exp, as m, l and x have them" if exp else "as they are, as tiny and s have them"
+        parts.append(f"BGR pixels, distances {how}")
+    norms = {"fcos": "groups of norms", "rtmdet": "norms' eps"}.get(detector, "anchors, groups of norms")
+    parts.append(f"{norms} and thresholds by default")
     return [
         f"assumed: {'; '.join(parts)}, as MMDetection publishes it. The file has no configuration, and no tensor tells "
         "these: if one is otherwise, name the model (--model)"
@@ -86,7 +97,7 @@ def read_config(values: dict[str, Any], config: dict[str, Any], file: str, resne
     told["postprocess"] = _postprocess(config)
     _lay_over(values, told)
     if pixels := _pixels(config):
-        values["pixels"] = pixels
+        values["pixels"] = pixels | ({"padding": PADDING} if detector == "rtmdet" else {})
     said = [
         f"{name}.{knob} {str(value).lower() if isinstance(value, bool) else value}"
         for name, knobs in told.items()
@@ -117,14 +128,22 @@ def _reasons(model: dict[str, Any], detector: str) -> Iterator[str]:
     upsampling = section(neck, "upsample_cfg").get("mode", "nearest")
     facts: list[tuple[str, Any, list[Any]]] = [
         ("bbox_head.type", head.get("type"), wanted),
-        ("backbone.type", backbone.get("type"), ["ResNet", "SwinTransformer"]),
+        ("backbone.type", backbone.get("type"), ["ResNet", "SwinTransformer", "CSPNeXt"]),
         ("backbone.strides", backbone.get("strides"), [[1, 2, 2, 2], [4, 2, 2, 2]]),
         ("backbone.dilations", backbone.get("dilations"), [[1, 1, 1, 1]]),
-        ("neck.type", neck.get("type"), ["FPN"]),
+        ("neck.type", neck.get("type"), ["FPN", "CSPNeXtPAFPN"]),
+        ("backbone.arch", backbone.get("arch"), ["P5"]),
+        ("backbone.expand_ratio", backbone.get("expand_ratio"), [0.5]),
+        ("backbone.channel_attention", backbone.get("channel_attention"), [True]),
+        ("neck.expand_ratio", neck.get("expand_ratio"), [0.5]),
+        ("bbox_head.with_objectness", head.get("with_objectness"), [False]),
+        ("bbox_head.share_conv", head.get("share_conv"), [True]),
+        ("bbox_head.pred_kernel_size", head.get("pred_kernel_size"), [1]),
         ("neck.start_level", neck.get("start_level"), [1]),
         ("neck.add_extra_convs", neck.get("add_extra_convs"), [True, False, "on_input", "on_output"]),
         ("neck.upsample_cfg.mode", upsampling, ["nearest"]),
-        ("anchor_generator.type", anchors.get("type"), ["AnchorGenerator"]),
+        ("anchor_generator.type", anchors.get("type"), ["AnchorGenerator", "MlvlPointGenerator"]),
+        ("anchor_generator.offset", anchors.get("offset"), [0, 0.0]),
         ("anchor_generator.center_offset", anchors.get("center_offset"), [0, 0.0]),
         ("anchor_generator.scales", anchors.get("scales"), []),
         ("bbox_coder.target_means", coder.get("target_means"), [[0.0, 0.0, 0.0, 0.0], [0, 0, 0, 0]]),
@@ -163,6 +182,8 @@ def _head(model: dict[str, Any], detector: str, told: dict[str, dict[str, Any]],
         told["head"]["center_radius"] = head.get("center_sample_radius", 1.5)
     elif "octave_base_scale" in anchors:
         values["anchor_scale"] = anchors["octave_base_scale"]
+    if detector == "rtmdet":
+        told["head"]["exp_on_reg"] = head.get("exp_on_reg") is True
     if detector == "retinanet":
         told["head"] |= {
             ours: anchors[theirs]
@@ -172,9 +193,9 @@ def _head(model: dict[str, Any], detector: str, told: dict[str, dict[str, Any]],
     loss = section(head, "loss_bbox")
     names = {"IoULoss": "iou", "GIoULoss": "giou", "L1Loss": "l1"}
     if (name := names.get(loss.get("type", ""))) is not None and not (name == "l1" and detector != "retinanet"):
-        zeros = {"gfl": ["giou"], "retinanet": ["l1", "giou"]}.get(detector, ["iou", "giou"])
+        zeros = {"gfl": ["giou"], "rtmdet": ["giou"], "retinanet": ["l1", "giou"]}.get(detector, ["iou", "giou"])
         told["losses"] = dict.fromkeys(zeros, 0.0) | {name: loss.get("loss_weight", 1.0)}
-    if detector == "gfl":
+    if detector in ("gfl", "rtmdet"):
         told["losses"] = {key: value for key, value in told["losses"].items() if key == "giou"}
 
 

@@ -26,7 +26,7 @@ _SHAPELESS = (
 # Knobs that change what a detector computes from the same tensors.
 _DECISIVE = (
     "detector", "backbone.style", "neck.p6_from", "neck.relu_before_p7", "head.norm_groups", "head.octaves",
-    "head.ratios", "head.norm_on_bbox", "head.centerness_on_reg", "pixels", "anchor_scale",
+    "head.ratios", "head.norm_on_bbox", "head.centerness_on_reg", "head.exp_on_reg", "pixels", "anchor_scale",
 )  # fmt: skip
 # How torchvision's builders set up what is no tensor.
 _TORCHVISION: Mapping[str, Mapping[str, Any]] = {
@@ -94,7 +94,7 @@ def _knob(model: ModelConfig, path: str) -> Any:
 
 def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:
     """How many classes the tensors of a `model`, by our names, are made for; at least one."""
-    bias = state.get("head.cls.bias")
+    bias = state.get("head.cls.bias", state.get("head.cls.0.bias"))
     return max(1, bias.numel() // model.anchors_per_cell) if bias is not None else 1
 
 
@@ -111,11 +111,13 @@ def _detector(source: Source) -> str:
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
     if source.format == "mmdet":
         for detector, prefix in mmdet.LAYERS.items():
-            if f"bbox_head.{prefix}_cls.weight" in names:
+            if not names.keys().isdisjoint((f"bbox_head.{prefix}_cls.weight", f"bbox_head.{prefix}_cls.0.weight")):
                 return detector
         raise LookupError("bbox_head.*_cls.weight")
     if "head.bins" in names:
         return "gfl"
+    if "head.cls.0.weight" in names:
+        return "rtmdet"
     if "head.centerness.weight" not in names:
         return "retinanet"
     raise _unclear(source, "ATSS and FCOS have the same names")
@@ -123,10 +125,14 @@ def _detector(source: Source) -> str:
 
 def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
     """All that shapes and names tell, as values of a `ModelConfig`."""
-    neck = state["neck.output.0.weight"].shape[0]
-    levels = sum(name.startswith("neck.output.") and name.endswith(".weight") for name in state)
-    widest = state["neck.lateral.2.weight"].shape[1]
     depth = sum(name.startswith("head.cls_tower.") and name.endswith(".conv.weight") for name in state)
+    if detector == "rtmdet":
+        return {
+            "detector": detector,
+            "backbone": {**_backbone(state), "init": "random"},
+            "head": {"depth": depth, "channels": state["head.cls.0.weight"].shape[1]},
+            **_neck(state),
+        }
     head: dict[str, Any] = {"depth": depth, "channels": state["head.cls.weight"].shape[1]}
     if depth:
         head["norm"] = "group" if "head.cls_tower.0.norm.weight" in state else "none"
@@ -138,22 +144,35 @@ def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str,
         head["reg_max"] = code // 4 - 1
     if detector == "retinanet" and code != 4 * ANCHORS:
         raise LookupError(f"head of {ANCHORS} anchors a cell")
-    values: dict[str, Any] = {
+    return {
         "detector": detector,
         "backbone": {**_backbone(state), "init": "random"},
-        "neck": {"channels": neck},
         "head": head,
-        "strides": [8, 16, 32, 64, 128][:levels],
+        **_neck(state),
     }
-    if levels > 3 and neck != widest and state["neck.output.3.weight"].shape[1] == widest:
-        values["neck"]["p6_from"] = "c5"
-    return values
+
+
+def _neck(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Its section, and the strides of its levels."""
+    if "neck.out_convs.0.conv.weight" in state:
+        blocks = _numbers(state, "neck.top_down_blocks.0.blocks.")
+        channels = state["neck.out_convs.0.conv.weight"].shape[0]
+        return {"neck": {"kind": "pafpn", "channels": channels, "blocks": blocks}, "strides": [8, 16, 32]}
+    neck: dict[str, Any] = {"kind": "fpn", "channels": state["neck.output.0.weight"].shape[0]}
+    levels = sum(name.startswith("neck.output.") and name.endswith(".weight") for name in state)
+    widest = state["neck.lateral.2.weight"].shape[1]
+    if levels > 3 and neck["channels"] != widest and state["neck.output.3.weight"].shape[1] == widest:
+        neck["p6_from"] = "c5"
+    return {"neck": neck, "strides": [8, 16, 32, 64, 128][:levels]}
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "backbone.features.0.0.weight" in state and "backbone.norms.1.weight" in state:
         found, family, kind = _counts(state, "backbone.features.", (1, 3, 5, 7)), "swin", None
         width = state["backbone.features.0.0.weight"].shape[0]
+    elif "backbone.stem.2.conv.weight" in state:
+        found, family, kind = tuple(_csp_blocks(state, stage) for stage in (1, 2, 3, 4)), "cspnext", None
+        width = state["backbone.stem.2.conv.weight"].shape[0]
     else:
         width = state["backbone.conv1.weight"].shape[0]
         found, family = _counts(state, "backbone.layer", (1, 2, 3, 4)), "resnet"
@@ -162,6 +181,15 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
         if entry.family == family and entry.layers == found and kind in (None, entry.block):
             return {"name": name, "width": width}
     raise LookupError(f"{family} of {found} blocks")
+
+
+def _csp_blocks(state: Mapping[str, Tensor], stage: int) -> int:
+    """How many blocks a stage of CSPNeXt has; the last has its layer behind another one."""
+    return _numbers(state, f"backbone.stage{stage}.{2 if stage == 4 else 1}.blocks.")
+
+
+def _numbers(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def _counts(state: Mapping[str, Tensor], prefix: str, stages: tuple[int, ...]) -> tuple[int, ...]:

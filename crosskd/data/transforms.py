@@ -64,10 +64,11 @@ def validation_sample(example: Example, config: AugmentConfig) -> Sample:
 
 
 def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
-    """Normalise images into one tensor [N, 3, H, W], zero where padded; H and W are multiples of `multiple`."""
+    """Normalise images into one tensor [N, 3, H, W], padded as `pixels` says; H and W are multiples of `multiple`."""
     steps = [padded(sample.size, multiple) for sample in samples]
     height, width = max(h for h, _ in steps), max(w for _, w in steps)
-    images = np.zeros((len(samples), 3, height, width), dtype=np.float32)
+    images = np.empty((len(samples), 3, height, width), dtype=np.float32)
+    images[:] = np.array(pixels.outside, dtype=np.float32)[:, None, None]
     for image, sample in zip(images, samples, strict=True):
         _normalise(sample.pixels, pixels, image[:, : sample.size[0], : sample.size[1]])
     targets = Targets(

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.fpn import FPN
-from crosskd.detectors.head import DenseHead, map_sizes
+from crosskd.detectors.pafpn import PAFPN
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.structures import Detections, Losses, Size, Targets
+
+NECKS = {"fpn": FPN, "pafpn": PAFPN}
 
 
 class Detector(nn.Module):
@@ -29,7 +32,7 @@ class Detector(nn.Module):
         backbone = registry.load(registry.lookup(registry.BACKBONES, config.backbone.name, "backbone").target)
         head = registry.load(registry.lookup(registry.DETECTORS, config.detector, "detector").target)
         self.backbone: Any = backbone(config.backbone, load=pretrained)
-        self.neck = FPN(self.backbone.channels, config.neck, len(config.strides))
+        self.neck = NECKS[config.neck.kind](self.backbone.channels, config.neck, len(config.strides))
         self.head: DenseHead = head(config, num_classes)
 
     @property
@@ -51,7 +54,7 @@ class Detector(nn.Module):
         """The detection loss of a batch, images [N, 3, H, W]: term -> [L], one value per level."""
         features = self.features(images)
         predictions = self.head(features)
-        return self.head.loss(predictions, self.head.assign(map_sizes(features), targets))
+        return self.head.loss(predictions, self.head.assign(predictions, targets))
 
     @torch.no_grad()
     def detect(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.distill.mimic import mimic
 from crosskd.distill.statistics import match_statistics
 from crosskd.distill.term import Step, Term
@@ -18,14 +18,17 @@ def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) 
 
     The student's maps take on the teacher's per-channel statistics and go through the ReLU (at cut 0 there is none)
     and the rest of the teacher's frozen head. The gradient reaches the student's layers up to the cut and none
-    behind it.
+    behind it. SiLU, which has negative values itself and changes what has been through it, is not applied again.
     """
 
     def adapt(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
         return [match_statistics(s, like=t) for s, t in zip(ours, theirs, strict=True)]
 
     # Not yet activated, even when the cut is behind the ReLU: the new statistics bring negative values back.
-    held = Held(adapt(student_held.cls, teacher_held.cls), adapt(student_held.box, teacher_held.box), activated=False)
+    activated = teacher_held.activated and teacher.activation != "relu"
+    held = Held(
+        adapt(student_held.cls, teacher_held.cls), adapt(student_held.box, teacher_held.box), activated=activated
+    )
     return teacher.back(held, cut)
 
 

@@ -8,17 +8,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.needs import Pass
 from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
-from crosskd.spec.alike import same_anchors
+from crosskd.spec.alike import same_assignment
 from crosskd.spec.config import DistillConfig
 from crosskd.spec.pairing import require_pair
-from crosskd.structures import Assignment, Losses, Size, Targets
+from crosskd.structures import Losses, Size, Targets
 
 
 class Distiller(nn.Module):
@@ -37,28 +37,24 @@ class Distiller(nn.Module):
         object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
         self.terms = nn.ModuleDict(terms)
         self.renormalise = Renormalise(student.config.pixels, teacher.config.pixels)
-        self.shared = same_anchors(student.config, teacher.config)
+        self.shared = same_assignment(student.config, teacher.config)
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
         with torch.no_grad():
             teacher_features = self.teacher.features(self.renormalise(images, targets.sizes))
         features = self.student.features(images)
-        sizes = map_sizes(features)
-        _require_same_maps(sizes, map_sizes(teacher_features), images)
-        assignment = self.student.head.assign(sizes, targets)
-
-        def assign_teacher() -> Assignment:
-            return assignment if self.shared else self.teacher.head.assign(sizes, targets)
-
+        _require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
         terms = self._terms()
         needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
         with torch.no_grad():
-            theirs = Pass("teacher", self.teacher, teacher_features, assign_teacher, needs).meet()
-        del teacher_features  # the largest maps: they go now where no term needs them
-        student = Pass("student", self.student, features, lambda: assignment, needs)
+            teacher = Pass("teacher", self.teacher, teacher_features, targets, needs)
+            theirs = teacher.meet()
+        assigned = teacher.assigned if self.shared else None
+        del teacher_features, teacher  # the largest maps: they go now where no term needs them
+        student = Pass("student", self.student, features, targets, needs, assigned)
         ours = student.meet()
-        losses = self.student.head.loss(student.predictions, assignment)
+        losses = self.student.head.loss(student.predictions, student.assignment)
         for term in terms.values():
             losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
         return losses

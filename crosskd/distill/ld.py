@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.valuable import valuable_region
-from crosskd.detectors.gfl import GFL, SIDES
-from crosskd.detectors.head import map_sizes
+from crosskd.detectors.dense.gfl import GFL, SIDES
+from crosskd.detectors.dense.head import map_sizes
 from crosskd.distill.features import image_mean
 from crosskd.distill.term import Step, Term
 from crosskd.losses import bins_divergence, level_sums

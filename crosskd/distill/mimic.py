@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crosskd.detectors.anchor_windows import by_anchor, cut_out
-from crosskd.detectors.head import DenseHead, flatten
+from crosskd.detectors.dense.anchor_windows import by_anchor, cut_out
+from crosskd.detectors.dense.head import DenseHead, flatten
 from crosskd.losses import EPSILON, level_sums, quality_focal, rank_own
 from crosskd.spec.config import MimicConfig
 from crosskd.spec.registry import BoxMimic

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.distill.term import View
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side
-from crosskd.structures import Assignment, Held, Predictions
+from crosskd.structures import Assignment, Held, Predictions, Targets
 
 Fields = dict[str, Any]  # of a `View`
 
@@ -41,22 +41,26 @@ class Pass:
         side: Side,
         model: Detector,
         features: list[Tensor],
-        assign: Callable[[], Assignment],
+        targets: Targets,
         needs: Sequence[Need],
+        assigned: Assignment | None = None,
     ) -> None:
+        """`assigned`: what the other model's anchors learn, where this one's learn the same."""
         self.side: Side = side
         self.head, self.features = model.head, features
         self.needs = [need for need in needs if side in need.sides]
-        self._assign = assign
+        self.targets, self.assigned = targets, assigned
         self._held: dict[tuple[int, bool], Held] = {}
 
     def meet(self) -> Met:
         """All that is asked of this model."""
         return Met(self.head, {need: HOW[type(need)](self, need) for need in self.needs})
 
-    @cached_property
+    @property
     def assignment(self) -> Assignment:
-        return self._assign()
+        if self.assigned is None:
+            self.assigned = self.head.assign(self.predictions, self.targets)
+        return self.assigned
 
     @cached_property
     def predictions(self) -> Predictions:

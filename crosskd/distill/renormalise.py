@@ -15,7 +15,7 @@ from crosskd.structures import Detections, Size
 class Renormalise(nn.Module):
     """From one `PixelConfig` to another: [N, 3, H, W] -> [N, 3, H, W]; the very same tensor where the two agree.
 
-    Outside each image's (height, width) the batch is zero before and after: both normalise first and pad then.
+    Outside each image's (height, width) the batch is then what the second pads with.
     """
 
     def __init__(self, given: PixelConfig, wanted: PixelConfig) -> None:
@@ -31,6 +31,8 @@ class Renormalise(nn.Module):
         # Not of the student's making: in no checkpoint, but moved with the module.
         self.register_buffer("scale", scale.float().view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().view(1, 3, 1, 1), persistent=False)
+        self.outside: Tensor
+        self.register_buffer("outside", torch.tensor(wanted.outside).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, sizes: Sequence[Size]) -> Tensor:
         if self.same:
@@ -38,8 +40,8 @@ class Renormalise(nn.Module):
         source = images.flip(1) if self.flip else images
         out = torch.addcmul(self.shift, source, self.scale)
         for image, (height, width) in zip(out, sizes, strict=True):
-            image[:, height:] = 0
-            image[:, :, width:] = 0
+            image[:, height:] = self.outside
+            image[:, :, width:] = self.outside
         return out
 
 

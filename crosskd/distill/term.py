@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.spec.distill import TermConfig
 from crosskd.spec.needs import Need
 from crosskd.structures import Assignment, Held, Losses, Predictions, Targets

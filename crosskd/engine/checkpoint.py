@@ -12,6 +12,7 @@ import logging
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,7 @@ def fingerprint_digest(values: dict[str, Any]) -> str:
 
 def require_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
     """Raises `CheckpointMismatch`, naming every setting that differs by its JSON pointer."""
-    if isinstance(augment := saved.get("augment"), dict):  # a run from before there was a choice goes on as it was
-        saved = {**saved, "augment": image_settings({}) | augment}
+    saved = _with_later_knobs(saved)
     differences = [
         f"{pointer} was {json.dumps(_short(old))} and is {json.dumps(_short(new))}"
         for pointer, old, new in _differences(saved, current)
@@ -175,6 +175,31 @@ def require_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
             f"the checkpoint belongs to a run with other settings: {'; '.join(differences)}",
             remedy="Resume with the settings of that run, or start a new run.",
         )
+
+
+# Knobs that 0.2 did not have, and what it did: a run from before there was a choice goes on as it was.
+_OF_MODELS: Mapping[str, Mapping[str, Any]] = {
+    "neck": {"kind": "fpn", "blocks": 1},
+    "head": {"exp_on_reg": False},
+    "pixels": {"padding": None},
+}
+_OF_RUNS: Mapping[str, Mapping[str, Any]] = {"augment": image_settings({}), "schedule": {"flat": 0.0}}
+
+
+def _with_later_knobs(saved: dict[str, Any]) -> dict[str, Any]:
+    found = _under(saved, _OF_RUNS)
+    if isinstance(found.get("student"), dict):
+        found["student"] = _under(found["student"], _OF_MODELS)
+    teacher = found.get("teacher")
+    if isinstance(teacher, dict) and isinstance(teacher.get("model"), dict):
+        found["teacher"] = {**teacher, "model": _under(teacher["model"], _OF_MODELS)}
+    return found
+
+
+def _under(values: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """With `sections` below what the sections of `values` say themselves."""
+    there = {name: knobs for name, knobs in sections.items() if isinstance(values.get(name), dict)}
+    return {**values, **{name: {**knobs, **values[name]} for name, knobs in there.items()}}
 
 
 def _differences(old: Any, new: Any, pointer: str = "") -> list[tuple[str, Any, Any]]:

@@ -112,4 +112,5 @@ class Schedule:
             return float(config.gamma**passed)
         # The cosine spans the planned epochs: `max_steps` cuts a run short and leaves its curve as it was.
         progress = min(step / (config.epochs * self.steps_per_epoch), 1.0)
+        progress = max(progress - config.flat, 0.0) / (1 - config.flat)
         return config.final_factor + (1 - config.final_factor) * (1 + math.cos(math.pi * progress)) / 2

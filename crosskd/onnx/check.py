@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crosskd.data.transforms import Sample, collate, padded
+from crosskd.detectors.dense.head import Candidates
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import Candidates
 from crosskd.errors import ExportError
 from crosskd.onnx.graph import INPUTS
 from crosskd.onnx.rounding import BOX_TOLERANCE, SCORE_TOLERANCE, Side, excuse, same

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosskd.boxes.suppression import suppress
+from crosskd.detectors.dense.head import flatten, map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import flatten, map_sizes
 from crosskd.errors import ExportError
 from crosskd.losses import at_least_float32
 from crosskd.onnx.same_padding import traceable_padding
@@ -39,6 +39,7 @@ class Pipeline(nn.Module):
 
     mean: Tensor
     std: Tensor
+    outside: Tensor | float
 
     def __init__(self, detector: Detector, postprocess: PostprocessConfig) -> None:
         super().__init__()
@@ -47,6 +48,10 @@ class Pipeline(nn.Module):
         self.channels = [0, 1, 2] if pixels.order == "rgb" else [2, 1, 0]
         self.register_buffer("mean", torch.tensor(pixels.mean)[:, None, None])
         self.register_buffer("std", torch.tensor(pixels.std)[:, None, None])
+        if pixels.padding is not None:
+            self.register_buffer("outside", torch.tensor(pixels.outside)[:, None, None])
+        else:
+            self.outside = 0.0
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = self.detector.head
@@ -59,11 +64,11 @@ class Pipeline(nn.Module):
         return self._best(boxes, torch.where(solid, scores, 0.0), labels)
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
-        """As in the training: zero where padded."""
+        """As in the training, also where padded."""
         images = (images[:, self.channels] - self.mean) / self.std
         rows = torch.arange(images.shape[2])[:, None] < sizes[:, 0, None, None]  # [N, H, 1]
         columns = torch.arange(images.shape[3]) < sizes[:, 1, None, None]  # [N, 1, W]
-        return torch.where((rows & columns)[:, None], images, 0.0)
+        return torch.where((rows & columns)[:, None], images, self.outside)
 
     def _candidates(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """Score, anchor and label of the `pre_nms` best (anchor, class) pairs of each level; score 0: there are fewer.

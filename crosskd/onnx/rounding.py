@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from crosskd.detectors.head import Candidates
+from crosskd.detectors.dense.head import Candidates
 from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Detections
 

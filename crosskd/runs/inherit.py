@@ -68,4 +68,4 @@ def _anchors(model: ModelConfig) -> tuple[object, ...]:
 
 
 def _box_code(model: ModelConfig) -> tuple[object, ...]:
-    return (model.detector, model.anchor_scale, model.head.norm_on_bbox, *_anchors(model))
+    return (model.detector, model.anchor_scale, model.head.norm_on_bbox, model.head.exp_on_reg, *_anchors(model))

@@ -123,7 +123,7 @@ def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
 @torch.no_grad()
 def _copy(student: Detector, ours: dict[str, Tensor], theirs: Any, plan: Start) -> None:
     for name in plan.taken:
-        if name not in CLASS_LAYER:
+        if not name.startswith(CLASS_LAYER):
             ours[name].copy_(theirs[name])
             continue
         # One row a class for each anchor of a cell.

@@ -17,16 +17,17 @@ class BackboneConfig(Section):
     Stages (`frozen_stages` of them have no gradient and stay in evaluation mode; 0: the stem alone, -1: nothing):
     ResNet: stem, then layer1..layer4. MobileNetV2: the first convolution, then the blocks that end in C2, C3, C4, C5.
     Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
+    CSPNeXt: the three convolutions of the stem, then the four stages.
     timm: only -1, since its models have no stages in common.
     """
 
-    name: BackboneName = Field(description="One of the registry's: resnet18, mobilenet_v2, swin_t, timm/…")
+    name: BackboneName = Field(description="One of the registry's: resnet18, mobilenet_v2, swin_t, cspnext_s, timm/…")
     width: int | None = Field(
         default=None,
         ge=8,
         le=256,
         description="Channels of the stem; default: the name's own. MobileNetV2: a multiple of 8; Swin: of 3; "
-        "timm: null.",
+        "CSPNeXt: of 2; timm: null.",
     )
     style: Literal["pytorch", "caffe"] = Field(
         default="pytorch", description="ResNet: caffe's bottlenecks stride in their first convolution, not the second."
@@ -42,7 +43,7 @@ class BackboneConfig(Section):
     norm_eval: bool | None = Field(
         default=None,
         description="Batch norm by running statistics; its affine part learns. Default: if pretrained, where there is "
-        "batch norm.",
+        "batch norm; CSPNeXt: false.",
     )
     norm_frozen: bool = Field(default=False, description="norm_eval, and the affine part does not learn either.")
     norm_eps: float | None = Field(
@@ -77,7 +78,9 @@ class BackboneConfig(Section):
         if data.get("frozen_stages") is None:
             data["frozen_stages"] = entry.frozen_stages if pretrained else -1
         if data.get("norm_eval") is None:
-            data["norm_eval"] = entry.batch_norm and (pretrained or data.get("norm_frozen") is True)
+            data["norm_eval"] = entry.batch_norm and (
+                (pretrained and entry.norm_eval) or data.get("norm_frozen") is True
+            )
         if data.get("drop_path") is None:
             data["drop_path"] = entry.drop_path
         return data

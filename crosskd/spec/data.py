@@ -61,7 +61,7 @@ class AugmentConfig(Section):
         default=None, ge=32, le=4096, description="As `short_edges`, in evaluations. Default: the largest of them."
     )
     flip: Probability = Field(default=0.5, description="How often an image is mirrored left to right, 0..1.")
-    pad_to: int = Field(default=32, ge=1, le=256, description="Batches are padded to a multiple of so many pixels.")
+    pad_to: int = Field(default=32, ge=1, le=1024, description="Batches are padded to a multiple of so many pixels.")
     min_side: float = Field(default=1.0, ge=0, description="Boxes narrower than so many original pixels train nothing.")
 
     antialias: bool | None = Field(

@@ -46,7 +46,7 @@ class ScaleConfig(Section):
         description="The shorter side becomes so many pixels, where the longer one allows it.",
     )
     long_edge: int = Field(default=1333, ge=32, le=8192, description="The longer side fits into so many pixels.")
-    pad_to: int = Field(default=32, ge=1, le=256, description="Both sides are padded to a multiple of so many pixels.")
+    pad_to: int = Field(default=32, ge=1, le=1024, description="Both sides are padded to a multiple of so many pixels.")
     antialias: bool | None = Field(
         default=None, description=f"{ANTIALIAS} Default: as in the training; true where the weights do not say it."
     )

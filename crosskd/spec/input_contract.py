@@ -36,6 +36,9 @@ def input_contract(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, 
     """
     scale, pixels = evaluation_scale(augment), model.pixels
     how = "with antialiasing, as Pillow's BILINEAR" if scale.antialias else "without antialiasing, as OpenCV's"
+    around = "zeros after normalisation"
+    if pixels.padding is not None:
+        around = f"the value {pixels.padding:g} in all channels before normalisation"
     return {
         "layout": "float32 [images, 3, height, width]",
         "orientation": "upright: the EXIF orientation is applied",
@@ -51,5 +54,5 @@ def input_contract(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, 
         "std": list(pixels.std),
         "normalisation": "(value - mean) / std for each channel in this order, values 0..255",
         "pad_to": scale.pad_to,
-        "padding": "zeros after normalisation, at the right and at the bottom, to a multiple of pad_to",
+        "padding": f"{around}, at the right and at the bottom, to a multiple of pad_to",
     }

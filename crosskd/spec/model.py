@@ -14,14 +14,30 @@ from crosskd.spec.names import DetectorName
 from crosskd.spec.section import Channels, Probability, Section, Weight, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
+PAFPN_LEVELS = 3
+BGR_MEAN, BGR_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # of a published RTMDet
+PADDING = 114.0  # too
 GROUPS = 32  # of a group norm, as published
 SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's last level has no deviation
 
 
 class NeckConfig(Section):
-    """FPN: P3..P5 from C3..C5, P6 and P7 (where `strides` has them) by strided convolutions."""
+    """What makes the pyramid of C3..C5.
 
-    channels: Channels = Field(default=256, description="Of every map of the pyramid.")
+    fpn (arXiv 1612.03144): P3..P5, and P6 and P7 (where `strides` has them) by strided convolutions. pafpn: RTMDet's
+    (arXiv 2212.07784), P3..P5 by cross-stage partial layers from the top down and from the bottom up.
+    """
+
+    kind: Literal["fpn", "pafpn"] = Field(
+        default="fpn", description="Default: pafpn for RTMDet with a CSPNeXt backbone, else fpn."
+    )
+    blocks: int = Field(
+        default=1, ge=1, le=16, description="pafpn: blocks of each layer. Default: as in the backbone's first stage."
+    )
+
+    channels: Channels = Field(
+        default=256, description="Of every map of the pyramid. Default: 256; RTMDet with CSPNeXt: as C3 has."
+    )
     p6_from: Literal["p5", "c5"] = Field(
         default="p5", description="`c5` (on input) as in MMDetection's and torchvision's RetinaNet."
     )
@@ -29,14 +45,19 @@ class NeckConfig(Section):
 
 
 class HeadConfig(Section):
-    """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU, then the prediction layers.
+    """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU (RTMDet: SiLU), then the prediction layers.
 
     What only one detector reads must keep its default with the others.
     """
 
-    channels: Channels = Field(default=256, description="Of every convolution of the towers.")
-    depth: int = Field(default=4, ge=0, le=16, description="Convolutions of each tower.")
-    norm: Literal["group", "none"] = Field(default="group", description="Default: group; none for RetinaNet.")
+    channels: Channels = Field(
+        default=256, description="Of every convolution of the towers. Default: 256; RTMDet with CSPNeXt: as C3 has."
+    )
+    depth: int = Field(default=4, ge=0, le=16, description="Convolutions of each tower. Default: 4; RTMDet: 2.")
+    norm: Literal["group", "batch", "none"] = Field(
+        default="group",
+        description="Default: group; none for RetinaNet; batch for RTMDet alone, whose levels have norms of their own.",
+    )
     norm_groups: int = Field(
         default=GROUPS, ge=1, le=256, description="Default: 32, or half the channels where that is less."
     )
@@ -53,6 +74,11 @@ class HeadConfig(Section):
     center_radius: float = Field(default=1.5, gt=0, le=16, description="FCOS: how near, in strides.")
     norm_on_bbox: bool = Field(default=False, description="FCOS: distances by ReLU, in strides; else exp, in pixels.")
     centerness_on_reg: bool = Field(default=False, description="FCOS: centerness from the box tower.")
+    exp_on_reg: bool = Field(
+        default=False,
+        description="RTMDet: distances by exp, in strides; else the output itself, in strides. Default: true with "
+        "cspnext_m, l and x, else false.",
+    )
     point_offset: Probability = Field(default=0.5, description="FCOS: where in its cell a point is; torchvision: 0.")
     spread_cells: bool = Field(
         default=False,
@@ -72,7 +98,7 @@ class HeadConfig(Section):
 
     @model_validator(mode="after")
     def _groups(self) -> HeadConfig:
-        if self.norm == "none":
+        if self.norm != "group":
             return self
         if self.channels % self.norm_groups and "norm_groups" not in self.model_fields_set:
             raise refused(
@@ -101,17 +127,18 @@ class LossConfig(Section):
 
     GFL (arXiv 2006.04388): quality focal, distribution focal, GIoU. RetinaNet (1708.02002): focal, L1 of the box
     deltas. ATSS (1912.02424): focal, GIoU, centerness. FCOS (1904.01355): focal, IoU, centerness.
+    RTMDet (2212.07784): quality focal, GIoU.
     """
 
-    quality_focal: Weight = Field(default=1.0, description="GFL: weight of the quality focal loss on classes.")
+    quality_focal: Weight = Field(default=1.0, description="GFL, RTMDet: weight of the quality focal loss on classes.")
     quality_focal_beta: float = Field(
-        default=2.0, ge=0, le=10, description="GFL: exponent of its |target - prediction|."
+        default=2.0, ge=0, le=10, description="GFL, RTMDet: exponent of its |target - prediction|."
     )
     distribution_focal: Weight = Field(
         default=0.25, description="GFL: weight of the loss on the distributions over bins."
     )
     giou: Weight = Field(
-        default=2.0, description="Weight of 1 - GIoU of the boxes. Default: 2 for GFL and ATSS, else 0."
+        default=2.0, description="Weight of 1 - GIoU of the boxes. Default: 2 for GFL, ATSS and RTMDet, else 0."
     )
     focal: Weight = Field(default=1.0, description="RetinaNet, ATSS, FCOS: weight of the focal loss on classes.")
     focal_gamma: float = Field(default=2.0, ge=0, le=10, description="Its exponent: how much less easy anchors count.")
@@ -126,7 +153,8 @@ class LossConfig(Section):
 class PixelConfig(Section):
     """How an image becomes a tensor: (value - mean) / std per channel, values 0..255, in the channels' order.
 
-    Defaults: ImageNet's; of a timm backbone, those that its published weights were made for.
+    Defaults: ImageNet's; of a timm backbone, those that its published weights were made for; of RTMDet with CSPNeXt
+    BGR with a padding of 114, where none of these is given.
     """
 
     mean: tuple[float, float, float] = Field(
@@ -137,6 +165,19 @@ class PixelConfig(Section):
         description="What is left is divided by this, channel by channel, in values 0..255.",
     )
     order: Literal["rgb", "bgr"] = Field(default="rgb", description="Order of the channels that the model sees.")
+    padding: Annotated[float, Field(ge=0, le=255)] | None = Field(
+        default=None,
+        description="Value, 0..255, of every channel around an image before it is normalised, as 114 for RTMDet and "
+        "YOLOX; null: what is 0 after it.",
+    )
+
+    @property
+    def outside(self) -> tuple[float, float, float]:
+        """What stands around an image, channel by channel, once it is normalised."""
+        if self.padding is None:
+            return 0.0, 0.0, 0.0
+        first, second, third = ((self.padding - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+        return first, second, third
 
 
 class PostprocessConfig(Section):
@@ -161,7 +202,7 @@ class PostprocessConfig(Section):
 class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
-    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss or fcos.")
+    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss, fcos or rtmdet.")
     backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
     neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
     head: HeadConfig = Field(
@@ -194,7 +235,8 @@ class ModelConfig(Section):
         if not isinstance(name, str) or name not in registry.DETECTORS:
             return handler(data)
         data, filled = dict(data), {}
-        for section, defaults in [*registry.DETECTORS[name].defaults.items(), *_pixel_defaults(data).items()]:
+        own = registry.DETECTORS[name].defaults
+        for section, defaults in [*_backbone_defaults(name, data, own).items(), *_pixel_defaults(data).items()]:
             if section == "":
                 filled[section] = defaults.keys() - data.keys()
                 data = {**defaults, **data}
@@ -215,6 +257,29 @@ class ModelConfig(Section):
         if self.strides != PYRAMID[: len(self.strides)]:
             message = f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8"
             raise refused(message, "strides")
+        return self
+
+    @model_validator(mode="after")
+    def _norm(self) -> ModelConfig:
+        batch = registry.DETECTORS[self.detector].batch_norm
+        if (self.head.norm == "batch") != batch:
+            allowed = "batch" if batch else "group or none"
+            raise refused(f"the towers of {self.detector} have norm {allowed}, not {self.head.norm}", "head", "norm")
+        return self
+
+    @model_validator(mode="after")
+    def _neck(self) -> ModelConfig:
+        """What belongs to the one neck alone."""
+        if self.neck.kind == "fpn":
+            if self.neck.blocks != NeckConfig.model_fields["blocks"].default:
+                raise refused("neck.blocks is a knob of pafpn; leave it out, or use pafpn", "neck", "blocks")
+            return self
+        if len(self.strides) != PAFPN_LEVELS:
+            message = f"a pafpn neck makes P3, P4 and P5 alone; use strides {PYRAMID[:PAFPN_LEVELS]}, or an fpn neck"
+            raise refused(message, "strides" if "strides" in self.model_fields_set else "neck")
+        for knob in ("p6_from", "relu_before_p7"):
+            if getattr(self.neck, knob) != NeckConfig.model_fields[knob].default:
+                raise refused(f"neck.{knob} is a knob of fpn; leave it out, or use fpn", "neck", knob)
         return self
 
     @model_validator(mode="after")
@@ -242,6 +307,34 @@ class ModelConfig(Section):
     def box_channels(self) -> int:
         """Numbers in the box code of one anchor."""
         return 4 * (self.head.reg_max + 1) if self.detector == "gfl" else 4
+
+
+def _backbone_defaults(
+    detector: str, data: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """The detector's `own` defaults, and with RTMDet's own backbone those that it is published with, at any width."""
+    name, width = (_given(data.get("backbone"), knob) for knob in ("name", "width"))
+    entry = registry.BACKBONES.get(name) if isinstance(name, str) else None
+    if detector != "rtmdet" or entry is None or entry.family != "cspnext" or not isinstance(width, int | None):
+        return dict(own)
+    kind = _given(data.get("neck"), "kind") or "pafpn"
+    channels = entry.channels(width)[1]
+    neck = {"channels": channels} | ({"kind": kind, "blocks": entry.layers[0]} if kind == "pafpn" else {})
+    pixels = {} if data.get("pixels") else {"order": "bgr", "mean": BGR_MEAN, "std": BGR_STD, "padding": PADDING}
+    more: dict[str, Mapping[str, Any]] = {
+        "pixels": pixels,
+        "": {"strides": PYRAMID[:PAFPN_LEVELS]} if kind == "pafpn" else {},
+        "neck": neck,
+        "head": {"channels": channels, "exp_on_reg": name in registry.EXP_ON_REG},
+    }
+    return {section: {**own.get(section, {}), **more.get(section, {})} for section in {**own, **more}}
+
+
+def _given(section: Any, knob: str) -> Any:
+    """A knob of a section that may be a model, an object as sent, or nothing; None where it is not set."""
+    if isinstance(section, BaseModel):
+        return getattr(section, knob) if knob in section.model_fields_set else None
+    return section.get(knob) if isinstance(section, Mapping) else None
 
 
 def _pixel_defaults(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 NEAR = 3  # names that a message proposes
 
 
-Family = Literal["resnet", "mobilenet", "swin", "timm"]
+Family = Literal["resnet", "mobilenet", "swin", "cspnext", "timm"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Backbone:
     layers: tuple[int, ...] = ()  # blocks per stage
     weights: bool = True  # ImageNet weights are published: torchvision's, at the default width; or timm's
     frozen_stages: int = -1  # by default, where pretrained
+    norm_eval: bool = True  # by default, where pretrained and there is batch norm
     batch_norm: bool = True  # whether it may have batch norm
     drop_path: float = 0.0  # by default; 0: it has none
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
@@ -65,6 +66,7 @@ class Backbone:
 
 
 BoxMimic = Literal["kl", "giou", "iou"]
+Activation = Literal["relu", "silu"]
 
 
 # FGD's knobs (arXiv 2111.11837 and its configurations) for RetinaNet and GFL; and those of FCOS.
@@ -122,6 +124,10 @@ class Detector:
     reads: frozenset[str] = frozenset()
     scales: bool = True  # a learnt factor per level on the box code
     centerness: bool = False
+    activation: Activation = "relu"  # of the towers
+    own_layers: bool = False  # each level has prediction layers of its own, of one cell each
+    batch_norm: bool = False  # each level has batch norm of its own in the towers; else group norm, or none
+    dynamic: bool = False  # what is predicted decides what is assigned
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,21 @@ def _resnet(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], widt
         layers=layers,
         weights=width == 64,
         frozen_stages=1,
+    )
+
+
+def _cspnext(deepen: float, widen: float) -> Backbone:
+    """By MMDetection's factors: of the blocks of each stage, and of the channels."""
+    width = round(64 * widen)
+    return Backbone(
+        "crosskd.backbones.csp_next:CSPNeXt",
+        "cspnext",
+        out_channels=(2 * width, 4 * width, 8 * width, 16 * width),
+        width=width,
+        divisor=2,
+        layers=tuple(max(1, round(count * deepen)) for count in (3, 6, 6, 3)),
+        weights=False,
+        norm_eval=False,
     )
 
 
@@ -217,6 +238,11 @@ BACKBONES: dict[str, Backbone] = {
         drop_path=0.2,
         export_fault="how it lays its windows depends on the size of the image",
     ),
+    "cspnext_tiny": _cspnext(deepen=0.167, widen=0.375),
+    "cspnext_s": _cspnext(deepen=0.33, widen=0.5),
+    "cspnext_m": _cspnext(deepen=0.67, widen=0.75),
+    "cspnext_l": _cspnext(deepen=1.0, widen=1.0),
+    "cspnext_x": _cspnext(deepen=1.33, widen=1.25),
     **_timm(),
 }
 
@@ -224,7 +250,7 @@ _FOCAL = frozenset({"losses.focal", "losses.focal_gamma", "losses.focal_alpha"})
 
 DETECTORS: dict[str, Detector] = {
     "gfl": Detector(
-        "crosskd.detectors.gfl:GFL",
+        "crosskd.detectors.dense.gfl:GFL",
         Published(cut=3, box="kl", cls_weight=1.0, box_weight=4.0, centerness_weight=0.0, pkd_weight=6.0, cwd=_CWD_GFL),
         reads=frozenset(
             {
@@ -238,7 +264,7 @@ DETECTORS: dict[str, Detector] = {
         ),
     ),
     "retinanet": Detector(
-        "crosskd.detectors.retinanet:RetinaNet",
+        "crosskd.detectors.dense.retinanet:RetinaNet",
         Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
         defaults={
             "": {"anchor_scale": 4.0},
@@ -252,13 +278,13 @@ DETECTORS: dict[str, Detector] = {
         scales=False,
     ),
     "atss": Detector(
-        "crosskd.detectors.atss:ATSS",
+        "crosskd.detectors.dense.atss:ATSS",
         Published(cut=3, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=1.0, pkd_weight=1.0),
         reads=_FOCAL | {"anchor_scale", "losses.iou", "losses.giou", "losses.centerness"},
         centerness=True,
     ),
     "fcos": Detector(
-        "crosskd.detectors.fcos:FCOS",
+        "crosskd.detectors.dense.fcos:FCOS",
         Published(
             cut=2, box="iou", cls_weight=0.4, box_weight=0.75, centerness_weight=0.0, pkd_weight=2.0, fgd=_FGD_POINTS
         ),
@@ -273,7 +299,25 @@ DETECTORS: dict[str, Detector] = {
         | {"losses.iou", "losses.giou", "losses.centerness"},
         centerness=True,
     ),
+    "rtmdet": Detector(
+        "crosskd.detectors.dense.rtmdet:RTMDet",
+        # Nobody has published CrossKD for it: these are RetinaNet's, and the cut in the middle of its two convolutions.
+        Published(cut=1, box="giou", cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
+        defaults={
+            "head": {"depth": 2, "norm": "batch"},
+            "postprocess": {"score_threshold": 0.001, "nms_iou": 0.65, "pre_nms": 30_000, "max_detections": 300},
+        },
+        reads=frozenset({"head.exp_on_reg", "losses.quality_focal", "losses.quality_focal_beta", "losses.giou"}),
+        scales=False,
+        activation="silu",
+        own_layers=True,
+        batch_norm=True,
+        dynamic=True,
+    ),
 }
+
+# The backbones with which RTMDet is published with exponential distances.
+EXP_ON_REG = frozenset({"cspnext_m", "cspnext_l", "cspnext_x"})
 
 TERMS: dict[str, Term] = {
     "crosskd": Term("crosskd.distill.crosskd:CrossKD", "CrossKD"),

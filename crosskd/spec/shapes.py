@@ -40,12 +40,7 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     entry = registry.BACKBONES[backbone.name]
     out_channels = entry.channels(backbone.width)
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
-    channels = model.neck.channels
-    for i, in_channels in enumerate(out_channels[-_LATERAL:]):
-        shapes |= _conv(f"neck.lateral.{i}", in_channels, channels, 1)
-    for i in range(len(model.strides)):
-        in_channels = out_channels[-1] if i == _LATERAL and model.neck.p6_from == "c5" else channels
-        shapes |= _conv(f"neck.output.{i}", in_channels, channels, 3)
+    shapes |= _fpn(model, out_channels) if model.neck.kind == "fpn" else _pafpn(model, out_channels)
     return ExpectedShapes(shapes | _head(model, num_classes), _BACKBONE if entry.family == "timm" else None)
 
 
@@ -54,6 +49,32 @@ def parameter_count(model: ModelConfig, num_classes: int) -> int:
     shapes = expected_shapes(model, num_classes)
     told = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NO_PARAMETERS))
     return told + registry.BACKBONES[model.backbone.name].parameters
+
+
+def _fpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:
+    channels, shapes = model.neck.channels, Shapes()
+    for i, in_channels in enumerate(out_channels[-_LATERAL:]):
+        shapes |= _conv(f"neck.lateral.{i}", in_channels, channels, 1)
+    for i in range(len(model.strides)):
+        in_channels = out_channels[-1] if i == _LATERAL and model.neck.p6_from == "c5" else channels
+        shapes |= _conv(f"neck.output.{i}", in_channels, channels, 3)
+    return shapes
+
+
+def _pafpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:
+    c3, c4, c5 = out_channels[-_LATERAL:]
+    blocks, shapes = model.neck.blocks, Shapes()
+    for i, (high, low) in enumerate(((c5, c4), (c4, c3))):
+        shapes |= _conv_norm(f"neck.reduce_layers.{i}", high, low, 1)
+    for i, low in enumerate((c4, c3)):
+        shapes |= _csp_layer(f"neck.top_down_blocks.{i}", 2 * low, low, blocks)
+    for i, low in enumerate((c3, c4)):
+        shapes |= _conv_norm(f"neck.downsamples.{i}", low, low, 3)
+    for i, (low, high) in enumerate(((c3, c4), (c4, c5))):
+        shapes |= _csp_layer(f"neck.bottom_up_blocks.{i}", 2 * low, high, blocks)
+    for i, width in enumerate((c3, c4, c5)):
+        shapes |= _conv_norm(f"neck.out_convs.{i}", width, model.neck.channels, 3)
+    return shapes
 
 
 def _head(model: ModelConfig, num_classes: int) -> Shapes:
@@ -66,9 +87,15 @@ def _head(model: ModelConfig, num_classes: int) -> Shapes:
             shapes |= _conv(f"head.{tower}.{i}.conv", in_channels, head.channels, 3, bias=head.tower_bias)
             if head.norm == "group":
                 shapes |= _affine(f"head.{tower}.{i}.norm", head.channels)
+            for level in range(len(model.strides) if head.norm == "batch" else 0):
+                shapes |= _batch_norm(f"head.{tower}.{i}.norm.{level}", head.channels)
             in_channels = head.channels
-    shapes |= _conv("head.cls", in_channels, model.anchors_per_cell * num_classes, 3)
-    shapes |= _conv("head.box", in_channels, model.anchors_per_cell * model.box_channels, 3)
+    layers = {"cls": model.anchors_per_cell * num_classes, "box": model.anchors_per_cell * model.box_channels}
+    for layer, out_channels in layers.items():
+        if not entry.own_layers:
+            shapes |= _conv(f"head.{layer}", in_channels, out_channels, 3)
+        for level in range(len(model.strides) if entry.own_layers else 0):
+            shapes |= _conv(f"head.{layer}.{level}", in_channels, out_channels, 1)
     if entry.centerness:
         shapes |= _conv("head.centerness", in_channels, model.anchors_per_cell, 3)
     if entry.scales:
@@ -84,7 +111,7 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
     entry, width = registry.BACKBONES[config.name], config.width
     if entry.family == "timm":
         return {}
-    build = {"resnet": _resnet, "mobilenet": _mobilenet, "swin": _swin}[entry.family]
+    build = {"resnet": _resnet, "mobilenet": _mobilenet, "swin": _swin, "cspnext": _cspnext}[entry.family]
     width = width or entry.width
     assert width is not None
     return build(entry, width)
@@ -146,6 +173,36 @@ def _inverted(name: str, in_channels: int, expansion: int, out_channels: int) ->
     )
 
 
+def _cspnext(entry: registry.Backbone, width: int) -> Shapes:
+    shapes: Shapes = {}
+    for i, (a, b) in enumerate(((3, width // 2), (width // 2, width // 2), (width // 2, width))):
+        shapes |= _conv_norm(f"stem.{i}", a, b, 3)
+    in_channels = width
+    for stage, (channels, count) in enumerate(zip(entry.channels(width), entry.layers, strict=True), start=1):
+        shapes |= _conv_norm(f"stage{stage}.0", in_channels, channels, 3)
+        last = stage == len(entry.layers)
+        if last:  # the pyramid of pooled neighbourhoods
+            shapes |= _conv_norm(f"stage{stage}.1.conv1", channels, channels // 2, 1)
+            shapes |= _conv_norm(f"stage{stage}.1.conv2", channels // 2 * 4, channels, 1)
+        layer = f"stage{stage}.{2 if last else 1}"
+        shapes |= _csp_layer(layer, channels, channels, count)
+        shapes |= _conv(f"{layer}.attention.fc", channels, channels, 1)
+        in_channels = channels
+    return shapes
+
+
+def _csp_layer(name: str, in_channels: int, out_channels: int, blocks: int) -> Shapes:
+    half = out_channels // 2
+    shapes = _conv_norm(f"{name}.main_conv", in_channels, half, 1)
+    shapes |= _conv_norm(f"{name}.short_conv", in_channels, half, 1)
+    shapes |= _conv_norm(f"{name}.final_conv", 2 * half, out_channels, 1)
+    for i in range(blocks):
+        shapes |= _conv_norm(f"{name}.blocks.{i}.conv1", half, half, 3)
+        shapes |= _conv_norm(f"{name}.blocks.{i}.conv2.depthwise_conv", 1, half, 5)
+        shapes |= _conv_norm(f"{name}.blocks.{i}.conv2.pointwise_conv", half, half, 1)
+    return shapes
+
+
 _WINDOW, _HEADS, _PATCH, _MLP = 7, 3, 4, 4  # Swin-T's; heads: of the first stage
 
 
@@ -185,6 +242,11 @@ def _window_block(name: str, channels: int, heads: int) -> Shapes:
 def _conv(name: str, in_channels: int, out_channels: int, kernel: int, *, bias: bool = True) -> Shapes:
     shapes: Shapes = {f"{name}.weight": (out_channels, in_channels, kernel, kernel)}
     return shapes | ({f"{name}.bias": (out_channels,)} if bias else {})
+
+
+def _conv_norm(name: str, in_channels: int, out_channels: int, kernel: int) -> Shapes:
+    convolution = _conv(f"{name}.conv", in_channels, out_channels, kernel, bias=False)
+    return convolution | _batch_norm(f"{name}.bn", out_channels)
 
 
 def _linear(name: str, in_channels: int, out_channels: int, *, bias: bool = True) -> Shapes:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crosskd.spec.alike import code_facts, same_anchors, same_code
+from crosskd.spec.alike import layer_facts, same_anchors, same_code
 from crosskd.spec.model import ModelConfig
 
 Shape = tuple[int, ...]
 
 PARTS = ("backbone", "neck", "head")
-CLASS_LAYER = ("head.cls.weight", "head.cls.bias")
+CLASS_LAYER = "head.cls."  # begins the names; the last part of each is `weight` or `bias`
 BOX_LAYERS = ("head.box.", "head.centerness.", "head.scales.", "head.bins")
 COUNTER = "num_batches_tracked"
 LISTED = 10  # names in a text
@@ -78,11 +78,12 @@ def plan_start(
     """
     alike = student.detector == found.detector
     rows = _rows(classes, named) if alike and same_anchors(student, found) else {}
-    if any(given.get(name, ())[1:] != wanted[name][1:] or name not in given for name in CLASS_LAYER if name in wanted):
+    layer = [name for name in wanted if name.startswith(CLASS_LAYER)]
+    if any(name not in given or given[name][1:] != wanted[name][1:] for name in layer):
         rows = {}
 
     def fits(name: str) -> bool:
-        if name in CLASS_LAYER:
+        if name.startswith(CLASS_LAYER):
             return bool(rows)
         if given.get(name) != wanted[name] or (name.startswith("head.") and not alike):
             return False
@@ -124,8 +125,8 @@ def differences_text(name: str, differences: Sequence[str]) -> str:
 
 
 def _differences(student: ModelConfig, found: ModelConfig) -> list[str]:
-    ours = {**code_facts(student), "backbone/norm_eps": student.backbone.norm_eps}
-    theirs = {**code_facts(found), "backbone/norm_eps": found.backbone.norm_eps}
+    ours = {**layer_facts(student), "backbone/norm_eps": student.backbone.norm_eps}
+    theirs = {**layer_facts(found), "backbone/norm_eps": found.backbone.norm_eps}
     return [f"{knob} is {theirs[knob]} there, {ours[knob]} here" for knob in ours if ours[knob] != theirs[knob]]
 
 

@@ -43,7 +43,11 @@ class StudentConfig(ModelConfig):
             )
         entry = registry.BACKBONES[name]
         chosen = {key: value for key, value in given.items() if value is not None}
-        pretrained = {"frozen_stages": entry.frozen_stages, "norm_eval": entry.batch_norm, "init": "random"}
+        pretrained = {
+            "frozen_stages": entry.frozen_stages,
+            "norm_eval": entry.batch_norm and entry.norm_eval,
+            "init": "random",
+        }
         return {**data, "backbone": {**pretrained, **chosen}}
 
     @property

@@ -70,7 +70,16 @@ class ScheduleConfig(Section):
     gamma: float = Field(
         default=0.1, gt=0, le=1, description="At each milestone the learning rate is multiplied by this."
     )
+    flat: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the run before the cosine begins; 0.5: flat-cosine, as RTMDet's."
+    )
     final_factor: float = Field(default=0.0, ge=0, le=1, description="Where the cosine ends, as a share of `lr`.")
+
+    @model_validator(mode="after")
+    def _flat_cosine(self) -> ScheduleConfig:
+        if self.flat and self.decay != "cosine":
+            raise refused(f"flat is a knob of the cosine; a {self.decay} decay does not read it", "flat")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> ScheduleConfig:

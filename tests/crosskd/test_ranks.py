@@ -15,12 +15,13 @@ from crosskd.distill.statistics import match_statistics, moments, overall_mean
 from crosskd.engine import distributed
 from crosskd.engine.parallel import data_parallel
 from crosskd.losses import rank_mean, rank_own, rank_share
+from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.structures import Targets
 from tests.support import small
 from tests.support.ranks import on_ranks
 
-DETECTORS = ("gfl", "retinanet", "atss", "fcos")
+DETECTORS = tuple(sorted(registry.DETECTORS))
 Batch = tuple[Tensor, Targets]
 Values = dict[str, Tensor]
 

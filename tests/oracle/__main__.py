@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from crosskd.errors import CrossKDError
+from tests.oracle import network
 from tests.oracle.case import Case, UnknownDetectorError, UnknownSettingError
 from tests.oracle.compare import Comparison, compare
 from tests.oracle.compute import compute
@@ -38,6 +39,8 @@ UNBUILDABLE = (
 def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
     """Compute one case anew and compare all of it."""
     dtype = torch.float32 if single else torch.float64
+    if values.get("detector") in network.DETECTORS:
+        return network.compare(values, network.compute(values, dtype), single=single)
     return compare(values, compute(Case(values), dtype), single=single)
 
 

@@ -54,10 +54,29 @@ class UnknownSettingError(Exception):
 
 
 @dataclass(frozen=True)
-class Case:
-    """The vectors' own fields, read once; `values` are what the reference computed."""
+class Inputs:
+    """A case's images and boxes."""
 
     values: Mapping[str, Any]
+
+    def images(self, dtype: torch.dtype) -> Tensor:
+        inside = [tuple(meta["img_shape"]) for meta in self.values["img_metas"]]
+        height, width = self.values["size"]
+        return torch.from_numpy(weight_rule.make_images(self.values["seed"], (height, width), inside)).to(dtype)
+
+    def targets(self, dtype: torch.dtype) -> Targets:
+        metas = self.values["img_metas"]
+        return Targets(
+            boxes=[torch.tensor(boxes, dtype=dtype).reshape(-1, 4) for boxes in self.values["gt_bboxes"]],
+            labels=[torch.tensor(labels, dtype=torch.long) for labels in self.values["gt_labels"]],
+            sizes=[tuple(meta["img_shape"]) for meta in metas],
+            padded=[tuple(meta["pad_shape"]) for meta in metas],
+        )
+
+
+@dataclass(frozen=True)
+class Case(Inputs):
+    """The vectors' own fields, read once; `values` are what the reference computed."""
 
     def __post_init__(self) -> None:
         detector, variant = self.values["detector"], self.values.get("variant")
@@ -107,10 +126,10 @@ class Case:
             detector=self.detector,
             backbone=backbone,
             neck={"p6_from": p6_from},
-            postprocess=_postprocess(self.values["test_cfg"]),
+            postprocess=postprocess(self.values["test_cfg"]),
             **(NORMBBOX if self.values.get("variant") == "normbbox" else {}),
         )
-        with _Uninitialised():
+        with Uninitialised():
             model = build_detector(config, self.values["num_classes"])
         fill(model, seed)
         return model.to(dtype)
@@ -135,22 +154,8 @@ class Case:
             pkd = PKDConfig(weight=settings["loss_feat_kd"]["loss_weight"])
         return DistillConfig(crosskd=crosskd, pkd=pkd)
 
-    def images(self, dtype: torch.dtype) -> Tensor:
-        inside = [tuple(meta["img_shape"]) for meta in self.values["img_metas"]]
-        height, width = self.values["size"]
-        return torch.from_numpy(weight_rule.make_images(self.values["seed"], (height, width), inside)).to(dtype)
 
-    def targets(self, dtype: torch.dtype) -> Targets:
-        metas = self.values["img_metas"]
-        return Targets(
-            boxes=[torch.tensor(boxes, dtype=dtype).reshape(-1, 4) for boxes in self.values["gt_bboxes"]],
-            labels=[torch.tensor(labels, dtype=torch.long) for labels in self.values["gt_labels"]],
-            sizes=[tuple(meta["img_shape"]) for meta in metas],
-            padded=[tuple(meta["pad_shape"]) for meta in metas],
-        )
-
-
-class _Uninitialised(TorchFunctionMode):
+class Uninitialised(TorchFunctionMode):
     """Draws no random weights, which `fill` would set anew: a model of fifty million takes a second."""
 
     def __torch_function__(
@@ -189,7 +194,8 @@ def _check_distillation(values: Mapping[str, Any]) -> None:
                 raise UnknownSettingError(f"unknown kd_cfg {section}.{key} {knobs.get(key)!r}")
 
 
-def _postprocess(settings: Mapping[str, Any]) -> PostprocessConfig:
+def postprocess(settings: Mapping[str, Any]) -> PostprocessConfig:
+    """A case's `test_cfg` as ours; raises `UnknownSettingError` for what we do not have."""
     nms = settings["nms"]
     known = set(settings) <= TEST_CFG and set(nms) <= {"type", "iou_threshold"}
     if not known or settings.get("min_bbox_size", 0) != 0 or nms["type"] != "nms":

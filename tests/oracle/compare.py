@@ -91,7 +91,7 @@ def compare(expected: Mapping[str, Any], computed: Mapping[str, Any], *, single:
         if name in DESCRIPTION:
             continue
         scales = _scales(name, value) if single else {}
-        for path, want, got in _leaves(name, value, computed.get(name, MISSING)):
+        for path, want, got in leaves(name, value, computed.get(name, MISSING)):
             if got is MISSING:
                 result.uncompared.append(path)
                 continue
@@ -107,7 +107,7 @@ def compare(expected: Mapping[str, Any], computed: Mapping[str, Any], *, single:
 MISSING = object()
 
 
-def _leaves(path: str, want: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:
+def leaves(path: str, want: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:
     """(path, expected, computed) for every leaf that either side has in a list, or the expected side in a mapping.
 
     `MISSING` stands where nothing can be compared. That is so for an empty mapping, too: an empty list has a length
@@ -115,11 +115,11 @@ def _leaves(path: str, want: Any, got: Any) -> Iterator[tuple[str, Any, Any]]:
     """
     if isinstance(want, Mapping) and want:
         for key, value in want.items():
-            yield from _leaves(f"{path}.{key}", value, got.get(key, MISSING) if isinstance(got, Mapping) else MISSING)
+            yield from leaves(f"{path}.{key}", value, got.get(key, MISSING) if isinstance(got, Mapping) else MISSING)
     elif isinstance(want, list) and (want or isinstance(got, list)):
         theirs = got if isinstance(got, list) else []
         for i, value in enumerate(want):
-            yield from _leaves(f"{path}.{i}", value, theirs[i] if i < len(theirs) else MISSING)
+            yield from leaves(f"{path}.{i}", value, theirs[i] if i < len(theirs) else MISSING)
         for i in range(len(want), len(theirs)):
             yield f"{path}.{i}", None, theirs[i]  # more than expected is wrong too
     elif isinstance(want, Mapping | list) or isinstance(got, Mapping | list):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crosskd.convert.mmdet import to_mmdet
+from crosskd.detectors.dense.fcos import FCOS
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.fcos import FCOS
-from crosskd.detectors.head import DenseHead, map_sizes
 from crosskd.distill.crosskd import cross
 from crosskd.distill.distiller import build_distiller
 from crosskd.distill.term import Step, View
@@ -51,7 +51,7 @@ def compute(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     else:
         losses = student.train()(images, targets)
         with torch.no_grad():
-            assignment = student.head.assign(map_sizes(student.features(images)), targets)
+            assignment = student.head.assign(student.head(student.features(images)), targets)
     computed |= _losses(losses, case) | _assignment(student, assignment)
     sum(values.sum() for values in losses.values()).backward()
     computed |= _gradients(student)
@@ -130,11 +130,11 @@ def _evaluation(student: Detector, images: Tensor, case: Case) -> dict[str, Any]
     return {
         "eval_fpn": summaries(features),
         "eval_outputs": _predictions(student.head, predictions, evaluated=True),
-        "predictions": [_best(found) for found in detections],
+        "predictions": [best(found) for found in detections],
     }
 
 
-def _best(found: Detections) -> dict[str, Any]:
+def best(found: Detections) -> dict[str, Any]:
     return {
         "count": len(found.scores),
         "scores": found.scores[:TOP].tolist(),

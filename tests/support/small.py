@@ -47,6 +47,19 @@ def detector(seed: int = 0, classes: int = CLASSES, **options: Any) -> Detector:
     return model
 
 
+@torch.no_grad()
+def settled(model: Detector, images: Tensor) -> Detector:
+    """With the running statistics of `images`: many layers of batch norm that have seen nothing leave flat maps."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    model.train().head(model.features(images))
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    return model.eval()
+
+
 def batch(seed: int = 0, images: int = 2, size: tuple[int, int] = (64, 96)) -> tuple[Tensor, Targets]:
     """Noise with two boxes an image; the second image has 32 columns of batch padding."""
     height, width = size

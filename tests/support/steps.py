@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import map_sizes
 from crosskd.distill.term import Step, Term, View
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
@@ -51,7 +50,7 @@ def step(student: Detector, teacher: Detector, targets: Targets = TWO) -> Step:
             if model is student:
                 features = [feature.requires_grad_() for feature in features]
             predictions = model.head(features)
-            assignment = model.head.assign(map_sizes(features), targets)
+            assignment = model.head.assign(predictions, targets)
             views.append(View(model.head, features=features, predictions=predictions, assignment=assignment))
     return Step(views[0], views[1], targets)
 

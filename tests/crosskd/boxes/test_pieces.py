@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosskd.boxes import pieces
 from crosskd.boxes.valuable import valuable_region
-from crosskd.structures import Size, Targets
+from crosskd.structures import Predictions, Size, Targets
 from tests.support import small
 from tests.support.memory import peak_bytes
 
@@ -38,14 +38,20 @@ def assigning(name: str, targets: Targets) -> Callable[[], list[Tensor]]:
         return lambda: [valuable_region(anchors, SIZES, STRIDES, targets, 0.25)]
     head = small.detector(0, detector=name, depth=1).head
 
+    generator = torch.Generator().manual_seed(1)
+    predictions = Predictions(
+        [torch.randn(2, head.per_cell * head.num_classes, *size, generator=generator) for size in SIZES],
+        [40 * torch.rand(2, head.per_cell * head.code_size, *size, generator=generator) for size in SIZES],
+    )
+
     def run() -> list[Tensor]:
-        found = head.assign(SIZES, targets)
+        found = head.assign(predictions, targets)
         return [found.labels, found.label_weights, found.boxes]
 
     return run
 
 
-KINDS = pytest.mark.parametrize("name", ["retinanet", "fcos", "gfl", "valuable region"])
+KINDS = pytest.mark.parametrize("name", ["retinanet", "fcos", "gfl", "rtmdet", "valuable region"])
 
 
 @KINDS

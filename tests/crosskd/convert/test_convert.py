@@ -26,7 +26,7 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
-from tests.support.mmdet_names import KEYS, shapes
+from tests.support.mmdet_names import KEYS, RTMDET, shapes
 
 CLASSES = ["ä", "b", "c"]
 R18 = {"name": "resnet18", "width": 8, "init": "random"}
@@ -70,6 +70,27 @@ def test_mmdetections_detectors_are_recognised(group: str) -> None:
     assert len(shapes(model)) == len(KEYS[group])
     assert any(note.startswith("assumed") for note in notes)
     assert (model.backbone.style, model.pixels.order) == (("caffe", "bgr") if "fcos" in group else ("pytorch", "rgb"))
+
+
+@pytest.mark.parametrize("size", RTMDET)
+def test_mmdetections_rtmdets_are_recognised(size: str) -> None:
+    tensors = {name: torch.zeros(shape, device="meta") for name, shape in RTMDET[size].items()}
+    model, notes = recognise(Source("x.pth", "mmdet", tensors))
+    known = ModelConfig.model_validate(
+        {"detector": "rtmdet", "backbone": {"name": f"cspnext_{size}", "init": "random"}}
+    )
+    assert shapes(model) == shapes(known)
+    assert model.model_dump() == known.model_dump()
+    assert any("BGR pixels, distances as they are" in note for note in notes)
+
+
+def test_an_rtmdet_whose_levels_share_nothing_is_refused(tmp_path: Path) -> None:
+    model = trained("rtmdet")
+    state = from_native(model.state_dict(), "mmdet", model.config)
+    state["bbox_head.reg_convs.1.2.conv.weight"] += 1
+    torch.save(state, tmp_path / "theirs.pth")
+    with pytest.raises(WeightsError, match=r"reg_convs.1.2.conv.weight is another tensor .* not shared"):
+        prepare(tmp_path / "theirs.pth", "native")
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from crosskd.convert.mmdet import from_mmdet, incompatibilities, to_mmdet
+from crosskd.convert.mmdet import from_mmdet, further_names, incompatibilities, to_mmdet
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
-from tests.support.mmdet_names import KEYS, shapes
+from tests.support.mmdet_names import KEYS, RTMDET, shapes
 
-OTHER = {"gfl": "retina", "retinanet": "atss", "atss": "gfl", "fcos": "gfl"}  # begins another detector's layers
+WITH_RESNETS = [name for name in DETECTORS if name != "rtmdet"]  # whose names are of models with ResNets
+
+OTHER = {
+    "gfl": "retina",
+    "retinanet": "atss",
+    "atss": "gfl",
+    "fcos": "gfl",
+    "rtmdet": "gfl",
+}  # begins another detector's layers
 
 
 def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
@@ -20,10 +28,11 @@ def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
 
 
 def test_every_set_of_names_is_of_a_detector_here() -> None:
-    assert {group.partition("_")[0] for group in KEYS} == set(DETECTORS)
+    assert {group.partition("_")[0] for group in KEYS} == {*WITH_RESNETS}
+    assert {*WITH_RESNETS, "rtmdet"} == set(DETECTORS)
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", WITH_RESNETS)
 @pytest.mark.parametrize("depth", [18, 50])
 def test_every_tensor_has_its_counterpart_of_the_same_shape(detector: str, depth: int) -> None:
     ours, theirs = shapes(model(detector, f"resnet{depth}")), KEYS[f"{detector}_r{depth}"]
@@ -31,7 +40,17 @@ def test_every_tensor_has_its_counterpart_of_the_same_shape(detector: str, depth
     assert {from_mmdet(name, detector): shape for name, shape in theirs.items()} == ours
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("size", RTMDET)
+def test_rtmdets_tensors_have_their_counterparts_and_shared_ones_one_a_level(size: str) -> None:
+    config = model("rtmdet", f"cspnext_{size}")
+    ours = shapes(config)
+    written = {name: to_mmdet(name, "rtmdet") for name in ours}
+    theirs = {name: ours[mine] for mine, first in written.items() for name in (first, *further_names(first, config))}
+    assert theirs == RTMDET[size]
+    assert {from_mmdet(name, "rtmdet") for name in RTMDET[size]} == ours.keys()
+
+
+@pytest.mark.parametrize("detector", WITH_RESNETS)
 def test_a_teachers_neck_and_head_are_the_same(detector: str) -> None:
     # MMDetection's own RetinaNet takes P6 from C5, the published CrossKD students from P5.
     config = model(detector, "resnet50", neck={"p6_from": "c5" if detector == "retinanet" else "p5"})
@@ -72,6 +91,7 @@ def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
     [
         *(model(detector, "resnet50") for detector in DETECTORS),
         model("retinanet", "swin_t"),
+        model("rtmdet", "cspnext_tiny"),
         model("fcos", "resnet50", head={"conv_bias": True, "norm_on_bbox": True}),
         model("retinanet", "resnet50", head={"norm": "group"}),
     ],

@@ -26,6 +26,7 @@ BASE: dict[str, dict[str, Any]] = {
     "retinanet": {"type": "RetinaHead"},
     "atss": {"type": "ATSSHead"},
     "fcos": {"type": "FCOSHead"},
+    "rtmdet": {"type": "RTMDetSepBNHead"},
 }
 
 
@@ -89,6 +90,8 @@ def test_the_configuration_in_the_file_goes_before_the_tensors(norm_on_bbox: boo
         ("gfl", {"data_preprocessor": {"mean": [1, 2, 3], "std": [4, 5, 6], "bgr_to_rgb": False}},
          {"pixels.order": "bgr", "pixels.mean": (1, 2, 3), "pixels.std": (4, 5, 6)}),
         ("gfl", {"bbox_head": {"type": "mmdet.LDHead"}}, {"detector": "gfl"}),
+        ("rtmdet", {"bbox_head": {"exp_on_reg": True, "loss_bbox": {"type": "GIoULoss", "loss_weight": 3.0}}},
+         {"head.exp_on_reg": True, "losses.giou": 3.0}),
     ],
 )  # fmt: skip
 def test_what_shapes_no_tensor_is_read(detector: str, model: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -113,6 +116,8 @@ def test_what_shapes_no_tensor_is_read(detector: str, model: dict[str, Any], exp
         ("gfl", {"neck": {"add_extra_convs": "on_lateral"}}, "add_extra_convs"),
         ("gfl", {"neck": {"upsample_cfg": {"mode": "bilinear"}}}, "upsample_cfg"),
         ("gfl", {"backbone": {"dilations": [1, 1, 1, 2]}}, "backbone.dilations"),
+        ("rtmdet", {"bbox_head": {"type": "RTMDetHead"}}, "RTMDetHead"),
+        ("rtmdet", {"bbox_head": {"share_conv": False}}, "bbox_head.share_conv is False, not True"),
         ("fcos", {"bbox_head": {"strides": [4, 8, 16, 32, 64]}}, r"strides are \[4, 8"),
     ],
 )
@@ -129,6 +134,15 @@ def test_what_is_another_detector_is_refused(detector: str, model: dict[str, Any
 def test_without_a_configuration_the_files_name_is_heeded(detector: str, file: str, what: str) -> None:
     with pytest.raises(WeightsError, match=f"by its name it is {what}"):
         told(detector, {}, file)
+
+
+def test_whether_rtmdets_distances_are_exponentials_is_told_by_its_size() -> None:
+    for size, exp in {"s": False, "m": True}.items():
+        model = small.detector(7, detector="rtmdet", backbone={"name": f"cspnext_{size}"})
+        source = Source("x.pth", "mmdet", from_native(model.state_dict(), "mmdet", model.config))
+        found, notes = recognise(source)
+        assert (found.head.exp_on_reg, found.pixels.order) == (exp, "bgr")
+        assert any(("by exp" in note) == exp for note in notes)
 
 
 def test_caffe_in_the_files_name_is_heeded() -> None:

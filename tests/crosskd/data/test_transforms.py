@@ -166,6 +166,16 @@ def test_a_batch_is_padded_with_zeros_and_tells_both_sizes():
     assert batch.original_sizes == [(33, 64), (64, 40)]
 
 
+def test_a_batch_can_be_padded_with_a_value_before_normalisation():
+    sample = validation_sample(example(64, 33, []), AugmentConfig(short_edges=[48], long_edge=64))
+    pixels = PixelConfig(mean=(100.0, 114.0, 120.0), std=(2.0, 3.0, 4.0), order="bgr", padding=114.0)
+    batch = collate([sample], pixels, 64)
+    plain = collate([sample], pixels.model_copy(update={"padding": None}), 64)
+    assert torch.equal(batch.images[:, :, :33], plain.images[:, :, :33])
+    around = torch.tensor([7.0, 0.0, -1.5])[:, None, None].expand(3, 31, 64)
+    assert torch.equal(batch.images[0, :, 33:], around)
+
+
 def test_each_image_tells_its_own_padded_size():
     config = AugmentConfig(short_edges=[64], long_edge=200)
     samples = [validation_sample(example(w, h, []), config) for w, h in ((64, 64), (150, 64))]

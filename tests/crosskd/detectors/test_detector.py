@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -78,3 +80,22 @@ def test_training_mode_honours_frozen_stages() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown backbone 'vgg'.*resnet101, resnet18"):
         lookup(BACKBONES, "vgg", "backbone")
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "what"),
+    [
+        ({"strides": [8, 16, 32, 64, 128]}, (64, 96), "map of stride 128"),
+        ({"backbone": {"name": "cspnext_tiny", "norm_eval": True}}, (32, 32), "C5"),
+    ],
+)
+def test_batch_norm_of_a_single_value_is_refused_with_what_to_do(
+    options: dict[str, Any], size: tuple[int, int], what: str
+) -> None:
+    model = small.detector(detector="rtmdet", depth=2, **options).train()
+    images = torch.randn(1, 3, *size)
+    with pytest.raises(ConfigError, match=f"{what} has a single cell") as caught:
+        model.head(model.features(images))
+    assert caught.value.where == "/batch_size"
+    model.head(model.features(images.repeat(2, 1, 1, 1)))
+    model.eval().head(model.features(images))

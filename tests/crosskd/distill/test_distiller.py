@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import DenseHead
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig

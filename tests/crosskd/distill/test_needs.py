@@ -24,8 +24,8 @@ MAPS, SAID = {"features"}, {"predictions", "assignment"}
 TERMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "crosskd": ({"held"}, {"held"} | SAID, {"front", "back", "assign"}),
     "pkd": (MAPS, MAPS, set()),
-    "direct": (SAID, SAID, {"front", "back"}),  # the anchors are the student's, which are assigned already
-    "ld": (SAID, SAID, {"front", "back"}),
+    "direct": (SAID, SAID, {"front", "back", "assign"}),
+    "ld": (SAID, SAID, {"front", "back", "assign"}),
     "fitnet": (MAPS, MAPS, set()),
     "fgd": (MAPS, MAPS, set()),
     "mgd": (MAPS, MAPS, set()),

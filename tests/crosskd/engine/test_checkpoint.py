@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import random
@@ -194,6 +195,23 @@ def test_another_teacher_is_another_run_and_the_same_one_elsewhere_is_not() -> N
     require_same_run(saved, fingerprint(taught("/b/teacher.pth"), {}, "aa"))
     with pytest.raises(CheckpointMismatch, match='/teacher/weights was "aa" and is "bb"'):
         require_same_run(saved, fingerprint(taught("/a/teacher.pth"), {}, "bb"))
+
+
+@pytest.mark.parametrize("model", [None, {"detector": "gfl", "backbone": {"name": "resnet_tiny", "init": "random"}}])
+def test_a_run_of_0_2_goes_on_which_had_fewer_knobs(model: dict[str, Any] | None) -> None:
+    teacher = {"weights": {"file": "t.pth"}, "model": model}
+    current = fingerprint(toy_config(teacher=teacher), {}, "aa")
+    before = json.loads(json.dumps(current))
+    for values in [before["student"], *([before["teacher"]["model"]] if model else [])]:
+        for section, knob in (("neck", "kind"), ("neck", "blocks"), ("head", "exp_on_reg"), ("pixels", "padding")):
+            del values[section][knob]
+    for section, knob in (("schedule", "flat"), ("augment", "antialias"), ("augment", "sixteen_bit")):
+        before[section].pop(knob)
+    later = {**current, "augment": {**current["augment"], "antialias": True, "sixteen_bit": "high_byte"}}
+    require_same_run(before, later)
+    otherwise = {**later, "schedule": {**later["schedule"], "flat": 0.5}}
+    with pytest.raises(CheckpointMismatch, match=r"/schedule/flat was 0.0 and is 0.5"):
+        require_same_run(before, otherwise)
 
 
 def test_what_does_not_decide_the_weights_may_differ() -> None:

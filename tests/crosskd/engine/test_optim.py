@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from crosskd.engine.optim import Schedule, build_optimizer, match_layout, parameter_groups, set_learning_rate
@@ -108,6 +109,16 @@ def test_the_cosine_is_torch_s() -> None:
         assert schedule(step) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         reference.step()
+
+
+def test_a_flat_cosine_is_flat_first_and_then_the_same_cosine() -> None:
+    """RTMDet's: half of the run at the full rate."""
+    flat = Schedule(ScheduleConfig(epochs=8, warmup_steps=0, decay="cosine", final_factor=0.05, flat=0.5), 5)
+    plain = Schedule(ScheduleConfig(epochs=4, warmup_steps=0, decay="cosine", final_factor=0.05), 5)
+    assert {flat(step) for step in range(21)} == {1.0}
+    assert [flat(20 + step) for step in range(21)] == pytest.approx([plain(step) for step in range(21)])
+    with pytest.raises(ValidationError, match="flat is a knob of the cosine"):
+        ScheduleConfig(flat=0.5)
 
 
 def test_max_steps_cuts_the_run_and_leaves_the_curve() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from crosskd.data.transforms import Sample, collate
+from crosskd.detectors.dense.head import Candidates
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.head import Candidates
 from crosskd.errors import ExportError
 from crosskd.onnx.check import Check, Graph, compare
 from crosskd.spec.config import PostprocessConfig

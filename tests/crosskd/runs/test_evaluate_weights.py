@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import build_detector
-from crosskd.detectors.head import DenseHead
 from crosskd.errors import WeightsError
 from crosskd.evaluation.evaluate import evaluate
 from crosskd.runs.evaluate import as_evaluation, evaluate_weights

@@ -25,6 +25,8 @@ CASES: list[dict[str, Any]] = [
     {"neck": 24, "head": 48, "depth": 0},
     {"detector": "retinanet", "p6_from": "c5", "octaves": 2, "ratios": [1.0]},
     {"detector": "retinanet", "p6_from": "c5", "strides": [8, 16, 32], "norm": "group"},
+    {"detector": "rtmdet", "backbone": "cspnext_m", "width": 8, "depth": 3},
+    {"detector": "gfl", "backbone": "mobilenet_v2", "kind": "pafpn", "strides": [8, 16, 32]},
     {"detector": "fcos", "norm": "none"},
     {"detector": "atss", "norm": "group", "conv_bias": True},
     {"detector": "gfl", "norm": "none", "conv_bias": False},
@@ -32,15 +34,16 @@ CASES: list[dict[str, Any]] = [
 
 
 def model_config(case: dict[str, Any]) -> ModelConfig:
+    of_neck = ("kind", "p6_from")
     knobs = ("depth", "reg_max", "octaves", "ratios", "norm", "conv_bias")
     head = {"channels": case.get("head", 32), "depth": 2, "norm_groups": 8}
     return ModelConfig.model_validate(
         {
             "detector": case.get("detector", "gfl"),
             "backbone": {"name": case.get("backbone", "resnet_tiny"), "width": case.get("width"), "init": "random"},
-            "neck": {"channels": case.get("neck", 32), "p6_from": case.get("p6_from", "p5")},
+            "neck": {"channels": case.get("neck", 32), **{knob: case[knob] for knob in of_neck if knob in case}},
             "head": {**head, **{knob: case[knob] for knob in knobs if knob in case}},
-            "strides": case.get("strides", [8, 16, 32, 64, 128]),
+            **({"strides": case["strides"]} if "strides" in case else {}),
         }
     )
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_points import points_in_boxes
 from crosskd.boxes.coding import decode_distances
-from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
-from crosskd.detectors.head import DenseHead
+from crosskd.detectors.dense.hard_label_losses import centerness_losses, centerness_target
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.losses import EPSILON, at_least_float32, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
@@ -31,14 +31,15 @@ class FCOS(DenseHead):
         config = self.config
         return cell_points(sizes, self.strides, config.point_offset, like, spread=config.spread_cells)
 
-    def _code(self, code: Tensor) -> Tensor:
+    def _code(self, code: Tensor, level: int) -> Tensor:  # noqa: ARG002
         code = at_least_float32(code)  # an exponential soon leaves half precision
         return F.relu(code) if self.config.norm_on_bbox else code.exp()
 
     def _centerness_input(self, cls: Tensor, box: Tensor) -> Tensor:
         return box if self.config.centerness_on_reg else cls
 
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        sizes = map_sizes(predictions.cls)
         points = self.anchors(sizes, targets.boxes[0])
         radius = self.config.center_radius if self.config.center_sampling else None
         assignment = points_in_boxes(points, self.strides, targets, self.num_classes, radius=radius)

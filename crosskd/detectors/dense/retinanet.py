@@ -9,9 +9,9 @@ from torch import Tensor
 from crosskd.boxes.anchors import Anchors, octave_anchors
 from crosskd.boxes.assign_iou import max_iou
 from crosskd.boxes.coding import decode_deltas, encode_deltas
-from crosskd.detectors.hard_label_losses import focal_loss, overlap_losses
-from crosskd.detectors.head import DenseHead, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.dense.hard_label_losses import focal_loss, overlap_losses
+from crosskd.detectors.dense.head import DenseHead, map_sizes
+from crosskd.detectors.dense.positives import Positives
 from crosskd.losses import EPSILON, rank_own
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
@@ -40,7 +40,8 @@ class RetinaNet(DenseHead):
             spread=config.spread_cells,
         )
 
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        sizes = map_sizes(predictions.cls)
         return max_iou(self.anchors(sizes, targets.boxes[0]), sizes, self.strides, targets, self.num_classes)
 
     def normaliser(self, assignment: Assignment) -> Tensor:

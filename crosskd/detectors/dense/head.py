@@ -1,6 +1,7 @@
 """One dense head for every detector, cut anywhere.
 
-A detector adds its anchors, assignment, loss and box code; see `gfl.py`, `retinanet.py`, `atss.py`, `fcos.py`.
+A detector adds its anchors, assignment, loss and box code; see `gfl.py`, `retinanet.py`, `atss.py`, `fcos.py`,
+`rtmdet.py`.
 """
 
 from __future__ import annotations
@@ -14,65 +15,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosskd.backbones.staged import require_values
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import clip, overlap_loss
 from crosskd.boxes.suppression import class_nms
-from crosskd.detectors.anchor_windows import by_anchor
+from crosskd.detectors.dense.anchor_windows import by_anchor
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
-from crosskd.spec.registry import BoxMimic
+from crosskd.spec.registry import Activation, BoxMimic
 from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
 
 PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest
 
 
 class ConvNorm(nn.Module):
-    """3 x 3 convolution and norm, if any; the tower applies the activation, so that it can be cut before it."""
+    """3 x 3 convolution and norm, if any; the tower applies the activation, so that it can be cut before it.
 
-    def __init__(self, in_channels: int, config: HeadConfig) -> None:
+    A batch norm is each level's own: their statistics differ, while the convolution is shared.
+    """
+
+    def __init__(self, in_channels: int, config: HeadConfig, levels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, config.channels, kernel_size=3, padding=1, bias=config.tower_bias)
-        self.norm = nn.GroupNorm(config.norm_groups, config.channels) if config.norm == "group" else None
+        self.norm: nn.Module | None = None
+        if config.norm == "group":
+            self.norm = nn.GroupNorm(config.norm_groups, config.channels)
+        elif config.norm == "batch":
+            self.norm = nn.ModuleList(nn.BatchNorm2d(config.channels) for _ in range(levels))
         nn.init.normal_(self.conv.weight, std=0.01)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: int = 0) -> Tensor:
         out: Tensor = self.conv(x)
-        return out if self.norm is None else self.norm(out)
+        return out if self.norm is None else of_level(self.norm, level)(out)
 
 
 class Tower(nn.ModuleList):
-    """(convolution, norm, ReLU) x depth.
+    """(convolution, norm, activation) x depth, for each of the pyramid's levels.
 
-    Law: `back(front(x, i), i)` is the whole tower, for every cut i in 0..depth, on either side of the ReLU.
+    Law: `back(front(x, i), i)` is the whole tower, for every cut i in 0..depth, on either side of the activation.
     """
 
-    def __init__(self, in_channels: int, config: HeadConfig) -> None:
-        super().__init__(ConvNorm(in_channels if i == 0 else config.channels, config) for i in range(config.depth))
+    def __init__(
+        self, in_channels: int, config: HeadConfig, *, levels: int = 1, activation: Activation = "relu"
+    ) -> None:
+        super().__init__(
+            ConvNorm(in_channels if i == 0 else config.channels, config, levels) for i in range(config.depth)
+        )
+        self.activation = activation
 
-    def front(self, x: Tensor, cut: int, *, after_relu: bool = True) -> Tensor:
+    def front(self, x: Tensor, cut: int, level: int = 0, *, after_relu: bool = True) -> Tensor:
         """[N, C, H, W] behind the first `cut` convolutions; cut 0 is `x` itself."""
         for i in range(cut):
-            x = self[i](x)
+            x = self[i](x, level)
             if after_relu or i < cut - 1:
-                x = F.relu(
-                    x, inplace=True
-                )  # neither norm nor convolution needs its output, and nobody else holds it yet
+                x = self._activated(x)
         return x
 
-    def back(self, x: Tensor, cut: int, *, activated: bool = True) -> Tensor:
-        """The rest of the tower. `activated`: the ReLU of the cut has been applied (or there is none, cut 0)."""
+    def back(self, x: Tensor, cut: int, level: int = 0, *, activated: bool = True) -> Tensor:
+        """The rest of the tower. `activated`: the activation of the cut has been applied (or there is none, cut 0)."""
         if cut and not activated:
-            x = F.relu(x)  # not in place: a distiller still reads the map at the cut
+            x = self._activated(x, inplace=False)  # a distiller still reads the map at the cut
         for i in range(cut, len(self)):
-            x = F.relu(self[i](x), inplace=True)
+            x = self._activated(self[i](x, level))
         return x
+
+    def _activated(self, x: Tensor, *, inplace: bool = True) -> Tensor:
+        """In place: neither norm nor convolution needs its output, and nobody else holds it yet.
+
+        SiLU is never in place: its gradient is made of its input.
+        """
+        return F.silu(x) if self.activation == "silu" else F.relu(x, inplace=inplace)
 
 
 class DenseHead(nn.Module, ABC):
     """Two towers, classes and boxes, over every level of the pyramid, with shared weights; then prediction layers.
+
+    What a detector has of each level's own (batch norm, prediction layers) the registry and `HeadConfig` say.
 
     Subclasses supply the anchors, the assignment, the loss and the box code. What a head predicts can be imitated by
     another through `logits`, `box_distance`, and the divisors of both.
@@ -88,18 +109,22 @@ class DenseHead(nn.Module, ABC):
         self.per_cell = config.anchors_per_cell
         self.code_size = config.box_channels
         self.channels = head.channels if head.depth else config.neck.channels  # of the maps behind the towers
-        self.cls_tower = Tower(config.neck.channels, head)
-        self.box_tower = Tower(config.neck.channels, head)
-        self.cls = prediction(self.channels, self.per_cell * num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
-        self.box = prediction(self.channels, self.per_cell * self.code_size)
+        self.activation: Activation = entry.activation
+        self.own_layers = entry.own_layers
+        levels = len(self.strides)
+        self.cls_tower = Tower(config.neck.channels, head, levels=levels, activation=entry.activation)
+        self.box_tower = Tower(config.neck.channels, head, levels=levels, activation=entry.activation)
+        self.cls = self._layers(self.per_cell * num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        self.box = self._layers(self.per_cell * self.code_size)
         self.centerness = prediction(self.channels, self.per_cell) if entry.centerness else None
         self.scales = nn.ParameterList(nn.Parameter(torch.tensor(1.0)) for _ in self.strides) if entry.scales else None
 
     def front(self, features: Sequence[Tensor], cut: int, *, after_relu: bool = True) -> Held:
         """Features per level -> both towers' maps behind convolution `cut`, behind or before its ReLU."""
+        self._require_statistics(features)
         return Held(
-            [self.cls_tower.front(f, cut, after_relu=after_relu) for f in features],
-            [self.box_tower.front(f, cut, after_relu=after_relu) for f in features],
+            [self.cls_tower.front(f, cut, level, after_relu=after_relu) for level, f in enumerate(features)],
+            [self.box_tower.front(f, cut, level, after_relu=after_relu) for level, f in enumerate(features)],
             activated=after_relu or cut == 0,
         )
 
@@ -107,11 +132,11 @@ class DenseHead(nn.Module, ABC):
         """From the maps at the cut to the predictions."""
         classes, boxes, centres = [], [], []
         for level, (c, b) in enumerate(zip(held.cls, held.box, strict=True)):
-            c = self.cls_tower.back(c, cut, activated=held.activated)
-            b = self.box_tower.back(b, cut, activated=held.activated)
-            classes.append(self.cls(c))
-            code = self.box(b)
-            boxes.append(self._code(code if self.scales is None else code * self.scales[level]))
+            c = self.cls_tower.back(c, cut, level, activated=held.activated)
+            b = self.box_tower.back(b, cut, level, activated=held.activated)
+            classes.append(of_level(self.cls, level)(c))
+            code = of_level(self.box, level)(b)
+            boxes.append(self._code(code if self.scales is None else code * self.scales[level], level))
             if self.centerness is not None:
                 centres.append(self.centerness(self._centerness_input(c, b)))
         return Predictions(classes, boxes, centres if self.centerness is not None else None)
@@ -119,9 +144,21 @@ class DenseHead(nn.Module, ABC):
     def forward(self, features: Sequence[Tensor]) -> Predictions:
         return self.back(self.front(features, 0), 0)
 
-    def _code(self, code: Tensor) -> Tensor:
+    def _code(self, code: Tensor, level: int) -> Tensor:  # noqa: ARG002 (of each level alike, mostly)
         """From the box layer's scaled output to the box code."""
         return code
+
+    def _layers(self, out_channels: int, *, bias: float = 0.0) -> nn.Module:
+        """A prediction layer that all levels share, or a 1 x 1 one of each level's own."""
+        if not self.own_layers:
+            return prediction(self.channels, out_channels, bias=bias)
+        return nn.ModuleList(prediction(self.channels, out_channels, bias=bias, kernel=1) for _ in self.strides)
+
+    def _require_statistics(self, features: Sequence[Tensor]) -> None:
+        """Raise `ConfigError` for a batch norm that would be left one value per channel."""
+        if any(isinstance(module, nn.BatchNorm2d) for module in self.cls_tower.modules()):
+            for stride, feature in zip(self.strides, features, strict=True):
+                require_values(self, feature, f"map of stride {stride}")
 
     def _centerness_input(self, cls: Tensor, box: Tensor) -> Tensor:  # noqa: ARG002 (one of the two is taken)
         """The tower's map that centerness is predicted from."""
@@ -129,12 +166,10 @@ class DenseHead(nn.Module, ABC):
 
     def select_classes(self, kept: Sequence[int]) -> None:
         """Keep the class logits `kept`, in that order, of every anchor; all else stays as it is."""
-        old, index = self.cls, torch.tensor(kept)
+        old, index = self.cls.state_dict(), torch.tensor(kept)
         rows = (torch.arange(self.per_cell)[:, None] * self.num_classes + index).flatten()
-        self.cls = prediction(self.channels, len(rows))
-        with torch.no_grad():
-            self.cls.weight.copy_(old.weight[rows])
-            self.cls.get_parameter("bias").copy_(old.get_parameter("bias")[rows])
+        self.cls = self._layers(len(rows))
+        self.cls.load_state_dict({name: tensor[rows] for name, tensor in old.items()})
         self.num_classes = len(kept)
 
     # --- what subclasses supply ---------------------------------------------------------------------------------------
@@ -144,8 +179,8 @@ class DenseHead(nn.Module, ABC):
         """The anchors for maps of (height, width) `sizes`, in cells; device and dtype are those of `like`."""
 
     @abstractmethod
-    def assign(self, sizes: Sequence[Size], targets: Targets) -> Assignment:
-        """Which anchor learns what; `sizes` are (height, width) of the feature maps, in cells."""
+    def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
+        """Which anchor learns what, without a gradient; of the `predictions` most heads read the maps' sizes alone."""
 
     @abstractmethod
     def decode(self, codes: Tensor, anchors: Anchors) -> Tensor:
@@ -243,9 +278,14 @@ class DenseHead(nn.Module, ABC):
         return found
 
 
-def prediction(in_channels: int, out_channels: int, *, bias: float = 0.0) -> nn.Conv2d:
+def of_level(module: nn.Module, level: int) -> nn.Module:
+    """The one of `level`, where each level has its own; else `module` itself."""
+    return module[level] if isinstance(module, nn.ModuleList) else module
+
+
+def prediction(in_channels: int, out_channels: int, *, bias: float = 0.0, kernel: int = 3) -> nn.Conv2d:
     """The last convolution of a branch, with nearly the same output everywhere at the start."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=kernel, padding=kernel // 2)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.get_parameter("bias"), bias)
     return conv

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.coding import centerness
 from crosskd.boxes.ops import overlap_loss
-from crosskd.detectors.anchor_windows import by_anchor
-from crosskd.detectors.head import DenseHead, flatten, map_sizes
-from crosskd.detectors.positives import Positives
+from crosskd.detectors.dense.anchor_windows import by_anchor
+from crosskd.detectors.dense.head import DenseHead, flatten, map_sizes
+from crosskd.detectors.dense.positives import Positives
 from crosskd.losses import EPSILON, focal_negative, focal_positive, level_sums
 from crosskd.spec.config import LossConfig
 from crosskd.structures import Assignment, Losses, Predictions

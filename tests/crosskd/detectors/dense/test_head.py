@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from crosskd.detectors.head import Tower, flatten
+from crosskd.detectors.dense.head import Tower, flatten
+from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, PostprocessConfig
 from crosskd.structures import Predictions
 from tests.support import small
@@ -15,8 +18,12 @@ DEPTH = 4
 
 @pytest.fixture(params=["group", "none"])
 def tower(request: pytest.FixtureRequest) -> Tower:
+    return made(request.param)
+
+
+def made(norm: str, **options: Any) -> Tower:
     torch.manual_seed(0)
-    tower = Tower(8, HeadConfig(channels=16, depth=DEPTH, norm=request.param, norm_groups=4))
+    tower = Tower(8, HeadConfig(channels=16, depth=DEPTH, norm=norm, norm_groups=4), **options)
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.normal_(std=0.5)
@@ -43,12 +50,27 @@ def test_the_cut_lies_on_the_named_side_of_the_relu(tower: Tower, cut: int) -> N
     assert torch.equal(before.relu(), after)
 
 
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("cut", range(DEPTH + 1))
+def test_levels_share_convolutions_and_have_norms_of_their_own(cut: int, after: bool) -> None:
+    """RTMDet's: the law holds on each level, with SiLU, which leaves negative values."""
+    tower = made("batch", levels=2, activation="silu").eval()
+    x = torch.randn(2, 8, 5, 7)
+    wholes = [tower.back(x, 0, level) for level in (0, 1)]
+    assert not torch.allclose(*wholes)
+    for level, whole in enumerate(wholes):
+        held = tower.front(x, cut, level, after_relu=after)
+        assert torch.equal(tower.back(held, cut, level, activated=after or cut == 0), whole)
+        assert whole.min() < 0
+    assert len([name for name in tower.state_dict() if name.endswith("conv.weight")]) == DEPTH
+
+
 def test_a_cut_at_zero_is_the_features_themselves(tower: Tower) -> None:
     x = torch.randn(2, 8, 5, 7)
     assert tower.front(x, 0) is x
 
 
-@pytest.mark.parametrize("detector", ["gfl", "retinanet", "atss", "fcos"])
+@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_head_obeys_the_law_over_all_levels(depth: int, detector: str) -> None:
     model = small.detector(depth=depth, detector=detector)
@@ -131,7 +153,7 @@ def test_centerness_lowers_scores_before_or_after_the_threshold(score: str) -> N
     torch.testing.assert_close(found.boxes[0], torch.tensor([14.0, 22.0, 26.0, 34.0]))
 
 
-@pytest.mark.parametrize("detector", ["gfl", "retinanet", "atss", "fcos"])
+@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
 def test_the_classes_that_are_kept_say_what_they_said(detector: str) -> None:
     model = small.detector(detector=detector)
     images, _ = small.batch()

@@ -9,16 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosskd.detectors import anchor_windows
-from crosskd.detectors.head import DenseHead, flatten
+from crosskd.detectors.dense import anchor_windows
+from crosskd.detectors.dense.head import DenseHead, flatten
 from crosskd.distill.mimic import mimic
 from crosskd.losses import focal_negative, quality_focal
+from crosskd.spec import registry
 from crosskd.spec.config import DirectConfig
 from crosskd.structures import Losses, Predictions, Size, Targets
 from tests.support import small
 from tests.support.memory import peak_bytes
 
-DETECTORS = ["gfl", "retinanet", "atss", "fcos"]
+DETECTORS = sorted(registry.DETECTORS)
 SIZES: list[Size] = [(12, 20), (6, 10), (3, 5), (2, 3), (1, 2)]  # of 96 x 160 pixels
 LARGER: list[Size] = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3)]
 CLASSES = 37
@@ -58,7 +59,7 @@ def losses(name: str, dtype: torch.dtype = torch.float32) -> tuple[Losses, tuple
     """A head's own and its mimicry's, and their gradients to the class maps."""
     model = small.detector(0, classes=CLASSES, detector=name, depth=1)
     ours, theirs = (predictions(model.head, seed, learnt=seed == 1, dtype=dtype) for seed in (1, 2))
-    assignment = model.head.assign(SIZES, TARGETS)
+    assignment = model.head.assign(ours, TARGETS)
     knobs = DirectConfig().resolved(model.config, model.config)
     found = model.head.loss(ours, assignment) | mimic("direct", model.head, ours, theirs, assignment, knobs)
     return found, torch.autograd.grad(small.total(found), ours.cls)
@@ -124,13 +125,14 @@ def test_many_classes_take_little_more_than_their_gradient(name: str, monkeypatc
     monkeypatch.setattr(anchor_windows, "ENTRIES", 1)  # the least: the maps are small too
     model = small.detector(0, classes=500 if name == "retinanet" else 1203, detector=name, depth=1)
     ours, theirs = (predictions(model.head, seed, learnt=seed == 1, sizes=LARGER) for seed in (1, 2))
-    assignment = model.head.assign(LARGER, TARGETS)
+    assignment = model.head.assign(ours, TARGETS)
     knobs = DirectConfig().resolved(model.config, model.config)
     logits = sum(x.numel() * x.element_size() for x in ours.cls)
 
     def backward(found: Losses) -> None:
         torch.autograd.grad(small.total(found), ours.cls)
 
+    assert peak_bytes(lambda: model.head.assign(ours, TARGETS)) < logits
     assert peak_bytes(lambda: backward(model.head.loss(ours, assignment))) < 2 * logits
     mimicry = (model.head, ours, theirs, assignment, knobs)
     assert peak_bytes(lambda: backward(mimic("direct", *mimicry))) < 2 * logits
