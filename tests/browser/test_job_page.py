@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from pathlib import Path
@@ -15,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from client.stack.services import free_port
 from tests.support.api_server import Service, digest_of, serve
-from tests.support.browser import OpenPage, assert_accessible
+from tests.support.browser import OpenPage, assert_accessible, drop
 from tests.support.coco_files import write_spec
 from tests.support.evaluations import EVALUATION, evaluation
 from tests.support.tiny_graph import CLASSES, tiny_graph
@@ -182,18 +181,6 @@ def picture(width: int, height: int) -> bytes:
     held = io.BytesIO()
     Image.new("RGB", (width, height), (40, 90, 60)).save(held, "PNG")
     return held.getvalue()
-
-
-def drop(page: Page, name: str, content: bytes, more: int = 0) -> None:
-    """Drop a file on the page, as a mouse does: `content`, and so many zeros behind it."""
-    make = """([name, bytes, more]) => {
-      const data = new DataTransfer();
-      const content = Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0));
-      data.items.add(new File([content, new Uint8Array(more)], name));
-      return data;
-    }"""
-    data = page.evaluate_handle(make, [name, base64.b64encode(content).decode(), more])
-    page.dispatch_event(".drop", "drop", {"dataTransfer": data})
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.api_server import Service
-from tests.support.browser import OpenPage, assert_accessible
+from tests.support.browser import OpenPage, assert_accessible, assert_not_pressed
 from tests.support.sweeps import order, train
 from tests.support.worker_calls import Worker
 
@@ -95,11 +95,13 @@ def test_a_verdict_appears_while_one_looks(service: Service, open_page: OpenPage
     for arm, ap in (("alone", 0.2), ("faster", 0.3)):
         for number, job in enumerate(jobs_of(sweep, arm)):
             train(worker, job, ap + number / 1000 + (number % 2 if arm == "faster" else 0) / 500)
+        expect(page.locator("#chart-ap canvas")).to_be_visible()
     expect(page.locator("#answer .verdict p").first).to_contain_text("faster helps: ")
     expect(page.get_by_role("heading", name="Verdict", exact=True)).to_be_visible()
     expect(page.locator("#arms tbody tr").first).to_contain_text(re.compile(r"faster.*helps.*0\.30\d ± 0\.00\d"))
     expect(page.locator("#points tbody tr")).to_have_count(4)
     expect(page.locator("#chart-differences canvas")).to_be_visible()
+    assert_not_pressed(page)
     expect(page.locator("#spec details")).to_have_attribute("open", "")
     assert page.evaluate("document.activeElement.getAttribute('href')") == f"/web/jobs/{jobs_of(sweep, 'alone')[0]}"
 

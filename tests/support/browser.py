@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Collection
 from typing import Literal
 
@@ -51,3 +52,22 @@ def assert_accessible(page: Page) -> None:
     assert not told, told
     wider = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wider <= 0, f"the page is {wider} pixels wider than the screen"
+
+
+def assert_not_pressed(page: Page) -> None:
+    """Each chart is as wide as its place, also where that has become narrower by another chart beside it."""
+    page.wait_for_function(
+        "[...document.querySelectorAll('canvas')].every(one => Math.abs(one.clientWidth - one.width) < 2)"
+    )
+
+
+def drop(page: Page, name: str, content: bytes, more: int = 0) -> None:
+    """Drop a file on the page, as a mouse does: `content`, and so many zeros behind it."""
+    make = """([name, bytes, more]) => {
+      const data = new DataTransfer();
+      const content = Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0));
+      data.items.add(new File([content, new Uint8Array(more)], name));
+      return data;
+    }"""
+    data = page.evaluate_handle(make, [name, base64.b64encode(content).decode(), more])
+    page.dispatch_event(".drop", "drop", {"dataTransfer": data})

@@ -84,6 +84,14 @@ export async function chart(place, name, datasets, label) {
   document.addEventListener("themechange", redraw);
   system.addEventListener("change", redraw);
   await draw();
+  // Vega itself takes another width only when the window does, not when a neighbour comes or goes.
+  let width = place.clientWidth;
+  const sizes = new ResizeObserver(() => {
+    if (!place.clientWidth || place.clientWidth === width) return;
+    width = place.clientWidth;
+    view.width(view.container().clientWidth).resize().runAsync();
+  });
+  sizes.observe(place);
   return {
     async update(datasets) {
       rows = { ...rows, ...datasets };
@@ -93,6 +101,7 @@ export async function chart(place, name, datasets, label) {
       await view.runAsync();
     },
     remove() {
+      sizes.disconnect();
       document.removeEventListener("themechange", redraw);
       system.removeEventListener("change", redraw);
       view?.finalize();

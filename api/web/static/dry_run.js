@@ -19,12 +19,13 @@ export function showRefusal(place, problem, rest, line) {
 
 /** A body that would be taken. */
 export function showPlan(place, mode, plan) {
-  fill(place,
-    h("p", { class: "notice" }, mode === "sweep" ? sweepText(plan) : `This would be taken as a job of the kind ${plan.kind}.`),
-    told(plan),
-    mode === "sweep" ? jobsTable(plan.jobs)
-      : h("details", {}, h("summary", {}, "The specification with every default"), h("pre", { tabindex: 0 }, toYaml(plan.spec))));
+  const sweep = mode === "sweep";
+  const words = sweep ? sweepText(plan) : `This would be taken as a job of the kind ${plan.kind}.`;
+  fill(place, h("p", { class: "notice" }, words), told(plan), sweep ? jobsTable(plan.jobs) : wholeSpec(plan.spec));
 }
+
+const wholeSpec = (spec) => h("details", {},
+  h("summary", {}, "The specification with every default"), h("pre", { tabindex: 0 }, toYaml(spec)));
 
 function told(plan) {
   const notes = plan.notes.map((note) => h("li", {}, note));
@@ -35,7 +36,8 @@ function told(plan) {
 
 function sweepText(plan) {
   const time = plan.estimated_seconds === null ? "" : ` About ${duration(plan.estimated_seconds)} one after the other:`;
-  return `This would be taken as ${plan.jobs.length} jobs, compared with the arm ${plan.baseline}.${time} ${plan.estimate}`;
+  const jobs = `This would be taken as ${plan.jobs.length} jobs, compared with the arm ${plan.baseline}.`;
+  return `${jobs}${time} ${plan.estimate}`;
 }
 
 const jobsTable = (jobs) => table([

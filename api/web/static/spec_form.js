@@ -121,8 +121,9 @@ function methodFields({ mode, root, schema, body, change, ofSpec }) {
     const knobs = Object.entries(schema.section(["distill", method])).filter(([, knob]) => scalar(knob))
       .map(([knob]) => ofSpec(["distill", method, knob], knob.replaceAll("_", " ")));
     const details = folded(`Knobs of ${method}`, knobs);
-    return { method, box, knobs, details, element: h("div", {},
-      box, " ", h("label", { for: id }, method), " ", h("span", { class: "soft", id: `${id}-help` }, description), details) };
+    const help = h("span", { class: "soft", id: `${id}-help` }, description);
+    const element = h("div", {}, box, " ", h("label", { for: id }, method), " ", help, details);
+    return { method, box, knobs, details, element };
   });
   const element = h("div", { role: "group", "aria-label": "Methods of distillation" },
     methods.map((one) => one.element), faults.element);

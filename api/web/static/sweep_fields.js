@@ -7,7 +7,7 @@ import { inline } from "./yaml.js";
 
 const ALONE = "alone";
 
-/** What turns `base` into an arm with these methods, as `crosskd distill --arm` has it; knobs that the base has stay. */
+/** What turns `base` into an arm with these methods, as `crosskd distill --arm` does; knobs that the base has stay. */
 export function armPatch(name, base, methods) {
   if (name === ALONE) return { distill: null };
   const wanted = name.split("+"), known = valueAt(base, ["distill"]);
@@ -24,12 +24,13 @@ export function sweepFields({ schema, body, change }) {
   const ready = h("select", { id: "arm", "aria-describedby": "arms-help arms-fault" },
     [ALONE, ...methods, ...combined].map((name) => h("option", { value: name }, name)));
   const add = h("button", { type: "button", onclick: () =>
-    change([[["arms"], { ...body().arms, [ready.value]: armPatch(ready.value, body().base, methods) }]]) }, "Add the arm");
+    change([[["arms"], { ...body().arms, [ready.value]: armPatch(ready.value, body().base, methods) }]]),
+  }, "Add the arm");
   const named = (path, label, help, choices) => field({
     path: () => path, label, help, described: { ...schema.field("sweep", path), choices },
     edit: (at, value) => change([[at, value]]),
   });
-  const seeds = named(["seeds"], "Seeds", "Each arm is trained with each of these. Five or more make a verdict likely.");
+  const seeds = named(["seeds"], "Seeds", "Each arm is trained with each. Five or more make a verdict likely.");
   const baseline = named(["baseline"], "Baseline", undefined, []);
   const element = h("fieldset", {}, h("legend", {}, "Arms and seeds"),
     list, faults.element,
@@ -57,7 +58,8 @@ export function sweepFields({ schema, body, change }) {
         : h("li", {}, "none yet"));
       if (names.includes(ready.value))
         ready.value = [...ready.options].find((option) => !names.includes(option.value))?.value ?? ALONE;
-      fill(baseline.input, h("option", { value: "" }, "default"), names.map((name) => h("option", { value: name }, name)));
+      fill(baseline.input, h("option", { value: "" }, "default"),
+        names.map((name) => h("option", { value: name }, name)));
       seeds.fill(value);
       baseline.fill(value);
     },

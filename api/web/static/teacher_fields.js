@@ -21,9 +21,10 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
   const jobs = h("select", { id: "teacher-job", size: 5, "aria-describedby": "teacher-job-fault",
     onchange: () => jobs.value && change([[weightsPath(), { job: jobs.value }]]) });
   const jobFault = faultPlace("teacher-job-fault", jobs);
+  const trainings = presets.filter((one) => one.kind === "train");
   const preset = h("select", { id: "teacher-preset", onchange: () => trainFirst(preset.value) },
     h("option", { value: "" }, "as in the YAML"),
-    presets.filter((one) => one.kind === "train").map(({ name, title }) => h("option", { value: name }, `${name} – ${title}`)));
+    trainings.map(({ name, title }) => h("option", { value: name }, `${name} – ${title}`)));
   const file = field({
     path: () => [...weightsPath(), "file"], label: "File of weights",
     described: { type: "string", description: "In a data root, or relative to one: .safetensors, .pth or .pt." },
@@ -37,7 +38,8 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
   const parts = {
     job: h("div", {},
       h("div", { class: "field" }, h("label", { for: "teacher-search" }, "Find a job by name"), search),
-      h("div", { class: "field" }, h("label", { for: "teacher-job" }, "Job whose weights teach"), jobs, jobFault.element)),
+      h("div", { class: "field" },
+        h("label", { for: "teacher-job" }, "Job whose weights teach"), jobs, jobFault.element)),
     file: file.element,
     first: h("div", {},
       h("div", { class: "field" }, h("label", { for: "teacher-preset" }, "Teacher to train"), preset), epochs.element),
@@ -60,7 +62,10 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
     const noneFirst = one ? [] : [[["teacher"], undefined]];
     if (wanted === "none") change([...noneFirst, [ofBase, undefined], ...(one ? [[distill, undefined]] : [])]);
     else if (wanted === "first") change([[ofBase, undefined], [["teacher"], presetSpec("demo_teacher")]]);
-    else change([...noneFirst, [weightsPath(), { [wanted]: "" }], ...(one ? [[distill, valueAt(body(), distill) ?? {}]] : [])]);
+    else {
+      const methods = one ? [[distill, valueAt(body(), distill) ?? {}]] : [];
+      change([...noneFirst, [weightsPath(), { [wanted]: "" }], ...methods]);
+    }
   }
 
   const presetSpec = (name) => presets.find((one) => one.name === name)?.spec;
