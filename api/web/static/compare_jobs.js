@@ -33,13 +33,13 @@ export function chosenJobs(rows, baseline, { choose, remove, add }) {
     { title: "Job", cell: (row) => (row.job
       ? [isTeacher(row) && "teacher of ", h("a", { href: `/web/jobs/${row.job.id}`, class: "name" }, titles.get(row.job.id))]
       : row.ref) },
-    { title: "State", cell: (row) => (row.problem ? h("span", { class: "soft" }, row.problem) : row.job && state(row.job.status)) },
-    { title: "AP", number: true, cell: (row) => row.job && ap(isTeacher(row) ? row.job.teacher_ap : row.job.best_ap) },
     { title: "Choice", cell: (row) => h("span", { class: "row tight" },
       h("button", { type: "button", "aria-label": `Remove ${title(row)}`, onclick: () => remove(row.ref) }, "Remove"),
       (row.job?.teacher_ap ?? -1) >= 0 && !isTeacher(row) && !refs.includes(row.ref + TEACHER) && h("button", {
         type: "button", "aria-label": `Add the teacher of ${title(row)}`, onclick: () => add(row.ref + TEACHER),
       }, "Add its teacher")) },
+    { title: "State", cell: (row) => (row.problem ? h("span", { class: "soft" }, row.problem) : row.job && state(row.job.status)) },
+    { title: "AP", number: true, cell: (row) => row.job && ap(isTeacher(row) ? row.job.teacher_ap : row.job.best_ap) },
   ], rows, "Jobs that are compared");
 }
 
@@ -81,14 +81,14 @@ export function finder({ add, chosen }) {
         : ["There are no jobs yet. ", h("a", { href: "/web/new" }, "Post the first one.")]);
     }
     return table([
+      { title: "Choice", cell: (job) => h("button", {
+        type: "button", "aria-label": `Add ${job.name} ${job.id}`,
+        onclick: (event) => { event.target.disabled = true; add(job.id); } }, "Add") },
       { title: text ? "Found" : "Newest jobs", cell: (job) => h("span", { class: "name" }, job.name) },
       { title: "Kind", cell: (job) => job.kind },
       { title: "State", cell: (job) => state(job.status) },
       { title: "AP", number: true, cell: (job) => ap(job.best_ap) },
       { title: "Submitted", cell: (job) => h("time", { datetime: job.created_at, title: job.created_at }, ago(job.created_at)) },
-      { title: "Choice", cell: (job) => h("button", {
-        type: "button", "aria-label": `Add ${job.name} ${job.id}`,
-        onclick: (event) => { event.target.disabled = true; add(job.id); } }, "Add") },
     ], fresh, "Jobs to add");
   }
 
