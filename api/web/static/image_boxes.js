@@ -23,21 +23,22 @@ export function boxesOf(image, layers, large) {
   const shown = Object.keys(MODELS).filter((model) => layers.has(model) && image[model]);
   const several = shown.length > 1;
   const truth = layers.has("truth") ? image.truth.map((box) => ({
-    ...place(box.box), tone: KINDS.truth.tone, dash: KINDS.truth.dash, label: large && shown.length === 0 ? box.class_name : null,
+    ...place(box.box), tone: KINDS.truth.tone, dash: KINDS.truth.dash,
+    label: large && shown.length === 0 ? box.class_name : null,
   })) : [];
   return [...truth, ...shown.flatMap((model) => image[model].boxes.map((box) => ({
     ...place(box.box), tone: KINDS[box.kind].tone, dash: KINDS[box.kind].dash,
     label: large || box.kind !== "true" || several
-      ? [several && MODELS[model], box.kind === "true" ? "" : KINDS[box.kind].words, box.class_name, large && box.score?.toFixed(2)]
-        .filter(Boolean).join(" ") : null,
+      ? [several && MODELS[model], box.kind !== "true" && KINDS[box.kind].words, box.class_name,
+        large && box.score?.toFixed(2)].filter(Boolean).join(" ") : null,
   })))];
 }
 
+export const counts = (of) => `${count(of.true)} found, ${count(of.false)} false, ${count(of.missed)} missed`;
+
 /** A line for each model: how it did in this image. */
-export const counted = (image) => Object.entries(MODELS).filter(([model]) => image[model]).map(([model, name]) => {
-  const { true: found, false: wrong, missed, f1 } = image[model];
-  return `${name}: ${count(found)} found, ${count(wrong)} false, ${count(missed)} missed, F1 ${f1.toFixed(2)}`;
-});
+export const counted = (image) => Object.entries(MODELS).filter(([model]) => image[model]).map(([model, name]) =>
+  `${name}: ${counts(image[model])}, F1 ${image[model].f1.toFixed(2)}`);
 
 /** All boxes of an image in words. */
 export function detail(image, layers) {

@@ -4,7 +4,7 @@ import { append, fill, h, showError } from "./dom.js";
 import { get, query } from "./api.js";
 import { boxed, legendLine } from "./boxes.js";
 import { count, significant } from "./format.js";
-import { boxesOf, counted, detail, KINDS } from "./image_boxes.js";
+import { boxesOf, counted, counts, detail, KINDS } from "./image_boxes.js";
 
 const PAGE = 12;
 const THUMBNAIL = 640;  // pixels of the longer side: sharp on screens with two for each
@@ -67,8 +67,9 @@ export function imagePanel(place, job) {
   function card(image) {
     const view = picture(image, THUMBNAIL);
     view.draw(boxesOf(image, layers, false));
+    const name = `Enlarge ${image.file_name}`;
     return h("figure", { class: "card" },
-      h("button", { type: "button", class: "open", "aria-label": `Enlarge ${image.file_name}`, onclick: () => open(image) }, view.element),
+      h("button", { type: "button", class: "open", "aria-label": name, onclick: () => open(image) }, view.element),
       h("figcaption", {}, h("span", { class: "name" }, image.file_name), h("span", { class: "soft" }, ` id ${image.id}`),
         counted(image).map((line) => [h("br"), line])));
   }
@@ -88,8 +89,9 @@ export function imagePanel(place, job) {
       const now = detections?.sha256 ?? null;
       if (now === version && place.hasChildNodes()) return;
       version = now;
-      if (!now) return fill(place, h("p", { class: "soft" }, "No evaluation has left its detections, so there are no boxes "
-        + "to show. Weights of a job that has ended can be evaluated again: ", h("code", {}, `crosskd submit evaluate --weights-job ${job}`)));
+      if (!now) return fill(place, h("p", { class: "soft" }, "No evaluation has left its detections, so there are no "
+        + "boxes to show. Weights of a job that has ended can be evaluated again: ",
+      h("code", {}, `crosskd submit evaluate --weights-job ${job}`)));
       if (!place.contains(list)) fill(place, controls.element, legend(), problem, told, list, pages, dialog);
       if (seen && asked.step === null) load();
     },
@@ -111,11 +113,13 @@ function picture(image, size) {
 
 function summary(page) {
   const of = (name, shown) => shown && h("p", {}, h("strong", {}, name), ": ",
-    shown.score === null ? "no detection is right" : `${count(shown.true)} found, ${count(shown.false)} false, ${count(shown.missed)} missed, F1 `
-      + `${shown.f1.toFixed(3)} at scores from ${significant(shown.score, 3)}`, shown.step !== null && ` (step ${count(shown.step)})`);
+    shown.score === null ? "no detection is right"
+      : `${counts(shown)}, F1 ${shown.f1.toFixed(3)} at scores from ${significant(shown.score, 3)}`,
+    shown.step !== null && ` (step ${count(shown.step)})`);
   return [
-    h("p", { class: "soft" }, `${count(page.images)} ${page.samples ? "sample images of this evaluation" : "validation images"}; `
-      + `a box is found from IoU ${page.iou} on.`),
+    h("p", { class: "soft" }, count(page.images), " ",
+      page.samples ? "sample images of this evaluation" : "validation images",
+      `; a box is found from IoU ${page.iou} on.`),
     of("Student", page.student), of("Teacher", page.teacher), of("Other job", page.against)];
 }
 
@@ -135,7 +139,8 @@ function controlsOf(asked, layers, changed) {
   const slider = h("input", { type: "range", id: "image-step", min: 0, max: 0, step: 1, value: 0 });
   const at = h("output", { for: "image-step" }, "the best, all images");
   let steps = [];
-  const words = () => (Number(slider.value) === steps.length ? "the best, all images" : `step ${count(steps[slider.value])}, sample images`);
+  const words = () => (Number(slider.value) === steps.length ? "the best, all images"
+    : `step ${count(steps[slider.value])}, sample images`);
   slider.oninput = () => {
     fill(at, words());
     slider.setAttribute("aria-valuetext", words());
@@ -155,12 +160,13 @@ function controlsOf(asked, layers, changed) {
   const element = h("div", {},
     h("div", { class: "row" }, field("image-order", "Order", order), field("image-against", "Other job", against),
       field("image-class", "Class", classes),
-      h("div", {}, h("label", { for: "image-step" }, "Evaluation: "), at, h("br"), slider)),
+      h("div", {}, h("label", { for: "image-step" }, "Evaluation:"), " ", at, h("br"), slider)),
     h("div", { class: "row", role: "group", "aria-label": "Boxes to show" }, "Boxes: ", boxes));
   return {
     element,
     classes(names) {
-      if (classes.options.length !== names.length + 1) append(classes, names.map((name) => h("option", { value: name }, name)));
+      if (classes.options.length === names.length + 1) return;  // they are those of the job, whatever is asked for
+      append(classes, names.map((name) => h("option", { value: name }, name)));
     },
     steps(found) {
       const best = Number(slider.value) === steps.length;

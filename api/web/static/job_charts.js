@@ -20,12 +20,13 @@ const ONE_SERIES = [
  */
 export function jobCharts(series, evaluations) {
   const smoothing = byId("smoothing");
-  const chart = (name, title) => {
+  const chart = (name, title, explained) => {
     const place = h("div", { class: "graph" });
     byId("charts").append(place);
-    return liveChart(place, name, title);
+    return liveChart(place, name, title, explained);
   };
-  const [losses, ap] = [chart("losses", "Losses"), chart("ap", "COCO AP")];
+  const losses = chart("losses", "Losses");
+  const ap = chart("ap", "COCO AP", "Dashed: the teacher's. Large points: the best so far.");
   const singles = ONE_SERIES.map((one) => ({ key: one.key, chart: chart(one.name, one.title) }));
 
   /** What there is to draw, by key: losses, and those that have a chart of their own. */
@@ -66,7 +67,8 @@ function tellPoints(found) {
   const [key, rows] = found;
   const last = rows.at(-1);
   const points = rows.reduce((sum, row) => sum + row.points, 0);
-  fill(byId("points"), `${count(points)} points of ${key} up to step ${count(last.step)}, the last is ${significant(last.value)}.`);
+  fill(byId("points"), `${count(points)} points of ${key} up to step ${count(last.step)}, `
+    + `the last is ${significant(last.value)}.`);
 }
 
 function tellBroken(found) {

@@ -10,7 +10,8 @@ const NUMBERS = {
 
 /** The best of a student's evaluations; of an evaluation job, its only one. */
 const bestOf = (students) =>
-  students.filter((one) => one.best).at(-1) ?? students.reduce((best, one) => (best && best.metrics.AP >= one.metrics.AP ? best : one), null);
+  students.filter((one) => one.best).at(-1)
+  ?? students.reduce((best, one) => (best && best.metrics.AP >= one.metrics.AP ? best : one), null);
 
 const known = (value) => value !== null && value !== undefined && value >= 0;
 const gap = (a, b) => (known(a) && known(b) ? a - b : null);
@@ -27,7 +28,9 @@ export function evaluationsOf(job, evaluations) {
   return [
     h("div", { class: "columns" },
       h("div", {}, h("h3", {}, "COCO's 12 numbers"), numbers(best, teacher)),
-      h("div", {}, h("h3", {}, "AP by class", best && h("span", { class: "soft" }, ` of the best, step ${count(best.step)}`)), classes(best, teacher))),
+      h("div", {},
+        h("h3", {}, "AP by class", best && h("span", { class: "soft" }, ` of the best, step ${count(best.step)}`)),
+        classes(best, teacher))),
     students.length > 0 && [h("h3", {}, "Over time"), overTime(students)]];
 }
 

@@ -16,7 +16,8 @@ const BEST_WEIGHTS = "best.safetensors";  // what `…/weights` sends
 export function jobHead(me, acted) {
   const parts = Object.fromEntries(["title", "notes", "figures", "facts", "actions", "links"].map((name) =>
     [name, h("div", { class: { title: "title", figures: "figures", links: "row tight" }[name] })]));
-  fill(byId("head"), parts.title, parts.notes, parts.figures, h("div", { class: "row tight" }, parts.actions, parts.links), parts.facts);
+  const row = h("div", { class: "row tight" }, parts.actions, parts.links);
+  fill(byId("head"), parts.title, parts.notes, parts.figures, row, parts.facts);
 
   const drawn = Object.fromEntries(Object.entries(parts).map(([name, place]) => [name, redrawn(place)]));
   const failed = (error) => showError(byId("problem"), error);

@@ -36,7 +36,8 @@ export function predictor(job) {
   }
 
   const predict = (file, accept, signal) =>
-    sendRaw(`/jobs/${job.id}/predict${query({ score: LEAST, max: MOST })}`, file, { "content-type": "application/octet-stream", accept }, { signal });
+    sendRaw(`/jobs/${job.id}/predict${query({ score: LEAST, max: MOST })}`, file,
+      { "content-type": "application/octet-stream", accept }, { signal });
 
   async function show(file, found, signal) {
     const [image] = found.images;
@@ -98,7 +99,8 @@ export function predictor(job) {
 function summary(image) {
   return [
     `${count(image.width)} × ${count(image.height)} pixels`,
-    image.milliseconds && `the network took ${significant(image.milliseconds.model, 3)} ms, all of it ${significant(image.milliseconds.total, 3)} ms`,
+    image.milliseconds && `the network took ${significant(image.milliseconds.model, 3)} ms, `
+      + `all of it ${significant(image.milliseconds.total, 3)} ms`,
     image.left_out > 0 && `${count(image.left_out)} with lower scores are left out`,
     image.remark,
   ].filter(Boolean).join("; ");
