@@ -20,8 +20,7 @@ VECTORS = Path(__file__).parents[1] / "data/oracle/vectors"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS) if isinstance(case, dict)}
 
 
-# Of each detector at least one, of each kind, cut, variant and term too. The others run with those that take minutes;
-# so do these once more in float32, whose own faults would be those of an operation, and these have every one.
+# Of each detector at least one, of each kind, cut, variant and term too. The others run with those that take minutes.
 QUICK = {
     "gfl/base-variant-preact",
     "gfl/plain-allempty",
@@ -31,11 +30,15 @@ QUICK = {
     "fcos/pkd",
     "fcos/variant-normbbox",
 }
+# So do these once more in float32, whose own faults would be those of an operation, and these have every one. The
+# variant's place has the case that it varies: their gradients are ill-conditioned alike, and the vectors' tolerances
+# say so of the latter alone (with one thread the variant is off by 1.4e-4).
+FLOAT32 = QUICK - {"gfl/base-variant-preact"} | {"gfl/base"}
 RUNS = [
     pytest.param(name, single, id=f"{name}-{kind}", marks=[] if name in QUICK and not single else pytest.mark.slow)
     for name in CASES
     for single, kind in ((False, "float64"), (True, "float32"))
-    if name in QUICK or not single
+    if name in FLOAT32 or not single
 ]
 
 
