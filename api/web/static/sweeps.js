@@ -1,59 +1,23 @@
 // The list of sweeps: a page of it, asked for again while somebody looks.
 
-import { byId, h, showError, fill, table } from "./dom.js";
-import { get, ProblemError, query } from "./api.js";
+import { byId, h, table } from "./dom.js";
 import { ago } from "./format.js";
 import { labels } from "./job_parts.js";
-import { repeat } from "./live.js";
 import { start } from "./page.js";
+import { pagedList } from "./paged_list.js";
 import { redrawn } from "./redraw.js";
 import { jobsByState, outcome, sweepState } from "./sweep_parts.js";
 
 const SWEEPS = 25;
 const POLL_MILLISECONDS = 3000;
 
-start(async () => {
-  const asked = new URLSearchParams(location.search);
-  byId("owner").value = asked.get("owner") ?? "";
-  const former = [];  // `after` of the pages before this one
-  const draw = redrawn(byId("sweeps"));
-  let after = asked.get("after"), last = null;
-
-  async function show() {
-    let page;
-    const owner = byId("owner").value.trim();
-    try {
-      page = await get(`/sweeps${query({ owner, after, limit: SWEEPS })}`);
-    } catch (error) {
-      if (!(error instanceof ProblemError)) throw error;
-      showError(byId("problem"), error);
-      return;
-    }
-    fill(byId("problem"));
-    draw([page, owner], () => (page.items.length ? sweepTable(page.items) : nothing(owner)));
-    last = page.items.at(-1)?.id;
-    byId("older").hidden = !page.has_more;
-    byId("newer").hidden = !after;
-  }
-
-  const live = repeat(show, POLL_MILLISECONDS);
-
-  function move(to) {
-    after = to;
-    history.replaceState(null, "", `/web/sweeps${query({ owner: byId("owner").value.trim(), after })}`);
-    live.now();
-  }
-
-  byId("older").onclick = () => {
-    former.push(after);
-    move(last);
-  };
-  byId("newer").onclick = () => move(former.pop() ?? null);
-  byId("filters").onsubmit = (event) => {
-    event.preventDefault();
-    former.length = 0;
-    move(null);
-  };
+start(() => {
+  const redraw = redrawn(byId("sweeps"));
+  pagedList({
+    path: "/sweeps", here: "/web/sweeps", filters: ["owner"], limit: SWEEPS, milliseconds: POLL_MILLISECONDS,
+    draw: (page, { owner }) =>
+      redraw([page, owner], () => (page.items.length ? sweepTable(page.items) : nothing(owner))),
+  });
 });
 
 const sweepTable = (sweeps) => table([
