@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from client.errors import ClientError
 from crosskd.spec.nearest import did_you_mean
-from report import chart_rows, sweep_rows
+from report.charts import job_rows, sweep_rows
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
 
 if TYPE_CHECKING:
-    from report.chart_parts import AnyChart
+    from report.charts.parts import AnyChart
 
 OTHER_NAMES = {"loss": "losses", "lr": "learning_rate"}
 WIDTH = 600  # pixels: a notebook's cell and a picture have no width of their own
@@ -24,7 +24,7 @@ FORMS = (".png", ".svg", ".json")
 
 def of_job(report: JobReport, name: str) -> AnyChart:
     """Raises: `ClientError` for a chart that there is not, that has no rows, or without the libraries that draw."""
-    return _drawn(chart_rows.of_job(report), name, "The job")
+    return _drawn(job_rows.of_job(report), name, "The job")
 
 
 def of_sweep(sweep: Sweep, name: str) -> AnyChart:
@@ -45,20 +45,20 @@ def encoded(chart: AnyChart, form: str) -> bytes:
     return picture
 
 
-def _drawn(found: Mapping[str, chart_rows.Rows], called: str, whose: str) -> AnyChart:
+def _drawn(found: Mapping[str, job_rows.Rows], called: str, whose: str) -> AnyChart:
     with _libraries():
-        from report import charts
+        from report.charts import by_name
     name = OTHER_NAMES.get(called, called)
-    if name not in charts.NAMES:
-        near = did_you_mean(called, [*charts.NAMES, *OTHER_NAMES])
+    if name not in by_name.NAMES:
+        near = did_you_mean(called, [*by_name.NAMES, *OTHER_NAMES])
         raise ClientError(f"There is no chart {called[:100]!r}.", remedy=f"{near} {_those_of(found, whose)}".strip())
     if name not in found:
         raise ClientError(f"{whose} has nothing to draw for {called!r}.", remedy=_those_of(found, whose))
-    chart: AnyChart = charts.chart(name, found[name]).properties(width=WIDTH)
+    chart: AnyChart = by_name.chart(name, found[name]).properties(width=WIDTH)
     return chart
 
 
-def _those_of(found: Mapping[str, chart_rows.Rows], whose: str) -> str:
+def _those_of(found: Mapping[str, job_rows.Rows], whose: str) -> str:
     return f"{whose} has {', '.join(found)}." if found else f"{whose} has no charts so far."
 
 

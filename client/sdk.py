@@ -38,7 +38,7 @@ from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, 
 from wire.system import Health, PresetList
 
 if TYPE_CHECKING:
-    from report.chart_parts import AnyChart
+    from report.charts.parts import AnyChart
 
 COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # of what is computed once: others may be computed first
 PAGE = 100  # jobs asked for at once

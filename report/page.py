@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
-from report import chart_rows, charts, sweep_rows, vega
-from report.chart_rows import Rows
+from report.charts import by_name, job_rows, sweep_rows, vega
+from report.charts.job_rows import Rows
 from report.samples import Sample
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
@@ -35,7 +35,7 @@ _templates = jinja2.Environment(
 def job_page(report: JobReport, samples: Sequence[Sample] = ()) -> str:
     """The page of a job's report, with sample images."""
     titles: dict[str, str] = {one.role: one.title for one in report.detectors}
-    found = chart_rows.of_job(report)
+    found = job_rows.of_job(report)
     drawn = {name: found[name] for name in _OF_JOB if name in found}
     return _page("job.html", drawn, report=report, titles=titles, samples=samples)
 
@@ -47,6 +47,6 @@ def sweep_page(sweep: Sweep) -> str:
 
 
 def _page(template: str, drawn: Mapping[str, Rows], **values: Any) -> str:
-    specs = {name: charts.chart(name, rows).to_dict() for name, rows in drawn.items()}
+    specs = {name: by_name.chart(name, rows).to_dict() for name, rows in drawn.items()}
     script = vega.javascript() if specs else ""
     return _templates.get_template(template).render(charts=specs, vega=script, **values)

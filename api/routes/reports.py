@@ -18,7 +18,7 @@ from api.services.answers.job_report import job_report
 from api.services.answers.locate_images import ImagesDep
 from api.services.answers.report_samples import samples_of
 from crosskd.spec.inputs import real_path
-from report import vega
+from report.charts import vega
 from report.model_card import model_card
 from report.samples import Sample
 from wire.job_report import JobReport

@@ -18,7 +18,7 @@ from client.references import is_id
 from client.sdk import Client
 
 if TYPE_CHECKING:
-    from report.chart_parts import AnyChart
+    from report.charts.parts import AnyChart
 
 app = typer.Typer()
 

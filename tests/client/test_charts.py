@@ -73,7 +73,7 @@ def test_without_its_libraries_a_chart_names_the_command_that_installs_them(
 ) -> None:
     for module in [name for name in sys.modules if name.startswith("report.") and "chart" in name]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delattr("report.charts", raising=False)
+    monkeypatch.delattr("report.charts.by_name", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     done = run(service, "chart", finished, "loss", "-o", str(tmp_path / "a.png"))
     said = f"Charts need the package {package}, which is not installed. Install it by `pip install 'crosskd[charts]'`."

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from altair.vegalite.v6 import schema
 
-from report import page, samples, vega
+from report import page, samples
+from report.charts import vega
 from report.job import Record, build
 from report.model_card import model_card
 from report.samples import Sample, Stage

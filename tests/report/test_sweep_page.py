@@ -6,7 +6,8 @@ import jsonschema
 import pytest
 from altair.vegalite.v6 import schema
 
-from report import page, sweep_rows
+from report import page
+from report.charts import sweep_rows
 from report.verdict import compare, judge
 from tests.support.job_records import NOW, SCRIPT, specs
 from wire.jobs import Failure

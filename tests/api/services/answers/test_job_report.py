@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from report import vega
+from report.charts import vega
 from tests.support.api_client import problem
 from tests.support.evaluations import report_best, report_with_curves
 from tests.support.worker_calls import Worker, upload

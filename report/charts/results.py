@@ -9,8 +9,8 @@ import json
 
 import altair as alt
 
-from report import palette
-from report.chart_parts import AnyChart, by_row, over, sized
+from report.charts import palette
+from report.charts.parts import AnyChart, by_row, over, sized
 
 
 def classes() -> AnyChart:

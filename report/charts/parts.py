@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from report import palette
+from report.charts import palette
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
 

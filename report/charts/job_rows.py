@@ -32,7 +32,7 @@ NOT_LOSSES = frozenset(
 
 
 def of_job(report: JobReport) -> dict[str, Rows]:
-    """By the names of `report.charts`; only charts that have a row."""
+    """By the names in `by_name`; only charts that have a row."""
     titles: dict[str, str] = {one.role: one.title for one in report.detectors}
     known = {
         "losses": losses(report.losses),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import altair as alt
 
-from report import palette
-from report.chart_parts import AnyChart, crosses, over, rule_at_step, rule_through_series, series_colour, steps, zoomed
+from report.charts import palette
+from report.charts.parts import AnyChart, crosses, over, rule_at_step, rule_through_series, series_colour, steps, zoomed
 
 
 def losses() -> AnyChart:

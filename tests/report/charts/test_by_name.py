@@ -11,8 +11,8 @@ import pytest
 import vl_convert
 from altair.vegalite.v6 import schema
 
-from report import chart_rows, charts, palette
-from report.chart_rows import Rows
+from report.charts import by_name, job_rows, palette
+from report.charts.job_rows import Rows
 from tests.support import job_records as records
 
 DETECTORS = [
@@ -29,7 +29,7 @@ OVERLAY: Rows = {
 
 # Of each chart what its docstring promises: the only rows that a page can know of.
 ROWS: dict[str, Rows] = {
-    "losses": chart_rows.losses(records.losses()),
+    "losses": job_rows.losses(records.losses()),
     "ap": {"student": [{"step": 9, "AP": 0.3, "epoch": 1.0, "best": True}], "teacher": [{"AP": 0.4}]},
     "overlay": OVERLAY,
     "overlay_ap": OVERLAY,
@@ -46,7 +46,7 @@ ROWS: dict[str, Rows] = {
         "teacher": [{"AP": 0.5}],
     },
     "sweep_classes": {"classes": [{"class": "cat", "arm": "kd", "AP": 0.3}]},
-    **dict.fromkeys(chart_rows.SERIES, SERIES),
+    **dict.fromkeys(job_rows.SERIES, SERIES),
 }
 
 
@@ -63,11 +63,11 @@ def views(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"data": spec.get("data")} | view for view in spec.get("layer", [spec])]
 
 
-@pytest.mark.parametrize("name", charts.NAMES)
+@pytest.mark.parametrize("name", by_name.NAMES)
 def test_a_drawing_has_no_rows_and_uses_only_fields_that_its_rows_have(name: str) -> None:
-    drawing, rows = charts.drawing(name), ROWS[name]
+    drawing, rows = by_name.drawing(name), ROWS[name]
     jsonschema.validate(drawing, schema.core.load_schema())
-    assert drawing == json.loads(json.dumps(charts.drawing(name)))  # the same each time: a page may keep it
+    assert drawing == json.loads(json.dumps(by_name.drawing(name)))  # the same each time: a page may keep it
     assert not {"datasets", "values"} & {key for part in parts(drawing) for key in part}
     assert {view["data"]["name"] for view in views(drawing)} == set(rows)
     for view in views(drawing):
@@ -75,14 +75,14 @@ def test_a_drawing_has_no_rows_and_uses_only_fields_that_its_rows_have(name: str
         known = made | rows[view["data"]["name"]][0].keys()
         fields = {part["field"].partition(":")[0] for part in parts(view["encoding"]) if "field" in part}
         assert fields <= known, view["mark"]
-    filled = charts.chart(name, rows).to_dict()
+    filled = by_name.chart(name, rows).to_dict()
     assert filled.pop("datasets") == rows
     assert filled == drawing
 
 
-@pytest.mark.parametrize("name", charts.NAMES)
+@pytest.mark.parametrize("name", by_name.NAMES)
 def test_axes_have_names_marks_have_tooltips_and_steps_can_be_zoomed(name: str) -> None:
-    spec = charts.drawing(name)
+    spec = by_name.drawing(name)
     axes = [part[axis] for part in parts(spec) for axis in ("x", "y") if "field" in part.get(axis, {})]
     assert all(axis.get("title") for axis in axes)
     assert any("tooltip" in view["encoding"] or view["mark"].get("tooltip") for view in views(spec))
@@ -93,13 +93,13 @@ def test_axes_have_names_marks_have_tooltips_and_steps_can_be_zoomed(name: str) 
 
 
 def test_each_drawing_compiles_and_keeps_the_names_that_rows_are_fed_under() -> None:
-    for name in charts.NAMES:
-        compiled = vl_convert.vegalite_to_vega(charts.drawing(name))
+    for name in by_name.NAMES:
+        compiled = vl_convert.vegalite_to_vega(by_name.drawing(name))
         assert {one["name"] for one in compiled["data"]} >= set(ROWS[name]), name
 
 
 def test_only_detectors_with_rows_are_in_the_legend_each_in_its_own_colour() -> None:
-    svg = vl_convert.vegalite_to_svg(charts.chart("cost", ROWS["cost"]).properties(width=300).to_dict())
+    svg = vl_convert.vegalite_to_svg(by_name.chart("cost", ROWS["cost"]).properties(width=300).to_dict())
     assert palette.DETECTORS["Student"] in svg
     assert palette.DETECTORS["Teacher"] in svg
     assert palette.DETECTORS["Student alone"] not in svg
@@ -107,7 +107,7 @@ def test_only_detectors_with_rows_are_in_the_legend_each_in_its_own_colour() -> 
 
 
 def test_one_series_is_taken_out_and_the_others_are_no_losses() -> None:
-    rows = chart_rows.series(records.losses(), "lr")
+    rows = job_rows.series(records.losses(), "lr")
     assert rows["series"][0] == {"step": 9, "value": 1.0, "smooth": 1.0, "least": 0.1, "greatest": 2.0}
     assert rows["broken"] == [{"step": 10, "value": "NaN"}]
     assert {row["term"] for row in ROWS["losses"]["losses"]} == {"loss", "crosskd_cls"}

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import altair as alt
 
-from report import palette
-from report.chart_parts import AnyChart, by_row, over, series_colour
+from report.charts import palette
+from report.charts.parts import AnyChart, by_row, over, series_colour
 
 ARM_STEP = 36  # pixels for each arm
 

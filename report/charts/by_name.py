@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from report import result_charts, sweep_charts, training_charts
-from report.chart_parts import AnyChart
-from report.chart_rows import Rows
+from report.charts import results, sweeps, training
+from report.charts.job_rows import Rows
+from report.charts.parts import AnyChart
 
 _UNITS: Final = {
     "learning_rate": "learning rate",
@@ -22,17 +22,17 @@ _UNITS: Final = {
 }  # of those that draw one series (`SERIES`)
 
 _CHARTS: dict[str, Callable[[], AnyChart]] = {
-    "losses": training_charts.losses,
-    "ap": training_charts.average_precision,
-    "overlay": lambda: training_charts.overlay("value"),
-    "overlay_ap": lambda: training_charts.overlay("COCO AP"),
-    "overlay_loss": lambda: training_charts.overlay("loss"),
-    "curves": result_charts.precision_over_recall,
-    "classes": result_charts.classes,
-    "cost": result_charts.cost,
-    "differences": sweep_charts.differences,
-    "sweep_ap": sweep_charts.average_precision,
-    "sweep_classes": sweep_charts.classes,
+    "losses": training.losses,
+    "ap": training.average_precision,
+    "overlay": lambda: training.overlay("value"),
+    "overlay_ap": lambda: training.overlay("COCO AP"),
+    "overlay_loss": lambda: training.overlay("loss"),
+    "curves": results.precision_over_recall,
+    "classes": results.classes,
+    "cost": results.cost,
+    "differences": sweeps.differences,
+    "sweep_ap": sweeps.average_precision,
+    "sweep_classes": sweeps.classes,
 }
 
 NAMES: Final = (*_CHARTS, *_UNITS)
@@ -51,4 +51,4 @@ def chart(name: str, rows: Rows) -> AnyChart:
 
 
 def _chart(name: str) -> AnyChart:
-    return training_charts.series(_UNITS[name]) if name in _UNITS else _CHARTS[name]()
+    return training.series(_UNITS[name]) if name in _UNITS else _CHARTS[name]()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from report.chart_rows import MOST_CLASSES, Rows
+from report.charts.job_rows import MOST_CLASSES, Rows
 from wire.sweeps import Spread, Sweep
 
 
 def of_sweep(sweep: Sweep) -> dict[str, Rows]:
-    """By the names of `report.charts`; only charts that have a row."""
+    """By the names in `by_name`; only charts that have a row."""
     known = {
         "differences": differences(sweep),
         "sweep_ap": average_precision(sweep),
