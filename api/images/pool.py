@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from api.kept_bytes import KeptBytes
-from api.process_pool import Kind, Process, ProcessPool
+from api.processes.pool import Kind, Process, ProcessPool
 from api.settings import Settings
 
 KEPT = 64 * 2**20  # bytes of thumbnails in memory

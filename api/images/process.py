@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from api import image_process
-from api.image_process import Answer, fault
+from api.processes import image_process
+from api.processes.image_process import Answer, fault
 from crosskd.predict.display import displayed
 from crosskd.predict.picture import BadImage
 

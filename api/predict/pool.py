@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from api.process_pool import Kind, Process, ProcessPool
+from api.processes.pool import Kind, Process, ProcessPool
 from api.settings import Settings
 
 START_SECONDS = 60.0  # that a process has to import what it needs and to load a graph

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from api import image_process
-from api.image_process import fault
+from api.processes import image_process
+from api.processes.image_process import fault
 from crosskd.errors import CrossKDError
 from crosskd.predict.answer import Answer, Wanted, answer
 from crosskd.predict.graph import OnnxDetector

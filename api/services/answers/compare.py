@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
-from api import bounded_process
-from api.bounded_process import TooMuchMemory, TooSlow
 from api.database import Database
 from api.errors import InvalidSpec
 from api.kept_bytes import KeptBytes
+from api.processes import bounded
+from api.processes.bounded import TooMuchMemory, TooSlow
 from api.services.answers.find_matches import StoredMatches, find
 from api.services.answers.stored_copy import stored_copy
 from api.storage import Storage
@@ -93,7 +93,7 @@ def _copied(storage: Storage, matches: StoredMatches) -> BinaryIO:
 def _run(files: Sequence[BinaryIO], seconds: float) -> Answer:
     request = {"files": [file.fileno() for file in files], "resamples": RESAMPLES, "seed": SEED}
     try:
-        answer: Answer = bounded_process.ask([*COMMAND, str(seconds)], request, files, seconds, _ENVIRONMENT)
+        answer: Answer = bounded.ask([*COMMAND, str(seconds)], request, files, seconds, _ENVIRONMENT)
     except TooSlow:
         raise _too_much(f"takes more than {seconds:g} s") from None
     except TooMuchMemory:

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from api.errors import Gone, InvalidSpec, NotFound, UnsupportedMediaType
 from api.images.queries import ImageFile
-from api.process_pool import Refused
+from api.processes.pool import Refused
 from api.services.answers.image_sources import Source
 from api.services.submission import roots
 from api.services.submission.roots import PathRefused

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from api import bounded_process
-from api.bounded_process import Failed, TooMuchMemory, TooSlow
 from api.database import Database
 from api.disk_cache import DiskCache
 from api.errors import InvalidSpec, NotFound, invalid_query
 from api.images.queries import ALL, KINDS, ImageFile, Index, NoSuchImage, Row, opened
+from api.processes import bounded
+from api.processes.bounded import Failed, TooMuchMemory, TooSlow
 from api.services.answers.image_sources import Source, find, open_annotations
 from api.services.answers.stored_copy import stored_copy
 from api.settings import Settings
@@ -95,7 +95,7 @@ def _make(path: Path, storage: Storage, settings: Settings, source: Source) -> N
 
 def _run(request: dict[str, Any], files: Sequence[BinaryIO], seconds: float) -> dict[str, str]:
     try:
-        answer: dict[str, str] = bounded_process.ask([*COMMAND, str(seconds)], request, files, seconds, _ENVIRONMENT)
+        answer: dict[str, str] = bounded.ask([*COMMAND, str(seconds)], request, files, seconds, _ENVIRONMENT)
     except TooSlow:
         fault = f"it takes more than {seconds:g} s to match the boxes"
         remedy = "Set CROSSKD_IMAGES_SECONDS of the API higher."

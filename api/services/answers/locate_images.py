@@ -12,7 +12,7 @@ from api.database import Database, DatabaseDep
 from api.disk_cache import DiskCache
 from api.images.pool import ThumbnailPool
 from api.images.queries import ImageFile
-from api.process_pool import Refused
+from api.processes.pool import Refused
 from api.services.answers import image_files, images
 from api.services.answers.image_files import OpenImage
 from api.services.answers.images import Located

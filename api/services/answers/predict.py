@@ -14,7 +14,7 @@ from api.errors import UnsupportedMediaType as WrongType
 from api.models import Artifact, Attempt, Job
 from api.predict.models import DamagedModel, ModelCache
 from api.predict.pool import Order, Pool
-from api.process_pool import Refused
+from api.processes.pool import Refused
 from api.services.jobs import store
 from api.services.jobs.manifest import missing_onnx
 from api.storage import Storage

@@ -17,11 +17,11 @@ from typing import Any
 
 from sqlalchemy import select
 
-from api import bounded_process
-from api.bounded_process import Failed, TooMuchMemory, TooSlow
 from api.database import Database, Session
 from api.errors import Unavailable
 from api.models import Dataset
+from api.processes import bounded
+from api.processes.bounded import Failed, TooMuchMemory, TooSlow
 from api.services.submission.coco_check import VERSION, Report, UseReport
 from crosskd.spec.coco.fields import CocoFault
 from crosskd.spec.coco.survey import Use
@@ -127,7 +127,7 @@ def _check(file: Input, use: Use, deadline: float, seconds: float) -> CheckResul
         with file.reader() as reader:
             command = [*COMMAND, str(reader.fileno()), str(seconds)]
             left = max(deadline - time.monotonic(), 0.1)
-            report: Report = bounded_process.ask(command, use.values(), [reader], left)
+            report: Report = bounded.ask(command, use.values(), [reader], left)
     except TooSlow:
         raise _too_slow(seconds) from None
     except TooMuchMemory:

@@ -16,10 +16,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api import bounded_process
 from api.database import Database
 from api.errors import Unavailable
 from api.models import Dataset
+from api.processes import bounded
 from api.services.submission import datasets
 from api.services.submission.datasets import CheckFailed, CheckResult
 from api.services.submission.roots import open_file
@@ -62,13 +62,13 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ran.append(command)
         return real(command, **how)
 
-    monkeypatch.setattr(bounded_process.subprocess, "run", run)
+    monkeypatch.setattr(bounded.subprocess, "run", run)
     return ran
 
 
 def hold_checks(monkeypatch: pytest.MonkeyPatch, until: threading.Event, begun: threading.Event | None = None) -> None:
     """Each check waits for `until`, as long as one of a very large file; `begun` is set when one waits."""
-    real = bounded_process.subprocess.run
+    real = bounded.subprocess.run
 
     def run(command: list[str], **how: Any) -> Any:
         if begun is not None:
@@ -76,7 +76,7 @@ def hold_checks(monkeypatch: pytest.MonkeyPatch, until: threading.Event, begun: 
         assert until.wait(60)
         return real(command, **how)
 
-    monkeypatch.setattr(bounded_process.subprocess, "run", run)
+    monkeypatch.setattr(bounded.subprocess, "run", run)
 
 
 def test_an_unchanged_file_is_not_read_again(database: Database, tmp_path: Path, checks: list[Any]) -> None:

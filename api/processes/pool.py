@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from api import frames
 from api.errors import NotOffered, TooManyRequests, Unavailable
+from api.processes import frames
 
 log = logging.getLogger(__name__)
 

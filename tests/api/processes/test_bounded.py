@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from api.bounded_process import Failed, TooMuchMemory, TooSlow, ask
+from api.processes.bounded import Failed, TooMuchMemory, TooSlow, ask
 
 READ = "import json, os, sys; print(json.dumps([json.load(sys.stdin), os.read(int(sys.argv[1]), 9).decode()]))"
 

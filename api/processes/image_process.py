@@ -1,7 +1,7 @@
 """What runs in a process that looks at images: orders in, answers out, within limits that hold without the API.
 
 An image may be hostile, and so the process is bounded in memory and time by the kernel, and the API kills it where it
-is too slow (`process_pool`).
+is too slow (`pool`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from api import frames
+from api.processes import frames
 
 MAX_IMAGE = 1 << 30  # bytes
 Answer = tuple[dict[str, Any], bytes]
