@@ -15,6 +15,7 @@ import torch
 from tests.oracle import __main__ as oracle
 from tests.oracle.case import Case
 from tests.oracle.compare import DESCRIPTION, compare
+from tests.support.oracle_runs import assert_met, runs
 
 VECTORS = Path(__file__).parents[1] / "data/oracle/vectors"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(VECTORS) if isinstance(case, dict)}
@@ -34,20 +35,11 @@ QUICK = {
 # variant's place has the case that it varies: their gradients are ill-conditioned alike, and the vectors' tolerances
 # say so of the latter alone (with one thread the variant is off by 1.4e-4).
 FLOAT32 = QUICK - {"gfl/base-variant-preact"} | {"gfl/base"}
-RUNS = [
-    pytest.param(name, single, id=f"{name}-{kind}", marks=[] if name in QUICK and not single else pytest.mark.slow)
-    for name in CASES
-    for single, kind in ((False, "float64"), (True, "float32"))
-    if name in FLOAT32 or not single
-]
 
 
-@pytest.mark.parametrize(("name", "single"), RUNS)
+@pytest.mark.parametrize(("name", "single"), runs(CASES, QUICK, FLOAT32))
 def test_the_reference_is_met(name: str, single: bool) -> None:
-    comparison = oracle.run_case(CASES[name], single=single)
-    assert comparison.uncompared == []
-    failed = {quantity: worst for quantity, worst in comparison.quantities.items() if not worst.passed}
-    assert failed == {}
+    assert_met(CASES[name], single=single)
 
 
 def test_the_vectors_are_all_there() -> None:

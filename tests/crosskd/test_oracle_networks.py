@@ -11,23 +11,16 @@ import pytest
 
 from tests.oracle import __main__ as oracle
 from tests.oracle.network import compare
+from tests.support.oracle_runs import assert_met, runs
 
 FOLDER = Path(__file__).parents[1] / "data/oracle/more"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(FOLDER) if isinstance(case, dict)}
 QUICK = {"rtmdet/tiny-c3", "rtmdet/tiny-exp-allempty"}  # with boxes and without; the output itself and its exponential
-RUNS = [
-    pytest.param(name, single, id=f"{name}-{kind}", marks=[] if name in QUICK and not single else pytest.mark.slow)
-    for name in CASES
-    for single, kind in ((False, "float64"), (True, "float32"))
-]
 
 
-@pytest.mark.parametrize(("name", "single"), RUNS)
+@pytest.mark.parametrize(("name", "single"), runs(CASES, QUICK, CASES))
 def test_the_reference_is_met(name: str, single: bool) -> None:
-    comparison = oracle.run_case(CASES[name], single=single)
-    assert comparison.uncompared == []
-    failed = {quantity: worst for quantity, worst in comparison.quantities.items() if not worst.passed}
-    assert failed == {}
+    assert_met(CASES[name], single=single)
 
 
 def test_the_vectors_are_all_there() -> None:
