@@ -80,8 +80,9 @@ export function slowly(work, milliseconds) {
 /**
  * Follow a job's events behind number `after`, while the page is seen: a browser has few connections to one service,
  * and a page that nobody looks at must not hold one. `handlers` by kind: transition, metrics, evaluation, log; each
- * gets (data, number). The browser comes back by itself with the last number it has seen; where an answer forbids that
- * (a server that starts, too many streams) it is asked again here. `onend()` when nothing more can come.
+ * gets (data, number). All four must be there: the end is known by the number of the last event. The browser comes
+ * back by itself with the last number it has seen; where an answer forbids that (a server that starts, too many
+ * streams) it is asked again here. `onend()` when nothing more can come.
  * @returns {() => void} stops following
  */
 export function follow(job, after, handlers, onend = () => {}) {
