@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-_ROOT = Path(__file__).parents[1]  # where the packages lie, whether they are installed or not
+import api
+
+_ROOT = Path(api.__file__).parents[1]  # where the packages lie, whether they are installed or not
 _OF_TIME = (-signal.SIGXCPU, -signal.SIGKILL)  # return codes of one that has used up its processor time
 
 
