@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx._transports.default
 import pytest
+import redis.utils
 from hypothesis import HealthCheck, settings
 
 # The imports and the collected tests are a million objects, none of which is ever garbage: they are gone through less
@@ -20,6 +21,9 @@ settings.load_profile("tests")
 
 # Each client of httpx makes a context of TLS, which takes thirty milliseconds: those with the same options share one.
 httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)
+
+# Each connection of redis-py reads its version out of the package's metadata, as long as all else that it does.
+redis.utils.get_lib_version = cache(redis.utils.get_lib_version)
 
 # Those that take longest, most of them since they start processes, come first: each file is run by one process (see
 # the Makefile), and one that began last would leave the other cores idle. Waiting ones alternate with computing ones.

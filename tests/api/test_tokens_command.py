@@ -83,9 +83,7 @@ def test_what_cannot_be_done_is_told(run: Run) -> None:
 
 def test_it_is_a_command(empty_file: Path, tmp_path: Path) -> None:
     environment = variables(f"sqlite:///{empty_file}", tmp_path / "home")
-    for changes, code, said in (({}, 3, ""), ({"CROSSKD_DATABASE_URL": "mysql://x"}, 2, "CROSSKD_DATABASE_URL")):
-        command = [sys.executable, "-m", "api.tokens", "check"]
-        done = subprocess.run(command, env=environment | changes, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stdout) == (code, "")
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "api.tokens", "check"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,14 +18,17 @@ from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
 from crosskd.data.demo import write_demo
+from crosskd.engine.callbacks import Callbacks, Run
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.errors import Interrupted
 from crosskd.runs.evaluate import Evaluated, evaluate, evaluate_weights
 from crosskd.spec.config import EvaluateConfig
+from crosskd.weights.files import File
 from crosskd.weights.native import write_weights
 from report.matches import read_matches
 from report.weighted_ap import average_precision
 from tests.support import small
+from tests.support.ranks import end_of
 
 # A training on GPUs that ends with an error: it leaves its group behind, whose clean-up waits for the others.
 ABANDONING = """
@@ -171,33 +175,27 @@ def test_changes_and_a_teacher_from_the_command_line(data: Path, recipe: Path, t
     assert "crosskd_cls" in (tmp_path / "kd" / "log.txt").read_text()
 
 
-# `crosskd` that is killed, as from outside, in a step behind its second checkpoint.
-KILLED = """
-import os, signal
-from crosskd.__main__ import app
-from crosskd.engine.callbacks import Callbacks
+def killed(arguments: list[str]) -> None:
+    """`crosskd` that is killed, as from outside, in a step behind its second checkpoint."""
+    made = []
 
-made = []
+    def on_file(_: Callbacks, run: Run, file: File) -> None:
+        if file.kind == "checkpoint":
+            made.append(file.step)
 
-def on_file(self, run, file):
-    if file.kind == "checkpoint":
-        made.append(file.step)
+    def on_log(_: Callbacks, run: Run, values: dict[str, float]) -> None:
+        if len(made) >= 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def on_log(self, run, values):
-    if len(made) >= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Callbacks.on_file, Callbacks.on_log = on_file, on_log
-app()
-"""
+    Callbacks.on_file, Callbacks.on_log = on_file, on_log  # type: ignore[method-assign]
+    app(arguments)
 
 
 def test_a_run_killed_outright_goes_on_where_it_was(data: Path, recipe: Path, tmp_path: Path) -> None:
     options = ("--data", data, "--set", "schedule.epochs=40", "--set", "checkpoint.every_steps=1")
     cut = ("--set", "schedule.max_steps=6", "--set", "evaluation.every_epochs=40")
-    command = [sys.executable, "-c", KILLED, "train", recipe, "--workdir", tmp_path / "run", *options, *cut]
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL, timeout=240, check=False)
-    assert done.returncode == -signal.SIGKILL
+    command = ["train", recipe, "--workdir", tmp_path / "run", *options, *cut]
+    assert end_of(killed, [str(part) for part in command]) == -signal.SIGKILL
     assert list_checkpoints(tmp_path / "run" / "checkpoints") != []
     assert invoke("train", recipe, "--workdir", tmp_path / "run", *options, *cut, "--resume").exit_code == 0
     assert invoke("train", recipe, "--workdir", tmp_path / "whole", *options, *cut).exit_code == 0

@@ -53,10 +53,12 @@ def run_process(service: Service, *arguments: str) -> subprocess.CompletedProces
 
 
 @contextmanager
-def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+def up(home: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A stack that answers, in a process of its own."""
     environment = {**os.environ, "CROSSKD_HOME": str(home), "CROSSKD_DEVICES": "cpu"}
-    process = subprocess.Popen(UP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [*UP, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     with process:
         try:
             assert process.stdout is not None

@@ -1,9 +1,10 @@
-"""The same function in several processes of one gloo group, as the ranks of a training are."""
+"""Functions in processes that begin with torch imported: one alone, or all ranks of one gloo group."""
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ def on_ranks(
         TimeoutError: a rank hangs.
         RuntimeError: a rank has died of an error.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)  # once for all ranks of all tests, and for the loaders' processes
+    context = _context()
     folder.mkdir(parents=True, exist_ok=True)
     processes = [
         context.Process(target=_rank, args=(work, folder, rank, world_size, args)) for rank in range(world_size)
@@ -44,6 +44,26 @@ def on_ranks(
             process.kill()
             process.join()
     return [torch.load(_result(folder, rank), weights_only=False) for rank in range(world_size)]
+
+
+def end_of(work: Callable[..., Any], *args: Any, timeout: float = 240) -> int:
+    """The exit status of a process that does `work`, minus the signal's number if one killed it."""
+    process = _context().Process(target=work, args=args)
+    process.start()
+    try:
+        process.join(timeout)
+        assert process.exitcode is not None, "it hangs"
+        return process.exitcode
+    finally:
+        process.kill()
+        process.join()
+
+
+def _context() -> ForkServerContext:
+    """Processes that begin with torch, which is imported once for all of all tests, and for the loaders' processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def _rank(work: Callable[..., Any], folder: Path, rank: int, world_size: int, args: tuple[Any, ...]) -> None:

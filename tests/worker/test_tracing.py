@@ -117,7 +117,8 @@ def test_every_line_of_the_training_names_it(story: Story) -> None:
     assert not [line for line in lines if line["logger"].startswith(("httpx", "httpcore"))]
 
 
-def test_the_users_log_tail_is_for_people(story: Story) -> None:
+def test_the_failure_is_told_and_its_log_tail_is_for_people(story: Story) -> None:
+    assert story.job["failure"]["failure_class"] == "diverged"
     tail = story.job["failure"]["log_tail"]
     assert any(" INFO crosskd." in line for line in tail)
     assert not [line for line in tail if MINE in line or line.startswith("{")]
@@ -148,8 +149,9 @@ def test_it_is_one_trace_from_the_request_to_the_training(story: Story, receiver
     assert not [span for span in receiver.spans if "heartbeat" in span.name or span.name.startswith("GET")]
 
 
-@pytest.mark.parametrize("variable", ["CROSSKD_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
-@pytest.mark.parametrize("command", ["worker", "api.relay"])
+@pytest.mark.parametrize(
+    ("command", "variable"), [("worker", "CROSSKD_OTEL_ENDPOINT"), ("api.relay", "OTEL_EXPORTER_OTLP_ENDPOINT")]
+)
 def test_traces_without_the_extra_stop_the_start(tmp_path: Path, command: str, variable: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CROSSKD_")} | {

@@ -207,7 +207,7 @@ def test_the_client_follows_over_a_restart(environment: dict[str, str], replicas
     job, worker = begin(replicas[0], environment)
     report(worker, 0)
     report(worker, 1)
-    other = Api(environment).wait()
+    other = replicas[1]
     told: list[str] = []
 
     def follow() -> None:
@@ -227,7 +227,7 @@ def test_the_client_follows_over_a_restart(environment: dict[str, str], replicas
     report(worker, 4)
     assert worker.finish("succeeded").status_code == 200
     follower.join(120)
-    other.close()
+    other.wait()
     assert told == ["line 1", "line 2", "line 3", "line 4"]
 
 

@@ -24,28 +24,19 @@ from tests.support.waiting import until
 SECONDS = 120.0  # for a stack to come up on a machine that does other things too
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
-def test_it_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    """Also for Ctrl-C: the next test."""
+def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path: Path) -> None:
+    """That one is told to stop in the end: by SIGTERM. By Ctrl-C: test_up_host.py."""
     with up(tmp_path) as process:
+        process.kill()
+        process.wait()
+        until(lambda: processes_of(tmp_path) == [])
+    with up(tmp_path) as process:  # and the home is free, but for one at a time
         owner = read_owner(tmp_path)
         assert owner is not None
         assert owner.pid == process.pid
         with Client(owner.url) as client:
             assert client.health().status == "ok"
         assert len(processes_of(tmp_path)) >= 5  # itself, Valkey, the API, the worker and its pool
-        process.send_signal(number)
-        assert process.wait(SECONDS) == 0
-    until(lambda: processes_of(tmp_path) == [])
-    assert read_owner(tmp_path) is None
-
-
-def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path: Path) -> None:
-    with up(tmp_path) as process:
-        process.kill()
-        process.wait()
-        until(lambda: processes_of(tmp_path) == [])
-    with up(tmp_path) as process:  # and the home is free, but for one at a time
         shared = [path for path in tmp_path.rglob("*") if not path.is_symlink() and path.lstat().st_mode & 0o077]
         assert [path for path in shared if path.exists()] == []  # nothing in it is anybody else's
         environment = {**os.environ, "CROSSKD_HOME": str(tmp_path)}
@@ -53,7 +44,16 @@ def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path
         assert second.returncode == 1
         assert f"process {process.pid} at http://127.0.0.1:" in second.stderr
         assert "Traceback" not in second.stderr
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+    until(lambda: processes_of(tmp_path) == [])
+    assert read_owner(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
+    with up(tmp_path) as process:
+        process.send_signal(signal.SIGHUP)
         assert process.wait(SECONDS) == 0
     until(lambda: processes_of(tmp_path) == [])
     assert read_owner(tmp_path) is None
@@ -83,6 +83,7 @@ def test_a_part_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path) -> No
         Stack(Home(tmp_path), port=0, environment=broken).start()
     assert caught.value.message == "api ended while it started."
     assert "CROSSKD_LEASE_SECONDS" in caught.value.remedy  # in the API's own words
+    assert "Traceback" not in caught.value.remedy
     assert processes_of(tmp_path) == []
     home = Home(tmp_path)
     home.lock()  # it is free again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from client.errors import ApiProblem
 from client.sdk import Client
 from client.stack import services
-from client.stack.home import Home
-from client.stack.stack import Stack
+from client.stack.home import Home, read_owner
+from tests.support.crosskd_command import up
 from tests.support.processes import processes_of
+from tests.support.waiting import until
 
 EVERYWHERE = "0.0.0.0"
 SECONDS = 120.0
@@ -37,21 +39,28 @@ def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(tmp_path
     made = crosskd(tmp_path, "token", "create", "me", "--scope", "admin")
     assert made.returncode == 0, made.stderr
     secret = made.stdout.strip()
-    with Stack(Home(tmp_path), host=EVERYWHERE, port=0, environment={"CROSSKD_DEVICES": "cpu"}) as stack:
-        assert stack.url == f"http://127.0.0.1:{stack.port}"
-        with Client(stack.url) as nobody:
+    with up(tmp_path, "--host", EVERYWHERE) as process:
+        owner = read_owner(tmp_path)
+        assert owner is not None
+        url = owner.url
+        assert url.startswith("http://127.0.0.1:")
+        with Client(url) as nobody:
             assert nobody.health().status == "ok"
             with pytest.raises(ApiProblem, match="no token"):
                 list(nobody.jobs())
-        with Client(stack.url, token=secret) as client:
+        with Client(url, token=secret) as client:
             assert list(client.jobs()) == []
         listed = crosskd(tmp_path, "jobs", "--json", CROSSKD_TOKEN=secret)
         assert (listed.returncode, listed.stdout) == (0, "[]\n"), listed.stderr
         token_id = crosskd(tmp_path, "token", "list").stdout.split()[0]  # beside the running stack
         headers = {"Authorization": f"Bearer {secret}"}
-        assert httpx.delete(f"{stack.url}/tokens/{token_id}", headers=headers, trust_env=False).is_success
-        with Client(stack.url, token=secret) as client, pytest.raises(ApiProblem, match="revoked"):
+        assert httpx.delete(f"{url}/tokens/{token_id}", headers=headers, trust_env=False).is_success
+        with Client(url, token=secret) as client, pytest.raises(ApiProblem, match="revoked"):
             list(client.jobs())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0
+    until(lambda: processes_of(tmp_path) == [])
+    assert read_owner(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from PIL import Image
 import crosskd
 from crosskd.data.coco import CocoDataset
 from crosskd.data.images import ORIENTATION
+from crosskd.detectors.detector import Detector
 from crosskd.engine.callbacks import Run
 from crosskd.errors import ExportError, Interrupted
 from crosskd.onnx import apart
+from crosskd.onnx.apart import Watch
+from crosskd.onnx.graph import Pipeline, write_graph
 from crosskd.predict.graph import OnnxDetector
 from crosskd.predict.picture import decode
 from crosskd.runs.train import train
@@ -64,7 +69,16 @@ def images(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_a_training_exports_and_the_graph_finds_what_the_weights_find(data: DataConfig, tmp_path: Path) -> None:
+def write_here(model: Detector, path: Path, *, opset: int, metadata: Mapping[str, str], watch: Watch) -> None:
+    """`write_graph_apart` without the process, and so without its imports: test_export.py has both."""
+    watch.check()
+    write_graph(Pipeline(deepcopy(model).eval(), model.config.postprocess), path, opset=opset, metadata=metadata)
+
+
+def test_a_training_exports_and_the_graph_finds_what_the_weights_find(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "write_graph_apart", write_here)
     torch.set_num_threads(1)
     story = Files()
     training = config(data.model_dump(), schedule={"max_steps": 1}, export={"check_images": 1})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -19,9 +21,10 @@ from worker.folder import Order, Outcome, WorkFolder
 from worker.training.launch import judge
 from worker.training.run import EXIT_FAILED, EXIT_LOST
 
-# A rank whose training ends with an error, and whose group, as NCCL's would, waits for the others when it is left.
+# Ranks whose training ends with an error, and whose group, as NCCL's would, waits for the others when it is left. Each
+# in a process of its own, which begins where torch is imported already.
 FAILING = """
-import atexit, runpy, sys, time
+import atexit, os, runpy, sys, time
 import torch.distributed as dist
 import crosskd.runs.train
 from crosskd.engine import distributed
@@ -30,13 +33,22 @@ from crosskd.errors import DataError
 def fail(*_, **__):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     atexit.register(time.sleep, 300)
-    if sys.argv[2] == "data":
+    if fault == "data":
         raise DataError("an image is broken")
     with distributed.detecting_lost_ranks():
         raise dist.DistBackendError("NCCL error: /dev/shm is full")
 
 crosskd.runs.train.train = fail
-runpy.run_module("worker.training.run", run_name="__main__")
+for fault, folder in zip(sys.argv[1::2], sys.argv[2::2]):
+    child = os.fork()
+    if child:
+        print(fault, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.setsid()
+    os.environ["CROSSKD_LAUNCHER"] = str(os.getppid())
+    sys.argv = ["run", folder]
+    runpy.run_module("worker.training.run", run_name="__main__")
+    sys.exit("it has not ended")
 """
 DONE, RELEASED, STALE = Outcome(outcome="succeeded"), Outcome(outcome="released"), Outcome(outcome="stale")
 
@@ -103,24 +115,28 @@ def test_a_rank_that_cannot_say_anything_is_told_by_its_end(
     assert outcome.failure.message.startswith(message)
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "message"),
-    [("data", EXIT_FAILED, "an image is broken"), ("nccl", EXIT_LOST, "NCCL error: /dev/shm is full")],
-)
-def test_a_rank_leaves_its_outcome_and_does_not_wait_for_the_others(
-    fault: str, status: int, message: str, folder: WorkFolder, tmp_path: Path
-) -> None:
+def test_a_rank_leaves_its_outcome_and_does_not_wait_for_the_others(tmp_path: Path) -> None:
+    cases = {"data": (EXIT_FAILED, "an image is broken"), "nccl": (EXIT_LOST, "NCCL error: /dev/shm is full")}
     write_demo(tmp_path / "data", train=2, val=2, size=64, classes=2)
     claimed = claim("job", spec(tmp_path / "data", epochs=1), attempt="attempt-1", resume=None)
-    folder.write_order(Order(claim=Claim.model_validate(claimed), supervisor=os.getpid()))
-    settings = {"API_URL": "http://127.0.0.1:9", "WORKER_TOKEN": TOKEN, "HOME": tmp_path, "DATA_ROOTS": tmp_path}
-    environment = os.environ | {f"CROSSKD_{name}": str(value) for name, value in settings.items()}
-    environment |= {"CROSSKD_DEVICES": "cpu", "CROSSKD_LAUNCHER": str(os.getpid()), "RANK": "1"}
-    command = [sys.executable, "-c", FAILING, str(folder.path), fault]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True) as rank:
-        assert rank.wait(60) == status, folder.log_tail(1)
-    outcome = folder.read_outcome(1)
-    assert outcome is not None
-    assert outcome.failure is not None
-    assert message in outcome.failure.message
-    assert any(message in line for line in folder.log_tail(1))
+    with contextlib.ExitStack() as kept:
+        folders = {}
+        for fault in cases:
+            folders[fault] = WorkFolder.create(tmp_path / "work", fault)
+            kept.callback(folders[fault].release, keep=True)
+            folders[fault].write_order(Order(claim=Claim.model_validate(claimed), supervisor=os.getpid()))
+        settings = {"API_URL": "http://127.0.0.1:9", "WORKER_TOKEN": TOKEN, "HOME": tmp_path, "DATA_ROOTS": tmp_path}
+        environment = os.environ | {f"CROSSKD_{name}": str(value) for name, value in settings.items()}
+        environment |= {"CROSSKD_DEVICES": "cpu", "RANK": "1"}
+        ranks = [argument for fault, folder in folders.items() for argument in (fault, str(folder.path))]
+        command = [sys.executable, "-c", FAILING, *ranks]
+        with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()
+        assert said.splitlines() == [f"{fault} {status}" for fault, (status, _) in cases.items()]
+        for fault, (_, message) in cases.items():
+            outcome = folders[fault].read_outcome(1)
+            assert outcome is not None
+            assert outcome.failure is not None
+            assert message in outcome.failure.message
+            assert any(message in line for line in folders[fault].log_tail(1))
