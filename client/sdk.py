@@ -48,8 +48,8 @@ POINTS = 1000  # metric points asked for at once
 class Client(Transport):
     """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
 
-    Wherever a method takes a job, it may be called by its id, by the beginning of its id (4 characters or more), by its
-    name, or as `@last`: see `resolve`.
+    Wherever a method takes a job or a sweep, it may be called by its id, by the beginning of its id (4 characters or
+    more), by its name, or as `@last`: see `resolve`.
 
     Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
     restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. `token`
@@ -73,7 +73,7 @@ class Client(Transport):
         """The id of the job that is called `job`: by its id, the beginning of it, its name, or `@last`.
 
         `@last` is the newest job of the token's owner. An id is given back as it is, whether there is such a job or
-        not. Raises: `NoSuchJob`, which is an `ApiProblem` with status 404, and `AmbiguousJob`.
+        not. Raises: `UnknownReference`, which is an `ApiProblem` with status 404, and `AmbiguousReference`.
         """
         return references.resolve(job, self._newest)
 
@@ -162,9 +162,17 @@ class Client(Transport):
         """The jobs as they would be made, and how long they would take; nothing is stored."""
         return parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
 
+    def resolve_sweep(self, sweep: str) -> str:
+        """The id of the sweep that is called `sweep`, as `resolve` does it for jobs."""
+        return references.resolve(sweep, self._newest_sweeps, "sweep")
+
+    def _newest_sweeps(self, **filters: Any) -> list[SweepSummary]:
+        """As `_newest`, under filters of `GET /sweeps`."""
+        return parse(SweepPage, self._send("GET", "/sweeps", params=filters)).items
+
     def sweep(self, sweep: str) -> Sweep:
         """With its jobs, what each arm has reached, and the verdicts."""
-        return parse(Sweep, self._send("GET", f"/sweeps/{_sweep(sweep)}"))
+        return parse(Sweep, self._send("GET", f"/sweeps/{self.resolve_sweep(sweep)}"))
 
     def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
         """All sweeps, newest first, page by page."""
@@ -186,6 +194,7 @@ class Client(Transport):
     ) -> Sweep:
         """Follow a sweep until all of its jobs have ended, as `wait` does with a job."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        sweep = self.resolve_sweep(sweep)
         while True:
             current = self.sweep(sweep)
             if on_update is not None:
@@ -214,10 +223,10 @@ class Client(Transport):
 
     def delete_sweep(self, sweep: str) -> None:
         """Delete a sweep whose jobs have all ended, with the jobs and all that they have made."""
-        self._send("DELETE", f"/sweeps/{_sweep(sweep)}")
+        self._send("DELETE", f"/sweeps/{self.resolve_sweep(sweep)}")
 
     def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
-        return parse(Sweep, self._send("POST", f"/sweeps/{_sweep(sweep)}/{action}"))
+        return parse(Sweep, self._send("POST", f"/sweeps/{self.resolve_sweep(sweep)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -305,7 +314,7 @@ class Client(Transport):
 
     def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
         """What the arms of a sweep reached, as a page that needs nothing else."""
-        return self._text(f"/sweeps/{_sweep(sweep)}/report", media_type)
+        return self._text(f"/sweeps/{self.resolve_sweep(sweep)}/report", media_type)
 
     def chart(self, job: str, name: str = "loss", *, alone: str | None = None) -> AnyChart:
         """A chart of a job, as Altair's: a notebook shows it. It needs `pip install 'crosskd[charts]'`.
@@ -429,10 +438,6 @@ def _given(**params: Any) -> dict[str, Any]:
 def _idempotency_header(key: str | None) -> dict[str, str]:
     """The header of a request that creates."""
     return {IDEMPOTENCY_HEADER: key or str(uuid4())}
-
-
-def _sweep(sweep: str) -> str:
-    return _segment(references.spelt(sweep))
 
 
 def _segment(text: str) -> str:

@@ -17,12 +17,11 @@ from sqlalchemy.orm import load_only
 
 from api.database import Session
 from api.errors import invalid_query
-from api.models import ID, Job, JobLabel
+from api.models import ID, Job, JobLabel, id_range
 from api.services.jobs.store import summary
 from wire import jobs as wire
 
 _FEW = 1000
-ID_LENGTH = 32
 _SUMMARY = [getattr(Job, name) for name in wire.JobSummary.model_fields]
 
 
@@ -63,8 +62,7 @@ def page(session: Session, wanted: Wanted, *, after: str | None, limit: int) -> 
     if wanted.kind is not None:
         filters.append(_of_jobs(Job.kind == wanted.kind, below))
     if wanted.prefix is not None:
-        first, last = (wanted.prefix.ljust(ID_LENGTH, digit) for digit in "0f")
-        filters.append(_of_jobs(Job.id.between(first, last), below))
+        filters.append(_of_jobs(Job.id.between(*id_range(wanted.prefix)), below))
     query = select(Job).options(load_only(*_SUMMARY)).order_by(Job.id.desc()).limit(limit + 1)
     if not filters and below is not None:
         query = query.where(Job.id < below)

@@ -104,7 +104,8 @@ def test_whoever_asks_finds_the_own_jobs(
         *(("name=", "name"), ("name=%00", "name"), ("name=" + "x" * 201, "name")),
     ],
 )
-def test_what_can_be_no_filter_is_refused(client: TestClient, query: str, pointer: str) -> None:
-    answer = client.get(f"/jobs?{query}")
+@pytest.mark.parametrize("path", ["/jobs", "/sweeps"])
+def test_what_can_be_no_filter_is_refused(client: TestClient, path: str, query: str, pointer: str) -> None:
+    answer = client.get(f"{path}?{query}")
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
