@@ -20,8 +20,10 @@ from pydantic import BaseModel
 
 from client import audit, charts, predict, references
 from client.events import StreamLost, stream
+from client.job import Job, JobSummary, SubmittedJob
 from client.transport import Transport, checked, parse, unreachable
 from crosskd.spec.predictions import Predictions
+from wire import jobs as of_wire
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
 from wire.compare import Comparison
@@ -31,7 +33,7 @@ from wire.events import Event, EventKind, LogEvent
 from wire.images import PAGE as IMAGES
 from wire.images import THUMBNAIL, ImagePage, Order
 from wire.job_report import JobReport
-from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
+from wire.jobs import FINAL, DryRun, JobCreate, JobPage, Preset
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
@@ -63,7 +65,8 @@ class Client(Transport):
 
         `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
         """
-        return parse(SubmittedJob, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
+        answer = self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key))
+        return SubmittedJob.returned(self, parse(of_wire.SubmittedJob, answer))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""
@@ -77,12 +80,12 @@ class Client(Transport):
         """
         return references.resolve(job, self._newest)
 
-    def _newest(self, **filters: Any) -> list[JobSummary]:
+    def _newest(self, **filters: Any) -> list[of_wire.JobSummary]:
         """The newest jobs under these filters of `GET /jobs`, one page of them."""
         return parse(JobPage, self._send("GET", "/jobs", params=filters)).items
 
     def job(self, job: str) -> Job:
-        return parse(Job, self._send("GET", f"/jobs/{self.resolve(job)}"))
+        return Job.returned(self, parse(of_wire.Job, self._send("GET", f"/jobs/{self.resolve(job)}")))
 
     def jobs(
         self, *, status: str | Sequence[str] | None = None, labels: Mapping[str, str] | None = None
@@ -95,7 +98,7 @@ class Client(Transport):
             params["label"] = [f"{key}={value}" for key, value in labels.items()]
         while True:
             page = parse(JobPage, self._send("GET", "/jobs", params=params))
-            yield from page.items
+            yield from (JobSummary.returned(self, job) for job in page.items)
             if not page.has_more or not page.items:
                 return
             params["after"] = page.items[-1].id
@@ -149,7 +152,7 @@ class Client(Transport):
         self._send("DELETE", f"/jobs/{self.resolve(job)}")
 
     def _act(self, job: str, action: str) -> Job:
-        return parse(Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}"))
+        return Job.returned(self, parse(of_wire.Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}")))
 
     # --- sweeps ------------------------------------------------------------------------------------------------------
 
@@ -319,7 +322,8 @@ class Client(Transport):
     def chart(self, job: str, name: str = "loss", *, alone: str | None = None) -> AnyChart:
         """A chart of a job, as Altair's: a notebook shows it. It needs `pip install 'crosskd[charts]'`.
 
-        `name`: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost.
+        `name`: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost. A job that
+        this client has returned has the same as `job.chart("loss")`.
         Raises: `ClientError` for another name, and where the job has nothing to draw for it.
         """
         return charts.of_job(self.report(job, alone=alone), name)
