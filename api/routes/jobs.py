@@ -23,7 +23,7 @@ from api.services.jobs import listing, store
 from api.services.submission import validation
 from api.services.submission.submit import submit
 from wire.faults import at_what_was_sent
-from wire.jobs import DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
+from wire.jobs import LONGEST_NAME, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
 from wire.kinds import Kind
 from wire.tokens import ME
 
@@ -126,10 +126,19 @@ def list_jobs(
         list[Annotated[str, Field(json_schema_extra={"pattern": "^[^=\\x00]+=[^\\x00]*$"})]],
         Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these."),
     ],
+    kind: Annotated[list[Kind], Query(default_factory=list, max_length=MAX_REPEATS, description="Any of these.")],
     owner: OwnerFilter = None,
     name: NameFilter = None,
-    kind: Annotated[Kind | None, Query(description="Jobs of this kind alone.")] = None,
     prefix: IdFilter = None,
+    search: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=LONGEST_NAME,
+            pattern=r"^[^\x00]+$",
+            description="Part of the name, in capitals or small letters, or the beginning of the id.",
+        ),
+    ] = None,
     after: Annotated[
         str | None,
         Query(
@@ -139,7 +148,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200, description="Jobs in a page.")] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, kind, prefix)
+    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, kind, search, prefix)
     return listing.page(session, wanted, after=after, limit=limit)
 
 

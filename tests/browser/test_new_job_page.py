@@ -208,10 +208,14 @@ def test_a_double_click_posts_one_job(service: Service, open_page: OpenPage) -> 
 def test_a_teacher_is_found_by_its_name(service: Service, open_page: OpenPage) -> None:
     job = service.succeeded(f"great teacher {SCRIPT}", b"weights")
     service.succeeded("another one", b"weights")
-    page = open_page(f"{service.url}/web/new?preset=demo_crosskd", refusals={422})
+    page = open_page(f"{service.url}/web/new", refusals={422})
+    page.route("**/jobs?*", lambda route: route.continue_(url=route.request.url.replace("limit=50", "limit=1")))
+    page.get_by_label("Start from a preset").select_option("demo_crosskd")
     expect(page.get_by_label("Teacher", exact=True)).to_have_value("job")
     options = page.get_by_label("Job whose weights teach").locator("option")
     expect(options.filter(has_text="another one")).to_have_count(1)
+    expect(page.get_by_text("The newest 50 are listed")).to_be_visible()
+    expect(options.filter(has_text=SCRIPT)).to_have_count(0)  # too old for the list, and found all the same
     page.get_by_label("Find a job by name").fill("GREAT")
     expect(options).to_have_count(1)
     expect(options).to_contain_text(SCRIPT)
