@@ -50,7 +50,7 @@ PUBLIC_PATHS = frozenset(
 )
 PAGES = "/web/"  # the pages themselves tell of no job: what they show, they ask for
 # Nothing is made or changed: who may download a model may also ask it, and a queue bounds the work.
-READING_PATHS = frozenset({"/jobs/{job}/predict", "/specs/parse"})
+READING_PATHS = frozenset({"/jobs/{job}/predict", "/specs/parse", "/specs/edit"})
 WORKER_READABLE_PATHS = "/jobs/{job}/artifacts/"  # checkpoints to resume from, weights of former jobs
 PROXIED = frozenset({"forwarded", "via", "x-real-ip"})  # a proxy has handed the request on
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

@@ -29,6 +29,11 @@ def new_id() -> str:
     return f"{milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | noise:032x}"
 
 
+def id_range(prefix: str) -> tuple[str, str]:
+    """The first and the last id that begin with `prefix`, hex digits in small letters."""
+    return prefix.ljust(32, "0"), prefix.ljust(32, "f")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment in UTC, aware on both databases; SQLite keeps it as text of fixed width, which sorts."""
 
@@ -133,7 +138,7 @@ class Sweep(Base):
     """Several jobs that were ordered together, to be compared."""
 
     __tablename__ = "sweeps"
-    __table_args__ = (Index("ix_sweeps_owner_id", "owner", "id"),)
+    __table_args__ = (Index("ix_sweeps_owner_id", "owner", "id"), Index("ix_sweeps_name_id", "name", "id"))
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(100))

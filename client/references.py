@@ -1,10 +1,10 @@
-"""From what a person calls a job (its id, the beginning of it, its name, `@last`) to its id."""
+"""From what a person calls a job or a sweep (its id, the beginning of it, its name, `@last`) to its id."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from client.errors import ApiProblem, ClientError
 from client.visible import visible
@@ -12,39 +12,42 @@ from crosskd.spec.nearest import nearest
 from wire.compare import TEACHER
 from wire.errors import Problem
 from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, JobSummary
+from wire.sweeps import SweepSummary
 from wire.tokens import ME
 
-LAST = "@last"  # the newest job of whoever asks
+LAST = "@last"  # the newest of whoever asks
 LISTED = 5  # candidates that a message lists
-COMPARED = 100  # newest jobs among which near names are looked for
+COMPARED = 100  # newest among which near names are looked for
 NEAR = 3  # of those that a message proposes
 
-Find = Callable[..., Sequence[JobSummary]]
+What = Literal["job", "sweep"]
+Summary = JobSummary | SweepSummary
+Find = Callable[..., Sequence[Summary]]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},31}}")
 
 
-class NoSuchJob(ApiProblem):
-    """No job is called that. It looks as the service's own answer to an unknown id does."""
+class UnknownReference(ApiProblem):
+    """No job or sweep is called that. It looks as the service's own answer to an unknown id does."""
 
     def __init__(self, detail: str, remedy: str) -> None:
         super().__init__(Problem(title="Not Found", status=404, detail=detail, remedy=remedy))
 
 
-class AmbiguousJob(ClientError):
-    """Several jobs are called that; `candidates` are the newest of them."""
+class AmbiguousReference(ClientError):
+    """Several jobs or sweeps are called that; `candidates` are the newest of them."""
 
-    def __init__(self, reference: str, candidates: Sequence[JobSummary], *, more: bool) -> None:
+    def __init__(self, reference: str, candidates: Sequence[Summary], what: What, *, more: bool) -> None:
         number = f"more than {len(candidates)}" if more else str(len(candidates))
-        super().__init__(f"{number} jobs are called {reference!r}", remedy="Give more of an id, or all of it.")
+        super().__init__(f"{number} {what}s are called {reference!r}", remedy="Give more of an id, or all of it.")
         self.candidates = list(candidates)
         self.more = more
 
     def lines(self) -> list[str]:
         rows = [
-            f"  {job.id}  {visible(job.name)}  {job.status}  {job.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
-            for job in self.candidates
+            f"  {each.id}  {visible(each.name)}  {each.status}  {each.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
+            for each in self.candidates
         ]
         return [*super().lines(), *rows, *(["  …"] if self.more else [])]
 
@@ -64,43 +67,44 @@ def is_beginning(text: str) -> bool:
     return text == LAST or is_id(text) or _PREFIX.fullmatch(text) is not None
 
 
-def resolve(reference: str, find: Find) -> str:
-    """The id of the one job that `reference` means; an id itself is not looked up.
+def resolve(reference: str, find: Find, what: What = "job") -> str:
+    """The id of the one job or sweep that `reference` means; an id itself is not looked up.
 
-    `find` gives the newest jobs under filters of `GET /jobs`. Raises: `NoSuchJob`, `AmbiguousJob`.
+    `find` gives the newest ones under filters of `GET /jobs` or `GET /sweeps`.
+    Raises: `UnknownReference`, `AmbiguousReference`.
     """
     reference = reference.strip()
     if is_id(reference):
         return spelt(reference)
     if reference == LAST:
         if not (newest := find(owner=ME, limit=1)):
-            raise NoSuchJob(
-                "you have posted no job yet, so there is no last one",
-                "GET /jobs (`crosskd jobs`) lists the jobs of all.",
-            )
+            detail = f"you have posted no {what} yet, so there is no last one"
+            raise UnknownReference(detail, f"GET /{what}s (`crosskd {what}s`) lists the {what}s of all.")
         return newest[0].id
-    found: dict[str, JobSummary] = {}
+    found: dict[str, Summary] = {}
     if _PREFIX.fullmatch(reference.lower()):
-        found |= {job.id: job for job in find(id=reference.lower(), limit=LISTED + 1)}
+        found |= {each.id: each for each in find(id=reference.lower(), limit=LISTED + 1)}
     if 0 < len(reference) <= LONGEST_NAME and "\0" not in reference:
-        found |= {job.id: job for job in find(name=reference, limit=LISTED + 1)}
+        found |= {each.id: each for each in find(name=reference, limit=LISTED + 1)}
     if not found:
-        raise _nothing(reference, find)
+        raise _unknown(reference, find, what)
     if len(found) > 1:
-        newest = sorted(found.values(), key=lambda job: job.id, reverse=True)
-        raise AmbiguousJob(reference[:LONGEST_NAME], newest[:LISTED], more=len(newest) > LISTED)
+        newest = sorted(found.values(), key=lambda each: each.id, reverse=True)
+        raise AmbiguousReference(reference[:LONGEST_NAME], newest[:LISTED], what, more=len(newest) > LISTED)
     return next(iter(found))
 
 
-def _nothing(reference: str, find: Find) -> NoSuchJob:
+def _unknown(reference: str, find: Find, what: What) -> UnknownReference:
     shown = repr(reference[:LONGEST_NAME])
-    detail = f"there is no job whose id begins with {shown}, and none of that name"
+    detail = f"there is no {what} whose id begins with {shown}, and none of that name"
     if len(reference) < SHORTEST_PREFIX:
-        detail = f"there is no job named {shown}, and the beginning of an id has {SHORTEST_PREFIX} characters at least"
+        detail = (
+            f"there is no {what} named {shown}, and the beginning of an id has {SHORTEST_PREFIX} characters at least"
+        )
     recent = find(limit=COMPARED)
-    names = nearest(reference, dict.fromkeys(job.name for job in recent), NEAR)
+    names = nearest(reference, dict.fromkeys(each.name for each in recent), NEAR)
     remedy = f"Near are {', '.join(map(repr, names))}. " if names else ""
-    return NoSuchJob(detail, f"{remedy}GET /jobs (`crosskd jobs`) lists the jobs.")
+    return UnknownReference(detail, f"{remedy}GET /{what}s (`crosskd {what}s`) lists the {what}s.")
 
 
 def job_or_teacher(called: str, resolve: Callable[[str], str]) -> str:

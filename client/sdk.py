@@ -20,8 +20,10 @@ from pydantic import BaseModel
 
 from client import audit, charts, predict, references
 from client.events import StreamLost, stream
+from client.job import Job, JobSummary, SubmittedJob
 from client.transport import Transport, checked, parse, unreachable
 from crosskd.spec.predictions import Predictions
+from wire import jobs as of_wire
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.audit import Finding, Progress, Summary
 from wire.compare import Comparison
@@ -31,7 +33,7 @@ from wire.events import Event, EventKind, LogEvent
 from wire.images import PAGE as IMAGES
 from wire.images import THUMBNAIL, ImagePage, Order
 from wire.job_report import JobReport
-from wire.jobs import FINAL, DryRun, Job, JobCreate, JobPage, JobSummary, Preset, SubmittedJob
+from wire.jobs import FINAL, DryRun, JobCreate, JobPage, Preset
 from wire.logs import LogPage, StoredLine
 from wire.reports import Curves, Evaluation, EvaluationList, MetricPage, MetricRow, Model
 from wire.sweeps import ENDED, SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage, SweepSummary
@@ -48,8 +50,8 @@ POINTS = 1000  # metric points asked for at once
 class Client(Transport):
     """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
 
-    Wherever a method takes a job, it may be called by its id, by the beginning of its id (4 characters or more), by its
-    name, or as `@last`: see `resolve`.
+    Wherever a method takes a job or a sweep, it may be called by its id, by the beginning of its id (4 characters or
+    more), by its name, or as `@last`: see `resolve`.
 
     Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
     restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. `token`
@@ -63,7 +65,8 @@ class Client(Transport):
 
         `key` is for who repeats it himself, in another process perhaps: the same key within 24 hours is the same job.
         """
-        return parse(SubmittedJob, self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key)))
+        answer = self._send("POST", "/jobs", json=_body(job), headers=_idempotency_header(key))
+        return SubmittedJob.returned(self, parse(of_wire.SubmittedJob, answer))
 
     def dry_run(self, job: JobCreate | Mapping[str, Any]) -> DryRun:
         """The job as it would be stored, every default filled in; nothing is stored."""
@@ -73,16 +76,16 @@ class Client(Transport):
         """The id of the job that is called `job`: by its id, the beginning of it, its name, or `@last`.
 
         `@last` is the newest job of the token's owner. An id is given back as it is, whether there is such a job or
-        not. Raises: `NoSuchJob`, which is an `ApiProblem` with status 404, and `AmbiguousJob`.
+        not. Raises: `UnknownReference`, which is an `ApiProblem` with status 404, and `AmbiguousReference`.
         """
         return references.resolve(job, self._newest)
 
-    def _newest(self, **filters: Any) -> list[JobSummary]:
+    def _newest(self, **filters: Any) -> list[of_wire.JobSummary]:
         """The newest jobs under these filters of `GET /jobs`, one page of them."""
         return parse(JobPage, self._send("GET", "/jobs", params=filters)).items
 
     def job(self, job: str) -> Job:
-        return parse(Job, self._send("GET", f"/jobs/{self.resolve(job)}"))
+        return Job.returned(self, parse(of_wire.Job, self._send("GET", f"/jobs/{self.resolve(job)}")))
 
     def jobs(
         self, *, status: str | Sequence[str] | None = None, labels: Mapping[str, str] | None = None
@@ -95,7 +98,7 @@ class Client(Transport):
             params["label"] = [f"{key}={value}" for key, value in labels.items()]
         while True:
             page = parse(JobPage, self._send("GET", "/jobs", params=params))
-            yield from page.items
+            yield from (JobSummary.returned(self, job) for job in page.items)
             if not page.has_more or not page.items:
                 return
             params["after"] = page.items[-1].id
@@ -149,7 +152,7 @@ class Client(Transport):
         self._send("DELETE", f"/jobs/{self.resolve(job)}")
 
     def _act(self, job: str, action: str) -> Job:
-        return parse(Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}"))
+        return Job.returned(self, parse(of_wire.Job, self._send("POST", f"/jobs/{self.resolve(job)}/{action}")))
 
     # --- sweeps ------------------------------------------------------------------------------------------------------
 
@@ -162,9 +165,17 @@ class Client(Transport):
         """The jobs as they would be made, and how long they would take; nothing is stored."""
         return parse(SweepDryRun, self._send("POST", "/sweeps", params={"dry_run": "true"}, json=_body(sweep)))
 
+    def resolve_sweep(self, sweep: str) -> str:
+        """The id of the sweep that is called `sweep`, as `resolve` does it for jobs."""
+        return references.resolve(sweep, self._newest_sweeps, "sweep")
+
+    def _newest_sweeps(self, **filters: Any) -> list[SweepSummary]:
+        """As `_newest`, under filters of `GET /sweeps`."""
+        return parse(SweepPage, self._send("GET", "/sweeps", params=filters)).items
+
     def sweep(self, sweep: str) -> Sweep:
         """With its jobs, what each arm has reached, and the verdicts."""
-        return parse(Sweep, self._send("GET", f"/sweeps/{_sweep(sweep)}"))
+        return parse(Sweep, self._send("GET", f"/sweeps/{self.resolve_sweep(sweep)}"))
 
     def sweeps(self, *, owner: str | None = None) -> Iterator[SweepSummary]:
         """All sweeps, newest first, page by page."""
@@ -186,6 +197,7 @@ class Client(Transport):
     ) -> Sweep:
         """Follow a sweep until all of its jobs have ended, as `wait` does with a job."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        sweep = self.resolve_sweep(sweep)
         while True:
             current = self.sweep(sweep)
             if on_update is not None:
@@ -214,10 +226,10 @@ class Client(Transport):
 
     def delete_sweep(self, sweep: str) -> None:
         """Delete a sweep whose jobs have all ended, with the jobs and all that they have made."""
-        self._send("DELETE", f"/sweeps/{_sweep(sweep)}")
+        self._send("DELETE", f"/sweeps/{self.resolve_sweep(sweep)}")
 
     def _act_on_sweep(self, sweep: str, action: str) -> Sweep:
-        return parse(Sweep, self._send("POST", f"/sweeps/{_sweep(sweep)}/{action}"))
+        return parse(Sweep, self._send("POST", f"/sweeps/{self.resolve_sweep(sweep)}/{action}"))
 
     # --- what a job made ---------------------------------------------------------------------------------------------
 
@@ -305,12 +317,13 @@ class Client(Transport):
 
     def sweep_report(self, sweep: str, media_type: str = "text/html") -> str:
         """What the arms of a sweep reached, as a page that needs nothing else."""
-        return self._text(f"/sweeps/{_sweep(sweep)}/report", media_type)
+        return self._text(f"/sweeps/{self.resolve_sweep(sweep)}/report", media_type)
 
     def chart(self, job: str, name: str = "loss", *, alone: str | None = None) -> AnyChart:
         """A chart of a job, as Altair's: a notebook shows it. It needs `pip install 'crosskd[charts]'`.
 
-        `name`: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost.
+        `name`: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost. A job that
+        this client has returned has the same as `job.chart("loss")`.
         Raises: `ClientError` for another name, and where the job has nothing to draw for it.
         """
         return charts.of_job(self.report(job, alone=alone), name)
@@ -429,10 +442,6 @@ def _given(**params: Any) -> dict[str, Any]:
 def _idempotency_header(key: str | None) -> dict[str, str]:
     """The header of a request that creates."""
     return {IDEMPOTENCY_HEADER: key or str(uuid4())}
-
-
-def _sweep(sweep: str) -> str:
-    return _segment(references.spelt(sweep))
 
 
 def _segment(text: str) -> str:

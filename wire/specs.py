@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from wire.errors import Text
 from wire.request import RequestModel
 
 MAX_TEXT_CHARACTERS = 100_000
+MAX_DEPTH = 40  # sections in sections
 MAX_PROBLEMS = 100  # of a text, told one by one
 
 
@@ -34,6 +37,28 @@ class SpecText(RequestModel):
     )
 
 
+def _bounded(value: dict[str, Any]) -> dict[str, Any]:
+    """Level by level: what is as deep as a body may be would end Python's own recursion."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [each for one in inner for each in one]
+    if any(isinstance(one, dict | list) for one in level):
+        raise PydanticCustomError("too_deep", "it is nested more than {most} deep", {"most": MAX_DEPTH})
+    if len(json.dumps(value)) > MAX_TEXT_CHARACTERS:
+        message = "it is longer than {most} characters as JSON; give less"
+        raise PydanticCustomError("too_long", message, {"most": MAX_TEXT_CHARACTERS})
+    return value
+
+
+class SpecEdit(SpecText):
+    """`POST /specs/edit`."""
+
+    value: Annotated[dict[str, Any], AfterValidator(_bounded)] = Field(
+        description="What the text shall say: as `POST /specs/parse` has it, with changes."
+    )
+
+
 class TextProblem(BaseModel):
     """Something in a text that cannot be read."""
 
@@ -51,3 +76,14 @@ class ParsedText(BaseModel):
         default={}, description="JSON pointers (RFC 6901) into `value`, each with its line in the text, from 1."
     )
     problems: list[TextProblem] = Field(default=[], description="What is wrong with the text; the first 100.")
+
+
+class EditedText(ParsedText):
+    """A text that says what it shall, or why it cannot be read."""
+
+    text: str | None = Field(description="The new text, with the comments of the former one; null: it has problems.")
+    comments_kept: bool = Field(
+        default=True,
+        description="Whether the comments stayed. False: the text is written anew, since it is of a rare form, or "
+        "since more than a thousand places change.",
+    )

@@ -16,15 +16,16 @@ from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
 from api.errors import InvalidSpec, invalid_request
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
+from api.http.listed import IdFilter, NameFilter, OwnerFilter
 from api.limits import MAX_REPEATS
 from api.models import ID
 from api.services.jobs import listing, store
 from api.services.submission import validation
 from api.services.submission.submit import submit
 from wire.faults import at_what_was_sent
-from wire.jobs import LONGEST_NAME, SHORTEST_PREFIX, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
+from wire.jobs import LONGEST_NAME, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
 from wire.kinds import Kind
-from wire.tokens import ME, OWNER_PATTERN
+from wire.tokens import ME
 
 
 class SpecRoute(IdempotentRoute):
@@ -52,8 +53,6 @@ class SpecRoute(IdempotentRoute):
 
         return answer
 
-
-OWNER_FILTER = f"^{ME}$|{OWNER_PATTERN}"
 
 router = APIRouter(tags=["jobs"], route_class=SpecRoute)
 
@@ -127,17 +126,18 @@ def list_jobs(
         list[Annotated[str, Field(json_schema_extra={"pattern": "^[^=\\x00]+=[^\\x00]*$"})]],
         Query(default_factory=list, max_length=MAX_REPEATS, description="`key=value`; all of these."),
     ],
-    owner: Annotated[
-        str | None, Query(pattern=OWNER_FILTER, description="Whoever's token posted it; `@me`: whoever asks.")
-    ] = None,
-    name: Annotated[
+    kind: Annotated[list[Kind], Query(default_factory=list, max_length=MAX_REPEATS, description="Any of these.")],
+    owner: OwnerFilter = None,
+    name: NameFilter = None,
+    prefix: IdFilter = None,
+    search: Annotated[
         str | None,
-        Query(min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]+$", description="Exactly this name."),
-    ] = None,
-    kind: Annotated[Kind | None, Query(description="Jobs of this kind alone.")] = None,
-    prefix: Annotated[
-        str | None,
-        Query(alias="id", pattern=rf"^[0-9a-f]{{{SHORTEST_PREFIX},32}}$", description="An id, or its beginning."),
+        Query(
+            min_length=1,
+            max_length=LONGEST_NAME,
+            pattern=r"^[^\x00]+$",
+            description="Part of the name, in capitals or small letters, or the beginning of the id.",
+        ),
     ] = None,
     after: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200, description="Jobs in a page.")] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, kind, prefix)
+    wanted = listing.Wanted(status, label, caller.owner if owner == ME else owner, name, kind, search, prefix)
     return listing.page(session, wanted, after=after, limit=limit)
 
 

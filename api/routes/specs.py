@@ -7,10 +7,10 @@ from functools import cache
 from fastapi import APIRouter, Request
 
 from api.http.authenticated import AuthenticatedRoute
-from api.services.submission import yaml_text
+from api.services.submission import yaml_edit, yaml_text
 from crosskd.spec import registry
 from wire.jobs import JobCreate
-from wire.specs import ParsedText, SpecSchema, SpecText
+from wire.specs import EditedText, ParsedText, SpecEdit, SpecSchema, SpecText
 from wire.sweeps import SweepCreate
 
 router = APIRouter(prefix="/specs", tags=["jobs"], route_class=AuthenticatedRoute)
@@ -39,3 +39,9 @@ def get_spec_schema(request: Request) -> SpecSchema:
 def parse_spec(asked: SpecText) -> ParsedText:
     """YAML as JSON, with the line of each part. Nothing is stored, and nothing is checked but that it can be read."""
     return yaml_text.parse(asked.text)
+
+
+@router.post("/edit")
+def edit_spec(asked: SpecEdit) -> EditedText:
+    """YAML that says `value`: the text with as few changes as that takes, so comments, order and spelling stay."""
+    return yaml_edit.edit(asked.text, asked.value)

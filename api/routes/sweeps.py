@@ -11,13 +11,14 @@ from fastapi.openapi.models import Example
 from api.auth import Caller, CallerDep
 from api.database import ReadDep, SessionDep
 from api.http.idempotent import IdempotencyDep, IdempotentRoute
+from api.http.listed import IdFilter, NameFilter, OwnerFilter
 from api.models import ID
 from api.services.answers import sweeps as answers
 from api.services.sweeps import control
 from api.services.sweeps.submit import submit
 from api.storage import StorageDep
 from wire.sweeps import SubmittedSweep, Sweep, SweepCreate, SweepDryRun, SweepPage
-from wire.tokens import Owner
+from wire.tokens import ME
 
 router = APIRouter(tags=["sweeps"], route_class=IdempotentRoute)
 
@@ -89,7 +90,10 @@ def _charge(request: Request, caller: Caller, jobs: int) -> None:
 @router.get("/sweeps")
 def list_sweeps(
     session: ReadDep,
-    owner: Annotated[Owner | None, Query(description="Whoever's token posted it.")] = None,
+    caller: CallerDep,
+    owner: OwnerFilter = None,
+    name: NameFilter = None,
+    prefix: IdFilter = None,
     after: Annotated[
         str | None,
         Query(
@@ -100,7 +104,8 @@ def list_sweeps(
     limit: Annotated[int, Query(ge=1, le=200, description="Sweeps in a page.")] = 50,
 ) -> SweepPage:
     """Sweeps, newest first."""
-    return answers.page(session, after=after, limit=limit, owner=owner)
+    whose = caller.owner if owner == ME else owner
+    return answers.page(session, after=after, limit=limit, owner=whose, name=name, prefix=prefix)
 
 
 @router.get("/sweeps/{sweep}")

@@ -14,8 +14,9 @@ import typer
 from client import charts
 from client.commands.shared import Url, connect
 from client.errors import ApiProblem, ClientError
-from client.references import is_id
+from client.references import UnknownReference, is_id
 from client.sdk import Client
+from wire.jobs import LONGEST_NAME
 
 if TYPE_CHECKING:
     from report.charts.parts import AnyChart
@@ -27,7 +28,8 @@ FORMS = {".html": "text/html", ".md": "text/markdown", ".json": "application/jso
 JobOrSweep = Annotated[
     str,
     typer.Argument(
-        help="A job by its id, the beginning of it, its name, or @last; or the id of a sweep.", metavar="JOB|SWEEP"
+        help="Its id, the beginning of it (4 characters or more), its name, or @last: of a job, or else of a sweep.",
+        metavar="JOB|SWEEP",
     ),
 ]
 Output = Annotated[
@@ -88,30 +90,28 @@ def _in_file_names(text: str) -> str:
 
 
 def _chart(client: Client, reference: str, name: str, alone: str | None) -> AnyChart:
-    """Of a job, or else of the sweep of that id."""
+    """Of a job, or else of the sweep that is called so."""
     try:
         return client.chart(reference, name, alone=alone)
     except ApiProblem as problem:
         if not _may_be_a_sweep(problem, reference, alone):
             raise
-    with _no_such_sweep(reference):
+        no_job = problem
+    with _no_such_sweep(reference, no_job):
         return client.sweep_chart(reference, name)
 
 
 def _report(client: Client, reference: str, form: str, alone: str | None) -> str:
-    """Of a job, or else of the sweep of that id; a sweep has no other name."""
+    """Of a job, or else of the sweep that is called so."""
     try:
         return client.report_as(reference, form, alone=alone)
     except ApiProblem as problem:
         if not _may_be_a_sweep(problem, reference, alone):
             raise
-    return _report_of_sweep(client, reference, form)
-
-
-def _report_of_sweep(client: Client, sweep: str, form: str) -> str:
+        no_job = problem
     card = form == FORMS[".md"]
-    with _no_such_sweep(sweep):
-        text = client.sweep_report(sweep, FORMS[".json"] if card else form)
+    with _no_such_sweep(reference, no_job):
+        text = client.sweep_report(reference, FORMS[".json"] if card else form)
     if card:
         remedy = "Name one of its jobs, or let the file's name end with .html or .json."
         raise ClientError("A sweep has no model card.", remedy=remedy)
@@ -119,16 +119,21 @@ def _report_of_sweep(client: Client, sweep: str, form: str) -> str:
 
 
 def _may_be_a_sweep(problem: ApiProblem, reference: str, alone: str | None) -> bool:
-    return problem.problem.status == HTTPStatus.NOT_FOUND and alone is None and is_id(reference)
+    no_job = isinstance(problem, UnknownReference) or (
+        problem.problem.status == HTTPStatus.NOT_FOUND and is_id(reference)
+    )
+    return no_job and alone is None
 
 
 @contextmanager
-def _no_such_sweep(sweep: str) -> Iterator[None]:
-    """That there is neither a job nor a sweep of that id."""
+def _no_such_sweep(reference: str, no_job: ApiProblem) -> Iterator[None]:
+    """That there is neither a job (as `no_job` says) nor a sweep of that id or name; names that are near are told."""
     try:
         yield
     except ApiProblem as problem:
         if problem.problem.status != HTTPStatus.NOT_FOUND:
             raise
         remedy = "`crosskd jobs` and `crosskd sweeps` list them."
-        raise ClientError(f"There is no job and no sweep {sweep}.", remedy=remedy) from None
+        if isinstance(problem, UnknownReference):
+            remedy = f"{no_job.problem.remedy} {problem.problem.remedy}"
+        raise ClientError(f"There is no job and no sweep {reference[:LONGEST_NAME]}.", remedy=remedy) from None

@@ -30,6 +30,9 @@ Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; 
 JobId = Annotated[
     str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="JOB")
 ]
+SweepId = Annotated[
+    str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="SWEEP")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
 
 

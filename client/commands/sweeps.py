@@ -14,6 +14,7 @@ from client import sweeps as orders
 from client.commands.shared import (
     FAILED,
     AsJson,
+    SweepId,
     Url,
     connect,
     console,
@@ -34,7 +35,6 @@ app = typer.Typer()
 sweeps_app = typer.Typer(help="List the sweeps, or look at one and steer it.", invoke_without_command=True)
 app.add_typer(sweeps_app, name="sweeps")
 
-SweepId = Annotated[str, typer.Argument(help="A sweep's id.", metavar="SWEEP")]
 Values = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Of the base: schedule.epochs=3")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List the jobs and estimate their time; store nothing.")]
 
@@ -137,7 +137,7 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(sweep: SweepId, url: Url = "") -> None:
     """Follow a sweep to its end; exit code 0 if all of its jobs succeed."""
     with connect(url) as client:
-        _follow(client, sweep)
+        _follow(client, client.resolve_sweep(sweep))
 
 
 @sweeps_app.command()
@@ -172,6 +172,7 @@ def retry(sweep: SweepId, url: Url = "") -> None:
 def delete(sweep: SweepId, url: Url = "") -> None:
     """Delete a sweep whose jobs have all ended, with the jobs and all they have made."""
     with connect(url) as client:
+        sweep = client.resolve_sweep(sweep)
         client.delete_sweep(sweep)
     print(f"{sweep}: deleted")
 

@@ -39,23 +39,38 @@ def test_form_and_yaml_say_the_same(service: Service, open_page: OpenPage) -> No
     expect(text).to_have_value(re.compile(r"lr: 2\.0e-7\n"))
     expect(text).to_have_value(re.compile(r"norm_decay: false\n"))  # of which the form knows nothing
 
-    text.fill("# mine\nname: by hand\nspec:\n  seed: 7\n  ema: {decay: 0.99}\n  augment: {short_edges: [320, 352]}\n")
+    text.fill(
+        "# mine\nname: by hand\nspec:\n  seed: 7  # a prime\n  # averaged\n  ema: {decay: 0.99}\n"
+        "  augment: {short_edges: [320, 352]}\n"
+    )
     expect(page.get_by_label("Name", exact=True)).to_have_value("by hand")
     expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
     expect(page.get_by_label("Short edge of images, pixels")).to_have_value("320, 352")
     expect(page.get_by_label("Epochs", exact=True)).to_have_value("")
-    page.get_by_label("Seed", exact=True).fill("")
+    page.get_by_label("Seed", exact=True).fill("11")
+    page.get_by_label("Epochs", exact=True).fill("30")
+    page.get_by_label("Short edge of images, pixels").fill("64")
     expect(text).to_have_value(
-        "name: by hand\nspec:\n  ema:\n    decay: 0.99\n  augment:\n    short_edges: [320, 352]\n"
+        "# mine\nname: by hand\nspec:\n  seed: 11  # a prime\n  # averaged\n  ema: {decay: 0.99}\n"
+        "  augment: {short_edges: [64]}\n  schedule:\n    epochs: 30\n"
+    )
+    page.get_by_label("Seed", exact=True).fill("")
+    page.get_by_label("Epochs", exact=True).fill("")
+    expect(text).to_have_value(
+        "# mine\nname: by hand\nspec:\n  # averaged\n  ema: {decay: 0.99}\n  augment: {short_edges: [64]}\n"
     )
 
     text.fill("name: a\nspec: {seed: 1, seed: 2}\n")
     expect(page.get_by_text("Line 2, column 17: the key seed is there twice")).to_be_visible()
     expect(page.get_by_label("Name", exact=True)).to_be_disabled()
     expect(page.get_by_role("button", name="Post the job")).to_be_disabled()
-    text.fill("student: {detector: fcos}")  # a specification without its job
+    text.fill("student: {detector: fcos}  # alone")  # a specification without its job
     expect(page.get_by_label("Detector", exact=True)).to_have_value("fcos")
     expect(page.get_by_role("button", name="Post the job")).to_be_enabled()
+    page.get_by_label("Seed", exact=True).fill("5")
+    expect(text).to_have_value("student: {detector: fcos}  # alone\nseed: 5\n")
+    page.get_by_label("Name", exact=True).fill("no more")
+    expect(text).to_have_value("name: no more\nspec:\n  student: {detector: fcos}  # alone\n  seed: 5\n")
 
 
 NASTY: list[Any] = [
@@ -193,10 +208,14 @@ def test_a_double_click_posts_one_job(service: Service, open_page: OpenPage) -> 
 def test_a_teacher_is_found_by_its_name(service: Service, open_page: OpenPage) -> None:
     job = service.succeeded(f"great teacher {SCRIPT}", b"weights")
     service.succeeded("another one", b"weights")
-    page = open_page(f"{service.url}/web/new?preset=demo_crosskd", refusals={422})
+    page = open_page(f"{service.url}/web/new", refusals={422})
+    page.route("**/jobs?*", lambda route: route.continue_(url=route.request.url.replace("limit=50", "limit=1")))
+    page.get_by_label("Start from a preset").select_option("demo_crosskd")
     expect(page.get_by_label("Teacher", exact=True)).to_have_value("job")
     options = page.get_by_label("Job whose weights teach").locator("option")
     expect(options.filter(has_text="another one")).to_have_count(1)
+    expect(page.get_by_text("The newest 50 are listed")).to_be_visible()
+    expect(options.filter(has_text=SCRIPT)).to_have_count(0)  # too old for the list, and found all the same
     page.get_by_label("Find a job by name").fill("GREAT")
     expect(options).to_have_count(1)
     expect(options).to_contain_text(SCRIPT)

@@ -162,7 +162,12 @@ def test_sweeps_are_listed_with_their_verdicts(service: Service, ended: dict[str
     expect(page.locator("tbody tr").first).to_contain_text("of many 24")
     page.get_by_label("Owner").fill("nobody")
     page.get_by_role("button", name="Filter").click()
-    expect(page.get_by_text("This owner has posted no sweep.")).to_be_visible()
+    expect(page.get_by_text("No sweep fits these filters.")).to_be_visible()
+    page.get_by_label("Owner").fill("@me")
+    page.get_by_label("Name").fill("of many 7")
+    page.get_by_role("button", name="Filter").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator("tbody tr")).to_contain_text("of many 7")
 
 
 @pytest.mark.parametrize("dark", [False, True])

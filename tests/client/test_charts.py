@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import altair
 import pytest
 
+from client.errors import ClientError
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.sweeps import order
+from wire.jobs import Job, JobSummary
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +23,39 @@ def finished(service: Service) -> str:
     return service.succeeded("finished", b"weights")
 
 
-def test_a_notebook_gets_altairs_chart(service: Service, finished: str) -> None:
+def test_a_notebook_gets_altairs_chart_of_every_job_that_a_client_returns(service: Service, finished: str) -> None:
     with service.client() as client:
         chart = client.chart(finished, "loss")
-    assert isinstance(chart, altair.LayerChart)
-    assert chart.to_dict()["width"] > 0  # which "container" is not in every notebook
+        assert isinstance(chart, altair.LayerChart)
+        assert chart.to_dict()["width"] > 0  # which "container" is not in every notebook
+        listed = next(job for job in client.jobs() if job.id == finished)
+        for job in (client.job(finished), listed, client.wait(finished), deepcopy(listed)):
+            assert job.chart("loss").to_dict() == chart.to_dict()
+        created = client.create_job({"name": "new", "spec": service.spec})
+        with pytest.raises(ClientError, match="nothing to draw for 'loss'"):
+            created.chart()
+        with pytest.raises(ClientError, match="There is no chart 'nope'"):
+            client.cancel(created.id).chart("nope")
+
+
+def test_a_job_with_charts_is_still_the_wires_model(service: Service, finished: str) -> None:
+    with service.client() as client:
+        job = client.job(finished)
+        same = client.job(finished)
+    with service.client() as another:
+        assert job == same == another.job(finished)
+    plain = Job.model_validate_json(service.http.get(f"/jobs/{finished}").content)
+    assert plain == job
+    assert job == plain
+    assert job != plain.model_copy(update={"name": "other"})
+    assert job != JobSummary.model_validate(plain.model_dump())
+    assert job.model_dump_json() == plain.model_dump_json()
+    assert repr(job) == repr(plain)
+    assert job.model_fields_set == plain.model_fields_set
+    unpickled = pickle.loads(pickle.dumps(job))
+    assert unpickled == job
+    with pytest.raises(ClientError, match=r"came from no client\. Use the one that `Client\.job` returns"):
+        unpickled.chart()
 
 
 def test_a_chart_is_a_picture_in_the_form_of_its_file(service: Service, finished: str, tmp_path: Path) -> None:

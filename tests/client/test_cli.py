@@ -301,7 +301,11 @@ def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_
 @pytest.mark.parametrize(
     ("job", "file", "said"),
     [
-        ("@last-of-all", "r.html", "404 Not Found: there is no job whose id begins with '@last-of-all'"),
+        (
+            "@last-of-all",
+            "r.html",
+            "There is no job and no sweep @last-of-all. GET /jobs (`crosskd jobs`) lists the jobs. GET /sweeps (",
+        ),
         (
             "f" * 32,
             "r.html",
@@ -314,7 +318,8 @@ def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_
 def test_what_has_no_report_is_said(service: Service, tmp_path: Path, job: str | None, file: str, said: str) -> None:
     if job is None:
         with service.client() as client:
-            job = client.create_sweep(order(service.spec)).id
+            client.create_sweep(order(service.spec, name="without a card"))
+            job = "without a card"
     done = run(service, "report", job, "-o", str(tmp_path / file))
     assert done.returncode == 1
     assert done.stderr.startswith(said)

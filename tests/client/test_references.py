@@ -1,4 +1,4 @@
-"""What a job may be called by, and what is said where it is none or not the only one."""
+"""What a job or a sweep may be called by, and what is said where it is none or not the only one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client.references import AmbiguousJob, NoSuchJob, job_or_teacher, resolve, resolved_in
+from client.references import AmbiguousReference, UnknownReference, job_or_teacher, resolve, resolved_in
 from wire.jobs import JobSummary
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -73,7 +73,7 @@ def test_one_job_is_meant(reference: str, found: str) -> None:
     ],
 )
 def test_none_is_meant(reference: str, said: str) -> None:
-    with pytest.raises(NoSuchJob) as caught:
+    with pytest.raises(UnknownReference) as caught:
         resolve(reference, find)
     assert caught.value.problem.status == 404
     (line,) = caught.value.lines()
@@ -81,13 +81,17 @@ def test_none_is_meant(reference: str, said: str) -> None:
     assert len(line) < 500
 
 
-def test_there_is_no_last_job_yet() -> None:
-    with pytest.raises(NoSuchJob, match="you have posted no job yet"):
+def test_there_is_no_last_one_yet() -> None:
+    with pytest.raises(UnknownReference, match="you have posted no job yet"):
         resolve("@last", lambda **_: [])
+    with pytest.raises(
+        UnknownReference, match=r"posted no sweep yet.*GET /sweeps \(`crosskd sweeps`\) lists the sweeps"
+    ):
+        resolve("@last", lambda **_: [], "sweep")
 
 
 def test_several_are_meant_and_listed() -> None:
-    with pytest.raises(AmbiguousJob) as caught:
+    with pytest.raises(AmbiguousReference) as caught:
         resolve("student", find)
     head, *rows = caught.value.lines()
     assert head == "2 jobs are called 'student'. Give more of an id, or all of it."
@@ -96,7 +100,7 @@ def test_several_are_meant_and_listed() -> None:
 
 
 def test_five_at_most_are_listed_and_shown_as_all_text_from_outside() -> None:
-    with pytest.raises(AmbiguousJob, match="more than 5 jobs are called '0000'") as caught:
+    with pytest.raises(AmbiguousReference, match="more than 5 jobs are called '0000'") as caught:
         resolve("0000", find)
     assert len(caught.value.candidates) == 5
     assert caught.value.lines()[-1] == "  …"

@@ -142,15 +142,26 @@ def test_a_file_that_is_no_sweep_is_told(service: Service, tmp_path: Path, text:
     assert done.stderr
 
 
-def test_a_sweep_is_steered(service: Service) -> None:
-    sweep = made(service)
+def test_a_sweep_is_steered_by_whatever_it_may_be_called(service: Service) -> None:
+    sweep = made(service, name="to steer")
     assert run(service, "sweeps", "pause", sweep).stdout == f"{sweep}: paused (4 paused)\n"
-    assert run(service, "sweeps", "resume", sweep).stdout == f"{sweep}: waiting (4 queued)\n"
-    assert run(service, "sweeps", "cancel", sweep).stdout == f"{sweep}: cancelled (4 cancelled)\n"
-    watched = run(service, "sweeps", "watch", sweep)
+    assert run(service, "sweeps", "resume", sweep[:31]).stdout == f"{sweep}: waiting (4 queued)\n"
+    assert run(service, "sweeps", "cancel", "to steer").stdout == f"{sweep}: cancelled (4 cancelled)\n"
+    watched = run(service, "sweeps", "watch", "@last")
     assert watched.returncode == 1
-    assert run(service, "sweeps", "retry", sweep).stdout == f"{sweep}: waiting (4 queued)\n"
-    run(service, "sweeps", "cancel", sweep)
+    assert f"/sweeps/{sweep}/report" in watched.stdout
+    assert run(service, "sweeps", "retry", "@last").stdout == f"{sweep}: waiting (4 queued)\n"
+    unknown = run(service, "sweeps", "show", "to stear")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("404 Not Found: there is no sweep whose id begins with 'to stear'")
+    assert "Near are 'to steer'" in unknown.stderr
+    again = made(service, name="to steer")
+    head, *rows = run(service, "sweeps", "delete", "to steer").stderr.splitlines()
+    assert head == "2 sweeps are called 'to steer'. Give more of an id, or all of it."
+    assert [row.split()[0] for row in rows] == [again, sweep]
+    for which in (sweep[:31], again):
+        run(service, "sweeps", "cancel", which)
+    assert run(service, "sweeps", "delete", again[:31]).stdout == f"{again}: deleted\n"
 
 
 def test_text_from_outside_is_shown_and_not_obeyed(service: Service) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from api.database import Session
 from api.errors import NotFound, invalid_query
-from api.models import ID, Job, SweepJob
+from api.models import ID, Job, SweepJob, id_range
 from api.models import Sweep as Row
 from api.services.answers import arms
 from api.services.answers.measured import Child, children
@@ -34,8 +34,16 @@ def find(session: Session, sweep_id: str, *, lock: bool = False) -> Row:
     return sweep
 
 
-def page(session: Session, *, after: str | None, limit: int, owner: str | None) -> wire.SweepPage:
-    """Newest first, from below the id `after`."""
+def page(
+    session: Session,
+    *,
+    after: str | None = None,
+    limit: int,
+    owner: str | None = None,
+    name: str | None = None,
+    prefix: str | None = None,
+) -> wire.SweepPage:
+    """Newest first, from below the id `after`; `prefix` are hex digits with which the id begins."""
     query = select(Row).order_by(Row.id.desc()).limit(limit + 1)
     if after is not None:
         if not ID.fullmatch(after):
@@ -43,6 +51,10 @@ def page(session: Session, *, after: str | None, limit: int, owner: str | None) 
         query = query.where(Row.id < after)
     if owner is not None:
         query = query.where(Row.owner == owner)
+    if name is not None:
+        query = query.where(Row.name == name)
+    if prefix is not None:
+        query = query.where(Row.id.between(*id_range(prefix)))
     found = session.scalars(query).all()
     listed = found[:limit]
     counts = _counts(session, [sweep.id for sweep in listed])

@@ -3,7 +3,7 @@
 Jobs are found by ranges of indexes that are in the order of ids: of the label, of the status, of owner and status, of
 the name, of the kind, and of the ids themselves. A single filter is such a range (or one for each status, merged). Of
 several, the one with the fewest jobs is gone through, and the others are held against its jobs; which has the fewest is
-counted only up to `_FEW`.
+counted only up to `_FEW`. A search alone costs more the more jobs there are: it reads their names.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from sqlalchemy.orm import load_only
 
 from api.database import Session
 from api.errors import invalid_query
-from api.models import ID, Job, JobLabel
+from api.models import ID, Job, JobLabel, id_range
 from api.services.jobs.store import summary
 from wire import jobs as wire
 
 _FEW = 1000
-ID_LENGTH = 32
 _SUMMARY = [getattr(Job, name) for name in wire.JobSummary.model_fields]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which jobs: any of the `statuses`; all else that is given."""
+    """Which jobs: any of the `statuses`, any of the `kinds`; all else that is given."""
 
     statuses: Sequence[str] = ()
     labels: Sequence[str] = ()  # `key=value`
     owner: str | None = None
     name: str | None = None
-    kind: str | None = None
+    kinds: Sequence[str] = ()
+    search: str | None = None  # part of the name, or the beginning of the id
     prefix: str | None = None  # hex digits with which the id begins
 
 
@@ -60,30 +60,37 @@ def page(session: Session, wanted: Wanted, *, after: str | None, limit: int) -> 
         filters.append(_of_state(wanted.owner, wanted.statuses, below))
     if wanted.name is not None:
         filters.append(_of_jobs(Job.name == wanted.name, below))
-    if wanted.kind is not None:
-        filters.append(_of_jobs(Job.kind == wanted.kind, below))
+    if kinds := list(dict.fromkeys(wanted.kinds)):
+        each = [_of_jobs(Job.kind == kind, below).ranges[0] for kind in kinds]
+        filters.append(_Filter(each, Job.kind.in_(kinds)))
+    if wanted.search is not None:  # no index has parts of names: it goes through all of them
+        begins = Job.id.startswith(wanted.search.lower(), autoescape=True)
+        filters.append(_of_jobs(Job.name.icontains(wanted.search, autoescape=True) | begins, below))
     if wanted.prefix is not None:
-        first, last = (wanted.prefix.ljust(ID_LENGTH, digit) for digit in "0f")
-        filters.append(_of_jobs(Job.id.between(first, last), below))
+        filters.append(_of_jobs(Job.id.between(*id_range(wanted.prefix)), below))
     query = select(Job).options(load_only(*_SUMMARY)).order_by(Job.id.desc()).limit(limit + 1)
     if not filters and below is not None:
         query = query.where(Job.id < below)
     elif len(filters) == 1:
         query = query.where(Job.id.in_(filters[0].newest(limit + 1)))
     elif filters:
-        query = _narrowed(session, query, filters)
+        query = _narrowed(session, query, filters, below)
     found = session.scalars(query).all()
     return wire.JobPage(items=[summary(job) for job in found[:limit]], has_more=len(found) > limit)
 
 
-def _narrowed(session: Session, query: Select[Job], filters: Sequence[_Filter]) -> Select[Job]:
+def _narrowed(session: Session, query: Select[Job], filters: Sequence[_Filter], below: str | None) -> Select[Job]:
     counts = [session.scalar(select(func.count()).select_from(each.newest(_FEW).subquery())) or 0 for each in filters]
     least = counts.index(min(counts))
-    query = query.where(*(each.fits for place, each in enumerate(filters) if place != least))
     if counts[least] < _FEW:
+        query = query.where(*(each.fits for place, each in enumerate(filters) if place != least))
         return query.where(Job.id.in_(filters[least].newest(_FEW)))
     # All of them have many: where they are independent, a page of jobs that fit all is soon found from the newest on.
-    ids = filters[0].ranges[0].order_by(None).subquery()
+    query = query.where(*(each.fits for each in filters))
+    walked = next((each.ranges[0] for each in filters if len(each.ranges) == 1), None)
+    if walked is None:  # each filter is of several ranges, none of which has all of its jobs
+        return query if below is None else query.where(Job.id < below)
+    ids = walked.order_by(None).subquery()
     return query.join(ids, ids.c.id == Job.id).order_by(None).order_by(ids.c.id.desc())
 
 

@@ -13,9 +13,8 @@ import yaml
 
 from wire.faults import pointer
 from wire.scalars import LARGEST
-from wire.specs import MAX_PROBLEMS, ParsedText, TextProblem
+from wire.specs import MAX_DEPTH, MAX_PROBLEMS, ParsedText, TextProblem
 
-MAX_DEPTH = 40
 MAX_LINES = 5000  # parts whose lines are told
 MAX_POINTER = 500  # characters of a pointer that is told: else a long key would be repeated with each part below it
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # by libyaml where PyYAML has it

@@ -7,11 +7,12 @@ import { withValue } from "./paths.js";
 import { start } from "./page.js";
 import { specForm } from "./spec_form.js";
 import { loadSchema } from "./spec_schema.js";
-import { begin, fromPreset, fromText, switched } from "./starts.js";
+import { begin, belowSpec, fromPreset, fromText, isAlone, switched } from "./starts.js";
 import { toYaml } from "./yaml.js";
 
 const PARSE_MILLISECONDS = 300;
 const DRY_RUN_MILLISECONDS = 1000;
+const EDIT_MILLISECONDS = 150;
 
 /** Of an order that is posted once, however often it is sent; `randomUUID` is there on secure origins alone. */
 const newKey = () =>
@@ -23,6 +24,9 @@ start(async (me) => {
   let { mode, body } = await begin(new URLSearchParams(location.search), presets);
   let lines = {};  // of the YAML, by pointer
   let unread = null;  // a timer: the YAML was edited and is not read yet
+  let byHand = false;  // the YAML, which has comments and an order then
+  let bare = false;  // the YAML is a specification without its job
+  let unwritten = null;  // a timer: the form has changed the body, and the YAML written by hand lacks it
   let waiting = null, asked = 0, key = null, posting = false;
   const form = specForm({ mode: () => mode, body: () => body, schema, presets, change });
   byId("form").append(form.element);
@@ -46,6 +50,9 @@ start(async (me) => {
   }
 
   function write() {
+    clearTimeout(unwritten);
+    unwritten = null;
+    byHand = bare = false;
     yaml.value = toYaml(body);
     lines = {};
     fill(byId("yaml-problems"));
@@ -55,8 +62,26 @@ start(async (me) => {
   async function change(changes) {
     if (!(await settled())) return show();  // the form goes back: the YAML has to be mended first
     for (const [path, value] of changes) body = withValue(body, path, value);
-    write();
+    if (byHand) {
+      clearTimeout(unwritten);
+      unwritten = setTimeout(() => edit().catch(failed), EDIT_MILLISECONDS);
+    } else write();
     changed();
+  }
+
+  /** Bring what the form has changed into the YAML written by hand, whose comments stay. */
+  async function edit() {
+    if (unwritten === null) return;
+    clearTimeout(unwritten);
+    const text = yaml.value, wanted = body, alone = bare && isAlone(body);
+    const asking = alone ? { text, value: body.spec ?? {} } : { text: bare ? belowSpec(text) : text, value: body };
+    const told = await send("POST", "/specs/edit", asking);
+    if (unwritten === null || yaml.value !== text) return;  // somebody writes on by hand: that counts
+    if (body !== wanted) return edit();
+    unwritten = null;
+    yaml.value = told.text;
+    ({ lines, bare } = fromText({ value: asking.value, lines: told.lines }));
+    fill(byId("yaml-problems"), told.comments_kept ? [] : "The comments could not be kept.");
   }
 
   function replace(next) {
@@ -73,6 +98,8 @@ start(async (me) => {
     const text = yaml.value;
     const told = await send("POST", "/specs/parse", { text });
     if (yaml.value !== text) return settled();
+    clearTimeout(unwritten);
+    unwritten = null;
     yaml.setAttribute("aria-invalid", told.value === null);
     form.element.disabled = told.value === null;
     post.disabled = told.value === null || !me.scopes.includes("write");
@@ -84,7 +111,8 @@ start(async (me) => {
       clearTimeout(waiting);
       return false;
     }
-    ({ mode, body, lines } = fromText(told));
+    ({ mode, body, lines, bare } = fromText(told));
+    byHand = true;
     changed();
     return true;
   }
@@ -124,6 +152,7 @@ start(async (me) => {
     post.disabled = true;
     try {
       if (!(await settled())) return;
+      await edit();
       clearTimeout(waiting);
       asked += 1;
       key ??= newKey();

@@ -51,14 +51,21 @@ export function fromPreset(mode, body, preset, presets) {
   };
 }
 
-/** What was written, as {mode, body, lines}: a sweep where it has a base, a job, or a job's specification alone. */
+/** What was written, as {mode, body, lines, bare}: a sweep where it has a base, a job, or (`bare`) a specification alone. */
 export function fromText({ value, lines }) {
-  if (isSection(value.base)) return { mode: "sweep", body: value, lines };
+  if (isSection(value.base)) return { mode: "sweep", body: value, lines, bare: false };
   const names = Object.keys(value);
-  if (names.includes("spec") || names.every((name) => name === "name")) return { mode: "job", body: value, lines };
+  if (names.includes("spec") || names.every((name) => name === "name"))
+    return { mode: "job", body: value, lines, bare: false };
   const below = Object.fromEntries(Object.entries(lines).map(([pointer, line]) => [`/spec${pointer}`, line]));
-  return { mode: "job", body: { name: "", spec: value }, lines: below };
+  return { mode: "job", body: { name: "", spec: value }, lines: below, bare: true };
 }
+
+/** Whether a job's body says nothing but its specification. */
+export const isAlone = ({ spec, ...rest }) => Object.values(rest).every((value) => !value);
+
+/** The text of a specification as that of its job. */
+export const belowSpec = (text) => `name: ""\nspec:\n${text.replace(/^(?=.)/gm, "  ")}`;
 
 /** The body for the other mode, `to`: its specification is that of this one; the rest is as that mode last had it. */
 export function switched(mode, body, to, methods) {

@@ -14,9 +14,9 @@ const POLL_MILLISECONDS = 3000;
 start(() => {
   const redraw = redrawn(byId("sweeps"));
   pagedList({
-    path: "/sweeps", here: "/web/sweeps", filters: ["owner"], limit: SWEEPS, milliseconds: POLL_MILLISECONDS,
-    draw: (page, { owner }) =>
-      redraw([page, owner], () => (page.items.length ? sweepTable(page.items) : nothing(owner))),
+    path: "/sweeps", here: "/web/sweeps", filters: ["owner", "name"], limit: SWEEPS, milliseconds: POLL_MILLISECONDS,
+    draw: (page, filters) =>
+      redraw([page, filters], () => (page.items.length ? sweepTable(page.items) : nothing(filters))),
   });
 });
 
@@ -41,8 +41,8 @@ function verdicts(sweep) {
   return told.map(([arm, said]) => h("div", {}, `${arm} `, outcome(said)));
 }
 
-const nothing = (owner) => h("div", { class: "empty" },
-  owner ? h("p", {}, "This owner has posted no sweep.") : [
+const nothing = (filters) => h("div", { class: "empty" },
+  Object.values(filters).some(Boolean) ? h("p", {}, "No sweep fits these filters.") : [
     h("p", {}, "There are no sweeps yet. A sweep trains several variants with the same seeds, and says which one helps."),
     h("p", {}, h("code", {}, "crosskd distill --data DIR"),
       " makes the usual one: a teacher, the student alone, and the student distilled. So does ",

@@ -1,12 +1,13 @@
 // Where a teacher comes from: a job, found by its name, a file of weights, or a training that a sweep begins with.
 
-import { get } from "./api.js";
+import { get, query } from "./api.js";
 import { byId, fill, h } from "./dom.js";
 import { ago, ap } from "./format.js";
 import { valueAt } from "./paths.js";
 import { faultPlace, field } from "./spec_field.js";
 
-const FOUND = 200;  // jobs of which one is chosen
+const FOUND = 50;  // jobs of which one is chosen: who finds more writes more of a name
+const SEARCH_MILLISECONDS = 250;
 const KINDS = { none: "none: it learns from the data alone", job: "the weights of a job", file: "a file of weights" };
 const FIRST = "trained first, by this sweep";
 
@@ -16,11 +17,15 @@ const FIRST = "trained first, by this sweep";
  */
 export function teacherFields({ mode, root, presets, schema, body, change }) {
   const kind = h("select", { id: "teacher-kind", onchange: () => choose(kind.value) });
-  const search = h("input", { id: "teacher-search", type: "search", autocomplete: "off", placeholder: "part of a name",
-    oninput: () => drawJobs() });
+  const search = h("input", { id: "teacher-search", type: "search", autocomplete: "off", placeholder: "part of a name, or an id",
+    oninput: () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(findJobs, SEARCH_MILLISECONDS);
+    } });
   const jobs = h("select", { id: "teacher-job", size: 5, "aria-describedby": "teacher-job-fault",
     onchange: () => jobs.value && change([[weightsPath(), { job: jobs.value }]]) });
   const jobFault = faultPlace("teacher-job-fault", jobs);
+  const more = h("span", { class: "help", role: "status" });
   const trainings = presets.filter((one) => one.kind === "train");
   const preset = h("select", { id: "teacher-preset", onchange: () => trainFirst(preset.value) },
     h("option", { value: "" }, "as in the YAML"),
@@ -37,7 +42,7 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
   });
   const parts = {
     job: h("div", {},
-      h("div", { class: "field" }, h("label", { for: "teacher-search" }, "Find a job by name"), search),
+      h("div", { class: "field" }, h("label", { for: "teacher-search" }, "Find a job by name"), search, more),
       h("div", { class: "field" },
         h("label", { for: "teacher-job" }, "Job whose weights teach"), jobs, jobFault.element)),
     file: file.element,
@@ -46,7 +51,8 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
   };
   const element = h("div", {},
     h("div", { class: "field" }, h("label", { for: "teacher-kind" }, "Teacher"), kind), Object.values(parts));
-  let known = null;
+  let known = null;  // jobs that were found
+  let asked = null, waiting = null;  // what they were asked for by, and a timer until that is asked again
 
   const weightsPath = () => [root(), "teacher", "weights"];
 
@@ -81,21 +87,33 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
     jobFault.show(told, missing ? "" : `/${root()}/teacher/weights/job`);
   }
 
-  async function loadJobs() {
-    if (known) return;
-    known = [];
-    const page = await get(`/jobs?status=succeeded&limit=${FOUND}`);
-    known = page.items.filter((job) => ["train", "distill"].includes(job.kind));
-    drawJobs();
+  /** The newest jobs that fit what is written, of all that there are. */
+  async function findJobs() {
+    clearTimeout(waiting);
+    const wanted = search.value.trim();
+    if (wanted === asked) return;
+    asked = wanted;
+    try {
+      const kind = ["train", "distill"];
+      const page = await get(`/jobs${query({ status: "succeeded", kind, search: wanted, limit: FOUND })}`);
+      if (wanted !== asked) return;
+      known = page.items;
+      more.textContent = page.has_more ? `The newest ${FOUND} are listed: write more of a name to find others.` : "";
+      jobFault.show([], "");
+      drawJobs();
+    } catch (error) {
+      if (wanted !== asked) return;
+      asked = null;  // to be asked again
+      jobFault.show([{ pointer: "", detail: error.message }], "");
+    }
   }
 
   function drawJobs() {
-    const wanted = search.value.trim().toLowerCase(), chosen = valueAt(body(), [...weightsPath(), "job"]) ?? "";
-    const fits = ({ id, name }) => id === chosen || name.toLowerCase().includes(wanted) || id.startsWith(wanted);
-    const found = (known ?? []).filter(fits);
-    const options = found.map(({ id, name, best_ap, created_at }) =>
+    const chosen = valueAt(body(), [...weightsPath(), "job"]) ?? "";
+    const options = (known ?? []).map(({ id, name, best_ap, created_at }) =>
       h("option", { value: id }, `${name} – AP ${ap(best_ap)}, ${ago(created_at)}, ${id.slice(0, 8)}`));
-    if (chosen && !found.some((job) => job.id === chosen)) options.unshift(h("option", { value: chosen }, chosen));
+    if (chosen && !options.some((option) => option.value === chosen))
+      options.unshift(h("option", { value: chosen }, chosen));
     const nothing = h("option", { value: "", disabled: true }, known ? "no job that succeeded fits" : "…");
     fill(jobs, options.length ? options : nothing);
     jobs.value = chosen;
@@ -109,7 +127,7 @@ export function teacherFields({ mode, root, presets, schema, body, change }) {
       fill(kind, kinds.map(([name, title]) => h("option", { value: name }, title)));
       kind.value = now;
       for (const [name, part] of Object.entries(parts)) part.hidden = name !== now;
-      if (now === "job") loadJobs().catch((error) => jobFault.show([{ pointer: "", detail: error.message }], ""));
+      if (now === "job" && known === null) findJobs();
       if (now === "job") drawJobs();
       file.fill(value);
       epochs.fill(value);

@@ -253,10 +253,26 @@ def test_sweeps_are_listed_page_by_page(client: TestClient, post: Post, worker: 
     train_all(worker, read(client, {"id": made[2]}), {"alone": [0.2, 0.21], "faster": [0.31, 0.32]})
     (newest,) = client.get("/sweeps?limit=1").json()["items"]
     assert newest["verdicts"] == read(client, newest)["verdicts"] == {"faster": "helps"}
-    assert client.get("/sweeps?owner=nobody").json()["items"] == []
     assert client.get("/sweeps?after=x").status_code == 422
     for path in (f"/sweeps/{'0' * 32}", "/sweeps/x%00y"):
         assert client.get(path).status_code == 404
+
+
+def test_sweeps_are_found_as_jobs_are(client: TestClient, post: Post) -> None:
+    one, other, third = (post(name=name)["id"] for name in ("a", "b", "a"))
+    for query, wanted in {
+        "name=a": [third, one],
+        "name=A": [],
+        f"id={one}": [one],
+        f"id={one[:31]}": [one],
+        f"id={one[:4]}": [third, other, one],
+        f"id={other}&name=a": [],
+        f"name=a&after={third}": [one],
+        "owner=@me&limit=1": [third],
+        "owner=local&name=b": [other],
+        "owner=nobody": [],
+    }.items():
+        assert [sweep["id"] for sweep in client.get(f"/sweeps?{query}").json()["items"]] == wanted, query
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,18 @@ def jobs(client: TestClient, post_job: Callable[..., str], database: Database) -
         model = session.get_one(Job, post_job())
         for number in range(60):
             labels = {"team": dice.choice("aaab")} | ({"rare": "yes"} if number % 17 == 0 else {})
-            same = {name: getattr(model, name) for name in ("kind", "spec", "spec_version", "queue", "created_at")}
+            same = {name: getattr(model, name) for name in ("spec", "spec_version", "queue", "created_at")}
+            kind = ("train", "distill", "evaluate")[number % 3]
             status = dice.choice(["succeeded"] * 8 + ["running", "queued"])
             owner = dice.choice(["ann", "ann", "bob"])
             job = Job(
-                **same, name=str(number % 20), updated_at=model.updated_at, labels=labels, status=status, owner=owner
+                **same,
+                kind=kind,
+                name=str(number % 20),
+                updated_at=model.updated_at,
+                labels=labels,
+                status=status,
+                owner=owner,
             )
             session.add(job)
             session.flush()
@@ -89,6 +96,41 @@ def test_names_and_the_beginnings_of_ids(
         assert pages(client, 7, **query) == wanted, query
 
 
+@pytest.mark.parametrize("few", [1, 5, 1000])
+def test_kinds_and_searches(
+    client: TestClient, jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(listing, "_FEW", few)
+    kinds: tuple[list[str], ...] = ([], ["distill"], ["distill", "train", "distill"])
+    searches = (None, "1", "No Such", "100% _", jobs[30]["id"][:-1].upper())
+    others: tuple[dict[str, Any], ...] = ({}, {"owner": "ann"}, {"status": ["queued", "succeeded"]})
+    for kind, search, other in itertools.product(kinds, searches, others):
+        query = other | {"kind": kind} | ({"search": search} if search else {})
+        wanted = [
+            job
+            for job in jobs
+            if (not kind or job["kind"] in kind)
+            and (search is None or search in job["name"] or job["id"].startswith(search.lower()))
+            and other.get("owner", job["owner"]) == job["owner"]
+            and job["status"] in other.get("status", [job["status"]])
+        ]
+        assert pages(client, 20, **query) == wanted, query
+
+
+def test_a_search_takes_the_text_as_it_is(client: TestClient, post_job: Callable[..., str]) -> None:
+    found = {name: post_job(name=name) for name in ("Great 100% teacher_1", "greater", "École")}
+    for search, names in {
+        "GREAT": ["greater", "Great 100% teacher_1"],
+        "0% t": ["Great 100% teacher_1"],
+        "r_1": ["Great 100% teacher_1"],
+        "_": ["Great 100% teacher_1"],
+        "École": ["École"],
+        "x": [],
+    }.items():
+        answer = client.get("/jobs", params={"search": search}).json()
+        assert [job["id"] for job in answer["items"]] == [found[name] for name in names], search
+
+
 def test_whoever_asks_finds_the_own_jobs(
     client: TestClient, jobs: list[dict[str, Any]], post_job: Callable[..., str]
 ) -> None:
@@ -104,7 +146,15 @@ def test_whoever_asks_finds_the_own_jobs(
         *(("name=", "name"), ("name=%00", "name"), ("name=" + "x" * 201, "name")),
     ],
 )
-def test_what_can_be_no_filter_is_refused(client: TestClient, query: str, pointer: str) -> None:
+@pytest.mark.parametrize("path", ["/jobs", "/sweeps"])
+def test_what_can_be_no_filter_is_refused(client: TestClient, path: str, query: str, pointer: str) -> None:
+    answer = client.get(f"{path}?{query}")
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(("query", "pointer"), [("search=", "search"), ("search=%00", "search"), ("kind=no", "kind")])
+def test_what_can_be_no_search_is_refused(client: TestClient, query: str, pointer: str) -> None:
     answer = client.get(f"/jobs?{query}")
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]

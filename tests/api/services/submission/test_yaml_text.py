@@ -7,10 +7,10 @@ import time
 import pytest
 from fastapi.testclient import TestClient
 
-from api.services.submission.yaml_text import MAX_DEPTH, MAX_LINES, parse
+from api.services.submission.yaml_text import MAX_LINES, parse
 from crosskd.spec.presets import parse_yaml, recipe_names, recipe_text
 from tests.support.api_client import problem
-from wire.specs import MAX_PROBLEMS, MAX_TEXT_CHARACTERS
+from wire.specs import MAX_DEPTH, MAX_PROBLEMS, MAX_TEXT_CHARACTERS
 
 
 @pytest.fixture(scope="module")
