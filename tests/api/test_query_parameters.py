@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.databases import ONE_DATABASE
 
+
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("path", "pointer", "remedy"),
     [
@@ -25,12 +28,14 @@ def test_one_that_is_unknown_is_refused_and_a_near_name_proposed(
     assert fault["remedy"].startswith(remedy)
 
 
+@ONE_DATABASE
 def test_a_value_that_is_unknown_is_refused_and_a_near_one_proposed(client: TestClient) -> None:
     (fault,) = client.get("/jobs?status=runing").json()["errors"]
     assert fault["pointer"] == "status"
     assert fault["remedy"].startswith("Did you mean `running`? Use 'waiting', 'queued', 'running'")
 
 
+@ONE_DATABASE
 def test_all_are_counted_and_a_hundred_listed(client: TestClient) -> None:
     answer = client.get("/jobs?" + "&".join(f"p{number}=1" for number in range(150))).json()
     assert answer["detail"] == "150 query parameters are unknown"

@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 
 from api.main import collect_less_garbage
 from benchmarks.bodies import LIMIT, filled, of_every_endpoint
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 
 HOLD_SECONDS = 0.25  # CPU time of one callback on the event loop, so that others are answered meanwhile
@@ -74,6 +75,7 @@ def test_the_worst_bodies_of_every_endpoint(
     assert megabytes("VmHWM") - before < 150
 
 
+@ONE_DATABASE
 def test_a_batch_without_a_token_is_not_read(client: TestClient, held: list[float]) -> None:
     headers = {"Authorization": "Bearer cka_x", "Content-Type": "application/json", "Fencing-Token": "1"}
     body = '{"sequence": 1, "points": ' + filled("{}") + "}"
@@ -87,6 +89,7 @@ def test_a_batch_without_a_token_is_not_read(client: TestClient, held: list[floa
     assert peak < 5 * LIMIT  # its bytes, and not what they would become
 
 
+@ONE_DATABASE
 def test_many_faults_are_counted_and_the_first_are_listed(client: TestClient, spec: dict[str, Any]) -> None:
     def refused(body: dict[str, Any]) -> dict[str, Any]:
         answer = client.post("/jobs", json=body)

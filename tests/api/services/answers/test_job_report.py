@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from report.charts import vega
 from tests.support.api_client import problem
+from tests.support.databases import ONE_DATABASE
 from tests.support.evaluations import report_best, report_with_curves
 from tests.support.worker_calls import Worker, upload
 from wire.artifacts import BEST_WEIGHTS
@@ -43,6 +44,7 @@ def test_a_report_tells_what_became_of_a_job(client: TestClient, job: str) -> No
     assert report["missing"] == ["precision over recall of the detector: its job left no curves"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(("accept", "begins"), [("text/html", "<!DOCTYPE html>"), ("text/markdown", "---\n")])
 def test_it_comes_as_a_page_and_as_a_model_card(client: TestClient, job: str, accept: str, begins: str) -> None:
     answer = client.get(f"/jobs/{job}/report", headers={"Accept": accept})
@@ -96,6 +98,7 @@ def test_no_report_of_what_there_is_not(client: TestClient, job: str) -> None:
     problem(client.get(f"/jobs/{job}/report", headers={"Accept": "image/png"}), 406)
 
 
+@ONE_DATABASE
 def test_a_page_waits_for_its_scripts(client: TestClient, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails is told, at once to those who ask just then too, and tried again after a while."""
     vega._made.cache_clear()

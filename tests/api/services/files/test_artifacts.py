@@ -56,6 +56,7 @@ def names(client: TestClient, job: str) -> list[str]:
     return [item["name"] for item in client.get(f"/jobs/{job}/artifacts").json()["items"]]
 
 
+@ONE_DATABASE
 def test_an_upload_is_published(client: TestClient, job: str, upload: Any, worker: Worker) -> None:
     content = os.urandom(3_000_000)
     answer = upload("best.safetensors", content)
@@ -75,6 +76,7 @@ def test_an_upload_is_published(client: TestClient, job: str, upload: Any, worke
     assert client.get(artifact["url"]).content == content
 
 
+@ONE_DATABASE
 def test_the_same_bytes_again_change_nothing(
     client: TestClient, job: str, upload: Any, stored: Callable[[], list[str]]
 ) -> None:
@@ -88,11 +90,13 @@ def test_the_same_bytes_again_change_nothing(
     assert stored() == ["log.txt"]  # what was replaced is gone
 
 
+@ONE_DATABASE
 def test_an_empty_file(client: TestClient, job: str, upload: Any) -> None:
     assert upload("log.txt", b"").status_code == 201
     assert client.get(f"/jobs/{job}/artifacts/log.txt").content == b""
 
 
+@ONE_DATABASE
 def test_older_checkpoints_are_pruned(
     client: TestClient, job: str, upload: Any, stored: Callable[[], list[str]], app: FastAPI
 ) -> None:
@@ -159,6 +163,7 @@ def test_refused_uploads_leave_nothing(
     assert stored() == []
 
 
+@ONE_DATABASE
 def test_a_length_is_required(client: TestClient, job: str, worker: Worker, stored: Callable[[], list[str]]) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"fine"
@@ -168,6 +173,7 @@ def test_a_length_is_required(client: TestClient, job: str, worker: Worker, stor
     assert stored() == []
 
 
+@ONE_DATABASE
 def test_an_attempt_that_ended_uploads_no_more(client: TestClient, job: str, upload: Any, worker: Worker) -> None:
     assert upload("log.txt", b"a").status_code == 201
     worker.finish("succeeded")
@@ -209,6 +215,7 @@ def test_a_job_has_so_many_files_and_no_more(
     assert len(stored()) == 2
 
 
+@ONE_DATABASE
 def test_a_staged_file_that_is_a_link_is_not_followed(
     settings: Settings, upload: Any, worker: Worker, tmp_path: Path, stored: Callable[[], list[str]]
 ) -> None:
@@ -221,6 +228,7 @@ def test_a_staged_file_that_is_a_link_is_not_followed(
     assert outside.read_bytes() == b"mine"
 
 
+@ONE_DATABASE
 def test_a_kind_or_step_that_nothing_tells(client: TestClient, job: str, upload: Any) -> None:
     answer = upload("model.onnx", b"x")
     assert answer.status_code == 422
@@ -231,6 +239,7 @@ def test_a_kind_or_step_that_nothing_tells(client: TestClient, job: str, upload:
     assert upload("log.txt?step=-1", b"x").status_code == 422
 
 
+@ONE_DATABASE
 def test_a_full_disk(client: TestClient, job: str, upload: Any, monkeypatch: Any, stored: Any) -> None:
     def full(self: LocalStorage, staged: Any, key: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -243,6 +252,7 @@ def test_a_full_disk(client: TestClient, job: str, upload: Any, monkeypatch: Any
     assert upload("log.txt", b"x").status_code == 201
 
 
+@ONE_DATABASE
 def test_bytes_that_went_bad_are_told_as_such(job: str, upload: Any) -> None:
     """A worker that knows it was right sends all of it once more."""
     answer = upload("log.txt", b"fine", **{"Content-Digest": digest(b"other")})
@@ -256,6 +266,7 @@ def test_no_such_attempt(client: TestClient) -> None:
         assert answer.status_code == 404
 
 
+@ONE_DATABASE
 def test_an_upload_writes_in_pieces(client: TestClient, job: str, upload: Any, monkeypatch: Any) -> None:
     """Memory stays at one piece, however large the body."""
     monkeypatch.setattr(uploads, "WRITE_SIZE", 1000)
@@ -264,6 +275,7 @@ def test_an_upload_writes_in_pieces(client: TestClient, job: str, upload: Any, m
     assert client.get(f"/jobs/{job}/weights").content == content
 
 
+@ONE_DATABASE
 def test_the_sweep_removes_what_no_row_names(
     client: TestClient, database: Database, app: FastAPI, job: str, upload: Any, settings: Settings
 ) -> None:
@@ -333,6 +345,7 @@ def test_names_tell_kind_and_step(name: str, kind: Any, step: int | None, expect
     assert announced.sha256 == hashlib.sha256(b"abc").digest()
 
 
+@ONE_DATABASE
 def test_the_folder_of_a_job_is_its_own(job: str, upload: Any, settings: Settings) -> None:
     upload("log.txt", b"x")
     folders = {path.relative_to(settings.storage).parts[0] for path in settings.storage.rglob("*") if path.is_file()}

@@ -23,6 +23,7 @@ from api.services.files.audit import Audit
 from api.settings import Settings
 from api.storage import Storage, StorageUnavailable
 from tests.support.api_client import ELSEWHERE, bearer, problem
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import Worker, checkpoint
 from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
@@ -120,6 +121,7 @@ def test_each_disagreement_is_told(look: Look, job: str, settings: Settings) -> 
     assert fine not in found
 
 
+@ONE_DATABASE
 def test_a_file_that_cannot_be_read(look: Look, job: str, storage: Storage) -> None:
     opened = type(storage).open
 
@@ -216,6 +218,7 @@ def test_it_ends_when_the_server_stops(database: Database, storage: Storage, job
     assert "told to stop" in last.detail
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("place", ["open", "files"])
 def test_a_storage_that_is_away_ends_it(database: Database, storage: Storage, job: str, place: str) -> None:
     def away(*_: Any) -> Any:

@@ -17,6 +17,7 @@ from api.models import Job
 from api.services.files import capacity
 from api.settings import Settings
 from api.stores.local import LocalStorage
+from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import Worker
 from wire.reports import CocoMetrics
 
@@ -68,6 +69,7 @@ def storage_faults(client: TestClient) -> list[str]:
     return [fault["detail"] for fault in answer.json()["errors"] if fault["pointer"] == "storage"]
 
 
+@ONE_DATABASE
 def test_some_of_the_disk_stays_free(
     client: TestClient, post_job: PostJob, settings: Settings, stored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +89,7 @@ def test_some_of_the_disk_stays_free(
     assert put(worker, "log.txt", 6).status_code == 201
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("settings", [{"min_free_bytes": 10**18}], indirect=True)
 def test_the_real_disk_is_asked(client: TestClient, post_job: PostJob, stored: Any) -> None:
     _, worker = busy(client, post_job)
@@ -95,6 +98,7 @@ def test_the_real_disk_is_asked(client: TestClient, post_job: PostJob, stored: A
     assert "bytes are free" in storage_faults(client)[0]
 
 
+@ONE_DATABASE
 def test_a_disk_that_others_fill_during_the_upload(
     client: TestClient, post_job: PostJob, settings: Settings, stored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_plan_and_the_commit(client: TestClient, job: str, upload: Upload, s
     assert [part["arrived"] for part in upload.parts()] == [True] * 3
 
 
+@ONE_DATABASE
 def test_an_upload_that_broke_off_brings_the_rest(upload: Upload) -> None:
     first, second, third = upload.parts()
     upload.send(second)
@@ -109,6 +110,7 @@ def test_an_upload_that_broke_off_brings_the_rest(upload: Upload) -> None:
     assert upload.commit().status_code == 201
 
 
+@ONE_DATABASE
 def test_a_part_of_another_size_has_not_arrived(upload: Upload, storage: S3Storage) -> None:
     for part in upload.parts():
         upload.send(part)
@@ -117,6 +119,7 @@ def test_a_part_of_another_size_has_not_arrived(upload: Upload, storage: S3Stora
     assert list(storage.files()) == []
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("size", [50_000, 250_000])
 def test_wrong_bytes_are_refused_and_forgotten(
     client: TestClient, job: str, worker: Worker, storage: S3Storage, size: int
@@ -217,6 +220,7 @@ def test_quotas_hold(upload: Upload, settings: Settings, app: FastAPI) -> None:
     assert upload.commit().status_code == 507
 
 
+@ONE_DATABASE
 def test_a_bucket_that_is_away(
     client: TestClient, job: str, upload: Upload, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -239,6 +243,7 @@ def test_a_bucket_that_is_away(
     assert "X-Amz-Signature" not in caplog.text
 
 
+@ONE_DATABASE
 def test_parts_that_cannot_be_removed_are_left_to_the_sweep(
     upload: Upload, storage: S3Storage, monkeypatch: Any
 ) -> None:
@@ -253,6 +258,7 @@ def test_parts_that_cannot_be_removed_are_left_to_the_sweep(
     assert storage.sweep_staging(-60) == 3
 
 
+@ONE_DATABASE
 def test_what_came_through_the_api_waits_for_a_bucket_that_is_away(
     client: TestClient, job: str, worker: Worker, storage: S3Storage, monkeypatch: Any
 ) -> None:

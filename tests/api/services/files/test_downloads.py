@@ -177,6 +177,7 @@ def test_a_link_in_the_storage_is_no_artifact(client: TestClient, job: str, sett
     assert client.get(f"/jobs/{job}/artifacts/passwd").status_code == 404
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("damage", ["gone", "short"])
 def test_damaged_storage_is_said_not_served(client: TestClient, job: str, settings: Settings, damage: str) -> None:
     (stored,) = (settings.storage / job).glob("*-best.safetensors")

@@ -48,6 +48,7 @@ def test_a_file_comes_in_pieces(client: TestClient, job: str, upload: Upload, st
     assert staged() == []
 
 
+@ONE_DATABASE
 def test_a_wrong_offset_is_told_the_right_one(upload: Upload) -> None:
     upload.go_on(0, 1000)
     for offset in (999, 1001, 2_999_999):
@@ -58,6 +59,7 @@ def test_a_wrong_offset_is_told_the_right_one(upload: Upload) -> None:
     assert upload.go_on(1000).status_code == 201
 
 
+@ONE_DATABASE
 def test_nothing_has_arrived_of_what_nobody_began(upload: Upload, staged: Any) -> None:
     refused = upload.go_on(1000)
     assert (refused.status_code, refused.headers["upload-offset"]) == (409, "0")
@@ -71,6 +73,7 @@ def test_an_answer_that_was_lost_is_had_again(client: TestClient, job: str, uplo
     assert (again.status_code, again.json()) == (200, first.json())
 
 
+@ONE_DATABASE
 def test_all_that_is_missing_may_be_the_publication(upload: Upload, monkeypatch: Any) -> None:
     """The process died between the last byte and the database."""
 
@@ -84,6 +87,7 @@ def test_all_that_is_missing_may_be_the_publication(upload: Upload, monkeypatch:
     assert upload.go_on(len(CONTENT)).status_code == 201
 
 
+@ONE_DATABASE
 def test_other_bytes_are_refused_and_forgotten(upload: Upload, staged: Any) -> None:
     upload.go_on(0, 1000)
     upload.content = CONTENT[:1000] + bytes(len(CONTENT) - 1000)

@@ -51,6 +51,7 @@ def test_each_evaluation_leads_to_its_curves(client: TestClient, job: str) -> No
     assert (head.status_code, head.headers["content-length"]) == (200, str(len(drawn("student", 10))))
 
 
+@ONE_DATABASE
 def test_a_client_that_has_them_is_not_sent_them_again(client: TestClient, job: str) -> None:
     path = f"/jobs/{job}/evaluations/20/curves"
     tag = client.get(path).headers["etag"]

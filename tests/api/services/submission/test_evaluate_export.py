@@ -119,6 +119,7 @@ def test_a_claim_leads_to_the_weights(post: Post, trained: str, client: TestClie
     assert claim["spec"] == job["spec"]
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(("device", "queue"), [("auto", "any"), ("cpu", "cpu"), ("cuda", "gpu")])
 def test_the_device_chooses_the_queue(post: Post, trained: str, database: Any, device: str, queue: str) -> None:
     job = post("export", dry=False, weights={"job": trained}, device=device).json()["id"]
@@ -290,6 +291,7 @@ def test_classes_that_differ(post: Post, trained: str, root: Path, spec: dict[st
     assert "trained with other classes" in found["/spec/classes"]
 
 
+@ONE_DATABASE
 def test_a_training_that_will_leave_no_graph_is_told_so(resolve: Callable[..., Any]) -> None:
     """It is one all the same: a graph is for predictions alone."""
 

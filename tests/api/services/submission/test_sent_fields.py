@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from api.services.submission.findings import at_their_origin
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import TINY, Post, errors, write_weights
 from wire.errors import Fault, MissingField
 from wire.faults import at_what_was_sent
@@ -16,6 +17,7 @@ TEACHER = {"teacher": {"weights": {"file": "teacher.safetensors"}}}
 NARROW = TINY | {"neck": {"channels": 16}}
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("batch_size", [1024, 1025, 4096])
 def test_a_batch_larger_than_an_evaluation_may_have_is_taken(resolve: Post, batch_size: int) -> None:
     answer = resolve(batch_size=batch_size)
@@ -23,6 +25,7 @@ def test_a_batch_larger_than_an_evaluation_may_have_is_taken(resolve: Post, batc
     assert answer.json()["spec"]["evaluation"]["batch_size"] == 1024
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("changes", "pointer", "said"),
     [

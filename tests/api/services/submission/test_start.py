@@ -11,6 +11,7 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
+from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
@@ -32,6 +33,7 @@ def test_what_is_taken_is_told_from_the_header(client: TestClient, resolve: Post
     assert "notes" not in client.get(f"/jobs/{posted['id']}").json()
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("start", "teacher", "given", "told"),
     [
@@ -59,6 +61,7 @@ def test_other_images_than_those_it_was_trained_on_are_told(
     assert said == ([f"student.init: {OTHERWISE}: {told}"] if told else [])
 
 
+@ONE_DATABASE
 def test_another_backbone_is_a_fault(resolve: Post, root: Path) -> None:
     write_weights(root / "t.safetensors")
     other = {**INIT, "backbone": {**TINY["backbone"], "width": 16}}
@@ -71,6 +74,7 @@ def test_a_file_that_is_not_there_is_a_fault(resolve: Post) -> None:
     assert "/spec/student/init/job" in errors(resolve("train", student={**TINY, "init": {"job": "x"}}))
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("name", ["t.pth", "t.safetensors"])
 def test_what_no_header_says_is_left_to_the_worker(resolve: Post, root: Path, name: str) -> None:
     if name == "t.pth":
