@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -12,20 +11,20 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from crosskd.data.loader import Loader, _start_worker, build_loader
+from crosskd.data.loader import Loader, build_loader
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
 from crosskd.runs.loader_input import of_training
 from crosskd.spec.config import PixelConfig
 from crosskd.structures import Batch
 from tests.support.coco_files import config, loader_of, many, write
+from tests.support.loader_workers import limited
 
 SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
 
@@ -237,19 +236,6 @@ def test_a_killed_worker_is_a_clear_error(folder):
     os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
     with pytest.raises(CrossKDError, match="a loader process died"):
         list(batches)
-
-
-def limited(what: str, worker: int) -> None:
-    """A worker that can share nothing of a batch's size, or whose queue cannot send what it is given."""
-    _start_worker(worker)
-    if what == "memory":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # shared memory is a file
-    else:
-        PackedBatch.__reduce__ = lambda _: unpicklable()  # type: ignore[method-assign, assignment]
-
-
-def unpicklable() -> Any:
-    raise RuntimeError("this cannot be sent")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,6 @@ import json
 import multiprocessing
 import signal
 import threading
-import time
-from itertools import count
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -16,9 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.data.coco import CocoDataset
 from crosskd.data.demo import write_demo
-from crosskd.data.loader import _start_worker
 from crosskd.engine.callbacks import Run
 from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkpoint
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
@@ -29,6 +25,7 @@ from crosskd.spec.shapes import parameter_count
 from crosskd.weights.native import read_weights, write_weights
 from report.matches import read_matches
 from report.weighted_ap import average_precision
+from tests.support.loader_workers import stuck_worker
 from tests.support.trainings import CLASSES, MODEL, Died, Story, config, digest, distilled
 
 
@@ -435,18 +432,6 @@ def test_the_average_is_what_is_evaluated_and_delivered(data: dict[str, Any], tm
     delivered, _ = read_weights(result.last_weights)
     torch.testing.assert_close(delivered, dict(state["ema"]["model"]), rtol=0, atol=0)
     assert any(not torch.equal(delivered[name], state["trainee"][name]) for name in delivered)
-
-
-def stuck_worker(worker: int) -> None:
-    """A loader process whose images after the first batch lie on a mount that is dead."""
-    _start_worker(worker)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    read, seen = CocoDataset.__getitem__, count(1)
-
-    def stuck(dataset: CocoDataset, index: int) -> Any:
-        return read(dataset, index) if next(seen) <= 4 else time.sleep(600)
-
-    CocoDataset.__getitem__ = stuck  # type: ignore[method-assign]
 
 
 def test_a_stop_ends_a_training_whose_loader_hangs(
