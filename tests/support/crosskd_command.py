@@ -30,17 +30,23 @@ def variables(service: Service | str, home: Path | None = None) -> dict[str, str
 
 def run(service: Service | str, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command, in this process, which a verb of the core would end; a new one would need its time for imports."""
-    code: Any = 0
     output, errors = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
-        for name, value in variables(service, home).items():
+    with redirect_stdout(output), redirect_stderr(errors):
+        code = status(variables(service, home), *arguments)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+def status(environment: dict[str, str], *arguments: str) -> Any:
+    """What the command, in this process, ends with. It may start others, which write past `sys.stdout`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["crosskd", *arguments])
         try:
             cli.main()
         except SystemExit as end:
-            code = end.code or 0
-    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+            return end.code or 0
+    return 0
 
 
 def run_process(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:

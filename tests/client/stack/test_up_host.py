@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -15,7 +14,7 @@ from client.errors import ApiProblem
 from client.sdk import Client
 from client.stack import services
 from client.stack.home import Home, read_owner
-from tests.support.crosskd_command import up
+from tests.support.crosskd_command import UP, status, up
 from tests.support.processes import processes_of
 from tests.support.waiting import until
 
@@ -23,22 +22,24 @@ EVERYWHERE = "0.0.0.0"
 SECONDS = 120.0
 
 
-def crosskd(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "CROSSKD_HOME": str(home), **more}
-    command = [sys.executable, "-m", "client.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
+def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def crosskd(*arguments: str, **more: str) -> tuple[int, str]:
+        """In this process; the commands of tokens start another."""
+        ended = status({"CROSSKD_HOME": str(tmp_path), **more}, *arguments)
+        return ended, capfd.readouterr().out.strip()
 
-
-def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(tmp_path: Path) -> None:
-    refused = crosskd(tmp_path, "up", "--host", EVERYWHERE, "--port", "0")
+    command = [*UP, "--host", EVERYWHERE]
+    environment = {**os.environ, "CROSSKD_HOME": str(tmp_path)}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert refused.returncode == 1
     assert "there is no API token" in refused.stderr
     assert "crosskd token create" in refused.stderr
     assert processes_of(tmp_path) == []
 
-    made = crosskd(tmp_path, "token", "create", "me", "--scope", "admin")
-    assert made.returncode == 0, made.stderr
-    secret = made.stdout.strip()
+    made, secret = crosskd("token", "create", "me", "--scope", "admin")
+    assert made == 0
     with up(tmp_path, "--host", EVERYWHERE) as process:
         owner = read_owner(tmp_path)
         assert owner is not None
@@ -50,9 +51,8 @@ def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(tmp_path
                 list(nobody.jobs())
         with Client(url, token=secret) as client:
             assert list(client.jobs()) == []
-        listed = crosskd(tmp_path, "jobs", "--json", CROSSKD_TOKEN=secret)
-        assert (listed.returncode, listed.stdout) == (0, "[]\n"), listed.stderr
-        token_id = crosskd(tmp_path, "token", "list").stdout.split()[0]  # beside the running stack
+        assert crosskd("jobs", "--json", CROSSKD_TOKEN=secret) == (0, "[]")
+        token_id = crosskd("token", "list")[1].split()[0]  # beside the running stack
         headers = {"Authorization": f"Bearer {secret}"}
         assert httpx.delete(f"{url}/tokens/{token_id}", headers=headers, trust_env=False).is_success
         with Client(url, token=secret) as client, pytest.raises(ApiProblem, match="revoked"):
