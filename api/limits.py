@@ -13,6 +13,7 @@ from collections.abc import Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import turns
 from api.errors import BadRequest, PayloadTooLarge, TooManyRequests, problem_response
 from wire.reports import MAX_BATCH_BYTES
 
@@ -24,6 +25,8 @@ MAX_REPEATS = 64  # of a query parameter: each becomes a part of one SQL stateme
 
 class BodyLimit:
     """ASGI middleware: 413 for a body over the setting's bytes, also for one that does not say its length.
+
+    Large bodies that are there as a whole go on one after the other: see `api/turns.py`.
 
     400 for one that says its length twice, by Content-Length and by Transfer-Encoding: a proxy that believes the
     other one would take the rest of it for a request of somebody else (request smuggling, RFC 9112 6.1).
@@ -48,6 +51,8 @@ class BodyLimit:
             return
         size = 0
         refused = False
+        turn = turns.begin()
+        in_turn = not _PREDICT.fullmatch(scope["path"])  # images, which are read in other processes
 
         async def counted() -> Message:
             nonlocal size, refused
@@ -56,14 +61,21 @@ class BodyLimit:
             if size > limit and not refused:
                 refused = True
                 await self._refuse(limit, scope, receive, send)
+            whole = message["type"] == "http.request" and not message.get("more_body", False)
+            if whole and in_turn and not refused and size > turns.LARGE:
+                await scope["app"].state.turns.take(turn)
             # What has been answered already looks to the application like a client that went away.
             return {"type": "http.disconnect"} if refused else message
 
         async def unless_refused(message: Message) -> None:
+            turn.end()
             if not refused:
                 await send(message)
 
-        await self.app(scope, counted, unless_refused)
+        try:
+            await self.app(scope, counted, unless_refused)
+        finally:
+            turn.end()
 
     def _limit(self, scope: Scope) -> int:
         if _BATCH.fullmatch(scope["path"]):

@@ -64,6 +64,7 @@ from api.services.operations.prometheus import DatabaseCollector
 from api.settings import Settings, SettingsError, load
 from api.storage import Storage
 from api.stores.choose import open_storage
+from api.turns import Turns
 from api.web import pages
 from wire import tracing
 
@@ -148,6 +149,7 @@ def configure(app: FastAPI, settings: Settings) -> None:
     app.state.database = database
     app.state.storage = open_storage(settings)
     app.state.closing = threading.Event()  # set when the server is told to stop: held requests then answer
+    app.state.turns = Turns()
     app.state.streams = Streams(settings, app.state.closing)
     app.state.request_metrics = _request_metrics(database, app.state.streams)
     app.state.report_intervals = ReportIntervals(settings.reports_per_second)

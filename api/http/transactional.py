@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
+from api import turns
 from api.database import Session
 from api.http.authenticated import AuthenticatedRoute
 
@@ -24,13 +25,24 @@ class Transactional(AuthenticatedRoute):
     """Commits the endpoint's `session` when the endpoint returns, or rolls it back."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint if iscoroutinefunction(endpoint) else _on_one_thread(endpoint), **options)
+        wrapped = _on_the_loop if iscoroutinefunction(endpoint) else _on_one_thread
+        super().__init__(path, wrapped(endpoint), **options)
+
+
+def _on_the_loop(endpoint: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    @wraps(endpoint)
+    async def run(**values: Any) -> T:
+        turns.end()
+        return await endpoint(**values)
+
+    return run
 
 
 def _on_one_thread(endpoint: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     # A coroutine function: for others FastAPI takes a thread once more, to check the answer against its model.
     @wraps(endpoint)
     async def run(**values: Any) -> Any:
+        turns.end()
         work = partial(endpoint, **values)
         session: Session | None = values.get("session")
         if session is not None and not session.kept_open:

@@ -1,0 +1,52 @@
+"""Large bodies are made into values one after the other: each holds the event loop, or Python's lock, for a while.
+
+A megabyte of JSON is parsed and held against its model in up to a tenth of a second, in which nothing else runs. Were
+several of them ready at once, whoever else asks would wait for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+
+LARGE = 64 << 10  # bytes: what is smaller is done within milliseconds
+
+
+class Turns:
+    """For one event loop. Whoever waits is served in the order of coming."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def take(self, turn: Turn) -> None:
+        await self._lock.acquire()
+        turn.release = self._lock.release
+
+
+class Turn:
+    """What a request may hold; ending it more than once, or without having it, does nothing."""
+
+    def __init__(self) -> None:
+        self.release: Callable[[], None] | None = None
+
+    def end(self) -> None:
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+
+_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
+
+
+def begin() -> Turn:
+    """The turn of the request that begins here, which it does not have yet."""
+    turn = Turn()
+    _turn.set(turn)
+    return turn
+
+
+def end() -> None:
+    """The body of this request has been read and found right: the next one may be read. What follows may take long."""
+    if (turn := _turn.get()) is not None:
+        turn.end()
