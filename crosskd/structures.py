@@ -80,6 +80,7 @@ class Predictions:
     cls: list[Tensor]  # [N, a * K, H_l, W_l] logits
     box: list[Tensor]  # [N, a * B, H_l, W_l]; B = 4 * (reg_max + 1) logits in GFL, else 4 distances or deltas
     centerness: list[Tensor] | None = None  # [N, 1, H_l, W_l] logits; ATSS and FCOS
+    objectness: list[Tensor] | None = None  # [N, 1, H_l, W_l] logits; YOLOX
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Assignment:
     positives: list[int]  # per image
     level_sizes: list[int]  # anchors per level; sums to A
     centerness: Tensor | None = None  # [N, A]: of a positive, 0 elsewhere; ATSS and FCOS
-    quality: Tensor | None = None  # [N, A]: the IoU of a positive's own box with the one it learns, 0 elsewhere; RTMDet
+    # [N, A]: the IoU of a positive's own box with the one it learns, 0 elsewhere; RTMDet and YOLOX
+    quality: Tensor | None = None
 
     def positives_per_level(self, classes: int) -> list[int]:
         hits = (self.labels >= 0) & (self.labels < classes)

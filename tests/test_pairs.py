@@ -23,6 +23,7 @@ TERMS = {
     "atss": {"crosskd_cls", "crosskd_box", "crosskd_centerness"},
     "fcos": {"crosskd_cls", "crosskd_box"},
     "rtmdet": {"crosskd_cls", "crosskd_box"},
+    "yolox": {"crosskd_cls", "crosskd_box", "crosskd_objectness"},
 }
 
 

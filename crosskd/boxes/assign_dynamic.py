@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors, valid_sizes
 from crosskd.boxes.assign import from_winners, inside
 from crosskd.boxes.coding import encode_distances
-from crosskd.boxes.ops import iou
+from crosskd.boxes.dynamic_k import dynamic_k
 from crosskd.boxes.pieces import pieces
 from crosskd.structures import Assignment, Size, Targets
 
@@ -62,7 +62,14 @@ def dynamic_soft_label(
                 said.background[image, candidate],
                 said.logits(image, named)[:, candidate],
             )
-            owner, overlap = _owners(of, boxes.to(said.boxes.dtype), place)
+            wanted = boxes.to(said.boxes.dtype)
+
+            def cost(
+                cut: slice, overlap: Tensor, of: _Candidates = of, boxes: Tensor = wanted, place: Tensor = place
+            ) -> Tensor:
+                return _cost(of, boxes[cut], place[cut], overlap)
+
+            owner, overlap = dynamic_k(of.boxes, wanted, cost, TOP)
             taken = owner >= 0
             winner[candidate[taken]] = owner[taken] + start
             quality[candidate[taken]] = overlap[taken]
@@ -90,35 +97,6 @@ class _Candidates:
     boxes: Tensor  # [C, 4]
     background: Tensor  # [C]
     logits: Tensor  # [U, C] of the classes that the image's boxes have
-
-
-def _owners(said: _Candidates, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Each candidate's box, -1 for none, and their IoU, [C] both; `labels` [G] are rows of `said.logits`."""
-    count = len(said.boxes)
-    takers = torch.zeros(count, dtype=torch.long, device=boxes.device)  # how many boxes take the candidate
-    taker = torch.full_like(takers, -1)
-    least = boxes.new_full((count,), torch.inf)
-    cheapest = torch.zeros_like(takers)
-    for cut in pieces(len(boxes), count):
-        overlap = iou(said.boxes[None], boxes[cut, None])  # [G, C]
-        cost = _cost(said, boxes[cut], labels[cut], overlap)
-        takes = _taken(cost, overlap)
-        takers += takes.sum(dim=0)
-        taker = torch.where(takes.any(dim=0), takes.int().argmax(dim=0) + cut.start, taker)
-        value, box = cost.min(dim=0)
-        cheapest = torch.where(value < least, box + cut.start, cheapest)
-        least = torch.minimum(least, value)
-    owner = torch.where(takers > 1, cheapest, taker)
-    return owner, iou(said.boxes, boxes[owner.clamp(min=0)])
-
-
-def _taken(cost: Tensor, overlap: Tensor) -> Tensor:
-    """[G, C] both -> [G, C] bool: the cheapest of each box's candidates, as many as it gets."""
-    most = min(TOP, overlap.shape[1])
-    number = overlap.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)  # at most as many as were summed
-    cheapest = cost.topk(most, dim=1, largest=False).indices
-    gets = torch.arange(most, device=cost.device) < number[:, None]
-    return torch.zeros_like(cost, dtype=torch.bool).scatter_(1, cheapest, gets)
 
 
 def _cost(said: _Candidates, boxes: Tensor, labels: Tensor, overlap: Tensor) -> Tensor:

@@ -10,7 +10,11 @@ from crosskd.data.annotations import read_classes
 from crosskd.errors import ConfigError
 
 BACKGROUND, UNUSED = "__background__", "N/A"
-_PUBLISHED = {"mmdet": 80, "torchvision": 91}  # classes of the files that both publish, which may not name them
+_PUBLISHED = {
+    "mmdet": 80,
+    "megvii": 80,
+    "torchvision": 91,
+}  # classes of the files that they publish, which may not name them
 MOST_DIGITS = 9  # of a count; a longer number is a name
 
 

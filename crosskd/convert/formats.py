@@ -1,4 +1,4 @@
-"""The forms that a detector's tensors have in files: ours, MMDetection's, torchvision's; told apart and translated."""
+"""The forms that a detector's tensors have in files, ours and other projects': told apart and translated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crosskd.convert import mmdet, torchvision
+from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 
-Format = Literal["native", "mmdet", "torchvision"]
-PROJECTS: dict[Format, str] = {"native": "this project", "mmdet": "MMDetection", "torchvision": "torchvision"}
+Format = Literal["native", "mmdet", "torchvision", "megvii"]
+PROJECTS: dict[Format, str] = {
+    "native": "this project",
+    "mmdet": "MMDetection",
+    "torchvision": "torchvision",
+    "megvii": "Megvii's YOLOX",  # only read
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,14 @@ def format_of(names: Iterable[str], file: str) -> Format:
         return "mmdet"
     if any(name.startswith(("head.classification_head.", "head.regression_head.")) for name in names):
         return "torchvision"
+    if megvii.is_megvii(names):
+        return "megvii"
     if any(name.startswith("head.") for name in names):
         return "native"
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
-        remedy="Use a file this project wrote, an MMDetection checkpoint, or torchvision's RetinaNet or FCOS; "
-        "a backbone goes to `backbone.init`.",
+        remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet "
+        "or FCOS; a backbone goes to `backbone.init`.",
     )
 
 
@@ -49,6 +56,8 @@ def our_name(name: str, source: Format, detector: str) -> str | None:
         return name
     if source == "torchvision":
         return torchvision.from_torchvision(name, detector)
+    if source == "megvii":
+        return megvii.from_megvii(name)
     try:
         return mmdet.from_mmdet(name, detector)
     except WeightsError:
@@ -61,6 +70,8 @@ def their_name(name: str, target: Format, detector: str) -> str | None:
         return name
     if target == "torchvision":
         return torchvision.to_torchvision(name, detector)
+    if target == "megvii":
+        return megvii.to_megvii(name)
     return mmdet.to_mmdet(name, detector)
 
 
@@ -99,6 +110,8 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
     such detector, with every reason."""
     if target == "native":
         return dict(state)
+    if target == "megvii":
+        raise WeightsError(f"files of {PROJECTS[target]} are only read", remedy="Write an MMDetection file.")
     reasons = torchvision.incompatibilities(model, state) if target == "torchvision" else mmdet.incompatibilities(model)
     if reasons:
         raise WeightsError(

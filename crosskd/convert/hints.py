@@ -51,7 +51,7 @@ def _mmdet_knobs(model: ModelConfig) -> str:
     neck, head = model.neck, model.head
     said = (
         []
-        if neck.kind == "pafpn"
+        if neck.kind != "fpn"
         else [
             f"neck add_extra_convs='{'on_input' if neck.p6_from == 'c5' else 'on_output'}', "
             f"relu_before_extra_convs={neck.relu_before_p7}"
@@ -63,7 +63,11 @@ def _mmdet_knobs(model: ModelConfig) -> str:
         said.append(f"bbox_head norm_cfg=dict(type='GN', num_groups={head.norm_groups})")
     if neck.kind == "pafpn":
         said.append(f"neck type='CSPNeXtPAFPN', num_csp_blocks={neck.blocks}")
-    if model.detector == "rtmdet":
+    if neck.kind == "yolox_pafpn":
+        said.append(f"neck type='YOLOXPAFPN', num_csp_blocks={neck.blocks}, use_depthwise={neck.depthwise}")
+    if model.detector == "yolox":
+        said.append(f"bbox_head type='YOLOXHead', use_depthwise={head.depthwise}")
+    elif model.detector == "rtmdet":
         said.append(f"bbox_head type='RTMDetSepBNHead', share_conv=True, exp_on_reg={head.exp_on_reg}")
     elif model.detector == "fcos":
         said.append(

@@ -17,7 +17,7 @@ _BODY: Pairs = [
     *swin.PAIRS,
     (rf"neck\.lateral\.(\d+)\.{AFFINE}", rf"neck\.lateral_convs\.(\d+)\.conv\.{AFFINE}"),
     (rf"neck\.output\.(\d+)\.{AFFINE}", rf"neck\.fpn_convs\.(\d+)\.conv\.{AFFINE}"),
-    # CSPNeXt and its neck, whose attributes are named as theirs.
+    # CSPNeXt, CSPDarknet and their necks, whose attributes are named as theirs.
     (r"backbone\.(stem\..+)", r"backbone\.(stem\..+)"),
     (r"backbone\.(stage[1-4]\..+)", r"backbone\.(stage[1-4]\..+)"),
     *(
@@ -34,7 +34,14 @@ _SHARED_HEAD: Pairs = [
     (r"head\.bins", r"bbox_head\.integral\.project"),
 ]
 # What the prediction layers begin with.
-LAYERS = {"gfl": "gfl", "retinanet": "retina", "atss": "atss", "fcos": "conv", "rtmdet": "rtm"}
+LAYERS = {
+    "gfl": "gfl",
+    "retinanet": "retina",
+    "atss": "atss",
+    "fcos": "conv",
+    "rtmdet": "rtm",
+    "yolox": "multi_level_conv",
+}
 LEVELS = 5  # at most, of a pyramid
 CONVS = 16  # at most, of a tower
 
@@ -52,6 +59,25 @@ def _by_level() -> Pairs:
     return pairs
 
 
+def _levels_own() -> Pairs:
+    """YOLOX's head, in which all is each level's own; nano's convolutions come in two steps."""
+    pairs: list[tuple[str, str]] = [
+        (rf"head\.{ours}\.(\d+)\.{AFFINE}", rf"bbox_head\.multi_level_conv_{theirs}\.(\d+)\.{AFFINE}")
+        for ours, theirs in (("cls", "cls"), ("box", "reg"), ("objectness", "obj"))
+    ]
+    for level in range(LEVELS):
+        for ours, theirs in (("cls", "cls"), ("box", "reg")):
+            tower, convs = rf"head\.{ours}_tower\.(\d+)", rf"bbox_head\.multi_level_{theirs}_convs\.{level}\.(\d+)"
+            conv = rf"{tower}\.conv\.{level}"
+            pairs += [
+                (rf"{conv}\.{AFFINE}", rf"{convs}\.conv\.{AFFINE}"),
+                (rf"{tower}\.norm\.{level}\.(\w+)", rf"{convs}\.bn\.(\w+)"),
+                (rf"{conv}\.(\w+)wise\.{AFFINE}", rf"{convs}\.(\w+)wise_conv\.conv\.{AFFINE}"),
+                (rf"{conv}\.(\w+)wise_norm\.(\w+)", rf"{convs}\.(\w+)wise_conv\.bn\.(\w+)"),
+            ]
+    return pairs
+
+
 _PAIRS: dict[str, Pairs] = {
     **{
         detector: [
@@ -64,6 +90,7 @@ _PAIRS: dict[str, Pairs] = {
         for detector, prefix in LAYERS.items()
     },
     "rtmdet": [*_BODY, *_by_level()],
+    "yolox": [*_BODY, *_levels_own()],
 }
 _SHARED = re.compile(r"(bbox_head\.(?:cls|reg)_convs\.)0(\.\d+\.conv\..+)")
 
@@ -115,9 +142,8 @@ def incompatibilities(model: ModelConfig) -> list[str]:
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
     faults = {
-        f"its names for a {model.backbone.name} backbone are not known; those for ResNets, Swin and CSPNeXt are": (
-            entry.family not in ("resnet", "swin", "cspnext")
-        ),
+        f"its names for a {model.backbone.name} backbone are not known; those for ResNets, Swin, CSPNeXt and "
+        "CSPDarknet are": entry.family not in ("resnet", "swin", "cspnext", "cspdarknet"),
         "its RetinaNet's anchors are not rounded, and head.whole_pixel_anchors is true": head.whole_pixel_anchors,
         "its points and anchors lie a stride apart, and head.spread_cells is true": head.spread_cells,
         f"its FCOS's points lie at 0.5 of a cell, and head.point_offset is {head.point_offset:g}": (

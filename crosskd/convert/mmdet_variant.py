@@ -18,12 +18,13 @@ from crosskd.spec.model import PADDING, PYRAMID
 # The heads that compute what ours do. LD's teaches another one, and is a GFL itself.
 HEADS = {
     "GFLHead": "gfl", "LDHead": "gfl", "RetinaHead": "retinanet", "ATSSHead": "atss", "FCOSHead": "fcos",
-    "RTMDetSepBNHead": "rtmdet",
+    "RTMDetSepBNHead": "rtmdet", "YOLOXHead": "yolox",
 }  # fmt: skip
 STDS = {"retinanet": [1.0, 1.0, 1.0, 1.0], "atss": [0.1, 0.1, 0.2, 0.2]}  # of box deltas; the others have distances
 CAFFE_PIXELS = {"order": "bgr", "mean": [102.9801, 115.9465, 122.7717], "std": [1.0, 1.0, 1.0]}  # of FCOS
 CAFFE_RETINANET = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 RTMDET_PIXELS = {"order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [57.375, 57.12, 58.395], "padding": PADDING}
+YOLOX_PIXELS = {"order": "bgr", "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0], "padding": PADDING}
 # FCOS with the changes that its authors published later: MMDetection's `...-center-normbbox-centeronreg-giou`.
 IMPROVED_FCOS: dict[str, dict[str, Any]] = {
     "head": {"norm_on_bbox": True, "centerness_on_reg": True, "center_sampling": True, "center_radius": 1.5},
@@ -70,7 +71,12 @@ def assume_unsaid(values: dict[str, Any], file: str, resnet: bool) -> list[str]:
         exp = values["backbone"]["name"] in registry.EXP_ON_REG
         how = "by exp, as m, l and x have them" if exp else "as they are, as tiny and s have them"
         parts.append(f"BGR pixels, distances {how}")
-    norms = {"fcos": "groups of norms", "rtmdet": "norms' eps"}.get(detector, "anchors, groups of norms")
+    if detector == "yolox":
+        values["pixels"] = YOLOX_PIXELS
+        parts.append("BGR pixels as they are")
+    norms = {"fcos": "groups of norms", "rtmdet": "norms' eps", "yolox": "norms' eps"}.get(
+        detector, "anchors, groups of norms"
+    )
     parts.append(f"{norms} and thresholds by default")
     return [
         f"assumed: {'; '.join(parts)}, as MMDetection publishes it. The file has no configuration, and no tensor tells "
@@ -97,7 +103,9 @@ def read_config(values: dict[str, Any], config: dict[str, Any], file: str, resne
     told["postprocess"] = _postprocess(config)
     _lay_over(values, told)
     if pixels := _pixels(config):
-        values["pixels"] = pixels | ({"padding": PADDING} if detector == "rtmdet" else {})
+        values["pixels"] = pixels | ({"padding": PADDING} if detector in registry.OWN_BACKBONES else {})
+    elif detector == "yolox":  # its preprocessor has no normalisation to speak of
+        pixels = values["pixels"] = YOLOX_PIXELS
     said = [
         f"{name}.{knob} {str(value).lower() if isinstance(value, bool) else value}"
         for name, knobs in told.items()
@@ -128,10 +136,11 @@ def _reasons(model: dict[str, Any], detector: str) -> Iterator[str]:
     upsampling = section(neck, "upsample_cfg").get("mode", "nearest")
     facts: list[tuple[str, Any, list[Any]]] = [
         ("bbox_head.type", head.get("type"), wanted),
-        ("backbone.type", backbone.get("type"), ["ResNet", "SwinTransformer", "CSPNeXt"]),
+        ("backbone.type", backbone.get("type"), ["ResNet", "SwinTransformer", "CSPNeXt", "CSPDarknet"]),
         ("backbone.strides", backbone.get("strides"), [[1, 2, 2, 2], [4, 2, 2, 2]]),
         ("backbone.dilations", backbone.get("dilations"), [[1, 1, 1, 1]]),
-        ("neck.type", neck.get("type"), ["FPN", "CSPNeXtPAFPN"]),
+        ("neck.type", neck.get("type"), ["FPN", "CSPNeXtPAFPN", "YOLOXPAFPN"]),
+        ("backbone.spp_kernal_sizes", backbone.get("spp_kernal_sizes"), [[5, 9, 13]]),
         ("backbone.arch", backbone.get("arch"), ["P5"]),
         ("backbone.expand_ratio", backbone.get("expand_ratio"), [0.5]),
         ("backbone.channel_attention", backbone.get("channel_attention"), [True]),
@@ -151,6 +160,12 @@ def _reasons(model: dict[str, Any], detector: str) -> Iterator[str]:
     ]
     if detector in STDS:
         facts.append(("bbox_coder.target_stds", coder.get("target_stds"), [STDS[detector]]))
+    if detector == "yolox":
+        for name in ("backbone", "neck", "bbox_head"):
+            facts.append(
+                (f"{name}.norm_cfg.eps", section(model, name, "norm_cfg").get("eps"), [registry.YOLOX_NORM.eps])
+            )
+            facts.append((f"{name}.act_cfg.type", section(model, name, "act_cfg").get("type"), ["Swish", "SiLU"]))
     for what, has, allowed in facts:
         if isinstance(has, str):
             has = has.rpartition(".")[2]  # `mmdet.FCOSHead`
@@ -193,10 +208,12 @@ def _head(model: dict[str, Any], detector: str, told: dict[str, dict[str, Any]],
     loss = section(head, "loss_bbox")
     names = {"IoULoss": "iou", "GIoULoss": "giou", "L1Loss": "l1"}
     if (name := names.get(loss.get("type", ""))) is not None and not (name == "l1" and detector != "retinanet"):
-        zeros = {"gfl": ["giou"], "rtmdet": ["giou"], "retinanet": ["l1", "giou"]}.get(detector, ["iou", "giou"])
+        zeros = {"gfl": ["giou"], "rtmdet": ["giou"], "retinanet": ["l1", "giou"], "yolox": ["iou"]}.get(
+            detector, ["iou", "giou"]
+        )
         told["losses"] = dict.fromkeys(zeros, 0.0) | {name: loss.get("loss_weight", 1.0)}
-    if detector in ("gfl", "rtmdet"):
-        told["losses"] = {key: value for key, value in told["losses"].items() if key == "giou"}
+    if only := {"gfl": "giou", "rtmdet": "giou", "yolox": "iou"}.get(detector):
+        told["losses"] = {key: value for key, value in told["losses"].items() if key == only}
 
 
 def _postprocess(config: dict[str, Any]) -> dict[str, Any]:

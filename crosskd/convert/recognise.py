@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd.convert import mmdet, mmdet_variant, torchvision
+from crosskd.convert import megvii, mmdet, mmdet_variant, torchvision
 from crosskd.convert.formats import our_name
 from crosskd.convert.source import Source
 from crosskd.errors import ConfigError, WeightsError
@@ -109,6 +109,8 @@ def _detector(source: Source) -> str:
     names = source.tensors
     if source.format == "torchvision":
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
+    if source.format == "megvii":
+        return "yolox"
     if source.format == "mmdet":
         for detector, prefix in mmdet.LAYERS.items():
             if not names.keys().isdisjoint((f"bbox_head.{prefix}_cls.weight", f"bbox_head.{prefix}_cls.0.weight")):
@@ -116,6 +118,8 @@ def _detector(source: Source) -> str:
         raise LookupError("bbox_head.*_cls.weight")
     if "head.bins" in names:
         return "gfl"
+    if "head.objectness.0.weight" in names:
+        return "yolox"
     if "head.cls.0.weight" in names:
         return "rtmdet"
     if "head.centerness.weight" not in names:
@@ -125,12 +129,13 @@ def _detector(source: Source) -> str:
 
 def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
     """All that shapes and names tell, as values of a `ModelConfig`."""
-    depth = sum(name.startswith("head.cls_tower.") and name.endswith(".conv.weight") for name in state)
-    if detector == "rtmdet":
+    depth = len({name.split(".")[2] for name in state if name.startswith("head.cls_tower.")})
+    if detector in ("rtmdet", "yolox"):
+        steps = {"depthwise": True} if "head.cls_tower.0.conv.0.depthwise.weight" in state else {}
         return {
             "detector": detector,
             "backbone": {**_backbone(state), "init": "random"},
-            "head": {"depth": depth, "channels": state["head.cls.0.weight"].shape[1]},
+            "head": {"depth": depth, "channels": state["head.cls.0.weight"].shape[1], **steps},
             **_neck(state),
         }
     head: dict[str, Any] = {"depth": depth, "channels": state["head.cls.weight"].shape[1]}
@@ -155,9 +160,12 @@ def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str,
 def _neck(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Its section, and the strides of its levels."""
     if "neck.out_convs.0.conv.weight" in state:
-        blocks = _numbers(state, "neck.top_down_blocks.0.blocks.")
-        channels = state["neck.out_convs.0.conv.weight"].shape[0]
-        return {"neck": {"kind": "pafpn", "channels": channels, "blocks": blocks}, "strides": [8, 16, 32]}
+        out = state["neck.out_convs.0.conv.weight"]
+        pafpn: dict[str, Any] = {"channels": out.shape[0], "blocks": _numbers(state, "neck.top_down_blocks.0.blocks.")}
+        pafpn["kind"] = "yolox_pafpn" if out.shape[-1] == 1 else "pafpn"
+        if "neck.downsamples.0.depthwise_conv.conv.weight" in state:
+            pafpn["depthwise"] = True
+        return {"neck": pafpn, "strides": [8, 16, 32]}
     neck: dict[str, Any] = {"kind": "fpn", "channels": state["neck.output.0.weight"].shape[0]}
     levels = sum(name.startswith("neck.output.") and name.endswith(".weight") for name in state)
     widest = state["neck.lateral.2.weight"].shape[1]
@@ -173,18 +181,26 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     elif "backbone.stem.2.conv.weight" in state:
         found, family, kind = tuple(_csp_blocks(state, stage) for stage in (1, 2, 3, 4)), "cspnext", None
         width = state["backbone.stem.2.conv.weight"].shape[0]
+    elif "backbone.stem.conv.conv.weight" in state:
+        found, family, kind = tuple(_csp_blocks(state, stage) for stage in (1, 2, 3, 4)), "cspdarknet", None
+        width = state["backbone.stem.conv.conv.weight"].shape[0]
     else:
         width = state["backbone.conv1.weight"].shape[0]
         found, family = _counts(state, "backbone.layer", (1, 2, 3, 4)), "resnet"
         kind = "bottleneck" if "backbone.layer1.0.conv3.weight" in state else "basic"
-    for name, entry in registry.BACKBONES.items():
-        if entry.family == family and entry.layers == found and kind in (None, entry.block):
-            return {"name": name, "width": width}
+    steps = "backbone.stage1.0.depthwise_conv.conv.weight" in state
+    alike = [
+        name
+        for name, entry in registry.BACKBONES.items()
+        if entry.family == family and entry.layers == found and kind in (None, entry.block) and entry.depthwise == steps
+    ]
+    for name in sorted(alike, key=lambda name: registry.BACKBONES[name].width != width):  # of the published width first
+        return {"name": name, "width": width}
     raise LookupError(f"{family} of {found} blocks")
 
 
 def _csp_blocks(state: Mapping[str, Tensor], stage: int) -> int:
-    """How many blocks a stage of CSPNeXt has; the last has its layer behind another one."""
+    """How many blocks a stage of CSPNeXt or CSPDarknet has; the last has its layer behind another one."""
     return _numbers(state, f"backbone.stage{stage}.{2 if stage == 4 else 1}.blocks.")
 
 
@@ -208,6 +224,9 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
         if source.config:
             return mmdet_variant.read_config(values, source.config, source.name, resnet)
         return mmdet_variant.assume_unsaid(values, source.name, resnet)
+    if source.format == "megvii":
+        values["pixels"] = mmdet_variant.YOLOX_PIXELS
+        return [megvii.ASSUMED]
     for sections in (torchvision.ALWAYS, torchvision.OF_DETECTOR[detector], _TORCHVISION[detector]):
         for section, knobs in sections.items():
             values[section] = {**values.get(section, {}), **knobs}

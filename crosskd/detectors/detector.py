@@ -15,7 +15,7 @@ from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.structures import Detections, Losses, Size, Targets
 
-NECKS = {"fpn": FPN, "pafpn": PAFPN}
+NECKS = {"fpn": FPN, "pafpn": PAFPN, "yolox_pafpn": PAFPN}
 
 
 class Detector(nn.Module):
@@ -60,7 +60,7 @@ class Detector(nn.Module):
     def detect(
         self, images: Tensor, sizes: Sequence[Size], postprocess: PostprocessConfig | None = None
     ) -> list[Detections]:
-        """One `Detections` per image, in pixels of `images`, clipped to each image's own (height, width)."""
+        """One `Detections` per image, in pixels of `images`; clipped to each image's (height, width), but YOLOX's."""
         return self.head.detect(self.head(self.features(images)), sizes, postprocess or self.config.postprocess)
 
 

@@ -1,4 +1,4 @@
-"""RTMDet's neck (arXiv 2212.07784): a path aggregation network (arXiv 1803.01534) of cross-stage partial layers."""
+"""The necks of RTMDet (arXiv 2212.07784) and YOLOX (2107.08430): path aggregation (1803.01534) by CSP layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.backbones.csp import ConvNormAct, CSPLayer
+from crosskd.backbones.csp import CSPNEXT, ConvNormAct, CSPLayer, conv3x3, darknet
 from crosskd.backbones.staged import require_values
 from crosskd.spec.config import NeckConfig
 
@@ -29,17 +29,18 @@ class PAFPN(nn.Module):
         channels = list(in_channels[-LEVELS:])
         pairs = list(pairwise(channels))  # (C3, C4), (C4, C5)
         downward = pairs[::-1]
+        style, kernel = (CSPNEXT, 3) if config.kind == "pafpn" else (darknet(depthwise=config.depthwise), 1)
 
-        def mixed(width: int) -> CSPLayer:
-            return CSPLayer(2 * width, width, config.blocks, identity=False)
+        def mixed(low: int, out_channels: int) -> CSPLayer:
+            return CSPLayer(2 * low, out_channels, config.blocks, identity=False, style=style)
 
-        self.reduce_layers = nn.ModuleList(ConvNormAct(high, low, 1) for low, high in downward)
-        self.top_down_blocks = nn.ModuleList(mixed(low) for low, _ in downward)
-        self.downsamples = nn.ModuleList(ConvNormAct(low, low, 3, stride=2) for low, _ in pairs)
-        self.bottom_up_blocks = nn.ModuleList(
-            CSPLayer(2 * low, high, config.blocks, identity=False) for low, high in pairs
+        self.reduce_layers = nn.ModuleList(ConvNormAct(high, low, 1, norm=style.norm) for low, high in downward)
+        self.top_down_blocks = nn.ModuleList(mixed(low, low) for low, _ in downward)
+        self.downsamples = nn.ModuleList(conv3x3(low, low, style, stride=2) for low, _ in pairs)
+        self.bottom_up_blocks = nn.ModuleList(mixed(low, high) for low, high in pairs)
+        self.out_convs = nn.ModuleList(
+            ConvNormAct(width, config.channels, kernel, norm=style.norm) for width in channels
         )
-        self.out_convs = nn.ModuleList(ConvNormAct(width, config.channels, 3) for width in channels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         maps = list(features[-LEVELS:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,19 +21,23 @@ SIDES = 4
 def mimic(
     name: str, head: DenseHead, ours: Predictions, teacher: Predictions, assignment: Assignment, config: MimicConfig
 ) -> Losses:
-    """The distances in classes, boxes and centerness that have a weight, as `{name}_cls` and so on, each [L].
+    """The distances in classes, boxes, centerness and objectness that have a weight, `{name}_cls` and so on, each [L].
 
-    Both predictions are `head`'s: over its anchors, in its box code. `config` has been resolved for the pair.
+    Where there is objectness, the teacher's says how much an anchor's class and box are worth imitating: they are
+    learnt where there is an object, and mean nothing elsewhere. Both predictions are `head`'s: over its anchors, in
+    its box code. `config` has been resolved for the pair.
     """
     assert config.box is not None
     with torch.autocast(ours.cls[0].device.type, enabled=False):
         divisor = head.mimic_normaliser(assignment, reference=config.reference_normaliser)
         losses = {}
+        there = 1.0 if teacher.objectness is None else flatten(teacher.objectness, 1)[..., 0].detach().sigmoid()
         if config.cls_weight:
-            classes = mimic_classes(head, ours, teacher, assignment, config.beta, divisor)
+            weighed = replace(assignment, label_weights=assignment.label_weights * there)
+            classes = mimic_classes(head, ours, teacher, weighed, config.beta, divisor)
             losses[f"{name}_cls"] = config.cls_weight * classes
         if config.box_weight:
-            worth = importance(head.best_logits(teacher), assignment)
+            worth = importance(head.best_logits(teacher), assignment) * there
             boxes = mimic_boxes(
                 head, ours, teacher, worth, assignment, config.box, temperature=config.temperature, divisor=divisor
             )
@@ -39,6 +45,9 @@ def mimic(
         if config.centerness_weight:
             near = mimic_centerness(head, ours, teacher, assignment, divisor)
             losses[f"{name}_centerness"] = config.centerness_weight * near
+        if config.objectness_weight:
+            objects = mimic_objectness(ours, teacher, assignment, divisor)
+            losses[f"{name}_objectness"] = config.objectness_weight * objects
     return losses
 
 
@@ -103,3 +112,12 @@ def mimic_centerness(
     )
     spread = distance.new_zeros(assignment.labels.shape).index_put((image, anchor), distance)
     return level_sums(spread, assignment.level_sizes) / (divisor + EPSILON)
+
+
+def mimic_objectness(ours: Predictions, teacher: Predictions, assignment: Assignment, divisor: Tensor) -> Tensor:
+    """Cross entropy with the teacher's objectness over all anchors with a label weight -> [L]."""
+    assert ours.objectness is not None
+    assert teacher.objectness is not None
+    logits, aim = flatten(ours.objectness, 1)[..., 0], flatten(teacher.objectness, 1)[..., 0]
+    distance = F.binary_cross_entropy_with_logits(logits, aim.detach().sigmoid(), reduction="none")
+    return level_sums(distance * assignment.label_weights, assignment.level_sizes) / (divisor + EPSILON)

@@ -179,11 +179,16 @@ def require_same_run(saved: dict[str, Any], current: dict[str, Any]) -> None:
 
 # Knobs that 0.2 did not have, and what it did: a run from before there was a choice goes on as it was.
 _OF_MODELS: Mapping[str, Mapping[str, Any]] = {
-    "neck": {"kind": "fpn", "blocks": 1},
-    "head": {"exp_on_reg": False},
+    "neck": {"kind": "fpn", "blocks": 1, "depthwise": False},
+    "head": {"exp_on_reg": False, "depthwise": False},
+    "losses": {"l1_last_epochs": 15, "cross_entropy": 1.0, "objectness": 1.0},
     "pixels": {"padding": None},
 }
-_OF_RUNS: Mapping[str, Mapping[str, Any]] = {"augment": image_settings({}), "schedule": {"flat": 0.0}}
+_OF_RUNS: Mapping[str, Mapping[str, Any]] = {
+    "augment": image_settings({}),
+    "schedule": {"flat": 0.0, "final_epochs": 0},
+    "optimizer": {"nesterov": False},
+}
 
 
 def _with_later_knobs(saved: dict[str, Any]) -> dict[str, Any]:

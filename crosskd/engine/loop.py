@@ -64,6 +64,7 @@ class Training:
     accumulate: int = 1
     clip_norm: float | None = None
     parallel: nn.Module | None = None  # the trainee as the ranks of a training share it
+    begin_epoch: Callable[[int], None] | None = None  # told at each epoch's start, and at a resume's
 
     @property
     def model(self) -> nn.Module:
@@ -89,6 +90,8 @@ def fit(
     reason = _reason(run)  # there may be one: a resume can begin behind the last step
     while True:
         training.trainee.train()
+        if training.begin_epoch is not None:
+            training.begin_epoch(run.epoch_index)
         for group in _groups(run, training, meter) if reason is None else ():
             losses = _step_or_stop(run, training, group, save)
             run.step += 1

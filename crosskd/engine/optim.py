@@ -28,7 +28,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, total_batch: i
     # One fused pass over all parameters, on CPU and CUDA alike: the plain loop costs a third of a small step.
     if config.name == "adamw":
         return torch.optim.AdamW(groups, betas=config.betas, fused=True)
-    return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
+    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -101,7 +101,10 @@ class Schedule:
             return 1.0
         if config.warmup == "constant":
             return config.warmup_factor
-        return config.warmup_factor + (1 - config.warmup_factor) * step / config.warmup_steps
+        progress = step / config.warmup_steps
+        if config.warmup == "quadratic":
+            progress *= progress
+        return config.warmup_factor + (1 - config.warmup_factor) * progress
 
     def _decay(self, step: int) -> float:
         config = self.config
@@ -111,6 +114,6 @@ class Schedule:
             passed = sum(step >= milestone * self.steps_per_epoch for milestone in config.milestones)
             return float(config.gamma**passed)
         # The cosine spans the planned epochs: `max_steps` cuts a run short and leaves its curve as it was.
-        progress = min(step / (config.epochs * self.steps_per_epoch), 1.0)
+        progress = min(step / ((config.epochs - config.final_epochs) * self.steps_per_epoch), 1.0)
         progress = max(progress - config.flat, 0.0) / (1 - config.flat)
         return config.final_factor + (1 - config.final_factor) * (1 + math.cos(math.pi * progress)) / 2

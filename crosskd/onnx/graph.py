@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from crosskd.boxes.suppression import suppress
 from crosskd.detectors.dense.head import flatten, map_sizes
+from crosskd.detectors.dense.tower_convs import best_class
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
 from crosskd.losses import at_least_float32
@@ -33,8 +34,9 @@ class Pipeline(nn.Module):
     """What `Detector.detect` does, in shapes that depend on the number and size of the images and not on their pixels.
 
     Images [N, 3, H, W], RGB, 0..255, and their sizes [N, 2] (height, width; what lies beyond is padding, whatever it
-    holds) -> boxes [N, D, 4] in pixels of the input, clipped to the sizes; scores [N, D] in descending order; labels
-    [N, D]; counts [N]. D is `max_detections`. The rows behind an image's count are 0, with the label -1.
+    holds) -> boxes [N, D, 4] in pixels of the input, clipped to the sizes (YOLOX's are not); scores [N, D] in
+    descending order; labels [N, D]; counts [N]. D is `max_detections`. The rows behind an image's count are 0, with the
+    label -1.
     """
 
     mean: Tensor
@@ -59,7 +61,8 @@ class Pipeline(nn.Module):
         anchors = head.anchors(map_sizes(predictions.cls), at_least_float32(predictions.cls[0]))
         scores, anchor, labels = self._candidates(predictions)  # [N, P] each
         decoded = head.decode(head.codes(predictions), anchors)  # [N, A, 4]
-        boxes = _clipped(decoded.gather(1, anchor[..., None].expand(-1, -1, 4)), sizes)  # [N, P, 4]
+        boxes = decoded.gather(1, anchor[..., None].expand(-1, -1, 4))  # [N, P, 4]
+        boxes = _clipped(boxes, sizes) if head.clips else boxes
         solid = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
         return self._best(boxes, torch.where(solid, scores, 0.0), labels)
 
@@ -84,6 +87,9 @@ class Pipeline(nn.Module):
                 centre = flatten([predictions.centerness[level]], 1).sigmoid()  # [N, A_l, 1]
             if centre is not None and config.score == "root":
                 score, centre = (score * centre).sqrt(), None
+            if predictions.objectness is not None:
+                score = score * flatten([predictions.objectness[level]], 1).sigmoid()
+                score = torch.where(best_class(score), score, 0.0)
             count = score.shape[1]
             passed = torch.where(score > config.score_threshold, score, 0.0).flatten(1)
             best, pair = F.pad(passed, (0, config.pre_nms)).topk(config.pre_nms, dim=1)

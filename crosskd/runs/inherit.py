@@ -13,7 +13,7 @@ from crosskd.spec.config import ModelConfig
 log = logging.getLogger(__name__)
 
 PARTS = ("backbone", "neck", "head")
-BOX_LAYERS = ("head.box.", "head.centerness.", "head.scales.")
+BOX_LAYERS = ("head.box.", "head.centerness.", "head.objectness.", "head.scales.")
 
 
 def inherit(student: Detector, teacher: Detector, *, copy: bool = True) -> list[str]:

@@ -17,7 +17,7 @@ class BackboneConfig(Section):
     Stages (`frozen_stages` of them have no gradient and stay in evaluation mode; 0: the stem alone, -1: nothing):
     ResNet: stem, then layer1..layer4. MobileNetV2: the first convolution, then the blocks that end in C2, C3, C4, C5.
     Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
-    CSPNeXt: the three convolutions of the stem, then the four stages.
+    CSPNeXt, CSPDarknet: the stem, then the four stages.
     timm: only -1, since its models have no stages in common.
     """
 
@@ -27,7 +27,7 @@ class BackboneConfig(Section):
         ge=8,
         le=256,
         description="Channels of the stem; default: the name's own. MobileNetV2: a multiple of 8; Swin: of 3; "
-        "CSPNeXt: of 2; timm: null.",
+        "CSPNeXt, CSPDarknet: of 2; timm: null.",
     )
     style: Literal["pytorch", "caffe"] = Field(
         default="pytorch", description="ResNet: caffe's bottlenecks stride in their first convolution, not the second."
@@ -43,15 +43,15 @@ class BackboneConfig(Section):
     norm_eval: bool | None = Field(
         default=None,
         description="Batch norm by running statistics; its affine part learns. Default: if pretrained, where there is "
-        "batch norm; CSPNeXt: false.",
+        "batch norm; CSPNeXt, CSPDarknet: false.",
     )
     norm_frozen: bool = Field(default=False, description="norm_eval, and the affine part does not learn either.")
     norm_eps: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="Added to batch norm's variances; default: the backbone's own, 1e-5. torchvision's published "
-        "RetinaNet was made with 0, which needs norm_eval.",
+        description="Added to batch norm's variances; default: the backbone's own, 1e-5; CSPDarknet: 1e-3. "
+        "torchvision's published RetinaNet was made with 0, which needs norm_eval.",
     )
     drop_path: float | None = Field(
         default=None, ge=0, lt=1, description="Swin: how often the last block is left out (1603.09382). Default: 0.2."

@@ -49,6 +49,7 @@ class MimicConfig(TermConfig):
     cls_weight: Weight | None = Field(default=None, description=_PUBLISHED)
     box_weight: Weight | None = Field(default=None, description=_PUBLISHED)
     centerness_weight: Weight | None = Field(default=None, description=_PUBLISHED)
+    objectness_weight: Weight | None = Field(default=None, description="YOLOX. " + _PUBLISHED)
     box: registry.BoxMimic | None = Field(
         default=None, description="kl: of the distributions over bins (GFL); giou, iou: of the boxes. " + _PUBLISHED
     )
@@ -62,13 +63,13 @@ class MimicConfig(TermConfig):
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
         # What is published for the teacher's detector: CrossKD happens in the teacher's head.
         published = _published(teacher)
-        return self._filled(
-            {name: getattr(published, name) for name in ("box", "cls_weight", "box_weight", "centerness_weight")}
-        )
+        weights = ("cls_weight", "box_weight", "centerness_weight", "objectness_weight")
+        return self._filled({name: getattr(published, name) for name in ("box", *weights)})
 
     def _predictions(self, *, both: bool) -> Need:
         """Of a resolved section."""
-        return AnchorPredictions(both=both, box=self.box, centerness=bool(self.centerness_weight))
+        asked = {"centerness": bool(self.centerness_weight), "objectness": bool(self.objectness_weight)}
+        return AnchorPredictions(both=both, box=self.box, **asked)
 
 
 class CrossKDConfig(MimicConfig):

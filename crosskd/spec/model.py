@@ -15,8 +15,18 @@ from crosskd.spec.section import Channels, Probability, Section, Weight, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
 PAFPN_LEVELS = 3
-BGR_MEAN, BGR_STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)  # of a published RTMDet
-PADDING = 114.0  # too
+PADDING = 114.0  # around the images of a published RTMDet or YOLOX
+# What they are published with.
+OWN_PIXELS: Mapping[str, Mapping[str, Any]] = {
+    "rtmdet": {
+        "order": "bgr",
+        "mean": (103.53, 116.28, 123.675),
+        "std": (57.375, 57.12, 58.395),
+        "padding": PADDING,
+    },
+    "yolox": {"order": "bgr", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "padding": PADDING},
+}
+OWN_NECKS = {"rtmdet": "pafpn", "yolox": "yolox_pafpn"}
 GROUPS = 32  # of a group norm, as published
 SMALLEST_GROUP = 2  # channels: with one, the single cell of a small image's last level has no deviation
 
@@ -25,18 +35,31 @@ class NeckConfig(Section):
     """What makes the pyramid of C3..C5.
 
     fpn (arXiv 1612.03144): P3..P5, and P6 and P7 (where `strides` has them) by strided convolutions. pafpn: RTMDet's
-    (arXiv 2212.07784), P3..P5 by cross-stage partial layers from the top down and from the bottom up.
+    (arXiv 2212.07784), P3..P5 by cross-stage partial layers from the top down and from the bottom up. yolox_pafpn:
+    YOLOX's (2107.08430), as RTMDet's but of CSPDarknet's blocks.
     """
 
-    kind: Literal["fpn", "pafpn"] = Field(
-        default="fpn", description="Default: pafpn for RTMDet with a CSPNeXt backbone, else fpn."
+    kind: Literal["fpn", "pafpn", "yolox_pafpn"] = Field(
+        default="fpn",
+        description="Default: pafpn for RTMDet with a CSPNeXt backbone, yolox_pafpn for YOLOX with CSPDarknet, else "
+        "fpn.",
     )
     blocks: int = Field(
-        default=1, ge=1, le=16, description="pafpn: blocks of each layer. Default: as in the backbone's first stage."
+        default=1,
+        ge=1,
+        le=16,
+        description="pafpn, yolox_pafpn: blocks of each layer. Default: as in the backbone's first stage.",
+    )
+    depthwise: bool = Field(
+        default=False,
+        description="yolox_pafpn: 3 x 3 convolutions channel by channel, then 1 x 1 ones. Default: true with "
+        "cspdarknet_nano, else false.",
     )
 
     channels: Channels = Field(
-        default=256, description="Of every map of the pyramid. Default: 256; RTMDet with CSPNeXt: as C3 has."
+        default=256,
+        description="Of every map of the pyramid. Default: 256; RTMDet with CSPNeXt and YOLOX with CSPDarknet: as C3 "
+        "has.",
     )
     p6_from: Literal["p5", "c5"] = Field(
         default="p5", description="`c5` (on input) as in MMDetection's and torchvision's RetinaNet."
@@ -45,18 +68,21 @@ class NeckConfig(Section):
 
 
 class HeadConfig(Section):
-    """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU (RTMDet: SiLU), then the prediction layers.
+    """Two towers (classes, boxes) of `depth` times convolution, norm, ReLU (RTMDet, YOLOX: SiLU), then predictions.
 
     What only one detector reads must keep its default with the others.
     """
 
     channels: Channels = Field(
-        default=256, description="Of every convolution of the towers. Default: 256; RTMDet with CSPNeXt: as C3 has."
+        default=256,
+        description="Of every convolution of the towers. Default: 256; RTMDet with CSPNeXt and YOLOX with CSPDarknet: "
+        "as C3 has.",
     )
-    depth: int = Field(default=4, ge=0, le=16, description="Convolutions of each tower. Default: 4; RTMDet: 2.")
+    depth: int = Field(default=4, ge=0, le=16, description="Convolutions of each tower. Default: 4; RTMDet, YOLOX: 2.")
     norm: Literal["group", "batch", "none"] = Field(
         default="group",
-        description="Default: group; none for RetinaNet; batch for RTMDet alone, whose levels have norms of their own.",
+        description="Default: group; none for RetinaNet; batch for RTMDet and YOLOX alone, whose levels have norms of "
+        "their own.",
     )
     norm_groups: int = Field(
         default=GROUPS, ge=1, le=256, description="Default: 32, or half the channels where that is less."
@@ -78,6 +104,11 @@ class HeadConfig(Section):
         default=False,
         description="RTMDet: distances by exp, in strides; else the output itself, in strides. Default: true with "
         "cspnext_m, l and x, else false.",
+    )
+    depthwise: bool = Field(
+        default=False,
+        description="YOLOX: convolutions of the towers channel by channel, then 1 x 1 ones. Default: true with "
+        "cspdarknet_nano, else false.",
     )
     point_offset: Probability = Field(default=0.5, description="FCOS: where in its cell a point is; torchvision: 0.")
     spread_cells: bool = Field(
@@ -127,7 +158,7 @@ class LossConfig(Section):
 
     GFL (arXiv 2006.04388): quality focal, distribution focal, GIoU. RetinaNet (1708.02002): focal, L1 of the box
     deltas. ATSS (1912.02424): focal, GIoU, centerness. FCOS (1904.01355): focal, IoU, centerness.
-    RTMDet (2212.07784): quality focal, GIoU.
+    RTMDet (2212.07784): quality focal, GIoU. YOLOX (2107.08430): cross entropy, objectness, IoU, and L1 in the end.
     """
 
     quality_focal: Weight = Field(default=1.0, description="GFL, RTMDet: weight of the quality focal loss on classes.")
@@ -144,17 +175,25 @@ class LossConfig(Section):
     focal_gamma: float = Field(default=2.0, ge=0, le=10, description="Its exponent: how much less easy anchors count.")
     focal_alpha: Probability = Field(default=0.25, description="Its weight of positives; negatives have the rest to 1.")
     l1: Weight = Field(
-        default=0.0, description="Weight of the L1 loss on box deltas. Default: 1 for RetinaNet, else 0."
+        default=0.0, description="Weight of the L1 loss on box deltas. Default: 1 for RetinaNet and YOLOX, else 0."
     )
-    iou: Weight = Field(default=0.0, description="Weight of -log IoU of the boxes. Default: 1 for FCOS, else 0.")
+    l1_last_epochs: int = Field(
+        default=15, ge=0, le=10_000, description="YOLOX: the L1 loss is on in so many epochs, the last ones."
+    )
+    iou: Weight = Field(
+        default=0.0,
+        description="Weight of -log IoU of the boxes; YOLOX: of 1 - IoU^2. Default: 1 for FCOS, 5 for YOLOX, else 0.",
+    )
     centerness: Weight = Field(default=1.0, description="ATSS, FCOS: weight of the loss on centerness.")
+    cross_entropy: Weight = Field(default=1.0, description="YOLOX: weight of the cross entropy on classes.")
+    objectness: Weight = Field(default=1.0, description="YOLOX: weight of the cross entropy on objectness.")
 
 
 class PixelConfig(Section):
     """How an image becomes a tensor: (value - mean) / std per channel, values 0..255, in the channels' order.
 
     Defaults: ImageNet's; of a timm backbone, those that its published weights were made for; of RTMDet with CSPNeXt
-    BGR with a padding of 114, where none of these is given.
+    BGR with a padding of 114, of YOLOX with CSPDarknet that and values 0..255, where none of these is given.
     """
 
     mean: tuple[float, float, float] = Field(
@@ -202,7 +241,7 @@ class PostprocessConfig(Section):
 class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
-    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss, fcos or rtmdet.")
+    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss, fcos, rtmdet or yolox.")
     backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
     neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
     head: HeadConfig = Field(
@@ -270,12 +309,15 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _neck(self) -> ModelConfig:
         """What belongs to the one neck alone."""
+        if self.neck.kind == "fpn" and self.neck.blocks != NeckConfig.model_fields["blocks"].default:
+            raise refused("neck.blocks is a knob of pafpn; leave it out, or use pafpn", "neck", "blocks")
+        if self.neck.depthwise and self.neck.kind != "yolox_pafpn":
+            raise refused("neck.depthwise is a knob of yolox_pafpn; leave it out, or use that", "neck", "depthwise")
         if self.neck.kind == "fpn":
-            if self.neck.blocks != NeckConfig.model_fields["blocks"].default:
-                raise refused("neck.blocks is a knob of pafpn; leave it out, or use pafpn", "neck", "blocks")
             return self
         if len(self.strides) != PAFPN_LEVELS:
-            message = f"a pafpn neck makes P3, P4 and P5 alone; use strides {PYRAMID[:PAFPN_LEVELS]}, or an fpn neck"
+            only = f"a {self.neck.kind} neck makes P3, P4 and P5 alone"
+            message = f"{only}; use strides {PYRAMID[:PAFPN_LEVELS]}, or an fpn neck"
             raise refused(message, "strides" if "strides" in self.model_fields_set else "neck")
         for knob in ("p6_from", "relu_before_p7"):
             if getattr(self.neck, knob) != NeckConfig.model_fields[knob].default:
@@ -312,20 +354,21 @@ class ModelConfig(Section):
 def _backbone_defaults(
     detector: str, data: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """The detector's `own` defaults, and with RTMDet's own backbone those that it is published with, at any width."""
+    """The detector's `own` defaults, and with its own backbone those that it is published with, at any width."""
     name, width = (_given(data.get("backbone"), knob) for knob in ("name", "width"))
     entry = registry.BACKBONES.get(name) if isinstance(name, str) else None
-    if detector != "rtmdet" or entry is None or entry.family != "cspnext" or not isinstance(width, int | None):
+    family = registry.OWN_BACKBONES.get(detector)
+    if entry is None or entry.family != family or not isinstance(width, int | None):
         return dict(own)
-    kind = _given(data.get("neck"), "kind") or "pafpn"
+    kind = _given(data.get("neck"), "kind") or OWN_NECKS[detector]
     channels = entry.channels(width)[1]
-    neck = {"channels": channels} | ({"kind": kind, "blocks": entry.layers[0]} if kind == "pafpn" else {})
-    pixels = {} if data.get("pixels") else {"order": "bgr", "mean": BGR_MEAN, "std": BGR_STD, "padding": PADDING}
+    layers = {} if kind == "fpn" else {"kind": kind, "blocks": entry.layers[0]}
     more: dict[str, Mapping[str, Any]] = {
-        "pixels": pixels,
-        "": {"strides": PYRAMID[:PAFPN_LEVELS]} if kind == "pafpn" else {},
-        "neck": neck,
-        "head": {"channels": channels, "exp_on_reg": name in registry.EXP_ON_REG},
+        "pixels": {} if data.get("pixels") else OWN_PIXELS[detector],
+        "": {"strides": PYRAMID[:PAFPN_LEVELS]} if layers else {},
+        "neck": {"channels": channels, **layers} | ({"depthwise": entry.depthwise} if kind == "yolox_pafpn" else {}),
+        "head": {"channels": channels}
+        | ({"exp_on_reg": name in registry.EXP_ON_REG} if detector == "rtmdet" else {"depthwise": entry.depthwise}),
     }
     return {section: {**own.get(section, {}), **more.get(section, {})} for section in {**own, **more}}
 

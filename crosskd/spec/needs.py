@@ -74,6 +74,7 @@ class AnchorPredictions(Need):
     bins: bool = False  # the method compares distributions over bins, of both
     box: registry.BoxMimic | None = None  # how boxes are compared, where a knob of that name says it
     centerness: bool = False  # whether the knob `centerness_weight` asks for the teacher's
+    objectness: bool = False  # whether `objectness_weight` does
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -93,14 +94,18 @@ class AnchorPredictions(Need):
                     "Use giou or iou.",
                 )
             )
-        if self.centerness and not registry.DETECTORS[teacher.detector].centerness:
-            found.append(
-                Incompatibility(
-                    f"/distill/{term}/centerness_weight",
-                    f"a {teacher.detector} teacher predicts no centerness",
-                    "Leave it out, or use 0.",
-                )
+        entry = registry.DETECTORS[teacher.detector]
+        wanted = {"centerness": self.centerness and not entry.centerness}
+        wanted["objectness"] = self.objectness and not entry.objectness
+        found += [
+            Incompatibility(
+                f"/distill/{term}/{what}_weight",
+                f"a {teacher.detector} teacher predicts no {what}",
+                "Leave it out, or use 0.",
             )
+            for what, lacks in wanted.items()
+            if lacks
+        ]
         return found
 
 

@@ -21,7 +21,19 @@ T = TypeVar("T")
 NEAR = 3  # names that a message proposes
 
 
-Family = Literal["resnet", "mobilenet", "swin", "cspnext", "timm"]
+Family = Literal["resnet", "mobilenet", "swin", "cspnext", "cspdarknet", "timm"]
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """How a batch norm is set up; torch's own numbers where nothing else is published."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1  # of the newest batch in the running statistics
+
+
+TORCH_NORM = BatchNorm()
+YOLOX_NORM = BatchNorm(eps=1e-3, momentum=0.03)
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Backbone:
     frozen_stages: int = -1  # by default, where pretrained
     norm_eval: bool = True  # by default, where pretrained and there is batch norm
     batch_norm: bool = True  # whether it may have batch norm
+    depthwise: bool = False  # CSPDarknet: 3 x 3 convolutions channel by channel, then 1 x 1 ones
     drop_path: float = 0.0  # by default; 0: it has none
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
     parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
@@ -105,6 +118,7 @@ class Published:
     box_weight: float
     centerness_weight: float  # 0: centerness is not imitated
     pkd_weight: float  # beside CrossKD, on all levels
+    objectness_weight: float = 0.0  # 0: objectness is not imitated
     pkd_alone: Mapping[str, Any] = field(default_factory=lambda: _PKD_ALONE)
     fgd: Mapping[str, Any] = field(default_factory=lambda: _FGD_ANCHORS)
     cwd: Mapping[str, Any] = field(default_factory=lambda: _CWD_RETINANET)
@@ -124,9 +138,13 @@ class Detector:
     reads: frozenset[str] = frozenset()
     scales: bool = True  # a learnt factor per level on the box code
     centerness: bool = False
+    objectness: bool = False  # whether there is an object at all: what classes and boxes are conditional on
+    clips: bool = True  # boxes to their image, before suppression
     activation: Activation = "relu"  # of the towers
     own_layers: bool = False  # each level has prediction layers of its own, of one cell each
+    own_convs: bool = False  # each level has towers of its own
     batch_norm: bool = False  # each level has batch norm of its own in the towers; else group norm, or none
+    norm: BatchNorm = TORCH_NORM  # these batch norms
     dynamic: bool = False  # what is predicted decides what is assigned
 
 
@@ -168,6 +186,22 @@ def _cspnext(deepen: float, widen: float) -> Backbone:
         layers=tuple(max(1, round(count * deepen)) for count in (3, 6, 6, 3)),
         weights=False,
         norm_eval=False,
+    )
+
+
+def _cspdarknet(deepen: float, widen: float, *, depthwise: bool = False) -> Backbone:
+    """By the factors of YOLOX (arXiv 2107.08430): of the blocks of each stage, and of the channels."""
+    width, blocks = round(64 * widen), max(1, round(3 * deepen))
+    return Backbone(
+        "crosskd.backbones.csp_darknet:CSPDarknet",
+        "cspdarknet",
+        out_channels=(2 * width, 4 * width, 8 * width, 16 * width),
+        width=width,
+        divisor=2,
+        layers=(blocks, 3 * blocks, 3 * blocks, blocks),
+        weights=False,
+        norm_eval=False,
+        depthwise=depthwise,
     )
 
 
@@ -243,6 +277,12 @@ BACKBONES: dict[str, Backbone] = {
     "cspnext_m": _cspnext(deepen=0.67, widen=0.75),
     "cspnext_l": _cspnext(deepen=1.0, widen=1.0),
     "cspnext_x": _cspnext(deepen=1.33, widen=1.25),
+    "cspdarknet_nano": _cspdarknet(deepen=0.33, widen=0.25, depthwise=True),
+    "cspdarknet_tiny": _cspdarknet(deepen=0.33, widen=0.375),
+    "cspdarknet_s": _cspdarknet(deepen=0.33, widen=0.5),
+    "cspdarknet_m": _cspdarknet(deepen=0.67, widen=0.75),
+    "cspdarknet_l": _cspdarknet(deepen=1.0, widen=1.0),
+    "cspdarknet_x": _cspdarknet(deepen=1.33, widen=1.25),
     **_timm(),
 }
 
@@ -314,7 +354,47 @@ DETECTORS: dict[str, Detector] = {
         batch_norm=True,
         dynamic=True,
     ),
+    "yolox": Detector(
+        "crosskd.detectors.dense.yolox:YOLOX",
+        # As for RTMDet nobody has published CrossKD for it.
+        Published(
+            cut=1,
+            box="giou",
+            cls_weight=1.0,
+            box_weight=1.0,
+            centerness_weight=0.0,
+            pkd_weight=2.0,
+            objectness_weight=1.0,
+        ),
+        defaults={
+            "head": {"depth": 2, "norm": "batch"},
+            "losses": {"iou": 5.0, "l1": 1.0},
+            "postprocess": {"score_threshold": 0.01, "nms_iou": 0.65, "pre_nms": 10_000, "max_detections": 1000},
+        },
+        reads=frozenset(
+            {
+                "head.depthwise",
+                "losses.cross_entropy",
+                "losses.objectness",
+                "losses.iou",
+                "losses.l1",
+                "losses.l1_last_epochs",
+            }
+        ),
+        scales=False,
+        objectness=True,
+        clips=False,
+        activation="silu",
+        own_layers=True,
+        own_convs=True,
+        batch_norm=True,
+        norm=YOLOX_NORM,
+        dynamic=True,
+    ),
 }
+
+# The backbones that detectors are published with: with these, the rest of the model has published defaults, too.
+OWN_BACKBONES: Mapping[str, Family] = {"rtmdet": "cspnext", "yolox": "cspdarknet"}
 
 # The backbones with which RTMDet is published with exponential distances.
 EXP_ON_REG = frozenset({"cspnext_m", "cspnext_l", "cspnext_x"})

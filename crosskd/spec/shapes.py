@@ -7,10 +7,11 @@ it against real detectors.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.config import ModelConfig
+from crosskd.spec.config import HeadConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -63,17 +64,18 @@ def _fpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:
 
 def _pafpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:
     c3, c4, c5 = out_channels[-_LATERAL:]
-    blocks, shapes = model.neck.blocks, Shapes()
+    neck, shapes = model.neck, Shapes()
+    style = _Style(neck.kind == "yolox_pafpn", neck.depthwise)
     for i, (high, low) in enumerate(((c5, c4), (c4, c3))):
         shapes |= _conv_norm(f"neck.reduce_layers.{i}", high, low, 1)
     for i, low in enumerate((c4, c3)):
-        shapes |= _csp_layer(f"neck.top_down_blocks.{i}", 2 * low, low, blocks)
+        shapes |= _csp_layer(f"neck.top_down_blocks.{i}", 2 * low, low, neck.blocks, style)
     for i, low in enumerate((c3, c4)):
-        shapes |= _conv_norm(f"neck.downsamples.{i}", low, low, 3)
+        shapes |= _conv3x3(f"neck.downsamples.{i}", low, low, style)
     for i, (low, high) in enumerate(((c3, c4), (c4, c5))):
-        shapes |= _csp_layer(f"neck.bottom_up_blocks.{i}", 2 * low, high, blocks)
+        shapes |= _csp_layer(f"neck.bottom_up_blocks.{i}", 2 * low, high, neck.blocks, style)
     for i, width in enumerate((c3, c4, c5)):
-        shapes |= _conv_norm(f"neck.out_convs.{i}", width, model.neck.channels, 3)
+        shapes |= _conv_norm(f"neck.out_convs.{i}", width, neck.channels, 1 if style.darknet else 3)
     return shapes
 
 
@@ -84,10 +86,12 @@ def _head(model: ModelConfig, num_classes: int) -> Shapes:
     for tower in ("cls_tower", "box_tower"):
         in_channels = model.neck.channels
         for i in range(head.depth):
-            shapes |= _conv(f"head.{tower}.{i}.conv", in_channels, head.channels, 3, bias=head.tower_bias)
+            for level in range(len(model.strides)) if entry.own_convs else (None,):
+                place = "" if level is None else f".{level}"
+                shapes |= _tower_conv(f"head.{tower}.{i}.conv{place}", in_channels, head)
             if head.norm == "group":
                 shapes |= _affine(f"head.{tower}.{i}.norm", head.channels)
-            for level in range(len(model.strides) if head.norm == "batch" else 0):
+            for level in range(len(model.strides) if head.norm == "batch" and not head.depthwise else 0):
                 shapes |= _batch_norm(f"head.{tower}.{i}.norm.{level}", head.channels)
             in_channels = head.channels
     layers = {"cls": model.anchors_per_cell * num_classes, "box": model.anchors_per_cell * model.box_channels}
@@ -96,11 +100,22 @@ def _head(model: ModelConfig, num_classes: int) -> Shapes:
             shapes |= _conv(f"head.{layer}", in_channels, out_channels, 3)
         for level in range(len(model.strides) if entry.own_layers else 0):
             shapes |= _conv(f"head.{layer}.{level}", in_channels, out_channels, 1)
+    for level in range(len(model.strides) if entry.objectness else 0):
+        shapes |= _conv(f"head.objectness.{level}", in_channels, model.anchors_per_cell, 1)
     if entry.centerness:
         shapes |= _conv("head.centerness", in_channels, model.anchors_per_cell, 3)
     if entry.scales:
         shapes |= {f"head.scales.{i}": () for i in range(len(model.strides))}
     return shapes
+
+
+def _tower_conv(name: str, in_channels: int, head: HeadConfig) -> Shapes:
+    if not head.depthwise:
+        return _conv(name, in_channels, head.channels, 3, bias=head.tower_bias)
+    shapes = _conv(f"{name}.depthwise", 1, in_channels, 3, bias=False)
+    shapes |= _batch_norm(f"{name}.depthwise_norm", in_channels)
+    shapes |= _conv(f"{name}.pointwise", in_channels, head.channels, 1, bias=head.tower_bias)
+    return shapes | _batch_norm(f"{name}.pointwise_norm", head.channels)
 
 
 # --- backbones -------------------------------------------------------------------------------------------------------
@@ -111,7 +126,13 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
     entry, width = registry.BACKBONES[config.name], config.width
     if entry.family == "timm":
         return {}
-    build = {"resnet": _resnet, "mobilenet": _mobilenet, "swin": _swin, "cspnext": _cspnext}[entry.family]
+    build = {
+        "resnet": _resnet,
+        "mobilenet": _mobilenet,
+        "swin": _swin,
+        "cspnext": _csp,
+        "cspdarknet": _csp,
+    }[entry.family]
     width = width or entry.width
     assert width is not None
     return build(entry, width)
@@ -173,34 +194,62 @@ def _inverted(name: str, in_channels: int, expansion: int, out_channels: int) ->
     )
 
 
-def _cspnext(entry: registry.Backbone, width: int) -> Shapes:
+@dataclass(frozen=True)
+class _Style:
+    """Of cross-stage partial layers: CSPDarknet's, also in two steps, or CSPNeXt's."""
+
+    darknet: bool
+    depthwise: bool = False
+
+
+def _csp(entry: registry.Backbone, width: int) -> Shapes:
     shapes: Shapes = {}
-    for i, (a, b) in enumerate(((3, width // 2), (width // 2, width // 2), (width // 2, width))):
-        shapes |= _conv_norm(f"stem.{i}", a, b, 3)
+    style = _Style(entry.family == "cspdarknet", entry.depthwise)
+    if style.darknet:
+        shapes |= _conv_norm("stem.conv", 4 * 3, width, 3)
+    else:
+        for i, (a, b) in enumerate(((3, width // 2), (width // 2, width // 2), (width // 2, width))):
+            shapes |= _conv_norm(f"stem.{i}", a, b, 3)
     in_channels = width
     for stage, (channels, count) in enumerate(zip(entry.channels(width), entry.layers, strict=True), start=1):
-        shapes |= _conv_norm(f"stage{stage}.0", in_channels, channels, 3)
+        shapes |= _conv3x3(f"stage{stage}.0", in_channels, channels, style)
         last = stage == len(entry.layers)
         if last:  # the pyramid of pooled neighbourhoods
             shapes |= _conv_norm(f"stage{stage}.1.conv1", channels, channels // 2, 1)
             shapes |= _conv_norm(f"stage{stage}.1.conv2", channels // 2 * 4, channels, 1)
         layer = f"stage{stage}.{2 if last else 1}"
-        shapes |= _csp_layer(layer, channels, channels, count)
-        shapes |= _conv(f"{layer}.attention.fc", channels, channels, 1)
+        shapes |= _csp_layer(layer, channels, channels, count, style)
+        if not style.darknet:
+            shapes |= _conv(f"{layer}.attention.fc", channels, channels, 1)
         in_channels = channels
     return shapes
 
 
-def _csp_layer(name: str, in_channels: int, out_channels: int, blocks: int) -> Shapes:
+def _csp_layer(name: str, in_channels: int, out_channels: int, blocks: int, style: _Style) -> Shapes:
     half = out_channels // 2
     shapes = _conv_norm(f"{name}.main_conv", in_channels, half, 1)
     shapes |= _conv_norm(f"{name}.short_conv", in_channels, half, 1)
     shapes |= _conv_norm(f"{name}.final_conv", 2 * half, out_channels, 1)
     for i in range(blocks):
-        shapes |= _conv_norm(f"{name}.blocks.{i}.conv1", half, half, 3)
-        shapes |= _conv_norm(f"{name}.blocks.{i}.conv2.depthwise_conv", 1, half, 5)
-        shapes |= _conv_norm(f"{name}.blocks.{i}.conv2.pointwise_conv", half, half, 1)
+        block = f"{name}.blocks.{i}"
+        shapes |= _conv_norm(f"{block}.conv1", half, half, 1 if style.darknet else 3)
+        shapes |= (
+            _conv3x3(f"{block}.conv2", half, half, style)
+            if style.darknet
+            else _separable(block + ".conv2", half, half, 5)
+        )
     return shapes
+
+
+def _conv3x3(name: str, in_channels: int, out_channels: int, style: _Style) -> Shapes:
+    if style.depthwise:
+        return _separable(name, in_channels, out_channels, 3)
+    return _conv_norm(name, in_channels, out_channels, 3)
+
+
+def _separable(name: str, in_channels: int, out_channels: int, kernel: int) -> Shapes:
+    depthwise = _conv_norm(f"{name}.depthwise_conv", 1, in_channels, kernel)
+    return depthwise | _conv_norm(f"{name}.pointwise_conv", in_channels, out_channels, 1)
 
 
 _WINDOW, _HEADS, _PATCH, _MLP = 7, 3, 4, 4  # Swin-T's; heads: of the first stage

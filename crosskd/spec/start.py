@@ -13,7 +13,7 @@ Shape = tuple[int, ...]
 
 PARTS = ("backbone", "neck", "head")
 CLASS_LAYER = "head.cls."  # begins the names; the last part of each is `weight` or `bias`
-BOX_LAYERS = ("head.box.", "head.centerness.", "head.scales.", "head.bins")
+BOX_LAYERS = ("head.box.", "head.centerness.", "head.objectness.", "head.scales.", "head.bins")
 COUNTER = "num_batches_tracked"
 LISTED = 10  # names in a text
 

@@ -29,6 +29,7 @@ class OptimizerConfig(Section):
         description="Images of the total batch that `lr` is meant for; it scales with the batch. null: it does not.",
     )
     momentum: Probability = Field(default=0.9, description="Share of the last step that SGD repeats.")
+    nesterov: bool = Field(default=False, description="SGD: the gradient is taken ahead, as for YOLOX.")
     betas: tuple[Probability, Probability] = Field(
         default=(0.9, 0.999), description="Of AdamW: how slowly the mean and the mean square of the gradient change."
     )
@@ -40,6 +41,12 @@ class OptimizerConfig(Section):
     bias_decay: bool = Field(
         default=True, description="Weight decay on the biases of convolutions too, where `norm_decay` allows it."
     )
+
+    @model_validator(mode="after")
+    def _nesterov(self) -> OptimizerConfig:
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise refused("nesterov needs sgd with momentum; leave it out, or use that", "nesterov")
+        return self
 
 
 class ScheduleConfig(Section):
@@ -58,8 +65,8 @@ class ScheduleConfig(Section):
         description="Optimizer steps in which the learning rate rises to `lr`; 0: none.",
     )
     warmup_factor: float = Field(default=0.001, gt=0, le=1, description="The warm-up begins at this share of `lr`.")
-    warmup: Literal["linear", "constant"] = Field(
-        default="linear", description="How it rises: in a line, or all at once at the end."
+    warmup: Literal["linear", "constant", "quadratic"] = Field(
+        default="linear", description="How it rises: in a line, all at once at the end, or by the square of the steps."
     )
     decay: Literal["multistep", "cosine", "none"] = Field(
         default="multistep", description="How it falls: at `milestones`, along a cosine to `final_factor`, or not."
@@ -74,6 +81,19 @@ class ScheduleConfig(Section):
         default=0.0, ge=0, lt=1, description="Share of the run before the cosine begins; 0.5: flat-cosine, as RTMDet's."
     )
     final_factor: float = Field(default=0.0, ge=0, le=1, description="Where the cosine ends, as a share of `lr`.")
+    final_epochs: int = Field(
+        default=0, ge=0, le=10_000, description="Epochs behind the end of the cosine, at its last rate; 15 for YOLOX."
+    )
+
+    @model_validator(mode="after")
+    def _final_epochs(self) -> ScheduleConfig:
+        if self.final_epochs and self.decay != "cosine":
+            raise refused(
+                f"final_epochs is a knob of the cosine; a {self.decay} decay does not read it", "final_epochs"
+            )
+        if self.final_epochs and self.final_epochs >= self.epochs:
+            raise refused(f"final_epochs {self.final_epochs} leaves none of the {self.epochs} epochs", "final_epochs")
+        return self
 
     @model_validator(mode="after")
     def _flat_cosine(self) -> ScheduleConfig:

@@ -1,4 +1,4 @@
-"""The reference's numbers of whole networks (RTMDet), and that none of them can be overlooked."""
+"""The reference's numbers of whole networks (RTMDet, YOLOX), and that none of them can be overlooked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.support.oracle_runs import assert_met, runs
 
 FOLDER = Path(__file__).parents[1] / "data/oracle/more"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in oracle.read_cases(FOLDER) if isinstance(case, dict)}
-QUICK = {"rtmdet/tiny-c3", "rtmdet/tiny-exp-allempty"}  # with boxes and without; the output itself and its exponential
+# With boxes and without; RTMDet's output itself and its exponential, YOLOX with its L1 loss and without it.
+QUICK = {"rtmdet/tiny-c3", "rtmdet/tiny-exp-allempty", "yolox/nano-c3", "yolox/nano-l1-allempty"}
 
 
 @pytest.mark.parametrize(("name", "single"), runs(CASES, QUICK, CASES))
@@ -24,7 +25,9 @@ def test_the_reference_is_met(name: str, single: bool) -> None:
 
 
 def test_the_vectors_are_all_there() -> None:
-    assert set(CASES) == {f"rtmdet/{name}" for name in ("tiny-c3", "tiny-c80-empty1", "s-c7", "tiny-exp-allempty")}
+    rtmdet = {f"rtmdet/{name}" for name in ("tiny-c3", "tiny-c80-empty1", "s-c7", "tiny-exp-allempty")}
+    yolox = {f"yolox/{name}" for name in ("nano-c3", "tiny-c80-empty1", "s-c7-l1", "nano-l1-allempty")}
+    assert set(CASES) == rtmdet | yolox
 
 
 def changed(case: dict[str, Any], *path: Any) -> dict[str, Any]:

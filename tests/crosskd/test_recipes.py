@@ -32,6 +32,7 @@ WEIGHTS = {"file": "teacher.safetensors"}
 TRIOS = ["demo", "bccd"]
 TUNED = ["finetune_gfl_r50", "finetune_retinanet_r50"]
 RTMDETS = ["rtmdet_tiny_300e", "rtmdet_tiny_s_36e"]  # for which no result is published
+YOLOXES = ["yolox_s_300e", "yolox_tiny_s_36e"]  # too
 
 # What a recipe may say beside the published facts: how this machine goes about it, and the total batch, tested alone.
 OWN = {"accumulate", "loader.workers", "checkpoint.every_steps", "log_every"}
@@ -71,7 +72,7 @@ def comment(name: str) -> str:
 
 def test_the_package_holds_the_published_recipes_and_the_trios() -> None:
     trios = [f"{trio}_{role}" for trio in TRIOS for role in ("teacher", "student", "crosskd")]
-    assert recipe_names() == sorted([*ROWS, *trios, *TUNED, *RTMDETS])
+    assert recipe_names() == sorted([*ROWS, *trios, *TUNED, *RTMDETS, *YOLOXES])
 
 
 @pytest.mark.parametrize(("name", "digest"), [("finetune_retinanet_r50", EPS_FREE), ("finetune_gfl_r50", "")])
@@ -154,6 +155,25 @@ def test_rtmdets_recipes_have_its_optimizer_and_say_what_they_lack(name: str) ->
     assert re.search(r"No AP\s(?:# )?is published", comment(name))
     assert "osaic and MixUp" in comment(name)
     assert (config.student.neck.kind, config.student.pixels.order) == ("pafpn", "bgr")
+
+
+@pytest.mark.parametrize("name", YOLOXES)
+def test_yoloxes_recipes_have_its_optimizer_and_say_what_they_lack(name: str) -> None:
+    config = resolved(name)
+    optimizer, schedule = config.optimizer, config.schedule
+    assert (optimizer.name, optimizer.nesterov, optimizer.weight_decay, optimizer.norm_decay) == (
+        "sgd",
+        True,
+        5e-4,
+        False,
+    )
+    assert optimizer.lr / (optimizer.base_batch or 1) == pytest.approx(0.01 / 64)
+    assert (schedule.warmup, schedule.decay, schedule.final_factor) == ("quadratic", "cosine", 0.05)
+    assert schedule.final_epochs == config.student.losses.l1_last_epochs
+    assert config.batch_size * config.accumulate * config.gpus == optimizer.base_batch
+    assert re.search(r"No AP\s(?:# )?is published", comment(name))
+    assert "osaic and MixUp" in comment(name)
+    assert (config.student.neck.kind, config.student.pixels.std) == ("yolox_pafpn", (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("trio", TRIOS)

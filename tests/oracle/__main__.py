@@ -39,7 +39,7 @@ UNBUILDABLE = (
 def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
     """Compute one case anew and compare all of it."""
     dtype = torch.float32 if single else torch.float64
-    if values.get("detector") in network.DETECTORS:
+    if values.get("detector") in network.BACKBONES:
         return network.compare(values, network.compute(values, dtype), single=single)
     return compare(values, compute(Case(values), dtype), single=single)
 

@@ -200,7 +200,8 @@ def postprocess(settings: Mapping[str, Any]) -> PostprocessConfig:
     known = set(settings) <= TEST_CFG and set(nms) <= {"type", "iou_threshold"}
     if not known or settings.get("min_bbox_size", 0) != 0 or nms["type"] != "nms":
         raise UnknownSettingError(f"unknown test_cfg {settings}")
-    limits = {"pre_nms": settings["nms_pre"], "max_detections": settings["max_per_img"]}
+    # YOLOX knows no limits, and names none.
+    limits = {"pre_nms": settings.get("nms_pre", -1), "max_detections": settings.get("max_per_img", -1)}
     finite = {name: limit for name, limit in limits.items() if limit != -1}
     # Unlimited is above the bounds that a service needs.
     unlimited = dict.fromkeys(limits.keys() - finite.keys(), ALL)

@@ -1,4 +1,4 @@
-"""Cases of whole networks, RTMDet's: what is built of one, what comes out under its own field names, and how near."""
+"""Cases of whole networks, RTMDet's and YOLOX's: what is built of one, what comes out, and how near."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.dense.head import DenseHead
+from crosskd.detectors.dense.yolox import YOLOX
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Held, Predictions, Targets
@@ -19,7 +20,7 @@ from tests.oracle.case import Inputs, Uninitialised, UnknownSettingError, postpr
 from tests.oracle.compare import MISSING, Comparison, Worst, leaves
 from tests.oracle.compute import best, norm, summary
 
-DETECTORS = {"rtmdet"}
+BACKBONES = {"rtmdet": "cspnext", "yolox": "cspdarknet"}  # the families that they are built on
 STEP = 104729  # between the sampled entries of a tensor
 SAMPLES = 8
 # What describes a case. Every other field is a result of the reference, and is compared.
@@ -43,21 +44,25 @@ class NetworkCase:
     """The vectors' own fields, read once; `values` are what the reference computed."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        if values["use_l1"] is not None:
-            raise UnknownSettingError(f"unknown use_l1 {values['use_l1']!r}")
+        allowed = {"rtmdet": ("exp_on_reg", "use_l1"), "yolox": ("use_l1", "exp_on_reg")}
+        read, unread = allowed[values["detector"]]
+        if not isinstance(values[read], bool) or values[unread] is not None:
+            wrong = unread if isinstance(values[read], bool) else read
+            raise UnknownSettingError(f"unknown {wrong} {values[wrong]!r}")
         self.values = values
         self.inputs = Inputs(values)
 
     def model(self, dtype: torch.dtype) -> Detector:
-        values = self.values
+        values, detector = self.values, self.values["detector"]
         config = ModelConfig.model_validate(
             {
-                "detector": values["detector"],
-                "backbone": {"name": f"cspnext_{values['arch']}", "init": "random"},
-                "head": {"exp_on_reg": values["exp_on_reg"]},
-                "postprocess": postprocess(values["eval_batchstat"]["test_cfg"]),
+                "detector": detector,
+                "backbone": {"name": f"{BACKBONES[detector]}_{values['arch']}", "init": "random"},
+                "head": {"exp_on_reg": values["exp_on_reg"]} if detector == "rtmdet" else {},
             }
         )
+        limits = postprocess(values["eval_batchstat"]["test_cfg"])  # may be none at all: above what may be set
+        config = config.model_copy(update={"postprocess": limits})
         with Uninitialised():
             model = build_detector(config, values["num_classes"])
         with torch.no_grad():
@@ -65,6 +70,8 @@ class NetworkCase:
                 value = weight_rule_more.value(to_mmdet(name, config.detector), tuple(tensor.shape), values["seed"])
                 if value is not None:
                     tensor.copy_(torch.as_tensor(value))
+        if isinstance(model.head, YOLOX):
+            model.head.use_l1 = values["use_l1"]
         return model.to(dtype)
 
 
@@ -94,7 +101,8 @@ def _maps(model: Detector, images: Tensor) -> dict[str, Any]:
 
 
 def _raw(predictions: Predictions) -> dict[str, Any]:
-    return {"cls_score": tens(predictions.cls), "bbox_pred": tens(predictions.box)}
+    found = {"cls_score": tens(predictions.cls), "bbox_pred": tens(predictions.box)}
+    return found if predictions.objectness is None else found | {"objectness": tens(predictions.objectness)}
 
 
 @torch.no_grad()
@@ -126,20 +134,26 @@ def _train(model: Detector, images: Tensor, targets: Targets) -> dict[str, Any]:
     assignment = head.assign(predictions, targets)
     losses = head.loss(predictions, assignment)
     torch.stack([values.sum() for values in losses.values()]).sum().backward()
-    gradients = {to_mmdet(name, "rtmdet"): parameter.grad for name, parameter in model.named_parameters()}
+    detector = model.config.detector
+    gradients = {to_mmdet(name, detector): parameter.grad for name, parameter in model.named_parameters()}
     return (
         {"neck": tens(features), "towers": _towers(first, second)}
         | _raw(predictions)
-        | {"losses": {name: values.tolist() for name, values in losses.items()}}
+        | {"losses": {name: _of_levels(values, detector) for name, values in losses.items()}}
         | {"total": sum(values.sum().item() for values in losses.values())}
         | _assignment(head, assignment, targets)
         | {
             "grad_l2": {name: None if grad is None else norm([grad]) for name, grad in gradients.items()},
             "grad_l2_all": norm(grad for grad in gradients.values() if grad is not None),
             "n_params": len(gradients),
-            "running_after": {to_mmdet(name, "rtmdet"): summary(x) for name, x in model.named_buffers()},
+            "running_after": {to_mmdet(name, detector): summary(x) for name, x in model.named_buffers()},
         }
     )
+
+
+def _of_levels(values: Tensor, detector: str) -> Any:
+    """A loss of each level, or of all together as YOLOX's are."""
+    return values.tolist() if detector == "rtmdet" else values.sum().item()
 
 
 def _towers(*convs: Held) -> dict[str, Any]:
@@ -171,7 +185,7 @@ def _assignment(head: DenseHead, assignment: Assignment, targets: Targets) -> di
         "n_pos": assignment.positives,
         "n_priors_per_level": assignment.level_sizes,
         "n_pos_per_level": assignment.positives_per_level(head.num_classes),
-        "normalisers": {"cls_avg_factor": divisor, "bbox_avg_factor": divisor},
+        "normalisers": dict.fromkeys(("cls_avg_factor", "bbox_avg_factor", "num_total_samples"), divisor),
     }
 
 

@@ -1,4 +1,4 @@
-"""The rule by which the weights of RTMDet's vectors are made. Needs numpy only."""
+"""The rule by which the weights of RTMDet's and YOLOX's vectors are made. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tests.oracle.weight_rule import draw
 
-CLS = re.compile(r"bbox_head\.rtm_cls\.\d+\.(weight|bias)")
-REG = re.compile(r"bbox_head\.rtm_reg\.\d+\.(weight|bias)")
+CLS = re.compile(r"bbox_head\.(rtm_cls|multi_level_conv_cls|multi_level_conv_obj)\.\d+\.(weight|bias)")
+REG = re.compile(r"bbox_head\.(rtm_reg|multi_level_conv_reg)\.\d+\.(weight|bias)")
 
 
 def value(key: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32] | None:
@@ -29,7 +29,8 @@ def value(key: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32] | 
     if CLS.fullmatch(key):
         return f(math.sqrt(1.0 / fan_in)) * n if is_weight else f(-2.0) + f(0.1) * n
     if REG.fullmatch(key):
-        return f(0.5 * math.sqrt(1.0 / fan_in)) * n if is_weight else f(1.0) + f(0.1) * n
+        bias = 1.0 if "rtm_reg" in key else 0.5
+        return f(0.5 * math.sqrt(1.0 / fan_in)) * n if is_weight else f(bias) + f(0.1) * n
     if len(shape) == 4:
         return f(math.sqrt(2.0 / fan_in)) * n
     if len(shape) == 1:

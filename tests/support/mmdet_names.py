@@ -11,10 +11,11 @@ from crosskd.spec.shapes import expected_shapes
 KEYS: dict[str, dict[str, list[int]]] = json.loads(
     (Path(__file__).parents[1] / "data/oracle/state_dict_keys.json").read_text()
 )
-# Of RTMDet tiny and s, every name.
-RTMDET: dict[str, dict[str, list[int]]] = json.loads(
-    (Path(__file__).parents[1] / "data/oracle/more/rtmdet.json").read_text()
-)["state_dict"]
+# Of RTMDet tiny and s, and of YOLOX nano, tiny and s, every name.
+RTMDET, YOLOX = (
+    json.loads((Path(__file__).parents[1] / f"data/oracle/more/{name}.json").read_text())["state_dict"]
+    for name in ("rtmdet", "yolox")
+)
 
 
 def shapes(config: ModelConfig) -> dict[str, list[int]]:

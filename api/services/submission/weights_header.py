@@ -31,7 +31,7 @@ class WeightsHeader:
     @property
     def foreign(self) -> bool:
         """Named as MMDetection or torchvision names its parameters; the worker translates them."""
-        return any(name.startswith(("bbox_head.", "backbone.body.")) for name in self.shapes)
+        return any(name.startswith(("bbox_head.", "backbone.body.", "backbone.backbone.")) for name in self.shapes)
 
     def json_metadata(self, key: str) -> Any:
         """A metadata entry that holds JSON; None where it is missing or is no JSON."""

@@ -1,7 +1,7 @@
 """One dense head for every detector, cut anywhere.
 
 A detector adds its anchors, assignment, loss and box code; see `gfl.py`, `retinanet.py`, `atss.py`, `fcos.py`,
-`rtmdet.py`.
+`rtmdet.py`, `yolox.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.ops import clip, overlap_loss
 from crosskd.boxes.suppression import class_nms
 from crosskd.detectors.dense.anchor_windows import by_anchor
+from crosskd.detectors.dense.tower_convs import best_class, tower_conv
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
-from crosskd.spec.registry import Activation, BoxMimic
+from crosskd.spec.registry import TORCH_NORM, Activation, BatchNorm, BoxMimic
 from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
 
 PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest
@@ -32,23 +34,24 @@ PRIOR = 0.01  # probability of every class at the start, so that the many backgr
 class ConvNorm(nn.Module):
     """3 x 3 convolution and norm, if any; the tower applies the activation, so that it can be cut before it.
 
-    A batch norm is each level's own: their statistics differ, while the convolution is shared.
+    A batch norm is each level's own: their statistics differ, while the convolution is shared, unless it is `own`.
     """
 
-    def __init__(self, in_channels: int, config: HeadConfig, levels: int) -> None:
+    def __init__(
+        self, in_channels: int, config: HeadConfig, levels: int, batch_norm: BatchNorm, *, own: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, config.channels, kernel_size=3, padding=1, bias=config.tower_bias)
+        self.conv = tower_conv(in_channels, config, batch_norm, own_of=levels if own else 0)
         self.norm: nn.Module | None = None
         if config.norm == "group":
             self.norm = nn.GroupNorm(config.norm_groups, config.channels)
-        elif config.norm == "batch":
-            self.norm = nn.ModuleList(nn.BatchNorm2d(config.channels) for _ in range(levels))
-        nn.init.normal_(self.conv.weight, std=0.01)
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+        elif config.norm == "batch" and not config.depthwise:  # which has its own
+            self.norm = nn.ModuleList(
+                nn.BatchNorm2d(config.channels, batch_norm.eps, batch_norm.momentum) for _ in range(levels)
+            )
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
-        out: Tensor = self.conv(x)
+        out: Tensor = of_level(self.conv, level)(x)
         return out if self.norm is None else of_level(self.norm, level)(out)
 
 
@@ -59,10 +62,18 @@ class Tower(nn.ModuleList):
     """
 
     def __init__(
-        self, in_channels: int, config: HeadConfig, *, levels: int = 1, activation: Activation = "relu"
+        self,
+        in_channels: int,
+        config: HeadConfig,
+        *,
+        levels: int = 1,
+        activation: Activation = "relu",
+        batch_norm: BatchNorm = TORCH_NORM,
+        own_convs: bool = False,
     ) -> None:
         super().__init__(
-            ConvNorm(in_channels if i == 0 else config.channels, config, levels) for i in range(config.depth)
+            ConvNorm(in_channels if i == 0 else config.channels, config, levels, batch_norm, own=own_convs)
+            for i in range(config.depth)
         )
         self.activation = activation
 
@@ -112,11 +123,15 @@ class DenseHead(nn.Module, ABC):
         self.activation: Activation = entry.activation
         self.own_layers = entry.own_layers
         levels = len(self.strides)
-        self.cls_tower = Tower(config.neck.channels, head, levels=levels, activation=entry.activation)
-        self.box_tower = Tower(config.neck.channels, head, levels=levels, activation=entry.activation)
-        self.cls = self._layers(self.per_cell * num_classes, bias=-math.log((1 - PRIOR) / PRIOR))
+        own: dict[str, Any] = {"activation": entry.activation, "batch_norm": entry.norm, "own_convs": entry.own_convs}
+        self.cls_tower = Tower(config.neck.channels, head, levels=levels, **own)
+        self.box_tower = Tower(config.neck.channels, head, levels=levels, **own)
+        rare = -math.log((1 - PRIOR) / PRIOR)
+        self.cls = self._layers(self.per_cell * num_classes, bias=rare)
         self.box = self._layers(self.per_cell * self.code_size)
         self.centerness = prediction(self.channels, self.per_cell) if entry.centerness else None
+        self.objectness = self._layers(self.per_cell, bias=rare) if entry.objectness else None
+        self.clips = entry.clips
         self.scales = nn.ParameterList(nn.Parameter(torch.tensor(1.0)) for _ in self.strides) if entry.scales else None
 
     def front(self, features: Sequence[Tensor], cut: int, *, after_relu: bool = True) -> Held:
@@ -130,7 +145,7 @@ class DenseHead(nn.Module, ABC):
 
     def back(self, held: Held, cut: int) -> Predictions:
         """From the maps at the cut to the predictions."""
-        classes, boxes, centres = [], [], []
+        classes, boxes, centres, objects = [], [], [], []
         for level, (c, b) in enumerate(zip(held.cls, held.box, strict=True)):
             c = self.cls_tower.back(c, cut, level, activated=held.activated)
             b = self.box_tower.back(b, cut, level, activated=held.activated)
@@ -139,7 +154,14 @@ class DenseHead(nn.Module, ABC):
             boxes.append(self._code(code if self.scales is None else code * self.scales[level], level))
             if self.centerness is not None:
                 centres.append(self.centerness(self._centerness_input(c, b)))
-        return Predictions(classes, boxes, centres if self.centerness is not None else None)
+            if self.objectness is not None:
+                objects.append(of_level(self.objectness, level)(b))
+        return Predictions(
+            classes,
+            boxes,
+            centres if self.centerness is not None else None,
+            objects if self.objectness is not None else None,
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:
         return self.back(self.front(features, 0), 0)
@@ -147,6 +169,9 @@ class DenseHead(nn.Module, ABC):
     def _code(self, code: Tensor, level: int) -> Tensor:  # noqa: ARG002 (of each level alike, mostly)
         """From the box layer's scaled output to the box code."""
         return code
+
+    def begin_epoch(self, index: int, epochs: int) -> None:
+        """Epoch `index` of `epochs`, from 0, begins or goes on: for a head whose losses change in the end."""
 
     def _layers(self, out_channels: int, *, bias: float = 0.0) -> nn.Module:
         """A prediction layer that all levels share, or a 1 x 1 one of each level's own."""
@@ -252,7 +277,9 @@ class DenseHead(nn.Module, ABC):
         """One `Detections` per image, best score first; boxes are clipped to the image's (height, width) in `sizes`.
 
         Per level the `pre_nms` best of all (anchor, class) pairs above the score threshold are decoded; then
-        classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores.
+        classwise non-maximum suppression over all levels. Where there is centerness it lowers the scores. Where there
+        is objectness the score is the class's probability times it, and an anchor has its best class alone. YOLOX's
+        boxes are not clipped.
         """
         return [
             class_nms(found.boxes, found.scores, found.labels, threshold=config.nms_iou, keep=config.max_detections)
@@ -271,7 +298,8 @@ class DenseHead(nn.Module, ABC):
             for level, count in enumerate(anchors.level_sizes):
                 best = _best(self, predictions, image, level, config, slack)
                 codes = _cells(predictions.box[level][image], self.code_size)[best.anchor]  # [D, B]
-                boxes = clip(self.decode(codes, anchors.take(start + best.anchor)), size)
+                boxes = self.decode(codes, anchors.take(start + best.anchor))
+                boxes = clip(boxes, size) if self.clips else boxes
                 levels.append((boxes, best.scores, best.labels, best.close))
                 start += count
             found.append(Candidates(*(torch.cat(parts) for parts in zip(*levels, strict=True))))
@@ -305,7 +333,7 @@ def map_sizes(levels: Sequence[Tensor]) -> list[Size]:
 class Candidates:
     """One image's (anchor, class) pairs before suppression, level after level."""
 
-    boxes: Tensor  # [D, 4], clipped, with those without area
+    boxes: Tensor  # [D, 4], clipped (but YOLOX's), with those without area
     scores: Tensor  # [D]
     labels: Tensor  # [D] long
     close: Tensor  # [D] bool: whether its score, before centerness, is as near as `slack` to what it had to reach
@@ -330,6 +358,11 @@ def _best(
         centre = _cells(predictions.centerness[level][image], 1).sigmoid()  # [H * W * a, 1]
     if centre is not None and config.score == "root":
         score, centre = (score * centre).sqrt(), None
+    leading = None
+    if predictions.objectness is not None:
+        score = score * _cells(predictions.objectness[level][image], 1).sigmoid()
+        leading = best_class(score, slack)
+        score = torch.where(leading, score, -1.0)
     anchor, label = (score > config.score_threshold - slack).nonzero(as_tuple=True)
     best, order = score[anchor, label].sort(descending=True, stable=True)
     needed, kept = config.score_threshold, len(best)
@@ -338,8 +371,11 @@ def _best(
         kept += int((best[kept:] >= needed - slack).sum()) if slack else 0
     best, order = best[:kept], order[:kept]
     anchor, label = anchor[order], label[order]
+    close = best <= needed + slack
+    if leading is not None:
+        close = close | (leading.sum(dim=-1) > 1)[anchor]  # with `slack`: rounding decides which class it is
     # A second threshold does not follow: centerness only ranks what passed.
-    return _Best(anchor, best if centre is None else best * centre[anchor, 0], label, best <= needed + slack)
+    return _Best(anchor, best if centre is None else best * centre[anchor, 0], label, close)
 
 
 def _cells(maps: Tensor, width: int) -> Tensor:

@@ -39,9 +39,11 @@ def assigning(name: str, targets: Targets) -> Callable[[], list[Tensor]]:
     head = small.detector(0, detector=name, depth=1).head
 
     generator = torch.Generator().manual_seed(1)
+    scale = 2 if name == "yolox" else 40  # logarithms of strides, or pixels
     predictions = Predictions(
         [torch.randn(2, head.per_cell * head.num_classes, *size, generator=generator) for size in SIZES],
-        [40 * torch.rand(2, head.per_cell * head.code_size, *size, generator=generator) for size in SIZES],
+        [scale * torch.rand(2, head.per_cell * head.code_size, *size, generator=generator) for size in SIZES],
+        objectness=[torch.randn(2, head.per_cell, *size, generator=generator) for size in SIZES],
     )
 
     def run() -> list[Tensor]:
@@ -51,7 +53,7 @@ def assigning(name: str, targets: Targets) -> Callable[[], list[Tensor]]:
     return run
 
 
-KINDS = pytest.mark.parametrize("name", ["retinanet", "fcos", "gfl", "rtmdet", "valuable region"])
+KINDS = pytest.mark.parametrize("name", ["retinanet", "fcos", "gfl", "rtmdet", "yolox", "valuable region"])
 
 
 @KINDS

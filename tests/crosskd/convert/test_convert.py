@@ -26,7 +26,7 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
-from tests.support.mmdet_names import KEYS, RTMDET, shapes
+from tests.support.mmdet_names import KEYS, RTMDET, YOLOX, shapes
 
 CLASSES = ["ä", "b", "c"]
 R18 = {"name": "resnet18", "width": 8, "init": "random"}
@@ -72,16 +72,23 @@ def test_mmdetections_detectors_are_recognised(group: str) -> None:
     assert (model.backbone.style, model.pixels.order) == (("caffe", "bgr") if "fcos" in group else ("pytorch", "rgb"))
 
 
-@pytest.mark.parametrize("size", RTMDET)
-def test_mmdetections_rtmdets_are_recognised(size: str) -> None:
-    tensors = {name: torch.zeros(shape, device="meta") for name, shape in RTMDET[size].items()}
+@pytest.mark.parametrize(
+    ("detector", "family", "size", "note"),
+    [
+        *(("rtmdet", "cspnext", size, "BGR pixels, distances as they are") for size in RTMDET),
+        *(("yolox", "cspdarknet", size, "BGR pixels as they are") for size in YOLOX),
+    ],
+)
+def test_mmdetections_newer_detectors_are_recognised(detector: str, family: str, size: str, note: str) -> None:
+    theirs = (RTMDET if detector == "rtmdet" else YOLOX)[size]
+    tensors = {name: torch.zeros(shape, device="meta") for name, shape in theirs.items()}
     model, notes = recognise(Source("x.pth", "mmdet", tensors))
     known = ModelConfig.model_validate(
-        {"detector": "rtmdet", "backbone": {"name": f"cspnext_{size}", "init": "random"}}
+        {"detector": detector, "backbone": {"name": f"{family}_{size}", "init": "random"}}
     )
     assert shapes(model) == shapes(known)
     assert model.model_dump() == known.model_dump()
-    assert any("BGR pixels, distances as they are" in note for note in notes)
+    assert any(note in told for told in notes)
 
 
 def test_an_rtmdet_whose_levels_share_nothing_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from crosskd.convert.mmdet import from_mmdet, further_names, incompatibilities, 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.registry import DETECTORS
-from tests.support.mmdet_names import KEYS, RTMDET, shapes
+from tests.support.mmdet_names import KEYS, RTMDET, YOLOX, shapes
 
-WITH_RESNETS = [name for name in DETECTORS if name != "rtmdet"]  # whose names are of models with ResNets
+OWN = {"rtmdet": ("cspnext", RTMDET), "yolox": ("cspdarknet", YOLOX)}  # with backbones of their own
+WITH_RESNETS = [name for name in DETECTORS if name not in OWN]  # whose names are of models with ResNets
 
 OTHER = {
     "gfl": "retina",
@@ -20,6 +21,7 @@ OTHER = {
     "atss": "gfl",
     "fcos": "gfl",
     "rtmdet": "gfl",
+    "yolox": "gfl",
 }  # begins another detector's layers
 
 
@@ -29,7 +31,7 @@ def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
 
 def test_every_set_of_names_is_of_a_detector_here() -> None:
     assert {group.partition("_")[0] for group in KEYS} == {*WITH_RESNETS}
-    assert {*WITH_RESNETS, "rtmdet"} == set(DETECTORS)
+    assert {*WITH_RESNETS, *OWN} == set(DETECTORS)
 
 
 @pytest.mark.parametrize("detector", WITH_RESNETS)
@@ -40,14 +42,15 @@ def test_every_tensor_has_its_counterpart_of_the_same_shape(detector: str, depth
     assert {from_mmdet(name, detector): shape for name, shape in theirs.items()} == ours
 
 
-@pytest.mark.parametrize("size", RTMDET)
-def test_rtmdets_tensors_have_their_counterparts_and_shared_ones_one_a_level(size: str) -> None:
-    config = model("rtmdet", f"cspnext_{size}")
+@pytest.mark.parametrize(("detector", "size"), [(name, size) for name, (_, sizes) in OWN.items() for size in sizes])
+def test_their_tensors_have_their_counterparts_and_shared_ones_one_a_level(detector: str, size: str) -> None:
+    family, known = OWN[detector]
+    config = model(detector, f"{family}_{size}")
     ours = shapes(config)
-    written = {name: to_mmdet(name, "rtmdet") for name in ours}
+    written = {name: to_mmdet(name, detector) for name in ours}
     theirs = {name: ours[mine] for mine, first in written.items() for name in (first, *further_names(first, config))}
-    assert theirs == RTMDET[size]
-    assert {from_mmdet(name, "rtmdet") for name in RTMDET[size]} == ours.keys()
+    assert theirs == known[size]
+    assert {from_mmdet(name, detector) for name in known[size]} == ours.keys()
 
 
 @pytest.mark.parametrize("detector", WITH_RESNETS)
@@ -92,6 +95,7 @@ def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
         *(model(detector, "resnet50") for detector in DETECTORS),
         model("retinanet", "swin_t"),
         model("rtmdet", "cspnext_tiny"),
+        model("yolox", "cspdarknet_nano"),
         model("fcos", "resnet50", head={"conv_bias": True, "norm_on_bbox": True}),
         model("retinanet", "resnet50", head={"norm": "group"}),
     ],

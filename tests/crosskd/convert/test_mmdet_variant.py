@@ -27,6 +27,7 @@ BASE: dict[str, dict[str, Any]] = {
     "atss": {"type": "ATSSHead"},
     "fcos": {"type": "FCOSHead"},
     "rtmdet": {"type": "RTMDetSepBNHead"},
+    "yolox": {"type": "YOLOXHead"},
 }
 
 
@@ -92,6 +93,8 @@ def test_the_configuration_in_the_file_goes_before_the_tensors(norm_on_bbox: boo
         ("gfl", {"bbox_head": {"type": "mmdet.LDHead"}}, {"detector": "gfl"}),
         ("rtmdet", {"bbox_head": {"exp_on_reg": True, "loss_bbox": {"type": "GIoULoss", "loss_weight": 3.0}}},
          {"head.exp_on_reg": True, "losses.giou": 3.0}),
+        ("yolox", {"bbox_head": {"loss_bbox": {"type": "IoULoss", "mode": "square", "loss_weight": 3.0}}},
+         {"losses.iou": 3.0, "pixels.std": (1.0, 1.0, 1.0), "pixels.padding": 114.0}),
     ],
 )  # fmt: skip
 def test_what_shapes_no_tensor_is_read(detector: str, model: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -118,6 +121,8 @@ def test_what_shapes_no_tensor_is_read(detector: str, model: dict[str, Any], exp
         ("gfl", {"backbone": {"dilations": [1, 1, 1, 2]}}, "backbone.dilations"),
         ("rtmdet", {"bbox_head": {"type": "RTMDetHead"}}, "RTMDetHead"),
         ("rtmdet", {"bbox_head": {"share_conv": False}}, "bbox_head.share_conv is False, not True"),
+        ("yolox", {"backbone": {"norm_cfg": {"type": "BN", "eps": 1e-5}}}, "backbone.norm_cfg.eps is 1e-05, not 0.001"),
+        ("yolox", {"neck": {"act_cfg": {"type": "LeakyReLU"}}}, "neck.act_cfg.type is 'LeakyReLU'"),
         ("fcos", {"bbox_head": {"strides": [4, 8, 16, 32, 64]}}, r"strides are \[4, 8"),
     ],
 )

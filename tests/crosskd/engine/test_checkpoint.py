@@ -203,10 +203,18 @@ def test_a_run_of_0_2_goes_on_which_had_fewer_knobs(model: dict[str, Any] | None
     current = fingerprint(toy_config(teacher=teacher), {}, "aa")
     before = json.loads(json.dumps(current))
     for values in [before["student"], *([before["teacher"]["model"]] if model else [])]:
-        for section, knob in (("neck", "kind"), ("neck", "blocks"), ("head", "exp_on_reg"), ("pixels", "padding")):
-            del values[section][knob]
-    for section, knob in (("schedule", "flat"), ("augment", "antialias"), ("augment", "sixteen_bit")):
-        before[section].pop(knob)
+        for section, knobs in {
+            "neck": ("kind", "blocks", "depthwise"),
+            "head": ("exp_on_reg", "depthwise"),
+            "losses": ("l1_last_epochs", "cross_entropy", "objectness"),
+            "pixels": ("padding",),
+        }.items():
+            for knob in knobs:
+                del values[section][knob]
+    runs = {"schedule": ("flat", "final_epochs"), "optimizer": ("nesterov",), "augment": ("antialias", "sixteen_bit")}
+    for section, names in runs.items():
+        for knob in names:
+            del before[section][knob]
     later = {**current, "augment": {**current["augment"], "antialias": True, "sixteen_bit": "high_byte"}}
     require_same_run(before, later)
     otherwise = {**later, "schedule": {**later["schedule"], "flat": 0.5}}

@@ -121,6 +121,38 @@ def test_a_flat_cosine_is_flat_first_and_then_the_same_cosine() -> None:
         ScheduleConfig(flat=0.5)
 
 
+def test_yolox_s_schedule_rises_by_squares_and_ends_flat() -> None:
+    config = ScheduleConfig(
+        epochs=8,
+        warmup="quadratic",
+        warmup_steps=4,
+        warmup_factor=0.1,
+        decay="cosine",
+        final_factor=0.05,
+        final_epochs=2,
+    )
+    schedule = Schedule(config, 5)
+    plain = Schedule(ScheduleConfig(epochs=6, warmup_steps=0, decay="cosine", final_factor=0.05), 5)
+    rise = [0.1 + 0.9 * (step / 4) ** 2 for step in range(4)]
+    assert [schedule(step) for step in range(4)] == pytest.approx([r * plain(i) for i, r in enumerate(rise)])
+    assert [schedule(step) for step in range(4, 30)] == [plain(step) for step in range(4, 30)]
+    assert [schedule(step) for step in range(30, 41)] == pytest.approx([0.05] * 11)
+    for values, what in (
+        ({"final_epochs": 1}, "of the cosine"),
+        ({"decay": "cosine", "final_epochs": 12}, "leaves none"),
+    ):
+        with pytest.raises(ValidationError, match=what):
+            ScheduleConfig.model_validate(values)
+
+
+def test_nesterov_is_sgd_s_alone() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(nesterov=True), total_batch=16)
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+    for values in ({"name": "adamw"}, {"momentum": 0.0}):
+        with pytest.raises(ValidationError, match="nesterov needs sgd with momentum"):
+            OptimizerConfig.model_validate({"nesterov": True, **values})
+
+
 def test_max_steps_cuts_the_run_and_leaves_the_curve() -> None:
     whole = Schedule(ScheduleConfig(epochs=4, decay="cosine", warmup_steps=3), 5)
     cut = Schedule(ScheduleConfig(epochs=4, decay="cosine", warmup_steps=3, max_steps=7), 5)

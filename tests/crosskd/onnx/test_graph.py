@@ -28,6 +28,7 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "retinanet": {},
     "atss": {"depth": 2},
     "rtmdet": {"backbone": {"name": "cspnext_tiny", "width": 8}, "depth": 2, "head": {"exp_on_reg": True}},
+    "yolox": {"backbone": {"name": "cspdarknet_nano", "width": 8}, "depth": 2},
     # As torchvision's: where a cell stands depends on the size of the image.
     "fcos": {"postprocess": {"score": "root"}, "head": {"spread_cells": True}, "strides": [8, 16, 32, 64, 128]},
 }
@@ -57,12 +58,14 @@ def make(name: str, **postprocess: Any) -> Detector:
 
 
 def seeing(name: str, images: dict[tuple[int, int], list[Sample]]) -> Detector:
-    """Such a detector whose scores are apart: RTMDet's deep batch norm has seen these images."""
+    """Such a detector whose scores are apart: RTMDet's and YOLOX's deep batch norm has seen these images."""
     detector = make(name)
-    if name == "rtmdet":
+    if name in ("rtmdet", "yolox"):
         small.settled(detector, collate(images[SIZES[1]], detector.config.pixels, MULTIPLE).images)
         for layer in detector.head.get_submodule("cls").children():
             layer.get_parameter("weight").data /= 2
+        for layer in () if detector.head.objectness is None else detector.head.objectness.children():
+            layer.get_parameter("bias").data.zero_()
     return detector
 
 

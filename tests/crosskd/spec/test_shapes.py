@@ -25,6 +25,8 @@ CASES: list[dict[str, Any]] = [
     {"detector": "retinanet", "p6_from": "c5", "strides": [8, 16, 32], "norm": "group"},
     {"detector": "rtmdet", "backbone": "cspnext_m", "width": 8, "depth": 3},
     {"detector": "gfl", "backbone": "mobilenet_v2", "kind": "pafpn", "strides": [8, 16, 32]},
+    {"detector": "yolox", "backbone": "cspdarknet_m", "width": 8, "depth": 3},
+    {"detector": "yolox", "backbone": "cspdarknet_nano"},
     {"detector": "fcos", "norm": "none"},
     {"detector": "atss", "norm": "group", "conv_bias": True},
     {"detector": "gfl", "norm": "none", "conv_bias": False},

@@ -44,7 +44,8 @@ def predictions(
         return [x.requires_grad_(learnt) for x in made]
 
     centres = maps(head.per_cell) if head.centerness is not None else None
-    return Predictions(maps(head.per_cell * head.num_classes), maps(head.per_cell * head.code_size), centres)
+    objects = maps(head.per_cell) if head.objectness is not None else None
+    return Predictions(maps(head.per_cell * head.num_classes), maps(head.per_cell * head.code_size), centres, objects)
 
 
 TARGETS = Targets(
