@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.backbones import pretrained
-from crosskd.backbones.csp import ConvNormAct, CSPLayer, SpatialPyramidPooling, Style, conv3x3, darknet
-from crosskd.backbones.staged import StagedBackbone
+from crosskd.backbones.csp import ConvNormAct, Style, darknet
+from crosskd.backbones.csp_stages import CSPBackbone
 from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
-
-STAGES = 4
 
 
 class Focus(nn.Module):
@@ -33,39 +30,10 @@ class Focus(nn.Module):
         return out
 
 
-class CSPDarknet(StagedBackbone):
-    """images [N, 3, H, W] -> [C2, C3, C4, C5]; see `StagedBackbone`. Stem: `Focus`; stages: stage1..stage4.
-
-    As in CSPNeXt, each stage halves the map by a convolution; the last pools its neighbourhoods before its blocks,
-    which then have no way past them.
-    """
-
-    unused = ("head.",)
+class CSPDarknet(CSPBackbone):
+    """Stem: `Focus`. Of nano the convolutions of 3 x 3 cells come in two steps."""
 
     def __init__(self, config: BackboneConfig, *, load: bool = True) -> None:
         super().__init__(config)
-        entry = registry.BACKBONES[config.name]
-        style = darknet(depthwise=entry.depthwise)
-        in_channels = self.channels[0] // 2
-        self.stem = Focus(3, in_channels, style)
-        for stage, (channels, blocks) in enumerate(zip(self.channels, entry.layers, strict=True)):
-            last = stage == STAGES - 1
-            parts: list[nn.Module] = [conv3x3(in_channels, channels, style, stride=2)]
-            parts += [SpatialPyramidPooling(channels, style.norm)] if last else []
-            parts.append(CSPLayer(channels, channels, blocks, identity=not last, style=style))
-            self.add_module(f"stage{stage + 1}", nn.Sequential(*parts))
-            in_channels = channels
-        if load:
-            pretrained.load(self, config, unused=self.unused)
-        self.freeze()
-
-    def stages(self) -> list[list[nn.Module]]:
-        return [[self.stem], *([self.get_submodule(f"stage{i + 1}")] for i in range(STAGES))]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        self.require_statistics(images)
-        x, maps = self.stem(images), []
-        for stage in range(STAGES):
-            x = self.get_submodule(f"stage{stage + 1}")(x)
-            maps.append(x)
-        return maps
+        style = darknet(depthwise=registry.BACKBONES[config.name].depthwise)
+        self.build(config, Focus(3, self.channels[0] // 2, style), style, attention=False, load=load)

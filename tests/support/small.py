@@ -47,6 +47,17 @@ def detector(seed: int = 0, classes: int = CLASSES, **options: Any) -> Detector:
     return model
 
 
+def shaken(model: Detector, seed: int) -> Detector:
+    """In double precision, with running statistics far from their start."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, buffer in model.double().named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+        if name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return model
+
+
 @torch.no_grad()
 def settled(model: Detector, images: Tensor) -> Detector:
     """With the running statistics of `images`: many layers of batch norm that have seen nothing leave flat maps."""

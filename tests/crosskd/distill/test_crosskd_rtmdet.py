@@ -25,14 +25,8 @@ STRIDES = (8, 16, 32)
 def model(seed: int, size: str = "tiny", **options: Any) -> Detector:
     """With CSPNeXt and its neck; running statistics far from their start."""
     backbone = {"name": f"cspnext_{size}", "width": 8}
-    made = small.detector(seed, channels=16, depth=2, detector="rtmdet", backbone=backbone, **options).double()
-    generator = torch.Generator().manual_seed(seed)
-    for name, buffer in made.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
-        if name.endswith("running_var"):
-            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
-    return made
+    made = small.detector(seed, channels=16, depth=2, detector="rtmdet", backbone=backbone, **options)
+    return small.shaken(made, seed)
 
 
 def batch() -> tuple[Tensor, Targets]:

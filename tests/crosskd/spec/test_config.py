@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crosskd.spec.config import BackboneConfig, HeadConfig, TrainConfig
+from crosskd.spec.config import BackboneConfig, HeadConfig, ModelConfig, TrainConfig
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
 WHOLE: dict[str, Any] = TrainConfig.model_validate(
@@ -99,3 +99,36 @@ def test_a_group_of_one_channel_is_refused_with_a_remedy(channels: int) -> None:
     """torch cannot normalise a single value: one channel of one image whose last level is one cell."""
     with pytest.raises(ValidationError, match=f"use {channels // 2} at most"):
         HeadConfig(channels=channels, norm_groups=channels)
+
+
+YOLOX_S: dict[str, Any] = {"detector": "yolox", "backbone": {"name": "cspdarknet_s"}}
+
+
+def test_yolox_with_its_own_backbone_has_its_published_rest() -> None:
+    nano, small, other = (
+        ModelConfig.model_validate({"detector": "yolox", "backbone": {"name": name, "init": "random"}})
+        for name in ("cspdarknet_nano", "cspdarknet_s", "resnet18")
+    )
+    assert (nano.neck.kind, nano.neck.channels, nano.neck.depthwise, nano.head.depthwise) == (
+        "yolox_pafpn", 64, True, True,
+    )  # fmt: skip
+    assert (small.neck.channels, small.neck.depthwise, small.head.depthwise) == (128, False, False)
+    assert (small.strides, small.pixels.std, small.pixels.padding) == ([8, 16, 32], (1.0, 1.0, 1.0), 114.0)
+    assert (other.neck.kind, other.strides, other.pixels.order) == ("fpn", [8, 16, 32, 64, 128], "rgb")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"neck": {"kind": "fpn", "depthwise": True}}, "neck.depthwise is a knob of yolox_pafpn"),
+        ({"neck": {"kind": "pafpn", "depthwise": True}}, "neck.depthwise is a knob of yolox_pafpn"),
+        ({"strides": [8, 16, 32, 64]}, "a yolox_pafpn neck makes P3, P4 and P5 alone"),
+        ({"head": {"norm": "group"}}, "the towers of yolox have norm batch, not group"),
+        ({"losses": {"giou": 1.0}}, "losses.giou is a knob of .*; yolox does not read it"),
+        ({"detector": "gfl", "losses": {"objectness": 2.0}}, "losses.objectness is a knob of yolox; gfl does not"),
+        ({"detector": "gfl", "head": {"depthwise": True}}, "head.depthwise is a knob of yolox; gfl does not"),
+    ],
+)
+def test_what_yolox_or_another_detector_would_not_heed_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        ModelConfig.model_validate({**YOLOX_S, **change})

@@ -1,7 +1,8 @@
-"""RTMDet's whole way: a teacher, a student by CrossKD in bf16 with an average, stopped and resumed, exported."""
+"""RTMDet's and YOLOX's whole way: a teacher, a student by CrossKD in bf16, stopped and resumed, exported."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,34 @@ from crosskd.weights.native import read_weights
 from tests.support.trainings import CLASSES, Died, Story, digest
 from tests.support.trainings import config as training
 
-STUDENT: dict[str, Any] = {
-    "detector": "rtmdet",
-    "backbone": {"name": "cspnext_tiny", "width": 8},
-    "postprocess": {"score_threshold": 0.0, "pre_nms": 50},
+
+@dataclass(frozen=True)
+class Kind:
+    """A detector with the backbone that it is published with, and what its training says."""
+
+    student: dict[str, Any]
+    backbone: str  # of the teacher
+    schedule: dict[str, Any]
+    terms: set[str]
+    last: set[str] = field(default_factory=set)  # further ones of the last epoch alone
+
+
+KINDS = {
+    "rtmdet": Kind(
+        {"backbone": {"name": "cspnext_tiny", "width": 8}},
+        "cspnext_s",
+        {"flat": 0.5},
+        {"loss_cls", "loss_bbox", "crosskd_cls", "crosskd_box", "pkd"},
+    ),
+    "yolox": Kind(
+        {"backbone": {"name": "cspdarknet_nano", "width": 8}, "losses": {"l1_last_epochs": 1}},
+        "cspdarknet_s",
+        {"warmup": "quadratic", "final_epochs": 1},
+        {"loss_cls", "loss_bbox", "loss_obj", "crosskd_cls", "crosskd_box", "crosskd_objectness", "pkd"},
+        {"loss_l1"},
+    ),
 }
-TEACHER = {**STUDENT, "backbone": {"name": "cspnext_s", "width": 8}}
+ONCE_SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name == "yolox" else []) for name in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +53,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_demo(tmp_path_factory.mktemp("data"), train=8, val=2, size=64, classes=len(CLASSES)).model_dump()
 
 
-def config(data: dict[str, Any], student: dict[str, Any] = STUDENT, **changes: Any) -> TrainConfig:
-    values = training(data, schedule={"epochs": 2, "flat": 0.5}, **changes).model_dump(exclude_unset=True)
+def config(data: dict[str, Any], name: str, *, teaches: bool = False, **changes: Any) -> TrainConfig:
+    kind = KINDS[name]
+    values = training(data, schedule={"epochs": 2, **kind.schedule}, **changes).model_dump(exclude_unset=True)
+    student = {"detector": name, "postprocess": {"score_threshold": 0.0, "pre_nms": 50}, **kind.student}
+    if teaches:
+        student["backbone"] = {"name": kind.backbone, "width": 8}
     return TrainConfig.model_validate({**values, "student": student})
 
 
-def test_a_student_is_taught_resumed_bit_by_bit_and_exported(data: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ONCE_SLOW)
+def test_a_student_is_taught_resumed_bit_by_bit_and_exported(name: str, data: dict[str, Any], tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    teacher = train(config(data, TEACHER), tmp_path / "teacher").best_weights
+    kind = KINDS[name]
+    teacher = train(config(data, name, teaches=True), tmp_path / "teacher").best_weights
     spec = config(
         data,
+        name,
         precision="bf16",
         ema={"decay": 0.9},
         teacher={"weights": {"file": str(teacher)}},
@@ -49,7 +79,8 @@ def test_a_student_is_taught_resumed_bit_by_bit_and_exported(data: dict[str, Any
     )
     story = Story()
     whole = train(spec, tmp_path / "whole", callbacks=[story])
-    assert {"loss_cls", "loss_bbox", "crosskd_cls", "crosskd_box", "pkd"} <= story.logs[1].keys()
+    assert all(kind.terms <= values.keys() for values in story.logs.values())
+    assert [kind.last <= values.keys() for values in story.logs.values()] == [not kind.last] * 2 + [True] * 2
     assert whole.manifest["onnx"]["check"]["images"] == 2  # and it agrees: else there is none
 
     def die(event: str, run: Run) -> None:
