@@ -110,6 +110,11 @@ class Published:
     cwd: Mapping[str, Any] = field(default_factory=lambda: _CWD_RETINANET)
 
 
+DetectorFamily = Literal["dense"]
+# Each family's detector: how it is built of its parts, trained and looked at.
+FAMILIES: dict[DetectorFamily, str] = {"dense": "crosskd.detectors.dense.detector:DenseDetector"}
+
+
 @dataclass(frozen=True)
 class Detector:
     """A detector and the facts about its head that can be told without torch.
@@ -122,6 +127,7 @@ class Detector:
     published: Published
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
+    family: DetectorFamily = "dense"
     scales: bool = True  # a learnt factor per level on the box code
     centerness: bool = False
     activation: Activation = "relu"  # of the towers

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from crosskd.detectors.dense.view import HOW
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.needs import HOW
 from crosskd.distill.term import Step, Term
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
