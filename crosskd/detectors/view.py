@@ -27,6 +27,7 @@ class View:
     held: Held  # HeadCut: both towers' maps at this model's cut
     predictions: Predictions  # AnchorPredictions
     assignment: Assignment  # AnchorPredictions: of this model's own anchors; one object where both have the same
+    regions: Any  # SampledRegions, of the student: `two_stage.regions.Regions`
 
     def __init__(self, head: Any, **fields: Any) -> None:
         self.head = head

@@ -102,7 +102,7 @@ def build_distiller(student: Detector, teacher: Detector, config: DistillConfig)
         )
     config = require_pair(config, student.config, teacher.config)
     terms: dict[str, Term] = {
-        name: registry.load(registry.TERMS[name].target)(knobs, student, teacher)
+        name: registry.load(registry.TERMS[name].target_for(teacher.config.detector))(knobs, student, teacher)
         for name, knobs in config.terms().items()
     }
     return Distiller(student, teacher, terms)

@@ -9,10 +9,10 @@ import pytest
 from crosskd.convert.mmdet import from_mmdet, further_names, incompatibilities, to_mmdet
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.registry import DETECTORS
+from crosskd.spec.registry import DENSE
 from tests.support.mmdet_names import KEYS, RTMDET, shapes
 
-WITH_RESNETS = [name for name in DETECTORS if name != "rtmdet"]  # whose names are of models with ResNets
+WITH_RESNETS = [name for name in DENSE if name != "rtmdet"]  # whose names are of models with ResNets
 
 OTHER = {
     "gfl": "retina",
@@ -29,7 +29,7 @@ def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
 
 def test_every_set_of_names_is_of_a_detector_here() -> None:
     assert {group.partition("_")[0] for group in KEYS} == {*WITH_RESNETS}
-    assert {*WITH_RESNETS, "rtmdet"} == set(DETECTORS)
+    assert {*WITH_RESNETS, "rtmdet"} == set(DENSE)
 
 
 @pytest.mark.parametrize("detector", WITH_RESNETS)
@@ -65,7 +65,7 @@ def test_there_and_back_is_where_we_were(group: str) -> None:
         assert to_mmdet(from_mmdet(theirs, detector), detector) == theirs
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", DENSE)
 def test_names_of_another_detector_are_refused(detector: str) -> None:
     with pytest.raises(WeightsError, match=f"MMDetection's names for a {detector} detector"):
         from_mmdet(f"bbox_head.{OTHER[detector]}_cls.weight", detector)
@@ -89,7 +89,7 @@ def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        *(model(detector, "resnet50") for detector in DETECTORS),
+        *(model(detector, "resnet50") for detector in DENSE),
         model("retinanet", "swin_t"),
         model("rtmdet", "cspnext_tiny"),
         model("fcos", "resnet50", head={"conv_bias": True, "norm_on_bbox": True}),
