@@ -113,6 +113,8 @@ def _unclear(source: Source, why: str) -> ConfigError:
 def _detector(source: Source) -> str:
     names = source.tensors
     if any(name.startswith(("roi_heads.", "head.rpn.")) for name in names):
+        if source.format == "torchvision" and "backbone.body.conv1.weight" not in names:
+            raise _unclear(source, "of torchvision's Faster R-CNN those on a ResNet are read, and this is none of them")
         return "faster_rcnn"
     if source.format == "torchvision":
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"

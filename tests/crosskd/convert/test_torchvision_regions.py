@@ -20,7 +20,7 @@ from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE_REGIONS, recognise
 from crosskd.convert.source import Source, read_source
 from crosskd.detectors.detector import build_detector
-from crosskd.errors import WeightsError
+from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
 from crosskd.structures import Targets
@@ -208,3 +208,10 @@ def test_it_learns_by_torchvisions_own_losses(first: Path) -> None:
     names |= {"loss_objectness": "loss_rpn_cls", "loss_rpn_box_reg": "loss_rpn_bbox"}
     for theirs_name, name in names.items():
         torch.testing.assert_close(found[name], wanted[theirs_name], rtol=1e-4, atol=1e-6)
+
+
+def test_one_on_a_mobilenet_is_refused_by_what_is_read() -> None:
+    with torch.device("meta"):
+        built = detection.fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(ConfigError, match="those on a ResNet are read"):
+        recognise(Source("x.pth", "torchvision", built.state_dict()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ import torch
 from crosskd.detectors.two_stage.view import HOW
 from crosskd.distill.crosskd_regions import RegionCrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.engine.parallel import data_parallel
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.spec.needs import Pyramid, SampledRegions
 from crosskd.spec.pairing import resolve_pair
+from crosskd.structures import Targets
 from tests.support import small
+from tests.support.ranks import on_ranks
 from tests.support.steps import Witness
 
 
@@ -111,3 +115,23 @@ def test_what_does_not_go_together_is_refused_in_words(
     assert [fault.where for fault in found] == [where]
     assert match in found[0].what
     assert found[0].remedy
+
+
+def of_rank(rank: int) -> dict[str, torch.Tensor]:
+    """The gradients of a step on two ranks, the second of which has no box at all."""
+    model = pair({"crosskd": {}, "pkd": {}}, teacher={"regions": {"version": "v2"}})
+    shared = data_parallel(model, model.student)
+    assert shared is not None
+    images, targets = small.batch(seed=rank)
+    if rank:
+        nothing = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2
+        targets = Targets(*nothing, targets.sizes, targets.padded)
+    small.total(shared(images, targets)).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+def test_two_ranks_have_one_gradient_of_every_parameter_also_where_one_has_no_box(tmp_path: Path) -> None:
+    first, second = on_ranks(of_rank, tmp_path)
+    assert first.keys() == {f"student.{name}" for name, _ in small.two_stage().named_parameters()}
+    assert all(torch.equal(first[name], second[name]) for name in first)
