@@ -188,8 +188,12 @@ def _other_family(term: str, student: ModelConfig, teacher: ModelConfig) -> Inco
     )
 
 
+def _sides(term: str, student: ModelConfig, teacher: ModelConfig) -> list[tuple[str, Side, ModelConfig]]:
+    """Where a fault of each of the two models is told, and whose it is."""
+    return [("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher)]
+
+
 def _not_dense(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
-    sides = (("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher))
     return [
         Incompatibility(
             where,
@@ -197,13 +201,12 @@ def _not_dense(term: str, student: ModelConfig, teacher: ModelConfig) -> list[In
             f"{whose} predicts of sampled regions",
             f"Use `distill.crosskd`, or leave `distill.{term}` out.",
         )
-        for where, whose, model in sides
+        for where, whose, model in _sides(term, student, teacher)
         if model.two_stage
     ][:1]
 
 
 def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
-    sides = (("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher))
     return [
         Incompatibility(
             where,
@@ -211,7 +214,7 @@ def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list
             "not predict",
             f"Use a gfl {whose}, or leave `distill.{term}` out.",
         )
-        for where, whose, model in sides
+        for where, whose, model in _sides(term, student, teacher)
         if model.detector != "gfl"
     ]
 

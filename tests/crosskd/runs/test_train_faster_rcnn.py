@@ -10,13 +10,12 @@ import torch
 
 from crosskd import load
 from crosskd.data.demo import write_demo
-from crosskd.engine.callbacks import Run
 from crosskd.runs.start import begin
 from crosskd.runs.train import train
 from crosskd.spec.config import FileRef, TrainConfig
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
-from tests.support.trainings import CLASSES, Died, Story, digest
+from tests.support.trainings import CLASSES, Story, broken_and_resumed, digest
 from tests.support.trainings import config as training
 
 STUDENT: dict[str, Any] = small.two_stage_config().model_dump(exclude_unset=True)
@@ -54,13 +53,7 @@ def test_a_student_is_taught_and_resumed_bit_by_bit(data: dict[str, Any], tmp_pa
     assert "faster_rcnn cannot be exported" in whole.manifest["onnx"]["missing"]
     assert any(name.startswith("crosskd.align") for name in whole.manifest["adapters"])
 
-    def die(event: str, run: Run) -> None:
-        if event == "checkpoint 3":
-            raise Died
-
-    with pytest.raises(Died):
-        train(spec, tmp_path / "broken", callbacks=[Story(die)])
-    resumed = train(spec, tmp_path / "broken", resume=tmp_path / "broken" / "checkpoints")
+    resumed = broken_and_resumed(spec, tmp_path / "broken")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert resumed.manifest["evaluations"] == whole.manifest["evaluations"]
     assert load(whole.best_weights).classes == list(CLASSES)
