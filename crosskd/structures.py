@@ -110,7 +110,8 @@ class Detections:
     labels: Tensor  # [D] long
 
 
-# A detection or distillation loss: term name -> [L], one value per level. The loss of the step is the sum of all.
+# A detection or distillation loss: term name -> [L], one value per level, or [] where levels are not told apart. The
+# loss of the step is the sum of all.
 Losses = dict[str, Tensor]
 
 

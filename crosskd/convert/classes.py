@@ -10,35 +10,34 @@ from crosskd.data.annotations import read_classes
 from crosskd.errors import ConfigError
 
 BACKGROUND, UNUSED = "__background__", "N/A"
-_PUBLISHED = {
-    "mmdet": 80,
-    "megvii": 80,
-    "torchvision": 91,
-}  # classes of the files that they publish, which may not name them
+# Classes of the files that others publish, which may not name them; Faster R-CNN has no class of the background.
+_PUBLISHED = {"mmdet": (80,), "megvii": (80,), "torchvision": (90, 91)}
 MOST_DIGITS = 9  # of a count; a longer number is a name
 
 
 def coco_classes(count: int) -> list[str]:
-    """COCO's names in label order: the 80 of its data, or torchvision's 91, which stand at their category ids.
+    """COCO's names in label order: the 80 of its data, or torchvision's 91, which stand at their category ids, or the
+    90 of its Faster R-CNN, without the background.
 
     Of the 91, the background and the ids that COCO does not use are called by their id too: names are unique.
     Raises `ConfigError` for another count.
     """
     names: list[str] = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-    if count == len(names):
-        return [f"{name} {place}" if name == UNUSED else name for place, name in enumerate(names)]
+    if count in (len(names), len(names) - 1):
+        named = [f"{name} {place}" if name == UNUSED else name for place, name in enumerate(names)]
+        return named[-count:]
     used = [name for name in names if name not in (BACKGROUND, UNUSED)]
     if count == len(used):
         return used
     raise ConfigError(
-        f"{count} is neither the {len(used)} classes of COCO nor torchvision's {len(names)}",
+        f"{count} is neither the {len(used)} classes of COCO nor torchvision's {len(names)} or {len(names) - 1}",
         remedy="Give the names themselves, separated by commas.",
     )
 
 
 def published_classes(project: str, count: int) -> list[str] | None:
     """COCO's names, for a file of another project with as many classes as those that it publishes; else None."""
-    return coco_classes(count) if _PUBLISHED.get(project) == count else None
+    return coco_classes(count) if count in _PUBLISHED.get(project, ()) else None
 
 
 def parse_classes(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ def format_of(names: Iterable[str], file: str) -> Format:
     names = list(names)
     if any(name.startswith("bbox_head.") for name in names):
         return "mmdet"
-    if any(name.startswith(("head.classification_head.", "head.regression_head.")) for name in names):
+    if any(name.startswith(("head.classification_head.", "head.regression_head.", "roi_heads.")) for name in names):
         return "torchvision"
     if megvii.is_megvii(names):
         return "megvii"
@@ -45,8 +45,8 @@ def format_of(names: Iterable[str], file: str) -> Format:
         return "native"
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
-        remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet "
-        "or FCOS; a backbone goes to `backbone.init`.",
+        remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet, "
+        "FCOS or Faster R-CNN; a backbone goes to `backbone.init`.",
     )
 
 
@@ -75,6 +75,23 @@ def their_name(name: str, target: Format, detector: str) -> str | None:
     return mmdet.to_mmdet(name, detector)
 
 
+def _same(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:  # noqa: ARG001
+    return tensor
+
+
+# By form: its tensor of our name as a model's, and the way back.
+_Turn = Callable[[str, Tensor, ModelConfig], Tensor]
+_FROM: Mapping[Format, _Turn] = {
+    "native": _same,
+    "mmdet": mmdet.tensor_from_mmdet,
+    "torchvision": torchvision.tensor_from_torchvision,
+    "megvii": _same,
+}
+_TO: Mapping[Format, _Turn] = {
+    "native": _same, "mmdet": mmdet.tensor_to_mmdet, "torchvision": torchvision.tensor_to_torchvision
+}  # fmt: skip
+
+
 def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -> Translated:
     """A file's tensors as those of a `model`. Whether these are all of its tensors, and as large, is not looked at."""
     found = Translated({}, {}, [], [])
@@ -84,7 +101,7 @@ def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -
             found.unexpected.append(name)
             continue
         found.names[name] = ours
-        found.state[ours] = mmdet.tensor_from_mmdet(ours, tensor, model) if source == "mmdet" else tensor
+        found.state[ours] = _FROM[source](ours, tensor, model)
     if source == "torchvision":
         implied = torchvision.implied(model)
         found.state.update(implied)
@@ -128,7 +145,7 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
             raise AssertionError(
                 f"{ours} has no place in a file of {PROJECTS[target]}: `incompatibilities` is incomplete"
             )
-        written[theirs] = mmdet.tensor_to_mmdet(ours, tensor, model) if target == "mmdet" else tensor
+        written[theirs] = _TO[target](ours, tensor, model)
         for name in mmdet.further_names(theirs, model) if target == "mmdet" else ():
             written[name] = tensor.clone()  # safetensors refuse tensors that share memory
     return written

@@ -22,6 +22,8 @@ def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
             f"score_thr={post.score_threshold:g}, nms iou_threshold={post.nms_iou:g}, nms_pre={post.pre_nms}, "
             f"max_per_img={post.max_detections}"
         ]
+    if model.two_stage:
+        return [_two_stage(model, classes)]
     mean, std = ([round(value / 255, 6) for value in values] for values in (model.pixels.mean, model.pixels.std))
     post = model.postprocess
     notes = [
@@ -32,6 +34,25 @@ def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     if model.backbone.norm_eps is not None:
         notes.append(f"set the eps of its backbone's norms to {model.backbone.norm_eps:g}: the file cannot say it")
     return notes
+
+
+def _two_stage(model: ModelConfig, classes: int) -> str:
+    """torchvision counts the background as a class."""
+    mean, std = ([round(value / 255, 6) for value in values] for values in (model.pixels.mean, model.pixels.std))
+    post, regions = model.postprocess, model.regions
+    assert regions is not None
+    name = {"v1": "fasterrcnn_resnet50_fpn", "v2": "fasterrcnn_resnet50_fpn_v2"}[regions.version]
+    plain = model.backbone.name == "resnet50" and (model.neck.channels, regions.channels) == (256, 1024)
+    built = (
+        f"{name}(weights=None, weights_backbone=None)" if plain else f"its FasterRCNN class on {model.backbone.name}"
+    )
+    return (
+        f"build it in torchvision with {built}, num_classes={classes + 1} (the background is the first), "
+        f"image_mean={mean}, image_std={std}, box_score_thresh={post.score_threshold:g}, "
+        f"box_nms_thresh={post.nms_iou:g}, box_detections_per_img={post.max_detections}, "
+        f"rpn_pre_nms_top_n_test={post.pre_nms}, rpn_post_nms_top_n_test={regions.proposals}, "
+        f"rpn_nms_thresh={regions.rpn_nms_iou:g}"
+    )
 
 
 def image_hints(source: Format, extra: Mapping[str, str], target: Format) -> list[str]:

@@ -32,7 +32,7 @@ class LoadReport:
 
 def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -> LoadReport:
     """Load our safetensors or a training checkpoint's student, or an MMDetection checkpoint, or torchvision's
-    RetinaNet or FCOS (.pth or safetensors), or a bare state dict of any of them.
+    RetinaNet, FCOS or Faster R-CNN (.pth or safetensors), or a bare state dict of any of them.
 
     Nothing in the file is run. What a training wrote beside its tensors (options, numbers of numpy, MMEngine's message
     hub) is passed over; the wrappings that `tensors_in` knows are taken off.

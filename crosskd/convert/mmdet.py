@@ -97,7 +97,7 @@ _SHARED = re.compile(r"(bbox_head\.(?:cls|reg)_convs\.)0(\.\d+\.conv\..+)")
 
 def to_mmdet(name: str, detector: str) -> str:
     """Our name -> MMDetection's, in a model of `detector`. Raises `WeightsError` for a name that we do not have."""
-    if (found := translate(name, _PAIRS[detector], OURS)) is None:
+    if (found := translate(name, _PAIRS.get(detector, []), OURS)) is None:
         raise _unknown_name(name, "this project's", detector)
     return found
 
@@ -111,7 +111,7 @@ def further_names(name: str, model: ModelConfig) -> list[str]:
 
 def from_mmdet(name: str, detector: str) -> str:
     """MMDetection's name -> ours. Raises `WeightsError` for a name that such a detector does not have."""
-    if (found := translate(name, _PAIRS[detector], THEIRS)) is None:
+    if (found := translate(name, _PAIRS.get(detector, []), THEIRS)) is None:
         raise _unknown_name(name, "MMDetection's", detector)
     return found
 
@@ -139,6 +139,8 @@ def _is_swin(model: ModelConfig) -> bool:
 
 def incompatibilities(model: ModelConfig) -> list[str]:
     """Why MMDetection cannot be such a detector; empty where it can."""
+    if model.two_stage:
+        return ["its two-stage detectors are not written here"]
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
     faults = {

@@ -16,7 +16,9 @@ from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
-EPS_FREE = "eeacb38b"  # begins the sha256, and ends the name, of the RetinaNet that torchvision loads with `eps` 0
+# They begin the sha256, and end the name, of what torchvision loads with `eps` 0: its RetinaNet and its Faster R-CNN.
+EPS_FREE, EPS_FREE_REGIONS = "eeacb38b", "258fb6c6"
+_PROPER = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 
 # Knobs of which a bare state dict of ours says nothing.
 _SHAPELESS = (
@@ -31,6 +33,7 @@ _DECISIVE = (
 # How torchvision's builders set up what is no tensor.
 _TORCHVISION: Mapping[str, Mapping[str, Any]] = {
     "retinanet": {"postprocess": {"score_threshold": 0.05, "nms_iou": 0.5, "pre_nms": 1000, "max_detections": 300}},
+    "faster_rcnn": {"postprocess": {"score_threshold": 0.05, "nms_iou": 0.5, "pre_nms": 1000, "max_detections": 100}},
     "fcos": {
         "head": {"center_sampling": True, "center_radius": 1.5},
         "losses": {"iou": 0.0, "giou": 1.0},
@@ -95,6 +98,8 @@ def _knob(model: ModelConfig, path: str) -> Any:
 def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:
     """How many classes the tensors of a `model`, by our names, are made for; at least one."""
     bias = state.get("head.cls.bias", state.get("head.cls.0.bias"))
+    if bias is not None and model.two_stage:
+        return max(1, bias.numel() - 1)  # the background is one more
     return max(1, bias.numel() // model.anchors_per_cell) if bias is not None else 1
 
 
@@ -107,6 +112,10 @@ def _unclear(source: Source, why: str) -> ConfigError:
 
 def _detector(source: Source) -> str:
     names = source.tensors
+    if any(name.startswith(("roi_heads.", "head.rpn.")) for name in names):
+        if source.format == "torchvision" and "backbone.body.conv1.weight" not in names:
+            raise _unclear(source, "of torchvision's Faster R-CNN those on a ResNet are read, and this is none of them")
+        return "faster_rcnn"
     if source.format == "torchvision":
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
     if source.format == "megvii":
@@ -129,6 +138,8 @@ def _detector(source: Source) -> str:
 
 def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str, Any]:
     """All that shapes and names tell, as values of a `ModelConfig`."""
+    if detector == "faster_rcnn":
+        return _values_of_regions(state)
     depth = len({name.split(".")[2] for name in state if name.startswith("head.cls_tower.")})
     if detector in ("rtmdet", "yolox"):
         steps = {"depthwise": True} if "head.cls_tower.0.conv.0.depthwise.weight" in state else {}
@@ -154,6 +165,17 @@ def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str,
         "backbone": {**_backbone(state), "init": "random"},
         "head": head,
         **_neck(state),
+    }
+
+
+def _values_of_regions(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    second = "head.region.5.weight" in state
+    width = state["head.region.5.weight" if second else "head.region.fc7.weight"].shape[0]
+    return {
+        "detector": "faster_rcnn",
+        "backbone": {**_backbone(state), "init": "random"},
+        "neck": {"channels": state["neck.layer_blocks.0.0.weight"].shape[0]},
+        "regions": {"version": "v2" if second else "v1", "channels": width},
     }
 
 
@@ -227,7 +249,8 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
     if source.format == "megvii":
         values["pixels"] = mmdet_variant.YOLOX_PIXELS
         return [megvii.ASSUMED]
-    for sections in (torchvision.ALWAYS, torchvision.OF_DETECTOR[detector], _TORCHVISION[detector]):
+    of_all = torchvision.ALWAYS if detector in torchvision.OF_DETECTOR else {}
+    for sections in (of_all, torchvision.OF_DETECTOR.get(detector, {}), _TORCHVISION[detector]):
         for section, knobs in sections.items():
             values[section] = {**values.get(section, {}), **knobs}
     if detector == "retinanet" and values["head"].get("norm") == "group":  # the second version
@@ -238,12 +261,23 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
         "assumed: anchors, cells, pixel values and thresholds by default, as torchvision's builders have them; no "
         "tensor tells these: if one is otherwise, name the model (--model)"
     ]
-    if digest.startswith(EPS_FREE):
+    if digest.startswith((EPS_FREE, EPS_FREE_REGIONS)):
         backbone |= {"norm_frozen": True, "norm_eps": 0.0}
-        notes.append("this is the published RetinaNet that torchvision evaluates with a norm's eps of 0: norm_eps is 0")
-    elif detector == "retinanet" and backbone.get("norm_frozen") and values["head"].get("norm") != "group":
         notes.append(
-            "assumed: norms with torchvision's eps of 1e-5. One fine-tuned from its COCO_V1 weights (RetinaNet) "
-            "computes with 0, which no tensor tells: then name the model (--model) with backbone.norm_eps 0"
+            f"this is the published {_PROPER[detector]} that torchvision "
+            "evaluates with a norm's eps of 0: norm_eps is 0"
+        )
+    elif backbone.get("norm_frozen") and _first_version(values):
+        notes.append(
+            "assumed: norms with torchvision's eps of 1e-5. One fine-tuned from its COCO_V1 weights "
+            f"({_PROPER[detector]}) computes with 0, which no tensor tells: then name the model (--model) with "
+            "backbone.norm_eps 0"
         )
     return notes
+
+
+def _first_version(values: Mapping[str, Any]) -> bool:
+    """Whether the published weights of such a detector are of the version that torchvision evaluates with eps 0."""
+    if values["detector"] == "faster_rcnn":
+        return bool(values["regions"]["version"] == "v1")
+    return bool(values["detector"] == "retinanet" and values["head"].get("norm") != "group")

@@ -1,4 +1,4 @@
-"""torchvision's RetinaNet and FCOS: their parameter names and ours, and what of ours they have no form for."""
+"""torchvision's RetinaNet, FCOS and Faster R-CNN: their names and ours, and what of ours they have no form for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosskd.convert import torchvision_regions as regions
 from crosskd.convert.names import AFFINE, OURS, RESNET, THEIRS, Pairs, translate
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
@@ -65,6 +66,7 @@ _PAIRS: dict[str, Pairs] = {
         ),
     ],
 }
+_PAIRS["faster_rcnn"] = regions.PAIRS
 # Names of versions before 0.13, which the published RetinaNet still has: one sequence of convolution, ReLU, ...
 _OLD_NECK: Pairs = [
     (rf"neck\.lateral\.(\d+)\.{AFFINE}", rf"backbone\.fpn\.inner_blocks\.(\d+)\.{AFFINE}"),
@@ -72,6 +74,7 @@ _OLD_NECK: Pairs = [
 ]
 _OLD: dict[str, Pairs] = {
     "fcos": _OLD_NECK,
+    "faster_rcnn": regions.OLD_PAIRS,
     "retinanet": [
         *_OLD_NECK,
         *(
@@ -91,6 +94,16 @@ def to_torchvision(name: str, detector: str) -> str | None:
 def from_torchvision(name: str, detector: str) -> str | None:
     """torchvision's name -> ours; None for what such a detector does not have. Old names are known too."""
     return translate(name, _PAIRS.get(detector, []), THEIRS) or translate(name, _OLD.get(detector, []), THEIRS)
+
+
+def tensor_from_torchvision(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:
+    """torchvision's tensor of our `name` as that of a `model`."""
+    return regions.tensor_from_torchvision(name, tensor) if model.two_stage else tensor
+
+
+def tensor_to_torchvision(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:
+    """The tensor `name` of a `model` as torchvision's."""
+    return regions.tensor_to_torchvision(name, tensor) if model.two_stage else tensor
 
 
 def implied(model: ModelConfig) -> dict[str, Tensor]:
@@ -114,8 +127,10 @@ def unmappable_names(state: Mapping[str, Tensor], model: ModelConfig) -> list[st
 
 def incompatibilities(model: ModelConfig, state: Mapping[str, Tensor] | None = None) -> list[str]:
     """Why torchvision cannot be such a detector, with the tensors of `state` (by our names); empty where it can."""
+    if model.two_stage:
+        return regions.incompatibilities(model)
     if model.detector not in OF_DETECTOR:
-        return [f"it has RetinaNet and FCOS, and no {model.detector}"]
+        return [f"it has RetinaNet, FCOS and Faster R-CNN, and no {model.detector}"]
     backbone, entry = model.backbone, registry.BACKBONES[model.backbone.name]
     wide = model.neck.channels == entry.channels(backbone.width)[-1]
     faults = {

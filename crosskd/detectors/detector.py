@@ -1,28 +1,30 @@
-"""A one-stage detector: backbone, feature pyramid, dense head. Read this first, then `head.py`."""
+"""What all detectors have. Read this first, then the folder of a family: `dense/detector.py` and `dense/head.py`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crosskd.detectors.dense.head import DenseHead
-from crosskd.detectors.fpn import FPN
-from crosskd.detectors.pafpn import PAFPN
+from crosskd.detectors.view import Pass
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
+from crosskd.spec.needs import Need, Side
 from crosskd.structures import Detections, Losses, Size, Targets
 
-NECKS = {"fpn": FPN, "pafpn": PAFPN, "yolox_pafpn": PAFPN}
 
+class Detector(nn.Module, ABC):
+    """Images to losses (`forward`, for training) or to detections (`detect`); to a distillation, what terms need.
 
-class Detector(nn.Module):
-    """Images to losses (`forward`, for training) or to detections (`detect`).
-
-    `train()` keeps frozen stages, and batch norm where `norm_eval` says so, in evaluation mode.
+    A family adds its neck and its head, in this order. `train()` keeps frozen stages, and batch norm where `norm_eval`
+    says so, in evaluation mode.
     """
+
+    neck: nn.Module
+    head: Any  # each family's own
 
     def __init__(self, config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -30,10 +32,7 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.strides = list(config.strides)
         backbone = registry.load(registry.lookup(registry.BACKBONES, config.backbone.name, "backbone").target)
-        head = registry.load(registry.lookup(registry.DETECTORS, config.detector, "detector").target)
         self.backbone: Any = backbone(config.backbone, load=pretrained)
-        self.neck = NECKS[config.neck.kind](self.backbone.channels, config.neck, len(config.strides))
-        self.head: DenseHead = head(config, num_classes)
 
     @property
     def max_detections(self) -> int:
@@ -46,22 +45,38 @@ class Detector(nn.Module):
         self.num_classes = len(kept)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """[N, 3, H, W] -> P3, P4, ..., each [N, C, H_l, W_l]."""
+        """[N, 3, H, W] -> the pyramid's maps, finest first, each [N, C, H_l, W_l]."""
         maps: list[Tensor] = self.neck(self.backbone(images))
         return maps
 
+    @abstractmethod
     def forward(self, images: Tensor, targets: Targets) -> Losses:
-        """The detection loss of a batch, images [N, 3, H, W]: term -> [L], one value per level."""
-        features = self.features(images)
-        predictions = self.head(features)
-        return self.head.loss(predictions, self.head.assign(predictions, targets))
+        """The detection loss of a batch, images [N, 3, H, W]: term -> [L], one value per level, or one alone."""
 
+    @abstractmethod
     @torch.no_grad()
     def detect(
         self, images: Tensor, sizes: Sequence[Size], postprocess: PostprocessConfig | None = None
     ) -> list[Detections]:
         """One `Detections` per image, in pixels of `images`; clipped to each image's (height, width), but YOLOX's."""
-        return self.head.detect(self.head(self.features(images)), sizes, postprocess or self.config.postprocess)
+
+    @abstractmethod
+    def view(
+        self, side: Side, features: list[Tensor], targets: Targets, needs: Sequence[Need], assigned: Any = None
+    ) -> Pass:
+        """The way of this model, which is `side` of a pair, through a batch from its pyramid `features` on.
+
+        It makes what `needs` ask of this side, and the detection loss. `assigned` is what the other model has assigned,
+        where this one would assign the same (`crosskd.spec.alike`).
+        """
+
+    @abstractmethod
+    def network(self, images: Tensor) -> None:
+        """Every convolution and product of one pass over `images`, whatever they find: what a pass costs."""
+
+    @abstractmethod
+    def convolutions(self) -> list[tuple[nn.Module, str]]:
+        """The methods, each with its module, whose shapes depend on the images' size alone: what can be compiled."""
 
 
 def build_detector(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> Detector:
@@ -69,4 +84,6 @@ def build_detector(config: ModelConfig, num_classes: int, *, pretrained: bool = 
 
     Raises `WeightsError` where the backbone's weights cannot be had.
     """
-    return Detector(config, num_classes, pretrained=pretrained)
+    family = registry.lookup(registry.DETECTORS, config.detector, "detector").family
+    detector: Detector = registry.load(registry.FAMILIES[family])(config, num_classes, pretrained=pretrained)
+    return detector

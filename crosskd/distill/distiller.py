@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.distill.needs import Pass
 from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term
 from crosskd.errors import ConfigError
@@ -48,13 +47,13 @@ class Distiller(nn.Module):
         terms = self._terms()
         needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
         with torch.no_grad():
-            teacher = Pass("teacher", self.teacher, teacher_features, targets, needs)
+            teacher = self.teacher.view("teacher", teacher_features, targets, needs)
             theirs = teacher.meet()
         assigned = teacher.assigned if self.shared else None
         del teacher_features, teacher  # the largest maps: they go now where no term needs them
-        student = Pass("student", self.student, features, targets, needs, assigned)
+        student = self.student.view("student", features, targets, needs, assigned)
         ours = student.meet()
-        losses = self.student.head.loss(student.predictions, student.assignment)
+        losses = student.losses()
         for term in terms.values():
             losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
         return losses
@@ -103,7 +102,7 @@ def build_distiller(student: Detector, teacher: Detector, config: DistillConfig)
         )
     config = require_pair(config, student.config, teacher.config)
     terms: dict[str, Term] = {
-        name: registry.load(registry.TERMS[name].target)(knobs, student, teacher)
+        name: registry.load(registry.TERMS[name].target_for(teacher.config.detector))(knobs, student, teacher)
         for name, knobs in config.terms().items()
     }
     return Distiller(student, teacher, terms)

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
+from crosskd.detectors.view import View
 from crosskd.spec.distill import TermConfig
 from crosskd.spec.needs import Need
-from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
+from crosskd.structures import Losses, Targets
 
-
-class View:
-    """What one of the two models made of the batch, as far as the term needs it.
-
-    A field that none of its needs asks for is not there: to read it is an `AttributeError`. The teacher's tensors
-    carry no gradient.
-    """
-
-    head: DenseHead  # always there
-    features: list[Tensor]  # Pyramid: P3, P4, ...: [N, C, H_l, W_l]
-    held: Held  # HeadCut: both towers' maps at this model's cut
-    predictions: Predictions  # AnchorPredictions
-    assignment: Assignment  # AnchorPredictions: of this model's own anchors; one object where both have the same
-
-    def __init__(self, head: DenseHead, **fields: Any) -> None:
-        self.head = head
-        vars(self).update(fields)
+__all__ = ["Step", "Term", "View"]
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ def _level(history: list[Losses], name: str) -> str:
     """Where the first broken value stands, in words."""
     for losses in history:
         broken = (~losses[name].reshape(-1).isfinite()).nonzero()
-        if len(broken):
+        if len(broken) and losses[name].numel() > 1:
             return f" on level {int(broken[0])} of the pyramid"
     return ""
 

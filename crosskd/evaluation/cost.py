@@ -64,7 +64,7 @@ def flops(detector: Detector, size: Size) -> int:
         image = torch.empty(1, 3, *size)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        shadow.head(shadow.features(image))
+        shadow.network(image)
     return int(counter.get_total_flops())
 
 

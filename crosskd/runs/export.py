@@ -78,7 +78,7 @@ def _export(
     finished = load(config, source, description, _classes(config, description))
     detector, augment = finished.detector, finished.augment
     if reason := unexportable(detector.config):
-        raise ExportError(reason, where="/weights", remedy="Use weights with another backbone.")
+        raise ExportError(reason, where="/weights", remedy="Use weights of another detector or backbone.")
     if config.images is None:
         message = "the graph is checked on real images, and no folder is named"
         raise ConfigError(message, where="/images", remedy="Name a folder of images.")

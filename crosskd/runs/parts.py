@@ -135,10 +135,8 @@ def _loaders(
 
 
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:
-    """The convolutions of each detector: backbone and neck, and both sides of the head's cut."""
-    calls: list[tuple[nn.Module, str]] = []
-    for model in detectors:
-        calls += [(model, "features"), (model.head, "front"), (model.head, "back")]
+    """The convolutions of each detector."""
+    calls = [call for model in detectors for call in model.convolutions()]
     compile_within(trainee, calls)
 
 

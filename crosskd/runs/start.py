@@ -16,7 +16,15 @@ from crosskd.convert.load import listed
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError, CrossKDError, WeightsError
 from crosskd.spec.config import AugmentConfig, FileRef, JobRef
-from crosskd.spec.start import CLASS_LAYER, Start, differences_text, image_differences, misfits, plan_start
+from crosskd.spec.start import (
+    CLASS_LAYER,
+    Start,
+    class_layers,
+    differences_text,
+    image_differences,
+    misfits,
+    plan_start,
+)
 from crosskd.weights.description import Description
 from crosskd.weights.files import file_digest
 from crosskd.weights.tensors import check_finite
@@ -123,10 +131,22 @@ def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
 @torch.no_grad()
 def _copy(student: Detector, ours: dict[str, Tensor], theirs: Any, plan: Start) -> None:
     for name in plan.taken:
-        if not name.startswith(CLASS_LAYER):
+        if not name.startswith(class_layers(student.config)):
             ours[name].copy_(theirs[name])
+            continue
+        if student.config.two_stage:
+            _copy_rows(ours[name], theirs[name], plan, background=name.startswith(CLASS_LAYER))
             continue
         # One row a class for each anchor of a cell.
         per_cell = student.config.anchors_per_cell
         target, source = (tensor.unflatten(0, (per_cell, -1)) for tensor in (ours[name], theirs[name]))
         target[:, list(plan.rows)] = source[:, list(plan.rows.values())].to(target.dtype)
+
+
+def _copy_rows(ours: Tensor, theirs: Tensor, plan: Start, *, background: bool) -> None:
+    """One row a class and the background's behind them, or four rows a class."""
+    if background:
+        ours[-1], ours, theirs = theirs[-1], ours[:-1, None], theirs[:-1, None]
+    else:
+        ours, theirs = (tensor.view(-1, 4, *tensor.shape[1:]) for tensor in (ours, theirs))
+    ours[list(plan.rows)] = theirs[list(plan.rows.values())].to(ours.dtype)

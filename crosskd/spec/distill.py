@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.section import Probability, Section, Weight
 
 _PUBLISHED = "Default: as published for the teacher's detector."
@@ -87,8 +87,19 @@ class CrossKDConfig(MimicConfig):
         default=True,
         description="Whether the heads are cut behind the activation, as in the published code, or before it.",
     )
+    class_temperature: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        exclude_if=lambda value: value is None,
+        description="faster_rcnn alone: of the class probabilities of a region. Default: as published, 3.",
+    )
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
+        if student.two_stage or teacher.two_stage:
+            published = _published(teacher)
+            names = ("cls_weight", "box_weight", "centerness_weight", "class_temperature")
+            return self._filled({name: getattr(published, name) for name in names})
         most = min(_published(teacher).cut, student.head.depth, teacher.head.depth)
         cut = self.cut if self.cut is not None else most
         teacher_cut = self.teacher_cut if self.teacher_cut is not None else cut
@@ -97,10 +108,26 @@ class CrossKDConfig(MimicConfig):
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
         """What the student predicts is not needed: all happens in the teacher's head."""
         full = self.resolved(student, teacher)
+        if student.two_stage or teacher.two_stage:
+            return (SampledRegions(self._unread(full)),)
         assert full.cut is not None
         assert full.teacher_cut is not None
-        cut = HeadCut(full.cut, full.teacher_cut, full.after_relu, one_knob=self.teacher_cut is None)
+        cut = HeadCut(
+            full.cut,
+            full.teacher_cut,
+            full.after_relu,
+            class_temperature=self.class_temperature is not None,
+            one_knob=self.teacher_cut is None,
+        )
         return cut, full._predictions(both=False)
+
+    def _unread(self, full: CrossKDConfig) -> tuple[str, ...]:
+        """The knobs that only dense heads read and that were given; a weight of 0 asks for nothing."""
+        fixed = [name for name in _DENSE_KNOBS if getattr(self, name) != type(self).model_fields[name].default]
+        return (*fixed, *(["centerness_weight"] if full.centerness_weight else []))
+
+
+_DENSE_KNOBS = ("cut", "teacher_cut", "after_relu", "box", "temperature", "beta", "reference_normaliser")
 
 
 class PKDConfig(TermConfig):

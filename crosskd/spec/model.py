@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.names import DetectorName
+from crosskd.spec.regions import STRIDES as REGION_STRIDES
+from crosskd.spec.regions import RegionConfig
 from crosskd.spec.section import Channels, Probability, Section, Weight, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
 PAFPN_LEVELS = 3
+DENSE_SECTIONS = frozenset({"head", "losses"})
 PADDING = 114.0  # around the images of a published RTMDet or YOLOX
 # What they are published with.
 OWN_PIXELS: Mapping[str, Mapping[str, Any]] = {
@@ -241,7 +251,9 @@ class PostprocessConfig(Section):
 class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
-    detector: DetectorName = Field(default="gfl", description="gfl, retinanet, atss, fcos, rtmdet or yolox.")
+    detector: DetectorName = Field(
+        default="gfl", description="gfl, retinanet, atss, fcos, rtmdet, yolox or faster_rcnn."
+    )
     backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
     neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
     head: HeadConfig = Field(
@@ -256,8 +268,15 @@ class ModelConfig(Section):
     postprocess: PostprocessConfig = Field(
         default=PostprocessConfig(), description="How detections are made of predictions. Default: the detector's own."
     )
+    regions: RegionConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Faster R-CNN alone, in place of `head` and `losses`: what makes regions and says what they are. "
+        "Default: torchvision's.",
+    )
     strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
-        default=[8, 16, 32, 64, 128], description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier."
+        default=[8, 16, 32, 64, 128],
+        description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier. faster_rcnn: 4 to 64, of P2..P6.",
     )
     anchor_scale: float = Field(
         default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
@@ -275,6 +294,8 @@ class ModelConfig(Section):
             return handler(data)
         data, filled = dict(data), {}
         own = registry.DETECTORS[name].defaults
+        if "regions" in own and data.get("regions") is None:
+            data.pop("regions", None)
         for section, defaults in [*_backbone_defaults(name, data, own).items(), *_pixel_defaults(data).items()]:
             if section == "":
                 filled[section] = defaults.keys() - data.keys()
@@ -291,8 +312,42 @@ class ModelConfig(Section):
             (getattr(model, section) if section else model).model_fields_set.difference_update(names)
         return model
 
+    @model_serializer(mode="wrap")
+    def _own_sections(self, handler: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        """Without the sections that its family does not have."""
+        values = handler(self)
+        if self.two_stage and isinstance(values, dict):
+            return {name: value for name, value in values.items() if name not in DENSE_SECTIONS}
+        return values
+
+    @model_validator(mode="after")
+    def _family(self) -> ModelConfig:
+        """The section is a union on `detector`: what belongs to another family is refused."""
+        if not self.two_stage:
+            if self.regions is not None:
+                raise refused(f"regions is a section of faster_rcnn; leave it out for {self.detector}", "regions")
+            return self
+        for name, default in (("head", HeadConfig()), ("losses", LossConfig())):
+            if getattr(self, name) != default:
+                raise refused(f"{name} is a section of the dense detectors; {self.detector} has `regions`", name)
+        if self.strides != REGION_STRIDES:
+            raise refused(f"{self.detector} has strides {REGION_STRIDES}; leave them out", "strides")
+        for knob in ("kind", "p6_from", "relu_before_p7"):
+            if getattr(self.neck, knob) != NeckConfig.model_fields[knob].default:
+                raise refused(f"{self.detector} has an fpn whose P6 is pooled; leave neck.{knob} out", "neck", knob)
+        if registry.BACKBONES[self.backbone.name].family == "timm":
+            message = f"{self.detector} reads C2, which timm backbones do not give here; use another backbone"
+            raise refused(message, "backbone", "name")
+        return self
+
+    @property
+    def two_stage(self) -> bool:
+        return registry.DETECTORS[self.detector].family == "two_stage"
+
     @model_validator(mode="after")
     def _strides(self) -> ModelConfig:
+        if self.two_stage:
+            return self
         if self.strides != PYRAMID[: len(self.strides)]:
             message = f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8"
             raise refused(message, "strides")

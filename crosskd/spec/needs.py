@@ -1,8 +1,8 @@
 """What a distillation term can need of its two models, and what keeps a pair from giving it. Imports no torch.
 
 A term's section of the configuration says what it needs (`crosskd.spec.distill`). `crosskd.spec.pairing` checks a pair
-by that list, and `crosskd.distill.needs` gives the term in each step what is on it. One more kind of need is one more
-class here, and how it is met there.
+by that list, and in each step the detectors give the term what is on it. One more kind of need is one more class here,
+and how it is met in the `view.py` of each family that meets it (`crosskd/detectors/dense/view.py`).
 """
 
 from __future__ import annotations
@@ -64,6 +64,25 @@ class Pyramid(Need):
 
 
 @dataclass(frozen=True)
+class SampledRegions(Need):
+    """The maps of both pyramids, and the regions that the student samples: two-stage detectors alone have these."""
+
+    unread: tuple[str, ...] = ()  # knobs that were given and that only dense heads read
+
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+        if student.two_stage != teacher.two_stage:
+            return [_other_family(term, student, teacher)]
+        return _other_levels(student, teacher) + [
+            Incompatibility(
+                f"/distill/{term}/{knob}",
+                f"{knob} is a knob of dense heads; a {teacher.detector} teacher does not read it",
+                "Leave it out.",
+            )
+            for knob in self.unread
+        ]
+
+
+@dataclass(frozen=True)
 class AnchorPredictions(Need):
     """What a head predicts of every anchor, and what its anchors are assigned to.
 
@@ -81,6 +100,8 @@ class AnchorPredictions(Need):
         return BOTH if self.both else ("teacher",)
 
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+        if not_dense := _not_dense(term, student, teacher):
+            return not_dense
         found = _other_levels(student, teacher)
         without_bins = _without_bins(term, student, teacher) if self.bins else []
         found += without_bins
@@ -116,6 +137,7 @@ class HeadCut(Need):
     student: int
     teacher: int
     after_relu: bool = True
+    class_temperature: bool = field(default=False, compare=False)  # whether that knob, of other heads, was given
     one_knob: bool = field(default=False, compare=False)  # `cut` says both: it is to blame for the teacher's, too
 
     def of(self, side: Side) -> int:
@@ -129,6 +151,14 @@ class HeadCut(Need):
             knob = "cut" if self.one_knob else "teacher_cut"
             beyond.append(_beyond(term, knob, self.teacher, "teacher", teacher.head.depth))
         found = _other_levels(student, teacher) + beyond
+        if self.class_temperature:
+            found.append(
+                Incompatibility(
+                    f"/distill/{term}/class_temperature",
+                    f"class_temperature is a knob of faster_rcnn; a {teacher.detector} teacher does not read it",
+                    "Leave it out.",
+                )
+            )
         if (self.student == 0) != (self.teacher == 0):
             found.append(
                 Incompatibility(
@@ -154,8 +184,34 @@ def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatib
     ]
 
 
+def _other_family(term: str, student: ModelConfig, teacher: ModelConfig) -> Incompatibility:
+    return Incompatibility(
+        "/student/detector",
+        f"{registry.TERMS[term].method} goes on in the teacher's head, and a {teacher.detector} head cannot read what "
+        f"a {student.detector} student has: the one is of two stages, the other dense",
+        "Use a student and a teacher that are both of two stages, or both dense.",
+    )
+
+
+def _sides(term: str, student: ModelConfig, teacher: ModelConfig) -> list[tuple[str, Side, ModelConfig]]:
+    """Where a fault of each of the two models is told, and whose it is."""
+    return [("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher)]
+
+
+def _not_dense(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    return [
+        Incompatibility(
+            where,
+            f"{registry.TERMS[term].method} compares what dense heads predict of every anchor; a {model.detector} "
+            f"{whose} predicts of sampled regions",
+            f"Use `distill.crosskd`, or leave `distill.{term}` out.",
+        )
+        for where, whose, model in _sides(term, student, teacher)
+        if model.two_stage
+    ][:1]
+
+
 def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
-    sides = (("/student/detector", "student", student), (f"/distill/{term}", "teacher", teacher))
     return [
         Incompatibility(
             where,
@@ -163,7 +219,7 @@ def _without_bins(term: str, student: ModelConfig, teacher: ModelConfig) -> list
             "not predict",
             f"Use a gfl {whose}, or leave `distill.{term}` out.",
         )
-        for where, whose, model in sides
+        for where, whose, model in _sides(term, student, teacher)
         if model.detector != "gfl"
     ]
 

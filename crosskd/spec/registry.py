@@ -82,7 +82,7 @@ BoxMimic = Literal["kl", "giou", "iou"]
 Activation = Literal["relu", "silu"]
 
 
-# FGD's knobs (arXiv 2111.11837 and its configurations) for RetinaNet and GFL; and those of FCOS.
+# FGD's knobs (arXiv 2111.11837 and its configurations) for RetinaNet and GFL; those of FCOS; and those of Faster R-CNN.
 _FGD_ANCHORS = {
     "foreground_weight": 1e-3,
     "background_weight": 5e-4,
@@ -96,6 +96,13 @@ _FGD_POINTS = {
     "attention_weight": 8e-4,
     "global_weight": 8e-6,
     "temperature": 0.8,
+}
+_FGD_REGIONS = {
+    "foreground_weight": 5e-5,
+    "background_weight": 2.5e-5,
+    "attention_weight": 5e-5,
+    "global_weight": 5e-7,
+    "temperature": 0.5,
 }
 # CWD's knobs for RetinaNet, by the authors' port to MMDetection; and those of MMRazor for GFL.
 _CWD_RETINANET = {"weight": 5.0, "temperature": 1.0, "levels": 4}
@@ -113,15 +120,24 @@ class Published:
     """
 
     cut: int  # convolutions of the head that the student keeps
-    box: BoxMimic  # how boxes are compared
+    box: BoxMimic | None  # how boxes are compared; None: there is one way
     cls_weight: float
     box_weight: float
     centerness_weight: float  # 0: centerness is not imitated
     pkd_weight: float  # beside CrossKD, on all levels
     objectness_weight: float = 0.0  # 0: objectness is not imitated
+    class_temperature: float | None = None  # of classes by softmax
     pkd_alone: Mapping[str, Any] = field(default_factory=lambda: _PKD_ALONE)
     fgd: Mapping[str, Any] = field(default_factory=lambda: _FGD_ANCHORS)
     cwd: Mapping[str, Any] = field(default_factory=lambda: _CWD_RETINANET)
+
+
+DetectorFamily = Literal["dense", "two_stage"]
+# Each family's detector: how it is built of its parts, trained and looked at.
+FAMILIES: dict[DetectorFamily, str] = {
+    "dense": "crosskd.detectors.dense.detector:DenseDetector",
+    "two_stage": "crosskd.detectors.two_stage.detector:TwoStageDetector",
+}
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,7 @@ class Detector:
     published: Published
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reads: frozenset[str] = frozenset()
+    family: DetectorFamily = "dense"
     scales: bool = True  # a learnt factor per level on the box code
     centerness: bool = False
     objectness: bool = False  # whether there is an object at all: what classes and boxes are conditional on
@@ -152,6 +169,11 @@ class Detector:
 class Term:
     target: str
     method: str  # its name in messages
+    of_family: Mapping[DetectorFamily, str] = field(default_factory=dict)  # another class, by the teacher's family
+
+    def target_for(self, detector: str) -> str:
+        """The class for a teacher of this name."""
+        return self.of_family.get(DETECTORS[detector].family, self.target)
 
 
 TIMM = "timm/"  # begins the name of a backbone of the timm package
@@ -391,6 +413,25 @@ DETECTORS: dict[str, Detector] = {
         norm=YOLOX_NORM,
         dynamic=True,
     ),
+    "faster_rcnn": Detector(
+        "crosskd.detectors.two_stage.head:RegionHead",
+        # The authors' branch `faster-rcnn`: nothing is cut, and boxes are compared by their deltas.
+        Published(
+            cut=0,
+            box=None,
+            cls_weight=0.5,
+            box_weight=1.0,
+            centerness_weight=0.0,
+            pkd_weight=6.0,
+            class_temperature=3.0,
+            pkd_alone={"weight": 6.0, "levels": 5},
+            fgd=_FGD_REGIONS,
+        ),
+        defaults={"": {"strides": [4, 8, 16, 32, 64]}, "postprocess": {"nms_iou": 0.5}, "regions": {}},
+        reads=frozenset({"anchor_scale"}),
+        family="two_stage",
+        scales=False,
+    ),
 }
 
 # The backbones that detectors are published with: with these, the rest of the model has published defaults, too.
@@ -400,7 +441,11 @@ OWN_BACKBONES: Mapping[str, Family] = {"rtmdet": "cspnext", "yolox": "cspdarknet
 EXP_ON_REG = frozenset({"cspnext_m", "cspnext_l", "cspnext_x"})
 
 TERMS: dict[str, Term] = {
-    "crosskd": Term("crosskd.distill.crosskd:CrossKD", "CrossKD"),
+    "crosskd": Term(
+        "crosskd.distill.crosskd:CrossKD",
+        "CrossKD",
+        of_family={"two_stage": "crosskd.distill.crosskd_regions:RegionCrossKD"},
+    ),
     "pkd": Term("crosskd.distill.pkd:PKD", "PKD"),
     "direct": Term("crosskd.distill.direct:Direct", "Direct mimicking"),
     "ld": Term("crosskd.distill.ld:LD", "LD"),
@@ -409,6 +454,10 @@ TERMS: dict[str, Term] = {
     "mgd": Term("crosskd.distill.mgd:MGD", "MGD"),
     "cwd": Term("crosskd.distill.cwd:CWD", "CWD"),
 }
+
+
+# By family.
+DENSE = {name: entry for name, entry in DETECTORS.items() if entry.family == "dense"}
 
 
 def load(target: str) -> Any:

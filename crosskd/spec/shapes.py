@@ -41,6 +41,8 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     entry = registry.BACKBONES[backbone.name]
     out_channels = entry.channels(backbone.width)
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
+    if model.two_stage:
+        return ExpectedShapes(shapes | _region_fpn(model, out_channels) | _region_head(model, num_classes))
     shapes |= _fpn(model, out_channels) if model.neck.kind == "fpn" else _pafpn(model, out_channels)
     return ExpectedShapes(shapes | _head(model, num_classes), _BACKBONE if entry.family == "timm" else None)
 
@@ -116,6 +118,43 @@ def _tower_conv(name: str, in_channels: int, head: HeadConfig) -> Shapes:
     shapes |= _batch_norm(f"{name}.depthwise_norm", in_channels)
     shapes |= _conv(f"{name}.pointwise", in_channels, head.channels, 1, bias=head.tower_bias)
     return shapes | _batch_norm(f"{name}.pointwise_norm", head.channels)
+
+
+_RATIOS, _POOLED = 3, 7  # anchors a cell; cells a side of a pooled region
+_DEPTHS = {"v1": 1, "v2": 2}  # convolutions before the proposals
+
+
+def _region_fpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:
+    assert model.regions is not None
+    channels, shapes, normed = model.neck.channels, Shapes(), model.regions.version == "v2"
+    for part, kernel in (("inner_blocks", 1), ("layer_blocks", 3)):
+        for level, in_channels in enumerate(out_channels):
+            name = f"neck.{part}.{level}"
+            shapes |= _conv(f"{name}.0", in_channels if kernel == 1 else channels, channels, kernel, bias=not normed)
+            shapes |= _batch_norm(f"{name}.1", channels) if normed else {}
+    return shapes
+
+
+def _region_head(model: ModelConfig, num_classes: int) -> Shapes:
+    assert model.regions is not None
+    regions, channels, shapes = model.regions, model.neck.channels, Shapes()
+    for i in range(_DEPTHS[regions.version]):
+        shapes |= _conv(f"head.rpn.conv.{i}.0", channels, channels, 3)
+    shapes |= _conv("head.rpn.cls_logits", channels, _RATIOS, 1) | _conv("head.rpn.bbox_pred", channels, 4 * _RATIOS, 1)
+    pooled = channels * _POOLED**2
+    if regions.version == "v1":
+        shapes |= _linear("head.region.fc6", pooled, regions.channels)
+        shapes |= _linear("head.region.fc7", regions.channels, regions.channels)
+    else:
+        for i in range(4):
+            shapes |= _conv(f"head.region.{i}.0", channels, channels, 3, bias=False)
+            shapes |= _batch_norm(f"head.region.{i}.1", channels)
+        shapes |= _linear("head.region.5", pooled, regions.channels)  # behind the flattening
+    return (
+        shapes
+        | _linear("head.cls", regions.channels, num_classes + 1)
+        | _linear("head.box", regions.channels, 4 * num_classes)
+    )
 
 
 # --- backbones -------------------------------------------------------------------------------------------------------

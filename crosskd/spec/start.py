@@ -44,6 +44,11 @@ class Start:
         return {**told, "differences": self.differences}
 
 
+def class_layers(model: ModelConfig) -> tuple[str, ...]:
+    """How the names of the layers begin that have rows of each class: in two stages the boxes' too."""
+    return (CLASS_LAYER, "head.box.") if model.two_stage else (CLASS_LAYER,)
+
+
 def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, str]]:
     """Why nothing of the detector `found` is of use to `student`: a pointer below it, what is wrong, what to do."""
     ours, theirs = student.backbone, found.backbone
@@ -78,12 +83,12 @@ def plan_start(
     """
     alike = student.detector == found.detector
     rows = _rows(classes, named) if alike and same_anchors(student, found) else {}
-    layer = [name for name in wanted if name.startswith(CLASS_LAYER)]
+    layer = [name for name in wanted if name.startswith(class_layers(student))]
     if any(name not in given or given[name][1:] != wanted[name][1:] for name in layer):
         rows = {}
 
     def fits(name: str) -> bool:
-        if name.startswith(CLASS_LAYER):
+        if name.startswith(class_layers(student)):
             return bool(rows)
         if given.get(name) != wanted[name] or (name.startswith("head.") and not alike):
             return False

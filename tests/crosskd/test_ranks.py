@@ -21,7 +21,7 @@ from crosskd.structures import Targets
 from tests.support import small
 from tests.support.ranks import on_ranks
 
-DETECTORS = tuple(sorted(registry.DETECTORS))
+DETECTORS = tuple(sorted(registry.DENSE))
 Batch = tuple[Tensor, Targets]
 Values = dict[str, Tensor]
 

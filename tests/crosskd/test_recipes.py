@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from crosskd.convert.recognise import EPS_FREE, recognise
+from crosskd.convert.recognise import EPS_FREE, EPS_FREE_REGIONS, recognise
 from crosskd.convert.source import Source
 from crosskd.engine.optim import build_optimizer
 from crosskd.errors import ConfigError
@@ -33,6 +33,7 @@ TRIOS = ["demo", "bccd"]
 TUNED = ["finetune_gfl_r50", "finetune_retinanet_r50"]
 RTMDETS = ["rtmdet_tiny_300e", "rtmdet_tiny_s_36e"]  # for which no result is published
 YOLOXES = ["yolox_s_300e", "yolox_tiny_s_36e"]  # too
+TWO_STAGE = ["faster_rcnn_r18_r50", "faster_rcnn_r18_r50_short"]  # nor for these
 
 # What a recipe may say beside the published facts: how this machine goes about it, and the total batch, tested alone.
 OWN = {"accumulate", "loader.workers", "checkpoint.every_steps", "log_every"}
@@ -72,7 +73,7 @@ def comment(name: str) -> str:
 
 def test_the_package_holds_the_published_recipes_and_the_trios() -> None:
     trios = [f"{trio}_{role}" for trio in TRIOS for role in ("teacher", "student", "crosskd")]
-    assert recipe_names() == sorted([*ROWS, *trios, *TUNED, *RTMDETS, *YOLOXES])
+    assert recipe_names() == sorted([*ROWS, *trios, *TUNED, *RTMDETS, *YOLOXES, *TWO_STAGE])
 
 
 @pytest.mark.parametrize(("name", "digest"), [("finetune_retinanet_r50", EPS_FREE), ("finetune_gfl_r50", "")])
@@ -174,6 +175,23 @@ def test_yoloxes_recipes_have_its_optimizer_and_say_what_they_lack(name: str) ->
     assert re.search(r"No AP\s(?:# )?is published", comment(name))
     assert "osaic and MixUp" in comment(name)
     assert (config.student.neck.kind, config.student.pixels.std) == ("yolox_pafpn", (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", TWO_STAGE)
+def test_a_two_stage_student_learns_from_torchvisions_detector_as_the_authors_branch_has_it(name: str) -> None:
+    config = resolved(name)
+    with torch.device("meta"):
+        built = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, norm_layer=FrozenBatchNorm2d)
+    teacher, _ = recognise(Source("x.pth", "torchvision", built.state_dict()), EPS_FREE_REGIONS)
+    assert config.distill is not None
+    distill, misfits = resolve_pair(config.distill, config.student, teacher)
+    assert misfits == []
+    assert distill.crosskd is not None
+    told = (distill.crosskd.cls_weight, distill.crosskd.class_temperature, distill.crosskd.box_weight)
+    assert told == (0.5, 3.0, 1.0)
+    assert distill.pkd is None or distill.pkd.weight == 6
+    assert config.export is None  # it has none
+    assert re.search(r"[Nn]o AP\s(?:# )?is published", comment(name))
 
 
 @pytest.mark.parametrize("trio", TRIOS)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from crosskd.errors import CrossKDError
-from tests.oracle import network
+from tests.oracle import network, regions
 from tests.oracle.case import Case, UnknownDetectorError, UnknownSettingError
 from tests.oracle.compare import Comparison, compare
 from tests.oracle.compute import compute
@@ -39,6 +39,8 @@ UNBUILDABLE = (
 def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
     """Compute one case anew and compare all of it."""
     dtype = torch.float32 if single else torch.float64
+    if regions.is_case(values):
+        return regions.compare(values, regions.compute(values, dtype), single=single)
     if values.get("detector") in network.BACKBONES:
         return network.compare(values, network.compute(values, dtype), single=single)
     return compare(values, compute(Case(values), dtype), single=single)
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(values, Unreadable):
             print(values)
             status = INCOMPLETE
-        elif options.detector in (None, values.get("detector")):
+        elif options.detector in (None, *_kinds(values)):
             count += 1
             status = max(status, _report(values, single=options.float32))
     if not count:
@@ -60,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdict = ("all within tolerance", "FAILED", "INCOMPLETE: not everything was compared")[status]
     print(f"{count} cases in {'float32' if options.float32 else 'float64'}: {verdict}")
     return status
+
+
+def _kinds(values: Mapping[str, Any]) -> list[Any]:
+    """What `--detector` may call a case: its detector, or for want of that its kind of vectors."""
+    return [regions.DETECTOR, regions.PREFIX] if regions.is_case(values) else [values.get("detector")]
 
 
 class Unreadable(str):

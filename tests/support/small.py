@@ -85,3 +85,22 @@ def batch(seed: int = 0, images: int = 2, size: tuple[int, int] = (64, 96)) -> t
 
 def total(losses: dict[str, Tensor]) -> Tensor:
     return torch.stack([values.sum() for values in losses.values()]).sum()
+
+
+def two_stage_config(*, channels: int = 16, **more: Any) -> ModelConfig:
+    """Of Faster R-CNN, with few regions."""
+    regions = {"channels": 32, "samples": 16, "train_proposals": 64, "proposals": 64, **more.pop("regions", {})}
+    backbone = {"name": "resnet_tiny", "width": 8, **more.pop("backbone", {})}
+    return ModelConfig.model_validate(
+        {"detector": "faster_rcnn", "backbone": backbone, "neck": {"channels": channels}, "regions": regions, **more}
+    )
+
+
+def two_stage(seed: int = 0, classes: int = CLASSES, **options: Any) -> Detector:
+    """A tiny Faster R-CNN that says different things of different places."""
+    torch.manual_seed(seed)
+    model = build_detector(two_stage_config(**options), classes)
+    with torch.no_grad():
+        for layer in (model.head.cls, model.head.box, model.head.rpn.cls_logits, model.head.rpn.bbox_pred):
+            layer.weight.normal_(std=(1 / layer.weight[0].numel()) ** 0.5)
+    return model

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
+from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
@@ -89,3 +92,15 @@ def digest(path: Path) -> str:
 
 class Died(Exception):
     """Stands for a death that no code sees coming."""
+
+
+def broken_and_resumed(spec: TrainConfig, folder: Path) -> TrainResult:
+    """What a training leaves that died behind its third checkpoint, once it has gone on from there."""
+
+    def die(event: str, run: Run) -> None:
+        if event == "checkpoint 3":
+            raise Died
+
+    with pytest.raises(Died):
+        train(spec, folder, callbacks=[Story(die)])
+    return train(spec, folder, resume=folder / "checkpoints")

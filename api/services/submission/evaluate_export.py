@@ -142,7 +142,9 @@ def _resolved(
     update["scale"] = (asked.scale or source.scale or ScaleConfig()).model_dump()
     model = _model(asked, source, classes, faults)
     if exports and model is not None and (reason := unexportable(model)):
-        faults.append(Fault(pointer=_pointer(source), detail=reason, remedy="Use weights with another backbone."))
+        faults.append(
+            Fault(pointer=_pointer(source), detail=reason, remedy="Use weights of another detector or backbone.")
+        )
     if model is not None:
         update |= {"model": model.model_dump(), "postprocess": model.postprocess.model_dump()}
     return update

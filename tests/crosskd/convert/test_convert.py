@@ -23,7 +23,7 @@ from crosskd.convert.source import Source, read_source
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.registry import DETECTORS
+from crosskd.spec.registry import DENSE
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
 from tests.support.mmdet_names import KEYS, RTMDET, YOLOX, shapes
@@ -48,7 +48,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", DENSE)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_ours_to_mmdetection_and_back_is_the_same_file(detector: str, suffix: str, tmp_path: Path) -> None:
     """Tensors, model, classes and all that the training wrote beside them."""
@@ -100,7 +100,7 @@ def test_an_rtmdet_whose_levels_share_nothing_is_refused(tmp_path: Path) -> None
         prepare(tmp_path / "theirs.pth", "native")
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", DENSE)
 def test_mmdetection_to_ours_and_back_is_the_identity(detector: str, tmp_path: Path) -> None:
     """Of a file that nobody here wrote: bare, its model recognised from its tensors."""
     state = from_native(trained(detector).state_dict(), "mmdet", trained(detector).config)

@@ -17,12 +17,12 @@ from crosskd.convert.formats import from_native
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
-from crosskd.spec.registry import DETECTORS
+from crosskd.spec.registry import DENSE
 from crosskd.weights.native import write_weights
 from tests.support import small
 
 # The mildest model of each; torchvision has two of the detectors, and only as it builds them.
-MODELS: dict[str, dict[str, Any]] = {detector: {"detector": detector} for detector in DETECTORS}
+MODELS: dict[str, dict[str, Any]] = {detector: {"detector": detector} for detector in DENSE}
 TORCHVISION: dict[str, dict[str, Any]] = {
     "retinanet": {
         "depth": 4,
@@ -83,7 +83,7 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", DENSE)
 def test_each_kind_of_file_gives_the_detector_back(tmp_path: Path, detector: str, kind: str, suffix: str) -> None:
     path = tmp_path / f"weights.{suffix}"
     trained, model = (small.detector(seed, **MODELS[detector]) for seed in (7, 8))

@@ -9,11 +9,11 @@ import pytest
 from crosskd.convert.mmdet import from_mmdet, further_names, incompatibilities, to_mmdet
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.registry import DETECTORS
+from crosskd.spec.registry import DENSE
 from tests.support.mmdet_names import KEYS, RTMDET, YOLOX, shapes
 
 OWN = {"rtmdet": ("cspnext", RTMDET), "yolox": ("cspdarknet", YOLOX)}  # with backbones of their own
-WITH_RESNETS = [name for name in DETECTORS if name not in OWN]  # whose names are of models with ResNets
+WITH_RESNETS = [name for name in DENSE if name not in OWN]  # whose names are of models with ResNets
 
 OTHER = {
     "gfl": "retina",
@@ -31,7 +31,7 @@ def model(detector: str, backbone: str, **more: Any) -> ModelConfig:
 
 def test_every_set_of_names_is_of_a_detector_here() -> None:
     assert {group.partition("_")[0] for group in KEYS} == {*WITH_RESNETS}
-    assert {*WITH_RESNETS, *OWN} == set(DETECTORS)
+    assert {*WITH_RESNETS, *OWN} == set(DENSE)
 
 
 @pytest.mark.parametrize("detector", WITH_RESNETS)
@@ -68,7 +68,7 @@ def test_there_and_back_is_where_we_were(group: str) -> None:
         assert to_mmdet(from_mmdet(theirs, detector), detector) == theirs
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", DENSE)
 def test_names_of_another_detector_are_refused(detector: str) -> None:
     with pytest.raises(WeightsError, match=f"MMDetection's names for a {detector} detector"):
         from_mmdet(f"bbox_head.{OTHER[detector]}_cls.weight", detector)
@@ -92,7 +92,7 @@ def test_a_name_that_is_not_ours_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        *(model(detector, "resnet50") for detector in DETECTORS),
+        *(model(detector, "resnet50") for detector in DENSE),
         model("retinanet", "swin_t"),
         model("rtmdet", "cspnext_tiny"),
         model("yolox", "cspdarknet_nano"),

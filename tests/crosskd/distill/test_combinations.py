@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from crosskd.detectors.view import Met, Pass
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.needs import Met, Pass
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
 from crosskd.structures import Targets

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from crosskd.detectors.dense.view import HOW
+from crosskd.detectors.two_stage.view import HOW as REGIONS_HOW
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.needs import HOW
 from crosskd.distill.term import Step, Term
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
@@ -62,7 +63,7 @@ def watched(pair: Distiller) -> set[str]:
 
 def test_every_term_and_every_kind_of_need_is_here() -> None:
     assert set(TERMS) == set(registry.TERMS)
-    assert set(HOW) == set(Need.__subclasses__())
+    assert {*HOW, *REGIONS_HOW} == set(Need.__subclasses__())
     config = DistillConfig.model_validate({name: {} for name in TERMS})
     asked = [need for section in config.terms().values() for need in section.needs(small.config(), small.config())]
     assert {type(need) for need in asked} == set(HOW)

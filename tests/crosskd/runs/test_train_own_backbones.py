@@ -11,11 +11,10 @@ import torch
 
 from crosskd.convert.convert import prepare
 from crosskd.data.demo import write_demo
-from crosskd.engine.callbacks import Run
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from crosskd.weights.native import read_weights
-from tests.support.trainings import CLASSES, Died, Story, digest
+from tests.support.trainings import CLASSES, Story, broken_and_resumed, digest
 from tests.support.trainings import config as training
 
 
@@ -83,13 +82,7 @@ def test_a_student_is_taught_resumed_bit_by_bit_and_exported(name: str, data: di
     assert [kind.last <= values.keys() for values in story.logs.values()] == [not kind.last] * 2 + [True] * 2
     assert whole.manifest["onnx"]["check"]["images"] == 2  # and it agrees: else there is none
 
-    def die(event: str, run: Run) -> None:
-        if event == "checkpoint 3":
-            raise Died
-
-    with pytest.raises(Died):
-        train(spec, tmp_path / "broken", callbacks=[Story(die)])
-    resumed = train(spec, tmp_path / "broken", resume=tmp_path / "broken" / "checkpoints")
+    resumed = broken_and_resumed(spec, tmp_path / "broken")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert resumed.manifest["evaluations"] == whole.manifest["evaluations"]
 

@@ -10,7 +10,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_anchors, same_code
 from crosskd.spec.config import CrossKDConfig, DistillConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.pairing import require_pair, resolve_pair
 from tests.support import small
 
@@ -19,7 +19,7 @@ def crosskd(**knobs: Any) -> DistillConfig:
     return DistillConfig(crosskd=CrossKDConfig(**knobs))
 
 
-@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
+@pytest.mark.parametrize("detector", sorted(registry.DENSE))
 def test_what_is_published_for_the_teachers_detector_is_the_default(detector: str) -> None:
     published = registry.DETECTORS[detector].published
     student, teacher = small.config(depth=4), small.config(detector=detector, depth=4)
@@ -117,7 +117,7 @@ LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 
 def test_every_kind_of_need_is_here() -> None:
-    assert set(LACKING) == set(Need.__subclasses__())
+    assert {*LACKING, SampledRegions} == set(Need.__subclasses__())  # see test_crosskd_regions.py for the last
 
 
 @pytest.mark.parametrize(

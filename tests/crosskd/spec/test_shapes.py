@@ -11,10 +11,11 @@ from crosskd.detectors.detector import build_detector
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes, parameter_count
+from tests.support import small
 
 OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]
 CASES: list[dict[str, Any]] = [
-    *({"detector": detector, "backbone": name} for detector in registry.DETECTORS for name in OURS),
+    *({"detector": detector, "backbone": name} for detector in registry.DENSE for name in OURS),
     *({"backbone": name, "width": 24} for name in OURS),
     *({"backbone": "mobilenet_v2", "width": width} for width in (8, 16, 40, 72)),  # rounded up and down
     *({"strides": [8, 16, 32, 64, 128][:count]} for count in (3, 4, 5)),
@@ -46,6 +47,23 @@ def model_config(case: dict[str, Any]) -> ModelConfig:
             **({"strides": case["strides"]} if "strides" in case else {}),
         }
     )
+
+
+TWO_STAGE = [
+    *({"backbone": {"name": name}} for name in OURS),
+    *({"regions": {"version": version, "channels": 40}, "channels": 24} for version in ("v1", "v2")),
+]
+
+
+@pytest.mark.parametrize("case", TWO_STAGE, ids=str)
+def test_it_is_the_state_dict_of_two_stages_too(case: dict[str, Any]) -> None:
+    backbone = {"width": None, "init": "random", **case.get("backbone", {})}
+    config = small.two_stage_config(**{**case, "backbone": backbone})
+    with torch.device("meta"):
+        model = build_detector(config, 3)
+    real = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert list(expected_shapes(config, 3).items()) == list(real.items())
+    assert parameter_count(config, 3) == sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -235,12 +235,21 @@ def test_a_scale_that_no_loader_takes(post: Post, trained: str) -> None:
     assert post("evaluate", weights={"job": trained}, scale={"short_edge": 4096, "long_edge": 8192}).status_code == 200
 
 
+FASTER_RCNN = {"detector": "faster_rcnn", "backbone": TINY["backbone"], "regions": {"channels": 32}}
+
+
 @ONE_DATABASE
-def test_a_backbone_that_has_no_form_in_onnx(post: Post, root: Path) -> None:
-    swin = TINY | {"backbone": {"name": "swin_t", "init": "random"}}
-    write_weights(root / "w.safetensors", swin)
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (TINY | {"backbone": {"name": "swin_t", "init": "random"}}, "swin_t"),
+        (FASTER_RCNN, "faster_rcnn"),
+    ],
+)
+def test_a_model_that_has_no_form_in_onnx(post: Post, root: Path, model: dict[str, Any], what: str) -> None:
+    write_weights(root / "w.safetensors", model)
     found = errors(post("export", weights={"file": "w.safetensors"}, images="images"))
-    assert "swin_t cannot be exported" in found["/spec/weights/file"]
+    assert f"{what} cannot be exported" in found["/spec/weights/file"]
     assert post("evaluate", weights={"file": "w.safetensors"}).status_code == 200
 
 

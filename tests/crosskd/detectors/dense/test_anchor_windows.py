@@ -19,7 +19,7 @@ from crosskd.structures import Losses, Predictions, Size, Targets
 from tests.support import small
 from tests.support.memory import peak_bytes
 
-DETECTORS = sorted(registry.DETECTORS)
+DETECTORS = sorted(registry.DENSE)
 SIZES: list[Size] = [(12, 20), (6, 10), (3, 5), (2, 3), (1, 2)]  # of 96 x 160 pixels
 LARGER: list[Size] = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3)]
 CLASSES = 37

@@ -70,7 +70,7 @@ def test_a_cut_at_zero_is_the_features_themselves(tower: Tower) -> None:
     assert tower.front(x, 0) is x
 
 
-@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
+@pytest.mark.parametrize("detector", sorted(registry.DENSE))
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_the_head_obeys_the_law_over_all_levels(depth: int, detector: str) -> None:
     model = small.detector(depth=depth, detector=detector)
@@ -153,7 +153,7 @@ def test_centerness_lowers_scores_before_or_after_the_threshold(score: str) -> N
     torch.testing.assert_close(found.boxes[0], torch.tensor([14.0, 22.0, 26.0, 34.0]))
 
 
-@pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
+@pytest.mark.parametrize("detector", sorted(registry.DENSE))
 def test_the_classes_that_are_kept_say_what_they_said(detector: str) -> None:
     model = small.detector(detector=detector)
     images, _ = small.batch()

@@ -11,7 +11,7 @@ from crosskd.spec import registry
 from crosskd.structures import Assignment, Targets
 from tests.support import small
 
-EVERY = pytest.mark.parametrize("detector", sorted(registry.DETECTORS))
+EVERY = pytest.mark.parametrize("detector", sorted(registry.DENSE))
 TERMS = {
     "gfl": {"loss_cls", "loss_bbox", "loss_dfl"},
     "retinanet": {"loss_cls", "loss_bbox"},

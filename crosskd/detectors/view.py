@@ -1,0 +1,80 @@
+"""What a distillation term sees of a detector in one batch, and the detector's way through the batch that makes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from crosskd.spec.needs import Need, Side
+from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
+
+Fields = dict[str, Any]  # of a `View`
+
+
+class View:
+    """What one of the two models made of the batch, as far as the term needs it.
+
+    A field that none of its needs asks for is not there: to read it is an `AttributeError`. The teacher's tensors
+    carry no gradient.
+    """
+
+    head: Any  # always there: the head of the model's family
+    features: list[Tensor]  # Pyramid: the maps, finest first: [N, C, H_l, W_l]
+    held: Held  # HeadCut: both towers' maps at this model's cut
+    predictions: Predictions  # AnchorPredictions
+    assignment: Assignment  # AnchorPredictions: of this model's own anchors; one object where both have the same
+    regions: Any  # SampledRegions, of the student: `two_stage.regions.Regions`
+
+    def __init__(self, head: Any, **fields: Any) -> None:
+        self.head = head
+        vars(self).update(fields)
+
+
+@dataclass(frozen=True)
+class Met:
+    """What a model has made of a batch, by need."""
+
+    head: Any
+    fields: Mapping[Need, Fields]
+
+    def view(self, needs: Sequence[Need]) -> View:
+        """What these needs ask of this model, and nothing else."""
+        return View(self.head, **{k: v for need in needs for k, v in self.fields.get(need, {}).items()})
+
+
+class Pass(ABC):
+    """A model's way through one batch, from its pyramid on: a part is made when first asked for, once.
+
+    In what order it assigns and predicts is its family's own matter.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        head: Any,
+        features: list[Tensor],
+        targets: Targets,
+        needs: Sequence[Need],
+        assigned: Any = None,
+    ) -> None:
+        """`assigned`: what the other model has assigned, where this one would assign the same."""
+        self.side: Side = side
+        self.head, self.features = head, features
+        self.needs = [need for need in needs if side in need.sides]
+        self.targets, self.assigned = targets, assigned
+
+    def meet(self) -> Met:
+        """All that is asked of this model."""
+        return Met(self.head, {need: self.fields(need) for need in self.needs})
+
+    @abstractmethod
+    def fields(self, need: Need) -> Fields:
+        """The fields of a `View` by which this family meets `need`."""
+
+    @abstractmethod
+    def losses(self) -> Losses:
+        """The detection loss of the batch."""
