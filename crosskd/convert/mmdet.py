@@ -78,7 +78,7 @@ def _levels_own() -> Pairs:
     return pairs
 
 
-_PAIRS: dict[str, Pairs] = {
+PAIRS: dict[str, Pairs] = {
     **{
         detector: [
             *_BODY,
@@ -97,7 +97,7 @@ _SHARED = re.compile(r"(bbox_head\.(?:cls|reg)_convs\.)0(\.\d+\.conv\..+)")
 
 def to_mmdet(name: str, detector: str) -> str:
     """Our name -> MMDetection's, in a model of `detector`. Raises `WeightsError` for a name that we do not have."""
-    if (found := translate(name, _PAIRS.get(detector, []), OURS)) is None:
+    if (found := translate(name, PAIRS.get(detector, []), OURS)) is None:
         raise _unknown_name(name, "this project's", detector)
     return found
 
@@ -111,7 +111,7 @@ def further_names(name: str, model: ModelConfig) -> list[str]:
 
 def from_mmdet(name: str, detector: str) -> str:
     """MMDetection's name -> ours. Raises `WeightsError` for a name that such a detector does not have."""
-    if (found := translate(name, _PAIRS.get(detector, []), THEIRS)) is None:
+    if (found := translate(name, PAIRS.get(detector, []), THEIRS)) is None:
         raise _unknown_name(name, "MMDetection's", detector)
     return found
 

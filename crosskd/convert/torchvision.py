@@ -45,7 +45,7 @@ _COMMON: Pairs = [
     (rf"head\.box\.{AFFINE}", rf"head\.regression_head\.bbox_reg\.{AFFINE}"),
 ]
 _TOWERS = {"cls": "classification", "box": "regression"}
-_PAIRS: dict[str, Pairs] = {
+PAIRS: dict[str, Pairs] = {
     "retinanet": [
         *_COMMON,
         *(
@@ -66,7 +66,7 @@ _PAIRS: dict[str, Pairs] = {
         ),
     ],
 }
-_PAIRS["faster_rcnn"] = regions.PAIRS
+PAIRS["faster_rcnn"] = regions.PAIRS
 # Names of versions before 0.13, which the published RetinaNet still has: one sequence of convolution, ReLU, ...
 _OLD_NECK: Pairs = [
     (rf"neck\.lateral\.(\d+)\.{AFFINE}", rf"backbone\.fpn\.inner_blocks\.(\d+)\.{AFFINE}"),
@@ -88,12 +88,12 @@ _OLD: dict[str, Pairs] = {
 
 def to_torchvision(name: str, detector: str) -> str | None:
     """Our name -> torchvision's, in a model of `detector`; None for what it has no place for."""
-    return translate(name, _PAIRS.get(detector, []), OURS)
+    return translate(name, PAIRS.get(detector, []), OURS)
 
 
 def from_torchvision(name: str, detector: str) -> str | None:
     """torchvision's name -> ours; None for what such a detector does not have. Old names are known too."""
-    return translate(name, _PAIRS.get(detector, []), THEIRS) or translate(name, _OLD.get(detector, []), THEIRS)
+    return translate(name, PAIRS.get(detector, []), THEIRS) or translate(name, _OLD.get(detector, []), THEIRS)
 
 
 def tensor_from_torchvision(name: str, tensor: Tensor, model: ModelConfig) -> Tensor:

@@ -1,0 +1,107 @@
+"""The tables of docs/training.md that tell which detectors, methods and files go together, made from the registry.
+
+`python -m tests.support.detector_tables` writes them into the page; a test fails while page and code differ.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from crosskd.convert import mmdet, torchvision
+from crosskd.spec import registry
+from crosskd.spec.distill import DistillConfig
+from crosskd.spec.evaluate_export import unexportable
+from crosskd.spec.model import ModelConfig
+from crosskd.spec.pairing import resolve_pair
+
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+LEVELS = [8, 16, 32]  # every dense detector can have these: what is told is not about another number of levels
+
+Rows = list[list[str]]
+
+
+def model(detector: str) -> ModelConfig:
+    """The detector by its defaults, on levels that all of its family can have."""
+    strides = {"strides": LEVELS} if detector in registry.DENSE else {}
+    return ModelConfig.model_validate({"detector": detector, "backbone": {"name": "resnet18"}, **strides})
+
+
+def refusals(method: str, student: str, teacher: str) -> list[str]:
+    """Why a student cannot learn so from a teacher; empty if it can."""
+    section = DistillConfig.model_validate({method: {}})
+    return [found.what for found in resolve_pair(section, model(student), model(teacher))[1]]
+
+
+def methods() -> Rows:
+    """A row for each method: the students that learn by it from each teacher, and why the others do not."""
+    rows = [["method", *(f"from `{teacher}`" for teacher in registry.DETECTORS), "why not the others"]]
+    for method in registry.TERMS:
+        reasons: dict[str, None] = {}
+        cells = []
+        for teacher in registry.DETECTORS:
+            told = {student: refusals(method, student, teacher) for student in registry.DETECTORS}
+            cells.append(_students([student for student, why in told.items() if not why]))
+            reasons |= dict.fromkeys(without_the_pair(why[0]) for why in told.values() if why)
+        rows.append([f"`{method}`", *cells, "; ".join(reasons)])
+    return rows
+
+
+def _students(able: Sequence[str]) -> str:
+    if set(able) == set(registry.DENSE):
+        return "all dense"
+    return ", ".join(f"`{student}`" for student in able) or "none"
+
+
+def without_the_pair(what: str) -> str:
+    """A reason as it stands for every pair."""
+    what = re.sub(r", but they differ in .*", ", and these differ", what)
+    what = re.sub(r"(differ in strides): .* and [^;]*", r"\1", what)
+    for names, instead in _NAMES.items():
+        what = re.sub(names, instead, what)
+    return what
+
+
+_NAMES = {
+    r"\ban? \w+ (?:student|teacher) does not predict": "both must predict",
+    r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
+    r"\ban? \w+ head cannot read what a \w+ student has": "one of another family cannot read the student's features",
+}
+
+
+def files() -> Rows:
+    """A row for each detector: the forms of its files that are read and written, and whether it becomes ONNX."""
+    forms: Mapping[str, Iterable[str]] = {
+        "our own": registry.DETECTORS, "MMDetection's": mmdet.PAIRS, "torchvision's": torchvision.PAIRS
+    }  # fmt: skip
+    rows = [["detector", *forms, "Megvii's", "ONNX"]]
+    for detector in registry.DETECTORS:
+        both = ["read, written" if detector in known else "" for known in forms.values()]
+        why = unexportable(model(detector))
+        onnx = "no: " + why.partition(": ")[2] if why else "written, checked"
+        rows.append([f"`{detector}`", *both, "read" if detector == "yolox" else "", onnx])
+    return rows
+
+
+TABLES: Mapping[str, Callable[[], Rows]] = {"methods": methods, "files": files}  # by the name in the page's markers
+
+
+def table(rows: Rows) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def filled(page: str) -> str:
+    """`page` with every table made anew between its markers. Raises `ValueError` where these do not stand once."""
+    for name, rows in TABLES.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+        found = re.findall(f"{begin}.*?{end}", page, flags=re.DOTALL)
+        if len(found) != 1:
+            raise ValueError(f"the page must have {begin.strip()} and {end.strip()} once")
+        page = page.replace(found[0], begin + table(rows()) + end)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
