@@ -44,7 +44,6 @@ KINDS = {
         {"loss_l1"},
     ),
 }
-ONCE_SLOW = [pytest.param(name, marks=[pytest.mark.slow] if name == "yolox" else []) for name in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,8 @@ def config(data: dict[str, Any], name: str, *, teaches: bool = False, **changes:
     return TrainConfig.model_validate({**values, "student": student})
 
 
-@pytest.mark.parametrize("name", ONCE_SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
 def test_a_student_is_taught_resumed_bit_by_bit_and_exported(name: str, data: dict[str, Any], tmp_path: Path) -> None:
     torch.set_num_threads(1)
     kind = KINDS[name]
