@@ -20,8 +20,11 @@ class Turns:
         self._lock = asyncio.Lock()
 
     async def take(self, turn: Turn) -> None:
+        """Once, and not after its end: a body that comes behind the answer's beginning is nothing that is parsed."""
+        if turn.over or turn.release is not None:
+            return
         await self._lock.acquire()
-        turn.release = self._lock.release
+        turn.hold(self._lock.release)
 
 
 class Turn:
@@ -29,8 +32,16 @@ class Turn:
 
     def __init__(self) -> None:
         self.release: Callable[[], None] | None = None
+        self.over = False
+
+    def hold(self, release: Callable[[], None]) -> None:
+        if self.over:  # the request was answered meanwhile
+            release()
+        else:
+            self.release = release
 
     def end(self) -> None:
+        self.over = True
         release, self.release = self.release, None
         if release is not None:
             release()

@@ -100,3 +100,25 @@ def test_who_goes_away_while_waiting_leaves_the_turn_to_others() -> None:
         assert gone.cancelled()
 
     asyncio.run(run())
+
+
+def test_a_body_that_comes_behind_the_beginning_of_the_answer_holds_nobody_up() -> None:
+    async def run() -> None:
+        async def stream(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+            """As server-sent events, which wait for the reader's leaving while they are sent."""
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await application(scope, receive, send)
+
+        application = Application()
+        limited, application.limited = application.limited, BodyLimit(stream)  # type: ignore[arg-type]
+        first = application.post("a", LARGE)
+        await steps()
+        application.limited = limited
+        second = application.post("b", LARGE)
+        await steps()
+        assert application.read == ["a", "b"]
+        for name in "ab":
+            application.go_on[name].set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(run())
