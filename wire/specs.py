@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
@@ -10,10 +12,12 @@ from pydantic_core import PydanticCustomError
 
 from wire.errors import Text
 from wire.request import RequestModel
+from wire.scalars import LARGEST
 
 MAX_TEXT_CHARACTERS = 100_000
 MAX_DEPTH = 40  # sections in sections
 MAX_PROBLEMS = 100  # of a text, told one by one
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SpecSchema(BaseModel):
@@ -41,14 +45,26 @@ def _bounded(value: dict[str, Any]) -> dict[str, Any]:
     """Level by level: what is as deep as a body may be would end Python's own recursion."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
+        _refuse_unwritable([name for one in level if isinstance(one, dict) for name in one])
         inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
         level = [each for one in inner for each in one]
+        _refuse_unwritable(level)
     if any(isinstance(one, dict | list) for one in level):
         raise PydanticCustomError("too_deep", "it is nested more than {most} deep", {"most": MAX_DEPTH})
     if len(json.dumps(value)) > MAX_TEXT_CHARACTERS:
         message = "it is longer than {most} characters as JSON; give less"
         raise PydanticCustomError("too_long", message, {"most": MAX_TEXT_CHARACTERS})
     return value
+
+
+def _refuse_unwritable(values: list[Any]) -> None:
+    """What Python's reader of JSON takes, and `POST /specs/parse` would refuse in the text that says it."""
+    for each in values:
+        if isinstance(each, str) and not each.isprintable() and _SURROGATE.search(each):
+            raise PydanticCustomError("no_text", "half a surrogate pair is no text; write the whole character")
+        most = LARGEST if isinstance(each, int) else sys.float_info.max
+        if isinstance(each, int | float) and not abs(each) <= most:  # a NaN's is not, either
+            raise PydanticCustomError("no_number", "it holds a number that JSON has not; give a smaller, finite one")
 
 
 class SpecEdit(SpecText):

@@ -137,6 +137,11 @@ def test_what_cannot_be_read_is_told_as_when_it_is_read(client: TestClient) -> N
         {"text": "a: 1", "value": [1]},
     ):
         problem(client.post("/specs/edit", json=body), 422)
+    for value in ('{"\\ud800": 1}', '{"a": ["\\ud800"]}', '{"a": NaN}', '{"a": [1e999]}', f'{{"a": 1{"0" * 400}}}'):
+        content = f'{{"text": "a: 1", "value": {value}}}'
+        found = client.post("/specs/edit", content=content, headers={"content-type": "application/json"})
+        problem(found, 422)
+        assert [error["pointer"] for error in found.json()["errors"]] == ["/value"]
     told = client.post("/specs/edit", json={"text": "a: 1", "value": {"a": deep(MAX_DEPTH - 1)}}).json()
     assert parse(told["text"]).value == {"a": deep(MAX_DEPTH - 1)}
 
