@@ -13,6 +13,7 @@ from crosskd.backbones import pretrained
 from crosskd.backbones.staged import StagedBackbone
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
+from crosskd.spec.backbone_registry import timm_version
 from crosskd.spec.config import BackboneConfig, FileRef
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class TimmFeatures(StagedBackbone):
                 f"the installed timm builds {config.name} with {self.net.feature_info.channels()} channels, "
                 f"but the table of this version of crosskd says {list(self.channels)}",
                 where="/student/backbone/name",
-                remedy=f"Install timm {registry.timm_version()}, with which the table was made.",
+                remedy=f"Install timm {timm_version()}, with which the table was made.",
             )
         if load and isinstance(config.init, FileRef):
             _fill(self.net, config, config.init)

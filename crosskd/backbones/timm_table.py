@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from crosskd.backbones.timm_features import build, run
-from crosskd.spec import registry
+from crosskd.spec.backbone_registry import TIMM_TABLE
 
 log = logging.getLogger(__name__)
 
@@ -161,5 +161,5 @@ def text(rows: dict[str, dict[str, Any]]) -> str:
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
     rows = table()
-    registry.TIMM_TABLE.write_text(text(rows))
-    log.info("%d of %d models written to %s", len(rows), len(timm.list_models()), registry.TIMM_TABLE)
+    TIMM_TABLE.write_text(text(rows))
+    log.info("%d of %d models written to %s", len(rows), len(timm.list_models()), TIMM_TABLE)

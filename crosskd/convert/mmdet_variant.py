@@ -13,6 +13,7 @@ from typing import Any
 from crosskd.convert.mmdet_config import section
 from crosskd.errors import WeightsError
 from crosskd.spec import registry
+from crosskd.spec.batch_norm import YOLOX_NORM
 from crosskd.spec.model import PADDING, PYRAMID
 
 # The heads that compute what ours do. LD's teaches another one, and is a GFL itself.
@@ -162,9 +163,7 @@ def _reasons(model: dict[str, Any], detector: str) -> Iterator[str]:
         facts.append(("bbox_coder.target_stds", coder.get("target_stds"), [STDS[detector]]))
     if detector == "yolox":
         for name in ("backbone", "neck", "bbox_head"):
-            facts.append(
-                (f"{name}.norm_cfg.eps", section(model, name, "norm_cfg").get("eps"), [registry.YOLOX_NORM.eps])
-            )
+            facts.append((f"{name}.norm_cfg.eps", section(model, name, "norm_cfg").get("eps"), [YOLOX_NORM.eps]))
             facts.append((f"{name}.act_cfg.type", section(model, name, "act_cfg").get("type"), ["Swish", "SiLU"]))
     for what, has, allowed in facts:
         if isinstance(has, str):

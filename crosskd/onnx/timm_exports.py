@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from crosskd.backbones.timm_features import build, run
 from crosskd.onnx.same_padding import traceable_padding
 from crosskd.spec import registry
+from crosskd.spec.backbone_registry import TIMM_EXPORTS, timm_exports
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def text(faults: Mapping[str, str]) -> str:
 
 def main(seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    known = dict(registry.timm_exports())
+    known = dict(timm_exports())
     for names in sorted(kinds(backbones()).values(), key=len, reverse=True):
         told = [known[name] for name in names if name in known]
         if not told and time.monotonic() > deadline:
@@ -135,7 +136,7 @@ def main(seconds: float) -> None:
         if not told:
             log.info("%s: %s", names[0], fault or "exports")
         known |= dict.fromkeys(names, fault)
-        registry.TIMM_EXPORTS.write_text(text(known))
+        TIMM_EXPORTS.write_text(text(known))
     log.info("%d models known", len(known))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.backbone_registry import Backbone
 from crosskd.spec.config import HeadConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -177,7 +178,7 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
     return build(entry, width)
 
 
-def _resnet(entry: registry.Backbone, width: int) -> Shapes:
+def _resnet(entry: Backbone, width: int) -> Shapes:
     shapes = _conv("conv1", 3, width, 7, bias=False) | _batch_norm("bn1", width)
     in_channels = width
     for stage, count in enumerate(entry.layers):
@@ -206,7 +207,7 @@ def _block(name: str, in_channels: int, planes: int, out_channels: int, *, bottl
 _INVERTED = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 
 
-def _mobilenet(entry: registry.Backbone, width: int) -> Shapes:
+def _mobilenet(entry: Backbone, width: int) -> Shapes:
     in_channels = entry.scaled(32, width)
     shapes = _conv("features.0.0", 3, in_channels, 3, bias=False) | _batch_norm("features.0.1", in_channels)
     place = 1
@@ -241,7 +242,7 @@ class _Style:
     depthwise: bool = False
 
 
-def _csp(entry: registry.Backbone, width: int) -> Shapes:
+def _csp(entry: Backbone, width: int) -> Shapes:
     shapes: Shapes = {}
     style = _Style(entry.family == "cspdarknet", entry.depthwise)
     if style.darknet:
@@ -294,7 +295,7 @@ def _separable(name: str, in_channels: int, out_channels: int, kernel: int) -> S
 _WINDOW, _HEADS, _PATCH, _MLP = 7, 3, 4, 4  # Swin-T's; heads: of the first stage
 
 
-def _swin(entry: registry.Backbone, width: int) -> Shapes:
+def _swin(entry: Backbone, width: int) -> Shapes:
     out_channels = entry.channels(width)
     shapes = _conv("features.0.0", 3, width, _PATCH) | _affine("features.0.2", width)
     for stage, count in enumerate(entry.layers):

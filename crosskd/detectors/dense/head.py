@@ -24,8 +24,9 @@ from crosskd.detectors.dense.anchor_windows import by_anchor
 from crosskd.detectors.dense.tower_convs import best_class, tower_conv
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
+from crosskd.spec.batch_norm import TORCH_NORM, BatchNorm
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
-from crosskd.spec.registry import TORCH_NORM, Activation, BatchNorm, BoxMimic
+from crosskd.spec.registry import Activation, BoxMimic
 from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
 
 PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosskd.spec.batch_norm import BatchNorm
 from crosskd.spec.config import HeadConfig
-from crosskd.spec.registry import BatchNorm
 
 
 class DepthwiseConv(nn.Module):

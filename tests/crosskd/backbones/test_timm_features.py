@@ -16,6 +16,7 @@ from torch import nn
 from crosskd.backbones.timm_features import TimmFeatures
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
+from crosskd.spec.backbone_registry import timm_version
 from crosskd.spec.config import BackboneConfig
 from tests.support import small
 
@@ -134,7 +135,7 @@ def test_a_timm_that_builds_otherwise_than_the_table_is_refused(monkeypatch: pyt
     monkeypatch.setitem(registry.BACKBONES, "timm/test_resnet", replace(entry, out_channels=(1, 2, 3)))
     with pytest.raises(ConfigError, match=r"says \[1, 2, 3\]") as caught:
         backbone()
-    assert f"Install timm {registry.timm_version()}" in caught.value.remedy
+    assert f"Install timm {timm_version()}" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

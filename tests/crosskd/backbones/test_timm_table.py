@@ -11,19 +11,20 @@ import timm
 
 from crosskd.backbones.timm_table import STRIDES, Unsuitable, describe, pixels, table, text
 from crosskd.spec import registry
+from crosskd.spec.backbone_registry import TIMM_TABLE, timm_version
 
-CONTENT: dict[str, Any] = json.loads(registry.TIMM_TABLE.read_text())
+CONTENT: dict[str, Any] = json.loads(TIMM_TABLE.read_text())
 MODELS: dict[str, dict[str, Any]] = CONTENT["models"]
 FAMILIES = ["resnet1??", "resnext*", "convnext_*", "efficientnet_b*", "mobilenetv3*", "regnetx*", "hrnet*", "vgg*"]
 SMALL = sorted(name for name, row in MODELS.items() if row["parameters"] < 10e6)
 
 
 def test_it_was_made_with_the_installed_version() -> None:
-    assert CONTENT["timm"] == registry.timm_version() == timm.__version__
+    assert CONTENT["timm"] == timm_version() == timm.__version__
 
 
 def test_it_is_written_as_the_command_writes_it() -> None:
-    assert registry.TIMM_TABLE.read_text() == text(MODELS)
+    assert TIMM_TABLE.read_text() == text(MODELS)
     assert list(MODELS) == [name for name in timm.list_models() if name in MODELS]
 
 

@@ -12,16 +12,17 @@ import timm
 from crosskd.onnx import timm_exports
 from crosskd.onnx.timm_exports import backbones, fault_of, kinds, text
 from crosskd.spec import registry
+from crosskd.spec.backbone_registry import TIMM_EXPORTS, Backbone
 from crosskd.spec.evaluate_export import unexportable
 from tests.support import small
 
-CONTENT: dict[str, Any] = json.loads(registry.TIMM_EXPORTS.read_text())
+CONTENT: dict[str, Any] = json.loads(TIMM_EXPORTS.read_text())
 KNOWN: dict[str, str] = CONTENT["models"]
 
 
 def test_it_is_written_as_the_command_writes_it() -> None:
     assert CONTENT["timm"] == timm.__version__
-    assert registry.TIMM_EXPORTS.read_text() == text(KNOWN)
+    assert TIMM_EXPORTS.read_text() == text(KNOWN)
 
 
 def test_it_knows_backbones_of_timm_alone() -> None:
@@ -32,7 +33,7 @@ def test_it_knows_backbones_of_timm_alone() -> None:
 def test_what_does_not_export_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small.config(backbone={"name": "timm/tf_efficientnet_lite0", "width": None, "init": "random"})
     assert unexportable(model) == ""
-    entry = registry.Backbone("", "timm", (1, 2, 3), export_fault="its windows")
+    entry = Backbone("", "timm", (1, 2, 3), export_fault="its windows")
     monkeypatch.setitem(registry.BACKBONES, "timm/tf_efficientnet_lite0", entry)
     assert unexportable(model) == "timm/tf_efficientnet_lite0 cannot be exported: its windows"
 
