@@ -23,7 +23,7 @@ from crosskd.structures import Detections, Losses, Size, Targets
 STDS = (0.1, 0.1, 0.2, 0.2)
 SIDE = 7  # cells of a pooled region
 LEVELS = 4  # P2..P5 have regions; P6 proposes alone
-SMALLEST, EPSILON = 56, 1e-6  # pixels: regions from this side up leave P2
+SMALLEST, EPSILON = 56, 1e-6  # pixels: regions leave P2 from twice this side on, P3 from four times, and so on
 
 
 class RegionHead(nn.Module):
