@@ -24,7 +24,8 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
 
     The file itself tells model and classes where it is one of ours; elsewhere `teacher.model` must be given, and
     `teacher.classes` may be (by default they are `classes`). A teacher of more classes, or of another order, is
-    narrowed by name: every class has a logit of its own, so the others can be left out without touching these.
+    narrowed by name: every class has a logit of its own, so the others can be left out without touching these (of a
+    two-stage detector, whose classes share a softmax, the probabilities then are those among what is left).
     Raises `ConfigError` or `WeightsError` for whatever does not fit.
     """
     assert config.teacher is not None
