@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.models import Example
 from pydantic import Field
 
+from api import turns
 from api.auth import CallerDep
 from api.database import ReadDep, SessionDep
 from api.errors import InvalidSpec, invalid_request
@@ -41,6 +42,7 @@ class SpecRoute(IdempotentRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:
+                turns.end()  # reading files may take long, and other large bodies need not wait for that
                 state = request.app.state
                 further = await run_in_threadpool(validation.further_faults, state.database, state.settings, error.body)
                 refused = await run_in_threadpool(invalid_request, request, error, further)

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from api import turns
 from api.limits import BodyLimit
+from api.services.submission import validation
+from tests.support.databases import ONE_DATABASE
 
 LARGE = b"x" * (turns.LARGE + 1)
 STEPS = 20  # of the event loop: many more than one request of this file takes
@@ -122,3 +125,18 @@ def test_a_body_that_comes_behind_the_beginning_of_the_answer_holds_nobody_up() 
         await asyncio.gather(first, second)
 
     asyncio.run(run())
+
+
+@ONE_DATABASE
+def test_a_large_body_that_is_refused_waits_for_files_beside_others(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def look(*_: Any) -> list[Any]:
+        held.append(client.app.state.turns._lock.locked())  # type: ignore[attr-defined]
+        return []
+
+    monkeypatch.setattr(validation, "further_faults", look)
+    assert client.post("/jobs", json={"name": LARGE.decode(), "spec": {}}).status_code == 422
+    assert held == [False]
