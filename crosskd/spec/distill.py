@@ -124,7 +124,7 @@ class CrossKDConfig(MimicConfig):
     def _unread(self, full: CrossKDConfig) -> tuple[str, ...]:
         """The knobs that only dense heads read and that were given; a weight of 0 asks for nothing."""
         fixed = [name for name in _DENSE_KNOBS if getattr(self, name) != type(self).model_fields[name].default]
-        return (*fixed, *(["centerness_weight"] if full.centerness_weight else []))
+        return (*fixed, *(name for name in ("centerness_weight", "objectness_weight") if getattr(full, name)))
 
 
 _DENSE_KNOBS = ("cut", "teacher_cut", "after_relu", "box", "temperature", "beta", "reference_normaliser")

@@ -329,7 +329,8 @@ class ModelConfig(Section):
             return self
         for name, default in (("head", HeadConfig()), ("losses", LossConfig())):
             if getattr(self, name) != default:
-                raise refused(f"{name} is a section of the dense detectors; {self.detector} has `regions`", name)
+                message = f"{name} is a section of the dense detectors; leave it out, {self.detector} has `regions`"
+                raise refused(message, name)
         if self.strides != REGION_STRIDES:
             raise refused(f"{self.detector} has strides {REGION_STRIDES}; leave them out", "strides")
         for knob in ("kind", "p6_from", "relu_before_p7"):

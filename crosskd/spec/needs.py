@@ -17,6 +17,7 @@ from crosskd.spec.model import ModelConfig
 
 Side = Literal["student", "teacher"]
 BOTH: tuple[Side, ...] = ("student", "teacher")
+ONE_FAMILY = "Use a student and a teacher that are both of two stages, or both dense."
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,15 @@ class HeadCut(Need):
 def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
     if student.strides == teacher.strides:
         return []
+    if student.two_stage != teacher.two_stage:  # whose strides nobody can choose
+        return [
+            Incompatibility(
+                "/student/detector",
+                f"the pyramids of a {student.detector} student and a {teacher.detector} teacher differ in strides, "
+                f"{student.strides} and {teacher.strides}: the one is of two stages, the other dense",
+                ONE_FAMILY,
+            )
+        ]
     return [
         Incompatibility(
             "/student/strides",
@@ -189,7 +199,7 @@ def _other_family(term: str, student: ModelConfig, teacher: ModelConfig) -> Inco
         "/student/detector",
         f"{registry.TERMS[term].method} goes on in the teacher's head, and a {teacher.detector} head cannot read what "
         f"a {student.detector} student has: the one is of two stages, the other dense",
-        "Use a student and a teacher that are both of two stages, or both dense.",
+        ONE_FAMILY,
     )
 
 
@@ -204,7 +214,9 @@ def _not_dense(term: str, student: ModelConfig, teacher: ModelConfig) -> list[In
             where,
             f"{registry.TERMS[term].method} compares what dense heads predict of every anchor; a {model.detector} "
             f"{whose} predicts of sampled regions",
-            f"Use `distill.crosskd`, or leave `distill.{term}` out.",
+            f"Use `distill.crosskd`, or leave `distill.{term}` out."
+            if student.two_stage == teacher.two_stage
+            else ONE_FAMILY,
         )
         for where, whose, model in _sides(term, student, teacher)
         if model.two_stage

@@ -99,12 +99,13 @@ REGIONS, DENSE = small.two_stage_config(), small.config()
         ({"crosskd": {"box": "kl"}}, REGIONS, REGIONS, "/distill/crosskd/box", "knob of dense heads"),
         ({"crosskd": {"after_relu": False}}, REGIONS, REGIONS, "/distill/crosskd/after_relu", "knob of dense heads"),
         ({"crosskd": {"centerness_weight": 1}}, REGIONS, REGIONS, "/distill/crosskd/centerness_weight", "dense heads"),
+        ({"crosskd": {"objectness_weight": 1}}, REGIONS, REGIONS, "/distill/crosskd/objectness_weight", "dense heads"),
         ({"crosskd": {"class_temperature": 2}}, DENSE, DENSE, "/distill/crosskd/class_temperature", "faster_rcnn"),
         ({"direct": {}}, REGIONS, REGIONS, "/student/detector", "dense heads predict of every anchor"),
         ({"direct": {}}, DENSE, REGIONS, "/distill/direct", "dense heads predict of every anchor"),
         ({"ld": {}}, REGIONS, REGIONS, "/student/detector", "dense heads predict of every anchor"),
-        ({"pkd": {}}, DENSE, REGIONS, "/student/strides", "differ in strides"),
-        ({"fitnet": {}}, REGIONS, DENSE, "/student/strides", "differ in strides"),
+        ({"pkd": {}}, DENSE, REGIONS, "/student/detector", "differ in strides"),
+        ({"fitnet": {}}, REGIONS, DENSE, "/student/detector", "differ in strides"),
         ({"pkd": {}}, small.two_stage_config(channels=24), REGIONS, "/student/neck/channels", "channel by channel"),
     ],
 )
@@ -114,7 +115,7 @@ def test_what_does_not_go_together_is_refused_in_words(
     _, found = resolve_pair(DistillConfig.model_validate(distill), student, teacher)
     assert [fault.where for fault in found] == [where]
     assert match in found[0].what
-    assert found[0].remedy
+    assert ("both dense" in found[0].remedy) == (student.two_stage != teacher.two_stage)
 
 
 def of_rank(rank: int) -> dict[str, torch.Tensor]:
