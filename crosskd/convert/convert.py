@@ -146,11 +146,10 @@ def prepare(
     require_readable(source.format, model, source.name)
     found = to_native(source.tensors, source.format, model)
     count = class_count(found.state, model)
-    named = _named(classes, source, count)
-
     with torch.device("meta"):  # shapes alone: a hostile file may speak of any number of classes
         wanted = build_detector(model, count, pretrained=False).state_dict()
     check_shapes(found.state, wanted, source.name)
+    named = _named(classes, source, count)  # of another detector's tensors the count would mean nothing
     counters = [key for key in wanted if key.endswith(COUNTER) and key not in found.state]
     missing = [key for key in wanted if key not in found.state and key not in counters]
     # Tensors keep the type that the file has; only counters, which start at zero, are new.

@@ -43,6 +43,11 @@ def format_of(names: Iterable[str], file: str) -> Format:
         return "megvii"
     if any(name.startswith("head.") for name in names):
         return "native"
+    if any(name.startswith(("roi_head.", "rpn_head.")) for name in names):
+        raise WeightsError(
+            f"{file} is a two-stage detector of MMDetection's, of which the dense ones alone are read",
+            remedy="Use torchvision's Faster R-CNN, a file that this project wrote, or a dense detector.",
+        )
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
         remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet, "

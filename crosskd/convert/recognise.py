@@ -114,7 +114,10 @@ def _detector(source: Source) -> str:
     names = source.tensors
     if any(name.startswith(("roi_heads.", "head.rpn.")) for name in names):
         if source.format == "torchvision" and "backbone.body.conv1.weight" not in names:
-            raise _unclear(source, "of torchvision's Faster R-CNN those on a ResNet are read, and this is none of them")
+            raise ConfigError(
+                f"{source.name} is no Faster R-CNN of torchvision's on a ResNet, and of its names no other is read",
+                remedy="Use fasterrcnn_resnet50_fpn or its version 2, or one that you trained on another ResNet.",
+            )
         return "faster_rcnn"
     if source.format == "torchvision":
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"

@@ -35,7 +35,9 @@ OLD_PAIRS: Pairs = [
 
 def tensor_from_torchvision(name: str, tensor: Tensor) -> Tensor:
     """torchvision's tensor of our `name` as ours: the background goes behind the classes, and its deltas, which
-    nothing reads, are left out."""
+    nothing reads, are left out. A tensor without rows is left as it is: its shape is then refused."""
+    if not tensor.ndim:
+        return tensor
     if name.startswith(CLASSES):
         return torch.cat((tensor[1:], tensor[:1]))
     return tensor[4:] if name.startswith(BOXES) else tensor

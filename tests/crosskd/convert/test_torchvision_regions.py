@@ -16,6 +16,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crosskd.convert.classes import published_classes
 from crosskd.convert.convert import prepare
+from crosskd.convert.formats import format_of
 from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE_REGIONS, recognise
 from crosskd.convert.source import Source, read_source
@@ -182,6 +183,26 @@ def test_one_with_masks_is_refused_and_mmdetections_form_is_not_written(first: P
         prepare(first, "mmdet", classes=CLASSES)
 
 
+@pytest.mark.parametrize("layer", ["cls_score", "bbox_pred"])
+def test_a_layer_without_rows_is_of_another_shape(first: Path, tmp_path: Path, layer: str) -> None:
+    state = torch.load(first, weights_only=True) | {f"roi_heads.box_predictor.{layer}.weight": torch.zeros(())}
+    with pytest.raises(WeightsError, match=r"head\.(cls|box)\.weight is \[\]"):
+        prepare(saved(state, tmp_path), "native", classes=CLASSES)
+
+
+def test_a_dense_detector_taken_for_one_is_told_by_its_shapes_and_not_by_classes_it_lacks(tmp_path: Path) -> None:
+    state = {"neck.inner_blocks.0.0.weight": torch.zeros(256, 512, 1, 1), "head.box.bias": torch.zeros(36)}
+    model = ModelConfig.model_validate({"detector": "faster_rcnn", "backbone": {"name": "resnet50", "init": "random"}})
+    with pytest.raises(WeightsError, match=r"inner_blocks\.0\.0\.weight is \[256, 512, 1, 1\], the model has"):
+        prepare(saved(state, tmp_path), "native", model=model, classes=CLASSES)
+
+
+def test_mmdetections_two_stage_detectors_are_called_by_their_name() -> None:
+    with pytest.raises(WeightsError, match="two-stage detector of MMDetection's") as refused:
+        format_of(["backbone.conv1.weight", "rpn_head.rpn_cls.weight", "roi_head.bbox_head.fc_cls.weight"], "x.pth")
+    assert "torchvision's Faster R-CNN" in refused.value.remedy
+
+
 def test_it_learns_by_torchvisions_own_losses(first: Path) -> None:
     """Where both take all anchors and regions, since chance chooses which otherwise."""
     every = {"rpn_batch_size_per_image": 65_536, "box_batch_size_per_image": 65_536, "box_positive_fraction": 0.5}
@@ -213,5 +234,6 @@ def test_it_learns_by_torchvisions_own_losses(first: Path) -> None:
 def test_one_on_a_mobilenet_is_refused_by_what_is_read() -> None:
     with torch.device("meta"):
         built = detection.fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(ConfigError, match="those on a ResNet are read"):
+    with pytest.raises(ConfigError, match="no Faster R-CNN of torchvision's on a ResNet") as refused:
         recognise(Source("x.pth", "torchvision", built.state_dict()))
+    assert "fasterrcnn_resnet50_fpn" in refused.value.remedy
