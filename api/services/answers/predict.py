@@ -18,6 +18,7 @@ from api.processes.pool import Refused
 from api.services.jobs import store
 from api.services.jobs.manifest import missing_onnx
 from api.storage import Storage
+from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.predictions import (
     Category,
     CocoResult,
@@ -26,6 +27,7 @@ from crosskd.spec.predictions import (
     PredictionModel,
     Predictions,
 )
+from crosskd.spec.student import StudentConfig
 from wire.artifacts import ONNX
 from wire.jobs import FINAL
 
@@ -142,6 +144,9 @@ def _no_graph(session: Session, job: Job) -> ApiError:
     if job.kind == "evaluate":
         detail = f"the job has no {ONNX}: it is of kind evaluate"
         return NotFound(detail, remedy="Predict with the job that has made the weights, or with an export of them.")
+    if job.kind != "export" and (never := unexportable(StudentConfig.model_validate(job.spec["student"]).model)):
+        remedy = "Detect on your own machine: `crosskd.load` reads the job's weights, once it has some."
+        return NotFound(f"the job has no {ONNX} and never will: {never}", remedy=remedy)
     if job.status not in FINAL:
         detail = f"the job has no {ONNX} yet: it is {job.status}"
         remedy = "It is written at the end; ask again then."
