@@ -44,6 +44,9 @@ class Detector(nn.Module, ABC):
         self.head.select_classes(kept)
         self.num_classes = len(kept)
 
+    def begin_epoch(self, index: int, epochs: int) -> None:
+        """Epoch `index` of `epochs`, from 0, begins or goes on: for losses that change in the end."""
+
     def features(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> the pyramid's maps, finest first, each [N, C, H_l, W_l]."""
         maps: list[Tensor] = self.neck(self.backbone(images))

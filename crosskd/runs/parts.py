@@ -106,7 +106,7 @@ def build_parts(
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
         parallel=shared,
-        begin_epoch=partial(student.head.begin_epoch, epochs=config.schedule.epochs),
+        begin_epoch=partial(student.begin_epoch, epochs=config.schedule.epochs),
     )
     splits = {"train": config.data.train, "val": config.data.val}
     digests = {name: file_digest(Path(split.annotations)) for name, split in splits.items()}

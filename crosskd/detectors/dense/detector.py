@@ -32,6 +32,9 @@ class DenseDetector(Detector):
         self.neck = NECKS[config.neck.kind](self.backbone.channels, config.neck, len(config.strides))
         self.head = head(config, num_classes)
 
+    def begin_epoch(self, index: int, epochs: int) -> None:
+        self.head.begin_epoch(index, epochs)
+
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         features = self.features(images)
         predictions = self.head(features)
