@@ -57,13 +57,13 @@ def _students(able: Sequence[str]) -> str:
 def without_the_pair(what: str) -> str:
     """A reason as it stands for every pair."""
     what = re.sub(r", but they differ in .*", ", and these differ", what)
-    what = re.sub(r"(differ in strides): .* and [^;]*", r"\1", what)
     for names, instead in _NAMES.items():
         what = re.sub(names, instead, what)
     return what
 
 
 _NAMES = {
+    r"the pyramids of an? \w+ student and an? \w+ teacher differ in strides, .*\]:": "the pyramids have other strides:",
     r"\ban? \w+ (?:student|teacher) does not predict": "both must predict",
     r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
     r"\ban? \w+ head cannot read what a \w+ student has": "one of another family cannot read the student's features",

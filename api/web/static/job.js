@@ -116,6 +116,6 @@ function lacksGraph(job) {
   return h("p", { class: "soft" },
     job.kind === "evaluate" ? "An evaluation has no graph: try images at the job whose weights it evaluates."
     : !hasEnded(job) ? "Images can be tried when the job has succeeded: then its best student is there as a graph."
-    : "The job has no graph (model.onnx) to look at images with; its history and its log say why. A job of the kind "
-      + "export makes one from its weights.");
+    : "The job has no graph (model.onnx) to look at images with; its history and its log say why. Where its detector "
+      + "has that form, a job of the kind export makes one from its weights.");
 }
