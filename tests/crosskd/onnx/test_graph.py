@@ -27,8 +27,10 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "gfl": {"pixels": {"order": "bgr", "mean": (100.0, 110.0, 120.0), "std": (1.0, 1.0, 1.0)}},
     "retinanet": {},
     "atss": {"depth": 2},
-    "rtmdet": {"backbone": {"name": "cspnext_tiny", "width": 8}, "depth": 2, "head": {"exp_on_reg": True}},
-    "yolox": {"backbone": {"name": "cspdarknet_nano", "width": 8}, "depth": 2},
+    # Their own backbones are so deep that rounding alone moves the scores of random weights by as much as is allowed
+    # here; tests/crosskd/runs/test_train_own_backbones.py exports trained ones.
+    "rtmdet": {"depth": 2, "head": {"exp_on_reg": True}},
+    "yolox": {"depth": 2},
     # As torchvision's: where a cell stands depends on the size of the image.
     "fcos": {"postprocess": {"score": "root"}, "head": {"spread_cells": True}, "strides": [8, 16, 32, 64, 128]},
 }
@@ -64,8 +66,10 @@ def seeing(name: str, images: dict[tuple[int, int], list[Sample]]) -> Detector:
         small.settled(detector, collate(images[SIZES[1]], detector.config.pixels, MULTIPLE).images)
         for layer in detector.head.get_submodule("cls").children():
             layer.get_parameter("weight").data /= 2
-        for layer in () if detector.head.objectness is None else detector.head.objectness.children():
-            layer.get_parameter("bias").data.zero_()
+    if name == "yolox":  # it multiplies two scores, which begin near zero
+        for part in ("cls", "objectness"):
+            for layer in detector.head.get_submodule(part).children():
+                layer.get_parameter("bias").data.zero_()
     return detector
 
 

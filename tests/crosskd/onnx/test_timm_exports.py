@@ -50,7 +50,11 @@ def test_a_model_that_the_exporter_does_not_master_is_given_up(monkeypatch: pyte
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_sample_exports_as_the_file_says() -> None:
-    """To tell a model's kind it is built: of a twentieth of the table, others on every run."""
-    drawn = random.Random().sample([name for name in backbones() if name in KNOWN], 40)
+    """To tell a model's kind it is built: of a twentieth of the table, others on every run.
+
+    Of the six that do not end none is tried: each takes the ten minutes after which it is given up.
+    """
+    ending = [name for name in backbones() if "does not end" not in KNOWN.get(name, "does not end")]
+    drawn = random.Random().sample(ending, 40)
     for names in random.Random().sample(list(kinds(drawn).values()), 3):
         assert bool(fault_of(names[0])) == bool(KNOWN[names[0]]), names[0]
