@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from crosskd.convert.names import AFFINE, OURS, THEIRS, Pairs, translate
 
+DETECTOR = "yolox"  # all that they publish
 BRANCHES = (("cls", "cls"), ("box", "reg"), ("objectness", "obj"))
 LEVELS = 3
 # Parts of a neck with the channels of the levels that they lead to.

@@ -122,7 +122,7 @@ def _detector(source: Source) -> str:
     if source.format == "torchvision":
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
     if source.format == "megvii":
-        return "yolox"
+        return megvii.DETECTOR
     if source.format == "mmdet":
         for detector, prefix in mmdet.LAYERS.items():
             if not names.keys().isdisjoint((f"bbox_head.{prefix}_cls.weight", f"bbox_head.{prefix}_cls.0.weight")):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from crosskd.convert import mmdet, torchvision
+from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.spec import registry
 from crosskd.spec.distill import DistillConfig
 from crosskd.spec.evaluate_export import unexportable
@@ -80,7 +80,7 @@ def files() -> Rows:
         both = ["read, written" if detector in known else "" for known in forms.values()]
         why = unexportable(model(detector))
         onnx = "no: " + why.partition(": ")[2] if why else "written, checked"
-        rows.append([f"`{detector}`", *both, "read" if detector == "yolox" else "", onnx])
+        rows.append([f"`{detector}`", *both, "read" if detector == megvii.DETECTOR else "", onnx])
     return rows
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crosskd.detectors.detector import Detector
+from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.term import Step, Term, View
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
@@ -22,6 +23,16 @@ TIGHT: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-12}
 
 def detector(seed: int = 0, *, channels: int = 8, **options: Any) -> Detector:
     return small.detector(seed, channels=channels, depth=1, **options).double()
+
+
+def batch() -> tuple[Tensor, Targets]:
+    """Images [N, 3, 64, 96] and what is in them."""
+    images, targets = small.batch(size=(64, 96))
+    return images.double(), targets.to("cpu", torch.float64)
+
+
+def distiller(student: Detector, teacher: Detector, **terms: Any) -> Distiller:
+    return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double().train()
 
 
 def targets(boxes: list[list[list[float]]]) -> Targets:

@@ -12,12 +12,11 @@ from torchvision.ops import generalized_box_iou_loss
 
 from crosskd.boxes.anchors import cell_points
 from crosskd.detectors.detector import Detector
-from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.statistics import match_statistics
 from crosskd.losses import EPSILON
-from crosskd.spec.config import DistillConfig
-from crosskd.structures import Predictions, Targets
+from crosskd.structures import Predictions
 from tests.support import small
+from tests.support.steps import batch, distiller
 
 STRIDES = (8, 16, 32)
 
@@ -27,15 +26,6 @@ def model(seed: int, size: str = "tiny", **options: Any) -> Detector:
     backbone = {"name": f"cspnext_{size}", "width": 8}
     made = small.detector(seed, channels=16, depth=2, detector="rtmdet", backbone=backbone, **options)
     return small.shaken(made, seed)
-
-
-def batch() -> tuple[Tensor, Targets]:
-    images, targets = small.batch(size=(64, 96))
-    return images.double(), targets.to("cpu", torch.float64)
-
-
-def distiller(student: Detector, teacher: Detector, **terms: Any) -> Distiller:
-    return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double().train()
 
 
 def rest(teacher: Detector, tower: str, level: int, x: Tensor, cut: int) -> Tensor:

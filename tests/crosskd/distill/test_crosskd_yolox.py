@@ -12,13 +12,11 @@ from torchvision.ops import generalized_box_iou_loss
 
 from crosskd.boxes.anchors import cell_points
 from crosskd.detectors.detector import Detector
-from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.statistics import match_statistics
 from crosskd.errors import ConfigError
 from crosskd.losses import EPSILON
-from crosskd.spec.config import DistillConfig
-from crosskd.structures import Targets
 from tests.support import small
+from tests.support.steps import batch, distiller
 
 STRIDES = (8, 16, 32)
 WEIGHTS = {"cls_weight": 0.5, "box_weight": 3.0, "objectness_weight": 2.0}
@@ -29,15 +27,6 @@ def model(seed: int, size: str = "nano", **options: Any) -> Detector:
     backbone = {"name": f"cspdarknet_{size}", "width": 8}
     made = small.detector(seed, channels=16, depth=2, detector="yolox", backbone=backbone, **options)
     return small.shaken(made, seed)
-
-
-def batch() -> tuple[Tensor, Targets]:
-    images, targets = small.batch(size=(64, 96))
-    return images.double(), targets.to("cpu", torch.float64)
-
-
-def distiller(student: Detector, teacher: Detector, **terms: Any) -> Distiller:
-    return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double().train()
 
 
 def normed(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
