@@ -51,7 +51,12 @@ class ClaimRequest(_Report):
     devices: Devices = Field(default=[], description="Its devices as their driver tells of them.")
     checkpoint_step: Count | None = Field(
         default=None,
-        description="Of the job's newest checkpoint that the worker has itself; it goes on from the newest.",
+        description="Of the job's newest checkpoint that the worker has itself.",
+    )
+    checkpoint_attempt: Count | None = Field(
+        default=None,
+        description="Number of the attempt that wrote that checkpoint. It is gone on from if no later attempt began "
+        "before it, and the API has none of a later step; the claim's `resume_step` tells.",
     )
 
 
@@ -70,6 +75,11 @@ class Claim(BaseModel):
     request_id: str = Field(default="", description="Of the request that made the job: to log, and to send with calls.")
     traceparent: str = Field(default="", description="The trace of that request, where traces are made.")
     resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
+    resume_step: int = Field(
+        default=0,
+        description="The step that the attempt goes on from: that of `resume`, or of the worker's own checkpoint if it "
+        "is a later one; 0 from the start.",
+    )
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
     init: ArtifactRef | None = Field(default=None, description="Weights of a former job that the student begins with.")

@@ -8,7 +8,8 @@
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     staging/       files that wait for their upload
-    inherited/     files of evaluations that a former attempt of the job could not deliver
+    inherited/     what a former attempt of the job could not deliver: the checkpoint that this one goes on from, and
+                   files of evaluations
     undelivered    empty; the attempt has ended with files that the API has not taken: they are kept for long
     pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here
@@ -56,9 +57,13 @@ class Order(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What the training says of its end. `stale`: the API has given the job to someone else."""
+    """What the training says of its end. `stale`: the API has given the job to someone else.
+
+    `delivered`: the API has taken all reports and files, as far as the training knows.
+    """
 
     outcome: Literal["succeeded", "failed", "released", "stale"]
+    delivered: bool = True
     failure: Failure | None = None
     result: dict[str, Any] = {}
 
@@ -152,6 +157,14 @@ class WorkFolder:
         except FileNotFoundError:
             return []
         return [readable(line.rstrip("\n")).replace("\0", "")[:TAIL_CHARACTERS] for line in lines]
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """The same bytes under another name. For a file that is replaced when it changes, never written to."""
+    try:
+        os.link(path, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, target)
 
 
 def _write(path: Path, model: BaseModel, exclude: dict[str, set[str]] | None = None) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +20,13 @@ import torch
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.evaluate_export import image_settings
-from crosskd.spec.files import checkpoint_name
+from crosskd.spec.files import checkpoint_name, checkpoint_step
 from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
 from crosskd.weights.pytorch import read_pytorch
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 
 
 def write_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> File:
@@ -62,7 +60,7 @@ def prune(folder: Path, keep: int) -> None:
 def remove_later(folder: Path, step: int) -> None:
     """Remove the checkpoints of later steps: a run that goes on after `step` makes its own, and keeps the newest."""
     for path in list_checkpoints(folder):
-        if _step(path) > step:
+        if (checkpoint_step(path.name) or 0) > step:
             _remove(path)
 
 
@@ -71,16 +69,12 @@ def _remove(path: Path) -> None:
     digest_path(path).unlink(missing_ok=True)
 
 
-def _step(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, newest first."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+    found = [(step, path) for path in folder.iterdir() if (step := checkpoint_step(path.name)) is not None]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def read_checkpoint(source: Path) -> dict[str, Any]:

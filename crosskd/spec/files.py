@@ -30,11 +30,18 @@ BEST_FILES: dict[BestKind, str] = {
 # Kinds of which each evaluation leaves a file of its own; they are found through the evaluations.
 EVALUATION_KINDS: tuple[FileKind, ...] = ("curves", "samples")
 CHECKPOINTS, CURVES, SAMPLES = "checkpoints", "curves", "samples"  # folders of a run
+_CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 _EVALUATION_NAME = re.compile(r"(curves|samples)-(?:student|teacher)-(\d{8,})\.json(?:\.gz)?")
 
 
 def checkpoint_name(step: int) -> str:
     return f"checkpoint-{step:08d}.pt"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """Of the checkpoint that is called so; None for any other file."""
+    match = _CHECKPOINT_NAME.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 def curves_name(model: str, step: int) -> str:

@@ -25,8 +25,9 @@ class Worker:
     def headers(self) -> dict[str, str]:
         return WORKER | {"Fencing-Token": str(self.token)}
 
-    def claim(self, job: str, worker: str = "w1") -> Any:
-        answer = self.client.post(f"/worker/jobs/{job}/claim", json={"worker": worker, "device": "cpu"}, headers=WORKER)
+    def claim(self, job: str, worker: str = "w1", **more: Any) -> Any:
+        body = {"worker": worker, "device": "cpu", **more}
+        answer = self.client.post(f"/worker/jobs/{job}/claim", json=body, headers=WORKER)
         if answer.status_code == 200:
             self.attempt, self.token = answer.json()["attempt"], answer.json()["fencing_token"]
         return answer

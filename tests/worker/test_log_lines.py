@@ -110,7 +110,7 @@ def test_lines_leave_room_for_metrics_while_the_api_is_away(double: Double, deli
             say("\x01" * LINE_CHARACTERS)
         point = MetricPoint(key="loss", step=batch, value=0.5, at=datetime.now(UTC))
         delivery.metrics([point], Progress(step=batch))
-        delivery.mark()  # seals what there is; the thread's first request waits for the API
+        delivery.mark(batch)  # seals what there is; the thread's first request waits for the API
     say("the last line")
     back.set()
     delivery.close(60)

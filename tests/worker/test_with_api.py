@@ -30,10 +30,9 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def api(broker_url: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
-    """A test may give it other settings as the fixture's parameter."""
+def api(broker_url: str, data: Path, tmp_path: Path) -> Iterator[Api]:
     (tmp_path / "api").mkdir()
-    started = Api(tmp_path / "api", data, broker_url, **getattr(request, "param", {}))
+    started = Api(tmp_path / "api", data, broker_url)
     yield started
     started.close()
 
@@ -100,43 +99,3 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     assert others | {f"checkpoint-{last:08d}.pt"} <= artifacts.keys() <= others | kept
     weights = api.client.get(f"/jobs/{student}/weights").raise_for_status()
     assert hashlib.sha256(weights.content).hexdigest() == artifacts["best.safetensors"]["sha256"]
-
-
-@pytest.mark.parametrize("api", [{"CROSSKD_MIN_FREE_BYTES": str(1 << 60)}], indirect=True)
-def test_a_finished_training_outlives_a_stop_while_the_storage_is_full(
-    api: Api, broker_url: str, data: Path, tmp_path: Path
-) -> None:
-    """Nothing of it has reached the API when its worker is stopped: the next one finds it on its disk."""
-    home = tmp_path / "worker"
-    first = Worker(str(api.client.base_url), broker_url, home, data, CROSSKD_GRACE_SECONDS="1")
-    try:
-        job = api.post("train", spec(data, epochs=4))
-        until(lambda: (api.get(f"/jobs/{job}")["progress"] or {}).get("phase") == "uploading", 60)
-        until(lambda: api.get(f"/jobs/{job}")["progress"]["waiting_for"] == "room in the storage")
-        assert "files wait for room in the storage" in api.client.get(f"/jobs/{job}/logs").text
-        first.process.terminate()
-        first.process.wait(60)
-    finally:
-        first.stop()
-    assert api.get(f"/jobs/{job}")["status"] == "queued"
-    assert api.get(f"/jobs/{job}/artifacts")["items"] == []
-
-    api.kill()
-    del api.environment["CROSSKD_MIN_FREE_BYTES"]
-    api.start()
-    second = Worker(str(api.client.base_url), broker_url, home, data)
-    try:
-        state = api.finished(job)
-        until(lambda: list((home / "work").iterdir()) == [])
-    finally:
-        second.stop()
-    assert state["status"] == "succeeded", state
-    assert [attempt["status"] for attempt in state["attempts"]] == ["released", "succeeded"]
-    points = api.get(f"/jobs/{job}/metrics", key="loss", limit=1000)["items"]
-    assert [(point["step"], point["attempt"]) for point in points] == [(step, 1) for step in range(1, 25)]
-    evaluations = api.get(f"/jobs/{job}/evaluations")["items"]
-    assert [evaluation["step"] for evaluation in evaluations] == [6, 12, 18, 24]
-    for evaluation in evaluations:
-        assert api.get(evaluation["curves"])["step"] == evaluation["step"]
-    names = {item["name"] for item in api.get(f"/jobs/{job}/artifacts")["items"]}
-    assert {"best.safetensors", "last.safetensors", "manifest.json", "log.txt"} <= names

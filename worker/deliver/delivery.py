@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from wire.jobs import Progress
 from wire.logs import LINE_CHARACTERS, MAX_LINES, LogBatch, LogLine
@@ -36,6 +37,14 @@ LONGEST_INTERVAL = 60.0  # whatever the API asks for
 
 class Undelivered(Exception):
     """The API did not take everything in the time it was given."""
+
+
+class Mark(NamedTuple):
+    """A checkpoint: `taken` is set once the API has the first `records` of the spool, which led to it."""
+
+    records: int
+    step: int
+    taken: threading.Event
 
 
 @dataclass
@@ -89,7 +98,7 @@ class Delivery:
         self._log_sequence = 0
         self._spooled = 0  # records so far
         self._taken = 0  # of these, by the API
-        self._marks: deque[tuple[int, threading.Event]] = deque()  # set once so many were taken
+        self._marks: deque[Mark] = deque()
         self._full = False
         self._gap = Gap()
         self._lock = threading.Lock()  # of everything above: the training thread and ours both seal batches
@@ -128,12 +137,13 @@ class Delivery:
             self._lines.extend(lines[:room])
             self._lines_left_out += len(lines[room:])
 
-    def mark(self) -> threading.Event:
-        """An event that is set when the API has taken all that was told until now. Never waits for the network."""
+    def mark(self, step: int) -> threading.Event:
+        """An event that is set when the API has taken all that was told until now, which led to the checkpoint of
+        `step`. Then the spool says so, too, for whoever finds it. Never waits for the network."""
         taken = threading.Event()
         with self._lock:
             self._seal()
-            self._marks.append((self._spooled, taken))
+            self._marks.append(Mark(self._spooled, step, taken))
             self._settle()
         self._wake.set()
         return taken
@@ -204,8 +214,10 @@ class Delivery:
 
     def _settle(self) -> None:
         """Set the events whose time has come. The caller holds the lock."""
-        while self._marks and self._marks[0][0] <= self._taken:
-            self._marks.popleft()[1].set()
+        while self._marks and self._marks[0].records <= self._taken:
+            mark = self._marks.popleft()
+            self._spool.note_reported(mark.step)
+            mark.taken.set()
 
     def _run(self) -> None:
         try:

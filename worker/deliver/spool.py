@@ -51,6 +51,7 @@ class Spool:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w+b")
         self._taken = _taken_path(path).open("w+b", buffering=0)
+        self._reported = _reported_path(path).open("w+b", buffering=0)
         self.limit = limit
         self._head = 0  # where the oldest undelivered record begins
         self._end = 0
@@ -86,6 +87,10 @@ class Spool:
                 self._head = self._end = 0
             os.pwrite(self._taken.fileno(), self._head.to_bytes(8), 0)
 
+    def note_reported(self, step: int) -> None:
+        """Every report that led to the checkpoint of `step` is delivered."""
+        os.pwrite(self._reported.fileno(), step.to_bytes(8), 0)
+
     def __len__(self) -> int:
         """Bytes that wait."""
         with self._lock:
@@ -94,6 +99,7 @@ class Spool:
     def close(self) -> None:
         self._file.close()
         self._taken.close()
+        self._reported.close()
 
 
 def _taken_path(path: Path) -> Path:
@@ -101,11 +107,20 @@ def _taken_path(path: Path) -> Path:
     return path.with_suffix(".taken")
 
 
+def _reported_path(path: Path) -> Path:
+    """Beside a spool: the step of the newest checkpoint whose reports are all delivered."""
+    return path.with_suffix(".reported")
+
+
 def holds_undelivered(path: Path) -> bool:
     """Whether a spool that nobody works with any more has records that were not delivered."""
-    return path.is_file() and path.stat().st_size > _taken(path)
+    return path.is_file() and path.stat().st_size > _number(_taken_path(path))
 
 
-def _taken(path: Path) -> int:
-    marker = _taken_path(path)
+def reported_step(path: Path) -> int:
+    """Of such a spool: the step of the newest checkpoint whose reports are all delivered; 0 if there is none."""
+    return _number(_reported_path(path))
+
+
+def _number(marker: Path) -> int:
     return int.from_bytes(marker.read_bytes()) if marker.is_file() else 0

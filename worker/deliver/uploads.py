@@ -7,7 +7,6 @@ the staging folder, where its bytes stay until they are delivered.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from wire.artifacts import ArtifactKind
 from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import Abandoned, Retry, StaleAttempt
+from worker.folder import link_or_copy
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +159,7 @@ def _waited_for(status: int | None) -> str:
 
 def _stage(path: Path, staged: Path, *, growing: bool) -> None:
     """Hold on to the file's present bytes. A file that is replaced when it changes can be linked, a log cannot."""
-    if not growing:
-        try:
-            os.link(path, staged)
-            return
-        except OSError:  # another file system, or one without links
-            pass
-    shutil.copyfile(path, staged)
+    if growing:
+        shutil.copyfile(path, staged)
+    else:
+        link_or_copy(path, staged)

@@ -13,25 +13,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from crosskd.spec.files import CHECKPOINTS, MANIFEST, of_evaluation
+from crosskd.spec.files import CHECKPOINTS, checkpoint_step, of_evaluation
 from wire.artifacts import ArtifactRef
-from worker.deliver.digest import sha256_of
-from worker.deliver.spool import holds_undelivered
-from worker.folder import REPORTS, UNDELIVERED, WorkFolder, open_kept
+from worker.deliver.digest import digest_file, recorded_digest, sha256_of
+from worker.deliver.spool import holds_undelivered, reported_step
+from worker.folder import REPORTS, UNDELIVERED, WorkFolder, link_or_copy, open_kept
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d{8,})\.pt")
 _STAGED = re.compile(r"\d+-(.+)")
 
 
 class LocalCheckpoint(NamedTuple):
+    attempt: int  # the number of the one that wrote it
+    step: int
     path: Path
     reference: ArtifactRef  # as the API would name it; `url` is empty
 
 
 class FormerAttempts:
-    """The folders of a job's former attempts, the latest last, and `newest`: their newest sound checkpoint.
+    """The folders of a job's former attempts, the latest last, and `newest`: the newest sound checkpoint of the latest
+    that has one. Reports that led to it are all delivered: they are the attempt's own, and nobody else makes them.
 
     They are this supervisor's until `release`, or the end of the block that it is used for.
     """
@@ -43,33 +45,33 @@ class FormerAttempts:
                 folder.leave()
             else:
                 found.append((number, folder))
-        self._folders = [folder for _, folder in sorted(found, key=lambda entry: entry[0])]
+        self._found = sorted(found, key=lambda entry: entry[0])
+        self._folders = [folder for _, folder in self._found]
         self.newest = self._newest_checkpoint()
 
     def _newest_checkpoint(self) -> LocalCheckpoint | None:
-        found = [
-            (int(match[1]), path)
-            for folder in self._folders
-            if _is_complete(folder)
-            for path in (folder.run / CHECKPOINTS).glob("checkpoint-*.pt")
-            if (match := _CHECKPOINT.fullmatch(path.name))
-        ]
-        for step, path in sorted(found, reverse=True):
-            if (sha256 := _sound_digest(path)) is not None:
-                size = path.stat().st_size
-                return LocalCheckpoint(path, ArtifactRef(name=path.name, url="", sha256=sha256, size=size, step=step))
-            logger.warning("%s is damaged, an earlier one is looked for", path)
+        for number, folder in reversed(self._found):
+            for step, path in _reported_checkpoints(folder):
+                if (sha256 := _sound_digest(path)) is not None:
+                    size = path.stat().st_size
+                    reference = ArtifactRef(name=path.name, url="", sha256=sha256, size=size, step=step)
+                    return LocalCheckpoint(number, step, path, reference)
+                logger.warning("%s is damaged, an earlier one is looked for", path)
         return None
 
     def hand_over(self, folder: WorkFolder) -> None:
-        """Move undelivered files of evaluations into `folder`: it goes on from `newest` and makes none anew."""
+        """Give `folder`, whose attempt goes on from `newest`, what it makes no more: that checkpoint, and undelivered
+        files of evaluations up to it."""
+        assert self.newest is not None
+        folder.inherited.mkdir(exist_ok=True)
         for former in self._folders:
             for staged in (*sorted(former.staging.glob("*")), *sorted(former.inherited.glob("*.json*"))):
                 match = _STAGED.fullmatch(staged.name)
                 name = match[1] if match else staged.name
-                if of_evaluation(name) is not None:
-                    folder.inherited.mkdir(exist_ok=True)
+                if (found := of_evaluation(name)) is not None and found[1] <= self.newest.step:
                     staged.replace(folder.inherited / name)
+        for path in (digest_file(self.newest.path), self.newest.path):
+            link_or_copy(path, folder.inherited / path.name)
 
     def __enter__(self) -> FormerAttempts:
         return self
@@ -90,13 +92,17 @@ def has_undelivered(folder: WorkFolder) -> bool:
     return waiting or holds_undelivered(folder.spool / REPORTS)
 
 
-def _is_complete(folder: WorkFolder) -> bool:
-    """Whether a training has come to its end there, and all reports that led to it are delivered.
+def _reported_checkpoints(folder: WorkFolder) -> list[tuple[int, Path]]:
+    """Steps and paths, the newest first, of an attempt that has ended with undelivered files.
 
-    Else a resume from its disk would leave a hole in the series: reports are the attempt's own.
+    Only those whose reports are delivered: from a later one a resume would leave a hole in the series.
     """
-    ended = (folder.path / UNDELIVERED).exists() and (folder.run / MANIFEST).exists()
-    return ended and not holds_undelivered(folder.spool / REPORTS)
+    if not (folder.path / UNDELIVERED).exists():
+        return []
+    last = reported_step(folder.spool / REPORTS)
+    paths = (folder.run / CHECKPOINTS).glob("checkpoint-*.pt")
+    steps = [(step, path) for path in paths if (step := checkpoint_step(path.name)) is not None]
+    return sorted((found for found in steps if found[0] <= last), reverse=True)
 
 
 def _number(folder: WorkFolder, job: str) -> int | None:
@@ -111,5 +117,5 @@ def _sound_digest(path: Path) -> str | None:
     """The sha256 of a checkpoint, if it is the one that was written with it."""
     with suppress(OSError):
         found = sha256_of(path).hex()
-        return found if path.with_name(f"{path.name}.sha256").read_text().split()[:1] == [found] else None
+        return found if recorded_digest(path) == found else None
     return None

@@ -71,7 +71,8 @@ def _claim(job: str, client: WorkerClient, settings: Settings, origin: Origin, f
         device=settings.devices,
         versions=versions(),
         devices=devices(settings),
-        checkpoint_step=former.newest.reference.step if former.newest is not None else None,
+        checkpoint_step=former.newest.step if former.newest is not None else None,
+        checkpoint_attempt=former.newest.attempt if former.newest is not None else None,
     )
     try:
         with tracing.span("claim", "CONSUMER", origin.traceparent, job=job):
@@ -160,11 +161,13 @@ class Supervisor:
         folder, keep, undelivered = None, True, False
         try:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
-            report = self._report_of(self._train(folder), folder)
+            outcome = self._train(folder)
+            report = self._report_of(outcome, folder)
             reported = self._finish(report)
             # A heartbeat that finds the attempt ended makes it stale, too: what counts is how its end was taken.
             wanted = reported or not self._control.stale
-            undelivered = report.outcome == "released" and wanted and has_undelivered(folder)
+            goes_on = report.outcome == "released" or (report.outcome == "failed" and not outcome.delivered)
+            undelivered = goes_on and wanted and has_undelivered(folder)
             keep = not reported or report.outcome == "failed" or undelivered
             self._former.release(keep=not reported or report.outcome in ("failed", "released"))
         except (OSError, ValueError) as exc:
@@ -186,6 +189,8 @@ class Supervisor:
         except (Refused, Unreachable, BadDownload) as exc:
             return Outcome(outcome="failed", failure=_infrastructure(f"the job's files could not be fetched: {exc}"))
         folder.write_order(order)
+        if self._former.newest is not None and order.resume == self._former.newest.path:
+            self._former.hand_over(folder)  # only now: without its order nobody would find them there
         if self._control.halt.is_set():
             return Outcome(outcome="released")
         process = TrainingProcess(folder, self._settings, self._claim.attempt_token, _ranks(self._claim))
@@ -204,9 +209,8 @@ class Supervisor:
         retry = Retry(patience=self._settings.outage_seconds, stop=self._control.halt)
         taken = -1 if self._claim.resume is None else self._claim.resume.step or 0
         newest = self._former.newest
-        if newest is not None and (newest.reference.step or 0) > taken:
+        if newest is not None and newest.step > taken and newest.step == self._claim.resume_step:
             logger.info("job %s goes on from %s, which the API has not", self._claim.job, newest.path.name)
-            self._former.hand_over(folder)
             order.resume = newest.path
             order.claim = self._claim.model_copy(update={"resume": newest.reference})  # the audit log tells of it
         elif self._claim.resume is not None:

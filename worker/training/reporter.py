@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing_extensions import override
 
 from crosskd.engine.callbacks import Callback, Phase, Run
-from crosskd.spec.files import EVALUATION_KINDS, of_evaluation
+from crosskd.spec.files import EVALUATION_KINDS, checkpoint_step, of_evaluation
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 from wire.artifacts import LOG
@@ -21,6 +21,7 @@ from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from wire.scalars import encode_non_finite
 from worker.deliver.client import AttemptClient
 from worker.deliver.delivery import Delivery
+from worker.deliver.digest import digest_file, recorded_digest
 from worker.deliver.spool import Spool
 from worker.deliver.uploads import Uploads
 from worker.folder import REPORTS, WorkFolder
@@ -117,11 +118,20 @@ class Reporter(Callback):
         self._log.enter_context(LogForwarder(self._delivery.log).listening())
 
     def _submit_inherited(self) -> None:
-        for path in sorted(self._folder.inherited.iterdir()) if self._folder.inherited.is_dir() else ():
+        """As this attempt's own: the one that made them is over. Files of evaluations go before the checkpoint."""
+        paths = sorted(self._folder.inherited.iterdir()) if self._folder.inherited.is_dir() else []
+        for path in paths:
             if (found := of_evaluation(path.name)) is not None:
                 kind, step = found
                 self._uploads.submit(path, path.name, kind, step=step)
                 path.unlink()
+        for path in paths:
+            if (step_of := checkpoint_step(path.name)) is not None:
+                sha256 = recorded_digest(path)
+                digest = bytes.fromhex(sha256) if sha256 else None
+                self._uploads.submit(path, path.name, "checkpoint", step=step_of, slot="checkpoint", sha256=digest)
+                path.unlink()
+                digest_file(path).unlink(missing_ok=True)
 
     def _on_waiting(self, what: str) -> None:
         """From the thread of the uploads. The job says it, so that nobody takes a full storage for a hung training."""
@@ -167,7 +177,7 @@ class Reporter(Callback):
             return
         # Behind the reports that led to it: if this machine dies now, whoever resumes from the checkpoint repeats
         # nothing from before it, and reports that the API lacks then would be lacking for ever.
-        after = self._delivery.mark()
+        after = self._delivery.mark(file.step)
         self._uploads.submit(
             file.path, file.name, file.kind, step=file.step, slot="checkpoint", after=after, sha256=sha256
         )

@@ -104,9 +104,9 @@ def _train(
         reporter.close(settings.outage_seconds)
     except (ApiError, Undelivered, OSError) as exc:
         logger.exception("not everything reached the API")
-        delivered = False
+        delivered = outcome.delivered = False
         if outcome.outcome == "succeeded":
-            outcome = Outcome(outcome="failed", failure=describe(exc, order.claim.spec))
+            outcome = Outcome(outcome="failed", delivered=False, failure=describe(exc, order.claim.spec))
     for audit in audits:
         audit.ended("" if isinstance(outcome, Lost) else outcome.outcome, delivered=delivered)
     return outcome

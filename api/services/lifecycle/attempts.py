@@ -63,7 +63,7 @@ def claim(
         versions=request.versions,
         started_at=now,
         lease_expires_at=now + timedelta(seconds=settings.lease_seconds),
-        resumed_from_step=max(resume.step or 0 if resume else 0, request.checkpoint_step or 0),
+        resumed_from_step=max(resume.step or 0 if resume else 0, _own_checkpoint(session, job_id, request)),
         token_sha256=digest(secret),
     )
     session.add(attempt)
@@ -81,8 +81,25 @@ def claim(
         request_id=job.request_id or "",
         traceparent=job.traceparent or "",
         resume=resume,
+        resume_step=attempt.resumed_from_step,
         **{role: artifacts.weights_ref(session, weights) for role, weights in dependencies.named(job.spec).items()},
     )
+
+
+def _own_checkpoint(session: Session, job_id: str, request: ClaimRequest) -> int:
+    """The step of the checkpoint that the worker has itself; 0 if the job cannot go on from it.
+
+    What led to it was reported by the attempt that wrote it and by those before. Of a later attempt that began at an
+    earlier step, the reports have replaced these, and nobody knows how far they came: the series would have a hole.
+    A worker from before `checkpoint_attempt` goes on from it all the same.
+    """
+    step, number = request.checkpoint_step or 0, request.checkpoint_attempt
+    if number is None or not step:
+        return step
+    starts = select(Attempt.number, Attempt.resumed_from_step).where(Attempt.job_id == job_id)
+    began = {row.number: row.resumed_from_step for row in session.execute(starts)}
+    fits = number in began and all(start >= step for later, start in began.items() if later > number)
+    return step if fits else 0
 
 
 def _rewind(session: Session, job: Job, step: int) -> None:

@@ -11,6 +11,7 @@ from worker.training.audit_log import Wrote
 
 LOG = "log.txt"  # it grows while it is sent: no audit_log knows its bytes
 WEIGHTS = ("best.safetensors", "last.safetensors")
+HANDED_ON = ("checkpoint", "curves", "samples")
 RESULTS = {*WEIGHTS, "manifest.json", LOG}
 
 
@@ -41,9 +42,14 @@ def _bytes(index: Index, artifact: ArtifactRow) -> Iterator[Violation]:
 
 
 def _origin(index: Index, artifact: ArtifactRow) -> Iterator[Violation]:
+    """What an attempt could not deliver of checkpoints and of files of its evaluations, a later one may."""
     records = index.audit_logs[artifact.attempt_id]
     if not records or artifact.name == LOG:
         return
+    number = index.attempt_rows[artifact.attempt_id].number
+    for other in index.attempts[artifact.job_id] if artifact.kind in HANDED_ON else ():
+        if other.number < number:
+            records = (*index.audit_logs[other.id], *records)
     written = {record.sha256: record.step for record in records
                if isinstance(record, Wrote) and record.name == artifact.name}  # fmt: skip
     if artifact.sha256 not in written:

@@ -15,7 +15,7 @@ from wire.reports import CocoMetrics, EvaluationReport, MetricPoint
 from worker.deliver.client import AttemptClient, connect
 from worker.deliver.delivery import BATCH_POINTS, Delivery, Undelivered
 from worker.deliver.retry import StaleAttempt
-from worker.deliver.spool import Spool
+from worker.deliver.spool import Spool, reported_step
 from worker.folder import WorkFolder
 
 Until = Callable[[Callable[[], object]], None]
@@ -87,22 +87,29 @@ def test_an_evaluation_comes_behind_the_points_before_it(double: Double, deliver
     assert words == ["metrics", "evaluations", "metrics"]
 
 
-def test_a_mark_is_set_when_all_before_it_is_taken(double: Double, delivery: Delivery, until: Until) -> None:
-    assert delivery.mark().is_set()  # there is nothing to wait for
+def test_a_mark_is_set_when_all_before_it_is_taken(
+    double: Double, delivery: Delivery, folder: WorkFolder, until: Until
+) -> None:
+    """And whoever finds the spool, after its process was killed, knows it."""
+    assert reported_step(folder.spool / "reports") == 0
+    assert delivery.mark(2).is_set()  # there is nothing to wait for
+    assert reported_step(folder.spool / "reports") == 2
     double.always["metrics"] = Fault(status=503)
     delivery.metrics(points(0, 3), progress(3))
-    first = delivery.mark()
+    first = delivery.mark(3)
     until(lambda: double.seen("metrics"))
     assert not first.is_set()
+    assert reported_step(folder.spool / "reports") == 2
     double.always = {"evaluations": Fault(status=503)}
     assert first.wait(60)
     assert steps(double) == [0, 1, 2]
     delivery.evaluation(evaluation(3))
-    second = delivery.mark()
+    second = delivery.mark(4)
     until(lambda: double.seen("evaluations"))
     assert not second.is_set()
     double.always = {}
     assert second.wait(60)
+    assert reported_step(folder.spool / "reports") == 4
     delivery.close(60)
 
 
@@ -131,7 +138,7 @@ def test_a_report_is_written_once_and_sent_as_it_stands_in_the_spool(
     delivery.metrics(points(0, 3), progress(3))
     delivery.evaluation(evaluation(3))
     delivery.log([LogLine(at=NOW, text="a line")])
-    delivery.mark()
+    delivery.mark(3)
     until(lambda: double.seen("metrics"))
     spooled = [line.split(b" ", 1) for line in (folder.spool / "reports").read_bytes().splitlines()]
     double.always = {}

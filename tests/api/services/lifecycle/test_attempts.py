@@ -20,7 +20,7 @@ from api.services.lifecycle import attempts, uptime
 from api.settings import Settings
 from tests.support.evaluations import METRICS
 from tests.support.leases import reap_after
-from tests.support.worker_calls import WORKER, Worker, upload
+from tests.support.worker_calls import WORKER, Worker, checkpoint, upload
 
 PostJob = Callable[..., str]
 
@@ -368,3 +368,41 @@ def test_fencing_token_is_required(client: TestClient, post_job: PostJob, worker
         answer = client.post(path, headers=headers)
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["pointer"] == "Fencing-Token"
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "later", "goes_on"),
+    [
+        pytest.param((7, 1), None, [], 7, id="what the worker has itself"),
+        pytest.param((7, None), None, [], 7, id="a worker from before it named the attempt"),
+        pytest.param((7, 1), 9, [], 9, id="the API's is newer"),
+        pytest.param((7, 1), 5, [], 7, id="the API's is older"),
+        pytest.param((7, 1), None, [(None, None)], 0, id="another worker has begun anew since"),
+        pytest.param((7, 1), None, [(7, 1)], 7, id="a later attempt has gone on from it"),
+        pytest.param((7, 1), None, [(7, 1), (None, None)], 0, id="a later attempt has, and then another begun anew"),
+        pytest.param((7, 3), None, [], 0, id="of an attempt that there never was"),
+    ],
+)
+def test_a_workers_own_checkpoint_is_gone_on_from_where_the_series_stays_whole(
+    client: TestClient,
+    post_job: PostJob,
+    worker: Worker,
+    own: tuple[int, int | None],
+    published: int | None,
+    later: list[tuple[int | None, int | None]],
+    goes_on: int,
+) -> None:
+    """What led to it was reported by the attempt that wrote it; a later attempt's reports replace these."""
+    job = post_job()
+    worker.claim(job)
+    if published is not None:
+        checkpoint(worker, published)
+    worker.finish("released")
+    for step, attempt in later:
+        worker.claim(job, "another", checkpoint_step=step, checkpoint_attempt=attempt)
+        worker.finish("released")
+    step, attempt = own
+    claim = worker.claim(job, checkpoint_step=step, checkpoint_attempt=attempt).json()
+    assert claim["resume_step"] == goes_on
+    assert (claim["resume"] or {"step": None})["step"] == published
+    assert client.get(f"/jobs/{job}").json()["attempts"][-1]["resumed_from_step"] == goes_on
