@@ -6,39 +6,26 @@ Nothing here imports torch before a command runs.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
 
-from crosskd.engine.imports import quick_imports
+from crosskd.commands.errors import clear_errors
+from crosskd.commands.settings import read_recipe, with_changes, with_options
+from crosskd.commands.training import run_train
+from crosskd.commands.weights import evaluation_settings, run_evaluate, run_export
 from crosskd.engine.launch import exit_without_cleanup
-from crosskd.errors import ConfigError, CrossKDError, Interrupted
+from crosskd.errors import ConfigError
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
-from crosskd.spec.evaluate_export import augment_at
-from crosskd.spec.files import ONNX
 from crosskd.spec.inputs import real_path
-from crosskd.spec.layouts import data_section
-from crosskd.spec.nearest import did_you_mean, model_at, propose
 from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE
-from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 from crosskd.spec.registry import BACKBONES
 
 DataRoots = Annotated[
     list[Path] | None,
     typer.Option("--data-root", help="A folder that images may be links into, beside their own; as often as you like."),
 ]
-CONFIGS = {model.__name__: model for model in (BackboneConfig, ExportConfig, ModelConfig, TrainConfig)}
-AFTER_THIS_STEP = "stopping after this step; once more to stop at once"
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and export detectors.")
 
@@ -59,9 +46,9 @@ def train(
     data_root: DataRoots = None,
 ) -> None:
     """Train a detector, alone or distilled from a teacher."""
-    with _clear_errors():
-        config = TrainConfig.model_validate(_with_options(_read(recipe), data, teacher, change or []))
-        _train(config, workdir, resume, _real(data_root))
+    with clear_errors():
+        config = TrainConfig.model_validate(with_options(read_recipe(recipe), data, teacher, change or []))
+        run_train(config, workdir, resume, _real(data_root))
 
 
 @app.command()
@@ -75,7 +62,11 @@ def evaluate(
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …"),
+        typer.Option(
+            "--set",
+            help="KEY.PATH=VALUE of a TrainConfig: batch_size, augment, student.postprocess, …; all of student for "
+            "a file that does not say its model.",
+        ),
     ] = None,
     matches: Annotated[
         Path | None, typer.Option(help="Where to write which detections were right: what comparisons are made of.")
@@ -84,14 +75,10 @@ def evaluate(
     data_root: DataRoots = None,
 ) -> None:
     """Evaluate a weights file: its COCO AP."""
-    with _clear_errors():
+    with clear_errors():
         split = {"annotations": str(annotations), "images": str(images)}
-        values = _read(recipe) if recipe is not None else _settings_of(weights)
-        if "student" not in values:
-            values = {**values, "student": _student_of(weights)}
-        values = {**values, "data": {"train": split, "val": split}, "teacher": None, "distill": None}
-        config = TrainConfig.model_validate(_with_changes(values, change or []))
-        _evaluate(weights, config, matches, as_json, _real(data_root))
+        config = evaluation_settings(weights, split, recipe, change or [])
+        run_evaluate(weights, config, matches, as_json, _real(data_root))
 
 
 @app.command()
@@ -108,11 +95,11 @@ def export(
     data_root: DataRoots = None,
 ) -> None:
     """Write a detector as an ONNX graph from pixels to detections, checked against PyTorch on real images."""
-    with _clear_errors():
-        values = _read(settings) if settings is not None else {}
+    with clear_errors():
+        values = read_recipe(settings) if settings is not None else {}
         values = {**values, "weights": {"file": str(weights)}, "images": str(images)}
-        config = ExportConfig.model_validate(_with_changes(values, change or []))
-        _export(config, workdir, as_json, _real(data_root))
+        config = ExportConfig.model_validate(with_changes(values, change or []))
+        run_export(config, workdir, as_json, _real(data_root))
 
 
 @app.command()
@@ -127,7 +114,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print what predictions.json has.")] = False,
 ) -> None:
     """Find objects in images; an ONNX graph needs onnxruntime alone, other weights PyTorch."""
-    with _clear_errors():
+    with clear_errors():
         from crosskd import predict_files
 
         predictions, pictures = predict_files.predict(model, images, output, score=score, most=most)
@@ -167,7 +154,7 @@ def convert(
     Which model IN holds stands in our own files, else it is told from the tensors, where they tell enough. Of a
     training checkpoint the student is taken, alone.
     """
-    with _clear_errors():
+    with clear_errors():
         from crosskd.convert.classes import parse_classes
         from crosskd.convert.convert import prepare
         from crosskd.weights.files import write_text
@@ -175,7 +162,7 @@ def convert(
         if to == "backbone":
             _convert_backbone(source, target, model, report, verbose)
             return
-        known = ModelConfig.model_validate(_student_in(_read(model))) if model is not None else None
+        known = ModelConfig.model_validate(_student_in(read_recipe(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None
         conversion = prepare(source, to, model=known, classes=names)
         print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
@@ -196,7 +183,7 @@ def _convert_backbone(source: Path, target: Path, model: str | None, report: Pat
     if model in BACKBONES:
         values: Any = {"name": model}
     else:
-        values = _student_in(_read(model))
+        values = _student_in(read_recipe(model))
         values = values.get("backbone", values) if isinstance(values, dict) else values
     if isinstance(values, dict):
         values = {**values, "init": "random"}
@@ -214,253 +201,6 @@ def _student_in(values: dict[str, Any]) -> Any:
 
 def _real(roots: list[Path] | None) -> list[Path]:
     return [real_path(root) for root in roots or []]
-
-
-def _export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path]) -> None:
-    try:
-        with quick_imports():
-            from crosskd.runs.export import export as run_export
-    except ModuleNotFoundError as error:
-        if error.name not in ("onnx", "onnxruntime", "onnxscript"):
-            raise
-        raise ConfigError(f"there is no {error.name} here", remedy="pip install 'crosskd[export]'.") from error
-
-    console = Console()
-    with _stop_on_interrupt(console, "stopping") as stop:
-        manifest = run_export(config, workdir, roots=roots, stop=stop)
-    if as_json:
-        print(json.dumps(manifest))
-        return
-    check, latency = manifest["check"], manifest["model"]["latency"]
-    console.print(f"{workdir / manifest['file']['name']}: {manifest['file']['bytes'] / 1e6:.1f} MB", highlight=False)
-    console.print(
-        f"{check['detections']} detections in {check['images']} images agree with PyTorch's: boxes within "
-        f"{check['box_difference']:.4f} px, scores within {check['score_difference']:.1e}",
-        highlight=False,
-    )
-    times = ", ".join(f"{name} {entry['milliseconds']:.1f} ms" for name, entry in latency.items())
-    console.print(f"one image of {manifest['model']['image']}: {times}", highlight=False)
-
-
-def _train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
-    if config.gpus > 1 and not _join_launcher(workdir):
-        _launch(config, workdir, resume, roots)
-        return
-    with quick_imports():
-        from crosskd.engine.progress import ProgressLine
-        from crosskd.runs.train import train as run_training
-
-    console = Console()
-    with _stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:
-        result = run_training(
-            config,
-            workdir,
-            callbacks=[line],
-            resume=workdir / "checkpoints" if resume else None,
-            roots=roots,
-            stop=stop,
-        )
-    console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
-    told = result.manifest.get("onnx") or {}
-    if told.get("missing"):
-        console.print(f"no ONNX is written: {told['missing']}", highlight=False, markup=False)
-    elif told:
-        console.print(f"as ONNX: {workdir / ONNX}", highlight=False, markup=False)
-
-
-def _join_launcher(workdir: Path) -> bool:
-    """Whether this is one of the processes of a training. The first speaks here, the others into their log."""
-    from crosskd.engine.launch import divert_output, exit_with_launcher, launcher
-
-    if (parent := launcher()) is not None:
-        exit_with_launcher(parent)
-    rank = os.environ.get("RANK")
-    if rank not in (None, "0"):
-        workdir.mkdir(parents=True, exist_ok=True)
-        divert_output(workdir / f"log-rank-{rank}.txt")
-    return rank is not None
-
-
-def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
-    """Train in `config.gpus` processes: this very command once more in each."""
-    from crosskd.engine.launch import RanksFailed, RanksStopped, launch
-
-    with tempfile.TemporaryDirectory(prefix="crosskd-train-") as folder:
-        recipe = Path(folder) / "recipe.yaml"
-        recipe.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-        options = ["--workdir", str(workdir), *(["--resume"] if resume else [])]
-        options += [f"--data-root={root}" for root in roots]
-        try:
-            launch("crosskd", ["train", str(recipe), *options], config.gpus)
-        except RanksStopped as error:
-            raise typer.Exit(130) from error
-        except RanksFailed as error:
-            first = error.ends[0]
-            if first.rank or first.status < 0:
-                typer.echo(f"error: of {config.gpus} processes, {first}; see {workdir}/log-rank-*.txt", err=True)
-            raise typer.Exit(first.status if first.status > 0 else 1) from error
-
-
-def _evaluate(weights: Path, config: TrainConfig, matches: Path | None, as_json: bool, roots: list[Path]) -> None:
-    from rich.table import Table
-
-    with quick_imports():
-        from crosskd.runs.evaluate import as_evaluation, evaluate_weights
-        from crosskd.weights.files import write_bytes
-
-    evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
-    if matches is not None and evaluation.matches is not None:
-        write_bytes(matches, evaluation.matches)
-    if as_json:
-        print(json.dumps(evaluation.numbers()))
-        return
-    table = Table(title=weights.name)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_row("images", str(evaluation.images))
-    table.add_row("detections an image", f"{evaluation.max_detections} at most")
-    left_out = f", {evaluation.boxes_left_out} left out" if evaluation.boxes_left_out else ""
-    as_is = " as they stand in the file" if evaluation.as_is else ""
-    table.add_row("boxes of the ground truth", f"{evaluation.boxes}{left_out}{as_is}")
-    for name, value in evaluation.metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    for name, value in evaluation.per_class.items():
-        table.add_row(f"AP of {name}", f"{value:.4f}")
-    if evaluation.milliseconds_per_image is not None:
-        table.add_row("ms per image", f"{evaluation.milliseconds_per_image:.1f}")
-    Console().print(table)
-
-
-def _settings_of(weights: Path) -> dict[str, Any]:
-    """The sections of a TrainConfig that a weights file records: the scale at which it was evaluated, if any."""
-    from crosskd.weights.description import describe
-
-    scale = describe(weights).scale()
-    return {} if scale is None else {"augment": augment_at(scale).model_dump()}
-
-
-def _student_of(weights: Path) -> dict[str, Any]:
-    """The model that a weights file names, as the values of `TrainConfig.student`."""
-    from crosskd.weights.description import describe
-
-    if (model := describe(weights).model()) is None:
-        raise ConfigError(
-            f"{weights.name} does not say which model it holds",
-            remedy="Name a recipe whose student it is (--recipe), or write it anew: crosskd convert IN OUT.safetensors "
-            "--to native.",
-        )
-    return model.model_dump()
-
-
-def _read(recipe: str) -> dict[str, Any]:
-    """The values of a YAML file, or of the packaged recipe of that name."""
-    path = Path(recipe)
-    if not path.exists() and recipe in recipe_names():
-        return load_recipe(recipe)
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        remedy = f"Name a YAML file, or one of the packaged recipes: {', '.join(recipe_names())}."
-        remedy = f"{did_you_mean(recipe, recipe_names())} {remedy}".lstrip()
-        raise ConfigError(f"there is no recipe {recipe!r}", remedy=remedy) from error
-    except OSError as error:
-        remedy = "Name a YAML file that you may read."
-        message = f"the recipe cannot be read: {error.strerror or error}"
-        raise ConfigError(message, where=recipe, remedy=remedy) from error
-    except ValueError as error:
-        remedy = "Correct the text at that place: indentation, brackets, quotes. A packaged recipe shows the form."
-        raise ConfigError(f"the recipe cannot be read: {error}", where=recipe, remedy=remedy) from error
-    if not isinstance(values, dict):
-        raise ConfigError("the recipe is no mapping of settings", where=recipe, remedy="Start from a packaged one.")
-    return values
-
-
-def _with_options(
-    values: dict[str, Any], data: Path | None, teacher: Path | None, changes: list[str]
-) -> dict[str, Any]:
-    """The recipe's values under the options of the command line; `--set` has the last word."""
-    values = dict(values)
-    if data is not None:
-        known = values.get("data") if isinstance(values.get("data"), dict) else {}
-        values["data"] = {**(known or {}), **data_section(data)}
-    if teacher is not None:
-        known = values.get("teacher") if isinstance(values.get("teacher"), dict) else {}
-        values["teacher"] = {**(known or {}), "weights": {"file": str(teacher)}}
-    return _with_changes(values, changes)
-
-
-def _with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ConfigError(
-                f"--set {_short(change)} is not KEY.PATH=VALUE", remedy="Write e.g. --set schedule.epochs=24."
-            )
-        try:
-            value = parse_yaml(text)
-        except ValueError as error:
-            message = f"the value of --set {_short(change)} is not YAML: {error}"
-            raise ConfigError(message, remedy="Quote it.") from error
-        values = _changed(values, key.split("."), value)
-    return values
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 200 else f"{text[:200]}…")
-
-
-def _changed(values: Any, path: list[str], value: Any) -> dict[str, Any]:
-    """A copy of `values` with the entry at `path` replaced; sections on the way that are missing are made."""
-    inner = dict(values) if isinstance(values, dict) else {}
-    inner[path[0]] = _changed(inner.get(path[0]), path[1:], value) if path[1:] else value
-    return inner
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt(console: Console, answer: str = AFTER_THIS_STEP) -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) asks for a stop, as `answer` says; the second ends the program at once."""
-    stop = threading.Event()
-
-    def ask(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        console.print(answer)
-        stop.set()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _fault_line(fault: Any, model: str) -> str:
-    """One of the faults of the configuration `model`, with what to do where a field is not known."""
-    place = fault["loc"]
-    line = f"/{'/'.join(map(str, place))}: {fault['msg'].removeprefix('Value error, ')}"
-    holder = model_at(CONFIGS.get(model), place[:-1]) if fault["type"] == "extra_forbidden" else None
-    return line if holder is None else f"{line}. {propose(place[-1], holder.model_fields)}"
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors of the user's making as lines on stderr with an exit code, never as a traceback."""
-    try:
-        yield
-    except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            typer.echo(_fault_line(fault, error.title), err=True)
-        raise typer.Exit(2) from error
-    except Interrupted as error:
-        way = "--resume goes on from there" if error.step else "there is no checkpoint yet: start it again"
-        typer.echo(f"{error.message}; {way}", err=True)
-        raise typer.Exit(130) from error
-    except ConfigError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except (CrossKDError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ class Claim(BaseModel):
     resume: ArtifactRef | None = Field(default=None, description="The last committed checkpoint.")
     resume_step: int = Field(
         default=0,
-        description="The step that the attempt goes on from: that of `resume`, or of the worker's own checkpoint if it "
-        "is a later one; 0 from the start.",
+        description="The step, from 0, that the attempt goes on from: that of `resume`, or of the worker's own "
+        "checkpoint if it is a later one.",
     )
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")

@@ -181,6 +181,15 @@ class TrainConfig(Section):
             raise refused(message, "init_student")
         return self
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> TrainConfig:
+        """With a teacher a student may well learn from that alone."""
+        weights = self.student.detection_weights
+        if self.teacher is None and weights and not any(weights.values()):
+            message = f"nothing is learnt: {', '.join(weights)} are all 0; give one of them a weight, or add a teacher"
+            raise refused(message, "student", "losses")
+        return self
+
     @property
     def evaluation_batch(self) -> int:
         """Images of a batch of its evaluations: by default as many as it trains on, as far as they may."""

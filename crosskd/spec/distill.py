@@ -20,6 +20,11 @@ def _published(teacher: ModelConfig) -> registry.Published:
     return registry.DETECTORS[teacher.detector].published
 
 
+def _with_levels_of(student: ModelConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`defaults` whose number of levels is what a shorter pyramid has."""
+    return {**defaults, "levels": min(defaults["levels"], len(student.strides))}
+
+
 class TermConfig(Section, ABC):
     """The knobs of a term, and what it needs by them."""
 
@@ -143,11 +148,11 @@ class PKDConfig(TermConfig):
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
         published = _published(teacher)
         if "crosskd" not in beside:
-            return self._filled(published.pkd_alone)
+            return self._filled(_with_levels_of(student, published.pkd_alone))
         return self._filled({"weight": published.pkd_weight, "levels": len(student.strides)})
 
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
-        return (Pyramid(same_channels=True),)
+        return (Pyramid(same_channels=True, levels=self.levels),)
 
 
 class DirectConfig(MimicConfig):
@@ -221,7 +226,10 @@ class CWDConfig(MapsConfig):
     levels: int | None = Field(default=None, ge=1, le=5, description="Maps that are compared, P3 first. " + _PUBLISHED)
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
-        return self._filled(_published(teacher).cwd)
+        return self._filled(_with_levels_of(student, _published(teacher).cwd))
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(levels=self.levels),)
 
 
 class DistillConfig(Section):

@@ -48,9 +48,18 @@ class Pyramid(Need):
     """The maps of both pyramids, level by level; `same_channels`: also channel by channel."""
 
     same_channels: bool = False
+    levels: int | None = field(default=None, compare=False)  # what that knob asks for; None: it was not given
 
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         found = _other_levels(student, teacher)
+        if self.levels is not None and self.levels > (most := len(student.strides)):
+            found.append(
+                Incompatibility(
+                    f"/distill/{term}/levels",
+                    f"the student's pyramid has {most} maps, fewer than the {self.levels} to compare",
+                    f"Use {most} at most, or leave it out.",
+                )
+            )
         ours, theirs = student.neck.channels, teacher.neck.channels
         if self.same_channels and ours != theirs:
             found.append(

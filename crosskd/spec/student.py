@@ -10,6 +10,8 @@ from crosskd.spec import registry
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.section import FileRef, JobRef, refused
 
+_FORMS = {"quality_focal_beta", "focal_gamma", "focal_alpha", "l1_last_epochs"}  # knobs of losses that are no weights
+
 
 class StudentConfig(ModelConfig):
     """A detector to train."""
@@ -49,6 +51,12 @@ class StudentConfig(ModelConfig):
             "init": "random",
         }
         return {**data, "backbone": {**pretrained, **chosen}}
+
+    @property
+    def detection_weights(self) -> dict[str, float]:
+        """The weights that its detection loss is made of, by their knobs of `losses`; none where there is no choice."""
+        read = (knob.removeprefix("losses.") for knob in registry.DETECTORS[self.detector].reads if "losses." in knob)
+        return {knob: getattr(self.losses, knob) for knob in sorted(set(read) - _FORMS)}
 
     @property
     def model(self) -> ModelConfig:

@@ -327,6 +327,14 @@ def test_evaluate_knows_the_model_from_the_file_alone(data: Path, tmp_path: Path
     assert result.exit_code == 0, result.output
     said = failed(invoke("evaluate", path, *split, "--set", "student.losses.l1=1"), 2)
     assert "fcos does not read it" in said
+    for change, knob in (
+        ("student.head.depth=2", "student.head.depth"),  # the file has its head
+        ("schedule={epochs: 3}", "schedule.epochs"),
+        ("augment={short_edges: [64], long_edge: 64, flip: 0}", "augment.flip"),
+    ):
+        said = " ".join(failed(invoke("evaluate", path, *split, "--set", change), 2).split())
+        assert f"--set '{knob}' has no effect on an evaluation" in said
+        assert "student.postprocess" in said.partition("Heeded are: ")[2]
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     said = failed(invoke("evaluate", tmp_path / "bare.pth", *split), 2)
     assert "bare.pth does not say which model it holds" in said

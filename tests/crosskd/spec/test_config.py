@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crosskd.spec.config import BackboneConfig, HeadConfig, ModelConfig, TrainConfig
+from crosskd.spec.config import BackboneConfig, HeadConfig, LossConfig, ModelConfig, TrainConfig
+from crosskd.spec.registry import DENSE
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
 WHOLE: dict[str, Any] = TrainConfig.model_validate(
@@ -132,3 +133,23 @@ def test_yolox_with_its_own_backbone_has_its_published_rest() -> None:
 def test_what_yolox_or_another_detector_would_not_heed_is_refused(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         ModelConfig.model_validate({**YOLOX_S, **change})
+
+
+@pytest.mark.parametrize("detector", sorted(DENSE))
+def test_a_training_learns_of_something(detector: str) -> None:
+    """A detector none of whose losses counts learns from a teacher, or not at all."""
+    student: dict[str, Any] = {"backbone": {"name": "resnet18"}, "detector": detector}
+    values = {"data": WHOLE["data"], "student": student}
+    weights = TrainConfig.model_validate(values).student.detection_weights
+    assert len(weights) >= 2
+    # Every weight is 0 or more without a bound at 1, which exponents and shares have.
+    assert all(str(LossConfig.model_fields[name].metadata).count("10000.0") for name in weights)
+    student["losses"] = dict.fromkeys(weights, 0.0)
+    with pytest.raises(ValidationError) as caught:
+        TrainConfig.model_validate(values)
+    (fault,) = caught.value.errors()
+    assert fault["loc"] == ("student", "losses")
+    assert "give one of them a weight, or add a teacher" in fault["msg"]
+    TrainConfig.model_validate({**values, "teacher": WHOLE["teacher"]})
+    student["losses"] = {next(iter(weights)): 1.0}
+    TrainConfig.model_validate(values)

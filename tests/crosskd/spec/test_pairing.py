@@ -90,11 +90,21 @@ def test_the_cut_reaches_as_far_as_both_heads_do(
     assert (resolved.crosskd.cut, resolved.crosskd.teacher_cut) == cuts
 
 
+THREE_MAPS = {"strides": [8, 16, 32]}
+
+
+def test_of_a_short_pyramid_all_maps_are_compared() -> None:
+    resolved = require_pair(DistillConfig(pkd={}, cwd={}), small.config(**THREE_MAPS), small.config(**THREE_MAPS))
+    assert [section.levels for section in (resolved.pkd, resolved.cwd) if section is not None] == [3, 3]
+
+
 # Pairs that cannot meet a need, by its kind: student, teacher, section, and where that is told.
 LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]]] = {
     Pyramid: [
         ({"strides": [8, 16, 32]}, {}, {"fitnet": {}}, "/student/strides"),
         ({"channels": 8}, {}, {"pkd": {}}, "/student/neck/channels"),
+        (THREE_MAPS, THREE_MAPS, {"pkd": {"levels": 4}}, "/distill/pkd/levels"),
+        (THREE_MAPS, THREE_MAPS, {"cwd": {"levels": 4}}, "/distill/cwd/levels"),
     ],
     AnchorPredictions: [
         ({"strides": [8, 16, 32]}, {}, {"direct": {}}, "/student/strides"),
