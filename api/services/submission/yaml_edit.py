@@ -20,6 +20,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SAFE_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _ENDLESS = 1 << 30  # columns: nothing is folded
 _STEP = 2  # columns by which a section is indented
+_BYTE_ORDER = "\ufeff"  # some editors write it first of all; the parser does not count it
 _MOST_CUTS = 1000  # places that are written over: nobody changes more by hand
 
 
@@ -28,8 +29,9 @@ def edit(text: str, value: dict[str, Any]) -> EditedText:
     before = yaml_text.parse(text)
     if before.value is None:
         return EditedText(text=None, value=None, problems=before.problems)
+    mark = _BYTE_ORDER if text.startswith(_BYTE_ORDER) else ""
     with suppress(_TooMany):
-        written = _edited(text, before.value, value)
+        written = mark + _edited(text.removeprefix(mark), before.value, value)
         after = yaml_text.parse(written)
         if after.value is not None and _same(after.value, value):
             return EditedText(text=written, value=value, lines=after.lines)

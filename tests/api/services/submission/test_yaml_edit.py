@@ -72,6 +72,8 @@ def backend() -> str:
         ("---\na: 012\nb: 1_000\n", {"a": 10, "b": 1000, "c": 1}, "---\na: 012\nb: 1_000\nc: 1\n"),
         ("a: 1\n# all gone\n", {}, "{}\n# all gone\n"),
         ("# new\n{}\n", {"a": 1}, "# new\n{a: 1}\n"),
+        ("\ufeff# one\na: 1 # two\n", {"a": 3}, "\ufeff# one\na: 3 # two\n"),
+        ("\ufeffa: 1\nb: 2 # b\n", {"b": 2}, "\ufeffb: 2 # b\n"),
     ],
 )  # fmt: skip
 def test_only_what_differs_is_written(old: str, value: dict[str, Any], new: str) -> None:
