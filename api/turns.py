@@ -1,7 +1,8 @@
 """Large bodies are made into values one after the other: each holds the event loop, or Python's lock, for a while.
 
 A megabyte of JSON is parsed and held against its model in up to a tenth of a second, in which nothing else runs. Were
-several of them ready at once, whoever else asks would wait for all of them.
+several of them ready at once, whoever else asks would wait for all of them. Between two of them the loop answers what
+it can at once: a request takes a step of the loop to be read and one to be answered, and would wait for a body in each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 LARGE = 64 << 10  # bytes: what is smaller is done within milliseconds
+GIVE_WAY = 5  # steps of the event loop before a large body goes on: some more than `/health` takes
 
 
 class Turns:
@@ -25,6 +27,8 @@ class Turns:
             return
         await self._lock.acquire()
         turn.hold(self._lock.release)
+        for _ in range(GIVE_WAY):
+            await asyncio.sleep(0)
 
 
 class Turn:
