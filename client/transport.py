@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -15,11 +17,13 @@ from client.download import fetch
 from client.errors import ApiProblem, ClientError, Unreachable, not_utf8
 from client.events import UNAVAILABLE
 from wire.download import OnBytes
-from wire.errors import IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
+from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, MEDIA_TYPE, QUOTA_EXCEEDED, Problem
 from wire.retry_after import retry_after
 
 DEFAULT_URL = "http://127.0.0.1:8470"
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+COMPARE_TIMEOUT = httpx.Timeout(300.0, connect=10.0)  # of what is computed once: others may be computed first
+PAGE = 100  # jobs, or sweeps, asked for at once
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 RETRY_PAUSE = 0.5
 READS = ("GET", "HEAD")
@@ -96,6 +100,10 @@ class Transport:
                 wanted = retry_after(response.headers)
             time.sleep(max(RETRY_PAUSE, min(wanted, deadline - time.monotonic())))
 
+    def _text(self, path: str, media_type: str, **params: Any) -> str:
+        headers = {"accept": media_type}
+        return self._send("GET", path, params=params, headers=headers, timeout=COMPARE_TIMEOUT).text
+
 
 def _is_transient(response: httpx.Response) -> bool:
     """Whether the same request may be answered otherwise in a moment."""
@@ -136,3 +144,21 @@ def unreachable(url: str, error: httpx.TransportError) -> Unreachable:
         f"No answer from {url} ({error or type(error).__name__}).",
         remedy="Start the service with `crosskd up`, or name its address with --url or CROSSKD_URL.",
     )
+
+
+def body(job: BaseModel | Mapping[str, Any]) -> Any:
+    # Only what was set travels: the service fills in the defaults of its own version.
+    return job.model_dump(mode="json", exclude_unset=True) if isinstance(job, BaseModel) else dict(job)
+
+
+def given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def idempotency_header(key: str | None) -> dict[str, str]:
+    """The header of a request that creates."""
+    return {IDEMPOTENCY_HEADER: key or str(uuid4())}
+
+
+def segment(text: str) -> str:
+    return quote(text, safe="")

@@ -132,12 +132,15 @@ def _state(job: Job) -> None:
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     label: Annotated[list[str], typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = [],  # noqa: B006
+    search: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only jobs with this in their name, or whose id begins with it.")
+    ] = None,
     as_json: AsJson = False,
     url: Url = "",
 ) -> None:
     """List the jobs, newest first."""
     with connect(url) as client:
-        jobs = list(client.jobs(status=status, labels=dict(specs.pair(text) for text in label)))
+        jobs = list(client.jobs(status=status, labels=dict(specs.pair(text) for text in label), search=search))
     show_all(jobs, tables.jobs_table, as_json)
 
 

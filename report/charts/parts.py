@@ -72,6 +72,18 @@ def sized(chart: AnyChart) -> AnyChart:
     return _fitted(chart, HEIGHT)
 
 
+def by_class(series: alt.Chart, shape: alt.Shape) -> AnyChart:
+    """AP {class, AP: 0..1} as points, a row for each class in their order; `shape` tells the coloured `series` apart
+    where colours do not."""
+    points = series.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("AP:Q", title="COCO AP", scale=alt.Scale(zero=True)),
+        y=alt.Y("class:N", title="class", sort=None),
+        shape=shape,
+        tooltip=["class:N", shape.shorthand, alt.Tooltip("AP:Q", format=".4f")],
+    )
+    return by_row(points)
+
+
 def by_row(chart: AnyChart, step: int = CLASS_STEP) -> AnyChart:
     """A chart with a row of `step` pixels for each class or arm, and the legend below."""
     tall: AnyChart = _fitted(chart, {"step": step}).configure_legend(orient="bottom")

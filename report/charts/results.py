@@ -10,7 +10,7 @@ import json
 import altair as alt
 
 from report.charts import palette
-from report.charts.parts import AnyChart, by_row, over, sized
+from report.charts.parts import AnyChart, by_class, over, sized
 
 
 def classes() -> AnyChart:
@@ -18,17 +18,7 @@ def classes() -> AnyChart:
 
     `classes`: a row for each class and detector {class: its name, detector, AP: 0..1}, without what is null.
     """
-    chart = (
-        _of_detectors("classes")
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("AP:Q", title="COCO AP", scale=alt.Scale(zero=True)),
-            y=alt.Y("class:N", title="class", sort=None),
-            shape=alt.Shape("detector:N", title="detector"),
-            tooltip=["class:N", "detector:N", alt.Tooltip("AP:Q", format=".4f")],
-        )
-    )
-    return by_row(chart)
+    return by_class(_of_detectors("classes"), alt.Shape("detector:N", title="detector"))
 
 
 def precision_over_recall() -> AnyChart:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import altair as alt
 
 from report.charts import palette
-from report.charts.parts import AnyChart, by_row, over, series_colour
+from report.charts.parts import AnyChart, by_class, by_row, over, series_colour
 
 ARM_STEP = 36  # pixels for each arm
 
@@ -63,15 +63,5 @@ def classes() -> AnyChart:
 
     `classes`: a row for each class and arm {class: its name, arm, AP: the mean, 0..1}.
     """
-    chart = (
-        over("classes")
-        .mark_point(filled=True, size=70, opacity=1)
-        .encode(
-            x=alt.X("AP:Q", title="COCO AP", scale=alt.Scale(zero=True)),
-            y=alt.Y("class:N", title="class", sort=None),
-            color=series_colour("arm", "arm"),
-            shape=alt.Shape("arm:N", title="arm", sort=None),
-            tooltip=["class:N", "arm:N", alt.Tooltip("AP:Q", format=".4f")],
-        )
-    )
-    return by_row(chart)
+    arms = over("classes").encode(color=series_colour("arm", "arm"))
+    return by_class(arms, alt.Shape("arm:N", title="arm", sort=None))

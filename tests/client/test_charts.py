@@ -16,6 +16,7 @@ from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.sweeps import order
 from wire.jobs import Job, JobSummary
+from wire.sweeps import Sweep
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,13 @@ def test_what_is_no_chart_is_said(
 
 def test_a_chart_of_a_sweep_without_results_says_so(service: Service, tmp_path: Path) -> None:
     with service.client() as client:
-        sweep = client.create_sweep(order(service.spec)).id
+        created = client.create_sweep(order(service.spec))
+        sweep = created.id
+        listed = next(one for one in client.sweeps() if one.id == sweep)
+        for one in (created, listed, client.sweep(sweep), client.cancel_sweep(sweep)):
+            with pytest.raises(ClientError, match="The sweep has nothing to draw for 'sweep_ap'"):
+                one.chart("sweep_ap")
+        assert client.sweep(sweep) == Sweep.model_validate_json(service.http.get(f"/sweeps/{sweep}").content)
     done = run(service, "chart", sweep, "differences", "-o", str(tmp_path / "a.png"))
     assert (done.returncode, done.stderr.strip()) == (
         1,
@@ -103,7 +110,7 @@ def test_a_chart_of_a_sweep_without_results_says_so(service: Service, tmp_path: 
 def test_without_its_libraries_a_chart_names_the_command_that_installs_them(
     service: Service, finished: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
 ) -> None:
-    for module in [name for name in sys.modules if name.startswith("report.") and "chart" in name]:
+    for module in [name for name in list(sys.modules) if name.startswith("report.") and "chart" in name]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.delattr("report.charts.by_name", raising=False)
     monkeypatch.setitem(sys.modules, package, None)

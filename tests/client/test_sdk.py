@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from client import sdk
+from client import job_calls, result_calls
 from client.errors import ApiProblem, ClientError, Unreachable
 from client.sdk import Client
 from client.stack.services import HOST, free_port
@@ -60,13 +60,13 @@ def test_a_problem_carries_every_fault(service: Service) -> None:
 
 
 def test_jobs_are_read_page_by_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "PAGE", 2)
+    monkeypatch.setattr(job_calls, "PAGE", 2)
     made = [service.post(f"paged {number}") for number in range(5)]
     with service.client() as client:
         assert [job.id for job in client.jobs()][:5] == made[::-1]
 
 
-def test_jobs_are_filtered_by_state_and_label(service: Service, finished: str) -> None:
+def test_jobs_are_filtered_by_state_and_label_and_text(service: Service, finished: str) -> None:
     with service.client() as client:
         body = {"kind": "train", "name": "labelled", "labels": {"team": "a", "x": "1"}, "spec": service.spec}
         made = client.create_job(body)
@@ -74,10 +74,13 @@ def test_jobs_are_filtered_by_state_and_label(service: Service, finished: str) -
         assert list(client.jobs(labels={"team": "a", "x": "2"})) == []
         assert finished in {job.id for job in client.jobs(status="succeeded")}
         assert {job.status for job in client.jobs(status="succeeded")} == {"succeeded"}
+        assert [job.id for job in client.jobs(search="LABELL")] == [made.id]
+        assert [job.id for job in client.jobs(search=made.id[:31])] == [made.id]
+        assert list(client.jobs(search="labelled", status="succeeded")) == []
 
 
 def test_metrics_are_read_page_by_page(service: Service, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "POINTS", 2)
+    monkeypatch.setattr(result_calls, "POINTS", 2)
     with service.client() as client:
         assert [(row.step, row.key) for row in client.metrics(finished)] == [
             (step, key) for step in (1, 2, 3) for key in ("loss", "lr")
@@ -258,7 +261,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The client's waits, which take no time here; each look at the clock takes a millisecond."""
     waits, looks = list[float](), count()
     clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits) + 0.001 * next(looks))
-    for module in ("sdk", "transport"):
+    for module in ("job_calls", "transport"):
         monkeypatch.setattr(f"client.{module}.time", clock)
     return waits
 

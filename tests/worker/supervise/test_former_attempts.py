@@ -6,16 +6,22 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from crosskd.spec.files import CHECKPOINTS, checkpoint_name, curves_name, samples_name
-from tests.support.api_double import Double
+from tests.support.api_double import TOKEN, Double
+from tests.support.worker_stack import claim
+from wire.jobs import Failure
 from wire.logs import LogBatch, LogLine
 from wire.reports import Claim, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint
-from worker.deliver.client import AttemptClient
+from worker.deliver.client import AttemptClient, WorkerClient
 from worker.deliver.spool import Record, Spool
-from worker.folder import REPORTS, Order, WorkFolder, sweep
+from worker.folder import REPORTS, UNDELIVERED, Order, Outcome, WorkFolder, sweep
+from worker.settings import Settings
 from worker.supervise.former_attempts import FormerAttempts, has_undelivered
+from worker.supervise.lease import Control
+from worker.supervise.supervisor import Supervisor
 from worker.training.reporter import Reporter
 
 AT = datetime(2026, 1, 31, tzinfo=UTC)
@@ -114,3 +120,27 @@ def test_what_the_next_attempt_makes_no_more_is_delivered_by_it(
     }
     assert list(sent)[-1] == checkpoint
     assert list(folder.inherited.iterdir()) == []
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_an_attempt_that_failed_since_its_files_were_refused_is_gone_on_from(
+    tmp_path: Path,
+    double: Double,
+    http: httpx.Client,
+    attempt: AttemptClient,
+    monkeypatch: pytest.MonkeyPatch,
+    delivered: bool,
+) -> None:
+    """For longer than the worker waits; of one that failed otherwise a file may just have been on its way."""
+
+    def fail(_: Supervisor, folder: WorkFolder) -> Outcome:
+        folder.staging.mkdir()
+        (folder.staging / f"000001-{checkpoint_name(7)}").touch()
+        failure = Failure(failure_class="infrastructure", message="uploads were not taken")
+        return Outcome(outcome="failed", delivered=delivered, failure=failure)
+
+    monkeypatch.setattr(Supervisor, "_train", fail)
+    settings = Settings(api_url=double.url, worker_token=TOKEN, home=tmp_path, devices="cpu", data_roots=[tmp_path])
+    order = Claim.model_validate(claim("j", {}))
+    Supervisor(order, WorkerClient(http), attempt, settings, Control(), FormerAttempts(settings.work, "j")).run()
+    assert (settings.work / order.attempt / UNDELIVERED).exists() == (not delivered)
