@@ -7,7 +7,6 @@ addresses carry passwords.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
@@ -24,16 +23,11 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import NoDecode, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
+from api.addresses import check_database, check_endpoint, check_storage, database_address, sqlite_address
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
-from wire.secret_files import SecretFileSettings, secret_of
-
-DRIVERS = ("sqlite", "postgresql+psycopg")
-_HOST = re.compile(r"[\w.,-]+|[0-9a-fA-F:.]+(%\w+)?")  # names and addresses; several, as libpq takes them
-_APART = "percent-encode the password, or give it apart, as it is, in CROSSKD_DATABASE_PASSWORD or PGPASSWORD"
+from wire.secret_files import SecretFileSettings
 
 
 class SettingsError(Exception):
@@ -52,52 +46,6 @@ def _split_commas(value: Any) -> Any:
 
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
-
-
-def _database_url(url: str) -> str:
-    try:
-        parts = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ValueError(
-            f"is no database address; use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME, and {_APART}"
-        ) from None
-    if parts.drivername not in DRIVERS:
-        raise ValueError(f"driver {parts.drivername!r} is not supported; use {' or '.join(DRIVERS)}")
-    if parts.host and not _HOST.fullmatch(parts.host):  # not named: it may be a part of the password
-        raise ValueError(f"names no host: {_APART}")
-    return url
-
-
-def database_address(url: str, password: str | None = None) -> str:
-    """The address `url` with `password`; by default with what the environment holds apart.
-
-    Raises `ValueError` where it has one already, or is that of a file; or as `secret_of`.
-    """
-    password = password or secret_of("CROSSKD_DATABASE_PASSWORD")
-    if password is None:
-        return url
-    parts = make_url(url)
-    if parts.get_backend_name() == "sqlite":
-        raise ValueError("is for Postgres; a SQLite file has no password")
-    if parts.password is not None:
-        raise ValueError("and CROSSKD_DATABASE_URL both hold a password; leave one of them out")
-    return parts.set(password=password).render_as_string(hide_password=False)
-
-
-def _sqlite(path: Path) -> str:
-    return URL.create("sqlite", database=str(path)).render_as_string()  # encoded: a `?` would begin the query
-
-
-def _storage_url(url: str) -> str:
-    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?", url):
-        raise ValueError("is no address of a bucket; use s3://BUCKET or s3://BUCKET/PREFIX, without a key in it")
-    return url
-
-
-def _endpoint(url: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?|https?://\[[0-9a-fA-F:]+\](:[0-9]{1,5})?/?", url):
-        raise ValueError("(or AWS_ENDPOINT_URL) is no address of a server; use https://HOST:PORT, without a key in it")
-    return url.rstrip("/")
 
 
 def _first_of(*names: str) -> Callable[[], str | None]:
@@ -128,17 +76,17 @@ class Settings(SecretFileSettings):
         default_factory=lambda data: data.get("home", Path()) / "artifacts",
         description="Folder for artifacts. With a bucket, it only holds uploads on their way to the bucket.",
     )
-    storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
+    storage_url: Annotated[str, AfterValidator(check_storage)] | None = Field(
         default=None,
         description="The bucket for artifacts, as `s3://BUCKET/PREFIX`; unset: artifacts stay in `CROSSKD_STORAGE`.",
     )
-    storage_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    storage_endpoint: Annotated[str, AfterValidator(check_endpoint)] | None = Field(
         default_factory=_first_of("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         validate_default=True,
         description="Server that holds the bucket. "
         "Default: `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else Amazon's for the region",
     )
-    storage_public_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+    storage_public_endpoint: Annotated[str, AfterValidator(check_endpoint)] | None = Field(
         default=None,
         description="The same server, as workers and clients reach it; unset: `CROSSKD_STORAGE_ENDPOINT`.",
     )
@@ -171,8 +119,8 @@ class Settings(SecretFileSettings):
         default_factory=lambda data: [data.get("home", Path()) / "data"],
         description="Folders in which a spec may name files, separated as in `PATH`.",
     )
-    database_url: Annotated[str, AfterValidator(_database_url)] = Field(
-        default_factory=lambda data: _sqlite(data.get("home", Path()) / "crosskd.db"),
+    database_url: Annotated[str, AfterValidator(check_database)] = Field(
+        default_factory=lambda data: sqlite_address(data.get("home", Path()) / "crosskd.db"),
         description=(
             "The database: `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/NAME`, with each part percent-encoded. "
             "A password may stand apart, as it is, in `CROSSKD_DATABASE_PASSWORD` or `PGPASSWORD`."

@@ -10,8 +10,8 @@ from pathlib import Path
 from alembic import context
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 
+from api.addresses import database_address
 from api.models import Base
-from api.settings import database_address
 
 
 def _url() -> URL:

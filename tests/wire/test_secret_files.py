@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+import api.addresses
 import api.settings
 import wire.secret_files
 import worker.settings
@@ -125,7 +126,7 @@ def test_the_passwords_of_database_and_broker_reach_their_addresses(
     for name in ("CROSSKD_DATABASE_PASSWORD_FILE", "CROSSKD_BROKER_PASSWORD_FILE"):
         environment.setenv(name, str(tmp_path / "secret"))
     settings = api.settings.Settings()
-    assert settings.database_address == "postgresql+psycopg://me:p%40ss@h/n" == api.settings.database_address(POSTGRES)
+    assert settings.database_address == "postgresql+psycopg://me:p%40ss@h/n" == api.addresses.database_address(POSTGRES)
     assert settings.broker_address == "redis://:p%40ss@127.0.0.1:6379/0"
     assert "p@ss" not in repr(settings)
 
