@@ -110,6 +110,16 @@ class Detections:
     labels: Tensor  # [D] long
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What one image's detections are chosen from, before suppression."""
+
+    boxes: Tensor  # [D, 4], clipped (but YOLOX's), with those without area
+    scores: Tensor  # [D]
+    labels: Tensor  # [D] long
+    close: Tensor  # [D] bool: whether it is about as good as what it had to reach (a dense one's: before centerness)
+
+
 # A detection or distillation loss: term name -> [L], one value per level, or [] where levels are not told apart. The
 # loss of the step is the sum of all.
 Losses = dict[str, Tensor]

@@ -24,7 +24,8 @@ import torch
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.engine.launch import exit_with_launcher
 from crosskd.errors import ConfigError, CrossKDError, ExportError, Interrupted
-from crosskd.onnx.graph import Pipeline, write_graph
+from crosskd.onnx.families import pipeline_of
+from crosskd.onnx.graph import write_graph
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.files import replacing
 from crosskd.weights.native import read_weights, write_weights
@@ -135,7 +136,7 @@ def main(folder: Path, parent: int) -> int:
         model = ModelConfig.model_validate_json(described["model"])
         detector = build_detector(model, order["classes"], pretrained=False)
         detector.load_state_dict(tensors)
-        pipeline = Pipeline(detector.eval().requires_grad_(False), model.postprocess)
+        pipeline = pipeline_of(detector.eval().requires_grad_(False))
         write_graph(pipeline, folder / _GRAPH, opset=order["opset"], metadata=order["metadata"])
     except CrossKDError as error:
         fault = {"message": error.message, "where": error.where, "remedy": error.remedy}

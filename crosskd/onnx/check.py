@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crosskd.data.transforms import Sample, collate, padded
-from crosskd.detectors.dense.head import Candidates
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
-from crosskd.onnx.graph import INPUTS
+from crosskd.onnx.families import exported
+from crosskd.onnx.pipeline import INPUTS
 from crosskd.onnx.rounding import BOX_TOLERANCE, SCORE_TOLERANCE, Side, excuse, same
 from crosskd.spec.config import PostprocessConfig
-from crosskd.structures import Detections, Size
+from crosskd.structures import Candidates, Detections
 
 
 class Graph:
@@ -129,12 +129,12 @@ def compare(
     """
     piece = _piece(samples[0])
     pairs = [list(samples[i : i + 2]) for i in range(0, len(samples) - 1, 2)] + [[piece, samples[0]]]
-    check = Check(images=len(samples))
+    check, look = Check(images=len(samples)), exported(detector).look
     differing: list[str] = []
     for batch in [*([sample] for sample in samples), [piece], *pairs]:
         before_batch()
         loaded = collate(batch, detector.config.pixels, multiple)
-        theirs, candidates = _detect(detector, loaded.images, loaded.targets.sizes)
+        theirs, candidates = look(detector, loaded.images, loaded.targets.sizes)
         for ours, wanted, known in zip(graph.detect(batch, multiple), theirs, candidates, strict=True):
             differing += check.add(wanted, ours, known, detector.config.postprocess)
         check.batches += 1
@@ -150,22 +150,6 @@ def _piece(sample: Sample) -> Sample:
     """The upper left of an image, of another ratio."""
     height, width = sample.size
     return replace(sample, pixels=sample.pixels[: max(1, height * 2 // 3), : max(1, width // 2)])
-
-
-@torch.no_grad()
-def _detect(detector: Detector, images: Tensor, sizes: Sequence[Size]) -> tuple[list[Detections], list[Candidates]]:
-    """PyTorch's detections and candidates per image; `close` are those about which rounding decides.
-
-    They are at the score threshold or at the last place of `pre_nms`, by what these look at: in FCOS and ATSS the
-    class probability, and not the score, which is that times centerness. Or they have hardly any area.
-    """
-    config, head = detector.config.postprocess, detector.head
-    predictions = head(detector.features(images))
-    candidates = []
-    for found in head.candidates(predictions, sizes, config, slack=SCORE_TOLERANCE):
-        sides = found.boxes[:, 2:] - found.boxes[:, :2]
-        candidates.append(replace(found, close=found.close | (sides.amin(dim=1) <= BOX_TOLERANCE)))
-    return head.detect(predictions, sizes, config), candidates
 
 
 def _describe(who: str, found: Detections, row: int) -> str:

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from crosskd.detectors.dense.head import Candidates
 from crosskd.spec.config import PostprocessConfig
-from crosskd.structures import Detections
+from crosskd.structures import Candidates, Detections
 
 BOX_TOLERANCE = 0.1  # pixels
 SCORE_TOLERANCE = 1e-4

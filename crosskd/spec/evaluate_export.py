@@ -117,11 +117,6 @@ def with_postprocess(model: ModelConfig, wanted: PostprocessConfig | None) -> Mo
 
 def unexportable(model: ModelConfig) -> str:
     """Why `model` has no form in ONNX with free image sizes; empty where nothing is known to stand against it."""
-    if model.two_stage:
-        return (
-            f"{model.detector} cannot be exported: the graph would have to sort and suppress proposals in the middle "
-            "exactly as PyTorch does, and how many regions there are depends on the image"
-        )
     name = model.backbone.name
     fault = registry.BACKBONES[name].export_fault
     return f"{name} cannot be exported: {fault}" if fault else ""

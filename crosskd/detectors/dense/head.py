@@ -27,7 +27,7 @@ from crosskd.spec import registry
 from crosskd.spec.batch_norm import TORCH_NORM, BatchNorm
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
 from crosskd.spec.registry import Activation, BoxMimic
-from crosskd.structures import Assignment, Detections, Held, Losses, Predictions, Size, Targets
+from crosskd.structures import Assignment, Candidates, Detections, Held, Losses, Predictions, Size, Targets
 
 PRIOR = 0.01  # probability of every class at the start, so that the many backgrounds do not drown the rest
 
@@ -328,16 +328,6 @@ def flatten(levels: Sequence[Tensor], width: int) -> Tensor:
 def map_sizes(levels: Sequence[Tensor]) -> list[Size]:
     """(height, width) of each map, in cells."""
     return [(x.shape[-2], x.shape[-1]) for x in levels]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """One image's (anchor, class) pairs before suppression, level after level."""
-
-    boxes: Tensor  # [D, 4], clipped (but YOLOX's), with those without area
-    scores: Tensor  # [D]
-    labels: Tensor  # [D] long
-    close: Tensor  # [D] bool: whether its score, before centerness, is as near as `slack` to what it had to reach
 
 
 @dataclass(frozen=True)

@@ -81,31 +81,29 @@ class RegionHead(nn.Module):
 
     def predict(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> RegionPredictions:
         """What it says of the regions `boxes` (N times [R_i, 4]) on the pyramid's maps, in full precision."""
-        shared = self.region(self.pool(features, boxes))
+        return self.say(self.pool(features, boxes))
+
+    def say(self, maps: Tensor) -> RegionPredictions:
+        """What it says of regions by their own maps [R, C, 7, 7], in full precision."""
+        shared = self.region(maps)
         deltas = at_least_float32(self.box(shared))
-        return RegionPredictions(at_least_float32(self.cls(shared)), deltas.view(len(shared), self.num_classes, 4))
+        return RegionPredictions(at_least_float32(self.cls(shared)), deltas.view(-1, self.num_classes, 4))
 
     def pool(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """The regions' maps [R, C, 7, 7], in full precision."""
         whole = torch.cat(list(boxes))
-        image = torch.cat([b.new_full((len(b), 1), float(i)) for i, b in enumerate(boxes)])
-        regions = torch.cat((image, whole), dim=1)  # [R, 5]
-        side = area(whole).sqrt()
-        level = ((side / SMALLEST).log2() + EPSILON).floor().clamp(0, LEVELS - 1)
-        parts, places = [], []
-        for number, maps in enumerate(features[:LEVELS]):
-            rows = (level == number).nonzero()[:, 0]
-            places.append(rows)
-            pooled = roi_align(
-                at_least_float32(maps),
-                regions[rows],
-                SIDE,
-                spatial_scale=1 / self.strides[number],
-                sampling_ratio=self.config.sampling_ratio,
-                aligned=self.config.aligned,
-            )
-            parts.append(pooled)
-        return torch.cat(parts)[torch.cat(places).argsort()]
+        image = torch.cat([b.new_full((len(b),), i, dtype=torch.long) for i, b in enumerate(boxes)])
+        return self.pool_at(features, whole, image, level_of(area(whole).sqrt()))
+
+    def pool_at(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
+        """`pool` of the regions `boxes` [R, 4] of `image` [R], each from the map of its `level` [R]."""
+        maps = [at_least_float32(source) for source in features[:LEVELS]]
+        return pool(maps, boxes, image, level, self.scales, self.config.sampling_ratio, self.config.aligned)
+
+    @property
+    def scales(self) -> list[float]:
+        """Cells of a pixel, of each level that has regions."""
+        return [1 / stride for stride in self.strides[:LEVELS]]
 
     def loss(self, predictions: RegionPredictions, regions: Regions) -> Losses:
         """Cross entropy, and (smooth) L1 of the deltas of a positive's class, by the number of regions; []."""
@@ -134,3 +132,29 @@ class RegionHead(nn.Module):
             best = class_nms(decoded, score[row, label], label, threshold=config.nms_iou, keep=config.max_detections)
             found.append(best)
         return found
+
+
+def level_of(side: Tensor) -> Tensor:
+    """The level on which a region lies by the square root of its area in pixels, 0 the finest: [R] -> [R] long."""
+    return ((side / SMALLEST).log2() + EPSILON).floor().clamp(0, LEVELS - 1).long()
+
+
+def pool(
+    maps: list[Tensor],
+    boxes: Tensor,
+    image: Tensor,
+    level: Tensor,
+    scales: list[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """The maps [R, C, 7, 7] of the regions `boxes` [R, 4] of `image` [R], by RoIAlign from `maps` of `level` [R]."""
+    regions = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)  # [R, 5]
+    parts, places = [], []
+    for number, (source, scale) in enumerate(zip(maps, scales, strict=True)):
+        rows = (level == number).nonzero()[:, 0]
+        places.append(rows)
+        parts.append(
+            roi_align(source, regions[rows], SIDE, spatial_scale=scale, sampling_ratio=sampling_ratio, aligned=aligned)
+        )
+    return torch.cat(parts)[torch.cat(places).argsort()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from crosskd.boxes.anchors import Anchors, octave_anchors
 from crosskd.boxes.coding import decode_deltas, encode_deltas
@@ -60,25 +61,33 @@ class ProposalNetwork(RPNHead):  # type: ignore[misc]  # torchvision has no type
     def propose(self, objects: Objects, sizes: Sequence[Size], *, pre_nms: int, keep: int) -> list[Tensor]:
         """Of each image, (height, width) `sizes`, the `keep` best boxes [P, 4], clipped to it, best first.
 
-        Per level the `pre_nms` best anchors are decoded; suppression is within each level.
+        Per level the `pre_nms` best anchors are decoded; suppression is within each level, on the device, by a
+        threshold that is a float32, as in ONNX.
         """
-        places, levels, start = [], [], 0
-        for level, count in enumerate(objects.anchors.level_sizes):
-            best = objects.logits[:, start : start + count].topk(min(pre_nms, count), dim=1).indices
-            places.append(best + start)
-            levels.append(torch.full((best.shape[1],), level, device=best.device))
+        places, start = [], 0
+        for count in objects.anchors.level_sizes:
+            places.append(objects.logits[:, start : start + count].topk(min(pre_nms, count), dim=1).indices + start)
             start += count
-        place, of_level = torch.cat(places, dim=1), torch.cat(levels)  # [N, B], [B]
-        whole = objects.anchors.boxes()
+        limit = float(np.float32(self.config.rpn_nms_iou))
         found = []
         for image, size in enumerate(sizes):
-            rows = place[image]
-            boxes = clip(decode_deltas(whole[rows], objects.deltas[image, rows], STDS), size)
-            sides = boxes[:, 2:] - boxes[:, :2]
-            solid = (sides >= SMALLEST).all(dim=1)
-            boxes, scores = boxes[solid], objects.logits[image, rows][solid].sigmoid()
-            found.append(boxes[batched_nms(boxes, scores, of_level[solid], self.config.rpn_nms_iou)[:keep]])
+            boxes, scores = [], []
+            for place in places:
+                level, score = self.decoded(objects, image, place[image], size)
+                kept = nms(level, score, limit)
+                boxes.append(level[kept])
+                scores.append(score[kept])
+            best = torch.cat(scores).argsort(descending=True, stable=True)[:keep]
+            found.append(torch.cat(boxes)[best])
         return found
+
+    def decoded(self, objects: Objects, image: int, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """The boxes of an image's anchors `rows` [B], clipped, and their scores, without those that have hardly any
+        side: [B', 4] and [B']."""
+        boxes = decode_deltas(objects.anchors.take(rows).boxes(), objects.deltas[image, rows], STDS)
+        boxes = clip(boxes, size)
+        solid = has_sides(boxes)
+        return boxes[solid], objects.logits[image, rows][solid].sigmoid()
 
     def loss(self, objects: Objects, targets: Targets) -> Losses:
         """Cross entropy of objectness and (smooth) L1 of deltas over sampled anchors, by the number of these; []."""
@@ -98,6 +107,11 @@ class ProposalNetwork(RPNHead):  # type: ignore[misc]  # torchvision has no type
             "loss_rpn_cls": torch.stack(entropies).sum() / divisor,
             "loss_rpn_bbox": torch.stack(distances).sum() / divisor,
         }
+
+
+def has_sides(boxes: Tensor) -> Tensor:
+    """[..., 4] -> [...] bool: whether a box is large enough to be proposed."""
+    return (boxes[..., 2:] - boxes[..., :2] >= SMALLEST).all(dim=-1)
 
 
 def box_loss(deltas: Tensor, aims: Tensor, beta: float) -> Tensor:

@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from crosskd.data.transforms import Sample, collate
-from crosskd.detectors.dense.head import Candidates
-from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
-from crosskd.onnx.check import Check, Graph, compare
+from crosskd.onnx.check import Check, compare
 from crosskd.spec.config import PostprocessConfig
-from crosskd.structures import Detections
+from crosskd.structures import Candidates, Detections
 from tests.support import small
+from tests.support.shifted import Shifted
 
 CONFIG = PostprocessConfig(score_threshold=0.3, nms_iou=0.6, max_detections=4)
 
@@ -107,18 +106,6 @@ def test_rounding_excuses_what_lies_at_a_limit_and_what_follows(
         assert check.at_the_limit == alone - wrong
     foreign = set(ours) - set(theirs)
     assert len(differing(Check(), found(*theirs), found(*theirs, *foreign))) == len(foreign)
-
-
-class Shifted(Graph):
-    """Stands for a graph: the detector itself, with other knobs."""
-
-    def __init__(self, detector: Detector, **knobs: float) -> None:
-        self.detector, self.knobs = detector, knobs
-
-    def detect(self, samples: object, multiple: int) -> list[Detections]:
-        batch = collate(samples, self.detector.config.pixels, multiple)  # type: ignore[arg-type]
-        config = self.detector.config.postprocess.model_copy(update=self.knobs)
-        return self.detector.detect(batch.images, batch.targets.sizes, config)
 
 
 @pytest.mark.parametrize("name", ["gfl", "retinanet", "atss", "fcos"])

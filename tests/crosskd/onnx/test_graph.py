@@ -15,8 +15,10 @@ from crosskd.data.folder import read_samples
 from crosskd.data.transforms import Sample, collate
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ExportError
-from crosskd.onnx.check import Graph, raw_batch
-from crosskd.onnx.graph import NOBODY, Pipeline, write_graph
+from crosskd.onnx.check import Graph, compare, raw_batch
+from crosskd.onnx.families import exported, pipeline_of
+from crosskd.onnx.graph import write_graph
+from crosskd.onnx.pipeline import NOBODY
 from crosskd.spec.config import AugmentConfig, PostprocessConfig
 from crosskd.structures import Detections
 from tests.support import small
@@ -33,6 +35,8 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "yolox": {"depth": 2},
     # As torchvision's: where a cell stands depends on the size of the image.
     "fcos": {"postprocess": {"score": "root"}, "head": {"spread_cells": True}, "strides": [8, 16, 32, 64, 128]},
+    "faster_rcnn": {},
+    "faster_rcnn of MMDetection": {"regions": {"aligned": True, "sampling_ratio": 0, "version": "v2"}},
 }
 
 
@@ -55,6 +59,8 @@ def make(name: str, **postprocess: Any) -> Detector:
     options = dict(DETECTORS[name])
     known = options.pop("postprocess", {})
     wanted = {"score_threshold": 0.01, "pre_nms": 60, "max_detections": 40, **known, **postprocess}
+    if name.startswith("faster_rcnn"):
+        return small.two_stage(1, postprocess=wanted, **options).eval()
     options = {"depth": 1, "strides": [8, 16, 32], **options}
     return small.detector(1, detector=name, postprocess=wanted, **options).eval()
 
@@ -97,7 +103,7 @@ def unpacked(outputs: tuple[torch.Tensor, ...]) -> list[Detections]:
 def test_the_pipeline_is_what_the_detector_does(name: str, size: tuple[int, int], images: Any) -> None:
     """Before any export: normalisation, decoding, selection and NMS in fixed shapes."""
     detector = seeing(name, images)
-    pipeline = Pipeline(detector, detector.config.postprocess)
+    pipeline = pipeline_of(detector)
     pixels, sizes = map(torch.from_numpy, raw_batch(images[size], MULTIPLE))
     with torch.no_grad():
         outputs = pipeline(pixels, sizes)
@@ -108,7 +114,7 @@ def test_rows_behind_the_last_detection_are_empty(images: Any) -> None:
     detector = make("gfl", max_detections=300, score_threshold=0.0)
     pixels, sizes = map(torch.from_numpy, raw_batch(images[SIZES[0]], MULTIPLE))
     with torch.no_grad():
-        boxes, scores, labels, counts = Pipeline(detector, detector.config.postprocess)(pixels, sizes)
+        boxes, scores, labels, counts = pipeline_of(detector)(pixels, sizes)
     assert boxes.shape == (2, 300, 4)
     for image, count in enumerate(counts.tolist()):
         assert 0 < count < 300
@@ -120,7 +126,7 @@ def test_rows_behind_the_last_detection_are_empty(images: Any) -> None:
 def test_what_lies_in_the_padding_does_not_matter(images: Any) -> None:
     detector = make("gfl")
     pixels, sizes = map(torch.from_numpy, raw_batch(images[SIZES[0]], MULTIPLE))
-    pipeline = Pipeline(detector, detector.config.postprocess)
+    pipeline = pipeline_of(detector)
     with torch.no_grad():
         plain = pipeline(pixels, sizes)
         for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
@@ -129,18 +135,40 @@ def test_what_lies_in_the_padding_does_not_matter(images: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, filled, strict=True))
 
 
+@pytest.mark.parametrize("found", ["none", "few"])
+def test_images_without_proposals_and_with_fewer_than_there_may_be(found: str, images: Any) -> None:
+    """One that is moved out of its image by as much as anchors are large has no side left in it."""
+    detector = make("faster_rcnn")
+    with torch.no_grad():
+        detector.head.rpn.bbox_pred.bias[0::4] = 1e4 if found == "none" else -1.0
+    pixels, sizes = map(torch.from_numpy, raw_batch(images[SIZES[0]], MULTIPLE))
+    with torch.no_grad():
+        outputs = pipeline_of(detector)(pixels, sizes)
+    wanted = expected(detector, images[SIZES[0]])
+    assert [len(one.scores) for one in wanted] == outputs[3].tolist()
+    if found == "none":
+        assert not any(part.any() for part in (*outputs[:2], outputs[3]))
+    else:
+        assert_same(unpacked(outputs), wanted)
+
+
 @pytest.mark.slow  # tracing takes ten seconds each; test_export.py does it once
 @pytest.mark.parametrize("name", DETECTORS)
 def test_onnxruntime_finds_what_pytorch_finds(name: str, images: Any, tmp_path: Path) -> None:
     detector = seeing(name, images)
     path = tmp_path / "model.onnx"
-    pipeline = Pipeline(detector, detector.config.postprocess)
+    pipeline = pipeline_of(detector)
     write_graph(pipeline, path, opset=18, metadata={"classes": json.dumps(["a", "b", "c"])})
     graph = Graph(path, threads=1)
     for size in SIZES:
         first, second = images[size]
         for batch in ([first], [second], [first, second], [second, first, first]):
             assert_same(graph.detect(batch, MULTIPLE), expected(detector, batch))
+            assert compare(graph, detector, batch, MULTIPLE).at_the_limit == 0
+    if detector.config.two_stage:
+        nothing = torch.zeros(1, 3, MULTIPLE, MULTIPLE).numpy()
+        counts = graph.run(nothing, torch.tensor([[1, 0]]).numpy())[3]  # an image without width has no proposals
+        assert counts.tolist() == [0]
     _assert_described(path)
 
 
@@ -164,12 +192,14 @@ def _assert_described(path: Path) -> None:
 
 
 def test_a_model_without_a_form_in_onnx_is_refused_in_words(tmp_path: Path) -> None:
-    class Odd(Pipeline):
+    detector = make("gfl")
+
+    class Odd(exported(detector).pipeline):  # type: ignore[misc]  # whichever it is
         def forward(self, images: torch.Tensor, sizes: torch.Tensor) -> Any:
             return sizes if images.sum() > 0 else -sizes  # which of the two, only the pixels tell
 
     with pytest.raises(ExportError, match="cannot be written as ONNX") as caught:
-        write_graph(Odd(make("gfl"), PostprocessConfig()), tmp_path / "model.onnx", opset=18, metadata={})
+        write_graph(Odd(detector, PostprocessConfig()), tmp_path / "model.onnx", opset=18, metadata={})
     assert "\n" not in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
@@ -199,7 +229,7 @@ def test_a_graph_that_fails_is_told_in_words(images: Any, tmp_path: Path) -> Non
 def test_postprocessing_is_the_one_asked_for() -> None:
     """The pipeline heeds its own section, not the detector's."""
     detector = make("gfl")
-    few = Pipeline(detector, PostprocessConfig(max_detections=2, score_threshold=0.0, pre_nms=5))
+    few = exported(detector).pipeline(detector, PostprocessConfig(max_detections=2, score_threshold=0.0, pre_nms=5))
     with torch.no_grad():
         boxes, _, _, counts = few(torch.rand(1, 3, 64, 64) * 255, torch.tensor([[64, 64]]))
     assert boxes.shape == (1, 2, 4)

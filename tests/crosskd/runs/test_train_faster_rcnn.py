@@ -42,7 +42,6 @@ def test_a_student_is_taught_and_resumed_bit_by_bit(data: dict[str, Any], tmp_pa
         teacher={"weights": {"file": str(teacher)}},
         distill={"crosskd": {}, "fitnet": {}},
         checkpoint={"every_steps": 1},
-        export={"check_images": 2},
     )
     story = Story()
     whole = train(spec, tmp_path / "whole", callbacks=[story])
@@ -50,7 +49,6 @@ def test_a_student_is_taught_and_resumed_bit_by_bit(data: dict[str, Any], tmp_pa
         story.logs[1].keys()
     )
     assert whole.manifest["student"]["gflops"] > 0
-    assert "faster_rcnn cannot be exported" in whole.manifest["onnx"]["missing"]
     assert any(name.startswith("crosskd.align") for name in whole.manifest["adapters"])
 
     resumed = broken_and_resumed(spec, tmp_path / "broken")

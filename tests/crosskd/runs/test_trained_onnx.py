@@ -22,7 +22,8 @@ from crosskd.engine.callbacks import Run
 from crosskd.errors import ExportError, Interrupted
 from crosskd.onnx import apart
 from crosskd.onnx.apart import Watch
-from crosskd.onnx.graph import Pipeline, write_graph
+from crosskd.onnx.families import pipeline_of
+from crosskd.onnx.graph import write_graph
 from crosskd.predict.graph import OnnxDetector
 from crosskd.predict.picture import decode
 from crosskd.runs.train import train
@@ -72,7 +73,7 @@ def images(folder: Path) -> list[Path]:
 def write_here(model: Detector, path: Path, *, opset: int, metadata: Mapping[str, str], watch: Watch) -> None:
     """`write_graph_apart` without the process, and so without its imports: test_export.py has both."""
     watch.check()
-    write_graph(Pipeline(deepcopy(model).eval(), model.config.postprocess), path, opset=opset, metadata=metadata)
+    write_graph(pipeline_of(deepcopy(model).eval()), path, opset=opset, metadata=metadata)
 
 
 def test_a_training_exports_and_the_graph_finds_what_the_weights_find(

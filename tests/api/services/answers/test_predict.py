@@ -24,7 +24,6 @@ from api.services import tokens
 from api.services.answers.predict import Graph, Question, Upload, predict
 from api.settings import Settings
 from tests.support.api_client import ELSEWHERE, bearer, problem
-from tests.support.specs import TINY
 from tests.support.tiny_graph import CLASSES, tiny_graph
 from tests.support.waiting import until
 from tests.support.worker_calls import Worker, upload
@@ -204,9 +203,9 @@ def test_jobs_without_a_graph_say_how_to_get_one(
     assert last["reason"] == "attempt 1 finished; no ONNX is written: there is no onnx here"
     nothing = finished(post_job, worker, {}, "failed", failure={"failure_class": "user", "message": "m"})
     assert asked(nothing, 404)[0] == "the job has no model.onnx and never will: it is failed"
-    two_stage = post_job(spec=spec | {"student": {"detector": "faster_rcnn", "backbone": TINY["backbone"]}})
-    detail, remedy = asked(two_stage, 404)  # an export is no way out, now or later
-    assert "never will: faster_rcnn cannot be exported" in detail
+    windows = post_job(spec=spec | {"student": {"backbone": {"name": "swin_t", "init": "random"}}})
+    detail, remedy = asked(windows, 404)  # an export is no way out, now or later
+    assert "never will: swin_t cannot be exported" in detail
     assert "crosskd.load" in remedy
     assert "no such job" in asked("0" * 32, 404)[0]
 
