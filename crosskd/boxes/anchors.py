@@ -52,9 +52,23 @@ def octave_anchors(
     Ratio after ratio, each from the smallest size, `scale` * stride, up. `whole_pixels` cuts the sizes and rounds
     the corners to pixels, as torchvision does; `spread`: see `_steps`.
     """
+    sides = [[scale * stride * 2 ** (i / octaves) for i in range(octaves)] for stride in strides]
+    return sized_anchors(sizes, strides, sides, ratios, like, whole_pixels=whole_pixels, spread=spread)
+
+
+def sized_anchors(
+    sizes: Sequence[Size],
+    strides: Sequence[int],
+    sides_of: Sequence[Sequence[float]],
+    ratios: Sequence[float],
+    like: Tensor,
+    *,
+    whole_pixels: bool = False,
+    spread: bool = False,
+) -> Anchors:
+    """As `octave_anchors`, of the sizes `sides_of` each level, in pixels."""
     shapes = []
-    for stride in strides:
-        sides = [scale * stride * 2 ** (i / octaves) for i in range(octaves)]
+    for sides in sides_of:
         if whole_pixels:
             sides = [float(int(side)) for side in sides]
         level = [(side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in ratios for side in sides]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from crosskd.convert import megvii, mmdet, torchvision
+from crosskd.convert import megvii, mmdet, mmdet_regions, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 
@@ -35,7 +35,7 @@ class Translated:
 def format_of(names: Iterable[str], file: str) -> Format:
     """Whose names these are. Raises `WeightsError` for a `file` without a detector's head."""
     names = list(names)
-    if any(name.startswith("bbox_head.") for name in names):
+    if any(name.startswith(("bbox_head.", *mmdet_regions.BEGINNINGS)) for name in names):
         return "mmdet"
     if any(name.startswith(("head.classification_head.", "head.regression_head.", "roi_heads.")) for name in names):
         return "torchvision"
@@ -43,11 +43,6 @@ def format_of(names: Iterable[str], file: str) -> Format:
         return "megvii"
     if any(name.startswith("head.") for name in names):
         return "native"
-    if any(name.startswith(("roi_head.", "rpn_head.")) for name in names):
-        raise WeightsError(
-            f"{file} is a two-stage detector of MMDetection's, of which the dense ones alone are read",
-            remedy="Use torchvision's Faster R-CNN, a file that this project wrote, or a dense detector.",
-        )
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
         remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet, "
@@ -157,12 +152,16 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
 
 
 def require_readable(source: Format, model: ModelConfig, file: str) -> None:
-    """Raise `WeightsError` where a file of torchvision's is to be a `model` that computes something else with it.
+    """Raise `WeightsError` where a file of torchvision's, or one of MMDetection's of two stages, is to be a `model`
+    that computes something else with it.
 
     The tensors fit many models: that P7 lies behind a ReLU, or where the anchors stand, is in none of them.
     """
-    if source == "torchvision" and (reasons := torchvision.incompatibilities(model)):
+    reasons = torchvision.incompatibilities(model) if source == "torchvision" else []
+    if source == "mmdet" and model.two_stage:
+        reasons = mmdet.incompatibilities(model)
+    if reasons:
         raise WeightsError(
-            f"{file} is of torchvision, which cannot be the model it is to be: {'; '.join(reasons)}",
+            f"{file} is of {PROJECTS[source]}, which cannot be the model it is to be: {'; '.join(reasons)}",
             remedy="Convert the file first (`crosskd convert`): the model is then recognised and written beside it.",
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from crosskd.convert import mmdet_regions
 from crosskd.convert.formats import PROJECTS, Format
+from crosskd.convert.torchvision_regions import MOBILENET
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.description import Description
@@ -17,7 +19,8 @@ def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     if target == "mmdet":
         pixels, post = model.pixels, model.postprocess
         return [
-            f"in the {PROJECTS[target]} config: num_classes={classes}; {_mmdet_knobs(model)}"
+            f"in the {PROJECTS[target]} config: num_classes={classes}; "
+            f"{mmdet_regions.knobs(model) if model.two_stage else _mmdet_knobs(model)}"
             f"mean={list(pixels.mean)}, std={list(pixels.std)}, bgr_to_rgb={pixels.order == 'rgb'}; "
             f"score_thr={post.score_threshold:g}, nms iou_threshold={post.nms_iou:g}, nms_pre={post.pre_nms}, "
             f"max_per_img={post.max_detections}"
@@ -41,8 +44,12 @@ def _two_stage(model: ModelConfig, classes: int) -> str:
     mean, std = ([round(value / 255, 6) for value in values] for values in (model.pixels.mean, model.pixels.std))
     post, regions = model.postprocess, model.regions
     assert regions is not None
-    name = {"v1": "fasterrcnn_resnet50_fpn", "v2": "fasterrcnn_resnet50_fpn_v2"}[regions.version]
-    plain = model.backbone.name == "resnet50" and (model.neck.channels, regions.channels) == (256, 1024)
+    name = {
+        ("resnet50", "v1"): "fasterrcnn_resnet50_fpn",
+        ("resnet50", "v2"): "fasterrcnn_resnet50_fpn_v2",
+        (MOBILENET, "v1"): "fasterrcnn_mobilenet_v3_large_fpn",
+    }.get((model.backbone.name, regions.version))
+    plain = name is not None and (model.neck.channels, regions.channels) == (256, 1024)
     built = (
         f"{name}(weights=None, weights_backbone=None)" if plain else f"its FasterRCNN class on {model.backbone.name}"
     )
@@ -51,7 +58,8 @@ def _two_stage(model: ModelConfig, classes: int) -> str:
         f"image_mean={mean}, image_std={std}, box_score_thresh={post.score_threshold:g}, "
         f"box_nms_thresh={post.nms_iou:g}, box_detections_per_img={post.max_detections}, "
         f"rpn_pre_nms_top_n_test={post.pre_nms}, rpn_post_nms_top_n_test={regions.proposals}, "
-        f"rpn_nms_thresh={regions.rpn_nms_iou:g}"
+        f"rpn_nms_thresh={regions.rpn_nms_iou:g}, rpn_score_thresh={regions.rpn_score_threshold:g}, "
+        f"bbox_reg_weights={tuple(round(1 / deviation, 6) for deviation in regions.box_stds)}"
     )
 
 

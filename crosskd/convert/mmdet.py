@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from crosskd.convert import swin
+from crosskd.convert import mmdet_regions, swin
 from crosskd.convert.names import AFFINE, OURS, RESNET, THEIRS, Pairs, translate
 from crosskd.errors import WeightsError
 from crosskd.spec import registry
@@ -91,6 +91,7 @@ PAIRS: dict[str, Pairs] = {
     },
     "rtmdet": [*_BODY, *_by_level()],
     "yolox": [*_BODY, *_levels_own()],
+    "faster_rcnn": mmdet_regions.PAIRS,
 }
 _SHARED = re.compile(r"(bbox_head\.(?:cls|reg)_convs\.)0(\.\d+\.conv\..+)")
 
@@ -140,7 +141,7 @@ def _is_swin(model: ModelConfig) -> bool:
 def incompatibilities(model: ModelConfig) -> list[str]:
     """Why MMDetection cannot be such a detector; empty where it can."""
     if model.two_stage:
-        return ["its two-stage detectors are not written here"]
+        return mmdet_regions.incompatibilities(model)
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
     faults = {

@@ -25,7 +25,7 @@ def parse_config(text: Any) -> dict[str, Any]:
     for name, value in _assignments(text):
         if name in _WANTED and isinstance(value, dict):
             found[name] = _merged(found.get(name), value)
-    return found if section(found, "model", "bbox_head") else {}
+    return found if section(found, "model", "bbox_head") or section(found, "model", "roi_head") else {}
 
 
 def _assignments(text: str) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from crosskd.convert import mmdet_regions
 from crosskd.convert.mmdet_config import section
 from crosskd.errors import WeightsError
 from crosskd.spec import registry
@@ -58,6 +59,9 @@ def assume_unsaid(values: dict[str, Any], file: str, resnet: bool) -> list[str]:
         values["backbone"] |= {"style": "caffe", "norm_frozen": True}
         values["pixels"] = CAFFE_PIXELS if detector == "fcos" else CAFFE_RETINANET
     parts = []
+    if detector == "faster_rcnn":
+        _lay_over(values, {"regions": mmdet_regions.PUBLISHED, "postprocess": mmdet_regions.THRESHOLDS})
+        parts.append("regions by aligned RoIAlign of as many points as a cell has pixels")
     if resnet:
         parts.append("ResNet in caffe style, BGR pixels" if caffe else "ResNet in PyTorch's style, RGB pixels")
     if detector == "fcos":
@@ -75,9 +79,12 @@ def assume_unsaid(values: dict[str, Any], file: str, resnet: bool) -> list[str]:
     if detector == "yolox":
         values["pixels"] = YOLOX_PIXELS
         parts.append("BGR pixels as they are")
-    norms = {"fcos": "groups of norms", "rtmdet": "norms' eps", "yolox": "norms' eps"}.get(
-        detector, "anchors, groups of norms"
-    )
+    norms = {
+        "fcos": "groups of norms",
+        "rtmdet": "norms' eps",
+        "yolox": "norms' eps",
+        "faster_rcnn": "anchors, numbers of proposals",
+    }.get(detector, "anchors, groups of norms")
     parts.append(f"{norms} and thresholds by default")
     return [
         f"assumed: {'; '.join(parts)}, as MMDetection publishes it. The file has no configuration, and no tensor tells "
@@ -91,7 +98,8 @@ def read_config(values: dict[str, Any], config: dict[str, Any], file: str, resne
     Returns in words what was read. Raises `WeightsError`, with every reason, for a detector that is none of ours.
     """
     model, detector = section(config, "model"), values["detector"]
-    if reasons := list(_reasons(model, detector)):
+    of_regions = detector == "faster_rcnn"
+    if reasons := list(mmdet_regions.reasons(model) if of_regions else _reasons(model, detector)):
         raise _another(file, "; ".join(reasons), detector)
     told: dict[str, dict[str, Any]] = {"backbone": {}, "neck": {}, "head": {}, "losses": {}, "postprocess": {}}
     if resnet:
@@ -99,9 +107,15 @@ def read_config(values: dict[str, Any], config: dict[str, Any], file: str, resne
         told["backbone"]["style"] = style
         if section(model, "backbone", "norm_cfg").get("requires_grad") is False:
             told["backbone"]["norm_frozen"] = True
-    _neck(model, told["neck"])
-    _head(model, detector, told, values)
-    told["postprocess"] = _postprocess(config)
+    if of_regions:
+        _lay_over(values, {"regions": mmdet_regions.PUBLISHED, "postprocess": mmdet_regions.THRESHOLDS})
+        test = section(config, "model", "test_cfg") or section(config, "test_cfg")
+        told |= mmdet_regions.told(model, test)
+        values |= told.pop("")
+    else:
+        _neck(model, told["neck"])
+        _head(model, detector, told, values)
+        told["postprocess"] = _postprocess(config)
     _lay_over(values, told)
     if pixels := _pixels(config):
         values["pixels"] = pixels | ({"padding": PADDING} if detector in registry.OWN_BACKBONES else {})

@@ -8,16 +8,19 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from crosskd.convert import megvii, mmdet, mmdet_variant, torchvision
+from crosskd.convert import megvii, mmdet, mmdet_regions, mmdet_variant, torchvision
 from crosskd.convert.formats import our_name
 from crosskd.convert.source import Source
+from crosskd.convert.torchvision_regions import MOBILENET, ON_MOBILENET, SMALL_DIGEST, SMALL_IMAGES
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.regions import COARSEST
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
 # They begin the sha256, and end the name, of what torchvision loads with `eps` 0: its RetinaNet and its Faster R-CNN.
 EPS_FREE, EPS_FREE_REGIONS = "eeacb38b", "258fb6c6"
+_SSD = ".module_list."  # in names of its head: a layer for each level
 _PROPER = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 
 # Knobs of which a bare state dict of ours says nothing.
@@ -29,6 +32,10 @@ _SHAPELESS = (
 _DECISIVE = (
     "detector", "backbone.style", "neck.p6_from", "neck.relu_before_p7", "head.norm_groups", "head.octaves",
     "head.ratios", "head.norm_on_bbox", "head.centerness_on_reg", "head.exp_on_reg", "pixels", "anchor_scale",
+)  # fmt: skip
+_DECISIVE_OF_REGIONS = (
+    "detector", "backbone.style", "pixels", "anchor_scale",
+    "regions.aligned", "regions.sampling_ratio", "regions.box_stds",
 )  # fmt: skip
 # How torchvision's builders set up what is no tensor.
 _TORCHVISION: Mapping[str, Mapping[str, Any]] = {
@@ -74,13 +81,17 @@ def differences(source: Source, model: ModelConfig) -> list[str]:
     Such a model may be meant, and its tensors fit, but it computes something else with them.
     """
     improved = model.detector == "fcos" and model.head.norm == "group" and model.head.tower_bias
-    if source.format != "mmdet" or not (source.config or improved):
+    if source.format != "mmdet" or not (source.config or improved or model.two_stage):
         return []
     try:
         told, _ = recognise(source)
     except (ConfigError, WeightsError) as error:
         return [error.message] if source.config else []
-    knobs = _DECISIVE if source.config else ("head.norm_on_bbox", "head.centerness_on_reg")
+    if told.two_stage != model.two_stage:
+        return [f"the model is a {model.detector}, but {source.name} holds a {told.detector}"]
+    knobs: tuple[str, ...] = _DECISIVE if source.config else ("head.norm_on_bbox", "head.centerness_on_reg")
+    if model.two_stage:
+        knobs = _DECISIVE_OF_REGIONS
     return [
         f"{knob} is {_knob(model, knob)}, but {source.name} speaks for {_knob(told, knob)}"
         for knob in knobs
@@ -113,17 +124,27 @@ def _unclear(source: Source, why: str) -> ConfigError:
 def _detector(source: Source) -> str:
     names = source.tensors
     if any(name.startswith(("roi_heads.", "head.rpn.")) for name in names):
-        if source.format == "torchvision" and "backbone.body.conv1.weight" not in names:
-            raise ConfigError(
-                f"{source.name} is no Faster R-CNN of torchvision's on a ResNet, and of its names no other is read",
-                remedy="Use fasterrcnn_resnet50_fpn or its version 2, or one that you trained on another ResNet.",
-            )
+        known = {"backbone.body.conv1.weight", "backbone.body.0.0.weight"}
+        if source.format == "torchvision" and names.keys().isdisjoint(known):
+            raise _another_backbone(source)
         return "faster_rcnn"
     if source.format == "torchvision":
+        if any(_SSD in name for name in names):
+            raise ConfigError(
+                f"{source.name} is an SSD of torchvision's; of its detectors RetinaNet, FCOS and Faster R-CNN are read",
+                remedy="Use one of these; a backbone alone goes to `backbone.init`.",
+            )
         return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
     if source.format == "megvii":
         return megvii.DETECTOR
     if source.format == "mmdet":
+        if any(name.startswith(mmdet_regions.BEGINNINGS) for name in names):
+            if other := mmdet_regions.other_detector(list(names)):
+                raise ConfigError(
+                    f"{source.name} is {other}; of MMDetection's detectors of two stages Faster R-CNN alone is read",
+                    remedy="Use a Faster R-CNN of MMDetection 2 or 3, or torchvision's, or a dense detector.",
+                )
+            return "faster_rcnn"
         for detector, prefix in mmdet.LAYERS.items():
             if not names.keys().isdisjoint((f"bbox_head.{prefix}_cls.weight", f"bbox_head.{prefix}_cls.0.weight")):
                 return detector
@@ -172,13 +193,14 @@ def _values_from_shapes(state: Mapping[str, Tensor], detector: str) -> dict[str,
 
 
 def _values_of_regions(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    second = "head.region.5.weight" in state
+    second, levels = "head.region.5.weight" in state, _numbers(state, "neck.inner_blocks.")
     width = state["head.region.5.weight" if second else "head.region.fc7.weight"].shape[0]
     return {
         "detector": "faster_rcnn",
         "backbone": {**_backbone(state), "init": "random"},
         "neck": {"channels": state["neck.layer_blocks.0.0.weight"].shape[0]},
         "regions": {"version": "v2" if second else "v1", "channels": width},
+        **({"strides": COARSEST} if levels == len(COARSEST) - 1 else {}),
     }
 
 
@@ -203,6 +225,10 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "backbone.features.0.0.weight" in state and "backbone.norms.1.weight" in state:
         found, family, kind = _counts(state, "backbone.features.", (1, 3, 5, 7)), "swin", None
         width = state["backbone.features.0.0.weight"].shape[0]
+    elif "backbone.features.16.0.weight" in state:
+        if state["backbone.features.16.0.weight"].shape[0] != registry.BACKBONES[MOBILENET].out_channels[-1]:
+            raise LookupError(f"last convolution of {MOBILENET}")
+        return {"name": MOBILENET}
     elif "backbone.stem.2.conv.weight" in state:
         found, family, kind = tuple(_csp_blocks(state, stage) for stage in (1, 2, 3, 4)), "cspnext", None
         width = state["backbone.stem.2.conv.weight"].shape[0]
@@ -253,14 +279,24 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
         values["pixels"] = mmdet_variant.YOLOX_PIXELS
         return [megvii.ASSUMED]
     of_all = torchvision.ALWAYS if detector in torchvision.OF_DETECTOR else {}
-    for sections in (of_all, torchvision.OF_DETECTOR.get(detector, {}), _TORCHVISION[detector]):
+    more = [ON_MOBILENET] if backbone["name"] == MOBILENET else []
+    more += [SMALL_IMAGES] if more and digest.startswith(SMALL_DIGEST) else []
+    for sections in (of_all, torchvision.OF_DETECTOR.get(detector, {}), _TORCHVISION[detector], *more):
         for section, knobs in sections.items():
             values[section] = {**values.get(section, {}), **knobs}
     if detector == "retinanet" and values["head"].get("norm") == "group":  # the second version
         values["losses"] = {"l1": 0.0, "giou": 1.0}
+    backbone = values["backbone"]
     if not any(name.endswith(torchvision.COUNTER) for name in state):
         backbone["norm_frozen"] = True
-    notes = [
+    notes: list[str] = []
+    if more:
+        what = "its published file for images of 320 pixels" if len(more) > 1 else "fasterrcnn_mobilenet_v3_large_fpn"
+        notes.append(
+            f"taken for {what}: proposals as its builder has them (regions.proposals, postprocess.pre_nms), which no "
+            "tensor tells"
+        )
+    notes += [
         "assumed: anchors, cells, pixel values and thresholds by default, as torchvision's builders have them; no "
         "tensor tells these: if one is otherwise, name the model (--model)"
     ]
@@ -279,8 +315,17 @@ def _assume(values: dict[str, Any], source: Source, state: Mapping[str, Tensor],
     return notes
 
 
+def _another_backbone(source: Source) -> ConfigError:
+    return ConfigError(
+        f"{source.name} is no Faster R-CNN of torchvision's on a ResNet or a MobileNetV3, and of its names no other is "
+        "read",
+        remedy="Use fasterrcnn_resnet50_fpn or its version 2, fasterrcnn_mobilenet_v3_large_fpn, or one that you "
+        "trained on another ResNet.",
+    )
+
+
 def _first_version(values: Mapping[str, Any]) -> bool:
     """Whether the published weights of such a detector are of the version that torchvision evaluates with eps 0."""
     if values["detector"] == "faster_rcnn":
-        return bool(values["regions"]["version"] == "v1")
+        return bool(values["regions"]["version"] == "v1" and values["backbone"]["name"] != MOBILENET)
     return bool(values["detector"] == "retinanet" and values["head"].get("norm") != "group")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.two_stage.head import LEVELS, RegionHead
+from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.regions import RegionPredictions, Regions
 from crosskd.distill.features import adapters
 from crosskd.distill.term import Step, Term
@@ -38,7 +38,7 @@ class RegionCrossKD(Term):
 
     def __init__(self, config: CrossKDConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
-        self.align = adapters(student, teacher)[:LEVELS]  # no region is of the level above
+        self.align = adapters(student, teacher)[: teacher.head.levels]  # no region is of the level above
 
     def forward(self, step: Step) -> Losses:
         head, regions = step.teacher.head, step.student.regions

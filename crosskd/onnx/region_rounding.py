@@ -18,7 +18,6 @@ from torchvision.ops import box_iou
 from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area, clip
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.two_stage import head as regions
 from crosskd.detectors.two_stage import proposals
 from crosskd.detectors.two_stage.head import RegionHead, level_of
 from crosskd.detectors.two_stage.proposals import Objects
@@ -57,7 +56,8 @@ def _proposals(head: RegionHead, objects: Objects, image: int, size: Size, confi
     """See `ProposalNetwork.propose`: what may be kept there, by each limit."""
     boxes, logits, unsure, start = [], [], [], 0
     for count in objects.anchors.level_sizes:
-        level, logit, open_ = _of_level(objects, image, size, config.pre_nms, slice(start, start + count))
+        of_level, least = slice(start, start + count), head.config.rpn_score_threshold
+        level, logit, open_ = _of_level(objects, image, size, config.pre_nms, least, of_level)
         left, undecided = survivors(level, logit, open_, head.config.rpn_nms_iou)
         boxes.append(level[left])
         logits.append(logit[left])
@@ -75,8 +75,11 @@ def _proposals(head: RegionHead, objects: Objects, image: int, size: Size, confi
     return _Proposals(whole[inside], (open_ | (may >= keep))[inside])
 
 
-def _of_level(objects: Objects, image: int, size: Size, pre_nms: int, level: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """The anchors that may be among the `pre_nms` best of a level: boxes, logits, and which are not sure to be."""
+def _of_level(
+    objects: Objects, image: int, size: Size, pre_nms: int, least_score: float, level: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The anchors that may be among the `pre_nms` best of a level, and good enough: boxes, logits, and which are not
+    sure to be."""
     logits = objects.logits[image, level]
     order = logits.argsort(descending=True)
     open_ = torch.zeros_like(order, dtype=torch.bool)
@@ -87,8 +90,10 @@ def _of_level(objects: Objects, image: int, size: Size, pre_nms: int, level: sli
     rows = order + level.start
     boxes = clip(decode_deltas(objects.anchors.take(rows).boxes(), objects.deltas[image, rows], proposals.STDS), size)
     least_side = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
-    there = least_side > 0
-    return boxes[there], logits[order][there], (open_ | (least_side <= BOX_TOLERANCE))[there]
+    beyond = logits[order].sigmoid() - least_score
+    there = (least_side > 0) & (beyond >= -SCORE_TOLERANCE)
+    at_least = (beyond <= SCORE_TOLERANCE) & (least_score > 0)
+    return boxes[there], logits[order][there], (open_ | at_least | (least_side <= BOX_TOLERANCE))[there]
 
 
 def survivors(boxes: Tensor, logits: Tensor, unsure: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -121,7 +126,7 @@ def _candidates(
 ) -> Candidates:
     """One image's (region, class) pairs; `features` are its own maps, [1, C, H_l, W_l]."""
     side = area(proposed.boxes).sqrt()
-    level, other = (level_of(side + moved) for moved in (-BOX_TOLERANCE, BOX_TOLERANCE))
+    level, other = (level_of((side + moved).clamp(min=0), head.levels) for moved in (-BOX_TOLERANCE, BOX_TOLERANCE))
     either = (level != other).nonzero()[:, 0]
     whole, level = torch.cat((proposed.boxes, proposed.boxes[either])), torch.cat((level, other[either]))
     open_ = torch.cat((proposed.open | (level[: len(side)] != other), torch.ones_like(either, dtype=torch.bool)))
@@ -129,7 +134,7 @@ def _candidates(
     scores = said.cls.softmax(-1)[:, :-1]
     row, label = (scores > config.score_threshold - SCORE_TOLERANCE).nonzero(as_tuple=True)
     score = scores[row, label]
-    found = clip(decode_deltas(whole[row], said.box[row, label], regions.STDS), size)
+    found = clip(decode_deltas(whole[row], said.box[row, label], head.config.box_stds), size)
     flat = (found[:, 2:] - found[:, :2]).amin(dim=1) <= BOX_TOLERANCE
     close = open_[row] | flat | (score <= config.score_threshold + SCORE_TOLERANCE)
     return Candidates(found, score, label, close)

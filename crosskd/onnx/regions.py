@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area
-from crosskd.detectors.two_stage import head as regions
 from crosskd.detectors.two_stage import proposals
+from crosskd.detectors.two_stage.head import level_of
 from crosskd.onnx.operators import nms_mask, pool_regions
 from crosskd.onnx.pipeline import Pipeline, clipped
 
@@ -29,13 +29,13 @@ class RegionPipeline(Pipeline):
         count, classes = boxes.shape[1], head.num_classes
         image = torch.arange(images.shape[0])[:, None].expand(-1, count).reshape(-1)
         flat = boxes.reshape(-1, 4)
-        maps = features[: regions.LEVELS]
+        maps = features[: head.levels]
         of_regions = head.config.sampling_ratio, head.config.aligned
-        level = regions.level_of(area(flat).sqrt())
+        level = level_of(area(flat).sqrt(), head.levels)
         said = head.say(pool_regions(maps, flat, image, level, head.scales, *of_regions))
         scores = said.cls.softmax(-1)[:, :-1].reshape(-1, count, classes)  # [N, P, K]
         deltas = said.box.reshape(-1, count, classes, 4)
-        decoded = decode_deltas(boxes[:, :, None], deltas, regions.STDS).reshape(-1, count * classes, 4)
+        decoded = decode_deltas(boxes[:, :, None], deltas, head.config.box_stds).reshape(-1, count * classes, 4)
         decoded = clipped(decoded, sizes)
         solid = (decoded[..., 2] > decoded[..., 0]) & (decoded[..., 3] > decoded[..., 1])
         passed = there[..., None] & (scores > config.score_threshold) & solid.reshape(-1, count, classes)
@@ -63,7 +63,9 @@ class RegionPipeline(Pipeline):
         deltas = objects.deltas.gather(1, place[..., None].expand(-1, -1, 4))
         boxes = clipped(decode_deltas(objects.anchors.boxes()[place], deltas, proposals.STDS), sizes)
         solid = torch.cat(there, dim=1) & proposals.has_sides(boxes)
-        scores = torch.where(solid, torch.cat(logits, dim=1).sigmoid().clamp(min=TINY), 0.0)
+        scores = torch.cat(logits, dim=1).sigmoid()
+        passed = solid & (scores >= head.config.rpn_score_threshold)
+        scores = torch.where(passed, scores.clamp(min=TINY), 0.0)
         keep = head.config.proposals
         by_level = boxes.reshape(-1, pre_nms, 4), scores.reshape(-1, 1, pre_nms)  # [N * L, B, 4], [N * L, 1, B]
         kept = nms_mask(*by_level, head.config.rpn_nms_iou, keep).reshape(scores.shape)

@@ -29,7 +29,8 @@ def code_facts(model: ModelConfig) -> dict[str, object]:
 
 def layer_facts(model: ModelConfig) -> dict[str, object]:
     """And what its box layers say of that code: two may learn from each other that differ in this alone."""
-    return {**code_facts(model), "head/exp_on_reg": model.head.exp_on_reg}
+    stds = None if model.regions is None else list(model.regions.box_stds)
+    return {**code_facts(model), "head/exp_on_reg": model.head.exp_on_reg, "regions/box_stds": stds}
 
 
 def _anchor_facts(model: ModelConfig) -> dict[str, object]:

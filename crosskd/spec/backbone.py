@@ -16,6 +16,8 @@ class BackboneConfig(Section):
 
     Stages (`frozen_stages` of them have no gradient and stay in evaluation mode; 0: the stem alone, -1: nothing):
     ResNet: stem, then layer1..layer4. MobileNetV2: the first convolution, then the blocks that end in C2, C3, C4, C5.
+    MobileNetV3: the first convolution and a block, then the blocks from each one that strides on, then the last
+    convolution, as torchvision's detectors count them.
     Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
     CSPNeXt, CSPDarknet: the stem, then the four stages.
     timm: only -1, since its models have no stages in common.
@@ -38,7 +40,11 @@ class BackboneConfig(Section):
         "timm's names. Default: imagenet where there are such weights, else random.",
     )
     frozen_stages: int | None = Field(
-        default=None, ge=-1, le=4, description="Default: 1 for a pretrained ResNet or MobileNetV2, else -1."
+        default=None,
+        ge=-1,
+        le=5,
+        description="Default: 1 for a pretrained ResNet or MobileNetV2, 2 for a MobileNetV3, else -1. At most 4; "
+        "MobileNetV3: 5.",
     )
     norm_eval: bool | None = Field(
         default=None,
@@ -50,8 +56,8 @@ class BackboneConfig(Section):
         default=None,
         ge=0,
         le=1,
-        description="Added to batch norm's variances; default: the backbone's own, 1e-5; CSPDarknet: 1e-3. "
-        "torchvision's published RetinaNet was made with 0, which needs norm_eval.",
+        description="Added to batch norm's variances; default: the backbone's own, 1e-5; CSPDarknet, MobileNetV3: "
+        "1e-3. torchvision's published RetinaNet was made with 0, which needs norm_eval.",
     )
     drop_path: float | None = Field(
         default=None, ge=0, lt=1, description="Swin: how often the last block is left out (1603.09382). Default: 0.2."
@@ -108,6 +114,11 @@ class BackboneConfig(Section):
                 self.frozen_stages != -1 and entry.family == "timm",
                 "frozen_stages",
                 f"{name} names no stages; use frozen_stages -1",
+            ),
+            (
+                (self.frozen_stages or 0) > entry.stages,
+                "frozen_stages",
+                f"{name} has {entry.stages} stages behind its stem; use frozen_stages {entry.stages} at most",
             ),
             (has_norm and not entry.batch_norm, norm, no_norm),
             (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Family = Literal["resnet", "mobilenet", "swin", "cspnext", "cspdarknet", "timm"]
+Family = Literal["resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "timm"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Backbone:
     block: Literal["basic", "bottleneck"] = "basic"
     layers: tuple[int, ...] = ()  # blocks per stage
     weights: bool = True  # ImageNet weights are published: torchvision's, at the default width; or timm's
+    stages: int = 4  # behind the stem
     frozen_stages: int = -1  # by default, where pretrained
     norm_eval: bool = True  # by default, where pretrained and there is batch norm
     batch_norm: bool = True  # whether it may have batch norm
     depthwise: bool = False  # CSPDarknet: 3 x 3 convolutions channel by channel, then 1 x 1 ones
     drop_path: float = 0.0  # by default; 0: it has none
+    coarsest: tuple[int, ...] = ()  # channels of the two maps at stride 32 that it can give instead of C2..C5
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
     parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
     unused_parameters: tuple[str, ...] = ()  # timm: parameters that no map depends on
@@ -159,6 +161,15 @@ BACKBONES: dict[str, Backbone] = {
         divisor=8,
         rounded_to=8,
         frozen_stages=1,
+    ),
+    "mobilenet_v3_large": Backbone(
+        "crosskd.backbones.mobilenet_v3:MobileNetV3",
+        "mobilenet_v3",
+        out_channels=(24, 40, 112, 960),
+        width=None,
+        stages=5,
+        frozen_stages=2,
+        coarsest=(160, 960),
     ),
     "swin_t": Backbone(
         "crosskd.backbones.swin:Swin",

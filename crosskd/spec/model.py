@@ -18,8 +18,8 @@ from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.names import DetectorName
+from crosskd.spec.regions import COARSEST, RegionConfig
 from crosskd.spec.regions import STRIDES as REGION_STRIDES
-from crosskd.spec.regions import RegionConfig
 from crosskd.spec.section import Channels, Probability, Section, Weight, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
@@ -276,7 +276,8 @@ class ModelConfig(Section):
     )
     strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
         default=[8, 16, 32, 64, 128],
-        description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier. faster_rcnn: 4 to 64, of P2..P6.",
+        description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier. faster_rcnn: 4 to 64, of P2..P6; "
+        "on mobilenet_v3_large also 32, 32, 64, as torchvision has it.",
     )
     anchor_scale: float = Field(
         default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
@@ -331,12 +332,14 @@ class ModelConfig(Section):
             if getattr(self, name) != default:
                 message = f"{name} is a section of the dense detectors; leave it out, {self.detector} has `regions`"
                 raise refused(message, name)
-        if self.strides != REGION_STRIDES:
-            raise refused(f"{self.detector} has strides {REGION_STRIDES}; leave them out", "strides")
+        backbone = registry.BACKBONES[self.backbone.name]
+        if self.strides not in ([REGION_STRIDES, COARSEST] if backbone.coarsest else [REGION_STRIDES]):
+            more = f", or {COARSEST} on {self.backbone.name}" if backbone.coarsest else ""
+            raise refused(f"{self.detector} has strides {REGION_STRIDES}{more}; leave them out", "strides")
         for knob in ("kind", "p6_from", "relu_before_p7"):
             if getattr(self.neck, knob) != NeckConfig.model_fields[knob].default:
                 raise refused(f"{self.detector} has an fpn whose P6 is pooled; leave neck.{knob} out", "neck", knob)
-        if registry.BACKBONES[self.backbone.name].family == "timm":
+        if backbone.family == "timm":
             message = f"{self.detector} reads C2, which timm backbones do not give here; use another backbone"
             raise refused(message, "backbone", "name")
         return self
@@ -344,6 +347,11 @@ class ModelConfig(Section):
     @property
     def two_stage(self) -> bool:
         return registry.DETECTORS[self.detector].family == "two_stage"
+
+    @property
+    def coarsest(self) -> bool:
+        """Whether the pyramid is made of the backbone's two maps at stride 32, as torchvision's on a MobileNetV3."""
+        return self.two_stage and self.strides == COARSEST
 
     @model_validator(mode="after")
     def _strides(self) -> ModelConfig:

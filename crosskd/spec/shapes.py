@@ -43,6 +43,7 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     out_channels = entry.channels(backbone.width)
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
     if model.two_stage:
+        out_channels = entry.coarsest if model.coarsest else out_channels
         return ExpectedShapes(shapes | _region_fpn(model, out_channels) | _region_head(model, num_classes))
     shapes |= _fpn(model, out_channels) if model.neck.kind == "fpn" else _pafpn(model, out_channels)
     return ExpectedShapes(shapes | _head(model, num_classes), _BACKBONE if entry.family == "timm" else None)
@@ -121,7 +122,7 @@ def _tower_conv(name: str, in_channels: int, head: HeadConfig) -> Shapes:
     return shapes | _batch_norm(f"{name}.pointwise_norm", head.channels)
 
 
-_RATIOS, _POOLED = 3, 7  # anchors a cell; cells a side of a pooled region
+_POOLED = 7  # cells a side of a pooled region
 _DEPTHS = {"v1": 1, "v2": 2}  # convolutions before the proposals
 
 
@@ -141,7 +142,8 @@ def _region_head(model: ModelConfig, num_classes: int) -> Shapes:
     regions, channels, shapes = model.regions, model.neck.channels, Shapes()
     for i in range(_DEPTHS[regions.version]):
         shapes |= _conv(f"head.rpn.conv.{i}.0", channels, channels, 3)
-    shapes |= _conv("head.rpn.cls_logits", channels, _RATIOS, 1) | _conv("head.rpn.bbox_pred", channels, 4 * _RATIOS, 1)
+    anchors = regions.anchors_per_cell
+    shapes |= _conv("head.rpn.cls_logits", channels, anchors, 1) | _conv("head.rpn.bbox_pred", channels, 4 * anchors, 1)
     pooled = channels * _POOLED**2
     if regions.version == "v1":
         shapes |= _linear("head.region.fc6", pooled, regions.channels)
@@ -166,6 +168,8 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
     entry, width = registry.BACKBONES[config.name], config.width
     if entry.family == "timm":
         return {}
+    if entry.family == "mobilenet_v3":
+        return _mobilenet_v3(entry)
     build = {
         "resnet": _resnet,
         "mobilenet": _mobilenet,
@@ -232,6 +236,45 @@ def _inverted(name: str, in_channels: int, expansion: int, out_channels: int) ->
         | _conv(f"{name}.{i}", hidden, out_channels, 1, bias=False)
         | _batch_norm(f"{name}.{i + 1}", out_channels)
     )
+
+
+# The paper's table 1 (arXiv 1905.02244): kernel, hidden channels, channels, whether squeezed and excited.
+_LARGE = (
+    (3, 16, 16, False), (3, 64, 24, False), (3, 72, 24, False), (5, 72, 40, True), (5, 120, 40, True),
+    (5, 120, 40, True), (3, 240, 80, False), (3, 200, 80, False), (3, 184, 80, False), (3, 184, 80, False),
+    (3, 480, 112, True), (3, 672, 112, True), (5, 672, 160, True), (5, 960, 160, True), (5, 960, 160, True),
+)  # fmt: skip
+
+
+def _mobilenet_v3(entry: Backbone) -> Shapes:
+    in_channels, last = 16, entry.out_channels[-1]
+    shapes = _conv("features.0.0", 3, in_channels, 3, bias=False) | _batch_norm("features.0.1", in_channels)
+    for place, (kernel, hidden, out_channels, squeezed) in enumerate(_LARGE, start=1):
+        shapes |= _squeezing(f"features.{place}.block", in_channels, kernel, hidden, out_channels, squeezed)
+        in_channels = out_channels
+    name = f"features.{len(_LARGE) + 1}"
+    return shapes | _conv(f"{name}.0", in_channels, last, 1, bias=False) | _batch_norm(f"{name}.1", last)
+
+
+def _squeezing(name: str, in_channels: int, kernel: int, hidden: int, out_channels: int, squeezed: bool) -> Shapes:
+    """Widen (unless it is as wide), convolve each channel for itself, weigh the channels, narrow."""
+    convs = [(1, hidden, kernel), (hidden, out_channels, 1)]
+    convs = convs if hidden == in_channels else [(in_channels, hidden, 1), *convs]
+    shapes, place = Shapes(), 0
+    for a, b, size in convs:
+        if size == 1 and squeezed and b == out_channels:
+            few = _squeezed_channels(hidden)
+            shapes |= _conv(f"{name}.{place}.fc1", hidden, few, 1) | _conv(f"{name}.{place}.fc2", few, hidden, 1)
+            place += 1
+        shapes |= _conv(f"{name}.{place}.0", a, b, size, bias=False) | _batch_norm(f"{name}.{place}.1", b)
+        place += 1
+    return shapes
+
+
+def _squeezed_channels(hidden: int) -> int:
+    """A quarter, as MobileNetV2 rounds channels: to a multiple of 8, at most a tenth less."""
+    rounded = max(8, int(hidden / 4 + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * hidden / 4 else rounded
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, retinanet_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_mobilenet_v3_large_fpn,
+    fasterrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+)
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from crosskd.convert.recognise import EPS_FREE, EPS_FREE_REGIONS, recognise
@@ -30,7 +34,13 @@ SPLIT = {"annotations": "instances.json", "images": "images"}
 DATA = {"train": SPLIT, "val": SPLIT}
 WEIGHTS = {"file": "teacher.safetensors"}
 TRIOS = ["demo", "bccd"]
-TUNED = ["finetune_gfl_r50", "finetune_retinanet_r50"]
+# Name -> torchvision's builder, and how the sha256 of its published file begins.
+TUNED: dict[str, tuple[Callable[..., Any], str]] = {
+    "finetune_gfl_r50": (retinanet_resnet50_fpn, ""),  # MMDetection's
+    "finetune_retinanet_r50": (retinanet_resnet50_fpn, EPS_FREE),
+    "finetune_faster_rcnn_r50": (fasterrcnn_resnet50_fpn, EPS_FREE_REGIONS),
+    "finetune_faster_rcnn_mobilenet_v3": (fasterrcnn_mobilenet_v3_large_fpn, "fb6a3cc7"),
+}
 RTMDETS = ["rtmdet_tiny_300e", "rtmdet_tiny_s_36e"]  # for which no result is published
 YOLOXES = ["yolox_s_300e", "yolox_tiny_s_36e"]  # too
 TWO_STAGE = ["faster_rcnn_r18_r50", "faster_rcnn_r18_r50_short"]  # nor for these
@@ -76,21 +86,22 @@ def test_the_package_holds_the_published_recipes_and_the_trios() -> None:
     assert recipe_names() == sorted([*ROWS, *trios, *TUNED, *RTMDETS, *YOLOXES, *TWO_STAGE])
 
 
-@pytest.mark.parametrize(("name", "digest"), [("finetune_retinanet_r50", EPS_FREE), ("finetune_gfl_r50", "")])
-def test_a_fine_tuning_is_of_the_very_detector_that_is_published(name: str, digest: str) -> None:
+@pytest.mark.parametrize("name", TUNED)
+def test_a_fine_tuning_is_of_the_very_detector_that_is_published(name: str) -> None:
     """By names and shapes of that file: nothing of it but the class layer may begin anew."""
-    if name == "finetune_gfl_r50":
+    builder, digest = TUNED[name]
+    if not digest:
         shapes: dict[str, Any] = KEYS["gfl_r50"]
     else:
         with torch.device("meta"):
-            built = retinanet_resnet50_fpn(weights=None, weights_backbone=None, norm_layer=FrozenBatchNorm2d)
+            built = builder(weights=None, weights_backbone=None)
         shapes = {key: value.shape for key, value in built.state_dict().items()}
     tensors = {key: torch.zeros(tuple(shape), device="meta") for key, shape in shapes.items()}
     found, _ = recognise(Source("x.pth", "mmdet" if not digest else "torchvision", tensors), digest)
     student = resolved(name).student
     assert misfits(student, found) == []
     assert code_facts(student) == code_facts(found)
-    assert student.neck == found.neck
+    assert (student.neck, student.regions) == (found.neck, found.regions)
     assert student.backbone.norm_eps == found.backbone.norm_eps
     assert resolved(name).model_dump(mode="json")["student"].get("init") is None
     begun = load_recipe(name)["student"] | {"init": WEIGHTS}

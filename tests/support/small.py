@@ -65,7 +65,9 @@ def settled(model: Detector, images: Tensor) -> Detector:
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    model.train().head(model.features(images))
+    maps = model.train().features(images)
+    if not model.config.two_stage:  # the small one of two stages has no norm in its head
+        model.head(maps)
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
     return model.eval()

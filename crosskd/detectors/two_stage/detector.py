@@ -24,6 +24,8 @@ class TwoStageDetector(Detector):
 
     def __init__(self, config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> None:
         super().__init__(config, num_classes, pretrained=pretrained)
+        if config.coarsest:
+            self.backbone.give_coarsest()
         self.neck = RegionFPN(self.backbone.channels, config)
         self.head = RegionHead(config, num_classes)
 

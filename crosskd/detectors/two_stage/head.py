@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,9 +21,7 @@ from crosskd.losses import at_least_float32, rank_own
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.structures import Detections, Losses, Size, Targets
 
-STDS = (0.1, 0.1, 0.2, 0.2)
 SIDE = 7  # cells of a pooled region
-LEVELS = 4  # P2..P5 have regions; P6 proposes alone
 SMALLEST, EPSILON = 56, 1e-6  # pixels: regions leave P2 from twice this side on, P3 from four times, and so on
 
 
@@ -47,6 +46,8 @@ class RegionHead(nn.Module):
         self.cls = nn.Linear(width, num_classes + 1)
         self.box = nn.Linear(width, 4 * num_classes)
         self.channels = channels
+        # P2..P5 have regions; P6 proposes alone. Of several levels of one stride, the first alone has any.
+        self.levels = 1 + int(math.log2(self.strides[-2] / self.strides[0]))
         self.sampler = Sampler(0.5, 0.5, self.config.samples, self.config.positives, best_of_each=False)
 
     def select_classes(self, kept: Sequence[int]) -> None:
@@ -93,24 +94,24 @@ class RegionHead(nn.Module):
         """The regions' maps [R, C, 7, 7], in full precision."""
         whole = torch.cat(list(boxes))
         image = torch.cat([b.new_full((len(b),), i, dtype=torch.long) for i, b in enumerate(boxes)])
-        return self.pool_at(features, whole, image, level_of(area(whole).sqrt()))
+        return self.pool_at(features, whole, image, level_of(area(whole).sqrt(), self.levels))
 
     def pool_at(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
         """`pool` of the regions `boxes` [R, 4] of `image` [R], each from the map of its `level` [R]."""
-        maps = [at_least_float32(source) for source in features[:LEVELS]]
+        maps = [at_least_float32(source) for source in features[: self.levels]]
         return pool(maps, boxes, image, level, self.scales, self.config.sampling_ratio, self.config.aligned)
 
     @property
     def scales(self) -> list[float]:
         """Cells of a pixel, of each level that has regions."""
-        return [1 / stride for stride in self.strides[:LEVELS]]
+        return [1 / stride for stride in self.strides[: self.levels]]
 
     def loss(self, predictions: RegionPredictions, regions: Regions) -> Losses:
         """Cross entropy, and (smooth) L1 of the deltas of a positive's class, by the number of regions; []."""
         with torch.autocast(predictions.cls.device.type, enabled=False):
             positive = (regions.labels < self.num_classes).nonzero()[:, 0]
             divisor = rank_own(predictions.cls.new_tensor(float(len(regions.labels))), least=1) + DIVISOR_EPSILON
-            aims = encode_deltas(regions.all_boxes[positive], regions.aims[positive], STDS)
+            aims = encode_deltas(regions.all_boxes[positive], regions.aims[positive], self.config.box_stds)
             deltas = predictions.box[positive, regions.labels[positive]]
             return {
                 "loss_cls": F.cross_entropy(predictions.cls, regions.labels, reduction="sum") / divisor,
@@ -128,15 +129,15 @@ class RegionHead(nn.Module):
         found = []
         for boxes, score, deltas, size in zip(proposals, scores, of_image, sizes, strict=True):
             row, label = (score > config.score_threshold).nonzero(as_tuple=True)
-            decoded = clip(decode_deltas(boxes[row], deltas[row, label], STDS), size)
+            decoded = clip(decode_deltas(boxes[row], deltas[row, label], self.config.box_stds), size)
             best = class_nms(decoded, score[row, label], label, threshold=config.nms_iou, keep=config.max_detections)
             found.append(best)
         return found
 
 
-def level_of(side: Tensor) -> Tensor:
-    """The level on which a region lies by the square root of its area in pixels, 0 the finest: [R] -> [R] long."""
-    return ((side / SMALLEST).log2() + EPSILON).floor().clamp(0, LEVELS - 1).long()
+def level_of(side: Tensor, levels: int) -> Tensor:
+    """The one of `levels` on which a region lies by the root of its area in pixels, 0 the finest: [R] -> [R] long."""
+    return ((side / SMALLEST).log2() + EPSILON).floor().clamp(0, levels - 1).long()
 
 
 def pool(

@@ -12,16 +12,16 @@ from torch.nn import functional as F
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import nms
 
-from crosskd.boxes.anchors import Anchors, octave_anchors
+from crosskd.boxes.anchors import Anchors, sized_anchors
 from crosskd.boxes.coding import decode_deltas, encode_deltas
 from crosskd.boxes.ops import clip
 from crosskd.detectors.two_stage.regions import Sampler
 from crosskd.losses import at_least_float32, rank_own
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.regions import RATIOS
 from crosskd.structures import Losses, Size, Targets
 
 STDS = (1.0, 1.0, 1.0, 1.0)
-RATIOS = (0.5, 1.0, 2.0)
 SMALLEST = 1e-3  # pixels: a side of a proposal
 DEPTH = {"v1": 1, "v2": 2}  # convolutions
 
@@ -36,14 +36,15 @@ class Objects:
 
 
 class ProposalNetwork(RPNHead):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's head, with its anchors: three ratios a cell, corners in whole pixels, cells (padded size // cells)
-    pixels apart. Attributes are named as in its checkpoints.
-    """
+    """torchvision's head, with anchors of three ratios. Attributes are named as in its checkpoints."""
 
     def __init__(self, config: ModelConfig) -> None:
         assert config.regions is not None
-        super().__init__(config.neck.channels, len(RATIOS), conv_depth=DEPTH[config.regions.version])
-        self.config, self.strides, self.anchor_scale = config.regions, list(config.strides), config.anchor_scale
+        per_cell, depth = config.regions.anchors_per_cell, DEPTH[config.regions.version]
+        super().__init__(config.neck.channels, per_cell, conv_depth=depth)
+        self.config, self.strides = config.regions, list(config.strides)
+        sides = [float(side) for side in config.regions.anchor_sizes or ()]
+        self.sides = [sides or [config.anchor_scale * stride] for stride in config.strides]
         samples, share = config.regions.rpn_samples, config.regions.rpn_positives
         self.sampler = Sampler(0.7, 0.3, samples, share, best_of_each=True)
 
@@ -52,8 +53,14 @@ class ProposalNetwork(RPNHead):  # type: ignore[misc]  # torchvision has no type
         logits, deltas = self(list(features))
         flat = torch.cat([_cells(x, 1) for x in logits], dim=1)[..., 0]
         sizes = [(x.shape[-2], x.shape[-1]) for x in features]
-        anchors = octave_anchors(
-            sizes, self.strides, self.anchor_scale, 1, RATIOS, flat, whole_pixels=True, spread=True
+        anchors = sized_anchors(
+            sizes,
+            self.strides,
+            self.sides,
+            RATIOS,
+            flat,
+            whole_pixels=self.config.whole_pixel_anchors,
+            spread=self.config.spread_cells,
         )
         return Objects(flat, torch.cat([_cells(x, 4) for x in deltas], dim=1), anchors)
 
@@ -83,11 +90,11 @@ class ProposalNetwork(RPNHead):  # type: ignore[misc]  # torchvision has no type
 
     def decoded(self, objects: Objects, image: int, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """The boxes of an image's anchors `rows` [B], clipped, and their scores, without those that have hardly any
-        side: [B', 4] and [B']."""
+        side or too low a score: [B', 4] and [B']."""
         boxes = decode_deltas(objects.anchors.take(rows).boxes(), objects.deltas[image, rows], STDS)
-        boxes = clip(boxes, size)
-        solid = has_sides(boxes)
-        return boxes[solid], objects.logits[image, rows][solid].sigmoid()
+        boxes, scores = clip(boxes, size), objects.logits[image, rows].sigmoid()
+        passed = has_sides(boxes) & (scores >= self.config.rpn_score_threshold)
+        return boxes[passed], scores[passed]
 
     def loss(self, objects: Objects, targets: Targets) -> Losses:
         """Cross entropy of objectness and (smooth) L1 of deltas over sampled anchors, by the number of these; []."""

@@ -15,6 +15,8 @@ from crosskd.spec.config import ModelConfig
 class RegionFPN(FeaturePyramidNetwork):  # type: ignore[misc]  # torchvision has no types
     """[C2, C3, C4, C5] -> [P2, P3, P4, P5, P6], each [N, channels, H_l, W_l]; P6 is every other cell of P5.
 
+    Of a backbone's two coarsest maps it makes three.
+
     Attributes are named as in torchvision's checkpoints. The second version (arXiv 2111.11429) has batch norm behind
     every convolution.
     """

@@ -10,23 +10,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
+from torchvision.models.mobilenetv3 import mobilenet_v3_large
 from torchvision.models.resnet import resnet18
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from crosskd.backbones.mobilenet_v3 import MobileNetV3
 from crosskd.convert.classes import published_classes
 from crosskd.convert.convert import prepare
-from crosskd.convert.formats import format_of
+from crosskd.convert.formats import from_native
 from crosskd.convert.load import load_weights
 from crosskd.convert.recognise import EPS_FREE_REGIONS, recognise
 from crosskd.convert.source import Source, read_source
+from crosskd.convert.torchvision_regions import SMALL_DIGEST
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
-from crosskd.spec.config import ModelConfig
+from crosskd.spec.config import BackboneConfig, ModelConfig
 from crosskd.spec.shapes import expected_shapes
 from crosskd.structures import Targets
 
 CLASSES = ["a", "b", "c", "d"]
+MOBILENET = {"name": "mobilenet_v3_large", "init": "random"}
 SIZE = (64, 96)  # P6 has 1 x 2 cells, which lie 48 pixels apart in torchvision, and not its stride of 64
 FEW = 50  # proposals
 OPTIONS: dict[str, Any] = {"num_classes": len(CLASSES) + 1, "min_size": SIZE[0], "max_size": SIZE[1]} | {
@@ -34,7 +38,10 @@ OPTIONS: dict[str, Any] = {"num_classes": len(CLASSES) + 1, "min_size": SIZE[0],
 }
 
 
-BUILDERS = {"fasterrcnn_resnet50_fpn": "v1", "fasterrcnn_resnet50_fpn_v2": "v2"}
+MOBILE, SMALL = "fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"
+RESNETS = {"fasterrcnn_resnet50_fpn": "v1", "fasterrcnn_resnet50_fpn_v2": "v2"}
+BUILDERS = {**RESNETS, MOBILE: "v1", SMALL: "v1"}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in (*RESNETS, SMALL)]
 
 
 @torch.no_grad()
@@ -79,7 +86,7 @@ def saved(state: dict[str, Tensor], folder: Path) -> Path:
     return folder / "theirs.pth"
 
 
-@pytest.mark.parametrize("version", ["v1", *(pytest.param(name, marks=pytest.mark.slow) for name in BUILDERS)])
+@pytest.mark.parametrize("version", ["v1", MOBILE, *SLOW])
 def test_it_gives_torchvisions_own_detections_and_comes_back(version: str, tmp_path: Path) -> None:
     model = theirs(version)
     path = saved(model.state_dict(), tmp_path)
@@ -88,7 +95,9 @@ def test_it_gives_torchvisions_own_detections_and_comes_back(version: str, tmp_p
     assert conversion.model.regions is not None
     assert conversion.model.regions.version == BUILDERS.get(version, version)
     regions = conversion.model.regions.model_copy(update={"proposals": FEW})
-    ours = build_detector(conversion.model.model_copy(update={"regions": regions}), len(CLASSES), pretrained=False)
+    postprocess = conversion.model.postprocess.model_copy(update={"pre_nms": 150} if version == SMALL else {})
+    config = conversion.model.model_copy(update={"regions": regions, "postprocess": postprocess})
+    ours = build_detector(config, len(CLASSES), pretrained=False)
     load_weights(ours, path)
     # In double precision: what rounding does to proposals grows with these weights.
     model, ours = model.double(), ours.double().eval()
@@ -120,7 +129,8 @@ def test_the_published_ones_are_recognised_by_their_builders_tensors(builder: st
     with torch.device("meta"):
         state = getattr(detection, builder)(weights=None, weights_backbone=None).state_dict()
     model, _ = recognise(Source("x.pth", "torchvision", state))
-    assert (model.detector, model.backbone.name, model.neck.channels) == ("faster_rcnn", "resnet50", 256)
+    backbone = "resnet50" if builder in RESNETS else "mobilenet_v3_large"
+    assert (model.detector, model.backbone.name, model.neck.channels) == ("faster_rcnn", backbone, 256)
     assert model.regions is not None
     assert (model.regions.version, model.regions.channels) == (BUILDERS[builder], 1024)
     with torch.device("meta"):
@@ -155,6 +165,7 @@ def test_the_published_first_version_has_old_names_frozen_norms_and_no_eps(tmp_p
         ({"regions": {"channels": 512}}, 4, r"1024"),
         ({}, 3, r"\[5\]|5"),
         ({"regions": {"aligned": True}}, 4, "regions.aligned"),
+        ({"regions": {"spread_cells": False}}, 4, "regions.spread_cells"),
         ({"detector": "gfl"}, 4, "torchvision"),
     ],
 )
@@ -173,13 +184,13 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(theirs("v1").state_dict(), tmp_path_factory.mktemp("first"))
 
 
-def test_one_with_masks_is_refused_and_mmdetections_form_is_not_written(first: Path, tmp_path: Path) -> None:
+def test_one_with_masks_is_refused_and_mmdetection_has_other_anchors(first: Path, tmp_path: Path) -> None:
     state = torch.load(first, weights_only=True) | {"roi_heads.mask_head.mask_fcn1.weight": torch.zeros(1)}
     conversion = prepare(saved(state, tmp_path), "native", classes=CLASSES)
     assert conversion.report.unexpected == ["roi_heads.mask_head.mask_fcn1.weight"]
     with pytest.raises(WeightsError, match="1 unexpected"):
         conversion.write(tmp_path / "ours.safetensors")
-    with pytest.raises(WeightsError, match="two-stage detectors are not written"):
+    with pytest.raises(WeightsError, match="its anchors are not rounded"):
         prepare(first, "mmdet", classes=CLASSES)
 
 
@@ -195,12 +206,6 @@ def test_a_dense_detector_taken_for_one_is_told_by_its_shapes_and_not_by_classes
     model = ModelConfig.model_validate({"detector": "faster_rcnn", "backbone": {"name": "resnet50", "init": "random"}})
     with pytest.raises(WeightsError, match=r"inner_blocks\.0\.0\.weight is \[256, 512, 1, 1\], the model has"):
         prepare(saved(state, tmp_path), "native", model=model, classes=CLASSES)
-
-
-def test_mmdetections_two_stage_detectors_are_called_by_their_name() -> None:
-    with pytest.raises(WeightsError, match="two-stage detector of MMDetection's") as refused:
-        format_of(["backbone.conv1.weight", "rpn_head.rpn_cls.weight", "roi_head.bbox_head.fc_cls.weight"], "x.pth")
-    assert "torchvision's Faster R-CNN" in refused.value.remedy
 
 
 def test_it_learns_by_torchvisions_own_losses(first: Path) -> None:
@@ -231,9 +236,55 @@ def test_it_learns_by_torchvisions_own_losses(first: Path) -> None:
         torch.testing.assert_close(found[name], wanted[theirs_name], rtol=1e-4, atol=1e-6)
 
 
-def test_one_on_a_mobilenet_is_refused_by_what_is_read() -> None:
+def test_the_one_for_small_images_is_told_by_its_digest() -> None:
     with torch.device("meta"):
-        built = detection.fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None)
-    with pytest.raises(ConfigError, match="no Faster R-CNN of torchvision's on a ResNet") as refused:
-        recognise(Source("x.pth", "torchvision", built.state_dict()))
+        source = Source(
+            "x.pth", "torchvision", getattr(detection, SMALL)(weights=None, weights_backbone=None).state_dict()
+        )
+    for digest, proposals in ((f"{SMALL_DIGEST}00", 150), ("", 1000)):
+        model, notes = recognise(source, digest)
+        assert model.regions is not None
+        assert (model.regions.proposals, model.postprocess.pre_nms) == (proposals, proposals)
+        assert ("320 pixels" in notes[0]) == (proposals == 150)
+
+
+@pytest.mark.parametrize("trained", range(7))
+def test_what_is_frozen_of_a_mobilenet_is_what_torchvision_freezes(trained: int) -> None:
+    with torch.device("meta"):
+        body = _mobilenet_extractor(mobilenet_v3_large(), True, trained).body
+        config = BackboneConfig.model_validate({**MOBILENET, "frozen_stages": 5 - trained})
+        ours = MobileNetV3(config, load=False).features
+    learn = [name for name, parameter in ours.named_parameters() if parameter.requires_grad]
+    assert learn == [name for name, parameter in body.named_parameters() if parameter.requires_grad]
+    assert BackboneConfig.model_validate({**MOBILENET, "init": "imagenet"}).frozen_stages == 5 - 3  # by default
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"strides": [4, 8, 16, 32, 64]}, "its pyramid has strides"),
+        ({"backbone": {**MOBILENET, "norm_eps": None}}, "an eps of 1e-05"),
+        ({"regions": {"anchor_sizes": [64]}}, "anchors have the sides"),
+        ({"backbone": {"name": "mobilenet_v2", "init": "random"}, "strides": [4, 8, 16, 32, 64]}, "its backbone for"),
+    ],
+)
+def test_another_mobilenet_than_torchvisions_is_refused(change: dict[str, Any], why: str) -> None:
+    values = {"detector": "faster_rcnn", "backbone": {**MOBILENET, "norm_eps": 1e-5}, "strides": [32, 32, 64]}
+    model = ModelConfig.model_validate({**values, "regions": {"anchor_sizes": [32, 64, 128, 256, 512]}, **change})
+    with pytest.raises(WeightsError, match=why):
+        from_native({}, "torchvision", model)
+
+
+@pytest.mark.parametrize("name", ["backbone.body.0.weight", "backbone.body.stem.weight"])
+def test_one_on_another_backbone_is_refused_by_what_is_read(name: str) -> None:
+    with pytest.raises(ConfigError, match="on a ResNet or a MobileNetV3") as refused:
+        recognise(Source("x.pth", "torchvision", {name: torch.zeros(1), "roi_heads.x": torch.zeros(1)}))
     assert "fasterrcnn_resnet50_fpn" in refused.value.remedy
+
+
+@pytest.mark.parametrize("builder", ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"])
+def test_another_architecture_of_torchvisions_is_called_by_its_name(builder: str) -> None:
+    with torch.device("meta"):
+        state = getattr(detection, builder)(weights=None, weights_backbone=None).state_dict()
+    with pytest.raises(ConfigError, match="is an SSD of torchvision's"):
+        recognise(Source("x.pth", "torchvision", state))

@@ -36,6 +36,11 @@ DETECTORS: dict[str, dict[str, Any]] = {
     # As torchvision's: where a cell stands depends on the size of the image.
     "fcos": {"postprocess": {"score": "root"}, "head": {"spread_cells": True}, "strides": [8, 16, 32, 64, 128]},
     "faster_rcnn": {},
+    "faster_rcnn of torchvision on a MobileNet": {
+        "backbone": {"name": "mobilenet_v3_large", "width": None, "init": "random"},
+        "strides": [32, 32, 64],
+        "regions": {"anchor_sizes": [32, 64], "rpn_score_threshold": 0.45},
+    },
     "faster_rcnn of MMDetection": {"regions": {"aligned": True, "sampling_ratio": 0, "version": "v2"}},
 }
 
@@ -68,8 +73,9 @@ def make(name: str, **postprocess: Any) -> Detector:
 def seeing(name: str, images: dict[tuple[int, int], list[Sample]]) -> Detector:
     """Such a detector whose scores are apart: RTMDet's and YOLOX's deep batch norm has seen these images."""
     detector = make(name)
-    if name in ("rtmdet", "yolox"):
+    if name in ("rtmdet", "yolox") or detector.config.coarsest:
         small.settled(detector, collate(images[SIZES[1]], detector.config.pixels, MULTIPLE).images)
+    if name in ("rtmdet", "yolox"):
         for layer in detector.head.get_submodule("cls").children():
             layer.get_parameter("weight").data /= 2
     if name == "yolox":  # it multiplies two scores, which begin near zero

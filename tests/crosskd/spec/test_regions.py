@@ -58,3 +58,14 @@ def test_what_belongs_to_another_family_is_refused(values: dict[str, Any], place
 def test_two_stage_and_null_regions_are_the_defaults() -> None:
     assert ModelConfig.model_validate({**REGIONS, "regions": None}) == ModelConfig.model_validate(REGIONS)
     assert small.two_stage_config().two_stage
+
+
+def test_the_pyramid_of_two_maps_is_a_mobilenets_alone() -> None:
+    values = {**REGIONS, "strides": [32, 32, 64]}
+    mobile = ModelConfig.model_validate({**values, "backbone": {"name": "mobilenet_v3_large", "init": "random"}})
+    assert mobile.coarsest
+    with pytest.raises(ValidationError, match=r"has strides \[4, 8, 16, 32, 64\]; leave"):
+        ModelConfig.model_validate(values)
+    wide = {"channels": 32, "anchor_sizes": [32, 64]}
+    assert ModelConfig.model_validate({**REGIONS, "regions": wide}).model_dump()["regions"]["anchor_sizes"] == [32, 64]
+    assert "anchor_sizes" not in ModelConfig.model_validate(REGIONS).model_dump()["regions"]

@@ -16,7 +16,7 @@ from tests.support import small
 OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]
 CASES: list[dict[str, Any]] = [
     *({"detector": detector, "backbone": name} for detector in registry.DENSE for name in OURS),
-    *({"backbone": name, "width": 24} for name in OURS),
+    *({"backbone": name, "width": 24} for name in OURS if registry.BACKBONES[name].width),
     *({"backbone": "mobilenet_v2", "width": width} for width in (8, 16, 40, 72)),  # rounded up and down
     *({"strides": [8, 16, 32, 64, 128][:count]} for count in (3, 4, 5)),
     *({"depth": depth} for depth in (0, 1, 4)),
@@ -52,6 +52,7 @@ def model_config(case: dict[str, Any]) -> ModelConfig:
 TWO_STAGE = [
     *({"backbone": {"name": name}} for name in OURS),
     *({"regions": {"version": version, "channels": 40}, "channels": 24} for version in ("v1", "v2")),
+    {"backbone": {"name": "mobilenet_v3_large"}, "strides": [32, 32, 64], "regions": {"anchor_sizes": [32, 64]}},
 ]
 
 
