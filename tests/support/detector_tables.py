@@ -19,6 +19,24 @@ from crosskd.spec.pairing import resolve_pair
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 LEVELS = [8, 16, 32]  # every dense detector can have these: what is told is not about another number of levels
 
+# What a training may do, and by family the test that shows it of each of its detectors.
+PROOFS: Mapping[str, Mapping[registry.DetectorFamily, str]] = {
+    "train": {
+        "dense": "crosskd/detectors/dense/test_losses.py::test_it_learns_one_batch_by_heart",
+        "two_stage": "crosskd/runs/test_train_faster_rcnn.py::test_a_student_is_taught_and_resumed_bit_by_bit",
+    },
+    "AMP": {
+        "dense": "crosskd/detectors/dense/test_losses.py::test_half_precision_stays_close_to_full",
+        "two_stage": "crosskd/distill/test_crosskd_regions.py"
+        "::test_methods_on_maps_work_beside_it_and_a_half_precision_step_is_finite",
+    },
+    "DDP": {
+        "dense": "crosskd/test_ranks.py::test_each_share_is_computed_by_itself_and_averaged",
+        "two_stage": "crosskd/distill/test_crosskd_regions.py"
+        "::test_two_ranks_have_one_gradient_of_every_parameter_also_where_one_has_no_box",
+    },
+}
+
 Rows = list[list[str]]
 
 
@@ -71,16 +89,18 @@ _NAMES = {
 
 
 def files() -> Rows:
-    """A row for each detector: the forms of its files that are read and written, and whether it becomes ONNX."""
+    """A row for each detector: how it trains, the forms of its files that are read and written, and whether it becomes
+    ONNX."""
     forms: Mapping[str, Iterable[str]] = {
         "our own": registry.DETECTORS, "MMDetection's": mmdet.PAIRS, "torchvision's": torchvision.PAIRS
     }  # fmt: skip
-    rows = [["detector", *forms, "Megvii's", "ONNX"]]
-    for detector in registry.DETECTORS:
+    rows = [["detector", *PROOFS, *forms, "Megvii's", "ONNX"]]
+    for detector, entry in registry.DETECTORS.items():
+        trained = ["yes" if entry.family in tests else "not tested" for tests in PROOFS.values()]
         both = ["read, written" if detector in known else "" for known in forms.values()]
         why = unexportable(model(detector))
         onnx = "no: " + why.partition(": ")[2] if why else "written, checked"
-        rows.append([f"`{detector}`", *both, "read" if detector == megvii.DETECTOR else "", onnx])
+        rows.append([f"`{detector}`", *trained, *both, "read" if detector == megvii.DETECTOR else "", onnx])
     return rows
 
 
