@@ -31,7 +31,7 @@ def mimic(
     with torch.autocast(ours.cls[0].device.type, enabled=False):
         divisor = head.mimic_normaliser(assignment, reference=config.reference_normaliser)
         losses = {}
-        there = 1.0 if teacher.objectness is None else flatten(teacher.objectness, 1)[..., 0].detach().sigmoid()
+        there = presence(teacher)
         if config.cls_weight:
             weighed = replace(assignment, label_weights=assignment.label_weights * there)
             classes = mimic_classes(head, ours, teacher, weighed, config.beta, divisor)
@@ -49,6 +49,11 @@ def mimic(
             objects = mimic_objectness(ours, teacher, assignment, divisor)
             losses[f"{name}_objectness"] = config.objectness_weight * objects
     return losses
+
+
+def presence(teacher: Predictions) -> Tensor | float:
+    """How likely the teacher sees an object at an anchor, [N, A]: what its class and box are conditional on, or 1."""
+    return 1.0 if teacher.objectness is None else flatten(teacher.objectness, 1)[..., 0].detach().sigmoid()
 
 
 def mimic_classes(

@@ -9,8 +9,8 @@ from torch import nn
 
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.view import View
-from crosskd.spec.distill import TermConfig
 from crosskd.spec.needs import Need
+from crosskd.spec.term import TermConfig
 from crosskd.structures import Losses, Targets
 
 __all__ = ["Step", "Term", "View"]

@@ -26,6 +26,7 @@ from crosskd.spec.distill import (
     PKDConfig,
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
+from crosskd.spec.imitation import BCKDConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
@@ -44,6 +45,7 @@ VERSION = 1
 __all__ = [
     "VERSION",
     "AugmentConfig",
+    "BCKDConfig",
     "BackboneConfig",
     "CWDConfig",
     "CheckpointConfig",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
+from crosskd.spec.imitation import BCKDConfig
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.section import Probability, Section, Weight
+from crosskd.spec.term import MapsConfig, TermConfig
 
 _PUBLISHED = "Default: as published for the teacher's detector."
 
@@ -23,29 +24,6 @@ def _published(teacher: ModelConfig) -> registry.Published:
 def _with_levels_of(student: ModelConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """`defaults` whose number of levels is what a shorter pyramid has."""
     return {**defaults, "levels": min(defaults["levels"], len(student.strides))}
-
-
-class TermConfig(Section, ABC):
-    """The knobs of a term, and what it needs by them."""
-
-    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
-        """With every knob filled in whose default depends on the pair, or on the terms `beside` this one."""
-        return self
-
-    def _filled(self, defaults: Mapping[str, Any]) -> Self:
-        """With `defaults` for the knobs that nobody has set."""
-        return self.model_copy(update={name: value for name, value in defaults.items() if getattr(self, name) is None})
-
-    @abstractmethod
-    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
-        """All that the term reads of a step, and so what keeps a pair from it."""
-
-
-class MapsConfig(TermConfig):
-    """How the maps of both pyramids are compared, whose widths the term bridges itself."""
-
-    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
-        return (Pyramid(),)
 
 
 class MimicConfig(TermConfig):
@@ -255,6 +233,9 @@ class DistillConfig(Section):
     )
     cwd: CWDConfig | None = Field(
         default=None, description="CWD: maps as a distribution over cells, by channel. null: off."
+    )
+    bckd: BCKDConfig | None = Field(
+        default=None, description="BCKD: classes as binary maps, boxes by their overlap. null: off."
     )
 
     @model_validator(mode="before")

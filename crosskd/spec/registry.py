@@ -265,6 +265,7 @@ TERMS: dict[str, Term] = {
     "fgd": Term("crosskd.distill.fgd:FGD", "FGD"),
     "mgd": Term("crosskd.distill.mgd:MGD", "MGD"),
     "cwd": Term("crosskd.distill.cwd:CWD", "CWD"),
+    "bckd": Term("crosskd.distill.bckd:BCKD", "BCKD"),
 }
 
 

@@ -41,6 +41,7 @@ def distiller(name: str) -> Distiller:
             if parameter.dim() == 4:
                 torch.nn.init.normal_(parameter, std=(1 / parameter[0].numel()) ** 0.5)
     terms: dict[str, Any] = {"crosskd": {"cut": 1}, "pkd": {}, "direct": {}, "fitnet": {}, "fgd": {}, "cwd": {}}
+    terms["bckd"] = {}
     terms["mgd"] = {"masked": 0.0}  # a random mask would differ between one process and two
     terms |= {"ld": {}} if name == "gfl" else {}
     return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double()
@@ -234,7 +235,8 @@ def test_the_oracle_of_turns_needs_its_second_round(monkeypatch: pytest.MonkeyPa
     """In the first, each share is divided by its own number: that must not be what the ranks are compared with."""
     turns = InTurn(monkeypatch)
     turns.losses(distiller("gfl").train())
-    assert [len(sums) for sums in turns.sums] == [4, 4]  # quality for boxes; positives for classes, CrossKD, direct
+    # Quality for boxes; positives for classes, CrossKD, direct, BCKD.
+    assert [len(sums) for sums in turns.sums] == [5, 5]
     assert not torch.equal(turns.sums[0][0], turns.sums[1][0])
 
 

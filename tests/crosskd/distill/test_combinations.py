@@ -24,6 +24,7 @@ NAMES = {
     "fgd": {"fgd_foreground", "fgd_background", "fgd_attention", "fgd_global"},
     "mgd": {"mgd"},
     "cwd": {"cwd"},
+    "bckd": {"bckd_cls", "bckd_box"},
 }
 DETECTION = {"loss_cls", "loss_bbox", "loss_dfl"}
 
@@ -47,7 +48,7 @@ def test_every_term_of_the_registry_is_here() -> None:
 
 @pytest.mark.parametrize(
     ("terms", "teacher"),
-    [(tuple(NAMES), {}), (("crosskd", "direct", "ld", "fitnet", "fgd", "mgd", "cwd"), {"channels": 16})],
+    [(tuple(NAMES), {}), (("crosskd", "direct", "ld", "fitnet", "fgd", "mgd", "cwd", "bckd"), {"channels": 16})],
     ids=["all", "all but PKD, of a wider teacher"],
 )
 def test_a_combination_trains(terms: tuple[str, ...], teacher: dict[str, Any]) -> None:
@@ -78,7 +79,7 @@ def test_a_combination_trains(terms: tuple[str, ...], teacher: dict[str, Any]) -
 
 def test_terms_leave_each_other_alone() -> None:
     batch = small.batch()
-    terms = ("crosskd", "pkd", "direct", "ld", "cwd")  # which draw no random numbers
+    terms = ("crosskd", "pkd", "direct", "ld", "cwd", "bckd")  # which draw no random numbers
     pkd = {"weight": 6.0, "levels": 5}  # whose defaults alone are others
     together = distiller(*terms, pkd=pkd).train()(*batch)
     for term in terms:
@@ -88,7 +89,7 @@ def test_terms_leave_each_other_alone() -> None:
 
 
 def test_more_of_the_same_images_change_no_loss() -> None:
-    terms = ("direct", "ld", "fitnet", "fgd", "cwd")
+    terms = ("direct", "ld", "fitnet", "fgd", "cwd", "bckd")
     pair = distiller(*terms).double()
     images, targets = small.batch()
     images, targets = images.double(), targets.to("cpu", torch.float64)

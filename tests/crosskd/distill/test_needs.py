@@ -31,6 +31,7 @@ TERMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "fgd": (MAPS, MAPS, set()),
     "mgd": (MAPS, MAPS, set()),
     "cwd": (MAPS, MAPS, set()),
+    "bckd": (SAID, SAID, {"front", "back", "assign"}),
 }
 
 
