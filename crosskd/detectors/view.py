@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from crosskd.boxes.anchors import Anchors
 from crosskd.spec.needs import Need, Side
 from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
 
@@ -26,7 +27,9 @@ class View:
     features: list[Tensor]  # Pyramid: the maps, finest first: [N, C, H_l, W_l]
     held: Held  # HeadCut: both towers' maps at this model's cut
     predictions: Predictions  # AnchorPredictions
-    assignment: Assignment  # AnchorPredictions: of this model's own anchors; one object where both have the same
+    # AnchorPredictions, StudentAnchors: of this model's own anchors; one object where both have the same
+    assignment: Assignment
+    anchors: Anchors  # StudentAnchors
     regions: Any  # SampledRegions, of the student: `two_stage.regions.Regions`
 
     def __init__(self, head: Any, **fields: Any) -> None:

@@ -12,15 +12,16 @@ from crosskd.distill.term import Step
 from crosskd.losses import at_least_float32, rank_mean
 
 
-def adapters(student: Detector, teacher: Detector, *, always: bool = False) -> nn.ModuleList:
+def adapters(student: Detector, teacher: Detector, *, always: bool = False, kernel: int = 1) -> nn.ModuleList:
     """One way per level from the student's channels to the teacher's, a 1 x 1 convolution; none where they agree.
 
-    `always` makes it a convolution there too.
+    `always` makes it a convolution there too. `kernel` is the side of another one, odd.
     """
     ours, theirs = student.config.neck.channels, teacher.config.neck.channels
     needed = always or ours != theirs
     return nn.ModuleList(
-        nn.Conv2d(ours, theirs, kernel_size=1) if needed else nn.Identity() for _ in student.config.strides
+        nn.Conv2d(ours, theirs, kernel_size=kernel, padding=kernel // 2) if needed else nn.Identity()
+        for _ in student.config.strides
     )
 
 

@@ -26,7 +26,7 @@ from crosskd.spec.distill import (
     PKDConfig,
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
-from crosskd.spec.imitation import BCKDConfig
+from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, ImitationConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
@@ -52,6 +52,7 @@ __all__ = [
     "CocoSplit",
     "CrossKDConfig",
     "DataConfig",
+    "DeFeatConfig",
     "DirectConfig",
     "DistillConfig",
     "EMAConfig",
@@ -60,9 +61,11 @@ __all__ = [
     "EvaluationData",
     "ExportConfig",
     "FGDConfig",
+    "FGFIConfig",
     "FileRef",
     "FitNetConfig",
     "HeadConfig",
+    "ImitationConfig",
     "JobRef",
     "LDConfig",
     "LoaderConfig",

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.imitation import BCKDConfig
+from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, ImitationConfig
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.section import Probability, Section, Weight
@@ -236,6 +236,15 @@ class DistillConfig(Section):
     )
     bckd: BCKDConfig | None = Field(
         default=None, description="BCKD: classes as binary maps, boxes by their overlap. null: off."
+    )
+    imitation: ImitationConfig | None = Field(
+        default=None, description="Maps of the pyramid in the main region, or in the boxes. null: off."
+    )
+    fgfi: FGFIConfig | None = Field(
+        default=None, description="FGFI: maps of the pyramid where anchors come near an object. null: off."
+    )
+    defeat: DeFeatConfig | None = Field(
+        default=None, description="DeFeat: maps of the pyramid in boxes and outside, apart. null: off."
     )
 
     @model_validator(mode="before")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, Need
-from crosskd.spec.section import Weight
-from crosskd.spec.term import TermConfig
+from crosskd.spec.needs import AnchorPredictions, Need, Pyramid, StudentAnchors
+from crosskd.spec.section import Probability, Weight
+from crosskd.spec.term import MapsConfig, TermConfig
 
 
 class BCKDConfig(TermConfig):
@@ -18,3 +20,41 @@ class BCKDConfig(TermConfig):
 
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
         return (AnchorPredictions(both=True),)
+
+
+class ImitationConfig(TermConfig):
+    """Mean squared error of FPN maps within a region (arXiv 2102.12252, where it is what LD is compared with)."""
+
+    region: Literal["main", "inside_boxes"] = Field(
+        default="main",
+        description="main: the cells whose anchors are positive (Main Region); inside_boxes: those in a box of the "
+        "ground truth, on every level (Inside GT Box).",
+    )
+    weight: Weight = Field(default=2.0, description="Published, in LD's configurations: 2.")
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(), StudentAnchors("assignment")) if self.region == "main" else (Pyramid(),)
+
+
+class FGFIConfig(TermConfig):
+    """FGFI (arXiv 1906.03609): squared error of FPN maps where anchors come near an object."""
+
+    weight: Weight = Field(default=0.01, description="Lambda; published: 0.01.")
+    share: Probability = Field(
+        default=0.5,
+        description="Psi: an anchor is near an object from this share of the best IoU on; published: 0.5.",
+    )
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(), StudentAnchors("boxes"))
+
+
+class DeFeatConfig(MapsConfig):
+    """DeFeat (arXiv 2103.14475): squared error of FPN maps in the boxes of a level and outside, apart."""
+
+    foreground_weight: Weight = Field(
+        default=3.0, description="Of the maps in boxes; published for Faster R-CNN on VOC: 3."
+    )
+    background_weight: Weight = Field(
+        default=12.0, description="Of the maps outside; published for Faster R-CNN on VOC: 12."
+    )

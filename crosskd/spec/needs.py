@@ -141,6 +141,37 @@ class AnchorPredictions(Need):
 
 
 @dataclass(frozen=True)
+class StudentAnchors(Need):
+    """The student's anchors: where their boxes lie, or which of them learn a box."""
+
+    what: Literal["boxes", "assignment"]
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return ("student",)
+
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:  # noqa: ARG002
+        method, name = registry.TERMS[term].method, student.detector
+        if self.what == "assignment" and name not in registry.DENSE:
+            return [
+                Incompatibility(
+                    f"/distill/{term}/region",
+                    f"the main region of {method} are the positive anchors of dense heads; a {name} student has none",
+                    "Use inside_boxes.",
+                )
+            ]
+        if self.what == "boxes" and "anchor_scale" not in registry.DETECTORS[name].reads:
+            return [
+                Incompatibility(
+                    "/student/detector",
+                    f"{method} looks for the anchors that overlap an object, and a {name} student has no anchor boxes",
+                    f"Use a student that has them, or `distill.imitation` in place of `distill.{term}`.",
+                )
+            ]
+        return []
+
+
+@dataclass(frozen=True)
 class HeadCut(Need):
     """Both towers' maps where the heads are cut, behind so many convolutions of each and on one side of the ReLU."""
 

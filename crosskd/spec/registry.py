@@ -266,6 +266,9 @@ TERMS: dict[str, Term] = {
     "mgd": Term("crosskd.distill.mgd:MGD", "MGD"),
     "cwd": Term("crosskd.distill.cwd:CWD", "CWD"),
     "bckd": Term("crosskd.distill.bckd:BCKD", "BCKD"),
+    "imitation": Term("crosskd.distill.imitation:Imitation", "Feature imitation"),
+    "fgfi": Term("crosskd.distill.fgfi:FGFI", "FGFI"),
+    "defeat": Term("crosskd.distill.defeat:DeFeat", "DeFeat"),
 }
 
 

@@ -41,7 +41,8 @@ def distiller(name: str) -> Distiller:
             if parameter.dim() == 4:
                 torch.nn.init.normal_(parameter, std=(1 / parameter[0].numel()) ** 0.5)
     terms: dict[str, Any] = {"crosskd": {"cut": 1}, "pkd": {}, "direct": {}, "fitnet": {}, "fgd": {}, "cwd": {}}
-    terms["bckd"] = {}
+    terms |= {"bckd": {}, "imitation": {}, "defeat": {}}
+    terms |= {} if name in {"fcos", "rtmdet", "yolox"} else {"fgfi": {}}
     terms["mgd"] = {"masked": 0.0}  # a random mask would differ between one process and two
     terms |= {"ld": {}} if name == "gfl" else {}
     return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double()

@@ -83,6 +83,7 @@ def without_the_pair(what: str) -> str:
 _NAMES = {
     r"the pyramids of an? \w+ student and an? \w+ teacher differ in strides, .*\]:": "the pyramids have other strides:",
     r"\ban? \w+ (?:student|teacher) does not predict": "both must predict",
+    r"\ban? \w+ student has no(ne)?\b": r"the others have no\1",
     r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
     r"\ban? \w+ head cannot read what a \w+ student has": "one of another family cannot read the student's features",
 }

@@ -62,7 +62,10 @@ def step(student: Detector, teacher: Detector, targets: Targets = TWO) -> Step:
                 features = [feature.requires_grad_() for feature in features]
             predictions = model.head(features)
             assignment = model.head.assign(predictions, targets)
-            views.append(View(model.head, features=features, predictions=predictions, assignment=assignment))
+            anchors = model.head.anchors(SIZES, features[0])
+        views.append(
+            View(model.head, features=features, predictions=predictions, assignment=assignment, anchors=anchors)
+        )
     return Step(views[0], views[1], targets)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from crosskd.detectors.dense.head import DenseHead
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.view import Fields, Pass
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side
+from crosskd.losses import at_least_float32
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side, StudentAnchors
 from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
 
 
@@ -65,6 +66,12 @@ def _anchor_predictions(made: DensePass, need: AnchorPredictions) -> Fields:  # 
     return {"assignment": made.assignment, "predictions": made.predictions}
 
 
+def _student_anchors(made: DensePass, need: StudentAnchors) -> Fields:
+    if need.what == "assignment":
+        return {"assignment": made.assignment}
+    return {"anchors": made.head.anchors(map_sizes(made.features), at_least_float32(made.features[0]))}
+
+
 def _head_cut(made: DensePass, need: HeadCut) -> Fields:
     return {"held": made.held(need.of(made.side), after_relu=need.after_relu)}
 
@@ -73,4 +80,5 @@ HOW: dict[type[Need], Callable[[DensePass, Any], Fields]] = {
     Pyramid: _pyramid,
     AnchorPredictions: _anchor_predictions,
     HeadCut: _head_cut,
+    StudentAnchors: _student_anchors,
 }

@@ -12,7 +12,7 @@ from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.proposals import Objects
 from crosskd.detectors.two_stage.regions import Regions
 from crosskd.detectors.view import Fields, Pass
-from crosskd.spec.needs import Need, Pyramid, SampledRegions
+from crosskd.spec.needs import Need, Pyramid, SampledRegions, StudentAnchors
 from crosskd.structures import Losses
 
 
@@ -49,7 +49,13 @@ def _sampled_regions(made: RegionPass, need: SampledRegions) -> Fields:  # noqa:
     return {"features": made.features} | ({"regions": made.regions} if made.side == "student" else {})
 
 
+def _student_anchors(made: RegionPass, need: StudentAnchors) -> Fields:  # noqa: ARG001
+    """Those that propose; the need itself refuses to be about more."""
+    return {"anchors": made.objects.anchors}
+
+
 HOW: dict[type[Need], Callable[[RegionPass, Any], Fields]] = {
     Pyramid: _pyramid,
     SampledRegions: _sampled_regions,
+    StudentAnchors: _student_anchors,
 }

@@ -13,7 +13,7 @@ from crosskd.distill.crosskd_regions import RegionCrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.engine.parallel import data_parallel
 from crosskd.spec.config import DistillConfig, ModelConfig
-from crosskd.spec.needs import Pyramid, SampledRegions
+from crosskd.spec.needs import Pyramid, SampledRegions, StudentAnchors
 from crosskd.spec.pairing import resolve_pair
 from crosskd.structures import Targets
 from tests.support import small
@@ -73,18 +73,19 @@ def test_a_teacher_of_another_version_and_width_is_reached_by_adapters_that_lear
 
 
 def test_methods_on_maps_work_beside_it_and_a_half_precision_step_is_finite() -> None:
-    model = pair({"crosskd": {}, "pkd": {}, "fitnet": {}, "fgd": {}, "mgd": {}, "cwd": {}})
+    imitation: dict[str, Any] = {"imitation": {"region": "inside_boxes"}, "fgfi": {}, "defeat": {}}
+    model = pair({"crosskd": {}, "pkd": {}, "fitnet": {}, "fgd": {}, "mgd": {}, "cwd": {}, **imitation})
     assert model.terms["pkd"].config.weight == 6
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(*small.batch())
-    assert {"pkd", "fitnet", "mgd", "cwd", "loss_rpn_cls"} <= losses.keys()
+    assert {"pkd", "fitnet", "mgd", "cwd", "imitation", "fgfi", "defeat_foreground", "loss_rpn_cls"} <= losses.keys()
     assert all(x.isfinite().all() and x.dtype == torch.float32 for x in losses.values())
     small.total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
 
 
 def test_it_meets_the_needs_that_a_two_stage_detector_has() -> None:
-    assert set(HOW) == {Pyramid, SampledRegions}
+    assert set(HOW) == {Pyramid, SampledRegions, StudentAnchors}
 
 
 REGIONS, DENSE = small.two_stage_config(), small.config()

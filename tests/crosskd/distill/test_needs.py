@@ -32,6 +32,9 @@ TERMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "mgd": (MAPS, MAPS, set()),
     "cwd": (MAPS, MAPS, set()),
     "bckd": (SAID, SAID, {"front", "back", "assign"}),
+    "imitation": (MAPS | {"assignment"}, MAPS, set()),
+    "fgfi": (MAPS | {"anchors"}, MAPS, set()),
+    "defeat": (MAPS, MAPS, set()),
 }
 
 

@@ -10,7 +10,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_anchors, same_code
 from crosskd.spec.config import CrossKDConfig, DistillConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
+from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions, StudentAnchors
 from crosskd.spec.pairing import require_pair, resolve_pair
 from tests.support import small
 
@@ -115,6 +115,7 @@ LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, A
         ({}, {"detector": "atss"}, {"crosskd": {"box": "kl"}}, "/distill/crosskd/box"),
         ({}, {"detector": "retinanet"}, {"crosskd": {"centerness_weight": 1.0}}, "/distill/crosskd/centerness_weight"),
     ],
+    StudentAnchors: [({"detector": "fcos"}, {}, {"fgfi": {}}, "/student/detector")],
     HeadCut: [
         ({"strides": [8, 16, 32]}, {}, {"crosskd": {}}, "/student/strides"),
         ({}, {}, {"crosskd": {"cut": 4}}, "/distill/crosskd/cut"),
@@ -149,9 +150,12 @@ def test_a_pair_that_lacks_a_need_is_refused_and_told_where(
     assert (caught.value.where, caught.value.message) == (where, misfit.what)
 
 
+BRIDGED = ("crosskd", "fitnet", "fgd", "mgd", "cwd", "imitation", "fgfi", "defeat")
+
+
 def test_a_term_without_a_need_of_a_kind_accepts_what_another_refuses() -> None:
     ours, theirs = small.config(detector="atss", channels=8, depth=1), small.config(reg_max=4)
-    bridged: dict[str, Any] = {name: {} for name in ("crosskd", "fitnet", "fgd", "mgd", "cwd")}
+    bridged: dict[str, Any] = {name: {} for name in BRIDGED}
     assert resolve_pair(DistillConfig.model_validate(bridged), ours, theirs)[1] == []
     for name in registry.TERMS.keys() - bridged.keys():
         assert resolve_pair(DistillConfig.model_validate({name: {}}), ours, theirs)[1] != []
