@@ -11,7 +11,8 @@ from onnxscript import opset18
 from torch import Tensor
 
 from crosskd.boxes.suppression import suppress
-from crosskd.detectors.two_stage.head import SIDE, pool
+from crosskd.detectors.pooling import pool
+from crosskd.detectors.two_stage.head import SIDE
 
 op: Any = opset18  # its types do not know that a constant may stand for a tensor
 
@@ -62,11 +63,11 @@ def pool_regions(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """`crosskd.detectors.two_stage.head.pool`: -> [R, C, 7, 7].
+    """`crosskd.detectors.pooling.pool`: -> [R, C, 7, 7].
 
     An operator of its own: how many regions lie on a level is no shape to be traced.
     """
-    return pool(list(maps), boxes, image, level, list(scales), sampling_ratio, aligned)
+    return pool(list(maps), boxes, image, level, list(scales), SIDE, sampling_ratio, aligned)
 
 
 @pool_regions.register_fake

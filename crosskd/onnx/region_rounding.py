@@ -19,7 +19,7 @@ from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area, clip
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.two_stage import proposals
-from crosskd.detectors.two_stage.head import RegionHead, level_of
+from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.proposals import Objects
 from crosskd.onnx.rounding import BOX_TOLERANCE, IOU_TOLERANCE, SCORE_TOLERANCE
 from crosskd.spec.config import PostprocessConfig
@@ -126,7 +126,7 @@ def _candidates(
 ) -> Candidates:
     """One image's (region, class) pairs; `features` are its own maps, [1, C, H_l, W_l]."""
     side = area(proposed.boxes).sqrt()
-    level, other = (level_of((side + moved).clamp(min=0), head.levels) for moved in (-BOX_TOLERANCE, BOX_TOLERANCE))
+    level, other = (head.level_of((side + moved).clamp(min=0)) for moved in (-BOX_TOLERANCE, BOX_TOLERANCE))
     either = (level != other).nonzero()[:, 0]
     whole, level = torch.cat((proposed.boxes, proposed.boxes[either])), torch.cat((level, other[either]))
     open_ = torch.cat((proposed.open | (level[: len(side)] != other), torch.ones_like(either, dtype=torch.bool)))

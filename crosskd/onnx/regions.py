@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area
 from crosskd.detectors.two_stage import proposals
-from crosskd.detectors.two_stage.head import level_of
 from crosskd.onnx.operators import nms_mask, pool_regions
 from crosskd.onnx.pipeline import Pipeline, clipped
 
@@ -31,7 +30,7 @@ class RegionPipeline(Pipeline):
         flat = boxes.reshape(-1, 4)
         maps = features[: head.levels]
         of_regions = head.config.sampling_ratio, head.config.aligned
-        level = level_of(area(flat).sqrt(), head.levels)
+        level = head.level_of(area(flat).sqrt())
         said = head.say(pool_regions(maps, flat, image, level, head.scales, *of_regions))
         scores = said.cls.softmax(-1)[:, :-1].reshape(-1, count, classes)  # [N, P, K]
         deltas = said.box.reshape(-1, count, classes, 4)

@@ -26,7 +26,7 @@ from crosskd.spec.distill import (
     PKDConfig,
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
-from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, ImitationConfig
+from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
@@ -64,6 +64,7 @@ __all__ = [
     "FGFIConfig",
     "FileRef",
     "FitNetConfig",
+    "GIDConfig",
     "HeadConfig",
     "ImitationConfig",
     "JobRef",

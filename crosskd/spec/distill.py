@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, ImitationConfig
+from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.section import Probability, Section, Weight
@@ -245,6 +245,9 @@ class DistillConfig(Section):
     )
     defeat: DeFeatConfig | None = Field(
         default=None, description="DeFeat: maps of the pyramid in boxes and outside, apart. null: off."
+    )
+    gid: GIDConfig | None = Field(
+        default=None, description="GID: instances on which both models differ most. null: off."
     )
 
     @model_validator(mode="before")

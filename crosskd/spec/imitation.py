@@ -58,3 +58,20 @@ class DeFeatConfig(MapsConfig):
     background_weight: Weight = Field(
         default=12.0, description="Of the maps outside; published for Faster R-CNN on VOC: 12."
     )
+
+
+class GIDConfig(TermConfig):
+    """GID (arXiv 2103.02340): maps, relations and predictions of the instances on which both models differ most.
+
+    The defaults are the paper's as far as is known: its text could not be read again.
+    """
+
+    feature_weight: Weight = Field(default=5e-4, description="Lambda 1, of the maps; published: 5e-4.")
+    relation_weight: Weight = Field(default=40.0, description="Lambda 2, of relations between them; published: 40.")
+    cls_weight: Weight = Field(default=0.1, description="Lambda 3 times alpha, of classes; published: 0.1.")
+    box_weight: Weight = Field(default=1.0, description="Lambda 3 times beta, of boxes; published: 1.")
+    instances: int = Field(default=10, ge=1, le=100, description="K, instances of an image; published: 10.")
+    nms_iou: Probability = Field(default=0.3, description="Of instances that stay apart; published: 0.3.")
+
+    def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:  # noqa: ARG002
+        return (Pyramid(), AnchorPredictions(both=True))

@@ -269,6 +269,7 @@ TERMS: dict[str, Term] = {
     "imitation": Term("crosskd.distill.imitation:Imitation", "Feature imitation"),
     "fgfi": Term("crosskd.distill.fgfi:FGFI", "FGFI"),
     "defeat": Term("crosskd.distill.defeat:DeFeat", "DeFeat"),
+    "gid": Term("crosskd.distill.gid:GID", "GID"),
 }
 
 

@@ -42,7 +42,9 @@ def distiller(name: str) -> Distiller:
                 torch.nn.init.normal_(parameter, std=(1 / parameter[0].numel()) ** 0.5)
     terms: dict[str, Any] = {"crosskd": {"cut": 1}, "pkd": {}, "direct": {}, "fitnet": {}, "fgd": {}, "cwd": {}}
     terms |= {"bckd": {}, "imitation": {}, "defeat": {}}
-    terms |= {} if name in {"fcos", "rtmdet", "yolox"} else {"fgfi": {}}
+    terms |= {"fgfi": {}} if name in {"gfl", "retinanet", "atss"} else {}
+    # Where two of RetinaNet's anchors overlap an instance alike, rounding decides which of them is positive.
+    terms |= {"gid": {}} if name != "retinanet" else {}
     terms["mgd"] = {"masked": 0.0}  # a random mask would differ between one process and two
     terms |= {"ld": {}} if name == "gfl" else {}
     return build_distiller(student, teacher, DistillConfig.model_validate(terms)).double()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
-from torchvision.ops import roi_align
 
 from crosskd.boxes.coding import decode_deltas, encode_deltas
 from crosskd.boxes.ops import area, clip
 from crosskd.boxes.suppression import class_nms
+from crosskd.detectors.pooling import level_of, pool
 from crosskd.detectors.two_stage.proposals import Objects, ProposalNetwork, box_loss
 from crosskd.detectors.two_stage.regions import RegionPredictions, Regions, Sampler, sample_regions
 from crosskd.losses import EPSILON as DIVISOR_EPSILON
@@ -22,7 +22,6 @@ from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.structures import Detections, Losses, Size, Targets
 
 SIDE = 7  # cells of a pooled region
-SMALLEST, EPSILON = 56, 1e-6  # pixels: regions leave P2 from twice this side on, P3 from four times, and so on
 
 
 class RegionHead(nn.Module):
@@ -94,12 +93,16 @@ class RegionHead(nn.Module):
         """The regions' maps [R, C, 7, 7], in full precision."""
         whole = torch.cat(list(boxes))
         image = torch.cat([b.new_full((len(b),), i, dtype=torch.long) for i, b in enumerate(boxes)])
-        return self.pool_at(features, whole, image, level_of(area(whole).sqrt(), self.levels))
+        return self.pool_at(features, whole, image, self.level_of(area(whole).sqrt()))
 
     def pool_at(self, features: Sequence[Tensor], boxes: Tensor, image: Tensor, level: Tensor) -> Tensor:
         """`pool` of the regions `boxes` [R, 4] of `image` [R], each from the map of its `level` [R]."""
         maps = [at_least_float32(source) for source in features[: self.levels]]
-        return pool(maps, boxes, image, level, self.scales, self.config.sampling_ratio, self.config.aligned)
+        return pool(maps, boxes, image, level, self.scales, SIDE, self.config.sampling_ratio, self.config.aligned)
+
+    def level_of(self, side: Tensor) -> Tensor:
+        """The level [R] whose map a region is pooled from, by the root of its area in pixels [R]."""
+        return level_of(side, self.levels, self.strides[0])
 
     @property
     def scales(self) -> list[float]:
@@ -133,29 +136,3 @@ class RegionHead(nn.Module):
             best = class_nms(decoded, score[row, label], label, threshold=config.nms_iou, keep=config.max_detections)
             found.append(best)
         return found
-
-
-def level_of(side: Tensor, levels: int) -> Tensor:
-    """The one of `levels` on which a region lies by the root of its area in pixels, 0 the finest: [R] -> [R] long."""
-    return ((side / SMALLEST).log2() + EPSILON).floor().clamp(0, levels - 1).long()
-
-
-def pool(
-    maps: list[Tensor],
-    boxes: Tensor,
-    image: Tensor,
-    level: Tensor,
-    scales: list[float],
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """The maps [R, C, 7, 7] of the regions `boxes` [R, 4] of `image` [R], by RoIAlign from `maps` of `level` [R]."""
-    regions = torch.cat((image[:, None].to(boxes.dtype), boxes), dim=1)  # [R, 5]
-    parts, places = [], []
-    for number, (source, scale) in enumerate(zip(maps, scales, strict=True)):
-        rows = (level == number).nonzero()[:, 0]
-        places.append(rows)
-        parts.append(
-            roi_align(source, regions[rows], SIDE, spatial_scale=scale, sampling_ratio=sampling_ratio, aligned=aligned)
-        )
-    return torch.cat(parts)[torch.cat(places).argsort()]

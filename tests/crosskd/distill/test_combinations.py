@@ -28,10 +28,12 @@ NAMES = {
     "imitation": {"imitation"},
     "fgfi": {"fgfi"},
     "defeat": {"defeat_foreground", "defeat_background"},
+    "gid": {"gid_feature", "gid_relation", "gid_cls", "gid_box"},
 }
+WHOLE = {"gid_feature", "gid_relation"}  # which have no levels
 # What terms learn that some batches do not move: of a single cell; of levels on which nothing is compared.
 IDLE = {f"terms.fgd.{whose}_context.4.weigh" for whose in ("student", "teacher")}
-IDLE |= {f"terms.{part}.{level}" for part in ("imitation.align", "fgfi.adapt") for level in range(5)}
+IDLE |= {f"terms.{part}.{level}" for part in ("imitation.align", "fgfi.adapt", "gid.adapt") for level in range(5)}
 DETECTION = {"loss_cls", "loss_bbox", "loss_dfl"}
 
 
@@ -54,7 +56,7 @@ def test_every_term_of_the_registry_is_here() -> None:
 
 @pytest.mark.parametrize(
     ("terms", "teacher"),
-    [(tuple(NAMES), {}), (tuple(NAMES.keys() - {"pkd"}), {"channels": 16})],
+    [(tuple(NAMES), {}), (tuple(name for name in NAMES if name != "pkd"), {"channels": 16})],
     ids=["all", "all but PKD, of a wider teacher"],
 )
 def test_a_combination_trains(terms: tuple[str, ...], teacher: dict[str, Any]) -> None:
@@ -68,7 +70,8 @@ def test_a_combination_trains(terms: tuple[str, ...], teacher: dict[str, Any]) -
         images, targets = small.batch(step)
         losses = pair(images.double(), targets.to("cpu", torch.float64))
         assert set(losses) == DETECTION.union(*(NAMES[term] for term in terms))
-        assert all(values.shape == (5,) and values.isfinite().all() for values in losses.values())
+        assert all(values.isfinite().all() for values in losses.values())
+        assert all(values.shape == (() if name in WHOLE else (5,)) for name, values in losses.items())
         optimizer.zero_grad()
         small.total(losses).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in pair.parameters() if p.requires_grad)
@@ -95,7 +98,7 @@ def test_terms_leave_each_other_alone() -> None:
 
 
 def test_more_of_the_same_images_change_no_loss() -> None:
-    terms = ("direct", "ld", "fitnet", "fgd", "cwd", "bckd", "imitation", "fgfi", "defeat")
+    terms = ("direct", "ld", "fitnet", "fgd", "cwd", "bckd", "imitation", "fgfi", "defeat", "gid")
     pair = distiller(*terms).double()
     images, targets = small.batch()
     images, targets = images.double(), targets.to("cpu", torch.float64)

@@ -121,8 +121,9 @@ def test_other_methods_and_other_detectors_work_beside_it(ours: str, theirs: str
 
 
 def test_predictions_are_imitated_directly_of_the_same_detector_alone() -> None:
-    losses = distiller(model(0), model(1, "s"), direct={}, bckd={})(*batch())
-    names = ("direct_cls", "direct_box", "direct_objectness", "bckd_cls", "bckd_box")
+    losses = distiller(model(0), model(1, "s"), direct={}, bckd={}, gid={})(*batch())
+    names = {f"direct_{name}" for name in ("cls", "box", "objectness")}
+    names |= {"bckd_cls", "bckd_box", "gid_feature", "gid_cls", "gid_box"}
     assert all(losses[name].sum() > 0 for name in names)
     other = small.detector(0, channels=16, depth=2, strides=list(STRIDES))
     with pytest.raises(ConfigError, match=r"anchor by anchor, but they differ in detector: gfl and yolox"):
