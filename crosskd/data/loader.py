@@ -9,122 +9,27 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from crosskd.data.coco import CocoDataset
 from crosskd.data.image_faults import ImageFaults
-from crosskd.data.packed_batch import PackedBatch
+from crosskd.data.mixing import Key
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
-from crosskd.data.transforms import (
-    Sample,
-    collate,
-    fitted,
-    padded,
-    training_sample,
-    validation_edge,
-    validation_sample,
-)
+from crosskd.data.source import BatchSource, Loaded, LoaderInput
+from crosskd.data.transforms import fitted, padded, validation_edge
 from crosskd.data.waiting import heed_stop
 from crosskd.errors import CrossKDError, DataError
-from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelConfig
+from crosskd.spec.config import LoaderConfig
 from crosskd.structures import Batch
 
 log = logging.getLogger(__name__)
 
 ROOM = "Give it more (docker run --shm-size), or use fewer workers or smaller batches."
-
-Split = Literal["train", "val"]
-Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
-
-
-@dataclass(frozen=True)
-class LoaderInput:
-    """What a loader reads: the files of a split, and how batches are made of its images."""
-
-    split: Split  # "train": in random order, augmented; "val": each image once, at the scale of the evaluation
-    files: CocoSplit
-    augment: AugmentConfig
-    pixels: PixelConfig  # of the detector that the batches are for
-    loader: LoaderConfig
-    batch_size: int
-    max_corrupt_images: int
-    max_image_pixels: int
-    classes: Sequence[str] | None = None  # in label order; None: the file's categories by ascending id
-    seed: int = 0
-    roots: Sequence[Path] = ()  # folders that images may be links to, beside the folder of the images
-    as_is: bool = False  # keep the ground truth as it stands in the file, too
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a worker sends: a batch, if there is an image for it, and what it could not read.
-
-    Faults travel as values: raised in a worker, an error would arrive as a traceback in a string.
-    """
-
-    packed: PackedBatch | None
-    corrupt: dict[str, str] = field(default_factory=dict)  # file name -> fault
-    dark: dict[str, str] = field(default_factory=dict)  # file name -> why it is nearly black
-    unsent: str = ""  # why the batch could not be sent
-
-    def pin_memory(self) -> Loaded:
-        """For the loader's pinning thread."""
-        return replace(self, packed=self.packed.pin_memory() if self.packed else None)
-
-
-class BatchSource(Dataset[Loaded]):
-    """Makes a batch out of its keys. A copy of this is what each worker process holds."""
-
-    def __init__(self, dataset: CocoDataset, settings: LoaderInput) -> None:
-        self.dataset, self.settings = dataset, settings
-
-    def __getitem__(self, keys: list[Key]) -> Loaded:
-        corrupt: dict[str, str] = {}
-        samples = []
-        for epoch, index in keys:
-            sample = self._sample(epoch, index, corrupt)
-            if len(corrupt) > self.settings.max_corrupt_images:
-                return Loaded(None, corrupt)
-            if sample is not None:
-                samples.append(sample)
-        dark = self.dataset.folder.dark
-        self.dataset.folder.dark = {}
-        if not samples:
-            return Loaded(None, corrupt, dark)
-        batch = collate(samples, self.settings.pixels, self.settings.augment.pad_to)
-        packed = PackedBatch.of(batch)
-        if get_worker_info() is not None:
-            try:
-                # Here, and not when the queue's own thread sends it: an error there reaches nobody.
-                packed.batch.share_memory()
-            except (RuntimeError, OSError) as error:
-                return Loaded(None, corrupt, dark, unsent=str(error).splitlines()[0])
-        return Loaded(packed, corrupt, dark)
-
-    def _sample(self, epoch: int, index: int, corrupt: dict[str, str]) -> Sample | None:
-        """None if the image cannot be read. The training takes the next image in its place, the validation none."""
-        places = len(self.dataset) if self.settings.split == "train" else 1
-        for position in (np.arange(index, index + places) % len(self.dataset)).tolist():
-            try:
-                example = self.dataset[position]
-            except DataError as error:
-                corrupt[self.dataset.name(position)] = str(error)
-                if len(corrupt) > self.settings.max_corrupt_images:
-                    return None
-                continue
-            if self.settings.split == "val":
-                return validation_sample(example, self.settings.augment)
-            rng = np.random.default_rng([self.settings.seed, 1, epoch, index])
-            return training_sample(example, self.settings.augment, rng)
-        return None
 
 
 class _Order:
@@ -199,6 +104,7 @@ class Loader:
             NoAnswer: a stop was asked for while a worker process did not answer.
         """
         self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
+        boxes = left_out = 0
         try:
             for loaded in self._batches_of_workers():
                 if loaded.unsent:
@@ -209,6 +115,8 @@ class Loader:
                     )
                 self._record_corrupt(loaded)
                 self._record_dark(loaded)
+                boxes += loaded.boxes
+                left_out += loaded.left_out
                 if loaded.packed is not None:
                     yield loaded.packed.open()
         except (RuntimeError, OSError, EOFError) as error:
@@ -221,6 +129,13 @@ class Loader:
                 where="/loader/workers",
                 remedy=f"It was killed, or ran out of memory or of /dev/shm. {ROOM}",
             ) from error
+        if boxes:
+            log.info(
+                "epoch %d: of %d boxes in mixed images %d lay outside of what was shown, or were cut below a pixel",
+                index + 1,
+                boxes,
+                left_out,
+            )
 
     def _batches_of_workers(self) -> Iterator[Loaded]:
         batches = iter(self._loader)

@@ -1,4 +1,4 @@
-"""From a stored image to a batch: resize, flip, normalise, pad.
+"""From a stored image to a batch: resize, colour, flip, normalise, pad.
 
 Pixels stay 8-bit until they are written, normalised, into the batch itself.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crosskd.data.coco import Example
+from crosskd.data.colour import recoloured
 from crosskd.data.sizes import fitted as fitted
 from crosskd.data.sizes import padded as padded
 from crosskd.spec.config import AugmentConfig, PixelConfig
@@ -40,11 +41,17 @@ class Sample:
 
 
 def training_sample(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """Resized to a short edge drawn anew, and flipped or not. Draws the same numbers whatever the image holds."""
+    """Resized to a short edge drawn anew, and `varied`. Draws the same numbers whatever the image holds."""
     short_edge = config.short_edges[int(rng.integers(len(config.short_edges)))]
+    return varied(_fitted(example, short_edge, config), config, rng)
+
+
+def varied(sample: Sample, config: AugmentConfig, rng: np.random.Generator) -> Sample:
+    """Flipped or not, and of other colours where these change."""
     flips = bool(rng.random() < config.flip)
-    sample = _resized(example, short_edge, config)
-    return _flipped(sample) if flips else sample
+    if config.hsv is not None:
+        sample = replace(sample, pixels=recoloured(sample.pixels, config.hsv, rng))
+    return flipped(sample) if flips else sample
 
 
 def validation_edge(config: AugmentConfig) -> int:
@@ -60,7 +67,7 @@ def recorded_scale(config: AugmentConfig) -> str:
 
 def validation_sample(example: Example, config: AugmentConfig) -> Sample:
     """Resized to the one scale of the evaluation."""
-    return _resized(example, validation_edge(config), config)
+    return _fitted(example, validation_edge(config), config)
 
 
 def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
@@ -86,13 +93,19 @@ def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
     )
 
 
-def _resized(example: Example, short_edge: int, config: AugmentConfig) -> Sample:
+def _fitted(example: Example, short_edge: int, config: AugmentConfig) -> Sample:
     original = (example.image.height, example.image.width)
-    height, width = fitted(original, short_edge, config.long_edge)
-    if (height, width) == original:
+    return resized(example, fitted(original, short_edge, config.long_edge), config.antialias)
+
+
+def resized(example: Example, size: Size, antialias: bool | None) -> Sample:
+    """An image at `size` (height, width), with its boxes."""
+    original = (example.image.height, example.image.width)
+    height, width = size
+    if size == original:
         pixels = np.asarray(example.image)
-    elif config.antialias is False:
-        pixels = plain_bilinear(example.image, (height, width))
+    elif antialias is False:
+        pixels = plain_bilinear(example.image, size)
     else:
         pixels = np.asarray(example.image.resize((width, height), Image.Resampling.BILINEAR))
     scale = (width / original[1], height / original[0])
@@ -112,11 +125,11 @@ def plain_bilinear(image: Image.Image, size: Size) -> NDArray[np.uint8]:
     return pixels
 
 
-def _flipped(sample: Sample) -> Sample:
+def flipped(sample: Sample) -> Sample:
     """Mirrored left to right. The pixels are a view."""
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = sample.size[1] - sample.boxes[:, [2, 0]]
-    return Sample(sample.pixels[:, ::-1], boxes, sample.labels, sample.image_id, sample.scale, sample.original_size)
+    return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes)
 
 
 def _normalise(source: NDArray[np.uint8], pixels: PixelConfig, target: NDArray[np.float32]) -> None:

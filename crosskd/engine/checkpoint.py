@@ -179,7 +179,7 @@ _OF_MODELS: Mapping[str, Mapping[str, Any]] = {
     "pixels": {"padding": None},
 }
 _OF_RUNS: Mapping[str, Mapping[str, Any]] = {
-    "augment": image_settings({}),
+    "augment": image_settings({}) | dict.fromkeys(("letterbox", "mosaic", "affine", "crop", "hsv", "mixup")),
     "schedule": {"flat": 0.0, "final_epochs": 0},
     "optimizer": {"nesterov": False},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from crosskd.data.loader import LoaderInput, Split
+from crosskd.data.source import LoaderInput, Split
 from crosskd.runs.trained_weights import TrainedDetector
 from crosskd.spec.config import EvaluateConfig, LoaderConfig, TrainConfig
 
@@ -29,6 +29,7 @@ def of_training(
         max_image_pixels=config.data.max_image_pixels,
         classes=config.data.classes if classes is None else classes,
         seed=config.seed,
+        epochs=config.schedule.epochs,
         roots=roots,
         as_is=config.evaluation.as_is and not train,
     )

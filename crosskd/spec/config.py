@@ -27,6 +27,7 @@ from crosskd.spec.distill import (
 )
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
 from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
+from crosskd.spec.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
@@ -44,12 +45,14 @@ VERSION = 1
 
 __all__ = [
     "VERSION",
+    "AffineConfig",
     "AugmentConfig",
     "BCKDConfig",
     "BackboneConfig",
     "CWDConfig",
     "CheckpointConfig",
     "CocoSplit",
+    "CropConfig",
     "CrossKDConfig",
     "DataConfig",
     "DeFeatConfig",
@@ -65,6 +68,7 @@ __all__ = [
     "FileRef",
     "FitNetConfig",
     "GIDConfig",
+    "HSVConfig",
     "HeadConfig",
     "ImitationConfig",
     "JobRef",
@@ -73,7 +77,9 @@ __all__ = [
     "LossConfig",
     "MGDConfig",
     "MimicConfig",
+    "MixUpConfig",
     "ModelConfig",
+    "MosaicConfig",
     "NeckConfig",
     "OnnxConfig",
     "OptimizerConfig",
@@ -116,7 +122,9 @@ class TrainConfig(Section):
     init_student: bool = Field(
         default=False, description="Begin with the teacher's tensors wherever they fit: neck, head, an equal backbone."
     )
-    augment: AugmentConfig = Field(default=AugmentConfig(), description="How images are resized, flipped and padded.")
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(), description="How images are resized, mixed, flipped and padded."
+    )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="How images are read.")
     batch_size: int = Field(default=16, ge=1, le=4096, description="Images per process and step.")
     accumulate: int = Field(
@@ -194,6 +202,18 @@ class TrainConfig(Section):
         if self.teacher is None and weights and not any(weights.values()):
             message = f"nothing is learnt: {', '.join(weights)} are all 0; give one of them a weight, or add a teacher"
             raise refused(message, "student", "losses")
+        return self
+
+    @model_validator(mode="after")
+    def _some_are_mixed(self) -> TrainConfig:
+        for name in ("mosaic", "mixup"):
+            section = getattr(self.augment, name)
+            if section is not None and section.off_last_epochs >= self.schedule.epochs:
+                raise refused(
+                    f"off_last_epochs {section.off_last_epochs} leaves none of the {self.schedule.epochs} epochs; "
+                    f"lower it, or leave `augment.{name}` out",
+                    *("augment", name, "off_last_epochs"),
+                )
         return self
 
     @property

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec.bounds import AtMost
+from crosskd.spec.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section, refused
 
 
@@ -51,7 +52,10 @@ SIXTEEN_BIT = (
 
 
 class AugmentConfig(Section):
-    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded."""
+    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded.
+
+    With a `letterbox` that is so in evaluations alone: training images come in squares, and may be mixed.
+    """
 
     short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1), AtMost(64)] = Field(
         default=[800], description="Pixels; more than one: drawn anew for each image (multi-scale)."
@@ -71,6 +75,19 @@ class AugmentConfig(Section):
         default=None, description=f"{SIXTEEN_BIT} Default: as the teacher was trained; without one, high_byte."
     )
 
+    letterbox: (
+        Annotated[list[Annotated[int, Field(ge=32, le=2048, multiple_of=32)]], Field(min_length=1), AtMost(64)] | None
+    ) = Field(
+        default=None,
+        description="Training images are fitted into a square of so many pixels and padded to it; more than one: drawn "
+        "anew for each batch. Default: by `short_edges`, without squares.",
+    )
+    mosaic: MosaicConfig | None = Field(default=None, description="Four images in one; null: none.")
+    affine: AffineConfig | None = Field(default=None, description="Turns, scales and shears mosaics; null: none.")
+    crop: CropConfig | None = Field(default=None, description="Random pieces of scaled images; null: none.")
+    hsv: HSVConfig | None = Field(default=None, description="Changes of colour; null: none.")
+    mixup: MixUpConfig | None = Field(default=None, description="The mean of two images; null: none.")
+
     @model_validator(mode="after")
     def _fits(self) -> AugmentConfig:
         largest = max(self.short_edges)
@@ -82,6 +99,24 @@ class AugmentConfig(Section):
             f"the short edge {largest} is above the long edge, which is {self.long_edge} by default; give `long_edge`",
             "short_edges",
         )
+
+    @model_validator(mode="after")
+    def _squares(self) -> AugmentConfig:
+        if self.letterbox is None:
+            for name in ("mosaic", "affine", "crop", "mixup"):
+                if getattr(self, name) is not None:
+                    raise refused(f"{name} makes squares; give their side as `letterbox`, or leave it out", name)
+        elif len(self.short_edges) > 1:
+            raise refused(
+                "with a letterbox the short edge is that of evaluations alone; give one, and the sides to draw from as "
+                "`letterbox`",
+                "short_edges",
+            )
+        if self.affine is not None and self.mosaic is None:
+            raise refused("affine is of mosaics; add `mosaic`, or take `crop`", "affine")
+        if self.affine is not None and self.crop is not None:
+            raise refused("affine and crop both say what is shown of a mosaic; leave one out", "crop")
+        return self
 
 
 class LoaderConfig(Section):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crosskd.data.loader import Loader, Split, build_loader
+from crosskd.data.loader import Loader, build_loader
+from crosskd.data.source import Split
 from crosskd.runs import loader_input
 from crosskd.spec.config import TrainConfig
 

@@ -96,14 +96,15 @@ def _rates(session: Session, jobs: Mapping[str, tuple[Shape, int]]) -> Measured:
 
 def _shape(spec: Mapping[str, Any]) -> Shape:
     student, augment = spec["student"], spec["augment"]
-    edges: Sequence[int] = augment["short_edges"]
+    squares: Sequence[int] = augment.get("letterbox") or []  # which a job of before there were any does not say
+    edges: Sequence[int] = squares or augment["short_edges"]
     return Shape(
         spec.get("teacher") is not None,
         student["detector"],
         student["backbone"]["name"],
         str(student["backbone"].get("width")),
         max(edges),
-        augment["long_edge"],
+        max(squares, default=augment["long_edge"]),
         spec["device"],
         spec["gpus"],
     )

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,11 @@ from crosskd.structures import Batch
 from tests.support.coco_files import config, loader_of, many, write
 from tests.support.loader_workers import limited
 
+PLAIN = {"short_edges": [48, 64, 80], "long_edge": 128}
+SQUARE = {"short_edges": [64], "long_edge": 64, "letterbox": [64, 96], "hsv": {}, "mosaic": {}, "mixup": {}}
+YOLOX = SQUARE | {"affine": {}, "mixup": {}}
+RTMDET = SQUARE | {"mosaic": {"cached": True}, "crop": {}, "mixup": {"cached": True, "probability": 0.5}}
+LONG = {"epochs": 30, "milestones": []}
 SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
 
 
@@ -66,17 +72,18 @@ def test_images_that_are_nearly_black_are_told_once_and_counted(tmp_path, caplog
     assert caplog.text.count("nearly black") == 1
 
 
-def test_workers_change_nothing(folder):
-    augment = {"short_edges": [48, 64, 80], "long_edge": 128}
-    alone = loader_of(config(folder, augment=augment), "train")
-    helped = loader_of(config(folder, augment=augment, loader={"workers": 2}), "train")
+@pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])
+def test_workers_change_nothing(folder, augment):
+    alone = loader_of(config(folder, augment=augment, schedule=LONG), "train")
+    helped = loader_of(config(folder, augment=augment, schedule=LONG, loader={"workers": 2}), "train")
     for epoch in range(2):
         assert fingerprints(alone, epoch) == fingerprints(helped, epoch)
     assert fingerprints(alone, 0) != fingerprints(alone, 1)
 
 
-def test_a_resume_in_the_middle_of_an_epoch_gets_the_very_same_batches(folder):
-    settings = config(folder, augment={"short_edges": [48, 64], "long_edge": 128})
+@pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])
+def test_a_resume_in_the_middle_of_an_epoch_gets_the_very_same_batches(folder, augment):
+    settings = config(folder, augment=augment, schedule=LONG)
     whole = fingerprints(loader_of(settings, "train"), 3)
     for start in range(len(whole) + 1):
         assert fingerprints(loader_of(settings, "train"), 3, start) == whole[start:]
@@ -144,6 +151,38 @@ def test_ranks_share_an_epoch(folder):
     assert set(parts[0]) | set(parts[1]) == {100 + 3 * i for i in range(len(SIZES))}
 
 
+@pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])
+def test_the_batches_of_several_ranks_are_those_of_one(folder, augment):
+    settings = config(folder, batch_size=2, augment=augment, schedule=LONG)
+    alone = fingerprints(loader_of(settings, "train"), 4)
+    ranks = [fingerprints(loader_of(settings, "train", rank=rank, world_size=2), 4) for rank in range(2)]
+    assert [batch for pair in zip(*ranks, strict=True) for batch in pair][: len(alone)] == alone
+
+
+def test_squares_are_padded_as_the_detector_pads_and_tell_what_is_image(folder):
+    augment = {"short_edges": [64], "long_edge": 64, "letterbox": [96], "pad_to": 64}
+    settings = replace(of_training(config(folder, augment=augment), "train"), pixels=PixelConfig(padding=114))
+    outside = torch.tensor(settings.pixels.outside)[:, None, None]
+    for batch in build_loader(settings):
+        assert batch.images.shape[2:] == (96, 96)
+        assert set(batch.targets.padded) == {(96, 96)}
+        for image, (height, width) in zip(batch.images, batch.targets.sizes, strict=True):
+            assert max(height, width) == 96
+            assert (image[:, height:] == outside).all()
+            assert (image[:, :, width:] == outside).all()
+            assert not (image[:, :height, :width] == outside).all(dim=0).all(dim=0).any()
+
+
+def test_boxes_that_mixing_leaves_out_are_told_each_epoch(folder, caplog):
+    settings = config(folder, augment=RTMDET | {"crop": {"scales": (2, 2)}}, schedule=LONG)
+    with caplog.at_level("INFO"):
+        shown = sum(len(boxes) for batch in loader_of(settings, "train").epoch(1) for boxes in batch.targets.boxes)
+    (told,) = [record.getMessage() for record in caplog.records if "in mixed images" in record.getMessage()]
+    went_in, left_out = (int(number) for number in re.findall(r" (\d+) ", told))
+    assert told.startswith("epoch 2: ")
+    assert 0 < went_in - left_out == shown < went_in
+
+
 class TensorCount(pickle.Pickler):
     """Counts the tensors in what it is given, as the queue of a loader process meets them."""
 
@@ -200,10 +239,12 @@ def test_a_broken_image_arrives_as_a_data_error_that_names_it(folder, workers):
     assert "Traceback" not in str(caught.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_images_are_skipped_counted_and_named_up_to_the_limit(folder, workers, caplog):
+@pytest.mark.parametrize(("workers", "augment"), [(0, PLAIN), (1, PLAIN), (0, YOLOX), (0, RTMDET)])
+def test_broken_images_are_skipped_counted_and_named_up_to_the_limit(folder, workers, augment, caplog):
     break_image(folder, 2, 6)
-    settings = config(folder, data={"max_corrupt_images": 2}, loader={"workers": workers})
+    settings = config(
+        folder, data={"max_corrupt_images": 2}, loader={"workers": workers}, augment=augment, schedule=LONG
+    )
     loader = loader_of(settings, "train")
     batches = list(loader)
     assert len(batches) == len(loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.detector import Detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
-from crosskd.spec.config import CrossKDConfig, DistillConfig, PKDConfig
+from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig, PKDConfig
 from crosskd.spec.needs import HeadCut
 from crosskd.structures import Predictions, Targets
 from tests.support import small
+from tests.support.coco_files import config, loader_of, many, write
 
 DEPTH = 3
 
@@ -63,6 +65,28 @@ def test_the_teacher_is_no_part_of_what_is_saved_trained_or_counted() -> None:
     assert set(pair.state_dict()) == {f"student.{name}" for name in pair.student.state_dict()}
     assert len(list(pair.parameters())) == len(list(pair.student.parameters()))
     assert [name for name, _ in pair.named_children()] == ["student", "terms", "renormalise"]
+
+
+def test_both_see_the_very_same_mixed_images(tmp_path: Path) -> None:
+    write(tmp_path, many([(80, 60), (60, 80), (64, 64), (90, 50)]))
+    augment = {"short_edges": [128], "long_edge": 128, "letterbox": [128], "mosaic": {}, "affine": {}, "mixup": {}}
+    settings = config(tmp_path, augment=augment, schedule={"epochs": 20, "milestones": []})
+    batch = next(loader_of(settings, "train").epoch(0))
+    mosaics = batch.targets.sizes == [(128, 128)] * 4
+    pixels = {"student": PixelConfig(), "teacher": PixelConfig(order="bgr", mean=(0, 0, 0), std=(1, 1, 1))}
+    pair = build_distiller(
+        small.detector(0, classes=2), small.detector(1, classes=2, pixels=pixels["teacher"]), crosskd()
+    )
+    seen: dict[str, torch.Tensor] = {}
+    for name, model in (("student", pair.student), ("teacher", pair.teacher)):
+        model.backbone.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
+    pair.train()(batch.images, batch.targets)
+    back = {
+        name: seen[name] * torch.tensor(of.std)[:, None, None] + torch.tensor(of.mean)[:, None, None]
+        for name, of in pixels.items()
+    }
+    assert mosaics
+    torch.testing.assert_close(back["teacher"].flip(1), back["student"], atol=1e-2, rtol=0)
 
 
 def test_the_teacher_stays_still() -> None:

@@ -217,7 +217,17 @@ def test_a_bare_file_needs_the_teacher_s_model(data: dict[str, Any], teacher: Pa
 
 # --- resume ----------------------------------------------------------------------------------------------------------
 
+# One of its three epochs has mosaics, two have MixUp: a resume goes over both ends.
+MIXED = {
+    "short_edges": [64],
+    "letterbox": [64, 96],
+    "mosaic": {"off_last_epochs": 2},
+    "affine": {},
+    "mixup": {"off_last_epochs": 1},
+    "hsv": {},
+}
 EVERYTHING = {
+    "augment": MIXED,
     "loader": {"workers": 2},
     "batch_size": 2,
     "accumulate": 4,  # 6 batches an epoch: the second group is short
