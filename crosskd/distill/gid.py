@@ -72,7 +72,7 @@ class GID(Term):
             for maps in zip(*pairs(step, self.adapt), strict=True)
         )
         features, relations = [], []
-        for mine, wanted in zip(ours.flatten(1).split(counts), theirs.flatten(1).split(counts), strict=True):
+        for mine, wanted in zip(*(torch.split(maps.flatten(1), counts) for maps in (ours, theirs)), strict=True):
             features.append((mine - wanted).square().sum() / max(1, len(mine)))
             near, aim = distances(mine), distances(wanted)
             relations.append(F.smooth_l1_loss(near, aim, reduction="sum") / max(1, len(near)))
