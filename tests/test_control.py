@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +13,7 @@ import pytest
 
 from client.errors import ApiProblem
 from crosskd.engine.checkpoint import list_checkpoints
-from tests.support.processes import command_of, processes_of
+from tests.support.processes import command_of, pending, processes_of, stopped
 from tests.support.service import PATIENCE, Service, assert_whole, training_of
 from wire.jobs import FINAL, Job
 
@@ -65,11 +63,8 @@ def held(service: Service, job: Job) -> Iterator[tuple[int, Path]]:
     folder = service.home / "work" / job.attempts[-1].id
     until(lambda: list_checkpoints(folder / "run" / "checkpoints") != [])
     training = training_of(service, job)
-    os.kill(training, signal.SIGSTOP)
-    try:
+    with stopped(training):
         yield training, folder
-    finally:
-        os.kill(training, signal.SIGCONT)
 
 
 def ask(service: Service, job: Job, what: Literal["cancel", "pause", "stop"]) -> None:
@@ -77,12 +72,6 @@ def ask(service: Service, job: Job, what: Literal["cancel", "pause", "stop"]) ->
     with held(service, job) as (training, folder):
         getattr(service.client, what)(job.id)
         until(lambda: pending(training, signal.SIGTERM) if what == "cancel" else (folder / what).exists())
-
-
-def pending(pid: int, number: signal.Signals) -> bool:
-    """Whether the process will get this signal when it runs again."""
-    found = re.search(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 def weights(service: Service, job: Job) -> dict[str, str]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.waiting import until
 
 
 def alive(pid: int) -> bool:
@@ -12,6 +18,32 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still until the block ends.
+
+    The block begins only once it does: of two signals that wait for a busy process the one with the lower number is
+    taken first, so a SIGTERM would be gone before the SIGSTOP.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: _status(pid, "State").startswith("T"))
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a stopped process will get this signal when it runs again."""
+    return bool(int(_status(pid, "ShdPnd"), 16) >> (number - 1) & 1)
+
+
+def _status(pid: int, name: str) -> str:
+    found = re.search(rf"(?m)^{name}:\s+(.*)$", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return found[1]
 
 
 def command_line(pid: int) -> list[str]:

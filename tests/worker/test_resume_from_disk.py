@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from crosskd.spec.config import TrainConfig
 from crosskd.spec.files import checkpoint_step
 from tests.faults.checker import check, tensors
 from tests.faults.checker.history import Seen, collect
+from tests.support.processes import pending, stopped
 from tests.support.waiting import until
 from tests.support.worker_stack import Api, Worker, spec
 from worker.deliver.spool import reported_step
@@ -59,12 +59,6 @@ def small(data: Path) -> dict[str, Any]:
     return spec(data, epochs=EPOCHS, evaluation={"every_epochs": EVERY}, checkpoint={"keep_last": 3})
 
 
-def pending(pid: int) -> bool:
-    """Whether the process will get a SIGTERM when it runs again."""
-    found = re.search(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
 def checkpoints(worker: Worker) -> list[Path]:
     attempts = list((worker.home / "work").glob("*/run"))
     return list_checkpoints(attempts[0] / "checkpoints") if attempts else []
@@ -80,12 +74,9 @@ def stop_in_the_middle(worker: Worker) -> None:
     until(lambda: max(steps(checkpoints(worker)), default=0) > 4 * EVERY, 60)
     training = worker.training()
     assert training is not None
-    os.kill(training, signal.SIGSTOP)
-    try:
+    with stopped(training):
         worker.process.terminate()
-        until(lambda: pending(training))
-    finally:
-        os.kill(training, signal.SIGCONT)
+        until(lambda: pending(training, signal.SIGTERM))
     until(lambda: "stopped on request after step" in worker.output(), 60)
     until(lambda: reported(worker) == steps(checkpoints(worker))[0], 60)
     os.kill(training, signal.SIGKILL)
