@@ -41,6 +41,7 @@ FIRST_OF_SLOW = (
     "test_deploy_commands.py",
     "crosskd/runs/test_train_ranks.py",
     "test_pairs.py",
+    "test_families.py",
     "crosskd/runs/test_kill.py",
     "crosskd/onnx/test_graph.py",
 )
