@@ -57,7 +57,7 @@ SECTIONS: dict[str, Any] = {
     "schedule": {"warmup_steps": 10, "decay": "cosine"},
     "batch_size": 4,
 }
-EPOCHS = {"teacher": 30, "student": 10}  # of six steps
+EPOCHS = {"teacher": 30, "student": 6}  # of six steps
 
 
 @pytest.fixture(scope="module")
