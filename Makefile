@@ -62,7 +62,7 @@ lock: $(DEV) ## Write deploy/lock: what the images install, in the versions that
 	$(VENV)/lock/bin/python -m pip install --quiet uv
 	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/installed.txt
 	$(UV_LOCK) --extra api --output-file deploy/lock/api.txt pyproject.toml
-	$(UV_LOCK) --extra worker --extra timm --output-file deploy/lock/worker.txt pyproject.toml
+	$(UV_LOCK) --extra worker --extra timm --extra detr --output-file deploy/lock/worker.txt pyproject.toml
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' \
 	  | $(UV_LOCK) --output-file deploy/lock/build.txt -
 

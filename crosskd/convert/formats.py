@@ -12,6 +12,7 @@ from torch import Tensor
 from crosskd.convert import megvii, mmdet, mmdet_regions, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.detr.names import INSTEAD, NOT_READ, is_library_checkpoint
 
 Format = Literal["native", "mmdet", "torchvision", "megvii"]
 PROJECTS: dict[Format, str] = {
@@ -43,6 +44,8 @@ def format_of(names: Iterable[str], file: str) -> Format:
         return "megvii"
     if any(name.startswith("head.") for name in names):
         return "native"
+    if is_library_checkpoint(names):
+        raise WeightsError(f"{file} is {NOT_READ}", remedy=INSTEAD)
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
         remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet, "

@@ -142,6 +142,8 @@ def incompatibilities(model: ModelConfig) -> list[str]:
     """Why MMDetection cannot be such a detector; empty where it can."""
     if model.two_stage:
         return mmdet_regions.incompatibilities(model)
+    if model.family == "detr":
+        return ["its DETRs have other parts than those of transformers"]
     head, entry = model.head, registry.BACKBONES[model.backbone.name]
     implied = head.norm == "none"  # a bias where there is no norm; only FCOS's towers let it be chosen
     faults = {

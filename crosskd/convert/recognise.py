@@ -106,8 +106,16 @@ def _knob(model: ModelConfig, path: str) -> Any:
     return value
 
 
+# Of a DETR, one bias of each class.
+COUNTED = {"rt_detr": "head.model.decoder.class_embed.0.bias"} | dict.fromkeys(
+    ("deformable_detr", "rt_detr_v2", "d_fine"), "head.class_embed.0.bias"
+)
+
+
 def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:
     """How many classes the tensors of a `model`, by our names, are made for; at least one."""
+    if model.family == "detr":
+        return max(1, state[COUNTED[model.detector]].numel()) if COUNTED[model.detector] in state else 1
     bias = state.get("head.cls.bias", state.get("head.cls.0.bias"))
     if bias is not None and model.two_stage:
         return max(1, bias.numel() - 1)  # the background is one more
@@ -149,6 +157,8 @@ def _detector(source: Source) -> str:
             if not names.keys().isdisjoint((f"bbox_head.{prefix}_cls.weight", f"bbox_head.{prefix}_cls.0.weight")):
                 return detector
         raise LookupError("bbox_head.*_cls.weight")
+    if any(name.startswith("head.model.decoder.") for name in names):
+        raise _unclear(source, "DETRs of several types have the same names")
     if "head.bins" in names:
         return "gfl"
     if "head.objectness.0.weight" in names:

@@ -44,6 +44,10 @@ class Detector(nn.Module, ABC):
         self.head.select_classes(kept)
         self.num_classes = len(kept)
 
+    def sometimes_idle(self) -> list[str]:
+        """Names of parameters that a step may leave without a gradient, such as one on images without objects."""
+        return []
+
     def begin_epoch(self, index: int, epochs: int) -> None:
         """Epoch `index` of `epochs`, from 0, begins or goes on: for losses that change in the end."""
 

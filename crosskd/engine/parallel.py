@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,20 +24,22 @@ _NO_BUFFERS: dict[str, Any] = {
 }
 
 
-def data_parallel(trainee: nn.Module, student: nn.Module) -> nn.Module | None:
+def data_parallel(trainee: nn.Module, student: nn.Module, *, idle: Sequence[str] = ()) -> nn.Module | None:
     """`trainee` as the ranks train it together, starting from the main rank's weights; None in a single process.
 
     The gradient of each step is the mean of the ranks' gradients. Batch norms in training keep the statistics of
-    their own rank (the main rank's are delivered), or with synchronised statistics those of the total batch.
+    their own rank (the main rank's are delivered), or with synchronised statistics those of the total batch. `idle`
+    names parameters of the student that a step may leave without a gradient.
     """
     if ranks.world_size() == 1:
         return None
     if ranks.synchronised():
         synchronise_norms(trainee)
-    # Every parameter of a detector gets a gradient in every step. A term may leave its own adapters out of one, e.g.
-    # where no image has a box, and a rank that waited for their gradient would wait for ever.
+    # Every other parameter of a detector gets a gradient in every step. A term may leave its own adapters out of one,
+    # e.g. where no image has a box, and a rank that waited for their gradient would wait for ever.
     own = sum(p.requires_grad for p in trainee.parameters()) > sum(p.requires_grad for p in student.parameters())
-    return DistributedDataParallel(trainee, find_unused_parameters=own, gradient_as_bucket_view=True, **_NO_BUFFERS)
+    unused = own or bool(idle)
+    return DistributedDataParallel(trainee, find_unused_parameters=unused, gradient_as_bucket_view=True, **_NO_BUFFERS)
 
 
 def no_sync(model: nn.Module, on: bool) -> AbstractContextManager[None]:

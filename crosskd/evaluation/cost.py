@@ -60,7 +60,7 @@ def noise(size: Size) -> Sample:
 def flops(detector: Detector, size: Size) -> int:
     """Operations of the convolutions and matrix products on one image, a multiply-add as two; NMS is not counted."""
     with torch.device("meta"):  # shapes alone: nothing is computed
-        shadow = build_detector(detector.config, detector.num_classes, pretrained=False).eval()
+        shadow = build_detector(detector.config, detector.num_classes, pretrained=False).eval().requires_grad_(False)
         image = torch.empty(1, 3, *size)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

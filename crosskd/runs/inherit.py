@@ -50,6 +50,8 @@ def _in(part: str, name: str) -> bool:
 def _means_the_same(name: str, student: Detector, teacher: Detector) -> bool:
     if _in("backbone", name):
         return _seen(student.config) == _seen(teacher.config)
+    if student.config.family == "detr" and _in("head", name):
+        return student.config.detector == teacher.config.detector
     if name.startswith(BOX_LAYERS):
         return _box_code(student.config) == _box_code(teacher.config)
     if name.startswith("head.cls."):

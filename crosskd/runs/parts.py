@@ -89,7 +89,7 @@ def build_parts(
             to_channels_last(trainee, device)
         else:
             trainee.to(device)
-        shared = data_parallel(trainee, student)
+        shared = data_parallel(trainee, student, idle=student.sometimes_idle())
         ema = EMA(student, config.ema) if config.ema else None
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])

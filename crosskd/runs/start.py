@@ -19,9 +19,9 @@ from crosskd.spec.config import AugmentConfig, FileRef, JobRef
 from crosskd.spec.start import (
     CLASS_LAYER,
     Start,
-    class_layers,
     differences_text,
     image_differences,
+    is_class_layer,
     misfits,
     plan_start,
 )
@@ -131,8 +131,11 @@ def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
 @torch.no_grad()
 def _copy(student: Detector, ours: dict[str, Tensor], theirs: Any, plan: Start) -> None:
     for name in plan.taken:
-        if not name.startswith(class_layers(student.config)):
+        if not is_class_layer(student.config, name):
             ours[name].copy_(theirs[name])
+            continue
+        if student.config.family == "detr":
+            copy_rows(ours[name], theirs[name], plan.rows, len(plan.classes["kept"] + plan.classes["new"]))
             continue
         if student.config.two_stage:
             _copy_rows(ours[name], theirs[name], plan, background=name.startswith(CLASS_LAYER))
@@ -141,6 +144,13 @@ def _copy(student: Detector, ours: dict[str, Tensor], theirs: Any, plan: Start) 
         per_cell = student.config.anchors_per_cell
         target, source = (tensor.unflatten(0, (per_cell, -1)) for tensor in (ours[name], theirs[name]))
         target[:, list(plan.rows)] = source[:, list(plan.rows.values())].to(target.dtype)
+
+
+def copy_rows(ours: Tensor, theirs: Tensor, rows: dict[int, int], classes: int) -> None:
+    """The rows of classes (ours -> theirs), and a last one behind all `classes`, where there is one for no class."""
+    ours[list(rows)] = theirs[list(rows.values())].to(ours.dtype)
+    if len(ours) > classes:
+        ours[-1] = theirs[-1]
 
 
 def _copy_rows(ours: Tensor, theirs: Tensor, plan: Start, *, background: bool) -> None:

@@ -117,6 +117,8 @@ def with_postprocess(model: ModelConfig, wanted: PostprocessConfig | None) -> Mo
 
 def unexportable(model: ModelConfig) -> str:
     """Why `model` has no form in ONNX with free image sizes; empty where nothing is known to stand against it."""
+    if model.family == "detr":
+        return f"{model.detector} cannot be exported yet: its graph has not been held against PyTorch"
     name = model.backbone.name
     fault = registry.BACKBONES[name].export_fault
     return f"{name} cannot be exported: {fault}" if fault else ""

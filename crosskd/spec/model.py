@@ -17,10 +17,12 @@ from pydantic import (
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.bounds import AtMost
+from crosskd.spec.detr.section import DETR_STRIDES, DetrConfig, detr_maps, readers, unread_knob
+from crosskd.spec.detr.types import TYPES
 from crosskd.spec.names import DetectorName
 from crosskd.spec.regions import COARSEST, RegionConfig
 from crosskd.spec.regions import STRIDES as REGION_STRIDES
-from crosskd.spec.section import Channels, Probability, Section, Weight, refused
+from crosskd.spec.section import Channels, Probability, Section, Weight, given, refused
 
 PYRAMID = [8, 16, 32, 64, 128]
 PAFPN_LEVELS = 3
@@ -252,7 +254,9 @@ class ModelConfig(Section):
     """A detector. The number of classes is not part of it: it comes with the data."""
 
     detector: DetectorName = Field(
-        default="gfl", description="gfl, retinanet, atss, fcos, rtmdet, yolox or faster_rcnn."
+        default="gfl",
+        description="gfl, retinanet, atss, fcos, rtmdet, yolox; faster_rcnn; deformable_detr, rt_detr, rt_detr_v2 or "
+        "d_fine.",
     )
     backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
     neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
@@ -274,10 +278,16 @@ class ModelConfig(Section):
         description="Faster R-CNN alone, in place of `head` and `losses`: what makes regions and says what they are. "
         "Default: torchvision's.",
     )
+    detr: DetrConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The DETRs alone, in place of `neck`, `head` and `losses`: their sizes. Default: the library's.",
+    )
     strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
         default=[8, 16, 32, 64, 128],
         description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier. faster_rcnn: 4 to 64, of P2..P6; "
-        "on mobilenet_v3_large also 32, 32, 64, as torchvision has it.",
+        "on mobilenet_v3_large also 32, 32, 64, as torchvision has it. DETRs: 8 to 32, and on as far as `detr.levels` "
+        "says.",
     )
     anchor_scale: float = Field(
         default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
@@ -295,8 +305,11 @@ class ModelConfig(Section):
             return handler(data)
         data, filled = dict(data), {}
         own = registry.DETECTORS[name].defaults
-        if "regions" in own and data.get("regions") is None:
-            data.pop("regions", None)
+        for section in ("regions", "detr"):
+            if section in own and data.get(section) is None:
+                data.pop(section, None)
+        if "detr" in own:
+            own = {**own, **detr_maps(data.get("detr"), own["detr"])}
         for section, defaults in [*_backbone_defaults(name, data, own).items(), *_pixel_defaults(data).items()]:
             if section == "":
                 filled[section] = defaults.keys() - data.keys()
@@ -317,21 +330,32 @@ class ModelConfig(Section):
     def _own_sections(self, handler: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
         """Without the sections that its family does not have."""
         values = handler(self)
-        if self.two_stage and isinstance(values, dict):
-            return {name: value for name, value in values.items() if name not in DENSE_SECTIONS}
-        return values
+        if self.family == "dense" or not isinstance(values, dict):
+            return values
+        others = DENSE_SECTIONS | ({"neck", "strides", "anchor_scale"} if self.family == "detr" else set())
+        return {name: value for name, value in values.items() if name not in others}
+
+    @property
+    def family(self) -> registry.DetectorFamily:
+        return registry.DETECTORS[self.detector].family
 
     @model_validator(mode="after")
     def _family(self) -> ModelConfig:
         """The section is a union on `detector`: what belongs to another family is refused."""
-        if not self.two_stage:
-            if self.regions is not None:
-                raise refused(f"regions is a section of faster_rcnn; leave it out for {self.detector}", "regions")
-            return self
-        for name, default in (("head", HeadConfig()), ("losses", LossConfig())):
+        for name, whose, family in (("regions", "faster_rcnn", "two_stage"), ("detr", "the DETRs", "detr")):
+            if getattr(self, name) is not None and self.family != family:
+                raise refused(f"{name} is a section of {whose}; leave it out for {self.detector}", name)
+        own = {"two_stage": "regions", "detr": "detr"}.get(self.family)
+        for name, default in (("head", HeadConfig()), ("losses", LossConfig())) if own else ():
             if getattr(self, name) != default:
-                message = f"{name} is a section of the dense detectors; leave it out, {self.detector} has `regions`"
+                message = f"{name} is a section of the dense detectors; leave it out, {self.detector} has `{own}`"
                 raise refused(message, name)
+        return self
+
+    @model_validator(mode="after")
+    def _regions(self) -> ModelConfig:
+        if not self.two_stage:
+            return self
         backbone = registry.BACKBONES[self.backbone.name]
         if self.strides not in ([REGION_STRIDES, COARSEST] if backbone.coarsest else [REGION_STRIDES]):
             more = f", or {COARSEST} on {self.backbone.name}" if backbone.coarsest else ""
@@ -346,7 +370,24 @@ class ModelConfig(Section):
 
     @property
     def two_stage(self) -> bool:
-        return registry.DETECTORS[self.detector].family == "two_stage"
+        return self.family == "two_stage"
+
+    @model_validator(mode="after")
+    def _detr(self) -> ModelConfig:
+        if self.detr is None:
+            return self
+        if knob := unread_knob(self.detr, TYPES[self.detector]):  # type: ignore[index]  # its family has these alone
+            message = f"{knob} is a knob of {', '.join(readers(knob))}; {self.detector} does not read it"
+            raise refused(message, "detr", knob)
+        if self.neck != NeckConfig(channels=self.detr.width):
+            raise refused(f"{self.detector} has no neck; leave it out, `detr.width` says how wide its maps are", "neck")
+        if self.strides != DETR_STRIDES[: self.detr.levels]:
+            raise refused(f"`detr.levels` says how many maps {self.detector} has; leave strides out", "strides")
+        for knob in ("nms_iou", "pre_nms"):
+            if getattr(self.postprocess, knob) != PostprocessConfig.model_fields[knob].default:
+                message = f"{self.detector} needs no suppression of overlapping boxes; leave {knob} out"
+                raise refused(message, "postprocess", knob)
+        return self
 
     @property
     def coarsest(self) -> bool:
@@ -355,7 +396,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _strides(self) -> ModelConfig:
-        if self.two_stage:
+        if self.family != "dense":
             return self
         if self.strides != PYRAMID[: len(self.strides)]:
             message = f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8"
@@ -419,12 +460,12 @@ def _backbone_defaults(
     detector: str, data: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
     """The detector's `own` defaults, and with its own backbone those that it is published with, at any width."""
-    name, width = (_given(data.get("backbone"), knob) for knob in ("name", "width"))
+    name, width = (given(data.get("backbone"), knob) for knob in ("name", "width"))
     entry = registry.BACKBONES.get(name) if isinstance(name, str) else None
     family = registry.OWN_BACKBONES.get(detector)
     if entry is None or entry.family != family or not isinstance(width, int | None):
         return dict(own)
-    kind = _given(data.get("neck"), "kind") or OWN_NECKS[detector]
+    kind = given(data.get("neck"), "kind") or OWN_NECKS[detector]
     channels = entry.channels(width)[1]
     layers = {} if kind == "fpn" else {"kind": kind, "blocks": entry.layers[0]}
     more: dict[str, Mapping[str, Any]] = {
@@ -435,13 +476,6 @@ def _backbone_defaults(
         | ({"exp_on_reg": name in registry.EXP_ON_REG} if detector == "rtmdet" else {"depthwise": entry.depthwise}),
     }
     return {section: {**own.get(section, {}), **more.get(section, {})} for section in {**own, **more}}
-
-
-def _given(section: Any, knob: str) -> Any:
-    """A knob of a section that may be a model, an object as sent, or nothing; None where it is not set."""
-    if isinstance(section, BaseModel):
-        return getattr(section, knob) if knob in section.model_fields_set else None
-    return section.get(knob) if isinstance(section, Mapping) else None
 
 
 def _pixel_defaults(data: Mapping[str, Any]) -> dict[str, Any]:

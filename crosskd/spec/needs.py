@@ -17,7 +17,9 @@ from crosskd.spec.model import ModelConfig
 
 Side = Literal["student", "teacher"]
 BOTH: tuple[Side, ...] = ("student", "teacher")
-ONE_FAMILY = "Use a student and a teacher that are both of two stages, or both dense."
+ONE_FAMILY = "Use a student and a teacher that are both of two stages, both dense, or both DETRs."
+KINDS: dict[registry.DetectorFamily, str] = {"dense": "dense", "two_stage": "of two stages", "detr": "a DETR"}
+PREDICTS: dict[registry.DetectorFamily, str] = {"two_stage": "of sampled regions", "detr": "of queries"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Pyramid(Need):
         if self.same_channels and ours != theirs:
             found.append(
                 Incompatibility(
-                    "/student/neck/channels",
+                    "/student/detr/width" if student.family == "detr" else "/student/neck/channels",
                     f"{registry.TERMS[term].method} compares feature maps channel by channel: the student's have "
                     f"{ours} channels, the teacher's {theirs}",
                     f"Use {theirs}, or leave `distill.{term}` out.",
@@ -80,7 +82,7 @@ class SampledRegions(Need):
     unread: tuple[str, ...] = ()  # knobs that were given and that only dense heads read
 
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
-        if student.two_stage != teacher.two_stage:
+        if student.family != teacher.family:
             return [_other_family(term, student, teacher)]
         return _other_levels(student, teacher) + [
             Incompatibility(
@@ -215,21 +217,23 @@ class HeadCut(Need):
 def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
     if student.strides == teacher.strides:
         return []
-    if student.two_stage != teacher.two_stage:  # whose strides nobody can choose
+    if student.family != teacher.family and "two_stage" in (student.family, teacher.family):  # nobody can choose them
         return [
             Incompatibility(
                 "/student/detector",
                 f"the pyramids of a {student.detector} student and a {teacher.detector} teacher differ in strides, "
-                f"{student.strides} and {teacher.strides}: the one is of two stages, the other dense",
+                f"{student.strides} and {teacher.strides}: {_kinds(student, teacher)}",
                 ONE_FAMILY,
             )
         ]
     return [
         Incompatibility(
-            "/student/strides",
+            "/student/detr/levels" if student.family == "detr" else "/student/strides",
             f"student and teacher differ in strides: {student.strides} and {teacher.strides}; every method compares "
             "the maps of one level with those of the same level",
-            f"Use {teacher.strides}, or another teacher.",
+            f"Use {teacher.strides}, or another teacher."
+            if student.family != "detr"
+            else f"Use {len(teacher.strides)} levels where the detector has them, or another teacher.",
         )
     ]
 
@@ -238,9 +242,15 @@ def _other_family(term: str, student: ModelConfig, teacher: ModelConfig) -> Inco
     return Incompatibility(
         "/student/detector",
         f"{registry.TERMS[term].method} goes on in the teacher's head, and a {teacher.detector} head cannot read what "
-        f"a {student.detector} student has: the one is of two stages, the other dense",
+        f"a {student.detector} student has: {_kinds(student, teacher)}",
         ONE_FAMILY,
     )
+
+
+def _kinds(student: ModelConfig, teacher: ModelConfig) -> str:
+    """In a fixed order: of a pair and of the pair turned round the same is told."""
+    first, second = sorted((student.family, teacher.family), key=["two_stage", "detr", "dense"].index)
+    return f"the one is {KINDS[first]}, the other {KINDS[second]}"
 
 
 def _sides(term: str, student: ModelConfig, teacher: ModelConfig) -> list[tuple[str, Side, ModelConfig]]:
@@ -249,17 +259,16 @@ def _sides(term: str, student: ModelConfig, teacher: ModelConfig) -> list[tuple[
 
 
 def _not_dense(term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    same = student.family == teacher.family
     return [
         Incompatibility(
             where,
             f"{registry.TERMS[term].method} compares what dense heads predict of every anchor; a {model.detector} "
-            f"{whose} predicts of sampled regions",
-            f"Use `distill.crosskd`, or leave `distill.{term}` out."
-            if student.two_stage == teacher.two_stage
-            else ONE_FAMILY,
+            f"{whose} predicts {PREDICTS[model.family]}",
+            f"Use `distill.crosskd`, or leave `distill.{term}` out." if same else ONE_FAMILY,
         )
         for where, whose, model in _sides(term, student, teacher)
-        if model.two_stage
+        if model.family in PREDICTS
     ][:1]
 
 

@@ -16,6 +16,7 @@ from crosskd.spec.backbone_registry import BACKBONES as BACKBONES
 from crosskd.spec.backbone_registry import TIMM as TIMM
 from crosskd.spec.backbone_registry import Family
 from crosskd.spec.batch_norm import TORCH_NORM, YOLOX_NORM, BatchNorm
+from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.nearest import did_you_mean, nearest
 
 T = TypeVar("T")
@@ -76,11 +77,12 @@ class Published:
     cwd: Mapping[str, Any] = field(default_factory=lambda: _CWD_RETINANET)
 
 
-DetectorFamily = Literal["dense", "two_stage"]
+DetectorFamily = Literal["dense", "two_stage", "detr"]
 # Each family's detector: how it is built of its parts, trained and looked at.
 FAMILIES: dict[DetectorFamily, str] = {
     "dense": "crosskd.detectors.dense.detector:DenseDetector",
     "two_stage": "crosskd.detectors.two_stage.detector:TwoStageDetector",
+    "detr": "crosskd.detectors.detr.detector:DetrDetector",
 }
 
 
@@ -118,6 +120,20 @@ class Term:
     def target_for(self, detector: str) -> str:
         """The class for a teacher of this name."""
         return self.of_family.get(DETECTORS[detector].family, self.target)
+
+
+def _detr(kind: ModelType) -> Detector:
+    """PKD's weights are those for RetinaNet: nobody has published any for a DETR."""
+    return Detector(
+        FAMILIES["detr"],
+        Published(cut=0, box=None, cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
+        defaults={
+            "detr": kind.defaults,
+            "postprocess": {"score_threshold": 0.0, "max_detections": kind.max_detections},
+        },
+        family="detr",
+        scales=False,
+    )
 
 
 _FOCAL = frozenset({"losses.focal", "losses.focal_gamma", "losses.focal_alpha"})
@@ -244,6 +260,7 @@ DETECTORS: dict[str, Detector] = {
         family="two_stage",
         scales=False,
     ),
+    **{name: _detr(kind) for name, kind in TYPES.items()},
 }
 
 # The backbones that detectors are published with: with these, the rest of the model has published defaults, too.

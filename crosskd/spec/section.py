@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -38,6 +39,13 @@ class Section(BaseModel):
         if wrong and bool not in _named_in(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError("true and false are no values of this knob; give one of its type")
         return value
+
+
+def given(section: Any, knob: str) -> Any:
+    """A knob of a section that may be a model, an object as sent, or nothing; None where it is not set."""
+    if isinstance(section, BaseModel):
+        return getattr(section, knob) if knob in section.model_fields_set else None
+    return section.get(knob) if isinstance(section, Mapping) else None
 
 
 def _named_in(annotation: Any) -> set[Any]:

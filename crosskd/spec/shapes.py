@@ -13,10 +13,13 @@ from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.backbone_registry import Backbone
 from crosskd.spec.config import HeadConfig, ModelConfig
+from crosskd.spec.detr.tensors import detr_shapes, is_alias
 
 Shapes = dict[str, tuple[int, ...]]
 
-_NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "head.bins", "relative_position_index")
+_NO_PARAMETERS = (
+    "running_mean", "running_var", "num_batches_tracked", "head.bins", "relative_position_index", "points_scale"
+)  # fmt: skip
 _LATERAL = 3
 _BACKBONE = "backbone."
 
@@ -42,6 +45,9 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     entry = registry.BACKBONES[backbone.name]
     out_channels = entry.channels(backbone.width)
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
+    if model.detr is not None:
+        shapes |= detr_shapes(model.detector, model.detr, num_classes, out_channels[-_LATERAL:])
+        return ExpectedShapes(shapes, _BACKBONE if entry.family == "timm" else None)
     if model.two_stage:
         out_channels = entry.coarsest if model.coarsest else out_channels
         return ExpectedShapes(shapes | _region_fpn(model, out_channels) | _region_head(model, num_classes))
@@ -51,7 +57,9 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
 
 def parameter_count(model: ModelConfig, num_classes: int) -> int:
     """Number of parameters, without the statistics of batch norm and without constants."""
-    shapes = expected_shapes(model, num_classes)
+    shapes: Shapes = expected_shapes(model, num_classes)
+    if model.detr is not None:
+        shapes = {name: x for name, x in shapes.items() if not is_alias(model.detector, model.detr, name)}
     told = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NO_PARAMETERS))
     return told + registry.BACKBONES[model.backbone.name].parameters
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosskd.spec.alike import layer_facts, same_anchors, same_code
+from crosskd.spec.detr.names import is_class_tensor
 from crosskd.spec.model import ModelConfig
 
 Shape = tuple[int, ...]
@@ -44,9 +45,11 @@ class Start:
         return {**told, "differences": self.differences}
 
 
-def class_layers(model: ModelConfig) -> tuple[str, ...]:
-    """How the names of the layers begin that have rows of each class: in two stages the boxes' too."""
-    return (CLASS_LAYER, "head.box.") if model.two_stage else (CLASS_LAYER,)
+def is_class_layer(model: ModelConfig, name: str) -> bool:
+    """Whether the tensor `name` has rows of each class: in two stages the boxes' have, too."""
+    if model.family == "detr":
+        return is_class_tensor(name)
+    return name.startswith((CLASS_LAYER, "head.box.") if model.two_stage else (CLASS_LAYER,))
 
 
 def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, str]]:
@@ -83,12 +86,12 @@ def plan_start(
     """
     alike = student.detector == found.detector
     rows = _rows(classes, named) if alike and same_anchors(student, found) else {}
-    layer = [name for name in wanted if name.startswith(class_layers(student))]
+    layer = [name for name in wanted if is_class_layer(student, name)]
     if any(name not in given or given[name][1:] != wanted[name][1:] for name in layer):
         rows = {}
 
     def fits(name: str) -> bool:
-        if name.startswith(class_layers(student)):
+        if is_class_layer(student, name):
             return bool(rows)
         if given.get(name) != wanted[name] or (name.startswith("head.") and not alike):
             return False

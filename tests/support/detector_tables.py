@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.spec import registry
+from crosskd.spec.detr.types import TYPES
 from crosskd.spec.distill import DistillConfig
 from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.model import ModelConfig
@@ -19,21 +20,26 @@ from crosskd.spec.pairing import resolve_pair
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 LEVELS = [8, 16, 32]  # every dense detector can have these: what is told is not about another number of levels
 
+DETRS = "crosskd/detectors/detr/test_detector.py"
+
 # What a training may do, and by family the test that shows it of each of its detectors.
 PROOFS: Mapping[str, Mapping[registry.DetectorFamily, str]] = {
     "train": {
         "dense": "crosskd/detectors/dense/test_losses.py::test_it_learns_one_batch_by_heart",
         "two_stage": "crosskd/runs/test_train_faster_rcnn.py::test_a_student_is_taught_and_resumed_bit_by_bit",
+        "detr": f"{DETRS}::test_a_student_is_trained_in_bf16_with_an_average_and_resumed_bit_by_bit",
     },
     "AMP": {
         "dense": "crosskd/detectors/dense/test_losses.py::test_half_precision_stays_close_to_full",
         "two_stage": "crosskd/distill/test_crosskd_regions.py"
         "::test_methods_on_maps_work_beside_it_and_a_half_precision_step_is_finite",
+        "detr": f"{DETRS}::test_a_student_is_trained_in_bf16_with_an_average_and_resumed_bit_by_bit",
     },
     "DDP": {
         "dense": "crosskd/test_ranks.py::test_each_share_is_computed_by_itself_and_averaged",
         "two_stage": "crosskd/distill/test_crosskd_regions.py"
         "::test_two_ranks_have_one_gradient_of_every_parameter_also_where_one_has_no_box",
+        "detr": f"{DETRS}::test_two_ranks_have_one_gradient_also_where_one_has_no_object",
     },
 }
 
@@ -42,8 +48,10 @@ Rows = list[list[str]]
 
 def model(detector: str) -> ModelConfig:
     """The detector by its defaults, on levels that all of its family can have."""
-    strides = {"strides": LEVELS} if detector in registry.DENSE else {}
-    return ModelConfig.model_validate({"detector": detector, "backbone": {"name": "resnet18"}, **strides})
+    levels: dict[str, object] = {"strides": LEVELS} if detector in registry.DENSE else {}
+    if detector == "deformable_detr":
+        levels = {"detr": {"levels": len(LEVELS)}}
+    return ModelConfig.model_validate({"detector": detector, "backbone": {"name": "resnet18"}, **levels})
 
 
 def refusals(method: str, student: str, teacher: str) -> list[str]:
@@ -67,8 +75,9 @@ def methods() -> Rows:
 
 
 def _students(able: Sequence[str]) -> str:
-    if set(able) == set(registry.DENSE):
-        return "all dense"
+    for words, names in (("all dense", registry.DENSE), ("all dense, all DETRs", [*registry.DENSE, *TYPES])):
+        if set(able) == set(names):
+            return words
     return ", ".join(f"`{student}`" for student in able) or "none"
 
 
@@ -85,6 +94,7 @@ _NAMES = {
     r"\ban? \w+ (?:student|teacher) does not predict": "both must predict",
     r"\ban? \w+ student has no(ne)?\b": r"the others have no\1",
     r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
+    r"\ba \w+ (?:student|teacher) predicts of queries": "a DETR predicts of queries",
     r"\ban? \w+ head cannot read what a \w+ student has": "one of another family cannot read the student's features",
 }
 

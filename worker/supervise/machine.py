@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 # Of these, some are extras that a job may need and a worker may lack.
-_PACKAGES = ("crosskd", "torch", "celery", "timm", "onnxruntime")
+_PACKAGES = ("crosskd", "torch", "celery", "timm", "transformers", "onnxruntime")
 
 
 def versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ def _described(error: BaseException, spec: Mapping[str, Any]) -> Failure:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         remedy = "Free space on the worker's disk (CROSSKD_HOME)."
     if isinstance(error, ModuleNotFoundError):
-        remedy = "Install what is missing on that worker: pip install 'crosskd[worker,timm]'."
+        remedy = "Install what is missing on that worker: pip install 'crosskd[worker,timm,detr]'."
     return Failure(failure_class="infrastructure", message=message, remedy=remedy)
 
 

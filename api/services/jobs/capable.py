@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.models import Worker
+from crosskd.spec.detr.types import EXTRA, LIBRARY, TYPES
 from crosskd.spec.registry import TIMM
 from wire.tasks import ANY, queues
 
@@ -74,5 +75,8 @@ def _packages(kind: str, spec: dict[str, Any]) -> Iterator[tuple[str, str, str]]
     for name in dict.fromkeys(names):
         if name.startswith(TIMM):
             yield name, "timm", "timm"
+    for name in dict.fromkeys(model["detector"] for model in models if model):
+        if name in TYPES:
+            yield name, LIBRARY, EXTRA
     if kind == "export":
         yield "an export", "onnxruntime", "export"

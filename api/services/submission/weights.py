@@ -20,6 +20,7 @@ from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
+from crosskd.spec.detr.names import INSTEAD, NOT_READ, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.weights_file import FORMAT, beginning_of
@@ -194,6 +195,8 @@ def _header(file: BinaryIO, path: Path) -> WeightsHeader | None:
     if found.form == "pytorch":
         return None
     header = read_header(file)
+    if is_library_checkpoint(header.shapes):
+        raise NotWeights(f"{path.name} is {NOT_READ}", INSTEAD)
     names = unwrap(header.shapes).names
     return WeightsHeader({plain: header.shapes[name] for name, plain in names.items()}, header.metadata)
 

@@ -252,6 +252,13 @@ def test_a_backbone_alone_is_no_detector(trained: Detector, tmp_path: Path) -> N
         load_weights(trained, path)
 
 
+def test_a_detr_as_transformers_saves_it_is_named(trained: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"model.decoder.layers.0.fc1.bias": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="a DETR as transformers saves it"):
+        load_weights(trained, path)
+
+
 def test_a_training_checkpoint_detects_with_its_student(checkpoint_of_a_run: Path) -> None:
     loaded = crosskd.load(checkpoint_of_a_run, device="cpu")
     assert (loaded.classes, loaded.scale.short_edge) == (["A", "B", "E"], 64)

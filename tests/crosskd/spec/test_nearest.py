@@ -43,7 +43,8 @@ def test_what_to_do_lists_all_that_are_known() -> None:
 
 def test_names_of_the_registry_and_of_recipes_have_it_too() -> None:
     with pytest.raises(
-        ValueError, match=r"unknown detector 'fco'; Did you mean `fcos`\? Use one of: atss, faster_rcnn, fcos"
+        ValueError,
+        match=r"unknown detector 'fco'; Did you mean `fcos`\? Use one of: atss, d_fine, deformable_detr, faster_rcnn",
     ):
         ModelConfig.model_validate({"detector": "fco", "backbone": {"name": "resnet18"}})
     with pytest.raises(ConfigError, match=r"Did you mean `gfl`\?"):

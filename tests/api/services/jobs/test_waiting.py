@@ -12,6 +12,7 @@ from api.settings import Settings
 from tests.support.worker_calls import WORKER, Worker
 from wire.tasks import queues
 
+DETR = {"student": {"detector": "rt_detr", "backbone": {"name": "resnet18", "init": "random"}}, "export": None}
 TIMM = {"student__backbone": {"name": "timm/resnet18"}}
 
 
@@ -45,6 +46,8 @@ def test_a_worker_that_registers_is_known_before_it_has_a_job(client: TestClient
         ([("w1", "cpu", {})], TIMM, "needs the package timm, and no worker that could take the job has reported it"),
         ([("w1", "cpu", {"timm": "1"}), ("w2", "cpu", {})], TIMM, "1 of 2 workers have not reported it (w2)"),
         ([("w1", "cpu", {"timm": "1"}), ("w2", "0", {})], TIMM | {"device": "cpu"}, ""),
+        ([("w1", "cpu", {})], DETR, "rt_detr needs the package transformers"),
+        ([("w1", "cpu", {"transformers": "5"})], DETR, ""),
     ],
 )
 def test_what_no_known_worker_could_run_is_said_at_submission(

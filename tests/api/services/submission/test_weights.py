@@ -226,6 +226,13 @@ def test_what_we_converted_says_its_model_and_classes_under_any_names(resolve: P
     assert teacher["model"]["detector"] == model.detector
 
 
+@ONE_DATABASE
+def test_a_checkpoint_of_transformers_is_named(resolve: Post, root: Path) -> None:
+    save_file({"model.decoder.layers.0.fc1.bias": torch.zeros(2)}, root / "t.safetensors")
+    found = errors(resolve("distill", student=TINY, teacher={"weights": {"file": "t.safetensors"}, "model": TINY}))
+    assert "a DETR as transformers saves it" in found["/spec/teacher/weights/file"]
+
+
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,0 +1,101 @@
+"""What the DETRs alone have: the sizes that their configuration in transformers is made of. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from crosskd.spec.detr.types import TYPES, ModelType
+from crosskd.spec.section import Probability, Section, given, refused
+
+MAX_QUERIES = 1000
+MAX_LAYERS = 12
+MIN_LEVELS, MAX_LEVELS = 3, 5
+DETR_STRIDES = [8, 16, 32, 64, 128]
+
+
+class DetrConfig(Section):
+    """A DETR by its sizes. Their defaults are the library's; what has no knob here is as the library has it.
+
+    Deformable DETR (arXiv 2010.04159); RT-DETR (2304.08069) and its second version (2407.17140); D-FINE (2410.13842).
+    """
+
+    width: int = Field(
+        default=256, ge=32, le=1024, multiple_of=32, description="Channels of the maps, of the memory and of queries."
+    )
+    heads: int = Field(default=8, ge=1, le=64, description="Of every attention; they divide the width.")
+    feedforward: int = Field(default=1024, ge=8, le=8192, description="Channels inside the feed-forward layers.")
+    encoder_layers: int = Field(
+        default=6,
+        ge=1,
+        le=MAX_LAYERS,
+        description="Default: 6; RT-DETR and D-FINE, whose encoder attends on the coarsest map alone: 1.",
+    )
+    decoder_layers: int = Field(default=6, ge=1, le=MAX_LAYERS, description="Each has a loss of its own.")
+    queries: int = Field(
+        default=300, ge=1, le=MAX_QUERIES, description="Objects that can be found in an image, at most."
+    )
+    points: int = Field(default=4, ge=1, le=16, description="Of the memory that a head looks at, on each level.")
+    levels: int = Field(
+        default=4,
+        ge=MIN_LEVELS,
+        le=MAX_LEVELS,
+        description="Deformable DETR: maps from P3 on that it attends to. Default: 4. The others have 3.",
+    )
+    box_refine: bool = Field(
+        default=False, description="Deformable DETR: each layer of the decoder refines the boxes of the one before."
+    )
+    denoising: int = Field(
+        default=100, ge=0, le=1000, description="RT-DETR, D-FINE: queries that training makes of noisy objects."
+    )
+    expansion: float = Field(
+        default=1.0, ge=0.25, le=4, description="RT-DETR, D-FINE: of channels inside the layers that fuse maps."
+    )
+    depth: float = Field(default=1.0, ge=1 / 3, le=4, description="D-FINE: of the layers that fuse maps.")
+    bins: int = Field(
+        default=32, ge=4, le=128, multiple_of=2, description="D-FINE: the last bin of the distribution of a distance."
+    )
+    dropout: Probability = Field(default=0.1, description="Default: 0.1; RT-DETR and D-FINE: 0.")
+
+    @model_validator(mode="after")
+    def _heads(self) -> DetrConfig:
+        if self.width % self.heads:
+            raise refused(f"width {self.width} is no multiple of heads {self.heads}; use one", "heads")
+        return self
+
+
+def detr_maps(section: Any, own: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What terms ask of a pyramid: channels and strides of the maps that the encoder reads, by section of a model.
+
+    `section` is a `DetrConfig`, or what was sent for one and may be anything; `own` are its type's default knobs.
+    """
+    sizes = {name: DetrConfig.model_fields[name].default for name in ("width", "levels")} | dict(own)
+    width, levels = (given(section, name) or sizes[name] for name in ("width", "levels"))
+    found: dict[str, Mapping[str, Any]] = {}
+    if isinstance(width, int):
+        found["neck"] = {"channels": width}
+    if isinstance(levels, int) and levels >= MIN_LEVELS:
+        found[""] = {"strides": DETR_STRIDES[:levels]}
+    return found
+
+
+def unread_knob(section: DetrConfig, kind: ModelType) -> str | None:
+    """A knob that was changed and that this type does not read."""
+    for name, field in DetrConfig.model_fields.items():
+        default = kind.defaults.get(name, field.default)
+        if name not in kind.knobs and getattr(section, name) != default:
+            return name
+    return None
+
+
+def readers(knob: str) -> list[str]:
+    """The types that read it."""
+    return [name for name, kind in TYPES.items() if knob in kind.knobs]
+
+
+def library_values(section: DetrConfig, kind: ModelType) -> dict[str, Any]:
+    """The values of the library's configuration, by its names, that the section says."""
+    values = {theirs: getattr(section, ours) for ours, names in kind.knobs.items() for theirs in names}
+    return {**values, **kind.fixed}

@@ -1,0 +1,96 @@
+"""The section of the DETRs: what it fills in, what is read back, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from crosskd.spec import registry
+from crosskd.spec.config import DistillConfig, ModelConfig, StudentConfig
+from crosskd.spec.detr.types import TYPES
+from crosskd.spec.evaluate_export import unexportable
+from crosskd.spec.pairing import resolve_pair
+
+BACKBONE: dict[str, Any] = {"name": "resnet18", "init": "random"}
+DETR: dict[str, Any] = {"detector": "deformable_detr", "backbone": BACKBONE}
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES))
+def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
+    model = ModelConfig.model_validate({"detector": kind, "backbone": BACKBONE, "detr": {"width": 64}})
+    values = model.model_dump(mode="json")
+    assert not values.keys() & {"head", "losses", "neck", "strides", "regions", "anchor_scale"}
+    assert model.neck.channels == 64
+    assert model.strides == [8, 16, 32, 64][: 4 if kind == "deformable_detr" else 3]
+    for section in (ModelConfig, StudentConfig):
+        assert section.model_validate(values).model_dump(mode="json") == values
+    empty = {"detector": kind, "backbone": BACKBONE}
+    assert ModelConfig.model_validate(empty) == ModelConfig.model_validate({**empty, "detr": None})
+    assert unexportable(model)
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "match"),
+    [
+        ({"detr": {"queries": 0}}, ("detr", "queries"), "greater than or equal to 1"),
+        ({"detr": {"queries": 10_000}}, ("detr", "queries"), "less than or equal to 1000"),
+        ({"detr": {"width": 40}}, ("detr", "width"), "multiple of 32"),
+        ({"detr": {"width": 64, "heads": 7}}, ("detr", "heads"), "no multiple of heads"),
+        ({"detr": {"levels": True}}, ("detr", "levels"), "true and false"),
+        ({"detr": {"bins": 16}}, ("detr", "bins"), "bins is a knob of d_fine; deformable_detr"),
+        ({"detr": {"auto_map": {}}}, ("detr", "auto_map"), "Extra inputs"),
+        ({"detector": "rt_detr", "detr": {"levels": 4}}, ("detr", "levels"), "knob of deformable_detr"),
+        ({"detector": "detr", "detr": {}}, ("detector",), "unknown detector 'detr'"),
+        ({"detector": "gfl", "detr": {}}, ("detr",), "section of the DETRs; leave it out for gfl"),
+        ({"regions": {}}, ("regions",), "section of faster_rcnn"),
+        ({"head": {"depth": 2}}, ("head",), "section of the dense detectors"),
+        ({"losses": {"giou": 1.0}}, ("losses",), "section of the dense detectors"),
+        ({"neck": {"channels": 32}}, ("neck",), "has no neck"),
+        ({"strides": [8, 16, 32]}, ("strides",), "leave strides out"),
+        ({"anchor_scale": 4.0}, ("anchor_scale",), "does not read it"),
+        ({"postprocess": {"nms_iou": 0.4}}, ("postprocess", "nms_iou"), "needs no suppression"),
+    ],
+)
+def test_what_does_not_belong_there_is_refused(values: dict[str, Any], place: tuple[str, ...], match: str) -> None:
+    with pytest.raises(ValidationError, match=match) as caught:
+        ModelConfig.model_validate({**DETR, **values})
+    assert caught.value.errors()[0]["loc"] == place
+
+
+def pair(method: str, student: str, teacher: str, **detr: Any) -> list[str]:
+    models = [
+        ModelConfig.model_validate(
+            {"detector": name, "backbone": BACKBONE}
+            | ({"strides": [8, 16, 32]} if name in registry.DENSE else {"detr": sizes} if name in TYPES else {})
+        )
+        for name, sizes in ((student, detr), (teacher, {}))
+    ]
+    found = resolve_pair(DistillConfig.model_validate({method: {}}), *models)[1]
+    return [f"{one.where}: {one.what} {one.remedy}" for one in found]
+
+
+@pytest.mark.parametrize(
+    ("method", "student", "teacher", "told"),
+    [
+        ("pkd", "rt_detr", "d_fine", ""),
+        ("fitnet", "rt_detr", "gfl", ""),
+        ("mgd", "gfl", "rt_detr_v2", ""),
+        ("cwd", "deformable_detr", "deformable_detr", ""),
+        ("fitnet", "deformable_detr", "rt_detr", "/student/detr/levels: student and teacher differ in strides"),
+        ("fitnet", "rt_detr", "faster_rcnn", "the one is of two stages, the other a DETR"),
+        ("ld", "rt_detr", "gfl", "a rt_detr student predicts of queries"),
+        ("ld", "gfl", "rt_detr", "a rt_detr teacher predicts of queries"),
+        ("crosskd", "rt_detr", "faster_rcnn", "cannot read what a rt_detr student has"),
+    ],
+)
+def test_methods_of_maps_fit_detrs_of_the_same_levels(method: str, student: str, teacher: str, told: str) -> None:
+    found = pair(method, student, teacher)
+    assert bool(found) == bool(told)
+    assert told in " ".join(found)
+
+
+def test_other_widths_are_told_at_the_width() -> None:
+    (told,) = pair("pkd", "rt_detr", "rt_detr", width=64)
+    assert told.startswith("/student/detr/width: PKD compares feature maps channel by channel")

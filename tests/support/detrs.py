@@ -1,0 +1,37 @@
+"""DETRs small enough for tests of a second: 32 channels, a layer or two, eight queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from crosskd.detectors.detector import Detector, build_detector
+from crosskd.spec.config import ModelConfig
+from tests.support import small
+
+# Of each type what differs from the others in the way it is built, trained or decoded.
+KNOBS: dict[str, dict[str, Any]] = {
+    "deformable_detr": {"box_refine": True},
+    "rt_detr": {"denoising": 8, "expansion": 0.5},
+    "rt_detr_v2": {"denoising": 8},
+    "d_fine": {"denoising": 8, "depth": 0.34, "bins": 8},
+}
+
+
+def config(detector: str, **knobs: Any) -> ModelConfig:
+    sizes = {"width": 32, "heads": 4, "feedforward": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 8}
+    backbone = {"name": "resnet_tiny", "width": 8}
+    detr = {**sizes, **KNOBS[detector], **knobs}
+    return ModelConfig.model_validate({"detector": detector, "backbone": backbone, "detr": detr})
+
+
+def detector(kind: str, seed: int = 0, classes: int = small.CLASSES, **knobs: Any) -> Detector:
+    """Its heads say different things of different queries: those of a new one begin at zero."""
+    torch.manual_seed(seed)
+    model = build_detector(config(kind, **knobs), classes)
+    with torch.no_grad():
+        for name, parameter in model.head.named_parameters():
+            if parameter.dim() == 2 and "embed" in name:
+                parameter.normal_(std=0.02 if "bbox" in name else 0.3)
+    return model
