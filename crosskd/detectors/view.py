@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors
 from crosskd.spec.needs import Need, Side
-from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
+from crosskd.structures import Assignment, Held, Losses, Predictions, Size, Targets
 
 Fields = dict[str, Any]  # of a `View`
 
@@ -31,6 +31,8 @@ class View:
     assignment: Assignment
     anchors: Anchors  # StudentAnchors
     regions: Any  # SampledRegions, of the student: `two_stage.regions.Regions`
+    recording: Any  # DecoderQueries: `detr.ports.port.Recording`
+    scales: list[Size]  # DecoderQueries: the (height, width) that each image's boxes are shares of
 
     def __init__(self, head: Any, **fields: Any) -> None:
         self.head = head

@@ -28,6 +28,7 @@ def mimic(
     its box code. `config` has been resolved for the pair.
     """
     assert config.box is not None
+    assert config.beta is not None
     with torch.autocast(ours.cls[0].device.type, enabled=False):
         divisor = head.mimic_normaliser(assignment, reference=config.reference_normaliser)
         losses = {}

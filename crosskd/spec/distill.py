@@ -10,11 +10,15 @@ from pydantic import Field, model_validator
 from crosskd.spec import registry
 from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions
+from crosskd.spec.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions, Side
 from crosskd.spec.section import Probability, Section, Weight
 from crosskd.spec.term import MapsConfig, TermConfig
 
 _PUBLISHED = "Default: as published for the teacher's detector."
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _published(teacher: ModelConfig) -> registry.Published:
@@ -24,6 +28,19 @@ def _published(teacher: ModelConfig) -> registry.Published:
 def _with_levels_of(student: ModelConfig, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """`defaults` whose number of levels is what a shorter pyramid has."""
     return {**defaults, "levels": min(defaults["levels"], len(student.strides))}
+
+
+def _asking_nothing(knob: str) -> tuple[float, ...]:
+    return (0.0,) if knob.endswith("_weight") else ()
+
+
+def _has_bins(teacher: ModelConfig) -> bool:
+    return teacher.detector == "d_fine"
+
+
+# What not every family reads.
+_DENSE_KNOBS = ("cut", "teacher_cut", "after_relu", "box", "temperature", "beta", "reference_normaliser")
+_QUERY_KNOBS = ("queries", "detach_target", "giou", "giou_weight", "bins_weight")
 
 
 class MimicConfig(TermConfig):
@@ -37,22 +54,70 @@ class MimicConfig(TermConfig):
         default=None, description="kl: of the distributions over bins (GFL); giou, iou: of the boxes. " + _PUBLISHED
     )
     temperature: float = Field(default=1.0, gt=0, le=100, description="Of the distributions over bins.")
-    beta: float = Field(default=1.0, ge=0, le=10, description="Exponent of the quality focal weight |p - q|.")
+    beta: float | None = Field(
+        default=None, ge=0, le=10, description="Exponent of the quality focal weight |p - q|. Default: 1; DETRs: 0."
+    )
     reference_normaliser: bool = Field(
         default=False,
         description="FCOS: divide by a summed centerness below 1, too, down to 1e-6, as the reference does.",
+    )
+    giou: bool | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="DETRs alone: compare boxes in shares of the image, and by their GIoU; false: in pixels. "
+        "Default: true.",
+    )
+    giou_weight: Weight | None = Field(
+        default=None, exclude_if=_is_none, description="DETRs alone, where giou is true. Default: as published, 1."
+    )
+    bins_weight: Weight | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="D-FINE alone: of the KL divergence of the distributions over distances. Default: 1; nobody has "
+        "published one.",
     )
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:  # noqa: ARG002
         # What is published for the teacher's detector: CrossKD happens in the teacher's head.
         published = _published(teacher)
         weights = ("cls_weight", "box_weight", "centerness_weight", "objectness_weight")
-        return self._filled({name: getattr(published, name) for name in ("box", *weights)})
+        return self._filled({name: getattr(published, name) for name in ("box", "beta", *weights)})
 
-    def _predictions(self, *, both: bool) -> Need:
+    def _of_queries(self, teacher: ModelConfig) -> Self:
+        """Resolved for two DETRs."""
+        published = _published(teacher)
+        names = ("cls_weight", "box_weight", "centerness_weight", "objectness_weight", "beta")
+        filled = self._filled({name: getattr(published, name) for name in names} | {"giou": True})
+        weights = {"giou_weight": 1.0 if filled.giou else 0.0, "bins_weight": 1.0 if _has_bins(teacher) else 0.0}
+        return filled._filled(weights)
+
+    def _predictions(self, *, both: bool, unread: tuple[str, ...] = ()) -> Need:
         """Of a resolved section."""
         asked = {"centerness": bool(self.centerness_weight), "objectness": bool(self.objectness_weight)}
-        return AnchorPredictions(both=both, box=self.box, **asked)
+        return AnchorPredictions(both=both, box=self.box, unread=unread, **asked)
+
+    def _decoder_queries(self, given: MimicConfig, teacher: ModelConfig, through: Side | None) -> Need:
+        """Of a resolved section; `given` is the one that was sent."""
+        others = {"beta", "temperature"} if _has_bins(teacher) else {"beta"}
+        unread = [knob for knob in (*_DENSE_KNOBS, "class_temperature") if knob not in others]
+        unread += [] if self.giou else ["giou_weight"]
+        unread += [] if _has_bins(teacher) else ["bins_weight"]
+        unread += [] if through == "teacher" else ["detach_target"]
+        return DecoderQueries(through, bins=bool(self.bins_weight), unread=given._unread(unread, self))
+
+    def _unread(self, knobs: Collection[str], full: MimicConfig | None = None) -> tuple[str, ...]:
+        """Those of `knobs` that were given, though nothing reads them; a weight of 0 asks for nothing.
+
+        `full`: this section resolved, where a detector has neither centerness nor objectness to imitate.
+        """
+        fields = type(self).model_fields
+        found = [
+            name
+            for name in knobs
+            if name in fields and getattr(self, name) not in (fields[name].default, *_asking_nothing(name))
+        ]
+        weights = ("centerness_weight", "objectness_weight") if full else ()
+        return (*found, *(name for name in weights if getattr(full, name)))
 
 
 class CrossKDConfig(MimicConfig):
@@ -74,11 +139,25 @@ class CrossKDConfig(MimicConfig):
         default=None,
         gt=0,
         le=100,
-        exclude_if=lambda value: value is None,
+        exclude_if=_is_none,
         description="faster_rcnn alone: of the class probabilities of a region. Default: as published, 3.",
+    )
+    queries: Literal["teacher", "student"] | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="DETRs alone: whose queries go through the teacher's decoder, layer by layer, on both memories. "
+        "Default: teacher.",
+    )
+    detach_target: bool | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="DETRs alone, where queries is student: whether what is imitated is a constant. Default: false, as "
+        "in the published code, where the positions of the student's queries learn through it.",
     )
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
+        if "detr" in (student.family, teacher.family):
+            return self._filled({"queries": "teacher", "detach_target": False})._of_queries(teacher)
         if student.two_stage or teacher.two_stage:
             published = _published(teacher)
             names = ("cls_weight", "box_weight", "centerness_weight", "class_temperature")
@@ -91,26 +170,20 @@ class CrossKDConfig(MimicConfig):
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
         """What the student predicts is not needed: all happens in the teacher's head."""
         full = self.resolved(student, teacher)
+        if "detr" in (student.family, teacher.family):
+            return (full._decoder_queries(self, teacher, through="teacher" if full.queries == "student" else None),)
         if student.two_stage or teacher.two_stage:
-            return (SampledRegions(self._unread(full)),)
+            return (SampledRegions(self._unread(_DENSE_KNOBS + _QUERY_KNOBS, full)),)
         assert full.cut is not None
         assert full.teacher_cut is not None
         cut = HeadCut(
             full.cut,
             full.teacher_cut,
             full.after_relu,
-            class_temperature=self.class_temperature is not None,
+            unread=self._unread(("class_temperature", *_QUERY_KNOBS)),
             one_knob=self.teacher_cut is None,
         )
         return cut, full._predictions(both=False)
-
-    def _unread(self, full: CrossKDConfig) -> tuple[str, ...]:
-        """The knobs that only dense heads read and that were given; a weight of 0 asks for nothing."""
-        fixed = [name for name in _DENSE_KNOBS if getattr(self, name) != type(self).model_fields[name].default]
-        return (*fixed, *(name for name in ("centerness_weight", "objectness_weight") if getattr(full, name)))
-
-
-_DENSE_KNOBS = ("cut", "teacher_cut", "after_relu", "box", "temperature", "beta", "reference_normaliser")
 
 
 class PKDConfig(TermConfig):
@@ -136,11 +209,20 @@ class PKDConfig(TermConfig):
 class DirectConfig(MimicConfig):
     """Prediction mimicking: CrossKD's losses between the student's own predictions and the teacher's.
 
-    The baseline of the CrossKD paper (arXiv 2306.11369). Student and teacher need the same anchors and box code.
+    The baseline of the CrossKD paper (arXiv 2306.11369). Student and teacher need the same anchors and box code. A DETR
+    student is asked about the teacher's own queries, so that nothing has to be matched (KD-DETR, arXiv 2211.08071).
     """
 
+    def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
+        if student.family == teacher.family == "detr":
+            return self._of_queries(teacher)
+        return super().resolved(student, teacher, beside)
+
     def needs(self, student: ModelConfig, teacher: ModelConfig) -> tuple[Need, ...]:
-        return (self.resolved(student, teacher)._predictions(both=True),)
+        full = self.resolved(student, teacher)
+        if student.family == teacher.family == "detr":
+            return (full._decoder_queries(self, teacher, through="student"),)
+        return (full._predictions(both=True, unread=self._unread(_QUERY_KNOBS)),)
 
 
 class LDConfig(TermConfig):

@@ -84,14 +84,37 @@ class SampledRegions(Need):
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         if student.family != teacher.family:
             return [_other_family(term, student, teacher)]
-        return _other_levels(student, teacher) + [
-            Incompatibility(
-                f"/distill/{term}/{knob}",
-                f"{knob} is a knob of dense heads; a {teacher.detector} teacher does not read it",
-                "Leave it out.",
+        return _other_levels(student, teacher) + _unread(term, self.unread, teacher)
+
+
+@dataclass(frozen=True)
+class DecoderQueries(Need):
+    """What went through both decoders, memory and queries: DETRs alone have these.
+
+    `through`: the decoder that the other model's queries go through, too, so that it has to take them; None: neither.
+    """
+
+    through: Side | None
+    bins: bool = field(default=False, compare=False)  # whether distributions over distances are compared
+    unread: tuple[str, ...] = field(default=(), compare=False)  # knobs that were given and that nothing reads
+
+    def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+        ours, theirs = student.detr, teacher.detr
+        if ours is None or theirs is None:
+            return [_other_family(term, student, teacher)]
+        found = []
+        if ours.levels != theirs.levels:
+            found.append(
+                Incompatibility(
+                    "/student/detr/levels",
+                    f"the student's memory has {ours.levels} levels, the teacher's {theirs.levels}: the teacher's "
+                    "decoder looks at each level with weights of its own, and no level is made of another",
+                    f"Use {theirs.levels}, or another teacher.",
+                )
             )
-            for knob in self.unread
-        ]
+        if self.through is not None:
+            found += _other_queries(term, self, student, teacher)
+        return found + _unread(term, self.unread, teacher)
 
 
 @dataclass(frozen=True)
@@ -106,6 +129,7 @@ class AnchorPredictions(Need):
     box: registry.BoxMimic | None = None  # how boxes are compared, where a knob of that name says it
     centerness: bool = False  # whether the knob `centerness_weight` asks for the teacher's
     objectness: bool = False  # whether `objectness_weight` does
+    unread: tuple[str, ...] = field(default=(), compare=False)  # knobs that were given and that dense heads do not read
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -139,7 +163,7 @@ class AnchorPredictions(Need):
             for what, lacks in wanted.items()
             if lacks
         ]
-        return found
+        return found + _unread(term, self.unread, teacher)
 
 
 @dataclass(frozen=True)
@@ -180,7 +204,7 @@ class HeadCut(Need):
     student: int
     teacher: int
     after_relu: bool = True
-    class_temperature: bool = field(default=False, compare=False)  # whether that knob, of other heads, was given
+    unread: tuple[str, ...] = field(default=(), compare=False)  # knobs of other families that were given
     one_knob: bool = field(default=False, compare=False)  # `cut` says both: it is to blame for the teacher's, too
 
     def of(self, side: Side) -> int:
@@ -194,14 +218,7 @@ class HeadCut(Need):
             knob = "cut" if self.one_knob else "teacher_cut"
             beyond.append(_beyond(term, knob, self.teacher, "teacher", teacher.head.depth))
         found = _other_levels(student, teacher) + beyond
-        if self.class_temperature:
-            found.append(
-                Incompatibility(
-                    f"/distill/{term}/class_temperature",
-                    f"class_temperature is a knob of faster_rcnn; a {teacher.detector} teacher does not read it",
-                    "Leave it out.",
-                )
-            )
+        found += _unread(term, self.unread, teacher)
         if (self.student == 0) != (self.teacher == 0):
             found.append(
                 Incompatibility(
@@ -236,6 +253,60 @@ def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatib
             else f"Use {len(teacher.strides)} levels where the detector has them, or another teacher.",
         )
     ]
+
+
+# Whose a knob is, for messages; all others are those of dense heads.
+_KNOBS = {
+    "class_temperature": "faster_rcnn",
+    "queries": "the DETRs",
+    "giou": "the DETRs",
+    "giou_weight": "the DETRs, where giou is true",
+    "detach_target": "the DETRs, where queries is student",
+    "bins_weight": "d_fine",
+}
+
+
+def _unread(term: str, knobs: tuple[str, ...], teacher: ModelConfig) -> list[Incompatibility]:
+    return [
+        Incompatibility(
+            f"/distill/{term}/{knob}",
+            f"{knob} is a knob of {_KNOBS.get(knob, 'dense heads')}; a {teacher.detector} teacher does not read it",
+            "Leave it out.",
+        )
+        for knob in knobs
+    ]
+
+
+def _other_queries(
+    term: str, need: DecoderQueries, student: ModelConfig, teacher: ModelConfig
+) -> list[Incompatibility]:
+    """What keeps one decoder from taking the queries of the other, or from comparing what both say of them."""
+    ours, theirs = student.detr, teacher.detr
+    assert ours is not None
+    assert theirs is not None
+    remedy = "Use `distill.crosskd` with the teacher's queries (`queries: teacher`), or another teacher."
+    whose, taker = ("student's", "teacher's") if need.through == "teacher" else ("teacher's", "student's")
+    kinds = {_takes(model, need) for model in (student, teacher)}
+    if len(kinds) > 1:
+        what = f"the {taker} decoder cannot take the {whose} queries: {student.detector} and {teacher.detector} "
+        return [Incompatibility("/student/detector", what + "differ in what a query brings along", remedy)]
+    found = []
+    if ours.decoder_layers != theirs.decoder_layers:
+        layers = f"the student's decoder has {ours.decoder_layers} layers, the teacher's {theirs.decoder_layers}"
+        what = f"{layers}: {registry.TERMS[term].method} compares layer by layer"
+        found.append(Incompatibility("/student/detr/decoder_layers", what, f"Use {theirs.decoder_layers}. {remedy}"))
+    both = student.detector == teacher.detector == "d_fine"
+    if both and ours.bins != theirs.bins and (need.bins or need.through == "teacher"):
+        what = f"the student's distributions have {ours.bins} bins, the teacher's {theirs.bins}"
+        found.append(Incompatibility("/student/detr/bins", what, f"Use {theirs.bins}."))
+    return found
+
+
+def _takes(model: ModelConfig, need: DecoderQueries) -> str:
+    """Decoders of one kind take each other's queries; inside D-FINE's, queries bring distributions along."""
+    if model.detector == "deformable_detr" or (model.detector == "d_fine" and need.through == "teacher"):
+        return model.detector
+    return "rt_detr"
 
 
 def _other_family(term: str, student: ModelConfig, teacher: ModelConfig) -> Incompatibility:

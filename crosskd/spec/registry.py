@@ -71,6 +71,7 @@ class Published:
     centerness_weight: float  # 0: centerness is not imitated
     pkd_weight: float  # beside CrossKD, on all levels
     objectness_weight: float = 0.0  # 0: objectness is not imitated
+    beta: float = 1.0  # of the quality focal weight
     class_temperature: float | None = None  # of classes by softmax
     pkd_alone: Mapping[str, Any] = field(default_factory=lambda: _PKD_ALONE)
     fgd: Mapping[str, Any] = field(default_factory=lambda: _FGD_ANCHORS)
@@ -126,7 +127,7 @@ def _detr(kind: ModelType) -> Detector:
     """PKD's weights are those for RetinaNet: nobody has published any for a DETR."""
     return Detector(
         FAMILIES["detr"],
-        Published(cut=0, box=None, cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0),
+        Published(cut=0, box=None, cls_weight=1.0, box_weight=1.0, centerness_weight=0.0, pkd_weight=2.0, beta=0.0),
         defaults={
             "detr": kind.defaults,
             "postprocess": {"score_threshold": 0.0, "max_detections": kind.max_detections},
@@ -273,10 +274,17 @@ TERMS: dict[str, Term] = {
     "crosskd": Term(
         "crosskd.distill.crosskd:CrossKD",
         "CrossKD",
-        of_family={"two_stage": "crosskd.distill.crosskd_regions:RegionCrossKD"},
+        of_family={
+            "two_stage": "crosskd.distill.crosskd_regions:RegionCrossKD",
+            "detr": "crosskd.distill.crosskd_queries:QueryCrossKD",
+        },
     ),
     "pkd": Term("crosskd.distill.pkd:PKD", "PKD"),
-    "direct": Term("crosskd.distill.direct:Direct", "Direct mimicking"),
+    "direct": Term(
+        "crosskd.distill.direct:Direct",
+        "Direct mimicking",
+        of_family={"detr": "crosskd.distill.direct_queries:QueryDirect"},
+    ),
     "ld": Term("crosskd.distill.ld:LD", "LD"),
     "fitnet": Term("crosskd.distill.fitnet:FitNet", "FitNet"),
     "fgd": Term("crosskd.distill.fgd:FGD", "FGD"),

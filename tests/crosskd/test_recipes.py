@@ -44,7 +44,7 @@ TUNED: dict[str, tuple[Callable[..., Any], str]] = {
 RTMDETS = ["rtmdet_tiny_300e", "rtmdet_tiny_s_36e"]  # for which no result is published
 YOLOXES = ["yolox_s_300e", "yolox_tiny_s_36e"]  # too
 TWO_STAGE = ["faster_rcnn_r18_r50", "faster_rcnn_r18_r50_short"]  # nor for these
-DETRS = ["deformable_detr_r18_50e"]  # nor for this one
+DETRS = ["deformable_detr_r18_50e", "deformable_detr_r18_r50"]  # nor for these
 
 # What a recipe may say beside the published facts: how this machine goes about it, and the total batch, tested alone.
 OWN = {"accumulate", "loader.workers", "checkpoint.every_steps", "log_every"}
@@ -239,6 +239,21 @@ def test_a_two_stage_student_learns_from_torchvisions_detector_as_the_authors_br
     assert told == (0.5, 3.0, 1.0)
     assert distill.pkd is None or distill.pkd.weight == 6
     assert re.search(r"[Nn]o AP\s(?:# )?is published", comment(name))
+
+
+def test_a_detr_learns_from_another_one_as_the_authors_branch_has_it() -> None:
+    alone, distilled = (load_recipe(name) for name in DETRS)
+    assert distilled.pop("distill") == {
+        "crosskd": {
+            "queries": "teacher", "cls_weight": 1.0, "beta": 0.0, "box_weight": 1.0, "giou": True, "giou_weight": 1.0
+        }
+    }  # fmt: skip
+    assert alone == distilled
+    config = resolved(DETRS[1])
+    teacher = {**alone["student"], "backbone": {**alone["student"]["backbone"], "name": "resnet50"}}
+    assert config.distill is not None
+    assert resolve_pair(config.distill, config.student, StudentConfig.model_validate(teacher))[1] == []
+    assert re.search(r"No AP\s(?:# )?is published", comment(DETRS[1]))
 
 
 @pytest.mark.parametrize("trio", TRIOS)

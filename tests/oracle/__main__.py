@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from crosskd.errors import CrossKDError
-from tests.oracle import network, regions
+from tests.oracle import network, queries, regions
 from tests.oracle.case import Case, UnknownDetectorError, UnknownSettingError
 from tests.oracle.compare import Comparison, compare
 from tests.oracle.compute import compute
@@ -41,6 +41,8 @@ def run_case(values: Mapping[str, Any], *, single: bool) -> Comparison:
     dtype = torch.float32 if single else torch.float64
     if regions.is_case(values):
         return regions.compare(values, regions.compute(values, dtype), single=single)
+    if queries.is_case(values):
+        return queries.compare(values, queries.compute(values, dtype), single=single)
     if values.get("detector") in network.BACKBONES:
         return network.compare(values, network.compute(values, dtype), single=single)
     return compare(values, compute(Case(values), dtype), single=single)
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _kinds(values: Mapping[str, Any]) -> list[Any]:
     """What `--detector` may call a case: its detector, or for want of that its kind of vectors."""
-    return [regions.DETECTOR, regions.PREFIX] if regions.is_case(values) else [values.get("detector")]
+    for kind in (regions, queries):
+        if kind.is_case(values):
+            return [kind.DETECTOR, kind.PREFIX]
+    return [values.get("detector")]
 
 
 class Unreadable(str):
@@ -87,7 +92,11 @@ def read_cases(folder: Path) -> Iterator[dict[str, Any] | Unreadable]:
             continue
         for number, case in enumerate(cases):
             where = f"{path.name}, case {number}"
-            yield case if isinstance(case, dict) else Unreadable(f"{where}\n    NOT COMPARED  it is not an object")
+            yield (
+                queries.completed(case, cases)
+                if isinstance(case, dict)
+                else Unreadable(f"{where}\n    NOT COMPARED  it is not an object")
+            )
 
 
 def _report(values: Mapping[str, Any], *, single: bool) -> int:

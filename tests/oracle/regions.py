@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,18 +58,34 @@ def compute(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return kinds[values["kind"]](values, dtype)
 
 
-def compare(expected: Mapping[str, Any], computed: Mapping[str, Any], *, single: bool) -> Comparison:
+def compare(
+    expected: Mapping[str, Any],
+    computed: Mapping[str, Any],
+    *,
+    single: bool,
+    described: Collection[str] = frozenset(DESCRIPTION),
+) -> Comparison:
     """Every number of every result field of `expected` against the one at the same place in `computed`."""
     result, (relative, absolute) = Comparison(), TOLERANCES[single]
     for name, value in expected.items():
-        for path, want, got in leaves(name, value, computed.get(name, MISSING)) if name not in DESCRIPTION else ():
+        for path, want, got in leaves(name, value, computed.get(name, MISSING)) if name not in described else ():
             if got is MISSING:
                 result.uncompared.append(path)
                 continue
             quantity = ".".join(part for part in path.split(".") if not part.isdigit())
             quantity = next((part for part in GROUPED if quantity.startswith(f"{part}.")), quantity)
-            result.quantities.setdefault(quantity, Worst(relative)).see(_error(want, got, absolute), path)
+            # A float32 entry of a map is as exact as the largest that the vectors tell of it.
+            floor = max(absolute, relative * _largest(value, path.split(".")[1:-1])) if single else absolute
+            result.quantities.setdefault(quantity, Worst(relative)).see(_error(want, got, floor), path)
     return result
+
+
+def _largest(value: Any, place: Sequence[str]) -> float:
+    """Of the list of numbers at `place`, 0 where there is none."""
+    for key in place:
+        value = value[int(key)] if isinstance(value, list) else value.get(key, {})
+    numbers = value if isinstance(value, list) else []
+    return max((abs(number) for number in numbers if isinstance(number, int | float)), default=0.0)
 
 
 def _error(want: Any, got: Any, floor: float) -> float:

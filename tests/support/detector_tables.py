@@ -95,6 +95,7 @@ _NAMES = {
     r"\ban? \w+ student has no(ne)?\b": r"the others have no\1",
     r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
     r"\ba \w+ (?:student|teacher) predicts of queries": "a DETR predicts of queries",
+    r"\b\w+ and \w+ differ in what a query": "these two types differ in what a query",
     r"\ban? \w+ head cannot read what a \w+ student has": "one of another family cannot read the student's features",
 }
 

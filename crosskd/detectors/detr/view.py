@@ -11,9 +11,11 @@ from torch import Tensor
 
 from crosskd.detectors.detr.library import kind_of, pixel_mask
 from crosskd.detectors.detr.losses import by_term
+from crosskd.detectors.detr.ports.by_type import port_of
+from crosskd.detectors.detr.ports.port import Recording
 from crosskd.detectors.view import Fields, Pass
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.needs import Need, Pyramid, Side
+from crosskd.spec.needs import DecoderQueries, Need, Pyramid, Side
 from crosskd.structures import Losses, Size, Targets
 
 
@@ -71,10 +73,21 @@ class DetrPass(Pass):
         objects = sum(len(labels) for labels in self.targets.labels)
         return by_term(self.output.loss_dict, self.head, objects)
 
-    @cached_property
+    @property
     def output(self) -> Any:
         """What the library's model says of the batch, its losses included where it is the student."""
-        return call(self.head, self.features, self.targets.sizes, self.labels if self.side == "student" else None)
+        return self._run[0]
+
+    @property
+    def recording(self) -> Recording:
+        """What went through its decoder as it said that."""
+        return self._run[1]
+
+    @cached_property
+    def _run(self) -> tuple[Any, Recording]:
+        labels = self.labels if self.side == "student" else None
+        with port_of(self.head).record() as recording:
+            return call(self.head, self.features, self.targets.sizes, labels), recording
 
     @property
     def labels(self) -> list[dict[str, Tensor]]:
@@ -97,6 +110,12 @@ def _pyramid(made: DetrPass, need: Pyramid) -> Fields:  # noqa: ARG001
     return {"features": made.features}
 
 
+def _decoder_queries(made: DetrPass, need: DecoderQueries) -> Fields:  # noqa: ARG001
+    scales = box_scale(made.config, made.targets.sizes, made.features.image)
+    return {"recording": made.recording, "scales": scales}
+
+
 HOW: dict[type[Need], Callable[[DetrPass, Any], Fields]] = {
     Pyramid: _pyramid,
+    DecoderQueries: _decoder_queries,
 }

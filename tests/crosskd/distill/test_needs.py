@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from crosskd.detectors.dense.view import HOW
+from crosskd.detectors.detr.view import HOW as DETR_HOW
 from crosskd.detectors.two_stage.view import HOW as REGIONS_HOW
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.term import Step, Term
@@ -68,7 +69,7 @@ def watched(pair: Distiller) -> set[str]:
 
 def test_every_term_and_every_kind_of_need_is_here() -> None:
     assert set(TERMS) == set(registry.TERMS)
-    assert {*HOW, *REGIONS_HOW} == set(Need.__subclasses__())
+    assert {*HOW, *REGIONS_HOW, *DETR_HOW} == set(Need.__subclasses__())
     config = DistillConfig.model_validate({name: {} for name in TERMS})
     asked = [need for section in config.terms().values() for need in section.needs(small.config(), small.config())]
     assert {type(need) for need in asked} == set(HOW)

@@ -10,7 +10,15 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_anchors, same_code
 from crosskd.spec.config import CrossKDConfig, DistillConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, SampledRegions, StudentAnchors
+from crosskd.spec.needs import (
+    AnchorPredictions,
+    DecoderQueries,
+    HeadCut,
+    Need,
+    Pyramid,
+    SampledRegions,
+    StudentAnchors,
+)
 from crosskd.spec.pairing import require_pair, resolve_pair
 from tests.support import small
 
@@ -128,7 +136,8 @@ LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 
 def test_every_kind_of_need_is_here() -> None:
-    assert {*LACKING, SampledRegions} == set(Need.__subclasses__())  # see test_crosskd_regions.py for the last
+    # For the last two see test_crosskd_regions.py and test_crosskd_queries.py.
+    assert {*LACKING, SampledRegions, DecoderQueries} == set(Need.__subclasses__())
 
 
 @pytest.mark.parametrize(
