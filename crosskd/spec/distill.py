@@ -157,7 +157,8 @@ class CrossKDConfig(MimicConfig):
 
     def resolved(self, student: ModelConfig, teacher: ModelConfig, beside: Collection[str] = ()) -> Self:
         if "detr" in (student.family, teacher.family):
-            return self._filled({"queries": "teacher", "detach_target": False})._of_queries(teacher)
+            filled = self._filled({"queries": "teacher"})
+            return filled._filled({"detach_target": False} if filled.queries == "student" else {})._of_queries(teacher)
         if student.two_stage or teacher.two_stage:
             published = _published(teacher)
             names = ("cls_weight", "box_weight", "centerness_weight", "class_temperature")

@@ -192,11 +192,18 @@ def test_what_does_not_go_together_is_refused_in_words(
 def test_what_the_pair_decides_is_filled_in() -> None:
     def resolved(term: str, student: str, teacher: str, **knobs: Any) -> dict[str, Any]:
         distill, found = resolve_pair(DistillConfig.model_validate({term: knobs}), config(student), config(teacher))
-        assert found == []
-        return getattr(distill, term).model_dump(include={"beta", "giou_weight", "bins_weight", "queries", "giou"})
+        stored = DistillConfig.model_validate(distill.model_dump())  # as a worker gets it
+        assert (found, resolve_pair(stored, config(student), config(teacher))) == ([], (distill, []))
+        names = {"beta", "giou_weight", "bins_weight", "queries", "giou", "detach_target"}
+        return getattr(distill, term).model_dump(include=names)
 
     full = {"beta": 0.0, "giou": True, "giou_weight": 1.0}
     assert resolved("crosskd", FIRST, FINE) == full | {"queries": "teacher", "bins_weight": 1.0}
+    assert resolved("crosskd", FIRST, SECOND, queries="student") == full | {
+        "queries": "student",
+        "detach_target": False,
+        "bins_weight": 0.0,
+    }
     assert resolved("direct", FIRST, SECOND, giou=False) == full | {
         "giou": False,
         "giou_weight": 0.0,
