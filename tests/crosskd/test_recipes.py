@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torchvision.models.detection import (
     fasterrcnn_mobilenet_v3_large_fpn,
     fasterrcnn_resnet50_fpn,
@@ -30,6 +31,7 @@ from crosskd.spec.start import misfits
 from tests.support.mmdet_names import KEYS
 from tests.support.published import RATES, ROWS, TOTALS
 
+SWEEPS = Path(__file__).parents[2] / "benchmarks" / "sweeps"
 SPLIT = {"annotations": "instances.json", "images": "images"}
 DATA = {"train": SPLIT, "val": SPLIT}
 WEIGHTS = {"file": "teacher.safetensors"}
@@ -279,3 +281,15 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 def test_recipes_are_read_without_torch() -> None:
     code = "import sys, crosskd.spec.presets as p; p.recipe_titles(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_of_the_benchmarks_are_valid(path: Path) -> None:
+    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    teacher = TrainConfig.model_validate(sweep["teacher"] | {"data": DATA}).student
+    distilled = {name: arm for name, arm in sweep["arms"].items() if arm["distill"] is not None}
+    assert set(sweep["arms"]) == {"alone", *distilled}
+    for arm in distilled.values():
+        config = TrainConfig.model_validate(sweep["base"] | {"data": DATA, "teacher": {"weights": WEIGHTS}} | arm)
+        assert config.distill is not None
+        assert resolve_pair(config.distill, config.student, teacher)[1] == []
