@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.errors import ConfigError
+from crosskd.errors import ConfigError, Diverged
 from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.section import DetrConfig, library_values
@@ -127,7 +127,17 @@ def without_checks(config: ModelConfig) -> Iterator[None]:
 
 
 def in_full_precision(loss: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """The library's loss, and its matching, without autocast."""
+    """The library's loss, and its matching, without autocast.
+
+    Raises `Diverged` where a prediction is NaN: the library's matching would end in a `ValueError` about its boxes.
+    """
+    said = [value for value in (*given, *named.values()) if isinstance(value, Tensor)]
+    if torch.stack([value.isnan().any() for value in said]).any():
+        raise Diverged(
+            "the student's predictions are no longer numbers",
+            where="/optimizer/lr",
+            remedy="Lower the learning rate, warm up longer, or set clip_norm.",
+        )
     values = [_full(value) for value in given]
     with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
         return loss(*values, **{name: _full(value) for name, value in named.items()})

@@ -21,7 +21,7 @@ from crosskd.detectors.detr.detector import best
 from crosskd.detectors.detr.view import shares
 from crosskd.distill.distiller import build_distiller
 from crosskd.engine.parallel import data_parallel
-from crosskd.errors import ConfigError
+from crosskd.errors import ConfigError, Diverged
 from crosskd.evaluation.cost import flops
 from crosskd.runs.start import begin
 from crosskd.runs.train import train
@@ -57,6 +57,11 @@ def test_the_losses_are_the_librarys_by_layer_and_reach_every_parameter(kind: st
     torch.stack([loss.sum() for loss in model(images, nothing).values()]).sum().backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == model.sometimes_idle()
+
+    with torch.no_grad():
+        next(model.neck.parameters()).fill_(torch.nan)
+    with pytest.raises(Diverged, match="no longer numbers"):  # and not the library's ValueError
+        model(images, targets)
 
 
 @pytest.mark.parametrize("kind", ALL)
