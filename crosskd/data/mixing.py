@@ -76,11 +76,14 @@ class _Batch:
         left: int,
     ) -> None:
         self.indices = [index for _, index in keys]
-        self._members = set(self.indices)
         self.randoms = [np.random.default_rng([seed, 1, *key]) for key in keys]
         self.images, self.config, self.canvas = images, config, canvas
         self.mosaic = _if_on(config.mosaic, left)
         self.mixup = _if_on(config.mixup, left)
+        # Photographs are large: kept are those that others of the batch want for sure, and as small as they are wanted.
+        cached = self.mosaic is not None and self.mosaic.cached
+        self._kept = set(self.indices) if cached else set[int]()
+        self._keeps_whole = cached and self.mosaic is not None and self.mosaic.probability < 1
         self.boxes = 0
         self._read = read
         self._own: dict[int, Example] = {}
@@ -144,10 +147,13 @@ class _Batch:
         return visible(Sample(pixels, boxes, labels, tiles[0].image_id, (1.0, 1.0), size))
 
     def _tile(self, index: int) -> Sample:
-        """An image fitted into the letterbox; one of the batch is so only once."""
-        example = self._counted(index)
-        tile = self._tiles.get(index) or fit(example, self.canvas.side, self.canvas.antialias)
-        if index in self._members:
+        """An image fitted into the letterbox; one that is kept is so only once."""
+        tile = self._tiles.get(index)
+        if tile is not None:
+            self.boxes += len(tile.boxes)
+            return tile
+        tile = fit(self._counted(index), self.canvas.side, self.canvas.antialias)
+        if index in self._kept:
             self._tiles[index] = tile
         return tile
 
@@ -185,11 +191,11 @@ class _Batch:
         )
 
     def _counted(self, index: int) -> Example:
-        """An image of the batch is read once, also where others of it want it."""
+        """An image that is kept is read once, also where others of its batch want it."""
         example = self._own.get(index)
         if example is None:
             example = self._read(index)
-            if index in self._members:
+            if index in self._kept and self._keeps_whole:
                 self._own[index] = example
         self.boxes += len(example.boxes)
         return example

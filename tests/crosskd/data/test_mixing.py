@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,24 @@ def test_a_mosaic_is_of_the_image_and_of_others_and_a_cached_one_of_its_batch() 
             assert sorted(images.read) == [4, 5, 6, 8]  # each once
     assert shown[True] <= {4, 5, 6, 8}
     assert len(shown[False] - {4, 5, 6, 8}) >= 4
+
+
+@pytest.mark.parametrize("method", [YOLOX, RTMDET, {"mosaic": {"cached": True}}, {}])
+def test_stored_images_are_let_go_as_soon_as_they_are_small(method: dict[str, Any]) -> None:
+    """A batch of photographs would else be in memory whole, in each loader process."""
+    read, alive = list[weakref.ref[Image.Image]](), []
+
+    def one(index: int) -> Example:
+        gc.collect()
+        alive.append(sum(seen() is not None for seen in read))
+        example = image(index)
+        read.append(weakref.ref(example.image))
+        return example
+
+    keys = [(0, index) for index in range(12)]
+    mixed_batch(keys, one, images=12, config=augment(**method), pixels=GREY, seed=3, epochs=30)
+    assert len(alive) >= 12
+    assert max(alive) <= 1
 
 
 def test_mixup_shows_two_images_half_each() -> None:
