@@ -6,6 +6,7 @@ overlap by just about the threshold, each may take another one. What a region sa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torchvision.ops import box_iou
 
 from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area, clip
+from crosskd.boxes.pieces import pieces
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.two_stage import proposals
 from crosskd.detectors.two_stage.head import RegionHead
@@ -102,17 +104,17 @@ def survivors(boxes: Tensor, logits: Tensor, unsure: Tensor, threshold: float) -
     `unsure` [B] are those that may not be there at all. A box is surely gone where one that is surely better and surely
     left overlaps it by surely more than the threshold; it is surely left where nothing may suppress it.
     """
-    overlap = box_iou(boxes, boxes).numpy()
     value = logits.numpy()
     left, open_ = np.zeros(len(value), dtype=bool), unsure.numpy().copy()
-    for row in range(len(value)):
-        rivals: NDArray[np.bool_] = overlap[row] > threshold - IOU_TOLERANCE
+    rows = itertools.chain.from_iterable(box_iou(boxes[cut], boxes).numpy() for cut in pieces(len(value), len(value)))
+    for row, overlap in enumerate(rows):
+        rivals: NDArray[np.bool_] = overlap > threshold - IOU_TOLERANCE
         rivals[row] = False
         if not rivals.any():
             left[row] = True
             continue
         better = value > value[row] + LOGIT_TOLERANCE
-        sure = left & ~open_ & better & (overlap[row] > threshold + IOU_TOLERANCE)
+        sure = left & ~open_ & better & (overlap > threshold + IOU_TOLERANCE)
         left[row] = not sure.any()
         # One that is about as good and comes later is not judged yet: it may be left.
         tied = np.abs(value - value[row]) <= LOGIT_TOLERANCE

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
+from crosskd.boxes import pieces
 from crosskd.boxes.suppression import suppress
 from crosskd.data.transforms import Sample
 from crosskd.errors import ExportError
+from crosskd.onnx import region_rounding
 from crosskd.onnx.check import compare
 from crosskd.onnx.region_rounding import LOGIT_TOLERANCE, look, survivors
 from tests.support import small
@@ -45,6 +48,26 @@ def test_what_suppression_may_leave(
 ) -> None:
     found = survivors(row(*lefts), torch.tensor(logits, dtype=torch.float), torch.tensor(unsure).bool(), THRESHOLD)
     assert (found[0].int().tolist(), (found[0] & found[1]).int().tolist()) == (list(left), list(open_))
+
+
+def test_no_table_of_all_pairs_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pre_nms` may be 100 000, and a table of so many squared has 40 GB."""
+    torch.manual_seed(0)
+    boxes, logits = row(*(400 * torch.rand(100)).tolist()), torch.rand(100).sort(descending=True).values
+    unsure, tables = torch.zeros(100, dtype=torch.bool), []
+
+    def measured(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        found = box_iou(ours, theirs)
+        tables.append(found.numel())
+        return found
+
+    whole = survivors(boxes, logits, unsure, THRESHOLD)
+    monkeypatch.setattr(pieces, "PAIRS", 700)
+    monkeypatch.setattr(region_rounding, "box_iou", measured)
+    found = survivors(boxes, logits, unsure, THRESHOLD)
+    assert (sum(tables), max(tables) <= 700) == (100 * 100, True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, whole, strict=True))
+    assert 0 < whole[0].sum() < 100
 
 
 def test_suppression_of_moved_scores_and_boxes_stays_within_it() -> None:
