@@ -25,6 +25,7 @@ class Detector(nn.Module, ABC):
 
     neck: nn.Module
     head: Any  # each family's own
+    least_side = 0  # pixels up to which `features` pads smaller images itself
 
     def __init__(self, config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from crosskd.backbones.staged import STRIDE
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.distill.renormalise import Renormalise
@@ -43,7 +44,7 @@ class Distiller(nn.Module):
         with torch.no_grad():
             teacher_features = self.teacher.features(self.renormalise(images, targets.sizes))
         features = self.student.features(images)
-        _require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
+        self._require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
         terms = self._terms()
         needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
         with torch.no_grad():
@@ -57,6 +58,21 @@ class Distiller(nn.Module):
         for term in terms.values():
             losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
         return losses
+
+    def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
+        """Backbones of the same strides can round differently what does not divide by them; and some models pad more.
+
+        Raises `ConfigError`.
+        """
+        if ours != theirs:
+            height, width = images.shape[-2:]
+            side = max(STRIDE, self.student.least_side, self.teacher.least_side)
+            raise ConfigError(
+                f"of images of {height} x {width} pixels the student makes maps of {ours} cells, the teacher of "
+                f"{theirs}",
+                where="/augment/pad_to",
+                remedy=f"Pad to a multiple of {side}: then both come out alike.",
+            )
 
     def adapters(self) -> dict[str, str]:
         """What the terms learn themselves and leave behind, by name."""
@@ -79,17 +95,6 @@ class Distiller(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _require_same_maps(ours: list[Size], theirs: list[Size], images: Tensor) -> None:
-    """Backbones of the same strides can round differently what does not divide by them."""
-    if ours != theirs:
-        height, width = images.shape[-2:]
-        raise ConfigError(
-            f"of images of {height} x {width} pixels the student makes maps of {ours} cells, the teacher of {theirs}",
-            where="/augment/pad_to",
-            remedy="Pad to a multiple of 32: then both come out alike.",
-        )
 
 
 def build_distiller(student: Detector, teacher: Detector, config: DistillConfig) -> Distiller:

@@ -109,7 +109,9 @@ class DecoderQueries(Need):
                     "/student/detr/levels",
                     f"the student's memory has {ours.levels} levels, the teacher's {theirs.levels}: the teacher's "
                     "decoder looks at each level with weights of its own, and no level is made of another",
-                    f"Use {theirs.levels}, or another teacher.",
+                    f"Use {theirs.levels}, or another teacher."
+                    if student.detector == "deformable_detr"
+                    else f"Use a teacher of {ours.levels} levels: a {student.detector} student always has as many.",
                 )
             )
         if self.through is not None:

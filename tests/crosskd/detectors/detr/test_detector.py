@@ -54,7 +54,11 @@ def test_the_losses_are_the_librarys_by_layer_and_reach_every_parameter(kind: st
 
     model.zero_grad()
     nothing = Targets([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.long)] * 2, targets.sizes, targets.padded)
-    torch.stack([loss.sum() for loss in model(images, nothing).values()]).sum().backward()
+    none = model(images, nothing)
+    # Batches and ranks are added up term by term, so a term is never missing.
+    assert {name: loss.shape for name, loss in none.items()} == {name: loss.shape for name, loss in losses.items()}
+    assert list(none) == list(losses)
+    torch.stack([loss.sum() for loss in none.values()]).sum().backward()
     idle = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert idle == model.sometimes_idle()
 
@@ -212,6 +216,14 @@ def test_two_ranks_have_one_gradient_also_where_one_has_no_object(kind: str, tmp
     first, second = on_ranks(of_rank, tmp_path, kind)
     assert [name for name, gradient in first.items() if gradient is None] == []
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_teacher_that_pads_further_than_its_student_is_met_by_the_padding_that_is_told() -> None:
+    student, teacher = detrs.detector("rt_detr", 1), detrs.detector("d_fine", 2, queries=100)
+    distiller = build_distiller(student, teacher, DistillConfig.model_validate({"fitnet": {}})).train()
+    with pytest.raises(ConfigError, match="Pad to a multiple of 96"):
+        distiller(*small.batch(size=(64, 64)))
+    assert distiller(*small.batch(size=(96, 96)))["fitnet"].isfinite().all()
 
 
 def test_maps_of_two_detrs_are_compared_by_the_methods_of_maps() -> None:
