@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -66,9 +67,11 @@ def test_a_large_body_waits_until_the_one_before_has_been_answered(path: str) ->
         await steps()
         assert application.read == ["c", "a"]  # the small one need not wait at all
         for name in "ab":
+            assert not gc.isenabled()  # nobody looks at all values of a body that is at work
             application.go_on[name].set()
             await steps()
         assert application.read == ["c", "a", "b"]
+        assert gc.isenabled()
         application.go_on["c"].set()
         ended = await asyncio.gather(first, second, small, return_exceptions=True)
         assert [type(error) for error in ended] == [ValueError if path == "/fails" else type(None)] * 3
