@@ -34,6 +34,7 @@ class Turns:
         for _ in range(GIVE_WAY):
             await asyncio.sleep(0)
         if not turn.over:
+            gc.collect()  # what the one before has left
             gc.disable()
 
     def _release(self) -> None:

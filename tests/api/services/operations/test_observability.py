@@ -17,6 +17,7 @@ from api.database import Database
 from api.models import Worker as WorkerRow
 from api.services.operations import prometheus, readiness
 from api.settings import Settings
+from client.stack.services import free_port
 from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 
@@ -26,7 +27,7 @@ GPU = {"name": 'NVIDIA "X"\\', "memory_bytes": 1000, "memory_used_bytes": 250, "
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
+    server = ValkeyServer(port=free_port(0), data_dir=tmp_path_factory.mktemp("valkey"), persist=True)
     server.start()
     yield server
     server.stop()
