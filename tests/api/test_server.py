@@ -84,8 +84,10 @@ def start(environment: dict[str, str]) -> Iterator[Start]:
 
     yield start
     for process in running:
+        ended = process.poll()
         process.kill()
-        process.communicate()
+        output, errors = process.communicate()
+        sys.stdout.write(f"{process.args} has ended with {ended}: {output}{errors}\n")
 
 
 @pytest.fixture(scope="module")
