@@ -57,9 +57,9 @@ class Detector(nn.Module, ABC):
         maps: list[Tensor] = self.neck(self.backbone(images))
         return maps
 
-    @abstractmethod
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """The detection loss of a batch, images [N, 3, H, W]: term -> [L], one value per level, or one alone."""
+        return self.view("student", self.features(images), targets, ()).losses()
 
     @abstractmethod
     @torch.no_grad()

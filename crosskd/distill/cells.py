@@ -12,10 +12,8 @@ from torchvision.ops import box_iou
 from crosskd.boxes.anchors import Anchors, valid_sizes
 from crosskd.boxes.assign import inside
 from crosskd.boxes.pieces import pieces
+from crosskd.detectors.pooling import level_of
 from crosskd.structures import Assignment, Size, Targets
-
-SMALLEST = 14  # strides: boxes leave the finest level from twice this side on, as FPN sends regions to levels
-EPSILON = 1e-6
 
 
 def inside_boxes(targets: Targets, sizes: Sequence[Size], strides: Sequence[int]) -> list[Tensor]:
@@ -45,8 +43,7 @@ def boxes_by_size(targets: Targets, sizes: Sequence[Size], strides: Sequence[int
         rows = []
         for boxes in targets.boxes:
             side = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1).sqrt()
-            of = (side / (SMALLEST * strides[0]) + EPSILON).log2().floor().clamp(0, len(strides) - 1)
-            ours = boxes[of == level]
+            ours = boxes[level_of(side, len(strides), strides[0]) == level]
             first, last = ((corner / stride).floor() for corner in (ours[:, :2], ours[:, 2:]))
             flat = (first == last).any(1, keepdim=True)
             last = torch.where(flat, first + 1, last)

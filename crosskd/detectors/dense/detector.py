@@ -16,7 +16,7 @@ from crosskd.detectors.pafpn import PAFPN
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.needs import Need, Side
-from crosskd.structures import Detections, Losses, Size, Targets
+from crosskd.structures import Detections, Size, Targets
 
 NECKS = {"fpn": FPN, "pafpn": PAFPN, "yolox_pafpn": PAFPN}
 
@@ -34,11 +34,6 @@ class DenseDetector(Detector):
 
     def begin_epoch(self, index: int, epochs: int) -> None:
         self.head.begin_epoch(index, epochs)
-
-    def forward(self, images: Tensor, targets: Targets) -> Losses:
-        features = self.features(images)
-        predictions = self.head(features)
-        return self.head.loss(predictions, self.head.assign(predictions, targets))
 
     @torch.no_grad()
     def detect(

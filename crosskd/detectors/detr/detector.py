@@ -21,7 +21,7 @@ from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.detr.names import NOISY_CLASSES
 from crosskd.spec.needs import Need, Side
-from crosskd.structures import Detections, Losses, Size, Targets
+from crosskd.structures import Detections, Size, Targets
 
 MAPS = 3  # C3..C5
 
@@ -58,9 +58,6 @@ class DetrDetector(Detector):
             images = F.pad(images, (0, right, 0, down))
         maps: list[Tensor] = self.neck(self.backbone(images)[-MAPS:])
         return Maps(maps, (height + down, width + right))
-
-    def forward(self, images: Tensor, targets: Targets) -> Losses:
-        return self.view("student", self.features(images), targets, ()).losses()
 
     @torch.no_grad()
     def detect(

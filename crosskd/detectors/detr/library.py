@@ -33,7 +33,7 @@ SMALL = -2.0  # logit of a box's sides at the start
 class GivenMaps(nn.Module):
     """Stands where the library's model has its backbone, and gives it the maps that were made already.
 
-    They are given for one call, by `of`. To the model they are the maps behind its projections, too.
+    They are given for one call, by `view.call`. To the model they are the maps behind its projections, too.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:

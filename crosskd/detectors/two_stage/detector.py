@@ -14,7 +14,7 @@ from crosskd.detectors.two_stage.pyramid import RegionFPN
 from crosskd.detectors.two_stage.view import RegionPass
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.needs import Need, Side
-from crosskd.structures import Detections, Losses, Size, Targets
+from crosskd.structures import Detections, Size, Targets
 
 
 class TwoStageDetector(Detector):
@@ -28,9 +28,6 @@ class TwoStageDetector(Detector):
             self.backbone.give_coarsest()
         self.neck = RegionFPN(self.backbone.channels, config)
         self.head = RegionHead(config, num_classes)
-
-    def forward(self, images: Tensor, targets: Targets) -> Losses:
-        return self.view("student", self.features(images), targets, ()).losses()
 
     @torch.no_grad()
     def detect(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.deformable_detr.modeling_deformable_detr import inverse_sigmoid
 
-from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port, sizes
+from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port
 
 
 class DeformableDetrPort(Port):
@@ -31,14 +31,6 @@ class DeformableDetrPort(Port):
         state, refined = decoded.state, self.config.with_box_refine
         references = decoded.predictions.boxes.detach() if refined else state.references
         return DecoderState(state.layer + 1, decoded.hidden, state.positions, references)
-
-    def _memory(self, inputs: Mapping[str, Any]) -> Memory:
-        return Memory(
-            inputs["encoder_hidden_states"],
-            sizes(inputs["spatial_shapes_list"]),
-            inputs["encoder_attention_mask"],
-            inputs["valid_ratios"],
-        )
 
     def _start(self, inputs: Mapping[str, Any], memory: Memory) -> DecoderState:  # noqa: ARG002
         positions = inputs["object_queries_position_embeddings"]

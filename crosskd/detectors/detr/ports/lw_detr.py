@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.lw_detr.modeling_lw_detr import refine_bboxes
 
-from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port, sizes
+from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port
 
 
 class LwDetrPort(Port):
@@ -31,14 +31,6 @@ class LwDetrPort(Port):
     def _positions(self, references: Tensor, memory: Memory) -> Tensor:
         positions: Tensor = self.model.model.decoder.get_reference(references, memory.ratios)[1]
         return positions
-
-    def _memory(self, inputs: Mapping[str, Any]) -> Memory:
-        return Memory(
-            inputs["encoder_hidden_states"],
-            sizes(inputs["spatial_shapes_list"]),
-            inputs["encoder_attention_mask"],
-            inputs["valid_ratios"],
-        )
 
     def _start(self, inputs: Mapping[str, Any], memory: Memory) -> DecoderState:
         references = inputs["reference_points"]

@@ -194,9 +194,12 @@ class Port(ABC):
         """Another model's state of layer 0, of this one's width; its positions as this model makes them, if it does."""
         return state
 
-    @abstractmethod
     def _memory(self, inputs: Mapping[str, Any]) -> Memory:
-        """Of what the decoder was called with."""
+        """Of what the decoder was called with; padding and ratios where the model knows of them."""
+        cells, shapes = inputs["encoder_hidden_states"], sizes(inputs["spatial_shapes_list"])
+        if "valid_ratios" not in inputs:
+            return Memory(cells, shapes)
+        return Memory(cells, shapes, inputs["encoder_attention_mask"], inputs["valid_ratios"])
 
     @abstractmethod
     def _start(self, inputs: Mapping[str, Any], memory: Memory) -> DecoderState:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.rt_detr.modeling_rt_detr import inverse_sigmoid
 
-from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port, sizes
+from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port
 
 
 class RTDetrPort(Port):
@@ -35,9 +35,6 @@ class RTDetrPort(Port):
     def _positions(self, references: Tensor) -> Tensor:
         positions: Tensor = self.model.model.decoder.query_pos_head(references)
         return positions
-
-    def _memory(self, inputs: Mapping[str, Any]) -> Memory:
-        return Memory(inputs["encoder_hidden_states"], sizes(inputs["spatial_shapes_list"]))
 
     def _start(self, inputs: Mapping[str, Any], memory: Memory) -> DecoderState:  # noqa: ARG002
         references = inputs["reference_points"].sigmoid()
