@@ -63,7 +63,7 @@ class BodyLimit:
                 await self._refuse(limit, scope, receive, send)
             whole = message["type"] == "http.request" and not message.get("more_body", False)
             if whole and in_turn and not refused and size > turns.LARGE:
-                await scope["app"].state.turns.take(turn)
+                await scope["app"].state.turns.take(turn, size)
             # What has been answered already looks to the application like a client that went away.
             return {"type": "http.disconnect"} if refused else message
 

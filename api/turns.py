@@ -4,8 +4,8 @@ A megabyte of JSON is parsed and held against its model in up to a tenth of a se
 several of them ready at once, whoever else asks would wait for all of them. Between two of them the loop answers what
 it can at once: a request takes a step of the loop to be read and one to be answered, and would wait for a body in each.
 
-Cycles are collected between two bodies, too, not while there are the hundred thousands of values of one: to look at all
-of them takes longer than to make them.
+Cycles are collected before a huge body, and not while there are its hundred thousands of values: to look at all of them
+takes longer than to make them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 LARGE = 64 << 10  # bytes: what is smaller is done within milliseconds
+HUGE = 256 << 10  # bytes: a thousand points, the most of a batch, are less, and a collection for each slows reports
 GIVE_WAY = 5  # steps of the event loop before a large body goes on: some more than `/health` takes
 
 
@@ -25,15 +26,16 @@ class Turns:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
 
-    async def take(self, turn: Turn) -> None:
-        """Once, and not after its end: a body that comes behind the answer's beginning is nothing that is parsed."""
+    async def take(self, turn: Turn, size: int) -> None:
+        """For a body of `size` bytes. Once, and not after its end: a body that comes behind the answer's beginning is
+        nothing that is parsed."""
         if turn.over or turn.release is not None:
             return
         await self._lock.acquire()
         turn.hold(self._release)
         for _ in range(GIVE_WAY):
             await asyncio.sleep(0)
-        if not turn.over:
+        if size > HUGE and not turn.over:
             gc.collect()  # what the one before has left
             gc.disable()
 
