@@ -14,18 +14,13 @@ search at this size says which weights are far off, not which are best at full s
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import statistics
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosskd.runs.train import train
-from crosskd.spec.config import TrainConfig
+from benchmarks.trials import Trial, Trials
 
 ALONE = "alone"
 TEACHER_SEED = 1000
@@ -67,10 +62,13 @@ class Search:
         backbone = {"name": name, "width": width, "init": "random"}
         return {"detector": self.detector, "backbone": backbone, "postprocess": {"max_detections": 100}}
 
-    def config(self, seed: int, *, teacher: bool = False, crosskd: dict[str, Any] | None = None) -> TrainConfig:
+    def spec(self, seed: int, *, teacher: bool = False, crosskd: dict[str, Any] | None = None) -> dict[str, Any]:
         epochs = self.teacher_epochs if teacher else self.epochs
         splits = {
-            split: {"annotations": str(self.data / f"{split}.json"), "images": str(self.data / "images")}
+            split: {
+                "annotations": str(self.data.resolve() / f"{split}.json"),
+                "images": str(self.data.resolve() / "images"),
+            }
             for split in ("train", "val")
         }
         values: dict[str, Any] = {
@@ -89,47 +87,34 @@ class Search:
             "export": None,
         }
         if crosskd is not None:
-            values |= {"teacher": {"weights": {"file": str(self.teacher_file)}}, "distill": {"crosskd": crosskd}}
-        return TrainConfig.model_validate(values)
+            values |= {
+                "teacher": {"weights": {"file": str(self.teacher_file.resolve())}},
+                "distill": {"crosskd": crosskd},
+            }
+        return values
 
     @property
     def teacher_file(self) -> Path:
         return self.out.with_name(f"{self.out.stem}-{self.detector}-{self.teacher_epochs}-teacher.safetensors")
 
+    @property
+    def key(self) -> dict[str, Any]:
+        return {"detector": self.detector, "epochs": self.epochs, "teacher_epochs": self.teacher_epochs}
+
     def lines(self) -> list[dict[str, Any]]:
         """What has been run of this search."""
-        if not self.out.exists():
-            return []
-        found = [json.loads(line) for line in self.out.read_text().splitlines()]
-        ours = (self.detector, self.epochs, self.teacher_epochs)
-        return [line for line in found if (line["detector"], line["epochs"], line["teacher_epochs"]) == ours]
+        return Trials(self.out).lines(**self.key)
 
     def run(self, seeds: list[int]) -> None:
-        done = {(line["setting"], line["seed"]) for line in self.lines()}
-        if not self.teacher_file.exists():
-            self._one("teacher", TEACHER_SEED, self.config(TEACHER_SEED, teacher=True), keep=self.teacher_file)
-        for setting, seed, crosskd in self._wanted(seeds):
-            if (setting, seed) not in done:
-                self._one(setting, seed, self.config(seed, crosskd=crosskd))
+        key = self.key | {"setting": "teacher", "seed": TEACHER_SEED}
+        trials = Trials(self.out)
+        trials.run([Trial(key, self.spec(TEACHER_SEED, teacher=True), keep=self.teacher_file)])
+        trials.run(self._wanted(seeds))
 
-    def _wanted(self, seeds: list[int]) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
+    def _wanted(self, seeds: list[int]) -> Iterator[Trial]:
         for seed in seeds:
-            yield ALONE, seed, None
-            yield from ((setting, seed, knobs) for setting, knobs in SETTINGS[self.detector].items())
-
-    def _one(self, setting: str, seed: int, config: TrainConfig, keep: Path | None = None) -> None:
-        start = time.process_time()
-        with tempfile.TemporaryDirectory() as folder:
-            result = train(config, Path(folder))
-            ap = result.manifest["student"]["metrics"]["AP"]
-            if keep is not None:
-                shutil.copyfile(result.last_weights, keep)
-        line = {"detector": self.detector, "setting": setting, "seed": seed, "epochs": self.epochs, "AP": ap}
-        line["teacher_epochs"] = self.teacher_epochs
-        line |= {"cpu_seconds": round(time.process_time() - start, 1), "images": result.steps * config.batch_size}
-        with self.out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+            for setting, knobs in {ALONE: None, **SETTINGS[self.detector]}.items():
+                yield Trial(self.key | {"setting": setting, "seed": seed}, self.spec(seed, crosskd=knobs))
 
 
 def table(lines: list[dict[str, Any]]) -> str:
