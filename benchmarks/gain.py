@@ -124,9 +124,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2: one pair has no interval")
-    common: dict[str, object] = {"threads": 1, "loader.workers": 0, "evaluation.every_epochs": 10_000} | dict(
-        s.split("=", 1) for s in arguments.set
-    )
+    common: dict[str, object] = {"threads": 1, "loader.workers": 0, "evaluation.every_epochs": 10_000}
+    common |= dict(s.split("=", 1) for s in arguments.set)
     work: Path = arguments.work / arguments.recipes
     data = arguments.data or work / "data"
     if arguments.data is None and not (data / "val.json").exists():

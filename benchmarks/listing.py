@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import httpx
 from sqlalchemy import text
 
 from api.models import Job
@@ -27,7 +28,7 @@ from benchmarks.timing import in_turn
 PAGE = 50
 RATIO = 1.5
 SAME = 0.001  # seconds
-Query = list[tuple[str, str]]
+Query = list[tuple[str, str | int | float | bool | None]]
 
 
 class Filter(NamedTuple):
@@ -87,7 +88,7 @@ def last_page(wanted: Filter, count: int) -> Query:
 
 
 def get(service: Service, path: str, query: Query) -> Any:
-    answer = service.http.get(path, params=query)
+    answer = service.http.get(path, params=httpx.QueryParams(query))
     answer.raise_for_status()
     return answer
 

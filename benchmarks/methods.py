@@ -45,7 +45,7 @@ RATES = (0.001, 0.002, 0.004)
 SEARCH_SEEDS = (0,)
 SEEDS = (100, 101, 102, 103, 104)
 TEACHER_SEED = 1000
-BACKBONES = {  # by the start: of the student, of the teacher
+BACKBONES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # by the start: of the student, of the teacher
     "random": ({"name": "resnet18", "width": 8}, {"name": "resnet18", "width": 32}),
     "imagenet": ({"name": "timm/tf_efficientnet_lite0"}, {"name": "timm/tf_efficientnet_lite2"}),
 }
@@ -74,7 +74,7 @@ class Comparison:
     def spec(self, seed: int, rate: float, *, teacher: bool = False) -> dict[str, Any]:
         assert self.data is not None
         epochs = self.teacher_epochs if teacher else self.epochs
-        backbone: dict[str, Any] = dict(BACKBONES[self.start][teacher])
+        backbone = dict(BACKBONES[self.start][teacher])
         if self.weights is not None:
             file = self.weights / f"{backbone['name'].rpartition('/')[2]}.safetensors"
             backbone["init"] = {"file": str(file.resolve())}
@@ -155,9 +155,8 @@ class Comparison:
 
     def _searched(self, **setting: Any) -> float:
         """Mean AP over the search's seeds."""
-        return statistics.mean(
-            line["AP"] for seed in SEARCH_SEEDS for line in self.trials.lines(**self.key, **setting, seed=seed)
-        )
+        found = [line for seed in SEARCH_SEEDS for line in self.trials.lines(**self.key, **setting, seed=seed)]
+        return statistics.mean(float(line["AP"]) for line in found)
 
     def table(self) -> str:
         """Mean AP of each method, its paired differences to the student alone, and its wall time to that."""

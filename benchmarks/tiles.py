@@ -55,7 +55,9 @@ def cut(data: Path, out: Path, split: str, side: int, count: int, seed: int) -> 
     boxes: dict[int, list[dict[str, Any]]] = {}
     for annotation in source["annotations"]:
         boxes.setdefault(annotation["image_id"], []).append(annotation)
-    images, annotations, left_out = [], [], 0
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    left_out = 0
     for number, tile in enumerate(sorted(chosen, key=lambda one: (one.image["id"], one.y, one.x)), start=1):
         name = f"{Path(tile.image['file_name']).stem}_{tile.y}_{tile.x}.png"
         with Image.open(data / "images" / tile.image["file_name"]) as photo:

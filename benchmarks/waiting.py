@@ -33,7 +33,7 @@ def measure(threads: int) -> tuple[float, float]:
         config = _config(folder, threads)
         training = build_parts(config, pretrained=False).training
         run = Run(config, Path(folder), total_steps=WARM + STEPS, steps_per_epoch=training.schedule.steps_per_epoch)
-        fit(run, training, readings, save=lambda: None, evaluate=lambda: None)
+        fit(run, training, readings, save=lambda: None, evaluate=lambda: "")
     behind = readings.values[1:]  # each over as many steps as the next
     seconds = [1 / values["steps_per_second"] for values in behind]
     waited = [values["data_wait"] * step for values, step in zip(behind, seconds, strict=True)]
