@@ -34,10 +34,12 @@ from benchmarks import waiting
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.spec.config import BackboneConfig, CrossKDConfig, DistillConfig, ModelConfig
+from crosskd.spec.names import DetectorName
 from crosskd.structures import Targets
 
 CLASSES = 80
 BATCH = 2
+OBJECTS = 8  # in an image
 CUT = 3
 TARGET = 1.10
 WAIT = 0.05  # the share of a step's time from which it starves
@@ -50,21 +52,29 @@ class Bench:
     student: Detector
     teacher: Detector
     distiller: Distiller
-    images: Tensor  # [2, 3, S, S]
+    images: Tensor  # [N, 3, S, S]
     targets: Targets
 
     @classmethod
-    def build(cls, size: int) -> Bench:
+    def build(
+        cls,
+        size: int,
+        *,
+        detector: DetectorName = "gfl",
+        batch: int = BATCH,
+        classes: int = CLASSES,
+        objects: int = OBJECTS,
+    ) -> Bench:
         torch.manual_seed(0)
-        student = _detector("resnet18").train()
-        teacher = _detector("resnet50").eval().requires_grad_(False)
+        student = _detector(detector, "resnet18", classes).train()
+        teacher = _detector(detector, "resnet50", classes).eval().requires_grad_(False)
         distiller = build_distiller(student, teacher, DistillConfig(crosskd=CrossKDConfig(cut=CUT))).train()
-        corners = torch.rand(BATCH, 8, 2) * size * 0.6
-        boxes = torch.cat([corners, corners + 16 + torch.rand(BATCH, 8, 2) * size * 0.3], dim=2)
-        labels = torch.randint(0, CLASSES, (BATCH, 8))
-        sizes = [(size, size)] * BATCH
+        corners = torch.rand(batch, objects, 2) * size * 0.6
+        boxes = torch.cat([corners, corners + 16 + torch.rand(batch, objects, 2) * size * 0.3], dim=2)
+        labels = torch.randint(0, classes, (batch, objects))
+        sizes = [(size, size)] * batch
         return cls(
-            student, teacher, distiller, torch.randn(BATCH, 3, size, size), Targets([*boxes], [*labels], sizes, sizes)
+            student, teacher, distiller, torch.randn(batch, 3, size, size), Targets([*boxes], [*labels], sizes, sizes)
         )
 
     def distil(self) -> None:
@@ -131,9 +141,10 @@ class Bench:
         del kept
 
 
-def _detector(backbone: str) -> Detector:
-    config = ModelConfig(backbone=BackboneConfig(name=backbone, init="random", frozen_stages=1, norm_eval=True))
-    return build_detector(config, CLASSES, pretrained=False)
+def _detector(name: DetectorName, backbone: str, classes: int) -> Detector:
+    """Its pyramid, head and statistics are the published ones of the detector."""
+    section = BackboneConfig(name=backbone, init="random", frozen_stages=1, norm_eval=True)
+    return build_detector(ModelConfig(detector=name, backbone=section), classes, pretrained=False)
 
 
 def timed(run: Callable[[], None]) -> float:
