@@ -2,10 +2,10 @@
 
     python -m benchmarks.growth [--detectors gfl retinanet] [--rounds 3] [--threads 2]
 
-One quantity grows at a time; the others stay at 320², batch 2, 80 classes and 8 objects in an image (ResNet-18 <-
-ResNet-50, SGD left out). The settings of a row are timed in turn, round by round, and the median counts. The last column
-is the growth of the cost over that of the quantity, the largest between neighbours: 1 is linear, less is better. What a
-step costs in any case (weights, norms, the calls themselves) makes it less than 1.
+One quantity grows at a time; the others stay at 320², batch 2, 80 classes, 8 objects in an image (ResNet-18 <-
+ResNet-50, SGD left out). The settings of a row are timed in turn, round by round; the median counts. The last column is
+the growth of the cost over that of the quantity, the largest between neighbours: 1 is linear, less is better. What a
+step costs in any case (weights, norms, calls) makes it less than 1.
 
 The reader's files are made here: 7 objects in an image. Each is read in a process of its own, whose peak memory counts.
 """

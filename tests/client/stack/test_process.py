@@ -21,7 +21,8 @@ STUBBORN = (
 )
 PARENT = f"""
 import subprocess, sys
-print(subprocess.Popen([sys.executable, '-c', {SLEEPER!r}]).pid, flush=True)
+inner = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], stdout=subprocess.DEVNULL)  # or it could speak first
+print(inner.pid, flush=True)
 {SLEEPER}
 """
 STARTER = """
