@@ -9,15 +9,76 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Size = tuple[int, int]  # height, width
 _FILES = ("curves", "matches", "samples", "detections")  # fields of an `Evaluation` that become files
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """The ground truth of a batch in three tensors, so that nobody goes through its images one by one.
+
+    G is the largest number of boxes in an image here, 1 at least; B boxes are in the batch.
+    """
+
+    boxes: Tensor  # [N, G, 4]; 0 where an image has no more
+    numbers: Tensor  # [N, G + 5] long: labels (0 where there are no more), count, and both sizes as in `Targets`
+    place: Tensor  # [B] long: where each box lies among the N * G, image after image
+
+    @classmethod
+    def of(cls, targets: Targets) -> TargetTable:
+        boxes = pad_sequence(targets.boxes, batch_first=True)
+        labels = pad_sequence(targets.labels, batch_first=True)
+        if boxes.shape[1] == 0:
+            boxes, labels = boxes.new_zeros(len(boxes), 1, 4), labels.new_zeros(len(boxes), 1)
+        counts, most = [len(each) for each in targets.boxes], boxes.shape[1]
+        rows = [[n, *size, *step] for n, size, step in zip(counts, targets.sizes, targets.padded, strict=True)]
+        place = [image * most + box for image, count in enumerate(counts) for box in range(count)]
+        on = labels.device
+        return cls(
+            boxes,
+            torch.cat((labels, torch.tensor(rows, dtype=torch.long).to(on)), dim=1),
+            torch.tensor(place, dtype=torch.long).to(on),
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        """[N, G] long; 0 where an image has no more boxes."""
+        return self.numbers[:, :-5]
+
+    @property
+    def there(self) -> Tensor:
+        """[N, G] bool: whether an image has as many boxes."""
+        return torch.arange(self.boxes.shape[1], device=self.numbers.device) < self.numbers[:, -5:-4]
+
+    @property
+    def sizes(self) -> Tensor:
+        """[N, 2] long: `Targets.sizes`."""
+        return self.numbers[:, -4:-2]
+
+    @property
+    def padded(self) -> Tensor:
+        """[N, 2] long: `Targets.padded`."""
+        return self.numbers[:, -2:]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> TargetTable:
+        """`dtype` is that of the boxes."""
+        boxes, numbers, place = (
+            # What is not pinned is copied while the host waits.
+            (x.pin_memory() if torch.device(device).type == "cuda" and x.device.type == "cpu" else x).to(
+                device, non_blocking=True
+            )
+            for x in (self.boxes, self.numbers, self.place)
+        )
+        return TargetTable(boxes.to(dtype or boxes.dtype), numbers, place)
 
 
 @dataclass(frozen=True)
@@ -29,10 +90,23 @@ class Targets:
     sizes: list[Size]  # of each image before padding: detections are clipped to it
     padded: list[Size]  # rounded up to the padding multiple: cells centred outside train nothing
 
+    @cached_property
+    def table(self) -> TargetTable:
+        """All of it, made once."""
+        return TargetTable.of(self)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Targets:
-        boxes = [b.to(device=device, dtype=dtype, non_blocking=True) for b in self.boxes]
-        labels = [label.to(device, non_blocking=True) for label in self.labels]
-        return Targets(boxes, labels, self.sizes, self.padded)
+        """In one copy for the whole batch; `dtype` is that of the boxes, which are views of the table then."""
+        wanted, now = torch.device(device), self.boxes[0].device
+        if wanted.type == now.type and wanted.index in (None, now.index) and dtype in (None, self.boxes[0].dtype):
+            return self
+        table = self.table.to(device, dtype)
+        counts = [len(boxes) for boxes in self.boxes]
+        boxes = [row[:count] for row, count in zip(table.boxes.unbind(), counts, strict=True)]
+        labels = [row[:count] for row, count in zip(table.labels.unbind(), counts, strict=True)]
+        moved = Targets(boxes, labels, self.sizes, self.padded)
+        vars(moved)["table"] = table
+        return moved
 
 
 @dataclass(frozen=True)
@@ -46,22 +120,7 @@ class Batch:
     original_sizes: list[Size]
 
     def to(self, device: torch.device | str) -> Batch:
-        images = self.images.to(device, non_blocking=True)
-        return Batch(images, self.targets.to(device), self.image_ids, self.scales, self.original_sizes)
-
-    def share_memory(self) -> None:
-        """Move the tensors to shared memory, where they stay. Raises `RuntimeError` where there is no room."""
-        for tensor in (self.images, *self.targets.boxes, *self.targets.labels):
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
-
-    def pin_memory(self) -> Batch:
-        pinned = Targets(
-            [b.pin_memory() for b in self.targets.boxes],
-            [label.pin_memory() for label in self.targets.labels],
-            self.targets.sizes,
-            self.targets.padded,
-        )
-        return Batch(self.images.pin_memory(), pinned, self.image_ids, self.scales, self.original_sizes)
+        return replace(self, images=self.images.to(device, non_blocking=True), targets=self.targets.to(device))
 
 
 @dataclass(frozen=True)
@@ -90,11 +149,12 @@ class Assignment:
     labels: Tensor  # [N, A] long: 0..K-1 positive, K background
     label_weights: Tensor  # [N, A]: 1, or 0 where the anchor lies in the padding or is ignored
     boxes: Tensor  # [N, A, 4]: the box of a positive, 0 elsewhere
-    positives: list[int]  # per image
+    positives: Tensor  # [N] long: per image
     level_sizes: list[int]  # anchors per level; sums to A
     centerness: Tensor | None = None  # [N, A]: of a positive, 0 elsewhere; ATSS and FCOS
     # [N, A]: the IoU of a positive's own box with the one it learns, 0 elsewhere; RTMDet and YOLOX
     quality: Tensor | None = None
+    most: int | None = None  # positives of the batch, at most, as is known without a look; None: all anchors
 
     def positives_per_level(self, classes: int) -> list[int]:
         hits = (self.labels >= 0) & (self.labels < classes)

@@ -22,6 +22,7 @@ from crosskd.data.mixing import Key
 from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
 from crosskd.data.source import BatchSource, Loaded, LoaderInput
 from crosskd.data.transforms import fitted, padded, validation_edge
+from crosskd.data.upload import Upload
 from crosskd.data.waiting import heed_stop
 from crosskd.errors import CrossKDError, DataError
 from crosskd.spec.config import LoaderConfig
@@ -57,11 +58,12 @@ class Loader:
         *,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        device: torch.device | str = "cpu",
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.source, self.settings, self.rank, self.world_size = source, source.settings, rank, world_size
         self._stopping = stopping
+        self._upload = Upload(self.settings.pixels, device)
         workers = self.settings.loader.workers
         self.corrupt: dict[str, str] = {}
         self.dark: dict[str, str] = {}
@@ -72,7 +74,7 @@ class Loader:
             batch_size=None,  # a key of the source is a whole batch
             sampler=self._order,
             num_workers=workers,
-            pin_memory=pin_memory,
+            pin_memory=self._upload.device.type == "cuda",
             multiprocessing_context=_context() if workers else None,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else each start draws from torch's own, which a resume must find untouched
@@ -118,7 +120,7 @@ class Loader:
                 boxes += loaded.boxes
                 left_out += loaded.left_out
                 if loaded.packed is not None:
-                    yield loaded.packed.open()
+                    yield self._upload(loaded.packed)
         except (RuntimeError, OSError, EOFError) as error:
             # A tensor that a worker has sent is fetched from the worker itself: its death may be a lost connection.
             died = "DataLoader worker" in str(error) or isinstance(error, OSError | EOFError)
@@ -192,8 +194,8 @@ def build_loader(
 ) -> Loader:
     """The batches that `settings` describe.
 
-    `rank` of `world_size` gets its share of the batches. With a CUDA `device`, batches lie in pinned memory. While a
-    worker process is waited for, `stopping` is asked whether to go on.
+    `rank` of `world_size` gets its share of the batches, which lie on `device` (`upload.py`). While a worker process is
+    waited for, `stopping` is asked whether to go on.
 
     Raises:
         DataError: the annotation file or the image folder is broken.
@@ -214,9 +216,8 @@ def build_loader(
         as_is=settings.as_is,
         sixteen_bit=settings.augment.sixteen_bit or "high_byte",
     )
-    pin = torch.device(device).type == "cuda"
     source = BatchSource(dataset, settings)
-    return Loader(source, rank=rank, world_size=world_size, pin_memory=pin, stopping=stopping)
+    return Loader(source, rank=rank, world_size=world_size, device=device, stopping=stopping)
 
 
 def _cache_bytes(config: LoaderConfig) -> int:

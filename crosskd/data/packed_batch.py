@@ -1,4 +1,4 @@
-"""A batch on its way from a loader process to the training."""
+"""A batch on its way from a loader process to the training: pixels as bytes, a quarter of what they are normalised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crosskd.structures import Batch
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch whose boxes and labels lie in one tensor each, whatever the number of images.
+    """A batch of bytes (`transforms.stacked`) whose boxes and labels lie in one tensor each, whatever the images.
 
     Every tensor that a process sends is a piece of shared memory with a file descriptor of its own, and the
     training pays for each: two for every image cost it several times what the few boxes in them are worth.
@@ -32,6 +32,11 @@ class PackedBatch:
         boxes, labels = (list(torch.split(joined, self.counts)) for [joined] in (targets.boxes, targets.labels))
         return replace(self.batch, targets=replace(targets, boxes=boxes, labels=labels))
 
+    def share_memory(self) -> None:
+        """Move the tensors to shared memory, where they stay. Raises `RuntimeError` where there is no room."""
+        for tensor in (self.batch.images, *self.batch.targets.boxes, *self.batch.targets.labels):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+
     def pin_memory(self) -> PackedBatch:
-        """For the loader's pinning thread."""
-        return PackedBatch(self.batch.pin_memory(), self.counts)
+        """For the loader's pinning thread: the images. A table of the targets is made and pinned when it is moved."""
+        return PackedBatch(replace(self.batch, images=self.batch.images.pin_memory()), self.counts)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 from crosskd.data.coco import CocoDataset, Example
 from crosskd.data.mixing import Key, Mixed, mixed_batch
 from crosskd.data.packed_batch import PackedBatch
-from crosskd.data.transforms import Sample, collate, training_sample, validation_sample
+from crosskd.data.transforms import Sample, stacked, training_sample, validation_sample
 from crosskd.errors import DataError
 from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelConfig
 
@@ -79,12 +79,11 @@ class BatchSource(Dataset[Loaded]):
         self.dataset.folder.dark = {}
         if not mixed.samples:
             return Loaded(None, corrupt, dark)
-        batch = collate(mixed.samples, self.settings.pixels, mixed.side)
-        packed = PackedBatch.of(batch)
+        packed = PackedBatch.of(stacked(mixed.samples, self.settings.pixels, mixed.side))
         if get_worker_info() is not None:
             try:
                 # Here, and not when the queue's own thread sends it: an error there reaches nobody.
-                packed.batch.share_memory()
+                packed.share_memory()
             except (RuntimeError, OSError) as error:
                 return Loaded(None, corrupt, dark, unsent=str(error).splitlines()[0])
         return Loaded(packed, corrupt, dark, boxes=mixed.boxes, left_out=mixed.left_out)

@@ -1,7 +1,4 @@
-"""From a stored image to a batch: resize, colour, flip, normalise, pad.
-
-Pixels stay 8-bit until they are written, normalised, into the batch itself.
-"""
+"""From a stored image to a batch: resize, colour, flip, pad. Pixels stay 8-bit until the batch is on its device."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from PIL import Image
 
 from crosskd.data.coco import Example
 from crosskd.data.colour import recoloured
+from crosskd.data.normalise import Normalise
 from crosskd.data.sizes import fitted as fitted
 from crosskd.data.sizes import padded as padded
 from crosskd.spec.config import AugmentConfig, PixelConfig
@@ -71,13 +69,18 @@ def validation_sample(example: Example, config: AugmentConfig) -> Sample:
 
 
 def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
-    """Normalise images into one tensor [N, 3, H, W], padded as `pixels` says; H and W are multiples of `multiple`."""
+    """Images, normalised, in one tensor [N, 3, H, W], padded as `pixels` says; H and W multiples of `multiple`."""
+    return Normalise(pixels).batch(stacked(samples, pixels, multiple))
+
+
+def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
+    """The same in bytes, 0 where padded: channels in the order of `pixels`, not yet normalised."""
     steps = [padded(sample.size, multiple) for sample in samples]
     height, width = max(h for h, _ in steps), max(w for _, w in steps)
-    images = np.empty((len(samples), 3, height, width), dtype=np.float32)
-    images[:] = np.array(pixels.outside, dtype=np.float32)[:, None, None]
+    images = np.zeros((len(samples), 3, height, width), dtype=np.uint8)
+    channels = slice(None) if pixels.order == "rgb" else slice(None, None, -1)
     for image, sample in zip(images, samples, strict=True):
-        _normalise(sample.pixels, pixels, image[:, : sample.size[0], : sample.size[1]])
+        image[:, : sample.size[0], : sample.size[1]] = sample.pixels[:, :, channels].transpose(2, 0, 1)
     targets = Targets(
         boxes=[torch.from_numpy(sample.boxes) for sample in samples],
         labels=[torch.from_numpy(sample.labels) for sample in samples],
@@ -130,11 +133,3 @@ def flipped(sample: Sample) -> Sample:
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = sample.size[1] - sample.boxes[:, [2, 0]]
     return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes)
-
-
-def _normalise(source: NDArray[np.uint8], pixels: PixelConfig, target: NDArray[np.float32]) -> None:
-    """Write (value - mean) / std of `source` [h, w, 3] RGB into `target` [3, h, w]."""
-    channels = (0, 1, 2) if pixels.order == "rgb" else (2, 1, 0)
-    for plane, channel, mean, std in zip(target, channels, pixels.mean, pixels.std, strict=True):
-        np.subtract(source[:, :, channel], np.float32(mean), out=plane, dtype=np.float32)
-        np.divide(plane, np.float32(std), out=plane)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from crosskd.data.coco import Example
-from crosskd.data.transforms import collate, fitted, padded, training_sample, validation_sample
+from crosskd.data.normalise import Normalise
+from crosskd.data.transforms import collate, fitted, padded, stacked, training_sample, validation_sample
 from crosskd.evaluation.evaluate import original_boxes
 from crosskd.spec.config import AugmentConfig, PixelConfig
 from tests.support.coco_files import noise
@@ -190,3 +191,19 @@ def test_boxes_come_back_to_the_original_where_they_were(width, height, short, e
     sample = validation_sample(image, AugmentConfig(short_edges=[short], long_edge=short + extra))
     back = original_boxes(sample.boxes.astype(np.float64), sample.scale, (height, width))
     assert np.abs(back - [x1, y1, x2, y2]).max() <= 1e-4 * max(width, height)
+
+
+def test_bytes_become_the_very_numbers_that_numpy_makes_of_them():
+    pixels = PixelConfig(order="bgr", padding=114.0)
+    config = AugmentConfig(short_edges=[48], long_edge=64)
+    samples = [validation_sample(example(w, h, []), config) for w, h in ((64, 33), (40, 64))]
+    packed = stacked(samples, pixels, 32)
+    assert packed.images.dtype == torch.uint8
+    given = Normalise(pixels).batch(packed).images.numpy()
+    for image, sample in zip(given, samples, strict=True):
+        height, width = sample.size
+        for channel in range(3):
+            plane = sample.pixels[:, :, 2 - channel].astype(np.float32) - np.float32(pixels.mean[channel])
+            assert (image[channel, :height, :width] == plane / np.float32(pixels.std[channel])).all()
+            assert (image[channel, height:] == np.float32(pixels.outside[channel])).all()
+            assert (image[channel, :, width:] == np.float32(pixels.outside[channel])).all()
