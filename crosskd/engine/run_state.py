@@ -7,10 +7,10 @@ from typing import Any
 from crosskd.engine import distributed
 from crosskd.engine.callbacks import Run
 from crosskd.engine.checkpoint import fingerprint_digest
-from crosskd.engine.loop import Training
 from crosskd.engine.optim import match_layout
 from crosskd.engine.random_state import random_state, restore_random_state
 from crosskd.engine.results import Results
+from crosskd.engine.training import Training
 
 
 def capture(

@@ -19,11 +19,11 @@ from crosskd.engine import distributed
 from crosskd.engine.compiled import compile_within, require_compiler
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
 from crosskd.engine.ema import EMA
-from crosskd.engine.loop import Training
 from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.parallel import data_parallel
 from crosskd.engine.random_state import seed_all
+from crosskd.engine.training import Training
 from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
 from crosskd.runs.start import begin

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision
 from crosskd.engine.ema import EMA
-from crosskd.engine.loop import Training
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.random_state import seed_all
+from crosskd.engine.steps import Steps
+from crosskd.engine.training import Training
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Batch, Losses, Targets
 
@@ -97,6 +98,12 @@ def toy_run(workdir: Path, config: TrainConfig, batches: ToyBatches | None = Non
     )
     run = Run(config, workdir, total_steps=schedule.total_steps, steps_per_epoch=steps_per_epoch)
     return run, training
+
+
+def train_step(run: Run, training: Training, batches: list[Batch]) -> dict[str, float]:
+    steps = Steps(run, training)
+    steps.take(batches)
+    return steps.read()
 
 
 @contextlib.contextmanager

@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.engine import run_state
+from crosskd.engine import run_state, steps
 from crosskd.engine.callbacks import Callback, Callbacks, Run
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors
-from crosskd.engine.loop import Training, fit, train_step
+from crosskd.engine.loop import fit
 from crosskd.engine.results import Results
 from crosskd.engine.stop_reason import StopReason
+from crosskd.engine.training import Training
 from crosskd.errors import ConfigError, Diverged, Interrupted, NoAnswer, OutOfMemory
 from crosskd.structures import Batch
 from tests.support import small
-from tests.support.toys import CPU, Recorder, ToyBatches, toy_config, toy_run
+from tests.support.toys import CPU, Recorder, ToyBatches, toy_config, toy_run, train_step
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:
@@ -306,6 +307,59 @@ def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(Diverged, match=r"gradient's norm is (inf|nan) in step 1"):
         run_through(run, training)
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps as a GPU takes them: nobody reads their numbers before a log line or a checkpoint."""
+    monkeypatch.setattr(steps, "reads_at_once", lambda amp: False)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_steps_that_nobody_reads_are_those_that_are_read(
+    tmp_path: Path, clip: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs, weights and the average, to the bit; 15 steps, of which at most 2 are unread."""
+    found = []
+    for at_once in (True, False):
+        monkeypatch.setattr(steps, "reads_at_once", lambda amp, at_once=at_once: at_once)
+        monkeypatch.setattr(steps, "UNREAD", 2)
+        run, training = toy_run(tmp_path, toy_config(log_every=4, ema={"decay": 0.9}, clip_norm=clip))
+        recorder = Recorder()
+        run_through(run, training, recorder)
+        assert training.ema is not None
+        logs = [{k: v for k, v in log.items() if k.startswith(("step", "loss", "lr", "grad"))} for log in recorder.logs]
+        found.append(([{**log, "steps_per_second": 0} for log in logs], weights(training), training.ema.model))
+    (logs, ours, average), (logs_too, theirs, average_too) = found
+    assert logs == logs_too
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    pairs = zip(average.state_dict().values(), average_too.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_breaks_unread_is_named_at_the_next_reading_and_reaches_no_weights(tmp_path: Path, what: str) -> None:
+    config = toy_config(log_every=100, checkpoint={"every_steps": 4})
+    run, training = toy_run(tmp_path, config, ToyBatches(count=9))
+    snapshots: list[dict[str, torch.Tensor]] = []
+    saved: list[int] = []
+
+    def poison(call: int) -> None:
+        if call in (6, 8):
+            snapshots.append({n: p.detach().clone() for n, p in training.trainee.named_parameters()})
+        if call == 6 and what == "loss":
+            training.trainee.out.register_forward_hook(lambda module, args, out: out * float("nan"))
+        if call == 6 and what == "gradient":
+            training.trainee.conv.weight.register_hook(lambda grad: grad * float("inf"))
+
+    training.trainee.before_loss = poison
+    named = "loss_fit is nan on level 0 of the pyramid" if what == "loss" else "gradient's norm is (inf|nan)"
+    with pytest.raises(Diverged, match=f"{named} in step 6") as caught:
+        fit(run, training, Callback(), save=lambda: saved.append(run.step), evaluate=lambda: "")
+    assert "the checkpoint of step 4 is from before" in caught.value.remedy
+    assert (saved, run.step) == ([4], 5)
+    assert all(torch.equal(value, snapshots[1][name]) for name, value in snapshots[0].items())
 
 
 def gpu_is_full() -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from crosskd import ranks
 from crosskd.engine.callbacks import Callback, Run
-from crosskd.engine.loop import fit, train_step
+from crosskd.engine.loop import fit
 from crosskd.engine.parallel import SyncedBatchNorm2d, broadcast_buffers, data_parallel, no_sync, synchronise_norms
 from crosskd.errors import ConfigError, CrossKDError
 from crosskd.structures import Batch, Losses, Targets
 from tests.support.ranks import on_ranks
-from tests.support.toys import Recorder, Toy, ToyBatches, toy_config, toy_run
+from tests.support.toys import Recorder, Toy, ToyBatches, toy_config, toy_run, train_step
 
 Weights = dict[str, Tensor]
 SETTINGS: dict[str, Any] = {"accumulate": 2, "ema": {"decay": 0.9}, "clip_norm": 0.5}
@@ -79,7 +79,7 @@ def moody(rank: int) -> tuple[int, Weights]:
     """How many of ten batches used the adapter here, and what became of it."""
     run, training = toy_run(Path(), toy_config(), Share(rank))
     model = Moody()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     optimizer.param_groups[0]["initial_lr"] = 0.1
     changes = {"trainee": model, "student": model.student, "optimizer": optimizer}
     training = type(training)(**{**vars(training), **changes, "parallel": data_parallel(model, model.student)})
