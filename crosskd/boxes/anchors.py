@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from crosskd.boxes.ops import filled
 from crosskd.structures import Size
+
+KEPT = 8  # grids that are kept once made, of the last batches' shapes: 4 MB each for RetinaNet at 800 x 1333
+Shape = tuple[float, float]  # width, height
 
 
 @dataclass(frozen=True)
@@ -91,24 +97,48 @@ def cell_points(
 def _on_grid(
     sizes: Sequence[Size],
     strides: Sequence[int],
-    shapes: Sequence[Sequence[tuple[float, float]]],
+    shapes: Sequence[Sequence[Shape]],
     offset: float,
     like: Tensor,
     *,
     spread: bool = False,
 ) -> Anchors:
-    """Anchors of `shapes` (width, height), a list per level, at every cell; device and dtype are those of `like`."""
+    """Anchors of `shapes`, a list per level, at every cell; device and dtype are those of `like`.
+
+    Made once for all that ask for the same: both models of a pair, for their assignment and for their losses.
+    """
+    fixed = tuple(tuple(level) for level in shapes)
+    if type(like) is not Tensor:  # a graph is being traced: its sizes are no numbers
+        return _made(sizes, strides, fixed, offset, spread, like.device, like.dtype)
+    return _kept(tuple(sizes), tuple(strides), fixed, offset, spread, like.device, like.dtype)
+
+
+def _made(
+    sizes: Sequence[Size],
+    strides: Sequence[int],
+    shapes: tuple[tuple[Shape, ...], ...],
+    offset: float,
+    spread: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Anchors:
     centres, lengths, extents = [], [], []
     steps = _steps(sizes, strides, spread=spread)
     for (height, width), (down, right), stride, level in zip(sizes, steps, strides, shapes, strict=True):
-        y = (torch.arange(height, device=like.device, dtype=like.dtype) + offset) * down
-        x = (torch.arange(width, device=like.device, dtype=like.dtype) + offset) * right
+        y = (torch.arange(height, device=device, dtype=dtype) + offset) * down
+        x = (torch.arange(width, device=device, dtype=dtype) + offset) * right
         cells = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).view(-1, 1, 2)
-        shape = torch.tensor(level, device=like.device, dtype=like.dtype)
         centres.append(cells.expand(-1, len(level), 2).reshape(-1, 2))
+        shape = torch.stack([filled(sides, y) for sides in level])
         extents.append(shape.repeat(height * width, 1))
-        lengths.append(torch.full((extents[-1].shape[0],), float(stride), device=like.device, dtype=like.dtype))
+        lengths.append(torch.full((extents[-1].shape[0],), float(stride), device=device, dtype=dtype))
     return Anchors(torch.cat(centres), torch.cat(lengths), torch.cat(extents), [c.shape[0] for c in centres])
+
+
+@lru_cache(maxsize=KEPT)
+def _kept(*of: Any) -> Anchors:
+    with torch.inference_mode(mode=False), torch.no_grad():  # for whoever wants them next, in training too
+        return _made(*of)
 
 
 def _steps(sizes: Sequence[Size], strides: Sequence[int], *, spread: bool) -> list[tuple[int, int]]:

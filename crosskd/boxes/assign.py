@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,39 +28,49 @@ def atss(anchors: Anchors, sizes: Sequence[Size], strides: Sequence[int], target
 
     Images of the same padded size share every step, since the candidates are drawn from the same anchors.
     """
-    groups: dict[tuple[Size, ...], list[int]] = defaultdict(list)
-    for i, padded in enumerate(targets.padded):
-        groups[tuple(valid_sizes(sizes, strides, padded))].append(i)
-
-    images, total = len(targets.boxes), len(anchors.centres)
-    starts = [0]
-    for boxes in targets.boxes:
-        starts.append(starts[-1] + len(boxes))
-    weights = anchors.centres.new_zeros(images, total)
+    table, total = targets.table, len(anchors.centres)
+    images, most = table.boxes.shape[:2]
     places, overlaps, owners = [], [], []
-    for valid, members in groups.items():
-        weights[members] = inside(sizes, valid, weights.device).to(weights.dtype)
-        boxes = torch.cat([targets.boxes[i] for i in members])
-        if len(boxes) == 0:
-            continue
+    for valid, owner in by_padding(targets, sizes, strides):
+        boxes = table.boxes.flatten(0, 1)[owner]
         candidates = nearest_anchors(boxes, sizes, valid, strides, anchors.level_sizes)  # [G, k]
-        owner = torch.cat([torch.arange(starts[i], starts[i + 1], device=boxes.device) for i in members])
-        image = torch.cat([torch.full((len(targets.boxes[i]),), i, device=boxes.device) for i in members])
-        places.append((candidates + image[:, None] * total).flatten())
+        places.append((candidates + (owner // most * total)[:, None]).flatten())
         overlaps.append(_positive_overlaps(boxes, candidates, anchors).flatten())
         owners.append(owner[:, None].expand_as(candidates).flatten())
-    winner = _winners(places, overlaps, owners, images * total, starts[-1], anchors.centres)
-    return from_winners(winner.view(images, total), weights, anchors.level_sizes, targets, classes)
+    winner = _winners(places, overlaps, owners, images * total, images * most, anchors.centres)
+    weights = inside(targets, sizes, strides).to(anchors.centres.dtype)
+    found = from_winners(winner.view(images, total), weights, anchors.level_sizes, targets, classes)
+    return replace(found, most=sum(len(place) for place in places))
 
 
-def inside(sizes: Sequence[Size], valid: Sequence[Size], device: torch.device, per_cell: int = 1) -> Tensor:
-    """[A] bool: whether the anchor's cell lies in the image and its own padding."""
+def by_padding(
+    targets: Targets, sizes: Sequence[Size], strides: Sequence[int]
+) -> Iterator[tuple[tuple[Size, ...], Tensor]]:
+    """The boxes [G] of all images whose padded size is the same, by their places in the table, and its cells.
+
+    Of the cells see `valid_sizes`. What has no box is left out.
+    """
+    groups: dict[tuple[Size, ...], list[int]] = defaultdict(list)
+    for image, padded in enumerate(targets.padded):
+        if len(targets.boxes[image]):
+            groups[tuple(valid_sizes(sizes, strides, padded))].append(image)
+    place = targets.table.place
+    each = torch.split(place, [len(boxes) for boxes in targets.boxes]) if len(groups) > 1 else ()
+    for valid, members in groups.items():
+        yield valid, torch.cat([each[image] for image in members]) if each else place
+
+
+def inside(targets: Targets, sizes: Sequence[Size], strides: Sequence[int], per_cell: int = 1) -> Tensor:
+    """[N, A] bool: whether the anchor's cell lies in the image and its own padding."""
+    padded = targets.table.padded  # [N, 2]
     masks = []
-    for (height, width), (rows, columns) in zip(sizes, valid, strict=True):
-        mask = torch.zeros(height, width, dtype=torch.bool, device=device)
-        mask[:rows, :columns] = True
-        masks.append(mask.flatten().repeat_interleave(per_cell))
-    return torch.cat(masks)
+    for (height, width), stride in zip(sizes, strides, strict=True):
+        rows, columns = ((padded + (stride - 1)) // stride).unbind(1)
+        down = torch.arange(height, device=padded.device) < rows[:, None]
+        across = torch.arange(width, device=padded.device) < columns[:, None]
+        mask = (down[:, :, None] & across[:, None]).flatten(1)
+        masks.append(mask[..., None].expand(-1, -1, per_cell).flatten(1))
+    return torch.cat(masks, dim=1)
 
 
 def nearest_anchors(
@@ -104,33 +115,39 @@ def _positive_overlaps(boxes: Tensor, candidates: Tensor, anchors: Anchors) -> T
     overlap = iou(torch.cat((centres - half, centres + half), dim=-1), target)
     margins = torch.cat((centres - target[..., :2], target[..., 2:] - centres), dim=-1)
     positive = (overlap >= threshold(overlap)[:, None]) & (margins.amin(dim=-1) > INSIDE)
-    return torch.where(positive, overlap, overlap.new_tensor(-1.0))
+    return torch.where(positive, overlap, -1.0)
 
 
 def _winners(
-    places: list[Tensor], overlaps: list[Tensor], owners: list[Tensor], count: int, boxes: int, like: Tensor
+    places: list[Tensor], overlaps: list[Tensor], owners: list[Tensor], count: int, nobody: int, like: Tensor
 ) -> Tensor:
-    """[count] long: which box (numbered over the batch) each anchor learns; `boxes` where none.
+    """[count] long: which box (its place in the table) each anchor learns; `nobody` where none.
 
     Among equal overlaps the first box wins, so the result does not depend on the order of threads.
     """
-    winner = torch.full((count,), boxes, dtype=torch.long, device=like.device)
+    winner = torch.full((count,), nobody, dtype=torch.long, device=like.device)
     if not places:
         return winner
     place, overlap, owner = torch.cat(places), torch.cat(overlaps), torch.cat(owners)
     best = torch.full((count,), -1.0, dtype=overlap.dtype, device=like.device)
     best.scatter_reduce_(0, place, overlap, "amax")
     wins = (overlap >= 0) & (overlap == best[place])
-    return winner.scatter_reduce_(0, place, torch.where(wins, owner, owner.new_tensor(boxes)), "amin")
+    return winner.scatter_reduce_(0, place, torch.where(wins, owner, nobody), "amin")
+
+
+def own_places(owner: Tensor, most: int) -> Tensor:
+    """From the number of a box in its image [N, A], -1 for none, to its place in a table of `most` boxes an image."""
+    start = torch.arange(len(owner), device=owner.device)[:, None] * most
+    return torch.where(owner >= 0, owner + start, len(owner) * most)
 
 
 def from_winners(winner: Tensor, weights: Tensor, level_sizes: list[int], targets: Targets, classes: int) -> Assignment:
-    """From box numbers [N, A], counted over the batch, to labels and boxes; behind the last box is the background.
+    """From boxes' places in the table of the targets [N, A] to labels and boxes; behind the last is the background.
 
     `weights` [N, A] are the label weights.
     """
-    label_of = torch.cat((*targets.labels, torch.full((1,), classes, dtype=torch.long, device=winner.device)))
-    box_of = torch.cat((*targets.boxes, weights.new_zeros(1, 4)))
-    labels = label_of[winner]
-    positives = (labels < classes).sum(dim=1).tolist()
-    return Assignment(labels, weights, box_of[winner], positives, level_sizes)
+    table = targets.table
+    background = torch.full((1,), classes, dtype=torch.long, device=winner.device)
+    labels = torch.cat((table.labels.flatten(), background))[winner]
+    boxes = torch.cat((table.boxes.flatten(0, 1), table.boxes.new_zeros(1, 4)))[winner]
+    return Assignment(labels, weights, boxes, (labels < classes).sum(dim=1), level_sizes)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crosskd.boxes.anchors import Anchors, valid_sizes
-from crosskd.boxes.assign import from_winners, inside
+from crosskd.boxes.anchors import Anchors
+from crosskd.boxes.assign import from_winners, inside, own_places
 from crosskd.boxes.coding import encode_distances
 from crosskd.boxes.dynamic_k import dynamic_k
 from crosskd.boxes.pieces import pieces
@@ -27,7 +27,7 @@ class Said:
     """What a head predicts of every point, in full precision and without a gradient."""
 
     background: Tensor  # [N, A]: `nothing_there` summed over all classes
-    logits: Callable[[int, Tensor], Tensor]  # an image and some classes [U] -> their logits, [U, A]
+    logits: Callable[[Tensor], Tensor]  # a class of each of some boxes [N, G] -> their logits, [N, G, A]
     boxes: Tensor  # [N, A, 4] pixels, not clipped
 
 
@@ -47,66 +47,35 @@ def dynamic_soft_label(
     box's centre. A point that several boxes take goes to the one, of all boxes of the image, that it costs least.
     Points in the batch padding have label weight 0.
     """
-    winners, weights, qualities, start = [], [], [], 0
-    background = sum(len(boxes) for boxes in targets.boxes)
-    for image, (boxes, labels, padded) in enumerate(zip(targets.boxes, targets.labels, targets.padded, strict=True)):
-        valid = inside(sizes, valid_sizes(sizes, strides, padded), points.centres.device)
-        winner = torch.full_like(valid, background, dtype=torch.long)
-        quality = said.boxes.new_zeros(len(valid))
-        candidate = (valid & _in_any(points.centres, boxes)).nonzero()[:, 0]
-        if len(candidate):
-            named, place = torch.unique(labels, return_inverse=True)
-            of = _Candidates(
-                points.take(candidate),
-                said.boxes[image, candidate],
-                said.background[image, candidate],
-                said.logits(image, named)[:, candidate],
-            )
-            wanted = boxes.to(said.boxes.dtype)
+    table = targets.table
+    boxes = table.boxes.to(said.boxes.dtype)
+    valid = inside(targets, sizes, strides)
+    candidate = valid & _in_any(points.centres, boxes)
 
-            def cost(
-                cut: slice, overlap: Tensor, of: _Candidates = of, boxes: Tensor = wanted, place: Tensor = place
-            ) -> Tensor:
-                return _cost(of, boxes[cut], place[cut], overlap)
+    def cost(cut: slice, overlap: Tensor) -> Tensor:
+        return _cost(points, said.background[:, None], said.logits(table.labels[:, cut]), boxes[:, cut], overlap)
 
-            owner, overlap = dynamic_k(of.boxes, wanted, cost, TOP)
-            taken = owner >= 0
-            winner[candidate[taken]] = owner[taken] + start
-            quality[candidate[taken]] = overlap[taken]
-        winners.append(winner)
-        weights.append(valid.to(points.centres.dtype))
-        qualities.append(quality)
-        start += len(boxes)
-    found = from_winners(torch.stack(winners), torch.stack(weights), points.level_sizes, targets, classes)
-    return replace(found, quality=torch.stack(qualities))
+    owner, quality = dynamic_k(said.boxes, boxes, table.there, candidate, cost, TOP)
+    weights = valid.to(points.centres.dtype)
+    found = from_winners(own_places(owner, boxes.shape[1]), weights, points.level_sizes, targets, classes)
+    return replace(found, quality=quality, most=TOP * len(table.place))
 
 
 def _in_any(centres: Tensor, boxes: Tensor) -> Tensor:
-    """[A] bool: whether the point lies in any of the boxes [G, 4], off their sides."""
-    found = torch.zeros(len(centres), dtype=torch.bool, device=centres.device)
-    for cut in pieces(len(boxes), len(centres)):
-        found |= (encode_distances(centres[:, None], boxes[None, cut]).amin(-1) > 0).any(dim=1)
+    """[N, A] bool: whether the point lies in any of the boxes [N, G, 4], off their sides; none where there is none."""
+    found = torch.zeros(len(boxes), len(centres), dtype=torch.bool, device=centres.device)
+    for cut in pieces(boxes.shape[1], found.numel()):
+        found |= (encode_distances(centres, boxes[:, cut, None]).amin(-1) > 0).any(dim=1)
     return found
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Those of an image."""
+def _cost(points: Anchors, background: Tensor, own: Tensor, boxes: Tensor, overlap: Tensor) -> Tensor:
+    """What each point costs each of the boxes [N, G, 4], whose classes have the logits `own`: [N, G, A].
 
-    points: Anchors
-    boxes: Tensor  # [C, 4]
-    background: Tensor  # [C]
-    logits: Tensor  # [U, C] of the classes that the image's boxes have
-
-
-def _cost(said: _Candidates, boxes: Tensor, labels: Tensor, overlap: Tensor) -> Tensor:
-    """What each candidate costs each box, [G, C].
-
-    The classes' part is that of a candidate without an object, but for the box's own class.
+    The classes' part is that of a point without an object, but for the box's own class.
     """
-    own = said.logits[labels]  # [G, C]
     aimed = F.binary_cross_entropy_with_logits(own, overlap, reduction="none") * (overlap - own.sigmoid()).square()
-    classes = said.background - nothing_there(own) + aimed
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    distance = (said.points.centres[None] - centre[:, None]).norm(dim=-1) / said.points.strides
+    classes = background - nothing_there(own) + aimed
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    distance = (points.centres - centre[:, :, None]).norm(dim=-1) / points.strides
     return classes - IOU_WEIGHT * (overlap + IOU_FLOOR).log() + torch.pow(10.0, distance - REACH)

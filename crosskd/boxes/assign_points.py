@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.boxes.assign import from_winners
+from crosskd.boxes.assign import from_winners, own_places
 from crosskd.boxes.coding import encode_distances
 from crosskd.boxes.ops import area
 from crosskd.boxes.pieces import pieces
@@ -28,31 +28,31 @@ def points_in_boxes(
     box's centre, along both axes (centre sampling). Padding is not looked at: every label weight is 1.
     """
     lowest, highest = _ranges(points, strides)
-    background = sum(len(boxes) for boxes in targets.boxes)
-    winners, start = [], 0
-    for boxes in targets.boxes:
-        winner = torch.full((len(points.centres),), background, dtype=torch.long, device=points.centres.device)
-        if len(boxes):
-            for cut in pieces(len(points.centres), len(boxes)):
-                smallest, box = _smallest(points.take(cut), boxes, (lowest[cut], highest[cut]), radius)
-                winner[cut] = torch.where(smallest < math.inf, box + start, winner[cut])
-        winners.append(winner)
-        start += len(boxes)
-    weights = points.centres.new_ones(len(winners), len(points.centres))
-    return from_winners(torch.stack(winners), weights, points.level_sizes, targets, classes)
+    boxes = targets.table.boxes
+    images, most = boxes.shape[:2]
+    owners = []
+    for cut in pieces(len(points.centres), images * most):
+        smallest, box = _smallest(points.take(cut), boxes, (lowest[cut], highest[cut]), radius)
+        owners.append(torch.where(smallest < math.inf, box, -1))
+    weights = points.centres.new_ones(images, len(points.centres))
+    winner = own_places(torch.cat(owners, dim=1), most)
+    return from_winners(winner, weights, points.level_sizes, targets, classes)
 
 
 def _smallest(
     points: Anchors, boxes: Tensor, ranges: tuple[Tensor, Tensor], radius: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Area and number of the smallest of the boxes [G, 4] that each point may learn, [A] both; infinite where none."""
+    """Area and number of the smallest of the boxes [N, G, 4] that each point may learn, [N, A] both; infinite: none.
+
+    No point lies in a place without a box.
+    """
     lowest, highest = ranges
-    distances = encode_distances(points.centres[:, None], boxes[None])  # [A, G, 4]
+    boxes = boxes[:, None]
+    distances = encode_distances(points.centres[:, None], boxes)  # [N, A, G, 4]
     farthest = distances.amax(-1)
     fits = (farthest >= lowest[:, None]) & (farthest <= highest[:, None])
     fits &= _within(points, boxes, distances, radius)
-    size = torch.where(fits, area(boxes)[None], math.inf)
-    smallest, box = size.min(dim=1)
+    smallest, box = torch.where(fits, area(boxes), math.inf).min(dim=2)
     return smallest, box
 
 
@@ -64,11 +64,11 @@ def _ranges(points: Anchors, strides: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _within(points: Anchors, boxes: Tensor, distances: Tensor, radius: float | None) -> Tensor:
-    """[A, G]: whether the point lies in the box, or in the middle part of it."""
+    """[N, A, G]: whether the point lies in the box, or in the middle part of it."""
     if radius is None:
         return distances.amin(-1) > 0
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2  # [G, 2]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2  # [N, 1, G, 2]
     reach = (radius * points.strides)[:, None, None]  # [A, 1, 1]
-    upper = torch.max(centre - reach, boxes[:, :2])  # never beyond the box
-    lower = torch.min(centre + reach, boxes[:, 2:])
+    upper = torch.max(centre - reach, boxes[..., :2])  # never beyond the box
+    lower = torch.min(centre + reach, boxes[..., 2:])
     return encode_distances(points.centres[:, None], torch.cat((upper, lower), dim=-1)).amin(-1) > 0

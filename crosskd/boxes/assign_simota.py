@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.boxes.assign import from_winners
+from crosskd.boxes.assign import from_winners, own_places
 from crosskd.boxes.coding import encode_distances
 from crosskd.boxes.dynamic_k import dynamic_k
 from crosskd.boxes.pieces import pieces
@@ -31,7 +31,7 @@ class Said:
     """
 
     background: Tensor  # [N, A]: `nothing_there` summed over all classes
-    scores: Callable[[int, Tensor], Tensor]  # an image and some classes [U] -> their scores, [U, A]
+    scores: Callable[[Tensor], Tensor]  # a class of each of some boxes [N, G] -> their scores, [N, G, A]
     boxes: Tensor  # [N, A, 4] pixels
 
 
@@ -49,55 +49,35 @@ def simota(points: Anchors, said: Said, targets: Targets, classes: int) -> Assig
     logarithm, and much where it is not in this box and near its centre. A point that several boxes take goes to the
     one, of all boxes of the image, that it costs least.
     """
-    winners, qualities, start = [], [], 0
-    background = sum(len(boxes) for boxes in targets.boxes)
-    for image, (boxes, labels) in enumerate(zip(targets.boxes, targets.labels, strict=True)):
-        winner = torch.full((len(points.centres),), background, dtype=torch.long, device=said.boxes.device)
-        quality = said.boxes.new_zeros(len(winner))
-        wanted = boxes.to(said.boxes.dtype)
-        candidate = _in_or_near_any(points, wanted).nonzero()[:, 0]
-        if len(candidate):
-            owner, overlap = _owners(points.take(candidate), said, image, candidate, wanted, labels)
-            taken = owner >= 0
-            winner[candidate[taken]] = owner[taken] + start
-            quality[candidate[taken]] = overlap[taken]
-        winners.append(winner)
-        qualities.append(quality)
-        start += len(boxes)
+    table = targets.table
+    boxes = table.boxes.to(said.boxes.dtype)
+    candidate = _in_or_near_any(points, boxes, table.there)
+
+    def cost(cut: slice, overlap: Tensor) -> Tensor:
+        own = said.scores(table.labels[:, cut])  # [N, G, A]
+        entropy = said.background[:, None] - nothing_there(own) - own.log().clamp(min=LOG_FLOOR)
+        within, near = _inside(points, boxes[:, cut])
+        return entropy - IOU_WEIGHT * (overlap + IOU_FLOOR).log() + ELSEWHERE * ~(within & near)
+
+    owner, quality = dynamic_k(said.boxes, boxes, table.there, candidate, cost, TOP)
     weights = torch.ones_like(said.background)
-    found = from_winners(torch.stack(winners), weights, points.level_sizes, targets, classes)
-    return replace(found, quality=torch.stack(qualities))
+    found = from_winners(own_places(owner, boxes.shape[1]), weights, points.level_sizes, targets, classes)
+    return replace(found, quality=quality, most=TOP * len(table.place))
 
 
 def _inside(points: Anchors, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """[G, A] bool both: whether the point lies in the box, off its sides; and whether it is near its centre."""
-    within = encode_distances(points.centres[None], boxes[:, None]).amin(-1) > 0
-    centre = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
-    near = (points.centres[None] - centre).abs().amax(-1) < RADIUS * points.strides
+    """[N, G, A] bool both: whether the point lies in the box, off its sides; and whether it is near its centre."""
+    boxes = boxes[:, :, None]
+    within = encode_distances(points.centres, boxes).amin(-1) > 0
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    near = (points.centres - centre).abs().amax(-1) < RADIUS * points.strides
     return within, near
 
 
-def _in_or_near_any(points: Anchors, boxes: Tensor) -> Tensor:
-    """[A] bool."""
-    found = torch.zeros(len(points.centres), dtype=torch.bool, device=boxes.device)
-    for cut in pieces(len(boxes), len(points.centres)):
-        within, near = _inside(points, boxes[cut])
-        found |= (within | near).any(dim=0)
+def _in_or_near_any(points: Anchors, boxes: Tensor, there: Tensor) -> Tensor:
+    """[N, A] bool, of the boxes [N, G, 4] that are `there` [N, G]."""
+    found = torch.zeros(len(boxes), len(points.centres), dtype=torch.bool, device=boxes.device)
+    for cut in pieces(boxes.shape[1], found.numel()):
+        within, near = _inside(points, boxes[:, cut])
+        found |= ((within | near) & there[:, cut, None]).any(dim=1)
     return found
-
-
-def _owners(
-    points: Anchors, said: Said, image: int, candidate: Tensor, boxes: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Each candidate's box, -1 for none, and their IoU, [C] both; `points` are the candidates'."""
-    named, place = torch.unique(labels, return_inverse=True)
-    scores = said.scores(image, named)[:, candidate]  # [U, C]
-    background = said.background[image, candidate]
-
-    def cost(cut: slice, overlap: Tensor) -> Tensor:
-        own = scores[place[cut]]  # [G, C]
-        entropy = background - nothing_there(own) - own.log().clamp(min=LOG_FLOOR)
-        within, near = _inside(points, boxes[cut])
-        return entropy - IOU_WEIGHT * (overlap + IOU_FLOOR).log() + ELSEWHERE * ~(within & near)
-
-    return dynamic_k(said.boxes[image, candidate], boxes, cost, TOP)

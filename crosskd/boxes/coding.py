@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crosskd.boxes.ops import filled
+
 LARGEST_RATIO = math.log(1000 / 16)  # of a decoded box's sides to its anchor's, as a logarithm, either way
 
 
@@ -37,12 +39,12 @@ def encode_deltas(anchors: Tensor, boxes: Tensor, stds: Sequence[float]) -> Tens
     centre, extent = _middle(anchors)
     box_centre, box_extent = _middle(boxes)
     deltas = torch.cat(((box_centre - centre) / extent, (box_extent / extent).log()), dim=-1)
-    return deltas / deltas.new_tensor(stds)
+    return deltas / filled(stds, deltas)
 
 
 def decode_deltas(anchors: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
     """The inverse of `encode_deltas`; a side is at most 62.5 times the anchor's, and at least its 62.5th part."""
-    deltas = deltas * deltas.new_tensor(stds)
+    deltas = deltas * filled(stds, deltas)
     centre, extent = _middle(anchors)
     centre = centre + deltas[..., :2] * extent
     half = extent * deltas[..., 2:].clamp(-LARGEST_RATIO, LARGEST_RATIO).exp() / 2

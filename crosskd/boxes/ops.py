@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,12 +13,17 @@ from crosskd.structures import Size
 EPSILON = 1e-6  # the least union: two empty boxes overlap by 0, not by 0 / 0
 
 
+def filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """A tensor of a few numbers beside `like`, filled there: a GPU waits for what is copied from the host."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Areas of intersection and union of boxes that stand at the same place (or broadcast): [..., 4] -> [...]."""
     overlap = (torch.min(a[..., 2:], b[..., 2:]) - torch.max(a[..., :2], b[..., :2])).clamp(min=0)
     intersection = overlap[..., 0] * overlap[..., 1]
     union = area(a) + area(b) - intersection
-    return intersection, torch.max(union, union.new_tensor(EPSILON))
+    return intersection, torch.max(union, union.new_full((), EPSILON))
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -36,7 +42,7 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
     intersection, union = _parts(a, b)
     hull = (torch.max(a[..., 2:], b[..., 2:]) - torch.min(a[..., :2], b[..., :2])).clamp(min=0)
     enclosing = hull[..., 0] * hull[..., 1]
-    enclosing = torch.max(enclosing, enclosing.new_tensor(EPSILON))
+    enclosing = torch.max(enclosing, enclosing.new_full((), EPSILON))
     return intersection / union - (enclosing - union) / enclosing
 
 

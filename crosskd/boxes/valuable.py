@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, distance_box_iou
 
-from crosskd.boxes.anchors import Anchors, valid_sizes
-from crosskd.boxes.assign import inside, nearest_anchors, threshold
+from crosskd.boxes.anchors import Anchors
+from crosskd.boxes.assign import by_padding, inside, nearest_anchors, threshold
+from crosskd.boxes.ops import iou
 from crosskd.boxes.pieces import pieces
 from crosskd.structures import Size, Targets
 
@@ -24,25 +25,23 @@ def valuable_region(
     1911.08287). An anchor in the regions of several boxes has the largest IoU of these. Of one anchor a cell;
     anchors in the batch padding are in no region.
     """
-    everything, rows = anchors.boxes(), []
-    for boxes, padded in zip(targets.boxes, targets.padded, strict=True):
-        if len(boxes) == 0:
-            rows.append(everything.new_zeros(len(everything)))
-            continue
-        valid = valid_sizes(sizes, strides, padded)
-        nearest = nearest_anchors(boxes, sizes, valid, strides, anchors.level_sizes)
-        row = everything.new_zeros(len(everything))
-        for cut in pieces(len(boxes), len(everything)):
-            region = _region(boxes[cut], everything, nearest[cut], gamma)
-            row = torch.maximum(row, region.amax(0))
-        rows.append(row * inside(sizes, valid, boxes.device))
-    return torch.stack(rows)
+    everything, table = anchors.boxes(), targets.table
+    boxes = table.boxes.flatten(0, 1)
+    upper = torch.full_like(boxes[:, 0], -torch.inf)  # below it lies nothing: where there is no box, no region
+    for valid, place in by_padding(targets, sizes, strides):
+        nearest = nearest_anchors(boxes[place], sizes, valid, strides, anchors.level_sizes)
+        upper[place] = threshold(iou(boxes[place, None], everything[nearest]))
+    upper = upper.view(table.boxes.shape[:2])
+    found = everything.new_zeros(len(table.boxes), len(everything))
+    for cut in pieces(table.boxes.shape[1], found.numel()):
+        found = torch.maximum(found, _region(table.boxes[:, cut], everything, upper[:, cut, None], gamma).amax(1))
+    return found * inside(targets, sizes, strides)
 
 
-def _region(boxes: Tensor, anchors: Tensor, nearest: Tensor, gamma: float) -> Tensor:
-    """[G, A]: the IoU of each anchor of a box's region, padding or not, 0 elsewhere; `nearest` [G, k] as ATSS finds."""
-    overlap = box_iou(boxes, anchors)  # [G, A]
-    upper = threshold(overlap.gather(1, nearest))[:, None]  # [G, 1]
-    distance = distance_box_iou(boxes, anchors)
+def _region(boxes: Tensor, anchors: Tensor, upper: Tensor, gamma: float) -> Tensor:
+    """Boxes [N, G, 4] -> [N, G, A]: the IoU of each anchor of a box's region, padding or not, 0 elsewhere."""
+    shape = (*boxes.shape[:2], len(anchors))
+    boxes = boxes.flatten(0, 1)
+    distance = distance_box_iou(boxes, anchors).view(shape)
     within = (distance >= gamma * upper) & (distance < upper)
-    return torch.where(within, overlap, overlap.new_zeros(()))
+    return torch.where(within, box_iou(boxes, anchors).view(shape), 0.0)

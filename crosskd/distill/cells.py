@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from crosskd.boxes.anchors import Anchors, valid_sizes
+from crosskd.boxes.anchors import Anchors
 from crosskd.boxes.assign import inside
 from crosskd.boxes.pieces import pieces
 from crosskd.detectors.pooling import level_of
@@ -20,15 +20,12 @@ def inside_boxes(targets: Targets, sizes: Sequence[Size], strides: Sequence[int]
     """The cells within a box, its rim excluded, on every level. A cell stands where GFL's anchors have their centre,
     in the pixel at its upper left corner.
     """
-    levels = []
+    boxes, levels = targets.table.boxes, []
     for (height, width), stride in zip(sizes, strides, strict=True):
-        rows = []
-        for boxes in targets.boxes:
-            y, x = (torch.arange(n, device=boxes.device) * stride for n in (height, width))
-            across = (x > boxes[:, :1]) & (x < boxes[:, 2:3])  # [G, W]
-            down = (y > boxes[:, 1:2]) & (y < boxes[:, 3:])  # [G, H]
-            rows.append(_rectangles(down, across))
-        levels.append(torch.stack(rows)[:, None])
+        y, x = (torch.arange(n, device=boxes.device) * stride for n in (height, width))
+        across = (x > boxes[..., :1]) & (x < boxes[..., 2:3])  # [N, G, W]
+        down = (y > boxes[..., 1:2]) & (y < boxes[..., 3:])  # [N, G, H]
+        levels.append(_rectangles(down, across))
     return levels
 
 
@@ -38,20 +35,19 @@ def boxes_by_size(targets: Targets, sizes: Sequence[Size], strides: Sequence[int
     A box goes to the level that FPN (arXiv 1612.03144, eq. 1) sends a region of its size to: to the finest up to 28
     of its strides a side, to the next up to 56, and so on. (Its sides are one pixel longer there.)
     """
-    levels = []
+    table = targets.table
+    boxes, levels = table.boxes, []
+    side = (boxes[..., 2:] - boxes[..., :2] + 1).prod(-1).sqrt()
+    of_level = level_of(side, len(strides), strides[0])  # [N, G]
     for level, ((height, width), stride) in enumerate(zip(sizes, strides, strict=True)):
-        rows = []
-        for boxes in targets.boxes:
-            side = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1).sqrt()
-            ours = boxes[level_of(side, len(strides), strides[0]) == level]
-            first, last = ((corner / stride).floor() for corner in (ours[:, :2], ours[:, 2:]))
-            flat = (first == last).any(1, keepdim=True)
-            last = torch.where(flat, first + 1, last)
-            y, x = (torch.arange(n, device=boxes.device) for n in (height, width))
-            across = (x >= first[:, :1]) & (x < last[:, :1])
-            down = (y >= first[:, 1:]) & (y < last[:, 1:])
-            rows.append(_rectangles(down, across))
-        levels.append(torch.stack(rows)[:, None])
+        ours = ((of_level == level) & table.there)[..., None]
+        first, last = ((corner / stride).floor() for corner in (boxes[..., :2], boxes[..., 2:]))
+        flat = (first == last).any(-1, keepdim=True)
+        last = torch.where(flat, first + 1, last)
+        y, x = (torch.arange(n, device=boxes.device) for n in (height, width))
+        across = (x >= first[..., :1]) & (x < last[..., :1]) & ours
+        down = (y >= first[..., 1:]) & (y < last[..., 1:])
+        levels.append(_rectangles(down, across))
     return levels
 
 
@@ -68,16 +64,14 @@ def near_boxes(
 
     The best is sought on all levels. Anchors in the batch padding are left out.
     """
-    whole, rows = anchors.boxes(), []
-    per_cell = anchors.level_sizes[0] // math.prod(sizes[0])
-    for boxes, padded in zip(targets.boxes, targets.padded, strict=True):
-        there = inside(sizes, valid_sizes(sizes, strides, padded), whole.device, per_cell)  # [A]
-        near = torch.zeros_like(there)
-        for cut in pieces(len(boxes), len(whole)):
-            overlap = box_iou(boxes[cut].to(whole.dtype), whole) * there  # [G, A]
-            near = near | (overlap > share * overlap.amax(1, keepdim=True)).any(0)
-        rows.append(near)
-    return _by_cell(torch.stack(rows), anchors.level_sizes, sizes)
+    whole, boxes = anchors.boxes(), targets.table.boxes
+    there = inside(targets, sizes, strides, anchors.level_sizes[0] // math.prod(sizes[0]))  # [N, A]
+    near = torch.zeros_like(there)
+    for cut in pieces(boxes.shape[1], there.numel()):
+        overlap = box_iou(boxes[:, cut].flatten(0, 1).to(whole.dtype), whole)
+        overlap = overlap.view(len(boxes), -1, len(whole)) * there[:, None]  # [N, G, A]; 0 where there is no box
+        near = near | (overlap > share * overlap.amax(2, keepdim=True)).any(1)
+    return _by_cell(near, anchors.level_sizes, sizes)
 
 
 def squares(pairs: Iterable[tuple[Tensor, Tensor]], masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,8 +88,8 @@ def squares(pairs: Iterable[tuple[Tensor, Tensor]], masks: Sequence[Tensor]) -> 
 
 
 def _rectangles(down: Tensor, across: Tensor) -> Tensor:
-    """Rows [G, H] and columns [G, W] of each rectangle -> [H, W]: whether a cell is in any."""
-    return (down.T.float() @ across.float()) > 0
+    """Rows [N, G, H] and columns [N, G, W] of each rectangle -> [N, 1, H, W]: whether a cell is in any."""
+    return ((down.mT.float() @ across.float()) > 0)[:, None]
 
 
 def _by_cell(anchors: Tensor, level_sizes: list[int], sizes: Sequence[Size]) -> list[Tensor]:

@@ -42,7 +42,7 @@ class Distiller(nn.Module):
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
         with torch.no_grad():
-            teacher_features = self.teacher.features(self.renormalise(images, targets.sizes))
+            teacher_features = self.teacher.features(self.renormalise(images, targets.table.sizes))
         features = self.student.features(images)
         self._require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
         terms = self._terms()

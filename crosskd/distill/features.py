@@ -38,4 +38,4 @@ def image_mean(total: Tensor, images: int) -> Tensor:
     """What has been summed over a batch, per image: with synchronised statistics, per image of the total batch."""
     if not ranks.synchronised():
         return total / images
-    return total / rank_mean(total.new_tensor(float(images)))
+    return total / rank_mean(total.new_full((), images))

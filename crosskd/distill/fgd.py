@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crosskd.boxes.ops import filled
 from crosskd.boxes.pieces import pieces
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
@@ -60,13 +61,13 @@ class FGD(Term):
     def forward(self, step: Step) -> Losses:
         config, rows = self.config, []
         assert config.temperature is not None
-        weights = (
+        given = (
             config.foreground_weight,
             config.background_weight,
             config.attention_weight,
             config.global_weight,
         )
-        factors = torch.tensor(weights, dtype=torch.float64)[:, None]
+        weights = [weight for weight in given if weight is not None]  # none is, once resolved
         with torch.autocast(step.student.features[0].device.type, enabled=False):
             for level, (ours, theirs) in enumerate(pairs(step, self.align)):
                 foreground, background = masks(
@@ -90,7 +91,7 @@ class FGD(Term):
                     )
                 )
             table = torch.stack(rows, dim=1)  # [4, L]
-            table = image_mean(table * factors.to(table), images=len(step.student.features[0]))
+            table = image_mean(table * filled(weights, table)[:, None], images=len(step.student.features[0]))
         names = ("fgd_foreground", "fgd_background", "fgd_attention", "fgd_global")
         return dict(zip(names, table, strict=True))
 
@@ -118,22 +119,21 @@ def masks(
     """
     _, _, height, width = like.shape
     y, x = (torch.arange(n, device=like.device) for n in (height, width))
-    rows = []
-    for boxes, (image_height, image_width) in zip(targets.boxes, targets.sizes, strict=True):
-        if scale == "image":
-            sides = boxes.new_tensor([image_width, image_height] * 2)
-            places = boxes / sides * boxes.new_tensor([width, height] * 2)  # [G, 4] in cells
-        else:
-            places = boxes / stride
-        first, last = places[:, :2].floor(), places[:, 2:].ceil()  # [G, 2]
-        across = (x >= first[:, :1]) & (x <= last[:, :1])  # [G, W]
-        down = (y >= first[:, 1:]) & (y <= last[:, 1:])  # [G, H]
-        share = 1 / (last - first + 1).prod(1).to(like.dtype)  # [G]
-        row = like.new_zeros(height, width)
-        for cut in pieces(len(boxes), height * width):
-            cells = down[cut, :, None] & across[cut, None, :]  # [G, H, W]
-            row = torch.cat((row[None], cells * share[cut, None, None])).amax(0)
-        rows.append(row)
-    foreground = torch.stack(rows)[:, None]
+    table = targets.table
+    boxes, there = table.boxes, table.there
+    if scale == "image":
+        sides = table.sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # [N, 1, 4] width, height, width, height
+        places = boxes / sides * filled([width, height] * 2, boxes)  # [N, G, 4] in cells
+    else:
+        places = boxes / stride
+    first, last = places[..., :2].floor(), places[..., 2:].ceil()  # [N, G, 2]
+    across = (x >= first[..., :1]) & (x <= last[..., :1])  # [N, G, W]
+    down = (y >= first[..., 1:]) & (y <= last[..., 1:])  # [N, G, H]
+    share = torch.where(there, 1 / (last - first + 1).prod(-1), 0.0).to(like.dtype)  # [N, G]
+    foreground = like.new_zeros(len(boxes), 1, height, width)
+    for cut in pieces(boxes.shape[1], len(boxes) * height * width):
+        cells = down[:, cut, :, None] & across[:, cut, None, :]  # [N, G, H, W]
+        most = (cells * share[:, cut, None, None]).amax(1, keepdim=True)
+        foreground = torch.maximum(foreground, most)
     outside = (foreground == 0).to(like.dtype)
     return foreground, outside / outside.sum((2, 3), keepdim=True).clamp(min=1)

@@ -98,7 +98,7 @@ def _predictions(step: Step, found: Sequence[Instances]) -> tuple[Tensor, Tensor
     logits, aims = (gather(said.cls, head.num_classes, there.image, there.anchor) for said in (ours, theirs))
     entropy = F.binary_cross_entropy_with_logits(logits, aims.sigmoid(), reduction="none").sum(-1)
     mine, wanted = (head.decode(there.gather(code), there.anchors) for code in codes)
-    divisor = rank_own(logits.new_tensor(float(len(logits))), least=1)
+    divisor = rank_own(there.there.sum().to(logits.dtype), least=1)
     return (
         there.level_sums(entropy, assignment) / divisor,
         there.level_sums(overlap_loss(mine, wanted, "giou"), assignment) / divisor,

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from crosskd.boxes.valuable import valuable_region
+from crosskd.detectors.dense.anchor_windows import by_anchor, cut_out
 from crosskd.detectors.dense.gfl import GFL, SIDES
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.distill.features import image_mean
 from crosskd.distill.term import Step, Term
 from crosskd.losses import bins_divergence, level_sums
 from crosskd.spec.config import LDConfig
-from crosskd.structures import Assignment, Losses
+from crosskd.structures import Assignment, Losses, Predictions
 
 IMAGES = 2  # of a rank's batch in the published runs, over which their losses are sums
 VLR_SHARE = 0.25  # of the valuable region's sum, in the published runs: their divisor there is 16, not 4
@@ -33,23 +34,30 @@ class LD(Term):
         config, head, assignment = self.config, step.student.head, step.student.assignment
         assert isinstance(head, GFL)  # pairing has seen to it
         with torch.autocast(step.student.predictions.cls[0].device.type, enabled=False):
-            ours, theirs = (head.per_side(head.codes(view.predictions)) for view in (step.student, step.teacher))
             positive = assignment.labels < head.num_classes
             score = head.best_logits(step.student.predictions).sigmoid()
             sizes = map_sizes(step.student.predictions.cls)
-            anchors = head.anchors(sizes, step.targets.boxes[0])
+            anchors = head.anchors(sizes, step.targets.table.boxes)
             region = valuable_region(anchors, sizes, head.strides, step.targets, config.gamma)
-            main = self._divergence(ours, theirs, torch.where(positive, score, score.new_zeros(())), assignment)
-            vlr = self._divergence(ours, theirs, region.to(ours.dtype), assignment)
+            apart = self._divergence(head, step.student.predictions, step.teacher.predictions)  # [N, A]
+            main = _summed(apart, torch.where(positive, score, 0.0), assignment)
+            vlr = _summed(apart, region.to(apart.dtype), assignment)
             return {
                 "ld_main": config.main_weight * IMAGES * main,
                 "ld_vlr": config.vlr_weight * IMAGES * VLR_SHARE * vlr,
             }
 
-    def _divergence(self, ours: Tensor, theirs: Tensor, weight: Tensor, assignment: Assignment) -> Tensor:
-        """Box logits [N, A, 4, R + 1] both, weight [N, A] -> [L], per image; what has no weight costs nothing."""
-        image, anchor = (weight > 0).nonzero(as_tuple=True)
-        sides = bins_divergence(ours[image, anchor], theirs[image, anchor], self.config.temperature)  # [D, 4]
-        mean = sides.sum(-1) / (SIDES * ours.shape[-1])
-        spread = mean.new_zeros(weight.shape).index_put((image, anchor), mean * weight[image, anchor])
-        return image_mean(level_sums(spread, assignment.level_sizes), images=len(weight))
+    def _divergence(self, head: GFL, ours: Predictions, theirs: Predictions) -> Tensor:
+        """The mean over bins and sides of every anchor, [N, A], made a window of the anchors at a time."""
+
+        def each(logits: Tensor, window: slice) -> tuple[Tensor]:
+            aim = cut_out(theirs.box, head.code_size, window)
+            sides = bins_divergence(head.per_side(logits), head.per_side(aim), self.config.temperature)  # [N, W, 4]
+            return (sides.sum(-1) / (SIDES * (head.reg_max + 1)),)
+
+        return by_anchor(ours.box, head.code_size, each)[0]
+
+
+def _summed(apart: Tensor, weight: Tensor, assignment: Assignment) -> Tensor:
+    """[N, A] both -> [L], per image; what has no weight costs nothing."""
+    return image_mean(level_sums(torch.where(weight > 0, apart, 0.0) * weight, assignment.level_sizes), len(weight))

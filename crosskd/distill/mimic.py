@@ -111,13 +111,12 @@ def mimic_centerness(
     """Cross entropy with the teacher's centerness over the positives -> [L]."""
     assert ours.centerness is not None
     assert teacher.centerness is not None
-    logits, aim = flatten(ours.centerness, 1), flatten(teacher.centerness, 1)
-    image, anchor = (assignment.labels < head.num_classes).nonzero(as_tuple=True)
-    distance = F.binary_cross_entropy_with_logits(
-        logits[image, anchor, 0], aim[image, anchor, 0].detach().sigmoid(), reduction="none"
+    positive = assignment.labels < head.num_classes
+    logits, aim = (
+        torch.where(positive, flatten(maps, 1)[..., 0], 0.0) for maps in (ours.centerness, teacher.centerness)
     )
-    spread = distance.new_zeros(assignment.labels.shape).index_put((image, anchor), distance)
-    return level_sums(spread, assignment.level_sizes) / (divisor + EPSILON)
+    distance = F.binary_cross_entropy_with_logits(logits, aim.detach().sigmoid(), reduction="none") * positive
+    return level_sums(distance, assignment.level_sizes) / (divisor + EPSILON)
 
 
 def mimic_objectness(ours: Predictions, teacher: Predictions, assignment: Assignment, divisor: Tensor) -> Tensor:

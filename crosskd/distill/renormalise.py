@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from crosskd.data.normalise import within
 from crosskd.detectors.detector import Detector
 from crosskd.spec.config import PixelConfig, PostprocessConfig
 from crosskd.structures import Detections, Size
@@ -34,15 +35,13 @@ class Renormalise(nn.Module):
         self.outside: Tensor
         self.register_buffer("outside", torch.tensor(wanted.outside).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, sizes: Sequence[Size]) -> Tensor:
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """`sizes` [N, 2], beside the images: (height, width) of each."""
         if self.same:
             return images
         source = images.flip(1) if self.flip else images
         out = torch.addcmul(self.shift, source, self.scale)
-        for image, (height, width) in zip(out, sizes, strict=True):
-            image[:, height:] = self.outside
-            image[:, :, width:] = self.outside
-        return out
+        return torch.where(within(sizes, images), out, self.outside)
 
 
 class RenormalisedDetector(nn.Module):
@@ -67,4 +66,5 @@ class RenormalisedDetector(nn.Module):
         self, images: Tensor, sizes: Sequence[Size], postprocess: PostprocessConfig | None = None
     ) -> list[Detections]:
         """As `Detector.detect`."""
-        return self.detector.detect(self.renormalise(images, sizes), sizes, postprocess)
+        own = torch.tensor(sizes, device=images.device)
+        return self.detector.detect(self.renormalise(images, own), sizes, postprocess)

@@ -35,7 +35,7 @@ def overall_mean(x: Tensor) -> Tensor:
     """The mean of all elements, []: with synchronised statistics this rank's share of the mean over all ranks."""
     if not ranks.synchronised():
         return x.mean()
-    return x.sum() / rank_mean(x.new_tensor(x.numel()))
+    return x.sum() / rank_mean(x.new_full((), x.numel()))
 
 
 def normalise(x: Tensor) -> Tensor:

@@ -182,7 +182,7 @@ def _assignment(head: DenseHead, assignment: Assignment, targets: Targets) -> di
     divisor = head.normaliser(assignment).item()
     return {
         "assigned": assigned,
-        "n_pos": assignment.positives,
+        "n_pos": assignment.positives.tolist(),
         "n_priors_per_level": assignment.level_sizes,
         "n_pos_per_level": assignment.positives_per_level(head.num_classes),
         "normalisers": dict.fromkeys(("cls_avg_factor", "bbox_avg_factor", "num_total_samples"), divisor),

@@ -61,6 +61,12 @@ def gather(maps: Sequence[Tensor], width: int, image: Tensor, anchor: Tensor) ->
     return at_least_float32(found)
 
 
+def of_classes(maps: Sequence[Tensor], classes: Tensor) -> Tensor:
+    """The logits of `classes` [N, G], of maps [N, K, H_l, W_l] of one anchor a cell -> [N, G, A], in full precision."""
+    image = torch.arange(len(classes), device=classes.device)[:, None]
+    return torch.cat([at_least_float32(x[image, classes]).flatten(2) for x in maps], dim=2)
+
+
 def windows(maps: Sequence[Tensor], width: int) -> list[slice]:
     """Where each window lies among the anchors of all levels; all but the last are equally long."""
     step = VECTOR * (maps[0].shape[1] // width)

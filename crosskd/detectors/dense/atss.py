@@ -31,7 +31,7 @@ class ATSS(DenseHead):
 
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         sizes = map_sizes(predictions.cls)
-        anchors = self.anchors(sizes, targets.boxes[0])
+        anchors = self.anchors(sizes, targets.table.boxes)
         assignment = atss(anchors, sizes, self.strides, targets, self.num_classes)
         return replace(assignment, centerness=centerness_target(assignment, anchors, self.num_classes))
 

@@ -40,15 +40,14 @@ class FCOS(DenseHead):
 
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         sizes = map_sizes(predictions.cls)
-        points = self.anchors(sizes, targets.boxes[0])
+        points = self.anchors(sizes, targets.table.boxes)
         radius = self.config.center_radius if self.config.center_sampling else None
         assignment = points_in_boxes(points, self.strides, targets, self.num_classes, radius=radius)
         return replace(assignment, centerness=centerness_target(assignment, points, self.num_classes))
 
     def normaliser(self, assignment: Assignment) -> Tensor:
         """The positives of the batch, averaged over ranks, at least 1."""
-        count = float(sum(assignment.positives))
-        return rank_mean(assignment.label_weights.new_tensor(count), least=1)
+        return rank_mean(assignment.positives.sum().to(assignment.label_weights.dtype), least=1)
 
     def mimic_normaliser(self, assignment: Assignment, *, reference: bool = False) -> Tensor:
         """The summed centerness of the positives, averaged over ranks, at least 1.

@@ -11,7 +11,6 @@ from crosskd.boxes.anchors import Anchors, square_anchors
 from crosskd.boxes.assign import atss
 from crosskd.boxes.coding import decode_distances, encode_distances, expected_bin
 from crosskd.boxes.ops import giou, iou
-from crosskd.detectors.dense.anchor_windows import gather
 from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.dense.positives import Positives
 from crosskd.detectors.dense.quality_loss import quality_focal_loss
@@ -43,7 +42,7 @@ class GFL(DenseHead):
 
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         sizes = map_sizes(predictions.cls)
-        return atss(self.anchors(sizes, targets.boxes[0]), sizes, self.strides, targets, self.num_classes)
+        return atss(self.anchors(sizes, targets.table.boxes), sizes, self.strides, targets, self.num_classes)
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
         """Quality focal, GIoU and distribution focal loss, each [L].
@@ -63,8 +62,7 @@ class GFL(DenseHead):
 
         quality = iou(box.detach(), target)
         focal = quality_focal_loss(self, predictions, positives, quality, assignment)  # [N, A]
-        logits = gather(predictions.cls, self.num_classes, positives.image, positives.anchor)  # [P, K]
-        weight = logits.detach().sigmoid().amax(-1)  # [P]
+        weight = positives.gather(self.best_logits(predictions).sigmoid())  # [P]
         total = rank_mean(weight.sum(), least=1)
 
         overlap = positives.level_sums((1 - giou(box, target)) * weight, assignment)

@@ -254,9 +254,7 @@ class DenseHead(nn.Module, ABC):
 
     def _count(self, assignment: Assignment) -> Tensor:
         """The positives of the batch, where an image without any counts as one."""
-        count = float(sum(max(1, positives) for positives in assignment.positives))
-        like = assignment.label_weights
-        return torch.tensor(count, dtype=like.dtype, device=like.device)
+        return assignment.positives.clamp(min=1).sum().to(assignment.label_weights.dtype)
 
     def box_distance(
         self,

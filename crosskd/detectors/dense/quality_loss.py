@@ -17,8 +17,7 @@ def quality_focal_loss(
 ) -> Tensor:
     """The class loss of every anchor, [N, A]: of quality `overlap` [P] in the positives' classes, else 0."""
     label = assignment.labels.clamp(max=head.num_classes - 1)[..., None]  # of the background: any
-    quality = overlap.new_zeros(assignment.labels.shape)
-    quality[positives.image, positives.anchor] = overlap
+    quality = positives.spread(overlap, assignment)
 
     def each(logits: Tensor, window: slice) -> tuple[Tensor]:
         aim = torch.zeros_like(logits).scatter_(-1, label[:, window], quality[:, window, None])

@@ -42,7 +42,7 @@ class RetinaNet(DenseHead):
 
     def assign(self, predictions: Predictions, targets: Targets) -> Assignment:
         sizes = map_sizes(predictions.cls)
-        return max_iou(self.anchors(sizes, targets.boxes[0]), sizes, self.strides, targets, self.num_classes)
+        return max_iou(self.anchors(sizes, targets.table.boxes), sizes, self.strides, targets, self.num_classes)
 
     def normaliser(self, assignment: Assignment) -> Tensor:
         """The positives of each image, at least one; of this rank alone, as the published results were made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_dynamic import Said, dynamic_soft_label, nothing_there
 from crosskd.boxes.coding import decode_distances
 from crosskd.boxes.ops import overlap_loss
-from crosskd.detectors.dense.anchor_windows import by_anchor
+from crosskd.detectors.dense.anchor_windows import by_anchor, of_classes
 from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.dense.positives import Positives
 from crosskd.detectors.dense.quality_loss import quality_focal_loss
@@ -45,11 +46,7 @@ class RTMDet(DenseHead):
             (background,) = by_anchor(
                 predictions.cls, self.num_classes, lambda logits, _: (nothing_there(logits).sum(-1),)
             )
-
-            def of_classes(image: int, classes: Tensor) -> Tensor:
-                return torch.cat([at_least_float32(x[image, classes]).flatten(1) for x in predictions.cls], dim=1)
-
-            said = Said(background, of_classes, self.decoded(predictions))
+            said = Said(background, partial(of_classes, predictions.cls), self.decoded(predictions))
             points = self.anchors(sizes, said.boxes)
             return dynamic_soft_label(points, sizes, self.strides, said, targets, self.num_classes)
 

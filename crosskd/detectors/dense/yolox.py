@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from crosskd.boxes.anchors import Anchors, cell_points
 from crosskd.boxes.assign_simota import Said, nothing_there, simota
 from crosskd.boxes.ops import iou
-from crosskd.detectors.dense.anchor_windows import by_anchor, gather
+from crosskd.detectors.dense.anchor_windows import by_anchor, gather, of_classes
 from crosskd.detectors.dense.head import DenseHead, flatten, map_sizes
 from crosskd.detectors.dense.positives import Positives
-from crosskd.losses import at_least_float32, level_sums, rank_mean
+from crosskd.losses import level_sums, rank_mean
 from crosskd.spec.config import ModelConfig
 from crosskd.structures import Assignment, Losses, Predictions, Size, Targets
 
@@ -49,18 +49,17 @@ class YOLOX(DenseHead):
             def unlike(logits: Tensor, window: slice) -> tuple[Tensor]:
                 return (nothing_there((logits.sigmoid() * there[:, window]).sqrt()).sum(-1),)
 
-            def of_classes(image: int, classes: Tensor) -> Tensor:
-                logits = torch.cat([at_least_float32(x[image, classes]).flatten(1) for x in predictions.cls], dim=1)
-                return (logits.sigmoid() * there[image, :, 0]).sqrt()
+            def scores(classes: Tensor) -> Tensor:
+                return (of_classes(predictions.cls, classes).sigmoid() * there.mT).sqrt()
 
             (background,) = by_anchor(predictions.cls, self.num_classes, unlike)
-            said = Said(background, of_classes, self.decoded(predictions))
+            said = Said(background, scores, self.decoded(predictions))
             middles = cell_points(map_sizes(predictions.cls), self.strides, 0.5, said.boxes)
             return simota(middles, said, targets, self.num_classes)
 
     def normaliser(self, assignment: Assignment) -> Tensor:
         """The positives of the batch, averaged over ranks, at least 1."""
-        return rank_mean(assignment.label_weights.new_tensor(float(sum(assignment.positives))), least=1)
+        return rank_mean(assignment.positives.sum().to(assignment.label_weights.dtype), least=1)
 
     def _loss(self, predictions: Predictions, assignment: Assignment) -> Losses:
         """Objectness everywhere; classes, boxes and (in the last epochs) codes of the positives; each [L]."""

@@ -117,7 +117,7 @@ def test_a_box_without_area_and_a_batch_without_boxes_teach_nothing() -> None:
     none = Targets([torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], size, size)
     for targets in (flat, none):
         result = assign(targets)
-        assert result.positives == [0]
+        assert result.positives.tolist() == [0]
         assert (result.labels == CLASSES).all()
         assert not result.boxes.any()
 

@@ -64,4 +64,4 @@ def test_every_size_has_a_level() -> None:
 def test_images_without_boxes_have_no_positives() -> None:
     points = cell_points(SIZES, STRIDES, 0.5, torch.zeros(()))
     nothing = Targets([torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], [(128, 128)], [(128, 128)])
-    assert points_in_boxes(points, STRIDES, nothing, CLASSES, radius=1.5).positives == [0]
+    assert points_in_boxes(points, STRIDES, nothing, CLASSES, radius=1.5).positives.tolist() == [0]

@@ -21,7 +21,9 @@ POINTS = cell_points(SIZES, STRIDES, 0.5, BOXES)
 
 
 def assigned(targets: Targets, scores: Tensor, boxes: Tensor) -> Assignment:
-    said = Said(nothing_there(scores).sum(-1), lambda image, classes: scores[image][:, classes].T, boxes)
+    said = Said(
+        nothing_there(scores).sum(-1), lambda classes: scores.mT[torch.arange(len(classes))[:, None], classes], boxes
+    )
     return simota(POINTS, said, targets, CLASSES)
 
 

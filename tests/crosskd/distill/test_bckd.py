@@ -48,7 +48,7 @@ def test_the_losses_are_the_papers(detector: str, targets: Targets) -> None:
                 classes[level_of[a]] += sum(abs(p - q) * entropy(p, q) for p, q in pairs)
                 apart = max(abs(p - q) for p, q in pairs)
                 overlaps[level_of[a]] += apart * (1 - giou(boxes[0][n][a], boxes[1][n][a]))
-    divisor = sum(max(1, count) for count in assignment.positives)
+    divisor = sum(max(1, count) for count in assignment.positives.tolist())
     found = bckd(step)
     assert set(found) == {"bckd_cls", "bckd_box"}
     for name, weight, values in (("bckd_cls", 2, classes), ("bckd_box", 3, overlaps)):

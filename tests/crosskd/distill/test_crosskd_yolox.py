@@ -66,7 +66,7 @@ def test_the_cross_head_is_the_teachers_on_aligned_maps(cut: int, after: bool) -
         said = teacher.head(features)
         theirs = teacher.head.front(features, cut, after_relu=after)
         ours = student.head.front(student.features(images), cut, after_relu=after)
-        divisor = max(1, sum(teacher.head.assign(said, targets).positives)) + EPSILON
+        divisor = max(1, int(teacher.head.assign(said, targets).positives.sum())) + EPSILON
         for level in range(len(STRIDES)):
             crossed = {}
             for tower, mine, other in (("cls_tower", ours.cls, theirs.cls), ("box_tower", ours.box, theirs.box)):

@@ -32,7 +32,7 @@ def at(step: Step, level: int) -> list[tuple[int, int]]:
 
 
 def divisor(step: Step) -> float:
-    return sum(max(1, positives) for positives in step.student.assignment.positives) + EPSILON
+    return sum(max(1, positives) for positives in step.student.assignment.positives.tolist()) + EPSILON
 
 
 def class_losses(step: Step, beta: float) -> list[float]:

@@ -147,7 +147,7 @@ def test_what_is_around_an_image_is_what_the_teacher_was_trained_on(other: Pixel
     theirs = normalised(raw, other)
     if other.padding is None:
         theirs[1, :, 5:], theirs[1, :, :, 6:] = 0, 0
-    torch.testing.assert_close(Renormalise(LETTERBOX, other)(ours, sizes), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(Renormalise(LETTERBOX, other)(ours, torch.tensor(sizes)), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_images_are_renormalised_as_if_loaded_for_the_teacher() -> None:
@@ -157,10 +157,14 @@ def test_images_are_renormalised_as_if_loaded_for_the_teacher() -> None:
     inside[0], inside[1, :, :5, :6] = 1, 1
     ours, theirs = (normalised(pixels, config) * inside for config in (PixelConfig(), CAFFE))
     kept = ours.clone()
-    torch.testing.assert_close(Renormalise(PixelConfig(), CAFFE)(ours, sizes), theirs, atol=1e-3, rtol=1e-5)
-    torch.testing.assert_close(Renormalise(CAFFE, PixelConfig())(theirs, sizes), ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        Renormalise(PixelConfig(), CAFFE)(ours, torch.tensor(sizes)), theirs, atol=1e-3, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        Renormalise(CAFFE, PixelConfig())(theirs, torch.tensor(sizes)), ours, atol=1e-4, rtol=1e-4
+    )
     assert torch.equal(ours, kept)
-    assert Renormalise(CAFFE, CAFFE)(ours, sizes) is ours
+    assert Renormalise(CAFFE, CAFFE)(ours, torch.tensor(sizes)) is ours
 
 
 def test_a_teacher_of_other_pixels_sees_what_it_was_trained_on() -> None:
@@ -171,7 +175,7 @@ def test_a_teacher_of_other_pixels_sees_what_it_was_trained_on() -> None:
     model = pair(student, teacher)
     seen = steps_of(model)
     model(images, targets)
-    wanted = Renormalise(PixelConfig(), CAFFE)(images, targets.sizes)
+    wanted = Renormalise(PixelConfig(), CAFFE)(images, targets.table.sizes)
     torch.testing.assert_close(seen[0].teacher.features, teacher.features(wanted))
     torch.testing.assert_close(seen[0].student.features, student.features(images))
 
@@ -180,14 +184,15 @@ def test_a_teacher_of_other_pixels_is_evaluated_on_its_own() -> None:
     teacher = small.detector(1, pixels=CAFFE).eval()
     images, targets = small.batch()
     found = RenormalisedDetector(teacher, PixelConfig()).detect(images, targets.sizes)
-    expected = teacher.detect(Renormalise(PixelConfig(), CAFFE)(images, targets.sizes), targets.sizes)
+    expected = teacher.detect(Renormalise(PixelConfig(), CAFFE)(images, targets.table.sizes), targets.sizes)
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_teacher_is_renormalised_for_on_the_device_where_it_is() -> None:
     teacher = small.detector().to("meta")
     reader = RenormalisedDetector(teacher, PixelConfig(mean=(0, 0, 0), std=(1, 1, 1)))
-    assert reader.renormalise(torch.zeros(1, 3, 32, 32, device="meta"), [(32, 32)]).device.type == "meta"
+    image, size = torch.zeros(1, 3, 32, 32, device="meta"), torch.zeros(1, 2, device="meta")
+    assert reader.renormalise(image, size).device.type == "meta"
 
 
 def test_a_teacher_stays_in_the_mode_in_which_it_was() -> None:
