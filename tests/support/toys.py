@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.engine.device import MixedPrecision
 from crosskd.engine.ema import EMA
+from crosskd.engine.loop import fit
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.random_state import seed_all
 from crosskd.engine.steps import Steps
@@ -98,6 +99,15 @@ def toy_run(workdir: Path, config: TrainConfig, batches: ToyBatches | None = Non
     )
     run = Run(config, workdir, total_steps=schedule.total_steps, steps_per_epoch=steps_per_epoch)
     return run, training
+
+
+def weights(training: Training) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in training.trainee.state_dict().items()}
+
+
+def run_through(run: Run, training: Training, callback: Callback | None = None) -> None:
+    """Fit, with nothing to save or to evaluate."""
+    fit(run, training, callback or Callback(), save=lambda: None, evaluate=lambda: "")
 
 
 def train_step(run: Run, training: Training, batches: list[Batch]) -> dict[str, float]:
