@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port
+from crosskd.distill.memory_grids import on_grid
 from crosskd.distill.mimic_queries import mimic_queries
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import CrossKDConfig
+from crosskd.spec.levels import nearest_levels
 from crosskd.structures import Losses
 
 Pair = tuple[LayerPredictions, LayerPredictions]  # ours and the teacher's, of the same queries
@@ -51,7 +53,9 @@ class QueryCrossKD(Term):
     """The teacher's decoder layers on the student's memory, against the same layers on its own.
 
     Where the decoders have other widths, a linear map leads from the student's to the teacher's: one for the memory,
-    and, where the student's queries are asked, one for these and one for their positions.
+    and, where the student's queries are asked, one for these and one for their positions. Where the memories have other
+    levels or cells, the student's is then resampled: each of the teacher's levels is made of the student's of the
+    nearest stride.
     """
 
     config: CrossKDConfig
@@ -61,18 +65,20 @@ class QueryCrossKD(Term):
         ours, theirs = student.config.neck.channels, teacher.config.neck.channels
         mapped = ("memory", "queries", "positions") if config.queries == "student" else ("memory",)
         self.align = nn.ModuleDict({name: nn.Linear(ours, theirs) for name in mapped if ours != theirs})
+        self.levels = nearest_levels(student.strides, teacher.strides)
 
     def forward(self, step: Step) -> Losses:
         teacher, seen = port_of(step.teacher.head), step.student.recording
         own = step.teacher.recording.memory
         cells = self._aligned("memory", seen.memory.cells)
+        # What is padding is of the images, and these are the same: so the teacher's grid says it of both.
+        memory = replace(own, cells=on_grid(cells, seen.memory.shapes, own.shapes, self.levels))
         if self.config.queries == "teacher":
             with torch.no_grad():
                 way = teacher.trajectory(step.teacher.recording)
-            layers = list(from_teachers_queries(teacher, way, replace(own, cells=cells)))
+            layers = list(from_teachers_queries(teacher, way, memory))
         else:
             states = [self._state(x.state) for x in port_of(step.student.head).trajectory(seen)]
-            memory = replace(seen.memory, cells=cells)
             detach = bool(self.config.detach_target)
             layers = list(from_students_queries(teacher, states, memory, own, detach=detach))
         with torch.autocast(cells.device.type, enabled=False):

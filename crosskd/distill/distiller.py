@@ -41,12 +41,14 @@ class Distiller(nn.Module):
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
+        images = self._large_enough(images)
         with torch.no_grad():
             teacher_features = self.teacher.features(self.renormalise(images, targets.table.sizes))
         features = self.student.features(images)
-        self._require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
         terms = self._terms()
         needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
+        if any(need.same_maps for need in needs):
+            self._require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
         with torch.no_grad():
             teacher = self.teacher.view("teacher", teacher_features, targets, needs)
             theirs = teacher.meet()
@@ -59,19 +61,28 @@ class Distiller(nn.Module):
             losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
         return losses
 
-    def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
-        """Backbones of the same strides can round differently what does not divide by them; and some models pad more.
+    def _large_enough(self, images: Tensor) -> Tensor:
+        """Padded where one of the two would pad them further than the other, so that both see images of one size."""
+        ours, theirs = self.student.least_side, self.teacher.least_side
+        if ours == theirs:
+            return images  # each pads them itself
+        height, width = (max(side, ours, theirs) for side in images.shape[-2:])
+        if (height, width) == tuple(images.shape[-2:]):
+            return images
+        outside = images.new_tensor(self.student.config.pixels.outside).view(1, -1, 1, 1)
+        padded = outside.expand(len(images), -1, height, width).clone()
+        padded[..., : images.shape[-2], : images.shape[-1]] = images
+        return padded
 
-        Raises `ConfigError`.
-        """
+    def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
+        """Backbones of the same strides can round differently what does not divide by them. Raises `ConfigError`."""
         if ours != theirs:
             height, width = images.shape[-2:]
-            side = max(STRIDE, self.student.least_side, self.teacher.least_side)
             raise ConfigError(
                 f"of images of {height} x {width} pixels the student makes maps of {ours} cells, the teacher of "
                 f"{theirs}",
                 where="/augment/pad_to",
-                remedy=f"Pad to a multiple of {side}: then both come out alike.",
+                remedy=f"Pad to a multiple of {STRIDE}: then both come out alike.",
             )
 
     def adapters(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from crosskd.spec import registry
 from crosskd.spec.alike import code_facts
+from crosskd.spec.levels import FARTHEST, too_far
 from crosskd.spec.model import ModelConfig
 
 Side = Literal["student", "teacher"]
@@ -39,6 +40,11 @@ class Need(ABC):
     def sides(self) -> tuple[Side, ...]:
         """Of which models."""
         return BOTH
+
+    @property
+    def same_maps(self) -> bool:
+        """Whether both pyramids must have the same cells."""
+        return True
 
     @abstractmethod
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
@@ -98,22 +104,15 @@ class DecoderQueries(Need):
     bins: bool = field(default=False, compare=False)  # whether distributions over distances are compared
     unread: tuple[str, ...] = field(default=(), compare=False)  # knobs that were given and that nothing reads
 
+    @property
+    def same_maps(self) -> bool:
+        return False  # one memory is resampled for the other's decoder, or each decoder looks at its own
+
     def incompatibilities(self, term: str, student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
         ours, theirs = student.detr, teacher.detr
         if ours is None or theirs is None:
             return [_other_family(term, student, teacher)]
-        found = []
-        if ours.levels != theirs.levels:
-            found.append(
-                Incompatibility(
-                    "/student/detr/levels",
-                    f"the student's memory has {ours.levels} levels, the teacher's {theirs.levels}: the teacher's "
-                    "decoder looks at each level with weights of its own, and no level is made of another",
-                    f"Use {theirs.levels}, or another teacher."
-                    if student.detector == "deformable_detr"
-                    else f"Use a teacher of {ours.levels} levels: a {student.detector} student always has as many.",
-                )
-            )
+        found = [] if self.through == "student" else _other_grid(student, teacher)
         if self.through is not None:
             found += _other_queries(term, self, student, teacher)
         return found + _unread(term, self.unread, teacher)
@@ -276,6 +275,24 @@ def _unread(term: str, knobs: tuple[str, ...], teacher: ModelConfig) -> list[Inc
             "Leave it out.",
         )
         for knob in knobs
+    ]
+
+
+def _other_grid(student: ModelConfig, teacher: ModelConfig) -> list[Incompatibility]:
+    """What keeps the student's memory from being resampled for the teacher's decoder."""
+    missing = too_far(student.strides, teacher.strides)
+    if not missing:
+        return []
+    strides = ", ".join(map(str, missing))
+    return [
+        Incompatibility(
+            "/student/detr/levels" if student.detector == "deformable_detr" else "/student/detector",
+            f"the teacher's decoder looks at levels of stride {strides}; the student's memory has strides "
+            f"{student.strides}, and a level is resampled to a stride at most {FARTHEST} times as coarse or as fine",
+            f"Use {len(teacher.strides)}, or another teacher."
+            if student.detector == "deformable_detr"
+            else "Use a teacher without them, or a student of another type.",
+        )
     ]
 
 

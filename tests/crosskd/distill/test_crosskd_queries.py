@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.distill.distiller import Distiller, build_distiller
+from crosskd.distill.mimic_queries import mimic_queries
 from crosskd.losses import bins_divergence
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.spec.detr.types import TYPES
@@ -129,6 +131,47 @@ def test_heads_of_other_types_and_widths_are_reached_by_linear_maps_that_learn(
     assert decoder == (term == "direct")
 
 
+@pytest.mark.parametrize(
+    ("student", "ours", "teacher", "theirs", "distill"),
+    [
+        (FIRST, {}, DEFORMABLE, {"levels": 4, "width": 64}, {"crosskd": {}}),
+        (DEFORMABLE, {"levels": 5}, FINE, {}, {"crosskd": {}}),
+        (DEFORMABLE, {"levels": 3}, DEFORMABLE, {"levels": 4}, {"crosskd": {"queries": "student"}}),
+        (DEFORMABLE, {"levels": 5}, DEFORMABLE, {"levels": 3}, {"direct": {}}),
+    ],
+)
+def test_memories_of_other_levels_are_resampled_and_learn(
+    student: str, ours: dict[str, Any], teacher: str, theirs: dict[str, Any], distill: dict[str, Any]
+) -> None:
+    (term,) = distill
+    model = pair(distill, student, teacher, ours, **theirs)
+    losses = losses_of(model, term)
+    assert all(x.shape == (2,) and x.isfinite().all() for x in losses.values())
+    small.total(losses).backward()
+    assert any(name.startswith("head.model.encoder.") for name in taught(model))
+
+
+def test_a_resampled_memory_is_looked_at_by_the_teachers_layers() -> None:
+    """The student's three maps as they are, and the third once more at the size of the teacher's fourth."""
+    model = pair({"crosskd": {"giou": False}}, FIRST, DEFORMABLE, levels=4)
+    witness = Witness(DecoderQueries(None))
+    model.terms["witness"] = witness
+    losses = losses_of(model, "crosskd")
+    (step,) = witness.steps
+    teacher, own, given = port_of(step.teacher.head), step.teacher.recording.memory, step.student.recording.memory
+    counts = [height * width for height, width in given.shapes]
+    levels = zip(given.cells.split(counts, 1), given.shapes, strict=True)
+    maps = [cells.transpose(1, 2).unflatten(2, shape) for cells, shape in levels]
+    coarsest = torch.nn.functional.interpolate(maps[-1], size=own.shapes[-1], mode="bilinear")
+    cells = torch.cat([x.flatten(2).transpose(1, 2) for x in (*maps, coarsest)], 1)
+    with torch.no_grad():
+        memory, way = replace(own, cells=cells), teacher.trajectory(step.teacher.recording)
+        said = [(teacher.heads(teacher.layer(x.state, memory), x.state), x.predictions) for x in way]
+    expected = mimic_queries("crosskd", said, step.teacher.scales, model.terms["crosskd"].config)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value)
+
+
 def test_direct_asks_the_students_decoder_about_the_teachers_queries() -> None:
     model = pair({"direct": {}}, FINE, FINE)
     losses = losses_of(model, "direct")
@@ -148,7 +191,8 @@ def config(kind: str, **sizes: Any) -> ModelConfig:
     [
         ({"crosskd": {}}, small.config(), config(FIRST), "/student/detector", "cannot read what a gfl student has"),
         ({"direct": {}}, config(FIRST), small.config(), "/student/detector", "a rt_detr student predicts of queries"),
-        ({"crosskd": {}}, config(DEFORMABLE, levels=4), config(FIRST), "/student/detr/levels", "4 levels"),
+        ({"crosskd": {}}, config(FIRST), config(DEFORMABLE, levels=5), "/student/detector", "levels of stride 128;"),
+        ({"crosskd": {}}, config(DEFORMABLE), config(DEFORMABLE, levels=5), "/student/detr/levels", "of stride 128;"),
         ({"crosskd": {"cut": 2}}, config(FIRST), config(FIRST), "/distill/crosskd/cut", "knob of dense heads"),
         ({"crosskd": {"temperature": 2}}, config(FIRST), config(FIRST), "/distill/crosskd/temperature", "dense heads"),
         ({"crosskd": {"bins_weight": 2}}, config(FINE), config(FIRST), "/distill/crosskd/bins_weight", "of d_fine"),

@@ -218,12 +218,19 @@ def test_two_ranks_have_one_gradient_also_where_one_has_no_object(kind: str, tmp
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_teacher_that_pads_further_than_its_student_is_met_by_the_padding_that_is_told() -> None:
-    student, teacher = detrs.detector("rt_detr", 1), detrs.detector("d_fine", 2, queries=100)
-    distiller = build_distiller(student, teacher, DistillConfig.model_validate({"fitnet": {}})).train()
-    with pytest.raises(ConfigError, match="Pad to a multiple of 96"):
-        distiller(*small.batch(size=(64, 64)))
-    assert distiller(*small.batch(size=(96, 96)))["fitnet"].isfinite().all()
+@pytest.mark.parametrize("student", [small.config(strides=[8, 16, 32]), detrs.config("rt_detr")])
+def test_small_images_are_padded_for_both_as_far_as_the_one_that_pads_further(student: ModelConfig) -> None:
+    torch.manual_seed(0)
+    ours, theirs = build_detector(student, small.CLASSES), detrs.detector("d_fine", 2, queries=100)
+    channels = DistillConfig.model_validate({"fitnet": {}})
+    distiller = build_distiller(ours, theirs, channels).eval()
+    images, targets = small.batch(size=(64, 64))
+    padded = torch.nn.functional.pad(images, (0, 32, 0, 32))
+    found, expected = distiller(images, targets), distiller(padded, targets)
+    assert (ours.least_side, theirs.least_side) < (96, 97)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(loss, expected[name]) for name, loss in found.items())
+    assert found["fitnet"].isfinite().all()
 
 
 def test_maps_of_two_detrs_are_compared_by_the_methods_of_maps() -> None:
