@@ -20,7 +20,7 @@ def on_grid(cells: Tensor, shapes: Sequence[Size], wanted: Sequence[Size], level
     """
     if list(shapes) == list(wanted) and list(levels) == list(range(len(shapes))):
         return cells
-    maps = torch.split(cells, [height * width for height, width in shapes], dim=1)  # type: ignore[no-untyped-call]
+    maps = torch.split(cells, [height * width for height, width in shapes], dim=1)
     return torch.cat(
         [_resampled(maps[level], shapes[level], size) for level, size in zip(levels, wanted, strict=True)], dim=1
     )

@@ -181,7 +181,7 @@ _OF_MODELS: Mapping[str, Mapping[str, Any]] = {
 _OF_RUNS: Mapping[str, Mapping[str, Any]] = {
     "augment": image_settings({}) | dict.fromkeys(("letterbox", "mosaic", "affine", "crop", "hsv", "mixup")),
     "schedule": {"flat": 0.0, "final_epochs": 0},
-    "optimizer": {"nesterov": False},
+    "optimizer": {"nesterov": False, "backbone_lr_factor": 1.0, "sampling_lr_factor": 1.0},
 }
 
 

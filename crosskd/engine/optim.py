@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from crosskd.spec.config import OptimizerConfig, ScheduleConfig
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_SAMPLING = ("sampling_offsets", "reference_points")  # what a DETR's layers are called that say where attention looks
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, *, total_batch: int) -> torch.optim.Optimizer:
@@ -34,29 +35,39 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, total_batch: i
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Trainable parameters by their weight decay and learning rate factor, in the order of `named_parameters`.
 
-    Each group holds `params`, `weight_decay` and `lr_factor`. Biases of norm layers count as norm, not as bias.
+    Each group holds `params`, `weight_decay` and `lr_factor`. Biases of norm layers count as norm, not as bias. Where
+    any has the full rate the first group has it, so that it is the one that is told.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter, is_norm, is_bias in _classified(model):
+    for parameter, place, is_norm, is_bias in _classified(model):
         spared = (is_norm or is_bias) and not config.norm_decay
         spared = spared or (is_bias and not is_norm and not config.bias_decay)
         decay = 0.0 if spared else config.weight_decay
         factor = config.bias_lr_factor if is_bias and not is_norm else 1.0
+        factor *= config.backbone_lr_factor if _of_backbone(place) else 1.0
+        factor *= config.sampling_lr_factor if place.rpartition(".")[2] in _SAMPLING else 1.0
         groups.setdefault((decay, factor), []).append(parameter)
-    return [
+    listed: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay, "lr_factor": factor}
         for (decay, factor), parameters in groups.items()
     ]
+    full = next((place for place, group in enumerate(listed) if group["lr_factor"] == 1.0), 0)
+    return [listed[full], *listed[:full], *listed[full + 1 :]] if listed else []
 
 
-def _classified(model: nn.Module) -> Iterator[tuple[nn.Parameter, bool, bool]]:
-    """Each trainable parameter once: itself, whether it belongs to a norm layer, whether it is a bias."""
+def _of_backbone(place: str) -> bool:
+    """Whether the module at `place` belongs to the student's backbone; of a distillation the student is a part."""
+    return f"{place}.".removeprefix("student.").startswith("backbone.")
+
+
+def _classified(model: nn.Module) -> Iterator[tuple[nn.Parameter, str, bool, bool]]:
+    """Each trainable parameter once: itself, its module's place, whether that is a norm layer, whether it is a bias."""
     seen: set[nn.Parameter] = set()
-    for module in model.modules():
+    for place, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
-                yield parameter, isinstance(module, _NORMS), name == "bias"
+                yield parameter, place, isinstance(module, _NORMS), name == "bias"
 
 
 @torch.no_grad()
@@ -73,7 +84,7 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set each group to `factor` times its full rate. Returns the rate of the first group."""
+    """Set each group to `factor` times its full rate. Returns the first group's, `OptimizerConfig.lr` where it can."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

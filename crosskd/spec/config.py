@@ -30,6 +30,7 @@ from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConf
 from crosskd.spec.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
+from crosskd.spec.size_limit import refuse_too_large
 from crosskd.spec.student import StudentConfig
 from crosskd.spec.training import (
     MOST_EVALUATED,
@@ -205,6 +206,20 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
+    @model_validator(mode="after")
+    def _can_be_built(self) -> TrainConfig:
+        refuse_too_large(self.student, self.data.classes, "student")
+        if self.teacher is not None and self.teacher.model is not None:
+            refuse_too_large(self.teacher.model, self.teacher.classes, "teacher", "model")
+        return self
+
+    @model_validator(mode="after")
+    def _samples(self) -> TrainConfig:
+        if self.optimizer.sampling_lr_factor != 1 and self.student.family != "detr":
+            message = f"sampling_lr_factor is a knob of the DETRs; leave it out for a {self.student.detector} student"
+            raise refused(message, "optimizer", "sampling_lr_factor")
+        return self
+
     def _some_are_mixed(self) -> TrainConfig:
         for name in ("mosaic", "mixup"):
             section = getattr(self.augment, name)

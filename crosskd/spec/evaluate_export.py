@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from crosskd.spec import registry
 from crosskd.spec.data import ANTIALIAS, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
+from crosskd.spec.size_limit import refuse_too_large
 from crosskd.spec.training import AS_IS, MOST_EVALUATED
 
 DESCRIBED = "Default: as the weights say; needed where they do not."
@@ -69,6 +70,12 @@ class _WeightsConfig(Section):
     )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
 
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        if self.model is not None:
+            refuse_too_large(self.model, None, "model")
+        return self
 
 class EvaluateConfig(_WeightsConfig):
     """COCO AP of a weights file on a validation split."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.backbone_registry import Backbone
-from crosskd.spec.config import HeadConfig, ModelConfig
 from crosskd.spec.detr.tensors import detr_shapes, is_alias
+from crosskd.spec.model import HeadConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -57,11 +57,16 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
 
 def parameter_count(model: ModelConfig, num_classes: int) -> int:
     """Number of parameters, without the statistics of batch norm and without constants."""
+    told = sum(math.prod(shape) for shape in parameter_shapes(model, num_classes).values())
+    return told + registry.BACKBONES[model.backbone.name].parameters
+
+
+def parameter_shapes(model: ModelConfig, num_classes: int) -> Shapes:
+    """Of `expected_shapes` those of parameters, each once: without statistics, constants and second names."""
     shapes: Shapes = expected_shapes(model, num_classes)
     if model.detr is not None:
         shapes = {name: x for name, x in shapes.items() if not is_alias(model.detector, model.detr, name)}
-    told = sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NO_PARAMETERS))
-    return told + registry.BACKBONES[model.backbone.name].parameters
+    return {name: shape for name, shape in shapes.items() if not name.endswith(_NO_PARAMETERS)}
 
 
 def _fpn(model: ModelConfig, out_channels: tuple[int, ...]) -> Shapes:

@@ -42,6 +42,20 @@ class OptimizerConfig(Section):
         default=True, description="Weight decay on the biases of convolutions too, where `norm_decay` allows it."
     )
 
+    backbone_lr_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="The learning rate of the backbone is multiplied by this; DETRs are published with 0.1.",
+    )
+    sampling_lr_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="DETRs: the learning rate of the layers that say where attention looks (sampling offsets, "
+        "reference points) is multiplied by this; 0.1 in the published Deformable DETR.",
+    )
+
     @model_validator(mode="after")
     def _nesterov(self) -> OptimizerConfig:
         if self.nesterov and (self.name != "sgd" or not self.momentum):

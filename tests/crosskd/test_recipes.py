@@ -251,6 +251,7 @@ def test_a_detr_learns_from_another_one_as_the_authors_branch_has_it() -> None:
         }
     }  # fmt: skip
     assert alone == distilled
+    assert {alone["optimizer"][f"{part}_lr_factor"] for part in ("backbone", "sampling")} == {0.1}
     config = resolved(DETRS[1])
     teacher = {**alone["student"], "backbone": {**alone["student"]["backbone"], "name": "resnet50"}}
     assert config.distill is not None

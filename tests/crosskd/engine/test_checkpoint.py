@@ -211,7 +211,11 @@ def test_a_run_of_0_2_goes_on_which_had_fewer_knobs(model: dict[str, Any] | None
         }.items():
             for knob in knobs:
                 del values[section][knob]
-    runs = {"schedule": ("flat", "final_epochs"), "optimizer": ("nesterov",), "augment": ("antialias", "sixteen_bit")}
+    runs = {
+        "schedule": ("flat", "final_epochs"),
+        "optimizer": ("nesterov", "backbone_lr_factor", "sampling_lr_factor"),
+        "augment": ("antialias", "sixteen_bit", "keep_ratio"),
+    }
     for section, names in runs.items():
         for knob in names:
             del before[section][knob]

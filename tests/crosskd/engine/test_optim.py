@@ -53,6 +53,47 @@ def test_biases_of_convolutions_learn_faster_and_those_of_norms_do_not() -> None
     assert fast == ["0.bias"]
 
 
+class Student(nn.Module):
+    """As a detector names its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.head = nn.ModuleDict({"backbone": nn.Linear(2, 2), "sampling_offsets": nn.Linear(2, 2)})
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = Student()
+        self.terms = nn.ModuleDict({"align": nn.Linear(2, 2)})
+
+
+@pytest.mark.parametrize(("net", "prefix"), [(Student(), ""), (Pair(), "student.")])
+def test_the_backbone_and_the_sampling_of_a_detr_have_rates_of_their_own(net: nn.Module, prefix: str) -> None:
+    """Alone or in a distillation; and the rate that is told is the full one, though the backbone comes first."""
+    config = OptimizerConfig(
+        name="adamw", lr=0.5, base_batch=None, backbone_lr_factor=0.1, sampling_lr_factor=0.2, bias_lr_factor=2.0
+    )
+    optimizer = build_optimizer(net, config, total_batch=1)
+    assert set_learning_rate(optimizer, 0.5) == pytest.approx(0.25)
+    rates = {p: g["lr"] / 0.25 for g in optimizer.param_groups for p in g["params"]}
+    named = {name.removeprefix(prefix): rates[p] for name, p in net.named_parameters()}
+    assert {name: rate for name, rate in named.items() if not name.startswith("terms.")} == pytest.approx(
+        {
+            "backbone.0.weight": 0.1,
+            "backbone.0.bias": 0.2,
+            "backbone.1.weight": 0.1,
+            "backbone.1.bias": 0.1,
+            "head.backbone.weight": 1.0,
+            "head.backbone.bias": 2.0,
+            "head.sampling_offsets.weight": 0.2,
+            "head.sampling_offsets.bias": 0.4,
+        }
+    )
+    assert named.get("terms.align.weight", 1.0) == 1.0
+
+
 @pytest.mark.parametrize(("base", "expected"), [(16, 0.01 * 8 / 16), (None, 0.01)])
 def test_the_learning_rate_scales_with_the_total_batch(base: int | None, expected: float) -> None:
     optimizer = build_optimizer(model(), OptimizerConfig(lr=0.01, base_batch=base), total_batch=8)

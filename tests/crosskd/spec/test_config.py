@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from crosskd.spec.config import BackboneConfig, HeadConfig, LossConfig, ModelConfig, TrainConfig
+from crosskd.spec.config import BackboneConfig, ExportConfig, HeadConfig, LossConfig, ModelConfig, TrainConfig
 from crosskd.spec.registry import DENSE
 
 SPLIT = {"annotations": "instances.json", "images": "images"}
@@ -100,6 +100,57 @@ def test_a_group_of_one_channel_is_refused_with_a_remedy(channels: int) -> None:
     """torch cannot normalise a single value: one channel of one image whose last level is one cell."""
     with pytest.raises(ValidationError, match=f"use {channels // 2} at most"):
         HeadConfig(channels=channels, norm_groups=channels)
+
+
+def test_a_rate_of_sampling_is_of_a_detr_alone() -> None:
+    values = {"student": {"backbone": {"name": "resnet18"}}, "optimizer": {"sampling_lr_factor": 0.1}}
+    with pytest.raises(ValidationError, match="knob of the DETRs; leave it out for a gfl") as caught:
+        TrainConfig.model_validate({"data": WHOLE["data"], **values})
+    assert caught.value.errors()[0]["loc"] == ("optimizer", "sampling_lr_factor")
+    values["student"]["detector"] = "rt_detr"
+    assert TrainConfig.model_validate({"data": WHOLE["data"], **values}).optimizer.sampling_lr_factor == 0.1
+
+
+LARGEST_DETR = {"width": 1024, "feedforward": 8192, "encoder_layers": 12, "decoder_layers": 12}
+
+
+@pytest.mark.parametrize(
+    ("student", "section", "told"),
+    [
+        (
+            {"detector": "d_fine", "detr": {**LARGEST_DETR, "expansion": 4.0, "depth": 4.0, "bins": 128}},
+            "detr",
+            r"detr.width 1024, detr.feedforward 8192, .* 3 classes make a d_fine of 5,\d+ million parameters; 500 mil",
+        ),
+        ({"detector": "rt_detr", "detr": {**LARGEST_DETR, "expansion": 4.0}}, "detr", "detr.decoder_layers 12"),
+        ({"head": {"channels": 4096, "depth": 16}}, "head", "head.channels 4096, head.depth 16, .* make a gfl of"),
+        ({"neck": {"channels": 4096}}, "neck", "neck.channels 4096"),
+        (
+            {"detector": "faster_rcnn", "neck": {"channels": 4096}, "regions": {"channels": 4096}},
+            "regions",
+            "regions.channels 4096, neck.channels 4096",
+        ),
+        ({"backbone": {"name": "resnet101", "width": 256, "init": "random"}}, "backbone", "backbone.width 256 make"),
+    ],
+)
+def test_sizes_that_are_too_many_parameters_together_are_refused(
+    student: dict[str, Any], section: str, told: str
+) -> None:
+    """Each of them is within its own bounds. Of a teacher and of what is evaluated, too."""
+    student = {"backbone": {"name": "resnet18", "init": "random"}, **student}
+    data = {**WHOLE["data"], "classes": ["a", "b", "c"]}
+    teacher = {"weights": {"file": "t.pth"}, "model": student, "classes": ["a", "b", "c"]}
+    small = {"backbone": {"name": "resnet18"}}
+    for values, place in (
+        ({"student": student}, ("student", section)),
+        ({"student": small, "teacher": teacher}, ("teacher", "model", section)),
+    ):
+        with pytest.raises(ValidationError, match=told) as caught:
+            TrainConfig.model_validate({"data": data, **values})
+        assert [fault["loc"] for fault in caught.value.errors()] == [place]
+    with pytest.raises(ValidationError, match="million are the most") as caught:
+        ExportConfig.model_validate({"weights": {"file": "t.pth"}, "model": student})
+    assert caught.value.errors()[0]["loc"] == ("model", section)
 
 
 YOLOX_S: dict[str, Any] = {"detector": "yolox", "backbone": {"name": "cspdarknet_s"}}

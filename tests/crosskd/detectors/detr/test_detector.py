@@ -181,12 +181,20 @@ def test_a_student_is_trained_in_bf16_with_an_average_and_resumed_bit_by_bit(
 
 def whole_way(kind: str, data: dict[str, Any], tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    values = training(data, precision="bf16", ema={"decay": 0.9}, checkpoint={"every_steps": 1}, clip_norm=0.1)
+    values = training(
+        data,
+        precision="bf16",
+        ema={"decay": 0.9},
+        checkpoint={"every_steps": 1},
+        clip_norm=0.1,
+    ).model_dump(exclude_unset=True)
     student = detrs.config(kind).model_dump(exclude_unset=True)
-    spec = TrainConfig.model_validate({**values.model_dump(exclude_unset=True), "student": student})
+    optimizer = {**values["optimizer"], "backbone_lr_factor": 0.1, "sampling_lr_factor": 0.1}
+    spec = TrainConfig.model_validate({**values, "student": student, "optimizer": optimizer})
     story = Story()
     whole = train(spec, tmp_path / "whole", callbacks=[story])
     assert {"loss_bbox", "loss_giou"} <= story.logs[1].keys()
+    assert max(values["lr"] for values in story.logs.values()) == pytest.approx(0.001)  # not the backbone's
     assert whole.manifest["student"]["gflops"] > 0
     resumed = broken_and_resumed(spec, tmp_path / "broken")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
