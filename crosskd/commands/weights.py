@@ -16,9 +16,9 @@ from crosskd.spec.evaluate_export import augment_at
 
 # What an evaluation takes of a TrainConfig, beside `student`; the rest the weights say, or only a training needs.
 EVALUATED = (
-    "augment.antialias", "augment.long_edge", "augment.pad_to", "augment.short_edges", "augment.sixteen_bit",
-    "augment.val_short_edge", "batch_size", "data.classes", "data.max_corrupt_images", "data.max_image_pixels",
-    "device", "evaluation.as_is", "evaluation.batch_size", "loader.workers", "threads",
+    "augment.antialias", "augment.keep_ratio", "augment.long_edge", "augment.pad_to", "augment.short_edges",
+    "augment.sixteen_bit", "augment.val_short_edge", "batch_size", "data.classes", "data.max_corrupt_images",
+    "data.max_image_pixels", "device", "evaluation.as_is", "evaluation.batch_size", "loader.workers", "threads",
 )  # fmt: skip
 
 

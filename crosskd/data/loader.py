@@ -154,8 +154,9 @@ class Loader:
                 wide = np.ones_like(wide)
             batches = training_batches(wide, settings.batch_size, settings.seed, epoch)
             return shard(batches, self.rank, self.world_size, even=True)
-        short, long = validation_edge(settings.augment), settings.augment.long_edge
-        steps = [padded(fitted((h, w), short, long), settings.augment.pad_to) for h, w in sizes.tolist()]
+        short, long, ratio = validation_edge(settings.augment), settings.augment.long_edge, settings.augment.keep_ratio
+        fits = [fitted((h, w), short, long, keep_ratio=ratio) for h, w in sizes.tolist()]
+        steps = [padded(size, settings.augment.pad_to) for size in fits]
         return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
 
     def _record_dark(self, loaded: Loaded) -> None:

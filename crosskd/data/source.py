@@ -110,6 +110,7 @@ class BatchSource(Dataset[Loaded]):
         """Each image by itself, whose side is padded to a multiple."""
         settings = self.settings
         samples: list[Sample] = []
+        edge = self._edge(keys)
         for epoch, index in keys:
             example = self._read(index, corrupt)
             if len(corrupt) > settings.max_corrupt_images:
@@ -120,8 +121,16 @@ class BatchSource(Dataset[Loaded]):
                 samples.append(validation_sample(example, settings.augment))
             else:
                 rng = np.random.default_rng([settings.seed, 1, epoch, index])
-                samples.append(training_sample(example, settings.augment, rng))
+                samples.append(training_sample(example, settings.augment, rng, short_edge=edge))
         return Mixed(samples, settings.augment.pad_to, boxes=0, left_out=0)
+
+    def _edge(self, keys: list[Key]) -> int | None:
+        """The side of the batch's squares, where images are stretched to these; None: each image has its own."""
+        augment = self.settings.augment
+        if augment.keep_ratio:
+            return None
+        rng = np.random.default_rng([self.settings.seed, 2, *keys[0]])
+        return augment.short_edges[int(rng.integers(len(augment.short_edges)))]
 
     def _read(self, index: int, corrupt: dict[str, str]) -> Example | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""

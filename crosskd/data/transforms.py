@@ -38,9 +38,15 @@ class Sample:
         return height, width
 
 
-def training_sample(example: Example, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """Resized to a short edge drawn anew, and `varied`. Draws the same numbers whatever the image holds."""
-    short_edge = config.short_edges[int(rng.integers(len(config.short_edges)))]
+def training_sample(
+    example: Example, config: AugmentConfig, rng: np.random.Generator, *, short_edge: int | None = None
+) -> Sample:
+    """Resized to a short edge drawn anew, and `varied`. Draws the same numbers whatever the image holds.
+
+    `short_edge` is that of the whole batch, where one was drawn for it.
+    """
+    drawn = config.short_edges[int(rng.integers(len(config.short_edges)))]
+    short_edge = short_edge or drawn
     return varied(_fitted(example, short_edge, config), config, rng)
 
 
@@ -60,7 +66,8 @@ def validation_edge(config: AugmentConfig) -> int:
 def recorded_scale(config: AugmentConfig) -> str:
     """The scale of the evaluation, and how images are read, as JSON, for the metadata of a weights file."""
     scale = {"val_short_edge": validation_edge(config), "long_edge": config.long_edge, "pad_to": config.pad_to}
-    return json.dumps(scale | image_settings(config.model_dump()))
+    stretched = {} if config.keep_ratio else {"keep_ratio": False}
+    return json.dumps(scale | stretched | image_settings(config.model_dump()))
 
 
 def validation_sample(example: Example, config: AugmentConfig) -> Sample:
@@ -98,7 +105,8 @@ def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
 
 def _fitted(example: Example, short_edge: int, config: AugmentConfig) -> Sample:
     original = (example.image.height, example.image.width)
-    return resized(example, fitted(original, short_edge, config.long_edge), config.antialias)
+    size = fitted(original, short_edge, config.long_edge, keep_ratio=config.keep_ratio)
+    return resized(example, size, config.antialias)
 
 
 def resized(example: Example, size: Size, antialias: bool | None) -> Sample:

@@ -179,7 +179,9 @@ _OF_MODELS: Mapping[str, Mapping[str, Any]] = {
     "pixels": {"padding": None},
 }
 _OF_RUNS: Mapping[str, Mapping[str, Any]] = {
-    "augment": image_settings({}) | dict.fromkeys(("letterbox", "mosaic", "affine", "crop", "hsv", "mixup")),
+    "augment": image_settings({})
+    | {"keep_ratio": True}
+    | dict.fromkeys(("letterbox", "mosaic", "affine", "crop", "hsv", "mixup")),
     "schedule": {"flat": 0.0, "final_epochs": 0},
     "optimizer": {"nesterov": False, "backbone_lr_factor": 1.0, "sampling_lr_factor": 1.0},
 }

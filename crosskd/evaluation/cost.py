@@ -23,7 +23,8 @@ ENOUGH_SECONDS = 0.25  # after which no further run is begun
 
 def evaluation_size(augment: AugmentConfig) -> Size:
     """(height, width) of a wide image that fills the scale of the evaluation, padded."""
-    return padded((min(validation_edge(augment), augment.long_edge), augment.long_edge), augment.pad_to)
+    short = min(validation_edge(augment), augment.long_edge)
+    return padded((short, augment.long_edge if augment.keep_ratio else short), augment.pad_to)
 
 
 def cost_of(detector: Detector, size: Size) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def _too_large(what: str, max_pixels: int) -> BadImage:
 def network_input(image: Image.Image, scale: ScaleConfig) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """An RGB image as the graph takes it: pixels [1, 3, H, W] of 0..255, zero where padded, and its size [1, 2]."""
     original = (image.height, image.width)
-    height, width = fitted(original, min(scale.short_edge, scale.long_edge), scale.long_edge)
+    short = min(scale.short_edge, scale.long_edge)
+    height, width = fitted(original, short, scale.long_edge, keep_ratio=scale.keep_ratio)
     if (height, width) == original:
         pixels = np.asarray(image)
     elif scale.antialias is False:

@@ -51,10 +51,17 @@ SIXTEEN_BIT = (
 )
 
 
+KEEP_RATIO = (
+    "False: images are stretched to a square of the short edge, as for published RT-DETRs and D-FINEs; `long_edge` is "
+    "then only the most that it may be."
+)
+
+
 class AugmentConfig(Section):
     """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then flipped, then padded.
 
-    With a `letterbox` that is so in evaluations alone: training images come in squares, and may be mixed.
+    With `keep_ratio: false` they are stretched to a square of the short edge instead. With a `letterbox` all this is so
+    in evaluations alone: training images come in squares, and may be mixed.
     """
 
     short_edges: Annotated[list[Annotated[int, Field(ge=32, le=4096)]], Field(min_length=1), AtMost(64)] = Field(
@@ -64,6 +71,7 @@ class AugmentConfig(Section):
     val_short_edge: int | None = Field(
         default=None, ge=32, le=4096, description="As `short_edges`, in evaluations. Default: the largest of them."
     )
+    keep_ratio: bool = Field(default=True, description=KEEP_RATIO + " Of several edges one is drawn for each batch.")
     flip: Probability = Field(default=0.5, description="How often an image is mirrored left to right, 0..1.")
     pad_to: int = Field(default=32, ge=1, le=1024, description="Batches are padded to a multiple of so many pixels.")
     min_side: float = Field(default=1.0, ge=0, description="Boxes narrower than so many original pixels train nothing.")
@@ -99,6 +107,12 @@ class AugmentConfig(Section):
             f"the short edge {largest} is above the long edge, which is {self.long_edge} by default; give `long_edge`",
             "short_edges",
         )
+
+    @model_validator(mode="after")
+    def _one_square(self) -> AugmentConfig:
+        if self.letterbox is not None and not self.keep_ratio:
+            raise refused("a letterbox keeps the ratio of images; leave it out, or keep_ratio", "keep_ratio")
+        return self
 
     @model_validator(mode="after")
     def _squares(self) -> AugmentConfig:

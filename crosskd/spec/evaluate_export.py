@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.data import ANTIALIAS, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
+from crosskd.spec.data import ANTIALIAS, KEEP_RATIO, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
 from crosskd.spec.size_limit import refuse_too_large
@@ -38,7 +38,7 @@ class EvaluationData(Section):
 
 
 class ScaleConfig(Section):
-    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, then padded."""
+    """Images are resized, keeping their ratio, to fit `short_edge` x `long_edge`, or stretched; then padded."""
 
     short_edge: int = Field(
         default=800,
@@ -48,6 +48,7 @@ class ScaleConfig(Section):
     )
     long_edge: int = Field(default=1333, ge=32, le=8192, description="The longer side fits into so many pixels.")
     pad_to: int = Field(default=32, ge=1, le=1024, description="Both sides are padded to a multiple of so many pixels.")
+    keep_ratio: bool = Field(default=True, description=KEEP_RATIO)
     antialias: bool | None = Field(
         default=None, description=f"{ANTIALIAS} Default: as in the training; true where the weights do not say it."
     )
@@ -70,12 +71,12 @@ class _WeightsConfig(Section):
     )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
 
-
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
         if self.model is not None:
             refuse_too_large(self.model, None, "model")
         return self
+
 
 class EvaluateConfig(_WeightsConfig):
     """COCO AP of a weights file on a validation split."""
@@ -147,6 +148,7 @@ def scale_of(augment: Mapping[str, Any]) -> ScaleConfig:
     short = augment.get("val_short_edge") or max(augment.get("short_edges") or [None])
     return ScaleConfig.model_validate(
         {"short_edge": short, **{name: augment.get(name) for name in ("long_edge", "pad_to")}}
+        | {"keep_ratio": augment.get("keep_ratio", True)}  # which older records do not say
         | {name: augment.get(name, value) for name, value in _IMAGE_SETTINGS.items()}
     )
 
@@ -174,6 +176,7 @@ def augment_at(scale: ScaleConfig) -> AugmentConfig:
         short_edges=[short],
         long_edge=scale.long_edge,
         pad_to=scale.pad_to,
+        keep_ratio=scale.keep_ratio,
         antialias=scale.antialias,
         sixteen_bit=scale.sixteen_bit,
     )

@@ -39,6 +39,9 @@ def input_contract(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, 
     around = "zeros after normalisation"
     if pixels.padding is not None:
         around = f"the value {pixels.padding:g} in all channels before normalisation"
+    sides = "both sides times min(short_edge / shorter side, long_edge / longer side), rounded to whole pixels"
+    if not scale.keep_ratio:
+        sides = "both sides stretched to min(short_edge, long_edge), whatever the ratio"
     return {
         "layout": "float32 [images, 3, height, width]",
         "orientation": "upright: the EXIF orientation is applied",
@@ -46,8 +49,8 @@ def input_contract(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, 
         "short_edge": scale.short_edge,
         "long_edge": scale.long_edge,
         "size_is": "by default, the file does not record one" if scale_in(augment) is None else "recorded",
-        "resize": "both sides times min(short_edge / shorter side, long_edge / longer side), rounded to whole pixels; "
-        f"bilinear {how}; 8 bits a value",
+        "resize": f"{sides}; bilinear {how}; 8 bits a value",
+        "keep_ratio": scale.keep_ratio,
         "antialias": scale.antialias,
         "order": pixels.order,
         "mean": list(pixels.mean),

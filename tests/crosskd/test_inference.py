@@ -77,7 +77,9 @@ def same(found: Any, expected: Any) -> bool:
     return all(np.array_equal(getattr(found, name), getattr(expected, name)) for name in ("boxes", "scores", "labels"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"antialias": True}, {"sixteen_bit": "own_range"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"antialias": True, "keep_ratio": False}, {"sixteen_bit": "own_range"}], ids=str
+)
 def test_boxes_are_those_of_an_evaluation(
     data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:

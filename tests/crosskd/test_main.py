@@ -147,6 +147,7 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
     images = [(True, "high_byte"), (True, "high_byte"), (None, None)]  # a recipe leaves it to the file
     assert scales == [
         {"short_edge": edge, "long_edge": 64, "pad_to": 32, "antialias": antialias, "sixteen_bit": sixteen_bit}
+        | {"keep_ratio": True}
         for edge, (antialias, sixteen_bit) in zip((48, 64, 64), images, strict=True)
     ]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

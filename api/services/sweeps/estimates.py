@@ -104,7 +104,7 @@ def _shape(spec: Mapping[str, Any]) -> Shape:
         student["backbone"]["name"],
         str(student["backbone"].get("width")),
         max(edges),
-        max(squares, default=augment["long_edge"]),
+        max(squares, default=augment["long_edge"] if augment.get("keep_ratio", True) else max(edges)),
         spec["device"],
         spec["gpus"],
     )

@@ -28,6 +28,7 @@ from tests.support.coco_files import config, loader_of, many, write
 from tests.support.loader_workers import limited
 
 PLAIN = {"short_edges": [48, 64, 80], "long_edge": 128}
+STRETCHED = {"short_edges": [32, 64, 96], "keep_ratio": False}
 SQUARE = {"short_edges": [64], "long_edge": 64, "letterbox": [64, 96], "hsv": {}, "mosaic": {}, "mixup": {}}
 YOLOX = SQUARE | {"affine": {}, "mixup": {}}
 RTMDET = SQUARE | {"mosaic": {"cached": True}, "crop": {}, "mixup": {"cached": True, "probability": 0.5}}
@@ -81,7 +82,7 @@ def test_workers_change_nothing(folder, augment):
     assert fingerprints(alone, 0) != fingerprints(alone, 1)
 
 
-@pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])
+@pytest.mark.parametrize("augment", [PLAIN, STRETCHED, YOLOX, RTMDET])
 def test_a_resume_in_the_middle_of_an_epoch_gets_the_very_same_batches(folder, augment):
     settings = config(folder, augment=augment, schedule=LONG)
     whole = fingerprints(loader_of(settings, "train"), 3)
@@ -149,6 +150,19 @@ def test_ranks_share_an_epoch(folder):
     parts = [[i for batch in rank for i in batch.image_ids] for rank in ranks]
     assert len(ranks[0]) == len(ranks[1])
     assert set(parts[0]) | set(parts[1]) == {100 + 3 * i for i in range(len(SIZES))}
+
+
+def test_a_batch_is_stretched_to_one_square_and_the_next_to_another(folder):
+    settings = config(folder, batch_size=2, augment=STRETCHED, loader={"group_by_aspect": False})
+    sides = set()
+    for epoch in range(4):
+        for batch in loader_of(settings, "train").epoch(epoch):
+            (size,) = set(batch.targets.sizes)
+            assert tuple(batch.images.shape[2:]) == size
+            assert size[0] == size[1]
+            sides.add(size[0])
+    assert sides == {32, 64, 96}
+    assert {batch.images.shape[2:] for batch in loader_of(settings, "val")} == {(96, 96)}
 
 
 @pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])

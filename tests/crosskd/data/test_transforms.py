@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from crosskd.data.coco import Example
 from crosskd.data.normalise import Normalise
-from crosskd.data.transforms import collate, fitted, padded, stacked, training_sample, validation_sample
+from crosskd.data.transforms import (
+    collate,
+    fitted,
+    padded,
+    recorded_scale,
+    stacked,
+    training_sample,
+    validation_sample,
+)
+from crosskd.evaluation.cost import evaluation_size
 from crosskd.evaluation.evaluate import original_boxes
 from crosskd.spec.config import AugmentConfig, PixelConfig
+from crosskd.spec.evaluate_export import augment_at, scale_of
 from tests.support.coco_files import noise
 
 PLAIN = PixelConfig(mean=(0, 0, 0), std=(1, 1, 1))
@@ -104,6 +117,20 @@ def test_boxes_are_scaled_with_the_image_on_each_axis():
     assert sample.original_size == (48, 65)
 
 
+def test_an_image_is_stretched_to_a_square_with_its_boxes_and_by_what_a_file_records():
+    config = AugmentConfig(short_edges=[96], long_edge=200, keep_ratio=False)
+    recorded = augment_at(scale_of(json.loads(recorded_scale(config))))
+    for settings in (config, recorded):
+        sample = validation_sample(example(64, 48, [[5, 6, 64, 48]]), settings)
+        assert sample.size == (96, 96)
+        assert sample.scale == (1.5, 2.0)
+        assert sample.boxes.tolist() == [[7.5, 12, 96, 96]]
+    assert "keep_ratio" not in json.loads(recorded_scale(AugmentConfig()))  # as before there was a choice
+    assert evaluation_size(config) == (96, 96)
+    with pytest.raises(ValidationError, match="a letterbox keeps the ratio"):
+        AugmentConfig(keep_ratio=False, letterbox=[96])
+
+
 def test_validation_takes_its_own_edge_or_the_largest_and_never_flips():
     image = example(64, 48, [])
     assert validation_sample(image, AugmentConfig(short_edges=[64, 96], flip=1)).size == (96, 128)
@@ -183,12 +210,14 @@ def test_each_image_tells_its_own_padded_size():
     assert collate(samples, PLAIN, 32).targets.padded == [(64, 64), (64, 160)]
 
 
-@given(st.integers(8, 400), st.integers(8, 400), st.integers(32, 300), st.integers(0, 300), st.data())
-def test_boxes_come_back_to_the_original_where_they_were(width, height, short, extra, data):
+@given(st.integers(8, 400), st.integers(8, 400), st.integers(32, 300), st.integers(0, 300), st.booleans(), st.data())
+def test_boxes_come_back_to_the_original_where_they_were(width, height, short, extra, ratio, data):
     x1, x2 = sorted(data.draw(st.tuples(st.floats(0, width, width=32), st.floats(0, width, width=32))))
     y1, y2 = sorted(data.draw(st.tuples(st.floats(0, height, width=32), st.floats(0, height, width=32))))
     image = example(width, height, [[x1, y1, x2, y2]], Image.new("RGB", (width, height)))
-    sample = validation_sample(image, AugmentConfig(short_edges=[short], long_edge=short + extra))
+    config = AugmentConfig(short_edges=[short], long_edge=short + extra, keep_ratio=ratio)
+    sample = validation_sample(image, config)
+    assert ratio or sample.size == (short, short)
     back = original_boxes(sample.boxes.astype(np.float64), sample.scale, (height, width))
     assert np.abs(back - [x1, y1, x2, y2]).max() <= 1e-4 * max(width, height)
 

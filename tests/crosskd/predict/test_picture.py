@@ -30,15 +30,16 @@ def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(("antialias", "keep_ratio"), [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("size", [(70, 121), (300, 90), (64, 96), (1, 400), (20, 30)])
-def test_an_image_is_resized_as_an_evaluation_does_it(size: tuple[int, int], antialias: bool) -> None:
-    scale, image = SCALE.model_copy(update={"antialias": antialias}), noise(*size)
+def test_an_image_is_resized_as_an_evaluation_does_it(size: tuple[int, int], antialias: bool, keep_ratio: bool) -> None:
+    scale, image = SCALE.model_copy(update={"antialias": antialias, "keep_ratio": keep_ratio}), noise(*size)
     example = Example(0, image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     expected, sizes = raw_batch([validation_sample(example, augment_at(scale))], scale.pad_to)
     found, found_sizes = network_input(image, scale)
     assert np.array_equal(found_sizes, sizes)
     assert found.shape == expected.shape
+    assert keep_ratio or found.shape == (1, 3, 64, 64)
     assert np.abs(found - expected).max() <= (0 if antialias else 1)
 
 

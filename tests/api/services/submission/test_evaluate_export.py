@@ -56,7 +56,8 @@ def test_a_former_job_says_everything(post: Post, trained: str, root: Path, kind
     assert spec["weights"] == {"job": trained, "checkpoint": "best"}
     assert spec["model"]["backbone"]["width"] == TINY["backbone"]["width"]
     # `augment` leaves to the worker, which has the file, how images were resized.
-    assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32, "antialias": None, "sixteen_bit": None}
+    scale = {"short_edge": 96, "long_edge": 128, "pad_to": 32, "keep_ratio": True}
+    assert spec["scale"] == scale | {"antialias": None, "sixteen_bit": None}
     # The model's own knobs, but for the one that was given.
     assert spec["postprocess"] == spec["model"]["postprocess"]
     assert (spec["postprocess"]["max_detections"], spec["postprocess"]["nms_iou"]) == (7, 0.6)
@@ -76,7 +77,11 @@ def test_a_file_of_ours_says_nearly_everything(post: Post, root: Path, kind: str
     more = {"images": "images"} if kind == "export" else {}
     spec = post(kind, weights={"file": "w.safetensors"}, **more).json()["spec"]
     assert spec["weights"] == {"file": str(root / "w.safetensors")}
-    known = {"antialias": True, "sixteen_bit": "high_byte"}  # of every file from before it was written down
+    known = {
+        "antialias": True,
+        "sixteen_bit": "high_byte",
+        "keep_ratio": True,
+    }  # of every file from before it was written down
     assert spec["scale"] == {"short_edge": 96, "long_edge": 128, "pad_to": 32} | known
     assert spec.get("classes", spec.get("data", {}).get("classes")) == CLASSES
 
@@ -87,7 +92,7 @@ def test_a_scale_that_is_none_is_the_default(post: Post, root: Path, augment: st
     write_weights(root / "w.safetensors", augment=augment)
     spec = post("evaluate", weights={"file": "w.safetensors"}).json()["spec"]
     open_ones = {"antialias": None, "sixteen_bit": None}  # the worker asks the file
-    assert spec["scale"] == {"short_edge": 800, "long_edge": 1333, "pad_to": 32} | open_ones
+    assert spec["scale"] == {"short_edge": 800, "long_edge": 1333, "pad_to": 32, "keep_ratio": True} | open_ones
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "export"])
