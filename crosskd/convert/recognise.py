@@ -16,11 +16,11 @@ from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.regions import COARSEST
+from crosskd.spec.torchvision_names import INSTEAD, READ, torchvision_detector
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
 # They begin the sha256, and end the name, of what torchvision loads with `eps` 0: its RetinaNet and its Faster R-CNN.
 EPS_FREE, EPS_FREE_REGIONS = "eeacb38b", "258fb6c6"
-_SSD = ".module_list."  # in names of its head: a layer for each level
 _PROPER = {"retinanet": "RetinaNet", "faster_rcnn": "Faster R-CNN"}
 
 # Knobs of which a bare state dict of ours says nothing.
@@ -137,12 +137,11 @@ def _detector(source: Source) -> str:
             raise _another_backbone(source)
         return "faster_rcnn"
     if source.format == "torchvision":
-        if any(_SSD in name for name in names):
-            raise ConfigError(
-                f"{source.name} is an SSD of torchvision's; of its detectors RetinaNet, FCOS and Faster R-CNN are read",
-                remedy="Use one of these; a backbone alone goes to `backbone.init`.",
-            )
-        return "fcos" if any("bbox_ctrness" in name for name in names) else "retinanet"
+        held = torchvision_detector(names)
+        assert held is not None
+        if held.other:
+            raise ConfigError(f"{source.name} is {held.other}; {READ}", remedy=INSTEAD)
+        return held.detector
     if source.format == "megvii":
         return megvii.DETECTOR
     if source.format == "mmdet":

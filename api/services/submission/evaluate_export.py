@@ -15,7 +15,13 @@ from api.database import Database
 from api.services.submission import datasets, splits
 from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused, locate_folder
-from api.services.submission.weights import Source, shape_mismatches, source_of, without_init
+from api.services.submission.weights import (
+    Source,
+    another_architecture,
+    shape_mismatches,
+    source_of,
+    without_init,
+)
 from api.settings import Settings
 from crosskd.spec.coco.categories import listed
 from crosskd.spec.coco.survey import Use
@@ -153,6 +159,9 @@ def _resolved(
 def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:
     """The model that the weights are of, with the postprocessing that is asked for."""
     model = asked.model or source.model
+    if other := another_architecture(source, model, _pointer(source), "model"):
+        faults.append(other)
+        return None
     if model is None:
         detail = "the weights file does not say which model it is for"
         remedy = "Add `model`, a section like a training's `student`."

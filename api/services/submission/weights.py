@@ -23,6 +23,8 @@ from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, Stude
 from crosskd.spec.detr.names import INSTEAD, NOT_READ, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
+from crosskd.spec.torchvision_names import INSTEAD as ANOTHER
+from crosskd.spec.torchvision_names import READ, Held, torchvision_detector
 from crosskd.spec.weights_file import FORMAT, beginning_of
 from crosskd.spec.wrapped_names import unwrap
 from wire.errors import Fault, MissingField
@@ -42,6 +44,7 @@ class Source:
     scale: ScaleConfig | None = None  # at which they were evaluated
     images: str | None = None  # on which they were evaluated
     image_settings: dict[str, Any] | None = None  # how images were read and resized when they were trained
+    held: Held | None = None  # of a file of torchvision's
 
 
 def resolve(
@@ -65,6 +68,9 @@ def resolve(
     if source is None:
         return None
     model = teacher.model or source.model
+    if other := another_architecture(source, model, _pointer(teacher), "teacher.model"):
+        faults.append(other)
+        return None
     if model is None:
         faults.append(
             MissingField(
@@ -155,7 +161,15 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
         return None
     shapes = None if header.foreign else dict(header.shapes)
-    return Source(weights, _model_of(header), classes, shapes, _scale_of(header), image_settings=_settings_in(header))
+    return Source(
+        weights,
+        _model_of(header),
+        classes,
+        shapes,
+        _scale_of(header),
+        image_settings=_settings_in(header),
+        held=torchvision_detector(header.shapes),
+    )
 
 
 class NotWeights(Exception):
@@ -265,6 +279,23 @@ def _difference(first: list[str], second: list[str]) -> str:
         return f"{len(first)} against {len(second)}"
     at = next(i for i, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1])
     return f"class {at} is {first[at]!r} here and {second[at]!r} there"
+
+
+def another_architecture(source: Source, model: ModelConfig | None, pointer: str, section: str) -> Fault | None:
+    """What is wrong with a file of torchvision's whose names say that it is no `model`, which stands at `section`."""
+    held = source.held
+    if held is None or (model is not None and held.detector == model.detector):
+        return None
+    if held.other:
+        return Fault(pointer=pointer, detail=f"the weights file is {held.other}; {READ}", remedy=ANOTHER)
+    if model is None:
+        return None
+    return Fault(
+        pointer=pointer,
+        detail=f"by its tensors' names the weights file holds a {held.detector} of torchvision's; `{section}` is a "
+        f"{model.detector}",
+        remedy=f"Set `{section}.detector` to {held.detector}, or name other weights.",
+    )
 
 
 def shape_mismatches(found: dict[str, Shape], expected: ExpectedShapes, pointer: str, model: str) -> list[Fault]:

@@ -215,6 +215,36 @@ def test_weights_of_mmdetection_are_left_to_the_worker(resolve: Post, root: Path
     assert answer.json()["spec"]["teacher"]["classes"] is None  # the file's own, where it names them
 
 
+BODY = "backbone.body.conv1.weight"
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("names", "told", "remedy"),
+    [
+        (["head.classification_head.module_list.0.weight"], "is an SSD of torchvision's", "Use one of these"),
+        ([BODY, "roi_heads.box_head.fc6.bias", "roi_heads.mask_head.0.0.bias"], "is a Mask R-CNN", "Use one of these"),
+        ([BODY, "roi_heads.keypoint_head.0.bias"], "is a Keypoint R-CNN", "Use one of these"),
+        (
+            [BODY, "roi_heads.box_head.fc6.bias"],
+            "holds a faster_rcnn of torchvision's; `teacher.model` is a gfl",
+            "Set",
+        ),
+        ([BODY, "head.regression_head.bbox_ctrness.bias"], "holds a fcos of torchvision's", "to fcos"),
+        ([BODY, "head.classification_head.cls_logits.bias"], "holds a retinanet of torchvision's", "to retinanet"),
+    ],
+)
+def test_a_file_of_torchvisions_that_holds_another_architecture_is_told_by_its_names(
+    resolve: Post, root: Path, names: list[str], told: str, remedy: str
+) -> None:
+    save_file({name: torch.zeros(2) for name in names}, root / "t.safetensors")
+    teacher = {"weights": {"file": "t.safetensors"}, "model": TINY}
+    (fault,) = resolve("distill", student=TINY, teacher=teacher).json()["errors"]
+    assert fault["pointer"] == "/spec/teacher/weights/file"
+    assert told in fault["detail"]
+    assert remedy in fault["remedy"]
+
+
 @ONE_DATABASE
 def test_what_we_converted_says_its_model_and_classes_under_any_names(resolve: Post, root: Path) -> None:
     model = ModelConfig.model_validate(TINY)
