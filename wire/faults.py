@@ -120,7 +120,10 @@ def _clipped(text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+    """With a capital, but of a name, which is written as it is: `pad_to`, `d_fine`, `augment.flip`."""
+    first = text.partition(" ")[0].rstrip(".,:")
+    begin = text[:1] if "_" in first or "." in first else text[:1].upper()
+    return begin + text[1:].rstrip(".") + "."
 
 
 def _remedy(error: Any, holder: type[BaseModel] | None) -> str:

@@ -83,8 +83,13 @@ _LACKS = ("DefaultCPUAllocator", "ALLOC_FAILED", "CUDA error: out of memory")
 
 
 @contextlib.contextmanager
-def memory_errors(device: torch.device | str, images: Tensor | None = None) -> Iterator[None]:
-    """Turn a lack of memory into `OutOfMemory`, naming the shape of the batch; None: there is no batch yet."""
+def memory_errors(
+    device: torch.device | str, images: Tensor | None = None, *, sizes: str = "augment.short_edges"
+) -> Iterator[None]:
+    """Turn a lack of memory into `OutOfMemory`, naming the shape of the batch; None: there is no batch yet.
+
+    `sizes` is the knob that says how large the images are.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -102,5 +107,5 @@ def memory_errors(device: torch.device | str, images: Tensor | None = None) -> I
         raise OutOfMemory(
             f"{memory} on a batch of {count} images of {height} x {width} pixels",
             where="/batch_size",
-            remedy="Lower batch_size and raise accumulate by the same factor, lower augment.short_edges, or use bf16.",
+            remedy=f"Lower batch_size and raise accumulate by the same factor, lower {sizes}, or use bf16.",
         ) from error

@@ -57,18 +57,19 @@ class Steps:
     def take(self, group: Group) -> None:
         """One optimizer step over the mean loss of a group of batches. May raise what `read` raises."""
         training, amp = self._training, self._training.amp
+        sizes = "augment.short_edges" if self._run.config.augment.letterbox is None else "augment.letterbox"
         lr = set_learning_rate(training.optimizer, training.schedule(self._run.step))
         training.optimizer.zero_grad(set_to_none=True)
         history: list[Losses] = []
         for left, batch in zip(reversed(range(len(group))), group, strict=True):
-            with memory_errors(amp.device, batch.images), no_sync(training.model, left > 0):
+            with memory_errors(amp.device, batch.images, sizes=sizes), no_sync(training.model, left > 0):
                 batch = batch.to(amp.device)
                 with amp.autocast():
                     losses = training.model(batch.images, batch.targets)
                 loss = torch.stack([term.sum() for term in losses.values()]).sum() / len(group)
                 amp.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             history.append({name: term.detach() for name, term in losses.items()})
-        with memory_errors(amp.device, batch.images):  # the optimizer's state is made by its first step
+        with memory_errors(amp.device, batch.images, sizes=sizes):  # the optimizer's state is made by its first step
             self._update(lr, history)
         if self._at_once or len(self._unread) >= UNREAD:
             self.read()

@@ -206,7 +206,6 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    @model_validator(mode="after")
     def _can_be_built(self) -> TrainConfig:
         refuse_too_large(self.student, self.data.classes, "student")
         if self.teacher is not None and self.teacher.model is not None:
@@ -220,6 +219,7 @@ class TrainConfig(Section):
             raise refused(message, "optimizer", "sampling_lr_factor")
         return self
 
+    @model_validator(mode="after")
     def _some_are_mixed(self) -> TrainConfig:
         for name in ("mosaic", "mixup"):
             section = getattr(self.augment, name)

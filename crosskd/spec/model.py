@@ -377,7 +377,7 @@ class ModelConfig(Section):
         if self.detr is None:
             return self
         if knob := unread_knob(self.detr, TYPES[self.detector]):  # type: ignore[index]  # its family has these alone
-            message = f"{knob} is a knob of {', '.join(readers(knob))}; {self.detector} does not read it"
+            message = f"{knob} is a knob of {', '.join(readers(knob))}; leave it out for {self.detector}"
             raise refused(message, "detr", knob)
         if self.neck != NeckConfig(channels=self.detr.width):
             raise refused(f"{self.detector} has no neck; leave it out, `detr.width` says how wide its maps are", "neck")
@@ -438,7 +438,7 @@ class ModelConfig(Section):
             owner = getattr(self, section) if section else self
             if getattr(owner, name) != type(owner).model_fields[name].default:
                 readers = sorted(other for other, entry in registry.DETECTORS.items() if knob in entry.reads)
-                message = f"{knob} is a knob of {', '.join(readers)}; {self.detector} does not read it"
+                message = f"{knob} is a knob of {', '.join(readers)}; leave it out for {self.detector}"
                 raise refused(message, *knob.split("."))
         return self
 

@@ -103,7 +103,7 @@ class ScheduleConfig(Section):
     def _final_epochs(self) -> ScheduleConfig:
         if self.final_epochs and self.decay != "cosine":
             raise refused(
-                f"final_epochs is a knob of the cosine; a {self.decay} decay does not read it", "final_epochs"
+                f"final_epochs is a knob of the cosine; leave it out for a decay of {self.decay}", "final_epochs"
             )
         if self.final_epochs and self.final_epochs >= self.epochs:
             raise refused(f"final_epochs {self.final_epochs} leaves none of the {self.epochs} epochs", "final_epochs")
@@ -112,7 +112,7 @@ class ScheduleConfig(Section):
     @model_validator(mode="after")
     def _flat_cosine(self) -> ScheduleConfig:
         if self.flat and self.decay != "cosine":
-            raise refused(f"flat is a knob of the cosine; a {self.decay} decay does not read it", "flat")
+            raise refused(f"flat is a knob of the cosine; leave it out for a decay of {self.decay}", "flat")
         return self
 
     @model_validator(mode="after")

@@ -255,14 +255,23 @@ def more_than_there_can_be() -> None:
     torch.empty(2**50)
 
 
-@pytest.mark.parametrize("fault", [gpu_is_full, more_than_there_can_be])
-def test_no_memory_is_told_with_the_batch(tmp_path: Path, fault: Callable[[], None]) -> None:
-    run, training = toy_run(tmp_path, toy_config())
+@pytest.mark.parametrize(
+    ("fault", "augment", "knob"),
+    [
+        (gpu_is_full, {}, "augment.short_edges"),
+        (more_than_there_can_be, {"letterbox": [64]}, "augment.letterbox"),  # which alone says how large images are
+    ],
+)
+def test_no_memory_is_told_with_the_batch(
+    tmp_path: Path, fault: Callable[[], None], augment: dict[str, Any], knob: str
+) -> None:
+    run, training = toy_run(tmp_path, toy_config(augment=augment))
     training.trainee.before_loss = lambda call: fault()
     with pytest.raises(OutOfMemory, match="2 images of 8 x 8 pixels") as caught:
         run_through(run, training)
     assert caught.value.failure_class == "out_of_memory"
     assert "accumulate" in caught.value.remedy
+    assert f"lower {knob}," in caught.value.remedy
 
 
 def test_no_memory_in_the_optimizer_or_the_average_is_told_too(tmp_path: Path, monkeypatch: Any) -> None:

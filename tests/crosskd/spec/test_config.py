@@ -176,9 +176,12 @@ def test_yolox_with_its_own_backbone_has_its_published_rest() -> None:
         ({"neck": {"kind": "pafpn", "depthwise": True}}, "neck.depthwise is a knob of yolox_pafpn"),
         ({"strides": [8, 16, 32, 64]}, "a yolox_pafpn neck makes P3, P4 and P5 alone"),
         ({"head": {"norm": "group"}}, "the towers of yolox have norm batch, not group"),
-        ({"losses": {"giou": 1.0}}, "losses.giou is a knob of .*; yolox does not read it"),
-        ({"detector": "gfl", "losses": {"objectness": 2.0}}, "losses.objectness is a knob of yolox; gfl does not"),
-        ({"detector": "gfl", "head": {"depthwise": True}}, "head.depthwise is a knob of yolox; gfl does not"),
+        ({"losses": {"giou": 1.0}}, "losses.giou is a knob of .*; leave it out for yolox"),
+        (
+            {"detector": "gfl", "losses": {"objectness": 2.0}},
+            "losses.objectness is a knob of yolox; leave it out for gfl",
+        ),
+        ({"detector": "gfl", "head": {"depthwise": True}}, "head.depthwise is a knob of yolox; leave it out for gfl"),
     ],
 )
 def test_what_yolox_or_another_detector_would_not_heed_is_refused(change: dict[str, Any], reason: str) -> None:

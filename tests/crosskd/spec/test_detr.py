@@ -39,7 +39,7 @@ def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
         ({"detr": {"width": 40}}, ("detr", "width"), "multiple of 32"),
         ({"detr": {"width": 64, "heads": 7}}, ("detr", "heads"), "no multiple of heads"),
         ({"detr": {"levels": True}}, ("detr", "levels"), "true and false"),
-        ({"detr": {"bins": 16}}, ("detr", "bins"), "bins is a knob of d_fine; deformable_detr"),
+        ({"detr": {"bins": 16}}, ("detr", "bins"), "bins is a knob of d_fine; leave it out for deformable_detr"),
         ({"detr": {"auto_map": {}}}, ("detr", "auto_map"), "Extra inputs"),
         ({"detector": "rt_detr", "detr": {"levels": 4}}, ("detr", "levels"), "knob of deformable_detr"),
         ({"detector": "detr", "detr": {}}, ("detector",), "unknown detector 'detr'"),
@@ -49,7 +49,7 @@ def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
         ({"losses": {"giou": 1.0}}, ("losses",), "section of the dense detectors"),
         ({"neck": {"channels": 32}}, ("neck",), "has no neck"),
         ({"strides": [8, 16, 32]}, ("strides",), "leave strides out"),
-        ({"anchor_scale": 4.0}, ("anchor_scale",), "does not read it"),
+        ({"anchor_scale": 4.0}, ("anchor_scale",), "leave it out for deformable_detr"),
         ({"postprocess": {"nms_iou": 0.4}}, ("postprocess", "nms_iou"), "needs no suppression"),
     ],
 )
