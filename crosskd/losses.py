@@ -94,5 +94,10 @@ def rank_share(divisor: float) -> float:
 
 
 def rank_own(value: Tensor, least: float = 0.0) -> Tensor:
-    """A divisor that each rank has for itself, at least `least`, but for synchronised statistics: then `rank_mean`."""
-    return rank_mean(value, least) if ranks.synchronised() else value.clamp(min=least)
+    """A divisor that each rank has for itself, at least `least`, but for synchronised statistics: then `rank_mean`.
+
+    Where `value` has a gradient, as a mimicking DETR's has by the student's own queries, it keeps it either way.
+    """
+    if not ranks.synchronised():
+        return value.clamp(min=least)
+    return (ranks.all_reduce_sum(value) / ranks.world_size()).clamp(min=rank_share(least))

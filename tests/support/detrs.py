@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from crosskd.detectors.detector import Detector, build_detector
+from crosskd.detectors.detr.ports.by_type import port_of
+from crosskd.detectors.detr.view import DetrPass
 from crosskd.spec.config import ModelConfig
+from crosskd.spec.needs import DecoderQueries
+from crosskd.weights.native import read_weights
 from tests.support import small
 
 # Of each type what differs from the others in the way it is built, trained or decoded.
@@ -35,3 +40,20 @@ def detector(kind: str, seed: int = 0, classes: int = small.CLASSES, **knobs: An
             if parameter.dim() == 2 and "embed" in name:
                 parameter.normal_(std=0.02 if "bbox" in name else 0.3)
     return model
+
+
+@torch.no_grad()
+def replays(path: Path, config: ModelConfig, classes: int) -> None:
+    """Hold the trained model of a file, layer by layer from its own states on its own memory, bit for bit."""
+    model = build_detector(config, classes, pretrained=False).eval()
+    model.load_state_dict(read_weights(path)[0])
+    images, targets = small.batch()
+    made = model.view("teacher", model.features(images), targets, (DecoderQueries(None),))
+    assert isinstance(made, DetrPass)
+    port, recording = port_of(model.head), made.recording
+    replayed = port.decode(recording.start, recording.memory)
+    assert len(replayed) == len(recording.hidden) > 1
+    for seen, hidden in zip(replayed, recording.hidden, strict=True):
+        assert torch.equal(seen.hidden, hidden)
+    assert torch.equal(replayed[-1].predictions.logits, made.output.logits)
+    assert torch.equal(replayed[-1].predictions.boxes, made.output.pred_boxes)

@@ -9,14 +9,9 @@ import pytest
 import torch
 
 from crosskd.data.demo import write_demo
-from crosskd.detectors.detector import build_detector
-from crosskd.detectors.detr.ports.by_type import port_of
-from crosskd.detectors.detr.view import DetrPass
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
-from crosskd.spec.needs import DecoderQueries
-from crosskd.weights.native import read_weights
-from tests.support import detrs, small
+from tests.support import detrs
 from tests.support.trainings import CLASSES, Story, broken_and_resumed, digest
 from tests.support.trainings import config as training
 
@@ -56,19 +51,4 @@ def test_a_student_is_taught_and_resumed_bit_by_bit_and_still_replays(
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert resumed.manifest["evaluations"] == whole.manifest["evaluations"]
     for path, model in ((teacher, TEACHER), (whole.last_weights, detrs.config(kind))):
-        replays(path, model)
-
-
-@torch.no_grad()
-def replays(path: Path, config: ModelConfig) -> None:
-    """The trained model, layer by layer from its own states on its own memory, bit for bit."""
-    model = build_detector(config, len(CLASSES), pretrained=False).eval()
-    model.load_state_dict(read_weights(path)[0])
-    images, targets = small.batch()
-    made = model.view("teacher", model.features(images), targets, (DecoderQueries(None),))
-    assert isinstance(made, DetrPass)
-    port, recording = port_of(model.head), made.recording
-    for seen, hidden in zip(port.decode(recording.start, recording.memory), recording.hidden, strict=True):
-        assert torch.equal(seen.hidden, hidden)
-    assert torch.equal(seen.predictions.logits, made.output.logits)
-    assert torch.equal(seen.predictions.boxes, made.output.pred_boxes)
+        detrs.replays(path, model, len(CLASSES))

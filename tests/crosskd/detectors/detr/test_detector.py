@@ -199,6 +199,7 @@ def whole_way(kind: str, data: dict[str, Any], tmp_path: Path) -> None:
     resumed = broken_and_resumed(spec, tmp_path / "broken")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert resumed.manifest["evaluations"] == whole.manifest["evaluations"]
+    detrs.replays(whole.best_weights, ModelConfig.model_validate(student), len(CLASSES))
     used = load(whole.best_weights)
     assert used.classes == list(CLASSES)
     assert used.detector.config == ModelConfig.model_validate(student)
