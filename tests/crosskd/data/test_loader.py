@@ -165,7 +165,7 @@ def test_a_batch_is_stretched_to_one_square_and_the_next_to_another(folder):
     assert {batch.images.shape[2:] for batch in loader_of(settings, "val")} == {(96, 96)}
 
 
-@pytest.mark.parametrize("augment", [PLAIN, YOLOX, RTMDET])
+@pytest.mark.parametrize("augment", [PLAIN, STRETCHED, YOLOX, RTMDET])
 def test_the_batches_of_several_ranks_are_those_of_one(folder, augment):
     settings = config(folder, batch_size=2, augment=augment, schedule=LONG)
     alone = fingerprints(loader_of(settings, "train"), 4)
