@@ -101,7 +101,10 @@ def misfit(
 
 def source(name: str) -> str:
     """Who names the parameters of a backbone."""
-    return f"timm's {name.removeprefix(registry.TIMM)}" if name.startswith(registry.TIMM) else f"torchvision's {name}"
+    if name.startswith(registry.TIMM):
+        return f"timm's {name.removeprefix(registry.TIMM)}"
+    whose = "transformers" if registry.BACKBONES[name].family in ("rt_detr_resnet", "hgnet_v2") else "torchvision"
+    return f"{whose}'s {name}" if whose == "torchvision" else f"{name} of {whose}"
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ class BackboneConfig(Section):
     MobileNetV3: the first convolution and a block, then the blocks from each one that strides on, then the last
     convolution, as torchvision's detectors count them.
     Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
-    CSPNeXt, CSPDarknet: the stem, then the four stages.
+    CSPNeXt, CSPDarknet, RT-DETR's ResNet, HGNetV2: the stem, then the four stages.
     timm: only -1, since its models have no stages in common.
     """
 

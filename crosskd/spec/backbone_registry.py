@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-Family = Literal["resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "timm"]
+from crosskd.spec.library_backbones import HGNETS, RT_DETR_RESNET, divisor
+
+Family = Literal[
+    "resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "rt_detr_resnet", "hgnet_v2", "timm"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,39 @@ def _cspdarknet(deepen: float, widen: float, *, depthwise: bool = False) -> Back
     )
 
 
+_UNIT_PIXELS = ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # what transformers' real-time detectors are published with
+
+
+def _resnet_vd(block: Literal["basic", "bottleneck"], layers: tuple[int, ...], width: int = 64) -> Backbone:
+    """As RT-DETR has it (arXiv 2304.08069; 1812.01187): a stem of three convolutions, pooled ways past the blocks."""
+    first = width * (4 if block == "bottleneck" else 1)
+    return Backbone(
+        "crosskd.backbones.library:LibraryBackbone",
+        RT_DETR_RESNET,
+        out_channels=(first, 2 * first, 4 * first, 8 * first),
+        width=width,
+        divisor=2,
+        block=block,
+        layers=layers,
+        weights=False,
+        pixels=_UNIT_PIXELS,
+    )
+
+
+def _hgnet(name: str) -> Backbone:
+    sizes = HGNETS[name]
+    return Backbone(
+        "crosskd.backbones.library:LibraryBackbone",
+        "hgnet_v2",
+        out_channels=sizes.out,
+        width=sizes.stem[1],
+        divisor=divisor(sizes),
+        layers=sizes.blocks,
+        weights=False,
+        pixels=_UNIT_PIXELS,
+    )
+
+
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(TIMM_TABLE.read_text())
     return table
@@ -193,5 +230,11 @@ BACKBONES: dict[str, Backbone] = {
     "cspdarknet_m": _cspdarknet(deepen=0.67, widen=0.75),
     "cspdarknet_l": _cspdarknet(deepen=1.0, widen=1.0),
     "cspdarknet_x": _cspdarknet(deepen=1.33, widen=1.25),
+    "rt_detr_resnet18": _resnet_vd("basic", (2, 2, 2, 2)),
+    "rt_detr_resnet34": _resnet_vd("basic", (3, 4, 6, 3)),
+    "rt_detr_resnet50": _resnet_vd("bottleneck", (3, 4, 6, 3)),
+    "rt_detr_resnet101": _resnet_vd("bottleneck", (3, 4, 23, 3)),
+    "rt_detr_resnet_tiny": _resnet_vd("basic", (1, 1, 1, 1), width=16),
+    **{name: _hgnet(name) for name in HGNETS},
     **_timm(),
 }

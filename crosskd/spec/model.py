@@ -379,7 +379,7 @@ class ModelConfig(Section):
         if knob := unread_knob(self.detr, TYPES[self.detector]):  # type: ignore[index]  # its family has these alone
             message = f"{knob} is a knob of {', '.join(readers(knob))}; leave it out for {self.detector}"
             raise refused(message, "detr", knob)
-        if self.neck != NeckConfig(channels=self.detr.width):
+        if self.neck != NeckConfig(channels=self.detr.maps_width):
             raise refused(f"{self.detector} has no neck; leave it out, `detr.width` says how wide its maps are", "neck")
         if self.strides != DETR_STRIDES[: self.detr.levels]:
             raise refused(f"`detr.levels` says how many maps {self.detector} has; leave strides out", "strides")

@@ -318,6 +318,9 @@ def _other_queries(
     if both and ours.bins != theirs.bins and (need.bins or need.through == "teacher"):
         what = f"the student's distributions have {ours.bins} bins, the teacher's {theirs.bins}"
         found.append(Incompatibility("/student/detr/bins", what, f"Use {theirs.bins}."))
+    if both and ours.reg_scale != theirs.reg_scale and (need.bins or need.through == "teacher"):
+        what = f"the student's bins lie by reg_scale {ours.reg_scale:g}, the teacher's by {theirs.reg_scale:g}"
+        found.append(Incompatibility("/student/detr/reg_scale", what, f"Use {theirs.reg_scale:g}."))
     return found
 
 

@@ -13,6 +13,7 @@ from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.backbone_registry import Backbone
 from crosskd.spec.detr.tensors import detr_shapes, is_alias
+from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET, hgnet_shapes, resnet_shapes
 from crosskd.spec.model import HeadConfig, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -183,6 +184,11 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
         return {}
     if entry.family == "mobilenet_v3":
         return _mobilenet_v3(entry)
+    if entry.family in (RT_DETR_RESNET, HGNET):
+        assert width is not None
+        if entry.family == HGNET:
+            return hgnet_shapes(config.name, width)
+        return resnet_shapes(entry.block, entry.layers, width)
     build = {
         "resnet": _resnet,
         "mobilenet": _mobilenet,

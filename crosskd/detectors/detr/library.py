@@ -69,7 +69,7 @@ def build(config: ModelConfig, num_classes: int, channels: Sequence[int]) -> Any
         ) from error
     values = library_values(config.detr, kind) | {"tie_word_embeddings": _one_head_for_all_layers(config.detr, kind)}
     if kind.fits_maps:
-        width = config.detr.width
+        width = config.detr.maps_width
         values |= {"encoder_in_channels": list(channels), "decoder_in_channels": [width] * len(channels)}
     # A configuration of its own backbone it must have; it is never built.
     settings = getattr(library, kind.config)(

@@ -26,15 +26,18 @@ _CLASSES = (89, 71)
 # Of counters: no two alike, and no number of anything that the library has fixed.
 _TRIALS: tuple[dict[str, Any], ...] = (
     {"width": 352, "heads": 11, "feedforward": 1009, "queries": 997, "points": 13, "levels": 5, "encoder_layers": 6}
-    | {"decoder_layers": 9, "depth": 11 / 3, "expansion": 0.5, "bins": 58},
-    {"width": 416, "heads": 13, "feedforward": 509, "queries": 503, "points": 7, "levels": 4, "encoder_layers": 2}
-    | {"decoder_layers": 7, "depth": 8 / 3, "expansion": 1.5, "bins": 46},
+    | {"decoder_layers": 9, "depth": 11 / 3, "expansion": 0.5, "bins": 58}
+    | {"encoder_width": 704, "encoder_feedforward": 1013},
+    {"width": 480, "heads": 5, "feedforward": 509, "queries": 503, "points": 7, "levels": 4, "encoder_layers": 2}
+    | {"decoder_layers": 7, "depth": 8 / 3, "expansion": 1.5, "bins": 46}
+    | {"encoder_width": 800, "encoder_feedforward": 521},
 )
 # By the knob that a type must read.
 _COUNTERS = {"encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers", "depth": "blocks"}
 _FACTORS = (
     "width", "feedforward", "queries", "classes", "classes_and_none", "inside", "half", "fused", "edges",
-    "c3", "c4", "c5", "heads*levels*points", "levels*points", "levels", "points", "heads", "width*width",
+    "encoder_width", "encoder_feedforward", "c3", "c4", "c5",
+    "heads*all_points", "all_points", "levels", "heads", "width*width",
 )  # fmt: skip
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from crosskd.spec.bounds import AtMost
 from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.section import Probability, Section, given, refused
 
@@ -27,6 +28,20 @@ class DetrConfig(Section):
     )
     heads: int = Field(default=8, ge=1, le=64, description="Of every attention; they divide the width.")
     feedforward: int = Field(default=1024, ge=8, le=8192, description="Channels inside the feed-forward layers.")
+    encoder_width: int | None = Field(
+        default=None,
+        ge=32,
+        le=1024,
+        multiple_of=32,
+        description="RT-DETR, D-FINE: channels of the maps and inside the encoder, as 384 in the largest published "
+        "ones; null: as `width`.",
+    )
+    encoder_feedforward: int | None = Field(
+        default=None,
+        ge=8,
+        le=8192,
+        description="RT-DETR, D-FINE: channels inside the encoder's feed-forward layers; null: as `feedforward`.",
+    )
     encoder_layers: int = Field(
         default=6,
         ge=1,
@@ -38,6 +53,10 @@ class DetrConfig(Section):
         default=300, ge=1, le=MAX_QUERIES, description="Objects that can be found in an image, at most."
     )
     points: int = Field(default=4, ge=1, le=16, description="Of the memory that a head looks at, on each level.")
+    level_points: Annotated[list[Annotated[int, Field(ge=1, le=16)]], Field(min_length=3), AtMost(3)] | None = Field(
+        default=None,
+        description="D-FINE: points on each level by itself, as 3, 6 and 3 in the published ones; null: `points`.",
+    )
     levels: int = Field(
         default=4,
         ge=MIN_LEVELS,
@@ -57,13 +76,25 @@ class DetrConfig(Section):
     bins: int = Field(
         default=32, ge=4, le=128, multiple_of=2, description="D-FINE: the last bin of the distribution of a distance."
     )
+    reg_scale: float = Field(
+        default=4.0, ge=1, le=64, description="D-FINE: how far apart the outer bins of a distance lie; published: 4, 8."
+    )
     dropout: Probability = Field(default=0.1, description="Default: 0.1; RT-DETR and D-FINE: 0.")
 
     @model_validator(mode="after")
     def _heads(self) -> DetrConfig:
         if self.width % self.heads:
             raise refused(f"width {self.width} is no multiple of heads {self.heads}; use one", "heads")
+        if self.maps_width % self.heads:
+            raise refused(f"encoder_width {self.encoder_width} is no multiple of heads {self.heads}; use one", "heads")
+        if self.level_points is not None and "points" in self.model_fields_set and self.points != 4:
+            raise refused("level_points and points say the same; leave one out", "level_points")
         return self
+
+    @property
+    def maps_width(self) -> int:
+        """Channels of the maps that the encoder reads, and of those that it makes of them."""
+        return self.encoder_width or self.width
 
 
 def detr_maps(section: Any, own: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -73,6 +104,7 @@ def detr_maps(section: Any, own: Mapping[str, Any]) -> dict[str, Mapping[str, An
     """
     sizes = {name: DetrConfig.model_fields[name].default for name in ("width", "levels")} | dict(own)
     width, levels = (given(section, name) or sizes[name] for name in ("width", "levels"))
+    width = given(section, "encoder_width") or width
     found: dict[str, Mapping[str, Any]] = {}
     if isinstance(width, int):
         found["neck"] = {"channels": width}
@@ -98,4 +130,12 @@ def readers(knob: str) -> list[str]:
 def library_values(section: DetrConfig, kind: ModelType) -> dict[str, Any]:
     """The values of the library's configuration, by its names, that the section says."""
     values = {theirs: getattr(section, ours) for ours, names in kind.knobs.items() for theirs in names}
-    return {**values, **kind.fixed}
+    # What is null is as another knob says, which stands before it.
+    told = {theirs: value for theirs, value in values.items() if value is not None}
+    return {**_as_others(section, kind), **told, **kind.fixed}
+
+
+def _as_others(section: DetrConfig, kind: ModelType) -> dict[str, Any]:
+    followed = {"encoder_width": section.width, "encoder_feedforward": section.feedforward}
+    followed["level_points"] = section.points
+    return {theirs: value for ours, value in followed.items() for theirs in kind.knobs.get(ours, ())}

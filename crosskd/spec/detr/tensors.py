@@ -21,6 +21,7 @@ TABLE = Path(__file__).with_name("tensors.json")
 REFINED = "+box_refine"  # ends the key of a type whose decoder has heads of its own
 LAYERS_OF_A_BLOCK = 3  # of a layer that fuses maps, at depth 1
 _WIDENING = ".conv3."  # where RT-DETR's layers are as wide inside, it is not there
+_NARROWING = ".decoder_input_proj."  # where D-FINE's encoder is as wide as its decoder, it is not there
 _COUNTER = re.compile(r"\{(\w+)\}")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -28,14 +29,19 @@ Shapes = dict[str, tuple[int, ...]]
 
 def sizes(section: DetrConfig, num_classes: int, channels: tuple[int, ...]) -> dict[str, int]:
     """All that a dimension of the table can be a multiple of, and that numbers can run up to, by name."""
-    half = round(section.expansion * section.width // 2)
+    width = section.maps_width
+    half = round(section.expansion * width // 2)
+    points = section.level_points or [section.points] * section.levels
     return {
         **{name: getattr(section, name) for name in ("width", "heads", "feedforward", "queries", "points", "levels")},
+        "encoder_width": width,
+        "encoder_feedforward": section.encoder_feedforward or section.feedforward,
+        "all_points": sum(points),
         **{name: getattr(section, name) for name in ("encoder_layers", "decoder_layers")},
         "blocks": round(LAYERS_OF_A_BLOCK * section.depth),
-        "inside": int(section.width * section.expansion),
+        "inside": int(width * section.expansion),
         "half": half,  # D-FINE: of one branch of a layer that fuses maps
-        "fused": 2 * (section.width + half),  # of all its branches
+        "fused": 2 * (width + half),  # of all its branches
         "edges": section.bins + 1,
         "classes": num_classes,
         "classes_and_none": num_classes + 1,
@@ -53,12 +59,14 @@ def table() -> dict[str, dict[str, list[str]]]:
 def detr_shapes(kind: str, section: DetrConfig, num_classes: int, channels: tuple[int, ...]) -> Shapes:
     """The names and shapes of `neck` and `head`; `channels` of C3, C4 and C5."""
     known = sizes(section, num_classes, channels)
-    plain = known["inside"] == section.width and kind in ("rt_detr", "rt_detr_v2")
+    plain = known["inside"] == section.maps_width and kind in ("rt_detr", "rt_detr_v2")
+    absent = {_WIDENING: plain, _NARROWING: kind == "d_fine" and section.maps_width == section.width}
+    absent[NOISY_CLASSES] = not section.denoising
     rows = table()[kind + REFINED if section.box_refine else kind]
     return _neck(section, channels, grouped=not TYPES[kind].fits_maps) | {  # type: ignore[index]
         name: tuple(_product(dimension, known) for dimension in dimensions)
         for template, dimensions in rows.items()
-        if (section.denoising or NOISY_CLASSES not in template) and not (plain and _WIDENING in template)
+        if not any(left_out and part in template for part, left_out in absent.items())
         for name in _numbered(template, known)
     }
 
@@ -76,7 +84,7 @@ def is_alias(kind: str, section: DetrConfig, name: str) -> bool:
 def _neck(section: DetrConfig, channels: tuple[int, ...], *, grouped: bool) -> Shapes:
     """A projection for each map; behind them, some that halve the map before. With group norm, or with batch norm."""
     shapes: Shapes = {}
-    width = section.width
+    width = section.maps_width
     for level in range(section.levels if grouped else len(channels)):
         of_backbone = level < len(channels)
         source = channels[min(level, len(channels) - 1)] if level <= len(channels) else width

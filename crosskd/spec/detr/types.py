@@ -32,7 +32,6 @@ class ModelType:
 
 _COMMON = {
     "heads": ("encoder_attention_heads", "decoder_attention_heads"),
-    "feedforward": ("encoder_ffn_dim", "decoder_ffn_dim"),
     "encoder_layers": ("encoder_layers",),
     "decoder_layers": ("decoder_layers",),
     "queries": ("num_queries",),
@@ -40,7 +39,10 @@ _COMMON = {
 }
 _REAL_TIME = {
     **_COMMON,
-    "width": ("d_model", "encoder_hidden_dim"),
+    "width": ("d_model",),
+    "encoder_width": ("encoder_hidden_dim",),
+    "feedforward": ("decoder_ffn_dim",),
+    "encoder_feedforward": ("encoder_ffn_dim",),
     "points": ("decoder_n_points",),
     "denoising": ("num_denoising",),
     "expansion": ("hidden_expansion",),
@@ -55,6 +57,7 @@ TYPES: dict[TypeName, ModelType] = {
         knobs={
             **_COMMON,
             "width": ("d_model",),
+            "feedforward": ("encoder_ffn_dim", "decoder_ffn_dim"),
             "points": ("encoder_n_points", "decoder_n_points"),
             "levels": ("num_feature_levels",),
             "box_refine": ("with_box_refine",),
@@ -83,7 +86,13 @@ TYPES: dict[TypeName, ModelType] = {
         "DFineConfig",
         "DFineForObjectDetection",
         "transformers.models.d_fine.modeling_d_fine",
-        knobs={**_REAL_TIME, "bins": ("max_num_bins",), "depth": ("depth_mult",)},
+        knobs={
+            **_REAL_TIME,
+            "level_points": ("decoder_n_points",),
+            "bins": ("max_num_bins",),
+            "depth": ("depth_mult",),
+            "reg_scale": ("reg_scale",),
+        },
         defaults=_REAL_TIME_DEFAULTS,
     ),
 }

@@ -40,6 +40,19 @@ def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
         ({"detr": {"width": 64, "heads": 7}}, ("detr", "heads"), "no multiple of heads"),
         ({"detr": {"levels": True}}, ("detr", "levels"), "true and false"),
         ({"detr": {"bins": 16}}, ("detr", "bins"), "bins is a knob of d_fine; leave it out for deformable_detr"),
+        ({"detr": {"encoder_width": 64}}, ("detr", "encoder_width"), "knob of rt_detr, rt_detr_v2, d_fine"),
+        ({"detector": "rt_detr", "detr": {"level_points": [3, 6, 3]}}, ("detr", "level_points"), "knob of d_fine"),
+        ({"detector": "d_fine", "detr": {"level_points": [3, 6]}}, ("detr", "level_points"), "at least 3"),
+        (
+            {"detector": "d_fine", "detr": {"points": 2, "level_points": [3, 6, 3]}},
+            ("detr", "level_points"),
+            "say the same",
+        ),
+        (
+            {"detector": "d_fine", "detr": {"width": 96, "heads": 3, "encoder_width": 64}},
+            ("detr", "heads"),
+            "encoder_width 64 is no multiple of heads 3",
+        ),
         ({"detr": {"auto_map": {}}}, ("detr", "auto_map"), "Extra inputs"),
         ({"detector": "rt_detr", "detr": {"levels": 4}}, ("detr", "levels"), "knob of deformable_detr"),
         ({"detector": "detr", "detr": {}}, ("detector",), "unknown detector 'detr'"),
@@ -57,6 +70,22 @@ def test_what_does_not_belong_there_is_refused(values: dict[str, Any], place: tu
     with pytest.raises(ValidationError, match=match) as caught:
         ModelConfig.model_validate({**DETR, **values})
     assert caught.value.errors()[0]["loc"] == place
+
+
+def test_maps_are_as_wide_as_the_encoder() -> None:
+    model = ModelConfig.model_validate({"detector": "d_fine", "backbone": BACKBONE, "detr": {"encoder_width": 384}})
+    assert model.neck.channels == 384
+    assert ModelConfig.model_validate(model.model_dump(mode="json")) == model
+
+
+def test_bins_that_lie_elsewhere_are_not_compared() -> None:
+    student, teacher = (
+        ModelConfig.model_validate({"detector": "d_fine", "backbone": BACKBONE, "detr": {"reg_scale": scale}})
+        for scale in (4, 8)
+    )
+    for distill, count in (({"crosskd": {"queries": "student"}}, 1), ({"crosskd": {}}, 0)):
+        found = resolve_pair(DistillConfig.model_validate(distill), student, teacher)[1]
+        assert [one.where for one in found] == ["/student/detr/reg_scale"] * count
 
 
 def pair(method: str, student: str, teacher: str, **detr: Any) -> list[str]:

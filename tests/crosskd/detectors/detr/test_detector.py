@@ -107,7 +107,9 @@ CASES: list[dict[str, Any]] = [
     {"kind": "rt_detr", "expansion": 1.0, "decoder_layers": 1},
     {"kind": "rt_detr_v2", "encoder_layers": 2, "points": 3},
     {"kind": "d_fine", "depth": 1.0, "bins": 32, "decoder_layers": 1},
-    {"kind": "d_fine", "width": 96, "expansion": 0.34},
+    {"kind": "d_fine", "width": 96, "expansion": 0.34, "level_points": [3, 6, 2], "reg_scale": 8.0},
+    {"kind": "d_fine", "width": 64, "encoder_width": 96, "encoder_feedforward": 40, "expansion": 0.5},
+    {"kind": "rt_detr", "width": 64, "encoder_width": 96, "encoder_feedforward": 40},
 ]
 
 
