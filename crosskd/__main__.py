@@ -128,10 +128,18 @@ def predict(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Weights of ours, MMDetection or torchvision.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors file; for other projects also .pth.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="Weights of ours, MMDetection or torchvision, or a folder of transformers."),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="A .safetensors file; for other projects also .pth; a new folder for transformers."
+        ),
+    ],
     to: Annotated[
-        Literal["mmdet", "torchvision", "native", "backbone"],
+        Literal["mmdet", "torchvision", "transformers", "native", "backbone"],
         typer.Option("--to", help="Whose form OUT has. backbone: what `backbone.init` reads, of a --model."),
     ],
     model: Annotated[

@@ -19,6 +19,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.files import file_digest, replacing
+from crosskd.weights.folder import require_count, write_folder
 from crosskd.weights.native import input_entry, write_weights
 from crosskd.weights.tensors import check_shapes
 
@@ -92,6 +93,9 @@ class Conversion:
                 f"{listed('missing', report.missing)}; {listed('unexpected', report.unexpected)}",
                 remedy="Name the model that it holds (--model); --drop-unexpected leaves out what is too much.",
             )
+        if report.target == "transformers":
+            write_folder(path, self.state, model=self.model, classes=self._names(), extra=self.extra)
+            return
         _check_ending(path, report.target)
         if path.suffix == SAFETENSORS:
             self._write_safetensors(path)
@@ -99,13 +103,17 @@ class Conversion:
             self._write_pytorch(path)
 
     def _write_safetensors(self, path: Path) -> None:
+        names = {} if self.report.target == "native" else {"names": self.report.target}
+        extra = {**self.extra, **names}
+        write_weights(path, self.state, model=self.model, classes=self._names(), extra=extra)
+
+    def _names(self) -> list[str]:
         if self.classes is None:
             raise ConfigError(
                 f"nothing says how the {self.report.classes} classes are called",
                 remedy="Give --classes: their names in label order, or 80 or 91 for COCO's.",
             )
-        names = {} if self.report.target == "native" else {"names": self.report.target}
-        write_weights(path, self.state, model=self.model, classes=self.classes, extra={**self.extra, **names})
+        return self.classes
 
     def _write_pytorch(self, path: Path) -> None:
         tensors = {name: tensor.clone() for name, tensor in self.state.items()}
@@ -146,6 +154,7 @@ def prepare(
     require_readable(source.format, model, source.name)
     found = to_native(source.tensors, source.format, model)
     count = class_count(found.state, model)
+    require_count(source.count, count, source.name)
     with torch.device("meta"):  # shapes alone: a hostile file may speak of any number of classes
         wanted = build_detector(model, count, pretrained=False).state_dict()
     check_shapes(found.state, wanted, source.name)
@@ -157,7 +166,7 @@ def prepare(
     state = {key: zero if key in counters else found.state[key] for key in wanted if key not in missing}
     written = from_native(state, to, model)
 
-    names = {ours: theirs for ours in state if (theirs := their_name(ours, to, model.detector)) in written}
+    names = {ours: theirs for ours in state if (theirs := their_name(ours, to, model)) in written}
     report = Report(
         source=source.format,
         target=to,
@@ -167,7 +176,7 @@ def prepare(
         matched={theirs: names[ours] for theirs, ours in found.names.items() if ours in names},
         left_out=[theirs for theirs, ours in found.names.items() if ours in state and ours not in names],
         added=[names[ours] for ours in (*found.implied, *counters) if ours in names],
-        missing=[their_name(key, source.format, model.detector) or key for key in missing],
+        missing=[their_name(key, source.format, model) or key for key in missing],
         unexpected=found.unexpected + [theirs for theirs, ours in found.names.items() if ours not in wanted],
         notes=notes + hints(model, count, to) + image_hints(source.format, source.extra, to),
     )

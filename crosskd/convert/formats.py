@@ -12,14 +12,18 @@ from torch import Tensor
 from crosskd.convert import megvii, mmdet, mmdet_regions, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.detr.names import INSTEAD, NOT_READ, is_library_checkpoint
+from crosskd.spec.detr.folder_backbone import settings_of
+from crosskd.spec.detr.folder_names import from_library, same_tensor, to_library, with_twins
+from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
+from crosskd.spec.shapes import expected_shapes
 
-Format = Literal["native", "mmdet", "torchvision", "megvii"]
+Format = Literal["native", "mmdet", "torchvision", "megvii", "transformers"]
 PROJECTS: dict[Format, str] = {
     "native": "this project",
     "mmdet": "MMDetection",
     "torchvision": "torchvision",
     "megvii": "Megvii's YOLOX",  # only read
+    "transformers": "transformers",  # a folder
 }
 
 
@@ -45,7 +49,7 @@ def format_of(names: Iterable[str], file: str) -> Format:
     if any(name.startswith("head.") for name in names):
         return "native"
     if is_library_checkpoint(names):
-        raise WeightsError(f"{file} is {NOT_READ}", remedy=INSTEAD)
+        raise WeightsError(f"{file} is {ALONE}", remedy=INSTEAD)
     raise WeightsError(
         f"{file} holds no detector: none of its {len(names)} names starts with `head.` or `bbox_head.`",
         remedy="Use a file this project wrote, an MMDetection checkpoint, Megvii's YOLOX, or torchvision's RetinaNet, "
@@ -53,8 +57,10 @@ def format_of(names: Iterable[str], file: str) -> Format:
     )
 
 
-def our_name(name: str, source: Format, detector: str) -> str | None:
-    """The name in a file as ours; None for what a `detector` does not have."""
+def our_name(name: str, source: Format, detector: str, model: ModelConfig | None = None) -> str | None:
+    """The name in a file as ours; None for what a `detector` does not have. A folder of transformers says its `model`."""
+    if source == "transformers":
+        return from_library(name, model) if model is not None else None
     if source == "native":
         return name
     if source == "torchvision":
@@ -67,8 +73,11 @@ def our_name(name: str, source: Format, detector: str) -> str | None:
         return None
 
 
-def their_name(name: str, target: Format, detector: str) -> str | None:
+def their_name(name: str, target: Format, model: ModelConfig) -> str | None:
     """Our name in a file; None for what it has no place for."""
+    detector = model.detector
+    if target == "transformers":
+        return to_library(name, model)
     if target == "native":
         return name
     if target == "torchvision":
@@ -89,9 +98,11 @@ _FROM: Mapping[Format, _Turn] = {
     "mmdet": mmdet.tensor_from_mmdet,
     "torchvision": torchvision.tensor_from_torchvision,
     "megvii": _same,
+    "transformers": _same,
 }
 _TO: Mapping[Format, _Turn] = {
-    "native": _same, "mmdet": mmdet.tensor_to_mmdet, "torchvision": torchvision.tensor_to_torchvision
+    "native": _same, "mmdet": mmdet.tensor_to_mmdet, "torchvision": torchvision.tensor_to_torchvision,
+    "transformers": _same,
 }  # fmt: skip
 
 
@@ -99,17 +110,33 @@ def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -
     """A file's tensors as those of a `model`. Whether these are all of its tensors, and as large, is not looked at."""
     found = Translated({}, {}, [], [])
     for name, tensor in state.items():
-        ours = our_name(name, source, model.detector)
+        ours = our_name(name, source, model.detector, model)
         if ours is None or (ours in found.state and not _shared(name, tensor, ours, found.state[ours], source, model)):
             found.unexpected.append(name)
             continue
         found.names[name] = ours
         found.state[ours] = _FROM[source](ours, tensor, model)
+    if source == "transformers":
+        _add_twins(found, model)
     if source == "torchvision":
         implied = torchvision.implied(model)
         found.state.update(implied)
         found.implied.extend(implied)
     return found
+
+
+def _add_twins(found: Translated, model: ModelConfig) -> None:
+    """What the library saves once under one of its names. Raises `WeightsError` where two names should have been one."""
+    for name, tensor in list(found.state.items()):
+        other = found.state.get(same_tensor(name, model) or name, tensor)
+        if other.shape != tensor.shape or not (tensor.is_meta or torch.equal(other, tensor)):
+            raise WeightsError(
+                f"{to_library(name, model)} is another tensor than the one that it should be a second name of",
+                remedy="Save the model anew with transformers: `model.save_pretrained(FOLDER)`.",
+            )
+    added = with_twins(found.state, expected_shapes(model, 1))
+    found.state.update({name: found.state[twin] for name, twin in added.items()})
+    found.implied.extend(added)
 
 
 def _shared(name: str, tensor: Tensor, ours: str, known: Tensor, source: Format, model: ModelConfig) -> bool:
@@ -132,6 +159,8 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
         return dict(state)
     if target == "megvii":
         raise WeightsError(f"files of {PROJECTS[target]} are only read", remedy="Write an MMDetection file.")
+    if target == "transformers":
+        return _to_folder(state, model)
     reasons = torchvision.incompatibilities(model, state) if target == "torchvision" else mmdet.incompatibilities(model)
     if reasons:
         raise WeightsError(
@@ -143,7 +172,7 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
     for ours, tensor in state.items():
         if ours in left_out:
             continue
-        theirs = their_name(ours, target, model.detector)
+        theirs = their_name(ours, target, model)
         if theirs is None:
             raise AssertionError(
                 f"{ours} has no place in a file of {PROJECTS[target]}: `incompatibilities` is incomplete"
@@ -152,6 +181,17 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
         for name in mmdet.further_names(theirs, model) if target == "mmdet" else ():
             written[name] = tensor.clone()  # safetensors refuse tensors that share memory
     return written
+
+
+def _to_folder(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    if model.detr is None:
+        raise WeightsError(
+            f"transformers has no {model.detector}",
+            remedy="Keep the file as this project's own, or write another project's: --to mmdet or torchvision.",
+        )
+    settings_of(model.backbone)  # raises where there is none
+    named = {to_library(ours, model): tensor for ours, tensor in state.items()}
+    return {theirs: tensor for theirs, tensor in named.items() if theirs is not None}
 
 
 def require_readable(source: Format, model: ModelConfig, file: str) -> None:

@@ -14,7 +14,7 @@ from crosskd.weights.description import Description
 
 def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     """How to say in the other project what of a `model` is in no tensor."""
-    if target == "native":
+    if target in ("native", "transformers"):  # both say it themselves
         return []
     if target == "mmdet":
         pixels, post = model.pixels, model.postprocess

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from crosskd.convert.formats import require_readable, to_native
-from crosskd.convert.recognise import differences
+from crosskd.convert.recognise import class_count, differences
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
+from crosskd.weights.folder import require_count
 from crosskd.weights.pytorch import LISTED
 from crosskd.weights.tensors import check_finite, check_shapes
 
@@ -48,6 +49,7 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
             log.warning("%s: if the detections are wrong, it is this", difference)
     require_readable(source.format, detector.config, source.name)
     found = to_native(source.tensors, source.format, detector.config)
+    require_count(source.count, class_count(found.state, detector.config), source.name)
     wanted = detector.state_dict()
     unexpected = found.unexpected + [theirs for theirs, ours in found.names.items() if ours not in wanted]
     check_shapes(found.state, wanted, source.name)

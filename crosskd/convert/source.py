@@ -17,9 +17,11 @@ from crosskd.data.transforms import recorded_scale
 from crosskd.engine.checkpoint import read_checkpoint
 from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
+from crosskd.spec.detr.folder import Folder
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS
 from crosskd.spec.weights_file import FORMAT
 from crosskd.weights.description import Description
+from crosskd.weights.folder import folder_at, folder_tensors, record, told_by
 from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors, read_content, tensors_in
 
@@ -41,6 +43,7 @@ class Source:
     extra: dict[str, str] = field(default_factory=dict)  # further metadata of ours: step, ap, augment ...
     config: dict[str, Any] = field(default_factory=dict)  # MMDetection's own, as `parse_config` reads it
     notes: list[str] = field(default_factory=list)  # what was around the tensors, and what beside them was left out
+    count: int | None = None  # of classes, where it says that of itself
 
     def image_settings(self) -> dict[str, Any]:
         """As `Description.image_settings`."""
@@ -48,13 +51,16 @@ class Source:
 
 
 def read_source(path: Path | str) -> Source:
-    """Read our safetensors or training checkpoint, an MMDetection or a torchvision file; safetensors or PyTorch.
+    """Read our safetensors or training checkpoint, an MMDetection or a torchvision file; safetensors or PyTorch; or a
+    folder of transformers.
 
     Nothing in the file is run. Of a training checkpoint only the student is taken: its average where the run keeps
     one, as a training delivers it; neither a teacher, nor what distillation terms learn themselves, nor the optimizer.
     Raises `WeightsError`, and `CheckpointCorrupt` for a checkpoint that is not what its digest says.
     """
     path = Path(path)
+    if (folder := folder_at(path)) is not None:
+        return _from_folder(path, folder)
     content, safetensors = read_content(path), is_safetensors(path)
     if not safetensors and _is_checkpoint(content):
         return _from_checkpoint(read_checkpoint(path), path.name)  # again: this one heeds the digest
@@ -73,6 +79,15 @@ def read_source(path: Path | str) -> Source:
     if form != "native" and not own:
         extra["augment"] = json.dumps(OF_OTHER_PROJECTS)
     return Source(path.name, form, found.tensors, model, classes, extra, config, found.notes)
+
+
+def _from_folder(path: Path, folder: Folder) -> Source:
+    told = told_by(folder)
+    extra = {"augment": record(told)["augment"]}
+    tensors = folder_tensors(path, folder)
+    return Source(
+        path.name, "transformers", tensors, told.model, told.classes, extra, notes=told.notes, count=told.count
+    )
 
 
 def _own_entry(content: Any) -> dict[str, str]:

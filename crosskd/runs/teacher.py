@@ -12,6 +12,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
+from crosskd.spec.inputs import is_folder
 from crosskd.spec.pairing import require_pair
 from crosskd.weights.description import describe
 from crosskd.weights.tensors import is_safetensors
@@ -48,7 +49,7 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
 
     Of another project's file the names are only a default: it may spell the same classes otherwise.
     """
-    if not is_safetensors(path):
+    if not is_folder(path) and not is_safetensors(path):
         source = read_source(path)
         return _required(teacher.model or source.model, path), teacher.classes or source.classes
     description = describe(path, where="/teacher/weights")

@@ -171,6 +171,23 @@ def opened(path: Path | str) -> Path:
     return Path(f"/dev/fd/{found.descriptor}")
 
 
+def is_folder(path: Path | str) -> bool:
+    """Whether `path` is a folder: judged already, if it is pinned."""
+    found = _pinned.get(_key(path))
+    return Path(path).is_dir() if found is None else stat.S_ISDIR(os.fstat(found.descriptor).st_mode)
+
+
+def opened_in(folder: Path | str, name: str) -> Path:
+    """As `opened`, of the file `name` in a `folder`: of a pinned one only what was opened with it is there.
+
+    Raises `FileNotFoundError` for anything else in it.
+    """
+    path = Path(folder) / name
+    if _key(folder) in _pinned and _key(path) not in _pinned:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    return opened(path)
+
+
 def folder_path(path: Path | str) -> Path:
     """Where the folder `path` lies, links followed: judged already, if it is pinned."""
     found = _pinned.get(_key(path))

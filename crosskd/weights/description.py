@@ -14,6 +14,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import image_settings, scale_of
 from crosskd.spec.input_contract import evaluation_scale, scale_in
+from crosskd.weights.folder import folder_at, record, told_by
 from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors
 
@@ -79,7 +80,12 @@ class Description:
 
 
 def describe(path: Path, *, where: str = "") -> Description:
-    """What the header of a safetensors file says; of another file, nothing. Raises `WeightsError`."""
+    """What the header of a safetensors file says, or the JSON of a folder; of another file, nothing.
+
+    Raises `WeightsError`.
+    """
+    if (folder := folder_at(path)) is not None:
+        return Description(path.name, record(told_by(folder)), where)
     return Description(path.name, read_header(path)[0] if is_safetensors(path) else {}, where)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from crosskd.errors import CrossKDError
+from crosskd.spec.detr.folder import read_folder
 from crosskd.spec.files import FileKind
-from crosskd.spec.inputs import opened
+from crosskd.spec.inputs import is_folder, opened, opened_in
 
 SUFFIX = ".tmp"
 
@@ -34,9 +35,20 @@ class File:
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file, in hex."""
+    """The sha256 of a file, in hex; of a folder of weights, that of the lines that sha256sum writes of what is read."""
+    if is_folder(path):
+        return _folder_digest(path)
     with opened(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_digest(path: Path) -> str:
+    names = read_folder(path.name, lambda name: opened_in(path, name).open("rb")).all_files
+    lines = []
+    for name in sorted(names):
+        with opened_in(path, name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextlib.contextmanager

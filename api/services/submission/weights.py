@@ -20,7 +20,7 @@ from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
-from crosskd.spec.detr.names import INSTEAD, NOT_READ, is_library_checkpoint
+from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.torchvision_names import INSTEAD as ANOTHER
@@ -210,7 +210,7 @@ def _header(file: BinaryIO, path: Path) -> WeightsHeader | None:
         return None
     header = read_header(file)
     if is_library_checkpoint(header.shapes):
-        raise NotWeights(f"{path.name} is {NOT_READ}", INSTEAD)
+        raise NotWeights(f"{path.name} is {ALONE}", INSTEAD)
     names = unwrap(header.shapes).names
     return WeightsHeader({plain: header.shapes[name] for name, plain in names.items()}, header.metadata)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# What is said of a checkpoint of the library's.
-NOT_READ = "a DETR as transformers saves it, whose checkpoints are not read yet"
-INSTEAD = "Use weights that this project wrote: train the detector here, by `student.detector` and the sizes in `detr`."
+# What is said of a checkpoint of the library's without its folder.
+ALONE = "a DETR as transformers saves it, whose sizes stand in the config.json beside it"
+INSTEAD = "Name the folder that holds both, in place of the file."
 
 # Parts of a name. The last one has a row more than there are classes: for a query that is none.
 NOISY_CLASSES = "denoising_class_embed"

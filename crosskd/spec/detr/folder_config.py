@@ -1,0 +1,273 @@
+"""A `config.json` of transformers as a model of ours, and the way back. Imports neither torch nor transformers.
+
+The mapping is closed. Each field is one of our knobs; or has the value that we build with, which is the library's own;
+or only says how the library trains or begins. Whatever else stands there is refused by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from crosskd.errors import WeightsError
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.detr.folder_backbone import backbone_of, settings_of
+from crosskd.spec.detr.section import library_values
+from crosskd.spec.detr.types import TYPES, ModelType
+from crosskd.spec.registry import BACKBONES as OURS
+from crosskd.spec.registry import use_one_of
+from crosskd.spec.section import MAX_CLASSES
+
+FIELDS = Path(__file__).with_name("fields.json")
+# Model types of backbones -> the library's class of their configuration.
+BACKBONES = {"rt_detr_resnet": "RTDetrResNetConfig", "hgnet_v2": "HGNetV2Config", "resnet": "ResNetConfig"}
+UNUSED = "N/A"  # how COCO's unused ids are called in published files
+MAX_NAME = 200
+MAPS = 3
+
+# Fields of every configuration that change nothing in what a model computes.
+_OF_ALL = frozenset(
+    {
+        "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "architectures",
+        "transformers_version", "torch_dtype", "dtype", "model_type", "id2label", "label2id", "num_labels",
+        "problem_type", "return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward",
+        "is_encoder_decoder", "use_cache", "num_hidden_layers", "head_dim", "finetuning_task", "task_specific_params",
+    }
+)  # fmt: skip
+# Of a DETR: how its backbone is named, which is judged by itself.
+_OF_BACKBONE = frozenset(
+    {"backbone_config", "backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone", "num_channels"}
+)
+# How the library trains, begins or computes; what a model detects does not depend on it.
+_OF_TRAINING = re.compile(
+    r"matcher_.+|weight_loss_.+|focal_.+|use_focal_loss|.+_cost|.+_coefficient|label_noise_ratio|box_noise_scale|"
+    r"auxiliary_loss|attention_dropout|activation_dropout|encoder_layerdrop|initializer_.+|init_.+|"
+    r"freeze_backbone_batch_norms|tie_word_embeddings|return_intermediate|disable_custom_kernels|"
+    r"max_position_embeddings|two_stage_num_proposals"
+)
+_REMOTE = ("auto_map", "custom_pipelines", "trust_remote_code")
+_GENERIC = re.compile(r"LABEL_\d+")
+_REMEDY = "Use a checkpoint of a size that this project builds; docs/training.md says which fields have knobs."
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a folder's JSON says; `classes` in label order, None where they have no names of their own."""
+
+    model: ModelConfig
+    classes: list[str] | None
+    count: int | None  # of classes; None: not said
+    augment: dict[str, Any]  # as weights files record the scale at which they are evaluated
+    notes: list[str]
+
+
+@cache
+def fields() -> dict[str, dict[str, Any]]:
+    """Model type -> field -> the library's default."""
+    told: dict[str, dict[str, Any]] = json.loads(FIELDS.read_text(encoding="utf-8"))["fields"]
+    return told
+
+
+def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None) -> Told:
+    """What the folder `name` holds. Raises `WeightsError`, which names the field that is at fault."""
+    for field in _REMOTE:
+        if config.get(field) or (preprocessor or {}).get(field):
+            raise WeightsError(
+                f"{name} brings code of its own ({field}), and such code is never run",
+                remedy="Use a checkpoint of a model that transformers itself has.",
+            )
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in TYPES:
+        told = repr(kind)[:100] if kind is not None else "none"
+        raise WeightsError(f"config.json of {name} is of model type {told}", remedy=use_one_of(TYPES, str(kind)[:100]))
+    reader = _Reader(name, kind, TYPES[kind], config)  # type: ignore[index]  # it is one of them
+    values, notes = reader.values()
+    classes, count = _classes(name, config)
+    pixels = _pixels(name, kind, preprocessor, notes)
+    section = {"detector": kind, "backbone": backbone_of(name, config, fields()), "detr": values, "pixels": pixels}
+    try:
+        model = ModelConfig.model_validate(section)
+    except ValidationError as error:
+        raise reader.unfit(error) from error
+    reader.require_channels(model)
+    return Told(model, classes, count, _scale(preprocessor), notes)
+
+
+class _Reader:
+    def __init__(self, name: str, kind: str, entry: ModelType, config: Mapping[str, Any]) -> None:
+        self.name, self.entry, self.config = name, entry, config
+        self.defaults = fields()[kind]
+        self.ours = {theirs: knob for knob, names in entry.knobs.items() for theirs in names}
+
+    def get(self, field: str) -> Any:
+        return self.config.get(field, self.defaults.get(field))
+
+    def values(self) -> tuple[dict[str, Any], list[str]]:
+        """The section `detr`, and what is worth saying."""
+        notes = []
+        derived = {"encoder_in_channels", "decoder_in_channels"}
+        for field, value in self.config.items():
+            if field in _OF_ALL | _OF_BACKBONE | derived or field in self.ours:
+                continue
+            if field not in self.defaults:
+                raise self.refused(field, "which this version does not know")
+            if value == self.defaults[field]:
+                continue
+            if not _OF_TRAINING.fullmatch(field):
+                raise self.refused(field, f"and this project builds it with {_short(self.defaults[field])} alone")
+            if field not in self.entry.fixed:
+                notes.append(f"{field} is {_short(value)} there; this project trains with {self.defaults[field]!r}")
+        return self._knobs(), notes
+
+    def _knobs(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for knob, names in self.entry.knobs.items():
+            told = [self.get(field) for field in names]
+            if any(value != told[0] for value in told):
+                both = " and ".join(f"{field} {_short(value)}" for field, value in zip(names, told, strict=True))
+                raise WeightsError(f"config.json of {self.name} has {both}, and they are one knob here", remedy=_REMEDY)
+            found[knob] = told[0]
+        if isinstance(found.get("level_points"), list):
+            del found["points"]
+        else:
+            found.pop("level_points", None)
+        for knob, alike in (("encoder_width", "width"), ("encoder_feedforward", "feedforward")):
+            if knob in found and found[knob] == found[alike]:
+                del found[knob]
+        return found
+
+    def require_channels(self, model: ModelConfig) -> None:
+        """What the library derives of others it also writes down."""
+        assert model.detr is not None
+        if not self.entry.fits_maps:
+            return
+        channels = list(OURS[model.backbone.name].channels(model.backbone.width)[-MAPS:])
+        wanted = {"encoder_in_channels": channels, "decoder_in_channels": [model.detr.maps_width] * MAPS}
+        for field, value in wanted.items():
+            if self.get(field) != value:
+                raise self.refused(field, f"and its other sizes make it {value}")
+
+    def refused(self, field: str, why: str) -> WeightsError:
+        value = _short(self.config.get(field, self.defaults.get(field)))
+        return WeightsError(f"config.json of {self.name} has {field[:100]}: {value}, {why}", remedy=_REMEDY)
+
+    def unfit(self, error: ValidationError) -> WeightsError:
+        """Our knobs' faults, by the names that stand in the file."""
+        told = []
+        for fault in error.errors():
+            place, what = fault["loc"], fault["msg"].removeprefix("Value error, ")
+            knob = str(place[1]) if place[:1] == ("detr",) and str(place[-1]) in self.entry.knobs else None
+            names = self.entry.knobs[knob] if knob else ()  # type: ignore[index]
+            field = " and ".join(names) or ".".join(map(str, place))
+            told.append(f"{field}: {what} (it is {_short(fault['input'])})")
+        return WeightsError(
+            f"config.json of {self.name} is of no size that is built here: {'; '.join(told)}", remedy=_REMEDY
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+def _classes(name: str, config: Mapping[str, Any]) -> tuple[list[str] | None, int | None]:
+    """Of `id2label`; ids of COCO that nobody uses have no names of their own, and are called by their id too."""
+    told = config.get("id2label")
+    if told is None:
+        return None, None
+    remedy = "Give each class a name: `id2label` must map 0, 1, 2 … to texts of their own."
+    fault = WeightsError(f"id2label of {name} does not name classes in label order", remedy=remedy)
+    if not isinstance(told, dict) or not 0 < len(told) <= MAX_CLASSES:
+        raise fault
+    names = [told.get(str(place)) for place in range(len(told))]
+    if not all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in names):
+        raise fault
+    unique = [f"{text} {place}" if text == UNUSED else str(text) for place, text in enumerate(names)]
+    if len(set(unique)) != len(unique):
+        twice = next(text for text in unique if unique.count(text) > 1)
+        raise WeightsError(f"id2label of {name} has {twice!r} twice", remedy=remedy)
+    return (None if all(_GENERIC.fullmatch(text) for text in unique) else unique), len(unique)
+
+
+def _pixels(name: str, kind: str, preprocessor: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+    """How images are normalised, in values 0..255; published real-time DETRs are given values from 0 to 1."""
+    told = preprocessor
+    if told is None:
+        told = {"do_normalize": kind == "deformable_detr"}
+        notes.append("there is no preprocessor_config.json: images are normalised as published for the model type")
+    factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0
+    mean, std = [0.0] * MAPS, [1.0] * MAPS
+    if told.get("do_normalize", kind == "deformable_detr"):
+        mean = told.get("image_mean", [0.485, 0.456, 0.406])
+        std = told.get("image_std", [0.229, 0.224, 0.225])
+    try:
+        made = {
+            part: [round(float(v) / float(factor), 6) for v in values]
+            for part, values in (("mean", mean), ("std", std))
+        }
+        if any(len(values) != MAPS for values in made.values()):
+            raise ValueError
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise WeightsError(
+            f"preprocessor_config.json of {name} does not say how images are normalised",
+            remedy="It must have rescale_factor, and image_mean and image_std of three numbers each.",
+        ) from None
+    return made
+
+
+def _scale(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of its resizing can be recorded: the two edges."""
+    told: dict[str, Any] = {"antialias": True}
+    size = (preprocessor or {}).get("size")
+    if not isinstance(size, dict):
+        return told
+    short, long = size.get("shortest_edge"), size.get("longest_edge")
+    if all(type(edge) is int and 32 <= edge <= 4096 for edge in (short, long)):
+        return {**told, "short_edges": [short], "long_edge": max(short, long), "pad_to": 32}
+    return told
+
+
+# --- the way back ----------------------------------------------------------------------------------------------------
+
+
+def config_of(model: ModelConfig, classes: list[str]) -> dict[str, Any]:
+    """The `config.json` of a model. Raises `WeightsError` where the library has no such backbone."""
+    kind = TYPES[model.detector]  # type: ignore[index]  # a DETR's
+    assert model.detr is not None
+    channels = list(OURS[model.backbone.name].channels(model.backbone.width)[-MAPS:])
+    of_maps = {"encoder_in_channels": channels, "decoder_in_channels": [model.detr.maps_width] * MAPS}
+    values = {**fields()[model.detector], **library_values(model.detr, kind), **(of_maps if kind.fits_maps else {})}
+    return {
+        "architectures": [kind.model],
+        "model_type": model.detector,
+        **values,
+        "backbone_config": settings_of(model.backbone),
+        "id2label": {str(place): name for place, name in enumerate(classes)},
+        "label2id": {name: place for place, name in enumerate(classes)},
+    }
+
+
+def preprocessor_of(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, Any]:
+    """The `preprocessor_config.json`: the normalisation, and the edges at which it was evaluated, if known."""
+    names = {"deformable_detr": "DeformableDetrImageProcessor"}
+    short, long = (augment.get("short_edges") or [800])[-1], augment.get("long_edge", 1333)
+    return {
+        "image_processor_type": names.get(model.detector, "RTDetrImageProcessor"),
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [value / 255 for value in model.pixels.mean],
+        "image_std": [value / 255 for value in model.pixels.std],
+        "do_resize": True,
+        "resample": 2,
+        "do_pad": True,
+        "size": {"shortest_edge": augment.get("val_short_edge") or short, "longest_edge": long},
+        "format": "coco_detection",
+    }
