@@ -58,7 +58,10 @@ def format_of(names: Iterable[str], file: str) -> Format:
 
 
 def our_name(name: str, source: Format, detector: str, model: ModelConfig | None = None) -> str | None:
-    """The name in a file as ours; None for what a `detector` does not have. A folder of transformers says its `model`."""
+    """The name in a file as ours; None for what a `detector` does not have.
+
+    A folder of transformers also says its `model`.
+    """
     if source == "transformers":
         return from_library(name, model) if model is not None else None
     if source == "native":
@@ -126,7 +129,10 @@ def to_native(state: Mapping[str, Tensor], source: Format, model: ModelConfig) -
 
 
 def _add_twins(found: Translated, model: ModelConfig) -> None:
-    """What the library saves once under one of its names. Raises `WeightsError` where two names should have been one."""
+    """What the library saves once, by its other names too.
+
+    Raises `WeightsError` where two names should be one tensor's and are not.
+    """
     for name, tensor in list(found.state.items()):
         other = found.state.get(same_tensor(name, model) or name, tensor)
         if other.shape != tensor.shape or not (tensor.is_meta or torch.equal(other, tensor)):

@@ -65,9 +65,12 @@ Channels = Annotated[int, Field(ge=8, le=4096)]
 
 
 class FileRef(Section):
-    """A file of weights."""
+    """A file of weights, or a folder in which transformers saved a DETR."""
 
-    file: PathText = Field(description="Path of the file: in one of the service's data roots, or relative to one.")
+    file: PathText = Field(
+        description="Path of the file: in one of the service's data roots, or relative to one. Weights of a whole "
+        "detector may be a folder, too: one of transformers, with config.json and safetensors."
+    )
 
 
 class JobRef(Section):

@@ -24,7 +24,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "backbone_config": {**_PLAIN, "layer_type": "basic", "out_indices": [2, 3, 4]},
     },
     "rt_detr": {**_HYBRID, "hidden_expansion": 0.5, "backbone": "rt_detr_resnet_tiny"},
-    "rt_detr_v2": {**_HYBRID, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "backbone": "rt_detr_resnet18"},
+    "rt_detr_v2": {
+        **_HYBRID, "encoder_hidden_dim": 32, "decoder_in_channels": [32] * 3, "backbone": "rt_detr_resnet18",
+    },
     "d_fine": {
         **_HYBRID, "backbone": "hgnet_v2_b0", "decoder_n_points": [3, 6, 3], "depth_mult": 0.34, "reg_scale": 8.0,
         "max_num_bins": 8, "hidden_expansion": 0.5,

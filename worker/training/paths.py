@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from crosskd.errors import ConfigError
+from crosskd.errors import ConfigError, CrossKDError
 from crosskd.spec import inputs
 from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, ModelConfig, Section, TrainConfig
+from crosskd.spec.detr.folder import read_folder
 
+_WEIGHTS = ("/weights/file", "/student/init/file", "/teacher/weights/file")  # of a whole detector: a folder will do
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -63,13 +68,50 @@ def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[list[Path]]
     """
     real_roots = [inputs.real_path(root) for root in roots]
     with ExitStack() as stack:
-        opened = {path: stack.enter_context(_open(pointer, path, real_roots)) for pointer, path in _paths(config)}
+        opened: dict[str, inputs.Input] = {}
+        for pointer, path in _paths(config):
+            opened[path] = stack.enter_context(_open(pointer, path, real_roots))
+            if pointer in _WEIGHTS:
+                opened.update(_content(pointer, path, opened[path], real_roots, stack))
         with inputs.pinned(opened):
             yield real_roots
 
 
+def _content(
+    pointer: str, path: str, found: inputs.Input, roots: Sequence[Path], stack: ExitStack
+) -> dict[str, inputs.Input]:
+    """The files of a checkpoint folder, which are all that is read of it; of a file none."""
+    if not stat.S_ISDIR(os.fstat(found.descriptor).st_mode):
+        return {}
+
+    def opener(name: str) -> BinaryIO:
+        try:
+            return os.fdopen(inputs.open_within(found.path / name, roots).descriptor, "rb")
+        except (inputs.LeadsOutside, inputs.WrongKind):
+            raise ConfigError(
+                f"{name} in {path} is no regular file in this worker's data roots",
+                where=pointer,
+                remedy="Copy the file itself into the folder.",
+            ) from None
+
+    try:
+        names = read_folder(Path(path).name, opener).all_files
+    except CrossKDError as error:
+        error.where = error.where or pointer
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read on this worker: {error.strerror}",
+            where=pointer,
+            remedy="Give the worker's user the right to read it.",
+        ) from None
+    return {
+        str(Path(path) / name): stack.enter_context(_open(pointer, str(found.path / name), roots)) for name in names
+    }
+
+
 def _open(pointer: str, path: str, roots: Sequence[Path]) -> inputs.Input:
-    folder = pointer.endswith("/images")
+    folder = pointer.endswith("/images") or (pointer in _WEIGHTS and Path(path).is_dir())
     try:
         return inputs.open_within(path, roots, folder=folder)
     except inputs.LeadsOutside:

@@ -30,6 +30,11 @@ def open_file(text: str, roots: Sequence[Path]) -> Input:
     return _open(text, roots, folder=False)
 
 
+def open_folder(text: str, roots: Sequence[Path]) -> Input:
+    """As `open_file`, of a folder."""
+    return _open(text, roots, folder=True)
+
+
 def locate_folder(text: str, roots: Sequence[Path]) -> Path:
     """The real path of the folder that `text` means, as `open_file` has it. Raises `PathRefused`."""
     with _open(text, roots, folder=True) as found:

@@ -1,8 +1,8 @@
 """The teacher of a distillation: what its weights are, and whether they fit what the specification says.
 
 A teacher comes from another job, whose row says everything, also while that job is still on its way; or from a
-safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a file that only
-torch can read, which the worker checks.
+safetensors file, whose header says its tensors and, if it is ours, its model and classes; or from a folder of
+transformers, which says all of that too; or from a file that only torch can read, which the worker checks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from sqlalchemy import select
 from api.database import Database, Session
 from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
+from api.services.submission.weights_folder import FoundFolder, look_at_folder
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
+from crosskd.errors import WeightsError
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
@@ -148,7 +150,12 @@ def source_of_training(ref: JobRef, spec: dict[str, Any]) -> Source:
 
 def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer: str) -> Source | None:
     try:
+        if (folder := look_at_folder(ref.file, roots)) is not None:
+            return _of_folder(folder)
         path, header = look_at(ref.file, roots)
+    except WeightsError as error:
+        faults.append(Fault(pointer=pointer, detail=error.message, remedy=error.remedy))
+        return None
     except (PathRefused, NotWeights) as error:
         faults.append(Fault(pointer=pointer, detail=error.detail, remedy=error.remedy))
         return None
@@ -169,6 +176,18 @@ def _from_file(roots: Sequence[Path], ref: FileRef, faults: list[Fault], pointer
         _scale_of(header),
         image_settings=_settings_in(header),
         held=torchvision_detector(header.shapes),
+    )
+
+
+def _of_folder(folder: FoundFolder) -> Source:
+    told = folder.told
+    return Source(
+        FileRef(file=str(folder.path)),
+        told.model,
+        told.classes,
+        dict(folder.shapes),
+        scale_of(told.augment) if "short_edges" in told.augment else None,
+        image_settings=image_settings(told.augment),
     )
 
 

@@ -104,6 +104,7 @@ def _json(name: str, file: str, opener: Opener, most: int) -> dict[str, Any] | N
         raise WeightsError(f"{file} of {name} is larger than {most} bytes", remedy=_SAVE)
     try:
         told = json.loads(content, parse_constant=_no_number)
+        json.dumps(told, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, RecursionError):
         raise WeightsError(f"{file} of {name} is no JSON", remedy=_SAVE) from None
     if not isinstance(told, dict):

@@ -74,6 +74,12 @@ def to_library(name: str, model: ModelConfig) -> str | None:
     return re.sub(r"layers\.(\d+)\.mlp\.layers\.([01])\.", lambda m: f"layers.{m[1]}.fc{int(m[2]) + 1}.", rest)
 
 
+def class_rows(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How many classes the tensors of these shapes are made for, by our names; None where nothing says it."""
+    layers = [shape for name, shape in shapes.items() if name.endswith("class_embed.0.bias") and len(shape) == 1]
+    return layers[0][0] if layers else None
+
+
 def twins(name: str) -> list[str]:
     """Our names of the tensor that a missing one may be a second name of, the nearest first.
 

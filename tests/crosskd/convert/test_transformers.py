@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.detectors.detr import field_table
 from crosskd.detectors.detr.detector import corners
 from crosskd.detectors.detr.view import shares
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import ConfigError
 from crosskd.spec.detr import folder_config
 from crosskd.spec.detr.types import TYPES
 from crosskd.weights.description import describe
-from crosskd.weights.files import file_digest
-from tests.support import detrs, library_folders, small
+from tests.support import library_folders, small
 
 ALL = sorted(TYPES)
 
