@@ -196,7 +196,7 @@ BAD: list[tuple[str, str, Callable[[Path], None], str]] = [
         "two values of one",
         "one",
         _tensors(lambda x: x.update({"class_embed.0.bias": torch.ones(4)})),
-        "made for 4",
+        "made for 4|second name",
     ),
     ("another tensor", "one", _tensors(lambda x: x.update({"model.more": torch.ones(1)})), "no place for|unknown"),
     ("a tensor less", "one", _tensors(lambda x: x.pop("model.enc_output.0.bias")), "misses tensors|missing"),

@@ -13,7 +13,7 @@ from crosskd.convert import megvii, mmdet, mmdet_regions, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import settings_of
-from crosskd.spec.detr.folder_names import from_library, same_tensor, to_library, with_twins
+from crosskd.spec.detr.folder_names import from_library, same_tensor, second_names, to_library, with_twins
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.shapes import expected_shapes
 
@@ -133,14 +133,20 @@ def _add_twins(found: Translated, model: ModelConfig) -> None:
 
     Raises `WeightsError` where two names should be one tensor's and are not.
     """
+    wanted = expected_shapes(model, 1)
+    second = second_names(found.state, wanted)
     for name, tensor in list(found.state.items()):
-        other = found.state.get(same_tensor(name, model) or name, tensor)
+        other = found.state.get(second.get(name) or same_tensor(name, model) or name, tensor)
         if other.shape != tensor.shape or not (tensor.is_meta or torch.equal(other, tensor)):
             raise WeightsError(
                 f"{to_library(name, model)} is another tensor than the one that it should be a second name of",
                 remedy="Save the model anew with transformers: `model.save_pretrained(FOLDER)`.",
             )
-    added = with_twins(found.state, expected_shapes(model, 1))
+    for name, first in second.items():
+        found.state[first] = found.state.pop(name)
+        theirs = next(theirs for theirs, ours in found.names.items() if ours == name)
+        found.names[theirs] = first
+    added = with_twins(found.state, wanted)
     found.state.update({name: found.state[twin] for name, twin in added.items()})
     found.implied.extend(added)
 

@@ -17,7 +17,7 @@ from api.services.submission.weights_header import MAX_HEADER, NotSafetensors, S
 from crosskd.errors import WeightsError
 from crosskd.spec.detr.folder import Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, read_config
-from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, to_library, with_twins
+from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, second_names, to_library, with_twins
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from crosskd.spec.shapes import expected_shapes
 
@@ -98,6 +98,9 @@ def _ours(name: str, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape
             remedy="Use the config.json that the tensors were saved with.",
         )
     expected = expected_shapes(told.model, rows or 1)
+    for second, first in second_names(found, expected).items():
+        if found.setdefault(first, found[second]) == found[second]:
+            del found[second]
     found |= {ours: found[twin] for ours, twin in with_twins(found, expected).items()}
     kinds = {
         "misses tensors that its config.json asks for": [

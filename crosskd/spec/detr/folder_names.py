@@ -6,7 +6,7 @@ The library saves by the names that published files have, and reads those that i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.registry import BACKBONES
@@ -102,6 +102,11 @@ def with_twins(found: Mapping[str, object], wanted: Iterable[str]) -> dict[str, 
         for name in wanted
         if name not in found and (twin := next((other for other in twins(name) if other in found), None)) is not None
     }
+
+
+def second_names(found: Iterable[str], wanted: Container[str]) -> dict[str, str]:
+    """Of what was `found` and a model has by another name alone: that name, which is `wanted`."""
+    return {name: told[0] for name in found if name not in wanted and (told := twins(name)) and told[0] in wanted}
 
 
 def same_tensor(name: str, model: ModelConfig) -> str | None:
