@@ -32,7 +32,7 @@ def fields_of(config: str) -> dict[str, Any]:
 
 
 def all_fields() -> dict[str, dict[str, Any]]:
-    told = {name: fields_of(kind.config) for name, kind in TYPES.items()}
+    told = {str(name): fields_of(kind.config) for name, kind in TYPES.items()}
     return {**told, **{name: fields_of(config) for name, config in BACKBONES.items()}}
 
 

@@ -31,6 +31,7 @@ BACKBONES = {"rt_detr_resnet": "RTDetrResNetConfig", "hgnet_v2": "HGNetV2Config"
 UNUSED = "N/A"  # how COCO's unused ids are called in published files
 MAX_NAME = 200
 MAPS = 3
+_MIN_EDGE, _MAX_EDGE = 32, 4096  # pixels
 
 # Fields of every configuration that change nothing in what a model computes.
 _OF_ALL = frozenset(
@@ -52,6 +53,7 @@ _OF_TRAINING = re.compile(
     r"freeze_backbone_batch_norms|tie_word_embeddings|return_intermediate|disable_custom_kernels|"
     r"max_position_embeddings|two_stage_num_proposals"
 )
+_TYPES: Mapping[str, ModelType] = {str(name): kind for name, kind in TYPES.items()}
 _REMOTE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _GENERIC = re.compile(r"LABEL_\d+")
 _REMEDY = "Use a checkpoint of a size that this project builds; docs/training.md says which fields have knobs."
@@ -84,10 +86,10 @@ def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str,
                 remedy="Use a checkpoint of a model that transformers itself has.",
             )
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         told = repr(kind)[:100] if kind is not None else "none"
-        raise WeightsError(f"config.json of {name} is of model type {told}", remedy=use_one_of(TYPES, str(kind)[:100]))
-    reader = _Reader(name, kind, TYPES[kind], config)  # type: ignore[index]  # it is one of them
+        raise WeightsError(f"config.json of {name} is of model type {told}", remedy=use_one_of(_TYPES, str(kind)[:100]))
+    reader = _Reader(name, kind, _TYPES[kind], config)
     values, notes = reader.values()
     classes, count = _classes(name, config)
     pixels = _pixels(name, kind, preprocessor, notes)
@@ -164,7 +166,7 @@ class _Reader:
         for fault in error.errors():
             place, what = fault["loc"], fault["msg"].removeprefix("Value error, ")
             knob = str(place[1]) if place[:1] == ("detr",) and str(place[-1]) in self.entry.knobs else None
-            names = self.entry.knobs[knob] if knob else ()  # type: ignore[index]
+            names = self.entry.knobs[knob] if knob else ()
             field = " and ".join(names) or ".".join(map(str, place))
             told.append(f"{field}: {what} (it is {_short(fault['input'])})")
         return WeightsError(
@@ -229,7 +231,11 @@ def _scale(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     if not isinstance(size, dict):
         return told
     short, long = size.get("shortest_edge"), size.get("longest_edge")
-    if all(type(edge) is int and 32 <= edge <= 4096 for edge in (short, long)):
+    if (
+        isinstance(short, int)
+        and isinstance(long, int)
+        and all(_MIN_EDGE <= edge <= _MAX_EDGE for edge in (short, long))
+    ):
         return {**told, "short_edges": [short], "long_edge": max(short, long), "pad_to": 32}
     return told
 
