@@ -70,6 +70,8 @@ def image_hints(source: Format, extra: Mapping[str, str], target: Format) -> lis
     antialias = Description("the file", extra).image_settings()["antialias"]
     if target == "native":
         return [] if antialias else [f"its images are resized without antialiasing, as {PROJECTS[source]} does"]
+    if target == "transformers":
+        return [] if antialias else ["its images were resized without antialiasing, and transformers resizes with it"]
     if antialias:
         return [f"it was trained on images resized with antialiasing, which {PROJECTS[target]} resizes without"]
     return []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.spec import registry
+from crosskd.spec.detr.folder_config import READ
 from crosskd.spec.detr.types import TYPES
 from crosskd.spec.distill import DistillConfig
 from crosskd.spec.evaluate_export import unexportable
@@ -104,7 +105,8 @@ def files() -> Rows:
     """A row for each detector: how it trains, the forms of its files that are read and written, and whether it becomes
     ONNX."""
     forms: Mapping[str, Iterable[str]] = {
-        "our own": registry.DETECTORS, "MMDetection's": mmdet.PAIRS, "torchvision's": torchvision.PAIRS
+        "our own": registry.DETECTORS, "MMDetection's": mmdet.PAIRS, "torchvision's": torchvision.PAIRS,
+        "transformers'": READ,
     }  # fmt: skip
     rows = [["detector", *PROOFS, *forms, "Megvii's", "ONNX"]]
     for detector, entry in registry.DETECTORS.items():

@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.detr.folder_names import to_library
 from crosskd.spec.registry import BACKBONES
+from crosskd.spec.shapes import expected_shapes
+from crosskd.weights.folder import write_folder
 from tests.support.detr_library import shake
 
 CLASSES = ["platelet", "red", "white"]
@@ -64,3 +68,10 @@ def write(folder: Path, kind: str, *, unit: bool | None = None, **changes: Any) 
         told |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.25, 0.5]}
         (folder / "preprocessor_config.json").write_text(json.dumps(told))
     return model
+
+
+def craft(folder: Path, model: ModelConfig, classes: list[str]) -> None:
+    """A folder whose tensors are all zeros, made without the library."""
+    shapes = {to_library(name, model): shape for name, shape in expected_shapes(model, len(classes)).items()}
+    state = {name: torch.zeros(shape) for name, shape in shapes.items() if name is not None}
+    write_folder(folder, state, model=model, classes=classes, extra={})

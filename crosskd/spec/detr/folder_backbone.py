@@ -26,7 +26,10 @@ _FREE = frozenset(
         "features_only", "freeze_batch_norm_2d", "use_cache",
     }
 )  # fmt: skip
-_OF_HGNET = frozenset({"embedding_size", "depths"})  # which it has of another network, and does not read
+# What an HGNetV2's has of another network, and does not read; published D-FINEs say anything there.
+_OF_HGNET = frozenset(
+    {"embedding_size", "depths", "layer_type", "downsample_in_first_stage", "downsample_in_bottleneck"}
+)
 
 
 def settings_of(backbone: BackboneConfig) -> dict[str, Any]:
@@ -70,16 +73,20 @@ def backbone_of(name: str, config: Mapping[str, Any], fields: Mapping[str, Mappi
     if told.get("out_indices", _INDICES) != _INDICES or told.get("out_features", _STAGES) != _STAGES:
         raise _refused(name, "a backbone that gives other maps than those at strides 8, 16 and 32")
     given = {field: told.get(field, value) for field, value in fields[str(kind)].items()}
-    if unknown := sorted(told.keys() - given.keys() - _FREE):
+    free = _FREE | (_OF_HGNET if kind == HGNET else frozenset())
+    if unknown := sorted(told.keys() - given.keys() - free):
         raise _refused(name, f"a backbone_config with {unknown[0][:100]}, which this version does not know")
     caffe = kind == PLAIN and given.get("layer_type") == "bottleneck" and given.get("downsample_in_bottleneck") is True
+    if kind == HGNET and all(
+        isinstance(given[field], list) for field in ("hidden_sizes", "stage_out_channels")
+    ):  # the first says what nobody asks for
+        given["hidden_sizes"] = [*given["stage_out_channels"][:1], *given["hidden_sizes"][1:]]
     width = given["stem_channels"][-1:] if kind == HGNET and isinstance(given["stem_channels"], list) else None
     width = width[0] if width else given.get("embedding_size")
     for ours, entry in BACKBONES.items():
         if entry.family != kind or type(width) is not int or width % entry.divisor or width <= 0:
             continue
         wanted = _told(ours, width) | ({"downsample_in_bottleneck": True} if caffe else {})
-        free = _FREE | (_OF_HGNET if kind == HGNET else frozenset())
         if all(given[field] == value for field, value in wanted.items() if field in given and field not in free):
             return {"name": ours, "width": width, "init": "random", **({"style": "caffe"} if caffe else {})}
     raise _refused(name, f"a {kind} backbone of sizes that no backbone of this project has at any width")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import backbone_of, settings_of
 from crosskd.spec.detr.section import library_values
-from crosskd.spec.detr.types import TYPES, ModelType
+from crosskd.spec.detr.types import TYPES, ModelType, TypeName
 from crosskd.spec.registry import BACKBONES as OURS
 from crosskd.spec.registry import use_one_of
 from crosskd.spec.section import MAX_CLASSES
@@ -53,7 +53,9 @@ _OF_TRAINING = re.compile(
     r"freeze_backbone_batch_norms|tie_word_embeddings|return_intermediate|disable_custom_kernels|"
     r"max_position_embeddings|two_stage_num_proposals"
 )
-_TYPES: Mapping[str, ModelType] = {str(name): kind for name, kind in TYPES.items()}
+# The types whose folders are read and written.
+READ: Sequence[TypeName] = ("deformable_detr", "rt_detr", "rt_detr_v2", "d_fine")
+_TYPES: Mapping[str, ModelType] = {name: TYPES[name] for name in READ}
 _REMOTE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _GENERIC = re.compile(r"LABEL_\d+")
 _REMEDY = "Use a checkpoint of a size that this project builds; docs/training.md says which fields have knobs."
@@ -225,11 +227,14 @@ def _pixels(name: str, kind: str, preprocessor: Mapping[str, Any] | None, notes:
 
 
 def _scale(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What of its resizing can be recorded: the two edges."""
+    """What of its resizing can be recorded: the two edges, or the square to which images are stretched."""
     told: dict[str, Any] = {"antialias": True}
     size = (preprocessor or {}).get("size")
     if not isinstance(size, dict):
         return told
+    side = size.get("height")
+    if isinstance(side, int) and side == size.get("width") and _MIN_EDGE <= side <= _MAX_EDGE:
+        return {**told, "short_edges": [side], "long_edge": side, "pad_to": 32, "keep_ratio": False}
     short, long = size.get("shortest_edge"), size.get("longest_edge")
     if (
         isinstance(short, int)
@@ -263,7 +268,10 @@ def config_of(model: ModelConfig, classes: list[str]) -> dict[str, Any]:
 def preprocessor_of(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, Any]:
     """The `preprocessor_config.json`: the normalisation, and the edges at which it was evaluated, if known."""
     names = {"deformable_detr": "DeformableDetrImageProcessor"}
-    short, long = (augment.get("short_edges") or [800])[-1], augment.get("long_edge", 1333)
+    short = augment.get("val_short_edge") or max(augment.get("short_edges") or [800])
+    size = {"shortest_edge": short, "longest_edge": augment.get("long_edge", 1333)}
+    if not augment.get("keep_ratio", True):
+        size = {"height": short, "width": short}
     return {
         "image_processor_type": names.get(model.detector, "RTDetrImageProcessor"),
         "do_rescale": True,
@@ -274,6 +282,6 @@ def preprocessor_of(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str,
         "do_resize": True,
         "resample": 2,
         "do_pad": True,
-        "size": {"shortest_edge": augment.get("val_short_edge") or short, "longest_edge": long},
+        "size": size,
         "format": "coco_detection",
     }

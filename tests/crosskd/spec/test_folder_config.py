@@ -1,0 +1,137 @@
+"""A `config.json` of transformers as a model: the published sizes, and what the JSON beside it says of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from crosskd.errors import WeightsError
+from crosskd.spec.config import ModelConfig
+from crosskd.spec.detr.folder_config import config_of, preprocessor_of, read_config
+
+# As the library's own scripts make the published configurations (convert_..._original_pytorch_checkpoint_to_hf.py).
+_R18 = {"model_type": "rt_detr_resnet", "hidden_sizes": [64, 128, 256, 512], "depths": [2] * 4, "layer_type": "basic"}
+_WIDE = {"encoder_ffn_dim": 2048, "encoder_hidden_dim": 384, "decoder_in_channels": [384] * 3}
+_HG = {"model_type": "hgnet_v2", "layer_type": "basic", "embedding_size": 32, "out_indices": [2, 3, 4]}
+_B0 = {
+    "hidden_sizes": [128, 256, 512, 1024], "stem_channels": [3, 16, 16], "stage_in_channels": [16, 64, 256, 512],
+    "stage_mid_channels": [16, 32, 64, 128], "stage_out_channels": [64, 256, 512, 1024],
+    "stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [3] * 4, "use_learnable_affine_block": True,
+}  # fmt: skip
+_B2 = {
+    "hidden_sizes": [192, 384, 768, 1536], "stem_channels": [3, 24, 32], "stage_in_channels": [32, 96, 384, 768],
+    "stage_mid_channels": [32, 64, 128, 256], "stage_out_channels": [96, 384, 768, 1536],
+    "stage_num_blocks": [1, 1, 3, 1], "stage_numb_of_layers": [4] * 4, "use_learnable_affine_block": True,
+}  # fmt: skip
+_B5 = {
+    "hidden_sizes": [256, 512, 1024, 2048], "stem_channels": [3, 32, 64], "stage_in_channels": [64, 128, 512, 1024],
+    "stage_mid_channels": [64, 128, 256, 512], "stage_out_channels": [128, 512, 1024, 2048],
+    "stage_num_blocks": [1, 2, 5, 2], "stage_numb_of_layers": [6] * 4,
+}  # fmt: skip
+_POINTS = {"decoder_n_points": [3, 6, 3]}
+PUBLISHED: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "rtdetr_r18vd": (
+        {"model_type": "rt_detr", "backbone_config": _R18, "encoder_in_channels": [128, 256, 512]}
+        | {"hidden_expansion": 0.5, "decoder_layers": 3, "backbone": None, "use_timm_backbone": False},
+        "rt_detr_resnet18",
+        {"expansion": 0.5, "decoder_layers": 3, "encoder_layers": 1, "dropout": 0.0},
+    ),
+    "rtdetr_r50vd": ({"model_type": "rt_detr"}, "rt_detr_resnet50", {}),
+    "rtdetr_v2_r101vd": (
+        {
+            "model_type": "rt_detr_v2",
+            "backbone_config": {"model_type": "rt_detr_resnet", "depths": [3, 4, 23, 3]},
+            **_WIDE,
+        },
+        "rt_detr_resnet101",
+        {"encoder_width": 384, "encoder_feedforward": 2048, "width": 256},
+    ),
+    "dfine_s": (
+        {"model_type": "d_fine", "backbone_config": _HG | _B0, "encoder_in_channels": [256, 512, 1024], **_POINTS}
+        | {"decoder_layers": 3, "hidden_expansion": 0.5, "depth_mult": 0.34},
+        "hgnet_v2_b0",
+        {"depth": 0.34, "level_points": [3, 6, 3]},
+    ),
+    "dfine_m": (
+        {"model_type": "d_fine", "backbone_config": _HG | _B2, "encoder_in_channels": [384, 768, 1536], **_POINTS}
+        | {"decoder_layers": 4, "depth_mult": 0.67},
+        "hgnet_v2_b2",
+        {"depth": 0.67},
+    ),
+    "dfine_l": ({"model_type": "d_fine", **_POINTS}, "hgnet_v2_b4", {}),
+    "dfine_x": ({"model_type": "d_fine", "backbone_config": _HG | _B5, **_WIDE, **_POINTS}, "hgnet_v2_b5", {}),
+    "deformable-detr-with-box-refine": (
+        {"model_type": "deformable_detr", "backbone": "resnet50", "use_timm_backbone": True, "with_box_refine": True},
+        "resnet50",
+        {"box_refine": True, "levels": 4, "dropout": 0.1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_are_ours_and_go_back(name: str) -> None:
+    config, backbone, knobs = PUBLISHED[name]
+    told = read_config(name, config, None)
+    assert told.model.detector == config["model_type"]
+    assert (told.model.backbone.name, told.model.backbone.init) == (backbone, "random")
+    assert told.model.detr is not None
+    assert {knob: getattr(told.model.detr, knob) for knob in knobs} == knobs
+    assert told.model == ModelConfig.model_validate(told.model.model_dump(mode="json"))
+    again = read_config("again", config_of(told.model, ["a"]), preprocessor_of(told.model, {}))
+    assert (again.model, again.classes) == (told.model, ["a"])
+
+
+def test_what_is_published_in_other_sizes_is_refused_by_name() -> None:
+    nano = _HG | _B0 | {"out_indices": [3, 4]}
+    for config, match in (
+        ({"model_type": "d_fine", "backbone_config": nano, "num_feature_levels": 2}, "num_feature_levels: 2"),
+        ({"model_type": "deformable_detr", "two_stage": True}, "two_stage: true"),
+        ({"model_type": "deformable_detr", "dilation": True}, "dilation: true"),
+        ({"model_type": "deformable_detr", "num_feature_levels": 1}, "num_feature_levels: Input should be greater"),
+    ):
+        with pytest.raises(WeightsError, match=match):
+            read_config("published", config, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "mean", "std", "scale"),
+    [
+        (None, 0.0, 255.0, {}),
+        (
+            {"do_normalize": False, "image_mean": [1, 1, 1], "size": {"height": 640, "width": 640}},
+            0.0,
+            255.0,
+            {"short_edges": [640], "long_edge": 640, "pad_to": 32, "keep_ratio": False},
+        ),
+        (
+            {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3},
+            127.5,
+            63.75,
+            {},
+        ),
+        (
+            {"do_rescale": False, "do_normalize": True, "image_mean": [100] * 3, "image_std": [50] * 3}
+            | {"size": {"shortest_edge": 800, "longest_edge": 1333}},
+            100.0,
+            50.0,
+            {"short_edges": [800], "long_edge": 1333, "pad_to": 32},
+        ),
+        ({"do_rescale": False, "size": {"height": 640, "width": 480}}, 0.0, 1.0, {}),
+    ],
+)
+def test_the_preprocessor_says_pixels_and_size(told: Any, mean: float, std: float, scale: dict[str, Any]) -> None:
+    found = read_config("folder", {"model_type": "rt_detr"}, told)
+    assert found.model.pixels.mean == (mean,) * 3
+    assert found.model.pixels.std == (std,) * 3
+    assert found.augment == {"antialias": True, **scale}
+
+
+def test_classes_are_named_once_and_generic_names_are_none() -> None:
+    names = ["N/A", "person", "N/A"]
+    told = read_config("coco", {"model_type": "rt_detr", "id2label": dict(zip("012", names, strict=True))}, None)
+    assert (told.classes, told.count) == (["N/A 0", "person", "N/A 2"], 3)
+    generic = {"0": "LABEL_0", "1": "LABEL_1"}
+    told = read_config("new", {"model_type": "rt_detr", "id2label": generic, "weight_loss_bbox": 2.0}, None)
+    assert (told.classes, told.count) == (None, 2)
+    assert told.notes[0] == "weight_loss_bbox is 2.0 there; this project trains with 5.0"
