@@ -77,12 +77,11 @@ def backbone_of(name: str, config: Mapping[str, Any], fields: Mapping[str, Mappi
     if unknown := sorted(told.keys() - given.keys() - free):
         raise _refused(name, f"a backbone_config with {unknown[0][:100]}, which this version does not know")
     caffe = kind == PLAIN and given.get("layer_type") == "bottleneck" and given.get("downsample_in_bottleneck") is True
-    if kind == HGNET and all(
-        isinstance(given[field], list) for field in ("hidden_sizes", "stage_out_channels")
-    ):  # the first says what nobody asks for
-        given["hidden_sizes"] = [*given["stage_out_channels"][:1], *given["hidden_sizes"][1:]]
-    width = given["stem_channels"][-1:] if kind == HGNET and isinstance(given["stem_channels"], list) else None
-    width = width[0] if width else given.get("embedding_size")
+    width = given.get("embedding_size")
+    if kind == HGNET:
+        width = _of_list(given["stem_channels"], -1)
+        # The first of these says what nobody asks for, and published files say anything there.
+        given["hidden_sizes"] = [_of_list(given["stage_out_channels"], 0), *_behind(given["hidden_sizes"])]
     for ours, entry in BACKBONES.items():
         if entry.family != kind or type(width) is not int or width % entry.divisor or width <= 0:
             continue
@@ -90,6 +89,14 @@ def backbone_of(name: str, config: Mapping[str, Any], fields: Mapping[str, Mappi
         if all(given[field] == value for field, value in wanted.items() if field in given and field not in free):
             return {"name": ours, "width": width, "init": "random", **({"style": "caffe"} if caffe else {})}
     raise _refused(name, f"a {kind} backbone of sizes that no backbone of this project has at any width")
+
+
+def _of_list(value: Any, place: int) -> Any:
+    return value[place] if isinstance(value, list) and value else None
+
+
+def _behind(value: Any) -> list[Any]:
+    return value[1:] if isinstance(value, list) else []
 
 
 def _unsaid(name: str, config: Mapping[str, Any]) -> dict[str, Any]:

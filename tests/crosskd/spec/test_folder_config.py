@@ -12,6 +12,7 @@ from crosskd.spec.detr.folder_config import config_of, preprocessor_of, read_con
 
 # As the library's own scripts make the published configurations (convert_..._original_pytorch_checkpoint_to_hf.py).
 _R18 = {"model_type": "rt_detr_resnet", "hidden_sizes": [64, 128, 256, 512], "depths": [2] * 4, "layer_type": "basic"}
+_R50 = {"model_type": "rt_detr_resnet"}
 _WIDE = {"encoder_ffn_dim": 2048, "encoder_hidden_dim": 384, "decoder_in_channels": [384] * 3}
 _HG = {"model_type": "hgnet_v2", "layer_type": "basic", "embedding_size": 32, "out_indices": [2, 3, 4]}
 _B0 = {
@@ -41,7 +42,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "rtdetr_v2_r101vd": (
         {
             "model_type": "rt_detr_v2",
-            "backbone_config": {"model_type": "rt_detr_resnet", "depths": [3, 4, 23, 3]},
+            "backbone_config": {**_R50, "depths": [3, 4, 23, 3]},
             **_WIDE,
         },
         "rt_detr_resnet101",
