@@ -247,6 +247,7 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(200), primary_key=True)
     devices: Mapped[list[Any]]
     versions: Mapped[dict[str, str]]
+    machine: Mapped[dict[str, Any] | None]  # `wire.workers.MachineSeen`; NULL: it did not tell
     first_seen: Mapped[datetime]
     last_seen: Mapped[datetime]
 

@@ -19,7 +19,8 @@ from wire.audit import Finding, Progress, Summary
 from wire.events import Event, EventKind, LogEvent
 from wire.jobs import Preset
 from wire.logs import LogPage, StoredLine
-from wire.system import Health, PresetList
+from wire.system import Health, PresetList, Ready
+from wire.workers import WorkerList
 
 
 class Client(ResultCalls, SweepCalls):
@@ -67,6 +68,19 @@ class Client(ResultCalls, SweepCalls):
     def health(self) -> Health:
         """Whether the service answers, and its version."""
         return parse(Health, self._send("GET", "/health"))
+
+    def health_and_date(self) -> tuple[Health, str | None]:
+        """As `health`, and the date by the service's clock, as HTTP has it."""
+        answer = self._send("GET", "/health")
+        return parse(Health, answer), answer.headers.get("date")
+
+    def ready(self) -> Ready:
+        """What works of database, broker and storage. Raises `ApiProblem` (503) that names what does not."""
+        return parse(Ready, self._send("GET", "/ready"))
+
+    def workers(self) -> WorkerList:
+        """The workers that were heard of within a week, and the API's data roots."""
+        return parse(WorkerList, self._send("GET", "/workers"))
 
     def audit(self, *, verify: bool = False) -> Iterator[Finding | Progress | Summary]:
         """What the service's rows and files say differently, each as it is found, then a summary; for administrators.

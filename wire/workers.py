@@ -9,9 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from crosskd.spec.bounds import AtMost
 from wire.errors import Text
 from wire.request import RequestModel
-from wire.scalars import Count, Number
+from wire.scalars import LARGEST, Count, Number
 
 MAX_DEVICES = 64
+MAX_ROOTS = 64
 
 
 class DeviceState(BaseModel):
@@ -31,6 +32,39 @@ class DeviceState(BaseModel):
 
 Devices = Annotated[list[DeviceState], AtMost(MAX_DEVICES, fields=16)]
 
+Folder = Annotated[Text, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+
+
+class Machine(BaseModel):
+    """What a worker finds where it runs; null is what it cannot tell."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data_roots: Annotated[list[Folder], AtMost(MAX_ROOTS)] = Field(
+        default=[], description="Of the folders in which a spec may name files, those that it can list."
+    )
+    free_bytes: Count | None = Field(default=None, description="Free on the disk of its home, in bytes.")
+    shared_memory_bytes: Count | None = Field(
+        default=None, description="Size of /dev/shm, in which a loader's processes hand over batches, in bytes."
+    )
+
+
+class MachineReport(Machine):
+    """As a worker tells of it."""
+
+    seconds: Annotated[Number, Field(ge=0, le=LARGEST)] | None = Field(
+        default=None, description="By its own clock: since 1970 began in UTC."
+    )
+
+
+class MachineSeen(Machine):
+    """As it was told last."""
+
+    clock_ahead_seconds: float | None = Field(
+        default=None,
+        description="Its clock before the API's, in seconds: any number, below 0 where it is behind.",
+    )
+
 
 class Registration(RequestModel):
     """`POST /worker/register`: what a worker says of itself when it starts, and again while it runs."""
@@ -45,6 +79,7 @@ class Registration(RequestModel):
         default={}, description="Of Python and of the packages that it has, such as `timm`."
     )
     devices: Devices = Field(default=[], description="Its devices as their driver tells of them.")
+    machine: MachineReport | None = Field(default=None, description="Its folders, disk and clock.")
 
 
 class HeartbeatReport(RequestModel):
@@ -69,6 +104,9 @@ class Worker(BaseModel):
     device: str = Field(description="Its device set: `cpu`, or indices of GPUs.")
     devices: list[DeviceState] = Field(description="Its devices as it last told of them.")
     versions: dict[str, str] = Field(description="Versions of Python and of the packages that it has.")
+    machine: MachineSeen | None = Field(
+        default=None, description="Its folders, disk and clock when it registered last; null: it did not tell."
+    )
     attempt: LiveAttempt | None = Field(description="null: it is idle, or gone.")
     first_seen: AwareDatetime = Field(description="When it was first heard of, in UTC.")
     last_seen: AwareDatetime = Field(description="When it was last heard of, in UTC.")
@@ -78,3 +116,6 @@ class WorkerList(BaseModel):
     """`GET /workers`, the last heard first."""
 
     items: list[Worker] = Field(description="Every worker that was heard of.")
+    data_roots: list[str] = Field(
+        default=[], description="Folders in which a spec may name files, as the API has them; workers need the same."
+    )

@@ -40,9 +40,9 @@ def get_ready(
 
 
 @router.get("/workers")
-def list_workers(session: ReadDep) -> WorkerList:
+def list_workers(request: Request, session: ReadDep) -> WorkerList:
     """The workers that were heard of within a week, with their devices, versions and what each is at."""
-    return workers.listing(session)
+    return workers.listing(session, request.app.state.settings.data_roots)
 
 
 @router.get("/metrics", response_class=Response, responses=_FIGURES)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from wire.workers import DeviceState
+from wire.workers import MAX_ROOTS, DeviceState, MachineReport
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not used
 
 # Of these, some are extras that a job may need and a worker may lack.
 _PACKAGES = ("crosskd", "torch", "celery", "timm", "transformers", "onnxruntime")
@@ -28,6 +32,24 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine(settings: Settings) -> MachineReport:
+    """Its folders, disk and clock."""
+    roots = [str(root) for root in settings.data_roots if os.access(root, os.R_OK | os.X_OK) and root.is_dir()]
+    return MachineReport(
+        data_roots=roots[:MAX_ROOTS],
+        free_bytes=_disk(settings.home, "free"),
+        shared_memory_bytes=_disk(SHARED_MEMORY, "total"),
+        seconds=time.time(),
+    )
+
+
+def _disk(folder: Path, part: Literal["free", "total"]) -> int | None:
+    try:
+        return int(getattr(shutil.disk_usage(folder), part))
+    except OSError:  # no such folder, or not on this system
+        return None
 
 
 def devices(settings: Settings) -> list[DeviceState]:

@@ -12,7 +12,7 @@ from wire.workers import Registration
 from worker.deliver.client import WorkerClient, connect
 from worker.deliver.retry import Abandoned, ApiError, Retry
 from worker.settings import Settings
-from worker.supervise.machine import devices, versions
+from worker.supervise.machine import devices, machine, versions
 from worker.supervise.shutdown import ShutdownNotice
 
 logger = logging.getLogger(__name__)
@@ -44,5 +44,9 @@ def _keep_registered(settings: Settings, stop: threading.Event) -> None:
 
 def _registration(settings: Settings) -> Registration:
     return Registration(
-        worker=settings.worker_name, device=settings.devices, versions=versions(), devices=devices(settings)
+        worker=settings.worker_name,
+        device=settings.devices,
+        versions=versions(),
+        devices=devices(settings),
+        machine=machine(settings),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -16,8 +18,14 @@ from wire import workers as wire
 
 def register(session: Session, registration: wire.Registration) -> None:
     """A worker says that it is there."""
-    told = registration
-    record_seen(session, session.now(), told.worker, told.device, told.devices, versions=told.versions)
+    told, now = registration, session.now()
+    machine = None if told.machine is None else _seen(told.machine, now)
+    record_seen(session, now, told.worker, told.device, told.devices, versions=told.versions, machine=machine)
+
+
+def _seen(machine: wire.MachineReport, now: datetime) -> dict[str, Any]:
+    ahead = None if machine.seconds is None else machine.seconds - now.timestamp()
+    return {**machine.model_dump(exclude={"seconds"}), "clock_ahead_seconds": ahead}
 
 
 def record_seen(
@@ -29,12 +37,12 @@ def record_seen(
         fresh["devices"] = [state.model_dump() for state in devices]
     known = update(Row).where(Row.name == worker, Row.device == device).values(**fresh).returning(Row.name)
     if session.scalar(known) is None:
-        first = {"name": worker, "device": device, "first_seen": now, "devices": [], "versions": {}}
+        first = {"name": worker, "device": device, "first_seen": now, "devices": [], "versions": {}, "machine": None}
         session.insert_if_absent(Row, first | fresh)  # not there only if it came this very moment: then it is as fresh
 
 
-def listing(session: Session) -> wire.WorkerList:
-    """Those heard of lately, the last first."""
+def listing(session: Session, data_roots: Sequence[Path]) -> wire.WorkerList:
+    """Those heard of lately, the last first; `data_roots` are this API's."""
     rows = capable.heard_of(session)
     running = session.execute(
         select(Attempt.worker, Attempt.device, Attempt.id, Attempt.number, Attempt.job_id, Job.name)
@@ -53,10 +61,12 @@ def listing(session: Session) -> wire.WorkerList:
                 device=row.device,
                 devices=[wire.DeviceState.model_validate(state) for state in row.devices],
                 versions=row.versions,
+                machine=None if row.machine is None else wire.MachineSeen.model_validate(row.machine),
                 attempt=at_work.get((row.name, row.device)),
                 first_seen=row.first_seen,
                 last_seen=row.last_seen,
             )
             for row in rows
-        ]
+        ],
+        data_roots=[str(root) for root in data_roots],
     )
