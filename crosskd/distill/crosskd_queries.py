@@ -62,7 +62,7 @@ class QueryCrossKD(Term):
 
     def __init__(self, config: CrossKDConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
-        ours, theirs = student.config.neck.channels, teacher.config.neck.channels
+        ours, theirs = port_of(student.head).width, port_of(teacher.head).width  # of the decoders, not of the maps
         mapped = ("memory", "queries", "positions") if config.queries == "student" else ("memory",)
         self.align = nn.ModuleDict({name: nn.Linear(ours, theirs) for name in mapped if ours != theirs})
         self.levels = nearest_levels(student.strides, teacher.strides)

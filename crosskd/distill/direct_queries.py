@@ -27,7 +27,7 @@ class QueryDirect(Term):
 
     def __init__(self, config: DirectConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
-        ours, theirs = student.config.neck.channels, teacher.config.neck.channels
+        ours, theirs = port_of(student.head).width, port_of(teacher.head).width  # of the decoders, not of the maps
         mapped = ("queries", "positions") if student.config.detector == "deformable_detr" else ("queries",)
         self.align = nn.ModuleDict({name: nn.Linear(theirs, ours) for name in mapped if ours != theirs})
 

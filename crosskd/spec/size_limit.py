@@ -18,8 +18,11 @@ _SIZES: dict[str, tuple[str, ...]] = {
     "neck": ("channels", "blocks"),
     "head": ("channels", "depth", "reg_max", "octaves"),
     "regions": ("channels",),
-    "detr": ("width", "feedforward", "encoder_layers", "decoder_layers", "expansion", "depth", "bins"),
-}
+    "detr": (
+        "width", "feedforward", "encoder_width", "encoder_feedforward", "encoder_layers", "decoder_layers",
+        "expansion", "depth", "bins",
+    ),
+}  # fmt: skip
 
 
 def refuse_too_large(model: ModelConfig, classes: Sequence[str] | None, *place: str) -> None:

@@ -138,9 +138,12 @@ def test_heads_of_other_types_and_widths_are_reached_by_linear_maps_that_learn(
         (DEFORMABLE, {"levels": 5}, FINE, {}, {"crosskd": {}}),
         (DEFORMABLE, {"levels": 3}, DEFORMABLE, {"levels": 4}, {"crosskd": {"queries": "student"}}),
         (DEFORMABLE, {"levels": 5}, DEFORMABLE, {"levels": 3}, {"direct": {}}),
+        # An encoder of another width than its decoder, as the largest published ones have: the decoders' widths count.
+        (FIRST, {}, FINE, {"encoder_width": 64}, {"crosskd": {}}),
+        (FIRST, {"encoder_width": 64}, SECOND, {"width": 64}, {"direct": {}}),
     ],
 )
-def test_memories_of_other_levels_are_resampled_and_learn(
+def test_memories_of_other_levels_or_encoders_are_resampled_and_learn(
     student: str, ours: dict[str, Any], teacher: str, theirs: dict[str, Any], distill: dict[str, Any]
 ) -> None:
     (term,) = distill
