@@ -44,6 +44,7 @@ FIRST_OF_SLOW = (
     "test_families.py",
     "crosskd/runs/test_kill.py",
     "crosskd/onnx/test_graph.py",
+    "crosskd/onnx/test_queries.py",
 )
 FIRST = (
     "api/test_conformance.py",

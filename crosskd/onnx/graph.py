@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from crosskd.errors import ExportError
@@ -22,8 +24,9 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
     Raises `ExportError` where the model has an operation that ONNX has not.
     """
     # The exporter takes a side of one for a constant, and equal ones for the same: no level may have either.
-    coarsest = max(pipeline.detector.strides)
-    batch, height, width = 2, 3 * coarsest, 4 * coarsest
+    coarsest, least = max(pipeline.detector.strides), pipeline.detector.least_side
+    batch, steps = 2, max(3, math.ceil(least / coarsest))
+    height, width = steps * coarsest, (steps + 1) * coarsest
     inputs = (torch.zeros(batch, 3, height, width), torch.tensor([[height, width]] * batch))
     free = torch.export.Dim.DYNAMIC
     try:
@@ -47,10 +50,41 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
             remedy="Its backbone has an operation that the exporter does not know with free image sizes; use another.",
         ) from error
     assert program is not None
+    _keep_constants(program.model)
+    pipeline.complete(program.model)
+    if least:
+        _pad(program.model, least)
     _name_axes(program.model)
     program.model.metadata_props.update(metadata)
     with replacing(path) as temporary:
         program.save(temporary, external_data=False)
+
+
+def _keep_constants(model: Any) -> None:
+    """The exporter loses a constant where it fuses the limits of one value twice, as Deformable DETR's references."""
+    for node in model.graph:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None and value.producer() is None:
+                model.graph.initializers.setdefault(value.name, value)
+
+
+def _pad(model: Any, least: int) -> None:
+    """Images of fewer pixels a side are padded before all else: traced is what the detector does with larger ones."""
+    images = model.graph.inputs[0]
+    numbers = {"least": [least], "none": [0], "begin": [0] * 6}
+    constants = {name: ir.Value(name=f"pad_{name}", const_value=ir.tensor(value)) for name, value in numbers.items()}
+    shape = ir.node("Shape", [images], {"start": 2})
+    missing = ir.node("Sub", [constants["least"], shape.outputs[0]])
+    more = ir.node("Max", [missing.outputs[0], constants["none"]])
+    pads = ir.node("Concat", [constants["begin"], more.outputs[0]], {"axis": 0})
+    padded = ir.node("Pad", [images, pads.outputs[0]])
+    padded.outputs[0].name, padded.outputs[0].type = "padded_images", images.type
+    for user, place in images.uses():
+        if user is not shape and user is not padded:
+            user.replace_input_with(place, padded.outputs[0])
+    for value in constants.values():
+        model.graph.register_initializer(value)
+    model.graph.insert_before(model.graph[0], [shape, missing, more, pads, padded])
 
 
 def _name_axes(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ from crosskd.spec.config import PostprocessConfig
 
 INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "labels", "counts")
+CELLS = "cells"  # inside the graph: where queries begin
 NOBODY = -1  # the label of a row behind the last detection
+TINY = 1e-37  # a score that has become 0 by rounding, and is one all the same
 
 
 class Pipeline(nn.Module, ABC):
@@ -44,6 +47,9 @@ class Pipeline(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """See the class."""
+
+    def complete(self, model: Any) -> None:
+        """Add to the traced `model`, one of onnx_ir, what a trace does not say."""
 
     def _normalised(self, images: Tensor, sizes: Tensor) -> Tensor:
         """As in the training, also where padded."""

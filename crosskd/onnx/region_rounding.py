@@ -23,11 +23,9 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.two_stage import proposals
 from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.proposals import Objects
-from crosskd.onnx.rounding import BOX_TOLERANCE, IOU_TOLERANCE, SCORE_TOLERANCE
+from crosskd.onnx.rounding import BOX_TOLERANCE, IOU_TOLERANCE, LOGIT_TOLERANCE, SCORE_TOLERANCE
 from crosskd.spec.config import PostprocessConfig
 from crosskd.structures import Candidates, Detections, Size
-
-LOGIT_TOLERANCE = 4 * SCORE_TOLERANCE  # moves a score of a half by about the tolerance of scores
 
 
 @dataclass(frozen=True)

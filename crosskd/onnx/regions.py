@@ -10,9 +10,7 @@ from crosskd.boxes.coding import decode_deltas
 from crosskd.boxes.ops import area
 from crosskd.detectors.two_stage import proposals
 from crosskd.onnx.operators import nms_mask, pool_regions
-from crosskd.onnx.pipeline import Pipeline, clipped
-
-TINY = 1e-37  # a score that has become 0 by rounding, and is one all the same
+from crosskd.onnx.pipeline import TINY, Pipeline, clipped
 
 
 class RegionPipeline(Pipeline):

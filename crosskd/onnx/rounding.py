@@ -17,6 +17,7 @@ from crosskd.structures import Candidates, Detections
 BOX_TOLERANCE = 0.1  # pixels
 SCORE_TOLERANCE = 1e-4
 IOU_TOLERANCE = 1e-3
+LOGIT_TOLERANCE = 4 * SCORE_TOLERANCE  # moves a score of a half by about the tolerance of scores
 
 
 @dataclass

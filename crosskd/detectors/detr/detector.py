@@ -55,7 +55,8 @@ class DetrDetector(Detector):
         height, width = images.shape[-2:]
         down, right = max(0, self.least_side - height), max(0, self.least_side - width)
         if down or right:
-            images = F.pad(images, (0, right, 0, down))
+            outside = images.new_tensor(self.config.pixels.outside)[:, None, None]  # as between images of a batch
+            images = F.pad(images - outside, (0, right, 0, down)) + outside
         maps: list[Tensor] = self.neck(self.backbone(images)[-MAPS:])
         return Maps(maps, (height + down, width + right))
 
@@ -89,7 +90,7 @@ class DetrDetector(Detector):
     def network(self, images: Tensor) -> None:
         maps = self.features(images)
         assert isinstance(maps, Maps)
-        with library.without_checks(self.config):
+        with library.traceable(self.config):
             call(self.head, maps, [maps.image] * len(images))
 
     def convolutions(self) -> list[tuple[nn.Module, str]]:

@@ -119,11 +119,47 @@ def begin_as_published(model: Any) -> None:
 
 
 @contextmanager
-def without_checks(config: ModelConfig) -> Iterator[None]:
-    """In the block the library does not compare values with each other: there are shapes alone."""
+def traceable(config: ModelConfig) -> Iterator[None]:
+    """In the block the library can be gone through by shapes alone: for a count of products, and for a graph.
+
+    It does not compare values with each other. And it makes no number of a size that is free, which a graph would have
+    for good: of the length of a tensor, of the sides of maps, of a table of these, of their rows and columns.
+    """
     module = import_module(kind_of(config).module)
-    with mock.patch.object(module, "torch_compilable_check", return_value=None):
+    with (
+        mock.patch.object(module, "torch_compilable_check", return_value=None),
+        mock.patch.object(module, "len", _length, create=True),
+        mock.patch.object(module, "torch_int", _as_it_is, create=True),
+        mock.patch.object(torch, "as_tensor", partial(_as_tensor, torch.as_tensor)),
+        mock.patch.object(torch, "linspace", partial(_linspace, torch.linspace)),
+    ):
         yield
+
+
+def _length(value: Any) -> int:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _as_tensor(plain: Callable[..., Tensor], data: Any, **how: Any) -> Tensor:
+    """Of rows of sizes [R, 2], one by one; of all else, torch's own `plain`."""
+    if not (isinstance(data, list) and data and all(isinstance(row, tuple) for row in data)):
+        return plain(data, **how)
+    made = torch.empty((len(data), len(data[0])), **how)
+    for row, sizes in enumerate(data):
+        for column, size in enumerate(sizes):
+            made[row, column] = size
+    return made
+
+
+def _linspace(plain: Callable[..., Tensor], start: float, end: Any, steps: Any, **how: Any) -> Tensor:
+    """Of a free number of `steps`: the library has the rows and columns of maps so, one apart."""
+    if not isinstance(steps, torch.SymInt):
+        return plain(start, end, steps, **how)
+    return torch.arange(steps, **how) + start
 
 
 def in_full_precision(loss: Callable[..., Any], *given: Any, **named: Any) -> Any:

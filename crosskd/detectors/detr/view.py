@@ -41,7 +41,7 @@ def call(model: Any, maps: Maps, sizes: Sequence[Size] | Tensor, labels: list[di
     """The library's model on maps that were made already; `sizes` says what of each image is no padding."""
     first = maps[0]
     # The images are asked for their shape, type and device alone.
-    images = first.new_empty(()).expand(len(first), 3, *maps.image)
+    images = first.new_empty(()).expand(first.shape[0], 3, *maps.image)  # a `len` would fix it in a graph
     model.model.backbone.maps = list(maps)
     try:
         return model(pixel_values=images, pixel_mask=pixel_mask(sizes, maps.image, first.device), labels=labels)

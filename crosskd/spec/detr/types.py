@@ -28,6 +28,7 @@ class ModelType:
     fits_maps: bool = True  # whether it is told how many channels the backbone's maps and the encoder's have
     masked: bool = False  # whether it is told where an image is padding: boxes are then shares of the image itself
     max_detections: int = 300
+    exported: bool = False  # whether its graph has been held against PyTorch
 
 
 _COMMON = {
@@ -67,6 +68,7 @@ TYPES: dict[TypeName, ModelType] = {
         fits_maps=False,
         masked=True,
         max_detections=100,
+        exported=True,
     ),
     "rt_detr": ModelType(
         "RTDetrConfig",
@@ -74,6 +76,7 @@ TYPES: dict[TypeName, ModelType] = {
         "transformers.models.rt_detr.modeling_rt_detr",
         knobs=_REAL_TIME,
         defaults=_REAL_TIME_DEFAULTS,
+        exported=True,
     ),
     "rt_detr_v2": ModelType(
         "RTDetrV2Config",
@@ -81,6 +84,7 @@ TYPES: dict[TypeName, ModelType] = {
         "transformers.models.rt_detr_v2.modeling_rt_detr_v2",
         knobs=_REAL_TIME,
         defaults=_REAL_TIME_DEFAULTS,
+        exported=True,
     ),
     "d_fine": ModelType(
         "DFineConfig",
@@ -94,5 +98,6 @@ TYPES: dict[TypeName, ModelType] = {
             "reg_scale": ("reg_scale",),
         },
         defaults=_REAL_TIME_DEFAULTS,
+        exported=True,
     ),
 }
