@@ -22,6 +22,7 @@ from crosskd.spec.config import TrainConfig
 from crosskd.weights.description import describe
 from crosskd.weights.files import file_digest
 from tests.support import library_folders
+from tests.support.service import Service
 from worker.training.paths import opened_paths
 
 SHARDS = 200_000  # bytes: the smallest model has several
@@ -270,3 +271,29 @@ def test_two_tensors_that_should_be_one_are_refused_by_the_training_which_alone_
     _tensors(lambda x: x.update({"class_embed.0.bias": x[LAYER] + 1}))(root / "one")
     assert of_the_service(root / "one", root) == ""
     assert "another tensor than the one that it should be a second name of" in of_the_training(root / "one", root)
+
+
+@pytest.mark.slow
+def test_through_the_service_a_folder_teaches_and_is_begun_with(tmp_path: Path) -> None:
+    service = Service.start(tmp_path / "home")
+    try:
+        names = _classes(service)
+        changes = {"id2label": dict(enumerate(["dog", *reversed(names)]))}
+        folder = service.home / "data" / "hub"
+        library_folders.write(folder, "rt_detr", unit=True, **changes)
+        student = {"detector": "d_fine", "backbone": {"name": "hgnet_v2_b0", "width": 8}}
+        student["detr"] = {"width": 32, "heads": 4, "feedforward": 24, "decoder_layers": 2, "queries": 6}
+        taught = service.post("taught", epochs=1, student=student, teacher={"file": str(folder)})
+        model = {**describe(folder).model().model_dump(mode="json"), "init": {"file": str(folder)}}  # type: ignore[union-attr]
+        begun = service.post("begun", epochs=1, student=model)
+        taught, begun = service.succeed(taught), service.succeed(begun)
+        assert {point.key for point in service.client.metrics(taught.id)} >= {"crosskd_cls", "crosskd_box"}
+        assert taught.spec["teacher"]["classes"] == ["dog", *reversed(names)]
+        assert begun.best_ap is not None
+    finally:
+        service.close()
+
+
+def _classes(service: Service) -> list[str]:
+    told = json.loads(Path(service.data["train"]["annotations"]).read_text())
+    return [category["name"] for category in told["categories"]]

@@ -9,6 +9,7 @@ import pytest
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_config import config_of, preprocessor_of, read_config
+from crosskd.spec.evaluate_export import scale_of
 
 # As the library's own scripts make the published configurations (convert_..._original_pytorch_checkpoint_to_hf.py).
 _R18 = {"model_type": "rt_detr_resnet", "hidden_sizes": [64, 128, 256, 512], "depths": [2] * 4, "layer_type": "basic"}
@@ -126,6 +127,11 @@ def test_the_preprocessor_says_pixels_and_size(told: Any, mean: float, std: floa
     assert found.model.pixels.mean == (mean,) * 3
     assert found.model.pixels.std == (std,) * 3
     assert found.augment == {"antialias": True, **scale}
+    if scale:
+        evaluated = scale_of(found.augment)
+        assert evaluated.keep_ratio == scale.get("keep_ratio", True)
+        size = preprocessor_of(found.model, found.augment)["size"]
+        assert size == told["size"]  # and back
 
 
 def test_classes_are_named_once_and_generic_names_are_none() -> None:
