@@ -20,6 +20,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "mod
 MAX_JSON = 4_000_000  # bytes of a configuration: room for the names of 10,000 classes
 MAX_INDEX = 16_000_000
 MAX_SHARDS = 64
+MAX_TENSORS = 20_000  # the largest published DETRs have some two thousand
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}\.safetensors")
 _SAVE = "Save the model anew with transformers: `model.save_pretrained(FOLDER)` writes both."
 
@@ -76,6 +77,8 @@ def all_shapes(folder: Folder, by_file: Mapping[str, Mapping[str, Shape]]) -> di
         if twice:
             raise WeightsError(f"{folder.name} has {min(twice)} in two of its files", remedy=_SAVE)
         found |= by_file[file]
+    if len(found) > MAX_TENSORS:
+        raise WeightsError(f"{folder.name} has {len(found)} tensors; at most {MAX_TENSORS} are read", remedy=_SAVE)
     wrong = [name for name, file in folder.index.items() if name not in by_file[file]]
     if wrong:
         raise WeightsError(

@@ -131,16 +131,6 @@ def test_heads_of_other_types_and_widths_are_reached_by_linear_maps_that_learn(
     assert decoder == (term == "direct")
 
 
-@pytest.mark.parametrize("kind", [FIRST, FINE])
-@pytest.mark.parametrize("term", ["crosskd", "direct"])
-def test_an_encoder_of_another_width_needs_no_map_where_the_decoders_are_alike(kind: str, term: str) -> None:
-    model = pair({term: {}}, kind, kind, encoder_width=64)
-    assert model.teacher.config.neck.channels == 64
-    losses = losses_of(model, term)
-    assert all(x.isfinite().all() for x in losses.values())
-    assert list(model.terms[term].parameters()) == []
-
-
 @pytest.mark.parametrize(
     ("student", "ours", "teacher", "theirs", "distill"),
     [
