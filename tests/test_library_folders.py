@@ -267,6 +267,14 @@ def test_a_worker_reads_what_it_opened_and_a_teacher_is_narrowed_by_name(root: P
     assert teacher.head.model.decoder.class_embed[0].out_features == 2
 
 
+def test_a_second_name_of_a_tensor_is_taken_for_the_first(root: Path) -> None:
+    """As older versions of the library saved heads, under both names or under the other one."""
+    _tensors(lambda x: x.update({"class_embed.0.bias": x[LAYER].clone()}))(root / "one")
+    assert of_the_service(root / "one", root) == of_the_training(root / "one", root) == ""
+    _tensors(lambda x: x.pop(LAYER))(root / "one")
+    assert of_the_service(root / "one", root) == of_the_training(root / "one", root) == ""
+
+
 def test_two_tensors_that_should_be_one_are_refused_by_the_training_which_alone_sees_values(root: Path) -> None:
     _tensors(lambda x: x.update({"class_embed.0.bias": x[LAYER] + 1}))(root / "one")
     assert of_the_service(root / "one", root) == ""

@@ -17,6 +17,7 @@ from crosskd.detectors.detr.detector import corners
 from crosskd.detectors.detr.view import shares
 from crosskd.errors import ConfigError
 from crosskd.spec.detr import folder_config
+from crosskd.spec.detr.folder_names import from_library
 from crosskd.spec.detr.types import TYPES
 from crosskd.weights.description import describe
 from tests.support import library_folders, small
@@ -49,6 +50,9 @@ def test_detections_and_losses_are_the_librarys_and_it_goes_there_and_back(writt
     folder, theirs = written
     ours = loaded(folder)
     assert describe(folder).classes() == library_folders.CLASSES
+    # It saves by the names of older versions; those of its modules are read as well.
+    modern = {from_library(name, ours.config) for name in theirs.state_dict()}
+    assert modern >= {name for name in ours.state_dict() if not name.endswith("num_batches_tracked")}
     images, targets = small.batch()
     images = images.double()
     mask = torch.ones(len(images), *images.shape[-2:], dtype=torch.bool)
