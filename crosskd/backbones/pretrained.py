@@ -103,8 +103,8 @@ def source(name: str) -> str:
     """Who names the parameters of a backbone."""
     if name.startswith(registry.TIMM):
         return f"timm's {name.removeprefix(registry.TIMM)}"
-    whose = "transformers" if registry.BACKBONES[name].family in ("rt_detr_resnet", "hgnet_v2") else "torchvision"
-    return f"{whose}'s {name}" if whose == "torchvision" else f"{name} of {whose}"
+    of_library = registry.BACKBONES[name].family in ("rt_detr_resnet", "hgnet_v2", "vit")
+    return f"{name} of transformers" if of_library else f"torchvision's {name}"
 
 
 def _imagenet(name: str) -> dict[str, Tensor]:

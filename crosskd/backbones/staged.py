@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosskd.errors import ConfigError
-from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
 
 STRIDE = 32  # of C5
@@ -46,7 +45,7 @@ class StagedBackbone(nn.Module, ABC):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.name = config.name
-        self.channels = registry.BACKBONES[config.name].channels(config.width)
+        self.channels = config.channels
         self.frozen_stages = -1 if config.frozen_stages is None else config.frozen_stages
         self.norm_eval = bool(config.norm_eval)
         self.norm_frozen = config.norm_frozen

@@ -110,6 +110,7 @@ def _knob(model: ModelConfig, path: str) -> Any:
 COUNTED = {"rt_detr": "head.model.decoder.class_embed.0.bias"} | dict.fromkeys(
     ("deformable_detr", "rt_detr_v2", "d_fine"), "head.class_embed.0.bias"
 )
+COUNTED |= dict.fromkeys(("lw_detr", "rf_detr"), "head.class_embed.bias")
 
 
 def class_count(state: Mapping[str, Tensor], model: ModelConfig) -> int:

@@ -26,6 +26,7 @@ class Detector(nn.Module, ABC):
     neck: nn.Module
     head: Any  # each family's own
     least_side = 0  # pixels up to which `features` pads smaller images itself
+    step = 1  # pixels to a multiple of which `features` pads images itself
 
     def __init__(self, config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -51,6 +52,11 @@ class Detector(nn.Module, ABC):
 
     def begin_epoch(self, index: int, epochs: int) -> None:
         """Epoch `index` of `epochs`, from 0, begins or goes on: for losses that change in the end."""
+
+    def padded(self, height: int, width: int) -> Size:
+        """The (height, width) that `features` pads such images to itself."""
+        high, wide = (-(-max(side, self.least_side) // self.step) * self.step for side in (height, width))
+        return high, wide
 
     def features(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> the pyramid's maps, finest first, each [N, C, H_l, W_l]."""

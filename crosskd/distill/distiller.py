@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -62,13 +63,13 @@ class Distiller(nn.Module):
         return losses
 
     def _large_enough(self, images: Tensor) -> Tensor:
-        """Padded where one of the two would pad them further than the other, so that both see images of one size."""
-        ours, theirs = self.student.least_side, self.teacher.least_side
-        if ours == theirs:
+        """Padded where the two would pad them to other sizes, so that both see images of one size."""
+        high, wide = images.shape[-2:]
+        if self.student.padded(high, wide) == self.teacher.padded(high, wide):
             return images  # each pads them itself
-        height, width = (max(side, ours, theirs) for side in images.shape[-2:])
-        if (height, width) == tuple(images.shape[-2:]):
-            return images
+        step = math.lcm(self.student.step, self.teacher.step)
+        least = max(self.student.least_side, self.teacher.least_side)
+        height, width = (-(-max(side, least) // step) * step for side in (high, wide))
         outside = images.new_tensor(self.student.config.pixels.outside).view(1, -1, 1, 1)
         padded = outside.expand(len(images), -1, height, width).clone()
         padded[..., : images.shape[-2], : images.shape[-1]] = images

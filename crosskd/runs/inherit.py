@@ -61,7 +61,7 @@ def _means_the_same(name: str, student: Detector, teacher: Detector) -> bool:
 
 def _seen(model: ModelConfig) -> tuple[object, ...]:
     backbone = model.backbone
-    return (backbone.name, backbone.width, backbone.style, model.pixels)
+    return (backbone.name, backbone.width, backbone.style, backbone.vit, model.pixels)
 
 
 def _anchors(model: ModelConfig) -> tuple[object, ...]:

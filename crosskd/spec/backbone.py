@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from crosskd.spec import registry
 from crosskd.spec.names import BackboneName
 from crosskd.spec.section import FileRef, Section, refused
+from crosskd.spec.vit import VITS, VitConfig
 
 
 class BackboneConfig(Section):
@@ -20,7 +21,7 @@ class BackboneConfig(Section):
     convolution, as torchvision's detectors count them.
     Swin: the patch embedding, then the four stages, each with the patch merging behind it, without drop path.
     CSPNeXt, CSPDarknet, RT-DETR's ResNet, HGNetV2: the stem, then the four stages.
-    timm: only -1, since its models have no stages in common.
+    timm, and vision transformers: only -1, since timm's models have no stages in common.
     """
 
     name: BackboneName = Field(description="One of the registry's: resnet18, mobilenet_v2, swin_t, cspnext_s, timm/…")
@@ -37,7 +38,8 @@ class BackboneConfig(Section):
     init: Literal["random", "imagenet"] | FileRef | None = Field(
         default=None,
         description="imagenet: torchvision's weights; for timm its own default ones. A file: by torchvision's or "
-        "timm's names. Default: imagenet where there are such weights, else random.",
+        "timm's names; of a vision transformer by transformers'. Default: imagenet where there are such weights, else "
+        "random.",
     )
     frozen_stages: int | None = Field(
         default=None,
@@ -61,6 +63,11 @@ class BackboneConfig(Section):
     )
     drop_path: float | None = Field(
         default=None, ge=0, lt=1, description="Swin: how often the last block is left out (1603.09382). Default: 0.2."
+    )
+    vit: VitConfig | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="lw_detr_vit and rf_detr_dinov2 alone: their sizes. Default: those of the published small models.",
     )
 
     @model_validator(mode="before")
@@ -89,7 +96,16 @@ class BackboneConfig(Section):
             )
         if data.get("drop_path") is None:
             data["drop_path"] = entry.drop_path
+        if name in VITS:
+            data["vit"] = _vit(name, data.get("vit"))
         return data
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the maps that it gives, the last one the coarsest."""
+        if self.vit is not None:
+            return (self.vit.width,) * len(self.vit.maps)
+        return registry.BACKBONES[self.name].channels(self.width)
 
     @model_validator(mode="after")
     def _reject_ignored_fields(self) -> BackboneConfig:
@@ -111,7 +127,7 @@ class BackboneConfig(Section):
                 f"{name} has no caffe style; leave `style` out",
             ),
             (
-                self.frozen_stages != -1 and entry.family == "timm",
+                self.frozen_stages != -1 and entry.family in ("timm", "vit"),
                 "frozen_stages",
                 f"{name} names no stages; use frozen_stages -1",
             ),
@@ -132,8 +148,25 @@ class BackboneConfig(Section):
                 "norm_eps 0 needs norm_eval: a batch may have no variance",
             ),
             (self.drop_path and not entry.drop_path, "drop_path", f"{name} has no drop path; leave drop_path out"),
+            (
+                self.vit is not None and name not in VITS,
+                "vit",
+                f"vit is a section of {' and '.join(VITS)}; leave it out for {name}",
+            ),
+            (
+                self.vit is not None and self.vit.window_blocks is not None and name != "lw_detr_vit",
+                "vit.window_blocks",
+                f"{name} has no window_blocks to choose: its blocks whose number is not in `maps` attend in windows",
+            ),
         ]
         for holds, knob, fault in faults:
             if holds:
-                raise refused(fault, knob)
+                raise refused(fault, *knob.split("."))
         return self
+
+
+def _vit(name: str, section: Any) -> Any:
+    """The section with the backbone's own defaults under what was given; what is no section is left to be refused."""
+    if isinstance(section, VitConfig):
+        section = section.model_dump(exclude_unset=True)
+    return {**VITS[name].defaults, **section} if isinstance(section, dict) else section or {**VITS[name].defaults}

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from crosskd.spec.library_backbones import HGNETS, RT_DETR_RESNET, divisor
 
 Family = Literal[
-    "resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "rt_detr_resnet", "hgnet_v2", "timm"
+    "resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "rt_detr_resnet", "hgnet_v2", "vit",
+    "timm",
 ]  # fmt: skip
 
 
@@ -20,6 +21,7 @@ class Backbone:
     """A backbone and the facts that shape everything behind it, all told without torch.
 
     `out_channels` are the channels of C2..C5, at strides 4, 8, 16, 32, at the default width; of a timm model, C3..C5.
+    A vision transformer has none here: its own section tells them.
     """
 
     target: str
@@ -143,6 +145,17 @@ def _hgnet(name: str) -> Backbone:
     )
 
 
+_VIT = Backbone(
+    "crosskd.backbones.vit:WindowedViT",
+    "vit",
+    out_channels=(),
+    width=None,
+    weights=False,
+    batch_norm=False,
+    export_fault="its graph has not been held against PyTorch",
+)
+
+
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(TIMM_TABLE.read_text())
     return table
@@ -236,5 +249,7 @@ BACKBONES: dict[str, Backbone] = {
     "rt_detr_resnet101": _resnet_vd("bottleneck", (3, 4, 23, 3)),
     "rt_detr_resnet_tiny": _resnet_vd("basic", (1, 1, 1, 1), width=16),
     **{name: _hgnet(name) for name in HGNETS},
+    "lw_detr_vit": _VIT,
+    "rf_detr_dinov2": _VIT,
     **_timm(),
 }

@@ -17,7 +17,8 @@ from pydantic import (
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.bounds import AtMost
-from crosskd.spec.detr.section import DETR_STRIDES, DetrConfig, detr_maps, readers, unread_knob
+from crosskd.spec.detr.fits import refuse_other_backbone, refuse_other_strides
+from crosskd.spec.detr.section import DetrConfig, detr_maps, readers, unread_knob
 from crosskd.spec.detr.types import TYPES
 from crosskd.spec.names import DetectorName
 from crosskd.spec.regions import COARSEST, RegionConfig
@@ -255,8 +256,8 @@ class ModelConfig(Section):
 
     detector: DetectorName = Field(
         default="gfl",
-        description="gfl, retinanet, atss, fcos, rtmdet, yolox; faster_rcnn; deformable_detr, rt_detr, rt_detr_v2 or "
-        "d_fine.",
+        description="gfl, retinanet, atss, fcos, rtmdet, yolox; faster_rcnn; deformable_detr, rt_detr, rt_detr_v2, "
+        "d_fine, lw_detr or rf_detr.",
     )
     backbone: BackboneConfig = Field(description="What turns images into the maps C2..C5.")
     neck: NeckConfig = Field(default=NeckConfig(), description="What makes the pyramid P3..P7 of them.")
@@ -283,11 +284,11 @@ class ModelConfig(Section):
         exclude_if=lambda value: value is None,
         description="The DETRs alone, in place of `neck`, `head` and `losses`: their sizes. Default: the library's.",
     )
-    strides: Annotated[list[int], Field(min_length=3), AtMost(5)] = Field(
+    strides: Annotated[list[int], Field(min_length=1), AtMost(5)] = Field(
         default=[8, 16, 32, 64, 128],
         description="Of P3..P7, in pixels; a shorter list ends the pyramid earlier. faster_rcnn: 4 to 64, of P2..P6; "
         "on mobilenet_v3_large also 32, 32, 64, as torchvision has it. DETRs: 8 to 32, and on as far as `detr.levels` "
-        "says.",
+        "says; lw_detr and rf_detr: the backbone's patch, divided by each of `detr.scales`.",
     )
     anchor_scale: float = Field(
         default=8.0, gt=0, le=64, description="Side of a square anchor, in strides. Default: 8; RetinaNet's octaves: 4."
@@ -309,7 +310,7 @@ class ModelConfig(Section):
             if section in own and data.get(section) is None:
                 data.pop(section, None)
         if "detr" in own:
-            own = {**own, **detr_maps(data.get("detr"), own["detr"])}
+            own = {**own, **detr_maps(data.get("detr"), TYPES[name], data.get("backbone"))}  # type: ignore[index]
         for section, defaults in [*_backbone_defaults(name, data, own).items(), *_pixel_defaults(data).items()]:
             if section == "":
                 filled[section] = defaults.keys() - data.keys()
@@ -353,6 +354,11 @@ class ModelConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _own_backbone(self) -> ModelConfig:
+        refuse_other_backbone(self.detector, self.backbone.name)
+        return self
+
+    @model_validator(mode="after")
     def _regions(self) -> ModelConfig:
         if not self.two_stage:
             return self
@@ -381,8 +387,7 @@ class ModelConfig(Section):
             raise refused(message, "detr", knob)
         if self.neck != NeckConfig(channels=self.detr.maps_width):
             raise refused(f"{self.detector} has no neck; leave it out, `detr.width` says how wide its maps are", "neck")
-        if self.strides != DETR_STRIDES[: self.detr.levels]:
-            raise refused(f"`detr.levels` says how many maps {self.detector} has; leave strides out", "strides")
+        refuse_other_strides(self.detector, self.detr, self.backbone.vit, self.strides)
         for knob in ("nms_iou", "pre_nms"):
             if getattr(self.postprocess, knob) != PostprocessConfig.model_fields[knob].default:
                 message = f"{self.detector} needs no suppression of overlapping boxes; leave {knob} out"
@@ -398,7 +403,7 @@ class ModelConfig(Section):
     def _strides(self) -> ModelConfig:
         if self.family != "dense":
             return self
-        if self.strides != PYRAMID[: len(self.strides)]:
+        if len(self.strides) < PAFPN_LEVELS or self.strides != PYRAMID[: len(self.strides)]:
             message = f"strides must be the first 3 to 5 of {PYRAMID}: C3 of every backbone has stride 8"
             raise refused(message, "strides")
         return self

@@ -246,7 +246,7 @@ def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatib
         ]
     return [
         Incompatibility(
-            "/student/detr/levels" if student.family == "detr" else "/student/strides",
+            _levels_knob(student),
             f"student and teacher differ in strides: {student.strides} and {teacher.strides}; every method compares "
             "the maps of one level with those of the same level",
             f"Use {teacher.strides}, or another teacher."
@@ -254,6 +254,22 @@ def _other_levels(student: ModelConfig, teacher: ModelConfig) -> list[Incompatib
             else f"Use {len(teacher.strides)} levels where the detector has them, or another teacher.",
         )
     ]
+
+
+# By what it is said which maps a memory has, where there is a choice.
+_CHOSEN_LEVELS = {
+    "deformable_detr": "`levels`",
+    "lw_detr": "`detr.scales`",
+    "rf_detr": "patches (`backbone.vit.patch`)",
+}
+
+
+def _levels_knob(student: ModelConfig) -> str:
+    """Where it is said which maps a model has."""
+    own = {"lw_detr": "/student/detr/scales", "rf_detr": "/student/backbone/vit/patch"}
+    if student.detector in own:
+        return own[student.detector]
+    return "/student/detr/levels" if student.family == "detr" else "/student/strides"
 
 
 # Whose a knob is, for messages; all others are those of dense heads.
@@ -286,11 +302,11 @@ def _other_grid(student: ModelConfig, teacher: ModelConfig) -> list[Incompatibil
     strides = ", ".join(map(str, missing))
     return [
         Incompatibility(
-            "/student/detr/levels" if student.detector == "deformable_detr" else "/student/detector",
+            _levels_knob(student) if student.detector in _CHOSEN_LEVELS else "/student/detector",
             f"the teacher's decoder looks at levels of stride {strides}; the student's memory has strides "
             f"{student.strides}, and a level is resampled to a stride at most {FARTHEST} times as coarse or as fine",
-            f"Use {len(teacher.strides)}, or another teacher."
-            if student.detector == "deformable_detr"
+            f"Use {_CHOSEN_LEVELS[student.detector]} that come nearer to {teacher.strides}, or another teacher."
+            if student.detector in _CHOSEN_LEVELS
             else "Use a teacher without them, or a student of another type.",
         )
     ]
@@ -325,7 +341,12 @@ def _other_queries(
 
 
 def _takes(model: ModelConfig, need: DecoderQueries) -> str:
-    """Decoders of one kind take each other's queries; inside D-FINE's, queries bring distributions along."""
+    """Decoders of one kind take each other's queries; inside D-FINE's, queries bring distributions along.
+
+    LW-DETR's and RF-DETR's are one kind: their boxes are no logits, and are never refined from layer to layer.
+    """
+    if model.detector in ("lw_detr", "rf_detr"):
+        return "lw_detr"
     if model.detector == "deformable_detr" or (model.detector == "d_fine" and need.through == "teacher"):
         return model.detector
     return "rt_detr"

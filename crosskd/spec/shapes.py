@@ -15,6 +15,7 @@ from crosskd.spec.backbone_registry import Backbone
 from crosskd.spec.detr.tensors import detr_shapes, is_alias
 from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET, hgnet_shapes, resnet_shapes
 from crosskd.spec.model import HeadConfig, ModelConfig
+from crosskd.spec.vit import vit_shapes
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -44,10 +45,11 @@ def expected_shapes(model: ModelConfig, num_classes: int) -> ExpectedShapes:
     """
     backbone = model.backbone
     entry = registry.BACKBONES[backbone.name]
-    out_channels = entry.channels(backbone.width)
+    out_channels = backbone.channels
     shapes = {f"{_BACKBONE}{name}": shape for name, shape in backbone_shapes(backbone).items()}
     if model.detr is not None:
-        shapes |= detr_shapes(model.detector, model.detr, num_classes, out_channels[-_LATERAL:])
+        read = out_channels if backbone.vit is not None else out_channels[-_LATERAL:]
+        shapes |= detr_shapes(model.detector, model.detr, num_classes, read)
         return ExpectedShapes(shapes, _BACKBONE if entry.family == "timm" else None)
     if model.two_stage:
         out_channels = entry.coarsest if model.coarsest else out_channels
@@ -182,6 +184,8 @@ def backbone_shapes(config: BackboneConfig) -> Shapes:
     entry, width = registry.BACKBONES[config.name], config.width
     if entry.family == "timm":
         return {}
+    if config.vit is not None:
+        return {f"net.{name}": shape for name, shape in vit_shapes(config.name, config.vit).items()}
     if entry.family == "mobilenet_v3":
         return _mobilenet_v3(entry)
     if entry.family in (RT_DETR_RESNET, HGNET):

@@ -23,6 +23,7 @@ _SIZES: dict[str, tuple[str, ...]] = {
         "expansion", "depth", "bins",
     ),
 }  # fmt: skip
+_VIT_SIZES = ("width", "maps", "mlp_ratio")
 
 
 def refuse_too_large(model: ModelConfig, classes: Sequence[str] | None, *place: str) -> None:
@@ -36,15 +37,16 @@ def refuse_too_large(model: ModelConfig, classes: Sequence[str] | None, *place: 
         return
     largest = max(parts, key=lambda part: parts[part])
     section = {"detr": "detr", "two_stage": "regions"}.get(model.family, "head") if largest == "head" else largest
-    sizes = [
-        f"{section}.{name} {value}" for name in _SIZES[section] if (value := getattr(getattr(model, section), name))
-    ]
+    names, owner = _SIZES[section], getattr(model, section)
+    if section == "backbone" and model.backbone.vit is not None:
+        names, owner, section = _VIT_SIZES, model.backbone.vit, "backbone.vit"
+    sizes = [f"{section}.{name} {value}" for name in names if (value := getattr(owner, name))]
     sizes += [f"neck.channels {model.neck.channels}"] if section in ("head", "regions") else []
-    sizes += [f"{count} classes"] if section != "backbone" and classes else []
+    sizes += [f"{count} classes"] if not section.startswith("backbone") and classes else []
     raise refused(
         f"{', '.join(sizes)} make a {model.detector} of {total / 1e6:,.0f} million parameters; "
         f"{MOST_PARAMETERS / 1e6:.0f} million are the most, so lower one of these",
-        *(*place, section),
+        *(*place, *section.split(".")),
     )
 
 

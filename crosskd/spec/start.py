@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosskd.spec.alike import layer_facts, same_anchors, same_code
+from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.detr.names import is_class_tensor
 from crosskd.spec.model import ModelConfig
+from crosskd.spec.vit import VitConfig
 
 Shape = tuple[int, ...]
 
@@ -56,11 +58,11 @@ def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, st
     """Why nothing of the detector `found` is of use to `student`: a pointer below it, what is wrong, what to do."""
     ours, theirs = student.backbone, found.backbone
     faults = []
-    for knob in ("name", "width", "style"):
-        has, wanted = getattr(ours, knob), getattr(theirs, knob)
+    for knob in ("name", "width", "style", *_vit_knobs(ours, theirs)):
+        has, wanted = (_knob(backbone, knob) for backbone in (ours, theirs))
         if has != wanted:
             what = f"the weights have a backbone whose {knob} is {wanted}, and the student's is {has}"
-            faults.append((f"/backbone/{knob}", what, f"Set `student.backbone.{knob}` to {wanted}."))
+            faults.append((f"/backbone/{knob.replace('.', '/')}", what, f"Set `student.backbone.{knob}` to {wanted}."))
     for knob in ("mean", "std", "order"):
         has, wanted = getattr(student.pixels, knob), getattr(found.pixels, knob)
         if has != wanted:
@@ -68,6 +70,17 @@ def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, st
             what = f"the weights were trained on other pixels: {knob} {value}"
             faults.append((f"/pixels/{knob}", what, f"Set `student.pixels.{knob}` to {value}."))
     return faults
+
+
+def _vit_knobs(ours: BackboneConfig, theirs: BackboneConfig) -> list[str]:
+    """Of two vision transformers."""
+    return [f"vit.{knob}" for knob in VitConfig.model_fields] if ours.vit and theirs.vit else []
+
+
+def _knob(section: Any, path: str) -> Any:
+    for name in path.split("."):
+        section = getattr(section, name)
+    return section
 
 
 def plan_start(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,18 +48,29 @@ PROOFS: Mapping[str, Mapping[registry.DetectorFamily, str]] = {
 Rows = list[list[str]]
 
 
-def model(detector: str) -> ModelConfig:
-    """The detector by its defaults, on levels that all of its family can have."""
-    levels: dict[str, object] = {"strides": LEVELS} if detector in registry.DENSE else {}
-    if detector == "deformable_detr":
-        levels = {"detr": {"levels": len(LEVELS)}}
-    return ModelConfig.model_validate({"detector": detector, "backbone": {"name": "resnet18"}, **levels})
+# On levels that all of its family can have; of a detector with other maps, each that another one has, too.
+_VIT_16 = {"name": "rf_detr_dinov2", "vit": {"patch": 16, "image_side": 512}}
+SIZES: Mapping[str, Sequence[Mapping[str, object]]] = {
+    **{name: [{"strides": LEVELS}] for name in registry.DENSE},
+    "deformable_detr": [{"detr": {"levels": len(LEVELS)}}],
+    "lw_detr": [
+        {"backbone": {"name": "lw_detr_vit"}, "detr": {"scales": scales}} for scales in ([2.0, 1.0, 0.5], [1.0])
+    ],
+    "rf_detr": [{"backbone": _VIT_16}],
+}
+
+
+def models(detector: str) -> list[ModelConfig]:
+    """The detector by its defaults, in each of its sizes."""
+    base = {"detector": detector, "backbone": {"name": "resnet18"}}
+    return [ModelConfig.model_validate({**base, **sizes}) for sizes in SIZES.get(detector, [{}])]
 
 
 def refusals(method: str, student: str, teacher: str) -> list[str]:
-    """Why a student cannot learn so from a teacher; empty if it can."""
+    """Why a student cannot learn so from a teacher, whatever their sizes; empty if it can."""
     section = DistillConfig.model_validate({method: {}})
-    return [found.what for found in resolve_pair(section, model(student), model(teacher))[1]]
+    pairs = itertools.product(models(student), models(teacher))
+    return min(([found.what for found in resolve_pair(section, *pair)[1]] for pair in pairs), key=len)
 
 
 def methods() -> Rows:
@@ -76,7 +88,14 @@ def methods() -> Rows:
 
 
 def _students(able: Sequence[str]) -> str:
-    for words, names in (("all dense", registry.DENSE), ("all dense, all DETRs", [*registry.DENSE, *TYPES])):
+    levelled = [name for name in TYPES if name != "rf_detr"]
+    for words, names in (
+        ("all dense", registry.DENSE),
+        ("all dense, all DETRs", [*registry.DENSE, *TYPES]),
+        ("all dense, all DETRs but `rf_detr`", [*registry.DENSE, *levelled]),
+        ("all DETRs", TYPES),
+        ("all DETRs but `rf_detr`", levelled),
+    ):
         if set(able) == set(names):
             return words
     return ", ".join(f"`{student}`" for student in able) or "none"
@@ -92,6 +111,8 @@ def without_the_pair(what: str) -> str:
 
 _NAMES = {
     r"the pyramids of an? \w+ student and an? \w+ teacher differ in strides, .*\]:": "the pyramids have other strides:",
+    r"student and teacher differ in strides: .*\]; .*": "the pyramids have other strides: RF-DETR has one map alone",
+    r"the student's memory has [^:]*:": "the memories have other numbers of levels:",
     r"\ban? \w+ (?:student|teacher) does not predict": "both must predict",
     r"\ban? \w+ student has no(ne)?\b": r"the others have no\1",
     r"\ba faster_rcnn (?:student|teacher) predicts": "a two-stage one predicts",
@@ -112,7 +133,7 @@ def files() -> Rows:
     for detector, entry in registry.DETECTORS.items():
         trained = ["yes" if entry.family in tests else "not tested" for tests in PROOFS.values()]
         both = ["read, written" if detector in known else "" for known in forms.values()]
-        why = unexportable(model(detector))
+        why = unexportable(models(detector)[0])
         onnx = "no: " + why.partition(": ")[2] if why else "written, checked"
         rows.append([f"`{detector}`", *trained, *both, "read" if detector == megvii.DETECTOR else "", onnx])
     return rows

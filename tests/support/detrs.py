@@ -21,13 +21,23 @@ KNOBS: dict[str, dict[str, Any]] = {
     "rt_detr": {"denoising": 8, "expansion": 0.5},
     "rt_detr_v2": {"denoising": 8},
     "d_fine": {"denoising": 8, "depth": 0.34, "bins": 8},
+    "lw_detr": {"cross_heads": 4, "groups": 2, "scales": [2, 0.5]},
+    "rf_detr": {"cross_heads": 4, "groups": 2},
+}
+# Blocks in windows and over the whole image, and several maps.
+_VIT = {"width": 16, "heads": 2, "windows": 2, "patch": 16, "image_side": 64}
+VITS: dict[str, dict[str, Any]] = {
+    "lw_detr": {"name": "lw_detr_vit", "vit": {**_VIT, "maps": [1, 2], "window_blocks": [0]}},
+    "rf_detr": {"name": "rf_detr_dinov2", "vit": {**_VIT, "maps": [2, 3]}},
 }
 
 
 def config(detector: str, **knobs: Any) -> ModelConfig:
     sizes = {"width": 32, "heads": 4, "feedforward": 32, "encoder_layers": 1, "decoder_layers": 2, "queries": 8}
-    backbone = {"name": "resnet_tiny", "width": 8}
+    backbone = VITS.get(detector, {"name": "resnet_tiny", "width": 8})
     detr = {**sizes, **KNOBS[detector], **knobs}
+    if detector in VITS:
+        del detr["encoder_layers"]
     return ModelConfig.model_validate({"detector": detector, "backbone": backbone, "detr": detr})
 
 

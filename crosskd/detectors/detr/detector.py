@@ -34,9 +34,13 @@ class DetrDetector(Detector):
 
     def __init__(self, config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> None:
         super().__init__(config, num_classes, pretrained=pretrained)
+        self.vit = config.backbone.vit
         self.head = library.build(config, num_classes, self.backbone.channels[-MAPS:])
         self.neck = taken_from(self.head)
-        self.head.model.backbone = library.GivenMaps(self.backbone.channels[-MAPS:])
+        one_map = hasattr(self.head.config, "mask_point_sample_ratio")  # RF-DETR's alone
+        given = library.GivenMap if one_map else library.GivenMaps
+        self.head.model.backbone = given(self.backbone.channels[-MAPS:])
+        self.step = 1 if self.vit is None else self.vit.step
         self.least_side = least_side(config)
 
     def select_classes(self, kept: Sequence[int]) -> None:
@@ -50,15 +54,16 @@ class DetrDetector(Detector):
     def features(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> the maps that the encoder reads, finest first, each [N, width, H_l, W_l].
 
-        Images are padded to `least_side` where they are smaller.
+        Images are padded to `least_side` where they are smaller, and to a multiple of `step`.
         """
-        height, width = images.shape[-2:]
-        down, right = max(0, self.least_side - height), max(0, self.least_side - width)
+        whole = self.padded(images.shape[-2], images.shape[-1])
+        down, right = (after - before for after, before in zip(whole, images.shape[-2:], strict=True))
         if down or right:
             outside = images.new_tensor(self.config.pixels.outside)[:, None, None]  # as between images of a batch
             images = F.pad(images - outside, (0, right, 0, down)) + outside
-        maps: list[Tensor] = self.neck(self.backbone(images)[-MAPS:])
-        return Maps(maps, (height + down, width + right))
+        made = self.backbone(images)
+        maps: list[Tensor] = self.neck(made if self.vit is not None else made[-MAPS:])
+        return Maps(maps, whole)
 
     @torch.no_grad()
     def detect(
@@ -95,20 +100,27 @@ class DetrDetector(Detector):
 
     def convolutions(self) -> list[tuple[nn.Module, str]]:
         """The backbone alone: the library's models look at the sizes of maps as they run."""
-        return [(self.backbone, "forward"), (self.neck, "forward")]
+        parts = [(self.backbone, "forward"), (self.neck, "forward")]
+        return parts if self.vit is None else parts[1:]  # a vision transformer of the library's records as it runs
 
 
 def least_side(config: ModelConfig) -> int:
     """Pixels of the smallest square that it can look at.
 
-    Where queries begin in cells, it has as many cells on all levels. Else a group of group norm, of which there are
-    always as many, has two values.
+    Where queries begin in cells, it has as many cells on all levels, and two a side on each, so that batch norm has
+    something to normalise. In Deformable DETR a group of group norm, of which there are always as many, has two values.
     """
     assert config.detr is not None
+    vit, strides, queries = config.backbone.vit, config.strides, config.detr.queries
+    if vit is not None:
+        cells = ([-(-side // stride) for stride in strides] for side in itertools.count(vit.step, vit.step))
+        return vit.step * next(
+            count for count, of in enumerate(cells, 1) if min(of) > 1 and sum(a * a for a in of) >= queries
+        )
     if library.kind_of(config).masked:
-        return 2 * config.strides[-1] if config.detr.width <= library.GROUPS else 0
+        return 2 * strides[-1] if config.detr.width <= library.GROUPS else 0
     sides = itertools.count(STRIDE, STRIDE)
-    return next(s for s in sides if sum((s // stride) ** 2 for stride in config.strides) >= config.detr.queries)
+    return next(s for s in sides if sum((s // stride) ** 2 for stride in strides) >= queries)
 
 
 def best(scores: Tensor, boxes: Tensor, config: PostprocessConfig) -> Detections:

@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.errors import ConfigError, Diverged
+from crosskd.backbones.vit import library_config, missing_library
+from crosskd.errors import Diverged
 from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.section import DetrConfig, library_values
-from crosskd.spec.detr.types import EXTRA, LIBRARY, TYPES, ModelType
+from crosskd.spec.detr.types import LIBRARY, TYPES, ModelType
+from crosskd.spec.vit import VITS
 from crosskd.structures import Size
 
 GROUPS = 32  # of the library's group norms
 PRIOR = 0.01  # of a class, at the start
+_ANY_BACKBONE = {"model_type": "resnet", "out_indices": [2, 3, 4]}
 SMALL = -2.0  # logit of a box's sides at the start
 
 
@@ -46,6 +49,13 @@ class GivenMaps(nn.Module):
         return [(x, F.interpolate(mask[None].float(), size=x.shape[-2:]).to(torch.bool)[0]) for x in self.maps]
 
 
+class GivenMap(GivenMaps):
+    """For a model that reads one map, and no list of them."""
+
+    def forward(self, images: Tensor, mask: Tensor) -> Any:
+        return super().forward(images, mask)[0]
+
+
 def kind_of(config: ModelConfig) -> ModelType:
     return TYPES[config.detector]  # type: ignore[index]  # of this family there are no others
 
@@ -62,20 +72,16 @@ def build(config: ModelConfig, num_classes: int, channels: Sequence[int]) -> Any
     except ModuleNotFoundError as error:
         if error.name != LIBRARY:
             raise
-        raise ConfigError(
-            f"{config.detector} needs the {LIBRARY} package, which is not installed here",
-            where="/student/detector",
-            remedy=f"Install it on the machine that trains: `pip install 'crosskd[{EXTRA}]'`.",
-        ) from error
+        raise missing_library(config.detector, "/student/detector") from error
     values = library_values(config.detr, kind) | {"tie_word_embeddings": _one_head_for_all_layers(config.detr, kind)}
     if kind.fits_maps:
         width = config.detr.maps_width
         values |= {"encoder_in_channels": list(channels), "decoder_in_channels": [width] * len(channels)}
-    # A configuration of its own backbone it must have; it is never built.
-    settings = getattr(library, kind.config)(
-        **values, num_labels=num_classes, backbone_config={"model_type": "resnet", "out_indices": [2, 3, 4]}
-    )
-    with mock.patch.object(module, "load_backbone", return_value=GivenMaps(channels)):
+    # A configuration of a backbone it must have; the backbone itself is never built by it.
+    own = library_config(config.backbone) if kind.backbone is not None else {**_ANY_BACKBONE}
+    settings = getattr(library, kind.config)(**values, num_labels=num_classes, backbone_config=own)
+    builder = "load_backbone" if kind.backbone is None else VITS[kind.backbone].model
+    with mock.patch.object(module, builder, return_value=GivenMaps(channels)):
         model = getattr(module, kind.model)(settings)
     model = model.to(torch.empty(0).device)  # its old-fashioned constructors do not heed `torch.device("meta")`
     _share_heads(model)
@@ -102,11 +108,15 @@ def begin_as_published(model: Any) -> None:
     """What the library leaves at random since it mostly loads weights: norms, and Deformable DETR's first predictions.
 
     Its norms would begin near 0 in RT-DETR. In Deformable DETR no class is likely and boxes are small (arXiv
-    2010.04159, its code).
+    2010.04159, its code). In LW-DETR and RF-DETR queries look where the proposals are (2406.03459, its code); the
+    library means to begin so, but asks for the embedding by another name than its model has.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+    if hasattr(model.model, "reference_point_embed"):
+        nn.init.zeros_(model.model.reference_point_embed.weight)
+        return
     if hasattr(model.config, "weight_loss_bbox"):
         return
     for layer in model.class_embed:

@@ -24,7 +24,9 @@ def by_term(found: dict[str, Tensor], model: Any, objects: int) -> Losses:
     by the `objects` of the batch, at least one; here by their mean over the ranks, as every detector's losses are.
     """
     own = max(1, objects)
-    factor = own / rank_mean(next(iter(found.values())).new_tensor(float(objects))).clamp(min=1)
+    factor: Tensor | float = own / rank_mean(next(iter(found.values())).new_tensor(float(objects))).clamp(min=1)
+    if hasattr(model.config, "group_detr"):
+        factor = 1.0  # of these the library itself takes the mean over the ranks, and over the groups of queries
     weights = _weights(model.config)
     layers: dict[str, dict[int, Tensor]] = {}
     last = model.config.decoder_layers - 1

@@ -25,8 +25,16 @@ class Projections(nn.ModuleList):
         return made
 
 
-def taken_from(model: Any) -> Projections:
-    """The projections of the library's `model`, which passes on from now what it is given."""
+def as_list(module: nn.Module, given: Any, made: Tensor | list[Tensor]) -> list[Tensor]:  # noqa: ARG001 - a hook's
+    """RF-DETR's projector makes one map alone, and gives no list of it."""
+    return [made] if isinstance(made, Tensor) else list(made)
+
+
+def taken_from(model: Any) -> nn.Module:
+    """What makes the library's `model` its maps, taken out: from now on it passes on what it is given."""
+    if (projector := getattr(model.model.backbone, "projector", None)) is not None:
+        projector.register_forward_hook(as_list)
+        return projector  # type: ignore[no-any-return]
     place = next(name for name in PLACES if hasattr(model.model, name))
     taken = getattr(model.model, place)
     setattr(model.model, place, nn.ModuleList(nn.Identity() for _ in taken))

@@ -19,32 +19,35 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.section import DetrConfig
 from crosskd.spec.detr.tensors import REFINED, TABLE, Shapes, _numbered, _product, sizes
 from crosskd.spec.detr.types import LIBRARY, TYPES
-from crosskd.spec.registry import BACKBONES
 
 _BACKBONE = {"name": "resnet_tiny", "width": 24, "init": "random"}
+_VIT = {"width": 8, "heads": 2, "maps": [1, 2, 3], "patch": 4, "image_side": 4}
 _CLASSES = (89, 71)
 # Of counters: no two alike, and no number of anything that the library has fixed.
 _TRIALS: tuple[dict[str, Any], ...] = (
     {"width": 352, "heads": 11, "feedforward": 1009, "queries": 997, "points": 13, "levels": 5, "encoder_layers": 6}
-    | {"decoder_layers": 9, "depth": 11 / 3, "expansion": 0.5, "bins": 58}
-    | {"encoder_width": 704, "encoder_feedforward": 1013},
+    | {"decoder_layers": 9, "depth": 11 / 3, "expansion": 0.5, "bins": 58, "cross_heads": 22, "groups": 5}
+    | {"encoder_width": 704, "encoder_feedforward": 1013, "scales": [2, 1, 0.5]},
     {"width": 480, "heads": 5, "feedforward": 509, "queries": 503, "points": 7, "levels": 4, "encoder_layers": 2}
-    | {"decoder_layers": 7, "depth": 8 / 3, "expansion": 1.5, "bins": 46}
-    | {"encoder_width": 800, "encoder_feedforward": 521},
+    | {"decoder_layers": 7, "depth": 8 / 3, "expansion": 1.5, "bins": 46, "cross_heads": 24, "groups": 8}
+    | {"encoder_width": 800, "encoder_feedforward": 521, "scales": [2, 0.5]},
 )
 # By the knob that a type must read.
-_COUNTERS = {"encoder_layers": "encoder_layers", "decoder_layers": "decoder_layers", "depth": "blocks"}
+_COUNTERS = {**{name: name for name in ("encoder_layers", "decoder_layers", "groups")}, "depth": "blocks"}
 _FACTORS = (
     "width", "feedforward", "queries", "classes", "classes_and_none", "inside", "half", "fused", "edges",
     "encoder_width", "encoder_feedforward", "c3", "c4", "c5",
-    "heads*all_points", "all_points", "levels", "heads", "width*width",
+    "heads*all_points", "cross_heads*all_points", "groups*queries",
+    "all_points", "levels", "heads", "width*width",
 )  # fmt: skip
 
 
 def trial(kind: str, number: int, *, refined: bool) -> tuple[ModelConfig, int]:
     knobs: dict[str, Any] = {"box_refine": True} if refined else {}
     knobs |= {name: value for name, value in _TRIALS[number].items() if name in TYPES[kind].knobs}  # type: ignore[index]
-    model = ModelConfig.model_validate({"detector": kind, "backbone": _BACKBONE, "detr": knobs})
+    own = TYPES[kind].backbone  # type: ignore[index]
+    backbone = _BACKBONE if own is None else {"name": own, "vit": _VIT}
+    model = ModelConfig.model_validate({"detector": kind, "backbone": backbone, "detr": knobs})
     return model, _CLASSES[number]
 
 
@@ -57,7 +60,7 @@ def of_library(model: ModelConfig, num_classes: int) -> Shapes:
 
 def known_sizes(model: ModelConfig, num_classes: int) -> dict[str, int]:
     assert isinstance(model.detr, DetrConfig)
-    return sizes(model.detr, num_classes, BACKBONES[model.backbone.name].channels(model.backbone.width)[-3:])
+    return sizes(model.detr, num_classes, model.backbone.channels[-3:])
 
 
 def rows(kind: str, *, refined: bool) -> dict[str, list[str]]:

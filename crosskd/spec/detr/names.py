@@ -10,7 +10,7 @@ INSTEAD = "Name the folder that holds both, in place of the file."
 
 # Parts of a name. The last one has a row more than there are classes: for a query that is none.
 NOISY_CLASSES = "denoising_class_embed"
-CLASS_LAYERS = ("class_embed", "enc_score_head", NOISY_CLASSES)
+CLASS_LAYERS = ("class_embed", "enc_out_class_embed", "enc_score_head", NOISY_CLASSES)
 
 
 def is_library_checkpoint(names: Iterable[str]) -> bool:

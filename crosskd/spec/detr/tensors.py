@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from crosskd.spec.detr.names import NOISY_CLASSES
+from crosskd.spec.detr.projector import projector_shapes
 from crosskd.spec.detr.section import DetrConfig
 from crosskd.spec.detr.types import TYPES
 
@@ -37,7 +38,7 @@ def sizes(section: DetrConfig, num_classes: int, channels: tuple[int, ...]) -> d
         "encoder_width": width,
         "encoder_feedforward": section.encoder_feedforward or section.feedforward,
         "all_points": sum(points),
-        **{name: getattr(section, name) for name in ("encoder_layers", "decoder_layers")},
+        **{name: getattr(section, name) for name in ("encoder_layers", "decoder_layers", "cross_heads", "groups")},
         "blocks": round(LAYERS_OF_A_BLOCK * section.depth),
         "inside": int(width * section.expansion),
         "half": half,  # D-FINE: of one branch of a layer that fuses maps
@@ -57,13 +58,17 @@ def table() -> dict[str, dict[str, list[str]]]:
 
 
 def detr_shapes(kind: str, section: DetrConfig, num_classes: int, channels: tuple[int, ...]) -> Shapes:
-    """The names and shapes of `neck` and `head`; `channels` of C3, C4 and C5."""
+    """The names and shapes of `neck` and `head`; `channels` of the backbone's maps, C3 to C5 or the transformer's."""
     known = sizes(section, num_classes, channels)
     plain = known["inside"] == section.maps_width and kind in ("rt_detr", "rt_detr_v2")
     absent = {_WIDENING: plain, _NARROWING: kind == "d_fine" and section.maps_width == section.width}
     absent[NOISY_CLASSES] = not section.denoising
     rows = table()[kind + REFINED if section.box_refine else kind]
-    return _neck(section, channels, grouped=not TYPES[kind].fits_maps) | {  # type: ignore[index]
+    if TYPES[kind].backbone is not None:  # type: ignore[index]
+        neck = projector_shapes(section, channels, scaled="scales" in TYPES[kind].knobs)  # type: ignore[index]
+    else:
+        neck = _neck(section, channels, grouped=not TYPES[kind].fits_maps)  # type: ignore[index]
+    return neck | {
         name: tuple(_product(dimension, known) for dimension in dimensions)
         for template, dimensions in rows.items()
         if not any(left_out and part in template for part, left_out in absent.items())
@@ -75,6 +80,8 @@ def is_alias(kind: str, section: DetrConfig, name: str) -> bool:
     """Whether the tensor is another one by a second name: a head that serves twice counts once."""
     if name.startswith("head.model.decoder."):
         return name.startswith("head.model.decoder.bbox_embed.") and section.box_refine
+    if TYPES[kind].backbone is not None:  # type: ignore[index]
+        return False
     own = name.startswith(("head.class_embed.", "head.bbox_embed."))
     if "box_refine" in TYPES[kind].knobs:  # type: ignore[index]
         return own and not section.box_refine and name.split(".")[2] != "0"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-TypeName = Literal["deformable_detr", "rt_detr", "rt_detr_v2", "d_fine"]
+TypeName = Literal["deformable_detr", "rt_detr", "rt_detr_v2", "d_fine", "lw_detr", "rf_detr"]
 LIBRARY = "transformers"
 EXTRA = "detr"
 
@@ -29,6 +29,7 @@ class ModelType:
     masked: bool = False  # whether it is told where an image is padding: boxes are then shares of the image itself
     max_detections: int = 300
     exported: bool = False  # whether its graph has been held against PyTorch
+    backbone: str | None = None  # the only one that it has; None: any that gives C3..C5
 
 
 _COMMON = {
@@ -48,6 +49,19 @@ _REAL_TIME = {
     "denoising": ("num_denoising",),
     "expansion": ("hidden_expansion",),
 }
+_WINDOWED = {
+    "width": ("d_model",),
+    "heads": ("decoder_self_attention_heads",),
+    "cross_heads": ("decoder_cross_attention_heads",),
+    "feedforward": ("decoder_ffn_dim",),
+    "decoder_layers": ("decoder_layers",),
+    "queries": ("num_queries",),
+    "points": ("decoder_n_points",),
+    "expansion": ("hidden_expansion",),
+    "groups": ("group_detr",),
+    "dropout": ("dropout",),
+}
+_WINDOWED_DEFAULTS = {"feedforward": 2048, "decoder_layers": 3, "expansion": 0.5, "levels": 1}
 _REAL_TIME_DEFAULTS = {"encoder_layers": 1, "dropout": 0.0, "levels": 3}
 
 TYPES: dict[TypeName, ModelType] = {
@@ -99,5 +113,25 @@ TYPES: dict[TypeName, ModelType] = {
         },
         defaults=_REAL_TIME_DEFAULTS,
         exported=True,
+    ),
+    "lw_detr": ModelType(
+        "LwDetrConfig",
+        "LwDetrForObjectDetection",
+        "transformers.models.lw_detr.modeling_lw_detr",
+        knobs={**_WINDOWED, "scales": ("projector_scale_factors",)},
+        defaults={**_WINDOWED_DEFAULTS, "dropout": 0.0},
+        fits_maps=False,
+        masked=True,
+        backbone="lw_detr_vit",
+    ),
+    "rf_detr": ModelType(
+        "RfDetrConfig",
+        "RfDetrForObjectDetection",
+        "transformers.models.rf_detr.modeling_rf_detr",
+        knobs=_WINDOWED,
+        defaults=_WINDOWED_DEFAULTS,
+        fits_maps=False,
+        masked=True,
+        backbone="rf_detr_dinov2",
     ),
 }

@@ -22,7 +22,7 @@ from crosskd.spec import registry
 from crosskd.spec.config import BackboneConfig
 
 SWIN = {"patch_size": [4, 4], "embed_dim": 24, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
-OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM)]
+OURS = [name for name, entry in registry.BACKBONES.items() if entry.family not in ("timm", "vit")]
 
 
 def tiny(**more: object) -> ResNet:

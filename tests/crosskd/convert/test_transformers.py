@@ -17,12 +17,12 @@ from crosskd.detectors.detr.detector import corners
 from crosskd.detectors.detr.view import shares
 from crosskd.errors import ConfigError
 from crosskd.spec.detr import folder_config
+from crosskd.spec.detr.folder_config import READ
 from crosskd.spec.detr.folder_names import from_library
-from crosskd.spec.detr.types import TYPES
 from crosskd.weights.description import describe
 from tests.support import library_folders, small
 
-ALL = sorted(TYPES)
+ALL = sorted(READ)
 
 
 def loaded(folder: Path) -> Detector:

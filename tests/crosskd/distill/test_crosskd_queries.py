@@ -22,20 +22,25 @@ from tests.support.detr_library import shake
 from tests.support.steps import Witness
 
 FINE, SECOND, FIRST, DEFORMABLE = "d_fine", "rt_detr_v2", "rt_detr", "deformable_detr"
+LIGHT, ROBOFLOW = "lw_detr", "rf_detr"
 
 
 def pair(
     distill: dict[str, Any], student: str, teacher: str, ours: dict[str, Any] | None = None, **theirs: Any
 ) -> Distiller:
-    sizes = [levels(kind) | knobs for kind, knobs in ((student, ours or {}), (teacher, theirs))]
+    sizes = [levels(student, teacher) | (ours or {}), levels(teacher, student) | theirs]
     models = detrs.detector(student, 0, **sizes[0]), detrs.detector(teacher, 1, **sizes[1])
     for model in models:
         shake(model.head)  # or D-FINE's distributions are nearly the same for all queries
     return build_distiller(*models, DistillConfig.model_validate(distill)).train()
 
 
-def levels(kind: str) -> dict[str, Any]:
-    """As many as the other types have."""
+def levels(kind: str, other: str = FIRST) -> dict[str, Any]:
+    """As many as the other type has."""
+    if kind == LIGHT:
+        return {"scales": [1] if other == ROBOFLOW else [2, 1, 0.5]}
+    if kind == ROBOFLOW:
+        return {"dropout": 0.0}
     return {"levels": 3, "dropout": 0.0} if kind == DEFORMABLE else {}
 
 
@@ -60,7 +65,8 @@ def test_the_gradient_goes_through_the_teachers_decoder_to_what_it_looks_at(kind
     small.total(losses).backward()
     found = taught(model)
     assert any(name.startswith("backbone.") for name in found)
-    assert any(name.startswith("head.model.encoder.") for name in found)
+    encoder = "neck." if kind in detrs.VITS else "head.model.encoder."
+    assert any(name.startswith(encoder) for name in found)
     assert ("decoder.layers.0" in found) == (queries == "student")
     assert "decoder.layers.1" not in found
     # The student's own heads are not asked; but D-FINE's distributions go on from layer to layer.
@@ -69,7 +75,7 @@ def test_the_gradient_goes_through_the_teachers_decoder_to_what_it_looks_at(kind
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
-@pytest.mark.parametrize("kind", [DEFORMABLE, FINE])
+@pytest.mark.parametrize("kind", [DEFORMABLE, FINE, LIGHT])
 @pytest.mark.parametrize("queries", ["teacher", "student"])
 def test_a_student_that_is_its_teacher_has_nothing_left_to_imitate(kind: str, queries: str) -> None:
     model = pair({"crosskd": {"queries": queries, "beta": 1}}, kind, kind)
@@ -111,6 +117,15 @@ def test_the_distributions_count_as_much_as_the_teacher_is_sure_and_start_from_i
         ),
         (FINE, SECOND, {"direct": {}}, {"queries": (32, 64)}),
         (DEFORMABLE, DEFORMABLE, {"direct": {}}, dict.fromkeys(("queries", "positions"), (32, 64))),
+        (LIGHT, FIRST, {"crosskd": {}}, {"memory": (64, 32)}),
+        (FIRST, LIGHT, {"crosskd": {}}, {"memory": (64, 32)}),
+        (
+            ROBOFLOW,
+            LIGHT,
+            {"crosskd": {"queries": "student"}},
+            dict.fromkeys(("memory", "queries", "positions"), (64, 32)),
+        ),
+        (LIGHT, ROBOFLOW, {"direct": {}}, {"queries": (32, 64)}),
     ],
 )
 def test_heads_of_other_types_and_widths_are_reached_by_linear_maps_that_learn(
@@ -185,6 +200,15 @@ def test_direct_asks_the_students_decoder_about_the_teachers_queries() -> None:
     assert all(p.grad is None for p in model.teacher.parameters())
 
 
+def test_groups_of_queries_in_training_are_not_those_of_the_teacher() -> None:
+    """A student in training asks its decoder about one group: here it says what the teacher says."""
+    model = pair({"direct": {}}, ROBOFLOW, ROBOFLOW)
+    model.student.load_state_dict(model.teacher.state_dict())
+    losses = losses_of(model, "direct")  # of no layer does a training change what it says
+    assert losses["direct_box"].abs().max() < 1e-6
+    assert model.student.head.model.decoder.layers[0].self_attn.training
+
+
 def config(kind: str, **sizes: Any) -> ModelConfig:
     return detrs.config(kind, **levels(kind) | sizes)
 
@@ -226,6 +250,10 @@ def config(kind: str, **sizes: Any) -> ModelConfig:
         ({"direct": {}}, config(FIRST, decoder_layers=3), config(FIRST), "/student/detr/decoder_layers", "3 layers"),
         ({"direct": {}}, config(FINE, bins=16), config(FINE), "/student/detr/bins", "16 bins"),
         ({"ld": {}}, config(FIRST), config(FIRST), "/student/detector", "LD"),
+        ({"crosskd": {}}, config(LIGHT, scales=[2]), config(FIRST), "/student/detr/scales", "levels of stride 32"),
+        ({"crosskd": {}}, config(ROBOFLOW), config(DEFORMABLE, levels=4), "/student/backbone/vit/patch", "stride 64"),
+        ({"direct": {}}, config(LIGHT), config(FIRST), "/student/detector", "the student's decoder cannot take"),
+        ({"pkd": {}}, config(LIGHT, scales=[1]), config(FIRST), "/student/detr/scales", "differ in strides"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_words(

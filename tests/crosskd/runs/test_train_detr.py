@@ -15,14 +15,18 @@ from tests.support import detrs
 from tests.support.trainings import CLASSES, Story, broken_and_resumed, digest
 from tests.support.trainings import config as training
 
-TEACHER = detrs.config("d_fine", width=64)
-STUDENTS = [("rt_detr", {"queries": "teacher"}), ("d_fine", {"queries": "student"})]
+FINE, LIGHT = detrs.config("d_fine", width=64), detrs.config("lw_detr", width=64, scales=[1])
+PAIRS = [
+    ("rt_detr", FINE, {"queries": "teacher"}),
+    ("d_fine", FINE, {"queries": "student"}),
+    ("rf_detr", LIGHT, {"queries": "student"}),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "knobs"), STUDENTS)
+@pytest.mark.parametrize(("kind", "taught_by", "knobs"), PAIRS, ids=[pair[0] for pair in PAIRS])
 def test_a_student_is_taught_and_resumed_bit_by_bit_and_still_replays(
-    kind: str, knobs: dict[str, Any], tmp_path: Path
+    kind: str, taught_by: ModelConfig, knobs: dict[str, Any], tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
     data = write_demo(tmp_path / "data", train=8, val=2, size=64, classes=len(CLASSES)).model_dump()
@@ -31,7 +35,7 @@ def test_a_student_is_taught_and_resumed_bit_by_bit_and_still_replays(
         values = training(data, schedule={"epochs": 2}, **changes).model_dump(exclude_unset=True)
         return TrainConfig.model_validate({**values, "student": student.model_dump(exclude_unset=True)})
 
-    teacher = train(config(TEACHER), tmp_path / "teacher").best_weights
+    teacher = train(config(taught_by), tmp_path / "teacher").best_weights
     spec = config(
         detrs.config(kind),
         precision="bf16",
@@ -50,5 +54,5 @@ def test_a_student_is_taught_and_resumed_bit_by_bit_and_still_replays(
     resumed = broken_and_resumed(spec, tmp_path / "broken")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
     assert resumed.manifest["evaluations"] == whole.manifest["evaluations"]
-    for path, model in ((teacher, TEACHER), (whole.last_weights, detrs.config(kind))):
+    for path, model in ((teacher, taught_by), (whole.last_weights, detrs.config(kind))):
         detrs.replays(path, model, len(CLASSES))

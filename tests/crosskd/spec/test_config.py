@@ -111,6 +111,7 @@ def test_a_rate_of_sampling_is_of_a_detr_alone() -> None:
     assert TrainConfig.model_validate({"data": WHOLE["data"], **values}).optimizer.sampling_lr_factor == 0.1
 
 
+LARGEST_VIT = {"width": 1024, "heads": 16, "maps": [24], "mlp_ratio": 8}
 LARGEST_DETR = {"width": 1024, "feedforward": 8192, "encoder_layers": 12, "decoder_layers": 12}
 
 
@@ -131,6 +132,11 @@ LARGEST_DETR = {"width": 1024, "feedforward": 8192, "encoder_layers": 12, "decod
             "regions.channels 4096, neck.channels 4096",
         ),
         ({"backbone": {"name": "resnet101", "width": 256, "init": "random"}}, "backbone", "backbone.width 256 make"),
+        (
+            {"detector": "lw_detr", "backbone": {"name": "lw_detr_vit", "vit": LARGEST_VIT}, "detr": {"width": 1024}},
+            "backbone.vit",
+            "backbone.vit.width 1024, .* make a lw_detr",
+        ),
     ],
 )
 def test_sizes_that_are_too_many_parameters_together_are_refused(
@@ -142,15 +148,15 @@ def test_sizes_that_are_too_many_parameters_together_are_refused(
     teacher = {"weights": {"file": "t.pth"}, "model": student, "classes": ["a", "b", "c"]}
     small = {"backbone": {"name": "resnet18"}}
     for values, place in (
-        ({"student": student}, ("student", section)),
-        ({"student": small, "teacher": teacher}, ("teacher", "model", section)),
+        ({"student": student}, ("student", *section.split("."))),
+        ({"student": small, "teacher": teacher}, ("teacher", "model", *section.split("."))),
     ):
         with pytest.raises(ValidationError, match=told) as caught:
             TrainConfig.model_validate({"data": data, **values})
         assert [fault["loc"] for fault in caught.value.errors()] == [place]
     with pytest.raises(ValidationError, match="million are the most") as caught:
         ExportConfig.model_validate({"weights": {"file": "t.pth"}, "model": student})
-    assert caught.value.errors()[0]["loc"] == ("model", section)
+    assert caught.value.errors()[0]["loc"] == ("model", *section.split("."))
 
 
 YOLOX_S: dict[str, Any] = {"detector": "yolox", "backbone": {"name": "cspdarknet_s"}}

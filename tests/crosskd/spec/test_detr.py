@@ -14,22 +14,29 @@ from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.pairing import resolve_pair
 
 BACKBONE: dict[str, Any] = {"name": "resnet18", "init": "random"}
+STRIDES = {"deformable_detr": [8, 16, 32, 64], "lw_detr": [16], "rf_detr": [14]}
+LIGHT: dict[str, Any] = {"detector": "lw_detr", "backbone": {"name": "lw_detr_vit"}}
+ODD: dict[str, Any] = {"detector": "lw_detr", "backbone": {"name": "lw_detr_vit", "vit": {"patch": 15}}}
+ROBOFLOW: dict[str, Any] = {"detector": "rf_detr", "backbone": {"name": "rf_detr_dinov2"}}
 DETR: dict[str, Any] = {"detector": "deformable_detr", "backbone": BACKBONE}
 
 
 @pytest.mark.parametrize("kind", sorted(TYPES))
 def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
-    model = ModelConfig.model_validate({"detector": kind, "backbone": BACKBONE, "detr": {"width": 64}})
+    own = TYPES[kind].backbone  # type: ignore[index]
+    backbone = BACKBONE if own is None else {"name": own}
+    model = ModelConfig.model_validate({"detector": kind, "backbone": backbone, "detr": {"width": 64}})
     values = model.model_dump(mode="json")
     assert not values.keys() & {"head", "losses", "neck", "strides", "regions", "anchor_scale"}
     assert model.neck.channels == 64
-    assert model.strides == [8, 16, 32, 64][: 4 if kind == "deformable_detr" else 3]
+    assert model.strides == STRIDES.get(kind, [8, 16, 32])
     for section in (ModelConfig, StudentConfig):
         assert section.model_validate(values).model_dump(mode="json") == values
-    empty = {"detector": kind, "backbone": BACKBONE}
+    empty = {"detector": kind, "backbone": backbone}
     assert ModelConfig.model_validate(empty) == ModelConfig.model_validate({**empty, "detr": None})
-    assert unexportable(model) == ""
-    assert "windows" in unexportable(ModelConfig.model_validate({**empty, "backbone": {"name": "swin_t"}}))
+    assert bool(unexportable(model)) == (not TYPES[kind].exported)  # type: ignore[index]
+    if own is None:
+        assert "windows" in unexportable(ModelConfig.model_validate({**empty, "backbone": {"name": "swin_t"}}))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +72,24 @@ def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
         ({"strides": [8, 16, 32]}, ("strides",), "leave strides out"),
         ({"anchor_scale": 4.0}, ("anchor_scale",), "leave it out for deformable_detr"),
         ({"postprocess": {"nms_iou": 0.4}}, ("postprocess", "nms_iou"), "needs no suppression"),
+        ({"detr": {"levels": 2}}, ("detr", "levels"), "3 levels at least"),
+        ({"detr": {"groups": 2}}, ("detr", "groups"), "knob of lw_detr, rf_detr"),
+        ({**LIGHT, "detr": {"levels": 2}}, ("detr", "levels"), "knob of deformable_detr"),
+        (
+            {**LIGHT, "detr": {"encoder_layers": 1}},
+            ("detr", "encoder_layers"),
+            "encoder_layers is a knob of deformable_detr",
+        ),
+        ({**LIGHT, "detr": {"cross_heads": 12}}, ("detr", "cross_heads"), "no multiple of cross_heads"),
+        ({**LIGHT, "detr": {"scales": [1, 2]}}, ("detr", "scales"), "finest first"),
+        ({**LIGHT, "detr": {"scales": [1.5]}}, ("detr", "scales"), "some of 2, 1 and 0.5"),
+        ({**LIGHT, "detr": {"scales": []}}, ("detr", "scales"), "at least 1"),
+        ({**LIGHT, "strides": [8]}, ("strides",), "say which maps lw_detr has"),
+        ({**LIGHT, "backbone": BACKBONE}, ("backbone", "name"), "has a backbone of its own; use lw_detr_vit"),
+        ({"backbone": {"name": "lw_detr_vit"}}, ("backbone", "name"), "which lw_detr alone reads"),
+        ({**ROBOFLOW, "detector": "gfl"}, ("backbone", "name"), "which rf_detr alone reads"),
+        ({**ROBOFLOW, "detr": {"scales": [2]}}, ("detr", "scales"), "knob of lw_detr"),
+        ({**ODD, "detr": {"scales": [2]}}, ("detr", "scales"), "patch of 15 pixels has no half"),
     ],
 )
 def test_what_does_not_belong_there_is_refused(values: dict[str, Any], place: tuple[str, ...], match: str) -> None:

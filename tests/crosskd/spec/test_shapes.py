@@ -13,7 +13,8 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes, parameter_count
 from tests.support import small
 
-OF_LIBRARY = [name for name, entry in registry.BACKBONES.items() if entry.family in ("rt_detr_resnet", "hgnet_v2")]
+_OF_DETRS = ("rt_detr_resnet", "hgnet_v2", "vit")
+OF_LIBRARY = [name for name, entry in registry.BACKBONES.items() if entry.family in _OF_DETRS]
 OURS = [name for name in registry.BACKBONES if not name.startswith(registry.TIMM) and name not in OF_LIBRARY]
 CASES: list[dict[str, Any]] = [
     *({"detector": detector, "backbone": name} for detector in registry.DENSE for name in OURS),

@@ -14,7 +14,15 @@ from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredic
 
 class LwDetrPort(Port):
     """References and positions are the same in every layer. In training there are several groups of queries, which do
-    not attend to each other; the first of them predicts."""
+    not attend to each other; the first of them predicts. What a layer is asked from outside is one group."""
+
+    def layer(self, state: DecoderState, memory: Memory) -> Tensor:
+        attention: Any = self.layers[state.layer].self_attn
+        training, attention.training = attention.training, False  # by this it knows groups, and nothing else by it
+        try:
+            return super().layer(state, memory)
+        finally:
+            attention.training = training
 
     def heads(self, hidden: Tensor, state: DecoderState) -> LayerPredictions:
         hidden = self.model.model.decoder.layernorm(hidden)
