@@ -26,11 +26,11 @@ class _Readings(Callback):
         self.values.append(values)
 
 
-def measure(threads: int) -> tuple[float, float]:
+def measure(threads: int, device: str = "cpu") -> tuple[float, float]:
     """The share of the time in which a step waits for its batch, and the seconds of a step."""
     with tempfile.TemporaryDirectory() as folder:
         readings = _Readings()
-        config = _config(folder, threads)
+        config = _config(folder, threads, device)
         training = build_parts(config, pretrained=False).training
         run = Run(config, Path(folder), total_steps=WARM + STEPS, steps_per_epoch=training.schedule.steps_per_epoch)
         fit(run, training, readings, save=lambda: None, evaluate=lambda: "")
@@ -40,9 +40,9 @@ def measure(threads: int) -> tuple[float, float]:
     return sum(waited) / sum(seconds), statistics.mean(seconds)
 
 
-def _config(folder: str, threads: int) -> TrainConfig:
+def _config(folder: str, threads: int, device: str) -> TrainConfig:
     recipe = load_recipe(RECIPE)
     data = write_demo(folder, train=IMAGES, val=1).model_dump()
     schedule = recipe["schedule"] | {"max_steps": WARM + STEPS}
-    fixed = {"data": data, "schedule": schedule, "log_every": WARM, "threads": threads, "device": "cpu"}
+    fixed = {"data": data, "schedule": schedule, "log_every": WARM, "threads": threads, "device": device}
     return TrainConfig.model_validate(recipe | fixed)

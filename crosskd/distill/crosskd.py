@@ -52,6 +52,9 @@ class CrossKD(Term):
         self.adapt_cls = _adapter(ours, theirs) if ours != theirs else None
         self.adapt_box = _adapter(ours, theirs) if ours != theirs else None
 
+    def sometimes_idle(self) -> bool:
+        return not (self.config.cls_weight and self.config.box_weight)  # a tower that no loss comes from
+
     def forward(self, step: Step) -> Losses:
         teacher = step.teacher
         predictions = cross(teacher.head, self._adapted(step.student.held), teacher.held, self.teacher_cut)

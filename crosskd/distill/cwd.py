@@ -25,6 +25,9 @@ class CWD(Term):
         super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)[: config.levels]
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         assert self.config.weight is not None
         maps = step.student.features

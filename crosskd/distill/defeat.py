@@ -28,6 +28,9 @@ class DeFeat(Term):
         super().__init__(config, student, teacher)
         self.adapt = adapters(student, teacher, always=True, kernel=3)
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         maps, channels = step.student.features, step.teacher.features[0].shape[1]
         foreground = boxes_by_size(step.targets, map_sizes(maps), step.student.head.strides)

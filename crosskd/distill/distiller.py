@@ -86,6 +86,14 @@ class Distiller(nn.Module):
                 remedy=f"Pad to a multiple of {STRIDE}: then both come out alike.",
             )
 
+    def sometimes_idle(self) -> list[str]:
+        """Names of parameters that a step may leave without a gradient: the student's, and what terms learn."""
+        names = [f"student.{name}" for name in self.student.sometimes_idle()]
+        for name, term in self._terms().items():
+            if term.sometimes_idle():
+                names += [f"terms.{name}.{part}" for part, _ in term.named_parameters()]
+        return names
+
     def adapters(self) -> dict[str, str]:
         """What the terms learn themselves and leave behind, by name."""
         found: dict[str, str] = {}

@@ -58,6 +58,9 @@ class FGD(Term):
         self.student_context = nn.ModuleList(Context(channels) for _ in range(levels))
         self.teacher_context = nn.ModuleList(Context(channels) for _ in range(levels))
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         config, rows = self.config, []
         assert config.temperature is not None

@@ -24,6 +24,9 @@ class FitNet(Term):
         super().__init__(config, student, teacher)
         self.regressors = adapters(student, teacher, always=True)
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         with torch.autocast(step.student.features[0].device.type, enabled=False):
             levels = [overall_mean((ours - theirs).square()) / 2 for ours, theirs in pairs(step, self.regressors)]

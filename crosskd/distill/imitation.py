@@ -29,6 +29,9 @@ class Imitation(Term):
         super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         student = step.student
         sizes, channels = map_sizes(student.features), step.teacher.features[0].shape[1]

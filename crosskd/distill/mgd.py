@@ -35,6 +35,9 @@ class MGD(Term):
             for _ in student.config.strides
         )
 
+    def sometimes_idle(self) -> bool:
+        return False  # it compares whole maps, where a mask leaves nothing with zeros
+
     def forward(self, step: Step) -> Losses:
         levels = []
         with torch.autocast(step.student.features[0].device.type, enabled=False):

@@ -45,6 +45,10 @@ class Term(nn.Module, ABC):
     def forward(self, step: Step) -> Losses:
         """term name -> [L], one value per level; the names are the method's own."""
 
+    def sometimes_idle(self) -> bool:
+        """Whether a step may leave what the term learns without a gradient, which one of zeros is not."""
+        return True
+
     def adapters(self) -> dict[str, str]:
         """What the term learns itself, by name, in words; for the manifest."""
         return {

@@ -24,22 +24,20 @@ _NO_BUFFERS: dict[str, Any] = {
 }
 
 
-def data_parallel(trainee: nn.Module, student: nn.Module, *, idle: Sequence[str] = ()) -> nn.Module | None:
+def data_parallel(trainee: nn.Module, *, idle: Sequence[str] = ()) -> nn.Module | None:
     """`trainee` as the ranks train it together, starting from the main rank's weights; None in a single process.
 
     The gradient of each step is the mean of the ranks' gradients. Batch norms in training keep the statistics of
     their own rank (the main rank's are delivered), or with synchronised statistics those of the total batch. `idle`
-    names parameters of the student that a step may leave without a gradient.
+    names parameters that a step may leave without a gradient: a rank that waited for theirs would wait for ever, and
+    to look for them each step goes through the whole graph.
     """
     if ranks.world_size() == 1:
         return None
     if ranks.synchronised():
         synchronise_norms(trainee)
-    # Every other parameter of a detector gets a gradient in every step. A term may leave its own adapters out of one,
-    # e.g. where no image has a box, and a rank that waited for their gradient would wait for ever.
-    own = sum(p.requires_grad for p in trainee.parameters()) > sum(p.requires_grad for p in student.parameters())
-    unused = own or bool(idle)
-    return DistributedDataParallel(trainee, find_unused_parameters=unused, gradient_as_bucket_view=True, **_NO_BUFFERS)
+    options: dict[str, Any] = {"find_unused_parameters": bool(idle), "gradient_as_bucket_view": True, **_NO_BUFFERS}
+    return DistributedDataParallel(trainee, **options)
 
 
 def no_sync(model: nn.Module, on: bool) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from torch import nn
 from crosskd.data.coco import require_same_classes
 from crosskd.data.loader import Loader, build_loader
 from crosskd.detectors.detector import Detector, build_detector
-from crosskd.distill.distiller import build_distiller
+from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.engine import distributed
 from crosskd.engine.compiled import compile_within, require_compiler
 from crosskd.engine.device import MixedPrecision, choose_device, memory_errors, set_threads
@@ -78,7 +78,7 @@ def build_parts(
         None if init is None else begin(student, init, classes, init_weights, copy=pretrained, augment=config.augment)
     )
     teacher, teacher_digest, inherited = None, None, None
-    trainee: nn.Module = student
+    trainee: Detector | Distiller = student
     if config.teacher is not None and config.distill is not None:
         teacher = load_teacher(config, classes, teacher_weights)
         teacher_digest = file_digest(weights_file(config.teacher.weights, teacher_weights, section="/teacher"))
@@ -89,7 +89,7 @@ def build_parts(
             to_channels_last(trainee, device)
         else:
             trainee.to(device)
-        shared = data_parallel(trainee, student, idle=student.sometimes_idle())
+        shared = data_parallel(trainee, idle=trainee.sometimes_idle())
         ema = EMA(student, config.ema) if config.ema else None
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])

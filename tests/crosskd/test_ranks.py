@@ -82,7 +82,7 @@ def of_rank(rank: int) -> dict[str, Any]:
         for synchronised in (False, True):
             model = distiller(name).train()
             with ranks.synchronised_statistics(synchronised):
-                shared = data_parallel(model, model.student)
+                shared = data_parallel(model, idle=model.sometimes_idle())
                 assert shared is not None
                 losses = shared(*share(rank))
                 small.total(losses).backward()

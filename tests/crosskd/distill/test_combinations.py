@@ -149,3 +149,21 @@ def test_the_maps_of_the_step_are_left_as_they_are(monkeypatch: pytest.MonkeyPat
     pair(*small.batch())
     assert len(seen) == 2 * 25
     assert all(torch.equal(tensor, before) for tensor, before in seen)
+
+
+@pytest.mark.parametrize("weights", [{}, {"box_weight": 0.0}])
+def test_what_a_batch_without_boxes_leaves_without_a_gradient_is_named(weights: dict[str, float]) -> None:
+    """Ranks would wait for it. With boxes only what has no loss at all is left out."""
+    pair = distiller(*(name for name in NAMES if name != "pkd"), teacher={"channels": 16}, crosskd=weights).train()
+    images, targets = small.batch()
+    named = set(pair.sometimes_idle())
+    for boxes in (targets.boxes, [x[:0] for x in targets.boxes]):
+        labels = [label[: len(own)] for label, own in zip(targets.labels, boxes, strict=True)]
+        pair.zero_grad()
+        small.total(pair(images, Targets(boxes, labels, targets.sizes, targets.padded))).backward()
+        idle = {
+            name for name, parameter in pair.named_parameters() if parameter.requires_grad and parameter.grad is None
+        }
+        assert idle <= named
+    assert {name.split(".")[1] for name in named} == ({"crosskd", "gid"} if weights else {"gid"})
+    assert bool(weights) == any("crosskd" in name for name in idle)

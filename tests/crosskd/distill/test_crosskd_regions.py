@@ -122,7 +122,7 @@ def test_what_does_not_go_together_is_refused_in_words(
 def of_rank(rank: int) -> dict[str, torch.Tensor]:
     """The gradients of a step on two ranks, the second of which has no box at all."""
     model = pair({"crosskd": {}, "pkd": {}}, teacher={"regions": {"version": "v2"}})
-    shared = data_parallel(model, model.student)
+    shared = data_parallel(model, idle=model.sometimes_idle())
     assert shared is not None
     images, targets = small.batch(seed=rank)
     if rank:

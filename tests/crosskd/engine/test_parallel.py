@@ -41,7 +41,7 @@ def together(batches: ToyBatches, **changes: Any) -> tuple[Run, Any]:
     """A run without dropout, whose ranks share their trainee."""
     run, training = toy_run(Path(), toy_config(**SETTINGS, **changes), batches)
     training.trainee.drop.p = 0.0
-    shared = data_parallel(training.trainee, training.student)
+    shared = data_parallel(training.trainee)
     return run, type(training)(**{**vars(training), "parallel": shared})
 
 
@@ -81,8 +81,11 @@ def moody(rank: int) -> tuple[int, Weights]:
     model = Moody()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     optimizer.param_groups[0]["initial_lr"] = 0.1
-    changes = {"trainee": model, "student": model.student, "optimizer": optimizer}
-    training = type(training)(**{**vars(training), **changes, "parallel": data_parallel(model, model.student)})
+    changes: dict[str, Any] = {"trainee": model, "student": model.student, "optimizer": optimizer}
+    changes["parallel"] = data_parallel(model, idle=["adapter.weight"])
+    training = type(training)(
+        **{**vars(training), **changes, "parallel": data_parallel(model, idle=["adapter.weight"])}
+    )
     used = 0
     for batch in [*Share(rank).epoch(0), *Share(rank).epoch(1)]:
         used += bool(batch.targets.boxes[0].sum() > 2)
@@ -183,7 +186,7 @@ def test_an_adapter_that_one_rank_does_not_use_keeps_nobody_waiting(two: list[di
 
 def test_one_process_needs_no_wrapper() -> None:
     model = Toy()
-    assert data_parallel(model, model) is None
+    assert data_parallel(model) is None
     with no_sync(model, True):
         pass
     broadcast_buffers(model)

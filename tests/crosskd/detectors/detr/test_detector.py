@@ -220,7 +220,7 @@ def whole_way(kind: str, data: dict[str, Any], tmp_path: Path) -> None:
 def of_rank(rank: int, kind: str) -> dict[str, torch.Tensor | None]:
     """The gradients of a step on two ranks, the second of which has no object at all."""
     model = detrs.detector(kind).train()
-    shared = data_parallel(model, model, idle=model.sometimes_idle())
+    shared = data_parallel(model, idle=model.sometimes_idle())
     assert shared is not None
     images, targets = small.batch(seed=rank)
     if rank:
