@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,19 +97,19 @@ class Bench:
     ) -> None:
         torch.manual_seed(0)
         self.device = device
-        models = [build_detector(config, CLASSES, pretrained=False) for config in (student, teacher)]
-        self.distiller: Distiller = build_distiller(*models, DistillConfig(crosskd=CrossKDConfig())).train()
+        ours, theirs = (build_detector(config, CLASSES, pretrained=False) for config in (student, teacher))
+        self.distiller: Distiller = build_distiller(ours, theirs, DistillConfig(crosskd=CrossKDConfig())).train()
         if way.channels_last:
             to_channels_last(self.distiller, device)
         else:
             self.distiller.to(device)
         if way.compiled:
-            compile_within(self.distiller, [call for model in models for call in model.convolutions()])
+            compile_within(self.distiller, [*ours.convolutions(), *theirs.convolutions()])
         self.batch = made_batch(batch, size).to(device)
         optimizer = OptimizerConfig(lr=1e-4, base_batch=None)
         self.training = Training(
             trainee=self.distiller,
-            student=models[0],
+            student=ours,
             optimizer=build_optimizer(self.distiller, optimizer, total_batch=batch),
             schedule=Schedule(ScheduleConfig(epochs=1, warmup_steps=0), 1),
             batches=_NoBatches(),
@@ -163,13 +164,14 @@ class Bench:
 class _NoBatches:
     """A step is handed its batch."""
 
-    corrupt: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.corrupt: dict[str, str] = {}
 
     def __len__(self) -> int:
         return 0
 
-    def epoch(self, index: int, start: int = 0) -> None:  # type: ignore[override]
-        raise NotImplementedError
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002
+        return iter(())
 
 
 def made_batch(images: int, size: Size) -> Batch:
