@@ -89,6 +89,14 @@ class Targets:
     labels: list[Tensor]  # N times [G], long, 0..K-1
     sizes: list[Size]  # of each image before padding: detections are clipped to it
     padded: list[Size]  # rounded up to the padding multiple: cells centred outside train nothing
+    unlabelled: int = 0  # so many of the last images have no ground truth: nobody knows what is in them
+
+    def part(self, images: slice) -> Targets:
+        """Those of some of the images, either all with ground truth or all without."""
+        first = images.indices(len(self.boxes))[0]
+        boxes = self.boxes[images]
+        unlabelled = len(boxes) if first >= len(self.boxes) - self.unlabelled else 0
+        return Targets(boxes, self.labels[images], self.sizes[images], self.padded[images], unlabelled)
 
     @cached_property
     def table(self) -> TargetTable:
@@ -104,7 +112,7 @@ class Targets:
         counts = [len(boxes) for boxes in self.boxes]
         boxes = [row[:count] for row, count in zip(table.boxes.unbind(), counts, strict=True)]
         labels = [row[:count] for row, count in zip(table.labels.unbind(), counts, strict=True)]
-        moved = Targets(boxes, labels, self.sizes, self.padded)
+        moved = replace(self, boxes=boxes, labels=labels)
         vars(moved)["table"] = table
         return moved
 

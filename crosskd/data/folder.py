@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from crosskd.data.images import BROKEN, FORMATS, ImageFolder
 from crosskd.data.transforms import Sample, validation_sample
 from crosskd.errors import DataError
 from crosskd.spec.config import AugmentConfig
+from crosskd.spec.image_list import SUFFIXES, image_names
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 
 
 def read_samples(
@@ -54,14 +52,9 @@ def read_samples(
 
 def _names(images: ImageFolder) -> Iterator[str]:
     """Files that are called images, relative to the folder, without listing more folders than are needed."""
-    with (
-        images.open_folder() as top
-    ):  # a link that takes its place is not followed: names outside are nobody's business
-        for folder, below, names, _ in os.fwalk(".", dir_fd=top):
-            below.sort()
-            for name in sorted(names):
-                if Path(name).suffix.lower() in SUFFIXES:
-                    yield (Path(folder) / name).as_posix()
+    # A link that takes the folder's place is not followed: names outside are nobody's business.
+    with images.open_folder() as top:
+        yield from image_names(top)
 
 
 def _read(images: ImageFolder, name: str) -> Image.Image:

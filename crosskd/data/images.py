@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import struct
 import warnings
 import zlib
@@ -34,6 +35,7 @@ TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TURNED = (5, 6, 7, 8)  # whose width is the stored height
 
 # What Pillow raises on broken bytes. It parses a format's own structures with little checking, so a wrong offset or
 # count ends as any of these.
@@ -135,12 +137,30 @@ class ImageFolder:
                 if remark:
                     self.dark[name] = remark
         except BROKEN as error:
-            if isinstance(error, UnidentifiedImageError):
-                message = f"the file is not an image of a known format ({', '.join(FORMATS)})"
-            else:
-                message = f"the image cannot be decoded: {str(error) or type(error).__name__}"
-            raise DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.") from None
+            raise self._undecodable(error, path) from None
         return rgb
+
+    def measure(self, name: str) -> tuple[tuple[int, int], int]:
+        """(height, width) of an image as `read` gives it without a size, by its header alone, and the file's bytes.
+
+        Raises `DataError` as `read` does, but for faults behind the header.
+        """
+        path = self.root / name
+        try:
+            with self.open(name) as file, self._decoded(file, path) as image:
+                self._check_pixels(image, path)
+                turned = _exif_orientation(image) in TURNED
+                size = (image.width, image.height) if turned else (image.height, image.width)
+                return size, os.fstat(file.fileno()).st_size
+        except BROKEN as error:
+            raise self._undecodable(error, path) from None
+
+    def _undecodable(self, error: Exception, path: Path) -> DataError:
+        if isinstance(error, UnidentifiedImageError):
+            message = f"the file is not an image of a known format ({', '.join(FORMATS)})"
+        else:
+            message = f"the image cannot be decoded: {str(error) or type(error).__name__}"
+        return DataError(message, where=str(path), remedy="Replace the file, or raise max_corrupt_images.")
 
     def _decoded(self, file: BinaryIO, path: Path) -> Image.Image:
         alarm = Image.MAX_IMAGE_PIXELS
@@ -204,7 +224,7 @@ def _orientation(image: Image.Image, size: tuple[int, int] | None, where: str) -
     """The transpose that turns the stored image into the annotated one; without annotation, as EXIF says."""
     height, width = image.height, image.width
     value = _exif_orientation(image)
-    turned = (width, height) if value in (5, 6, 7, 8) else (height, width)
+    turned = (width, height) if value in TURNED else (height, width)
     if size in (None, turned):
         return TRANSPOSES.get(value)
     assert size is not None

@@ -14,14 +14,16 @@ from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from crosskd.data.coco import CocoDataset
 from crosskd.data.image_faults import ImageFaults
 from crosskd.data.mixing import Key
-from crosskd.data.sampler import Indices, shard, training_batches, validation_batches
+from crosskd.data.sampler import shard, training_batches, unlabelled_batches, validation_batches
 from crosskd.data.source import BatchSource, Loaded, LoaderInput
 from crosskd.data.transforms import fitted, padded, validation_edge
+from crosskd.data.unlabelled import UnlabelledImages
 from crosskd.data.upload import Upload
 from crosskd.data.waiting import heed_stop
 from crosskd.errors import CrossKDError, DataError
@@ -105,7 +107,7 @@ class Loader:
             CrossKDError: a worker process died.
             NoAnswer: a stop was asked for while a worker process did not answer.
         """
-        self._order.keys = [[(index, i) for i in batch] for batch in self._plan(index)[start:]]
+        self._order.keys = self._plan(index)[start:]
         boxes = left_out = 0
         try:
             for loaded in self._batches_of_workers():
@@ -145,19 +147,33 @@ class Loader:
             heed_stop(batches, self._stopping)
         return batches
 
-    def _plan(self, epoch: int) -> list[Indices]:
-        """This rank's batches of an epoch, as indices of the data set."""
+    def mix_in(self, images: UnlabelledImages) -> None:
+        """Images without labels for each batch from now on, as `images.config` says; before the first epoch."""
+        self.source.unlabelled = images
+
+    def _plan(self, epoch: int) -> list[list[Key]]:
+        """This rank's batches of an epoch."""
         settings, sizes = self.settings, self.dataset.sizes
         if settings.split == "train":
-            wide = sizes[:, 1] >= sizes[:, 0]
-            if not settings.loader.group_by_aspect:
-                wide = np.ones_like(wide)
+            wide = self._wide(sizes)
             batches = training_batches(wide, settings.batch_size, settings.seed, epoch)
-            return shard(batches, self.rank, self.world_size, even=True)
+            keys = [[Key(epoch, i) for i in batch] for batch in batches]
+            if (others := self.source.unlabelled) is not None:
+                count, their_wide = others.config.per_batch(settings.batch_size), self._wide(others.sizes)
+                besides = unlabelled_batches(batches, wide, their_wide, count, settings.seed, epoch)
+                for batch, taken in zip(keys, besides, strict=True):
+                    batch += [Key(*place, unlabelled=True) for place in taken]
+            return shard(keys, self.rank, self.world_size, even=True)
         short, long, ratio = validation_edge(settings.augment), settings.augment.long_edge, settings.augment.keep_ratio
         fits = [fitted((h, w), short, long, keep_ratio=ratio) for h, w in sizes.tolist()]
         steps = [padded(size, settings.augment.pad_to) for size in fits]
-        return shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
+        batches = shard(validation_batches(steps, settings.batch_size), self.rank, self.world_size, even=False)
+        return [[Key(epoch, i) for i in batch] for batch in batches]
+
+    def _wide(self, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[N, 2] -> [N]: which go together; all where shapes do not matter."""
+        wide: NDArray[np.bool_] = sizes[:, 1] >= sizes[:, 0]
+        return wide if self.settings.loader.group_by_aspect else np.ones_like(wide)
 
     def _record_dark(self, loaded: Loaded) -> None:
         """Told once, at the first: a data set has one such image or thousands, and the manifest counts them."""

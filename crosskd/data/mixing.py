@@ -29,7 +29,19 @@ from crosskd.data.squares import (
 from crosskd.data.transforms import Sample, flipped, varied
 from crosskd.spec.config import AugmentConfig, MixUpConfig, MosaicConfig, PixelConfig
 
-Key = tuple[int, int]  # epoch, index: all the randomness of a sample comes from the seed and these
+
+@dataclass(frozen=True)
+class Key:
+    """An image of a batch. All the randomness of a sample comes from the seed and from this."""
+
+    epoch: int  # of an image without labels: which pass over all of these it is
+    index: int  # in its own data set
+    unlabelled: bool = False
+
+    def random(self, seed: int) -> np.random.Generator:
+        return np.random.default_rng([seed, 1, self.epoch, self.index, *([1] if self.unlabelled else [])])
+
+
 Knobs = TypeVar("Knobs", MosaicConfig, MixUpConfig)
 
 
@@ -52,14 +64,18 @@ def mixed_batch(
     pixels: PixelConfig,
     seed: int,
     epochs: int,
+    beside: Key | None = None,
 ) -> Mixed:
-    """The samples of a batch of a split of `images` images. What `read` raises of an image is passed on."""
-    epoch, first = keys[0]
+    """The samples of a batch of a split of `images` images. What `read` raises of an image is passed on.
+
+    `beside` is the first key of a batch of another split that these join: its side and its epoch are theirs.
+    """
+    first = beside or keys[0]
     assert config.letterbox is not None
     sides = config.letterbox
-    side = sides[int(np.random.default_rng([seed, 2, epoch, first]).integers(len(sides)))]
+    side = sides[int(np.random.default_rng([seed, 2, first.epoch, first.index]).integers(len(sides)))]
     canvas = Canvas(side, fill_of(pixels), config.antialias)
-    return _Batch(keys, read, images, config, canvas, seed, epochs - epoch).mixed()
+    return _Batch(keys, read, images, config, canvas, seed, epochs - first.epoch).mixed()
 
 
 class _Batch:
@@ -75,8 +91,8 @@ class _Batch:
         seed: int,
         left: int,
     ) -> None:
-        self.indices = [index for _, index in keys]
-        self.randoms = [np.random.default_rng([seed, 1, *key]) for key in keys]
+        self.indices = [key.index for key in keys]
+        self.randoms = [key.random(seed) for key in keys]
         self.images, self.config, self.canvas = images, config, canvas
         self.mosaic = _if_on(config.mosaic, left)
         self.mixup = _if_on(config.mixup, left)

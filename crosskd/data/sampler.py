@@ -7,6 +7,7 @@ what makes a resume in the middle of an epoch exact.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from crosskd.structures import Size
 
 Indices = list[int]
+T = TypeVar("T")
 
 
 def training_batches(wide: NDArray[np.bool_], batch_size: int, seed: int, epoch: int) -> list[Indices]:
@@ -40,6 +42,37 @@ def training_batches(wide: NDArray[np.bool_], batch_size: int, seed: int, epoch:
     return batches
 
 
+def unlabelled_batches(
+    batches: Sequence[Indices], wide: NDArray[np.bool_], others: NDArray[np.bool_], count: int, seed: int, epoch: int
+) -> list[list[tuple[int, int]]]:
+    """`count` images without labels for each of an epoch's batches, as (pass, index): `others` [U] says which are wide.
+
+    Epochs go on where the one before ended: all U come once in each pass, in an order of its own, before any comes
+    again. Which batch of the epoch gets which is chosen by shape: wide ones go with `wide` [N] images, as far as there
+    are any.
+    """
+    total = len(others)
+    first = epoch * len(batches) * count
+    orders: dict[int, NDArray[np.int64]] = {}
+    waiting: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for place in range(first, first + len(batches) * count):
+        turn, position = divmod(place, total)
+        if turn not in orders:
+            orders[turn] = np.random.default_rng([seed, 3, turn]).permutation(total)
+        index = int(orders[turn][position])
+        waiting[bool(others[index])].append((turn, index))
+    for group in waiting.values():
+        group.reverse()
+    chosen: list[list[tuple[int, int]]] = []
+    for batch in batches:
+        group = waiting[bool(wide[batch[0]])]
+        chosen.append([group.pop() for _ in range(min(count, len(group)))])
+    rest = waiting[True] + waiting[False]
+    for taken in chosen:
+        taken += [rest.pop() for _ in range(count - len(taken))]
+    return chosen
+
+
 def validation_batches(sizes: Sequence[Size], batch_size: int) -> list[Indices]:
     """Every image once, those of one padded size together.
 
@@ -56,7 +89,7 @@ def validation_batches(sizes: Sequence[Size], batch_size: int) -> list[Indices]:
     ]
 
 
-def shard(batches: list[Indices], rank: int, world_size: int, *, even: bool) -> list[Indices]:
+def shard(batches: list[T], rank: int, world_size: int, *, even: bool) -> list[T]:
     """Every `world_size`-th batch from `rank` on. `even`: as many for each rank, by repeating the first ones."""
     if even:
         batches = batches + [batches[i % len(batches)] for i in range(-len(batches) % world_size)]

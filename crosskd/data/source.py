@@ -14,6 +14,7 @@ from crosskd.data.coco import CocoDataset, Example
 from crosskd.data.mixing import Key, Mixed, mixed_batch
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.data.transforms import Sample, stacked, training_sample, validation_sample
+from crosskd.data.unlabelled import UnlabelledImages
 from crosskd.errors import DataError
 from crosskd.spec.config import AugmentConfig, CocoSplit, LoaderConfig, PixelConfig
 
@@ -58,6 +59,9 @@ class Loaded:
         return replace(self, packed=self.packed.pin_memory() if self.packed else None)
 
 
+Images = CocoDataset | UnlabelledImages
+
+
 class _NotReadable(Exception):
     """There is no image for a place of a batch; what is wrong with the files stands elsewhere."""
 
@@ -67,19 +71,23 @@ class BatchSource(Dataset[Loaded]):
 
     def __init__(self, dataset: CocoDataset, settings: LoaderInput) -> None:
         self.dataset, self.settings = dataset, settings
+        self.unlabelled: UnlabelledImages | None = None
 
     def __getitem__(self, keys: list[Key]) -> Loaded:
         corrupt: dict[str, str] = {}
-        mixes = self.settings.split == "train" and self.settings.augment.letterbox is not None
+        labelled, others = ([key for key in keys if key.unlabelled is kind] for kind in (False, True))
         try:
-            mixed = self._mixed(keys, corrupt) if mixes else self._alone(keys, corrupt)
+            mixed = self._samples(labelled, self.dataset, corrupt)
+            besides: list[Sample] = []
+            if self.unlabelled is not None and others:
+                besides = self._samples(others, self.unlabelled, corrupt, beside=labelled[0]).samples
         except _NotReadable:
             return Loaded(None, corrupt)
-        dark = self.dataset.folder.dark
-        self.dataset.folder.dark = {}
+        dark = self._dark()
         if not mixed.samples:
             return Loaded(None, corrupt, dark)
-        packed = PackedBatch.of(stacked(mixed.samples, self.settings.pixels, mixed.side))
+        samples = [*mixed.samples, *besides]
+        packed = PackedBatch.of(stacked(samples, self.settings.pixels, mixed.side, unlabelled=len(besides)))
         if get_worker_info() is not None:
             try:
                 # Here, and not when the queue's own thread sends it: an error there reaches nobody.
@@ -88,31 +96,45 @@ class BatchSource(Dataset[Loaded]):
                 return Loaded(None, corrupt, dark, unsent=str(error).splitlines()[0])
         return Loaded(packed, corrupt, dark, boxes=mixed.boxes, left_out=mixed.left_out)
 
-    def _mixed(self, keys: list[Key], corrupt: dict[str, str]) -> Mixed:
+    def _samples(self, keys: list[Key], images: Images, corrupt: dict[str, str], beside: Key | None = None) -> Mixed:
+        """Those of one data set. Labelled images and others come into no picture together."""
+        mixes = self.settings.split == "train" and self.settings.augment.letterbox is not None
+        return self._mixed(keys, images, corrupt, beside) if mixes else self._alone(keys, images, corrupt, beside)
+
+    def _dark(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for images in (self.dataset, self.unlabelled):
+            if images is not None:
+                found |= images.folder.dark
+                images.folder.dark = {}
+        return found
+
+    def _mixed(self, keys: list[Key], images: Images, corrupt: dict[str, str], beside: Key | None) -> Mixed:
         settings = self.settings
 
         def read(index: int) -> Example:
-            if (example := self._read(index, corrupt)) is None:
+            if (example := self._read(images, index, corrupt)) is None:
                 raise _NotReadable
             return example
 
         return mixed_batch(
             keys,
             read,
-            images=len(self.dataset),
+            images=len(images),
             config=settings.augment,
             pixels=settings.pixels,
             seed=settings.seed,
             epochs=settings.epochs,
+            beside=beside,
         )
 
-    def _alone(self, keys: list[Key], corrupt: dict[str, str]) -> Mixed:
+    def _alone(self, keys: list[Key], images: Images, corrupt: dict[str, str], beside: Key | None) -> Mixed:
         """Each image by itself, whose side is padded to a multiple."""
         settings = self.settings
         samples: list[Sample] = []
-        edge = self._edge(keys)
-        for epoch, index in keys:
-            example = self._read(index, corrupt)
+        edge = self._edge(beside or keys[0])
+        for key in keys:
+            example = self._read(images, key.index, corrupt)
             if len(corrupt) > settings.max_corrupt_images:
                 raise _NotReadable
             if example is None:
@@ -120,26 +142,26 @@ class BatchSource(Dataset[Loaded]):
             if settings.split == "val":
                 samples.append(validation_sample(example, settings.augment))
             else:
-                rng = np.random.default_rng([settings.seed, 1, epoch, index])
+                rng = key.random(settings.seed)
                 samples.append(training_sample(example, settings.augment, rng, short_edge=edge))
         return Mixed(samples, settings.augment.pad_to, boxes=0, left_out=0)
 
-    def _edge(self, keys: list[Key]) -> int | None:
+    def _edge(self, first: Key) -> int | None:
         """The side of the batch's squares, where images are stretched to these; None: each image has its own."""
         augment = self.settings.augment
         if augment.keep_ratio:
             return None
-        rng = np.random.default_rng([self.settings.seed, 2, *keys[0]])
+        rng = np.random.default_rng([self.settings.seed, 2, first.epoch, first.index])
         return augment.short_edges[int(rng.integers(len(augment.short_edges)))]
 
-    def _read(self, index: int, corrupt: dict[str, str]) -> Example | None:
+    def _read(self, images: Images, index: int, corrupt: dict[str, str]) -> Example | None:
         """None if the image cannot be read. The training takes the next image in its place, the validation none."""
-        places = len(self.dataset) if self.settings.split == "train" else 1
-        for position in (np.arange(index, index + places) % len(self.dataset)).tolist():
+        places = len(images) if self.settings.split == "train" else 1
+        for position in (place % len(images) for place in range(index, index + places)):
             try:
-                return self.dataset[position]
+                return images[position]
             except DataError as error:
-                corrupt[self.dataset.name(position)] = str(error)
+                corrupt[images.name(position)] = str(error)
                 if len(corrupt) > self.settings.max_corrupt_images:
                     return None
         return None

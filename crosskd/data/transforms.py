@@ -80,8 +80,11 @@ def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
     return Normalise(pixels).batch(stacked(samples, pixels, multiple))
 
 
-def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Batch:
-    """The same in bytes, 0 where padded: channels in the order of `pixels`, not yet normalised."""
+def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int, *, unlabelled: int = 0) -> Batch:
+    """The same in bytes, 0 where padded: channels in the order of `pixels`, not yet normalised.
+
+    The last `unlabelled` of the samples have no ground truth.
+    """
     steps = [padded(sample.size, multiple) for sample in samples]
     height, width = max(h for h, _ in steps), max(w for _, w in steps)
     images = np.zeros((len(samples), 3, height, width), dtype=np.uint8)
@@ -93,6 +96,7 @@ def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
         labels=[torch.from_numpy(sample.labels) for sample in samples],
         sizes=[sample.size for sample in samples],
         padded=steps,
+        unlabelled=unlabelled,
     )
     return Batch(
         images=torch.from_numpy(images),

@@ -75,6 +75,15 @@ class Detector(nn.Module, ABC):
         """One `Detections` per image, in pixels of `images`; clipped to each image's (height, width), but YOLOX's."""
 
     @abstractmethod
+    @torch.no_grad()
+    def found(self, made: Any, sizes: Sequence[Size], postprocess: PostprocessConfig) -> list[Detections]:
+        """What `detect` says of a batch, out of a pass that this model has made already."""
+
+    def part(self, features: list[Tensor], images: slice) -> list[Tensor]:
+        """The maps of some of the images."""
+        return [maps[images] for maps in features]
+
+    @abstractmethod
     def view(
         self, side: Side, features: list[Tensor], targets: Targets, needs: Sequence[Need], assigned: Any = None
     ) -> Pass:

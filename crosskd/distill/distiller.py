@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -12,14 +13,32 @@ from torch import Tensor, nn
 from crosskd.backbones.staged import STRIDE
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
+from crosskd.detectors.view import Met, Pass
 from crosskd.distill.renormalise import Renormalise
 from crosskd.distill.term import Step, Term
+from crosskd.distill.unlabelled import joined, looks_for_objects, on_unlabelled, parts, sure_of, without_truth
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_assignment
 from crosskd.spec.config import DistillConfig
+from crosskd.spec.needs import Need
 from crosskd.spec.pairing import require_pair
 from crosskd.structures import Losses, Size, Targets
+
+
+@dataclass
+class Counts:
+    """What the distiller has seen of images without ground truth."""
+
+    batches: int = 0
+    images: int = 0
+    asked: int = 0  # of these, images in which the teacher's detections were looked for
+    confident: int = 0
+
+    def figures(self) -> dict[str, float]:
+        """As `Distiller.figures`."""
+        found = {"unlabelled_images": self.images / self.batches} if self.batches else {}
+        return found | ({"unlabelled_confident": self.confident / self.asked} if self.asked else {})
 
 
 class Distiller(nn.Module):
@@ -32,34 +51,47 @@ class Distiller(nn.Module):
 
     teacher: Detector
 
-    def __init__(self, student: Detector, teacher: Detector, terms: dict[str, Term]) -> None:
+    def __init__(
+        self, student: Detector, teacher: Detector, terms: dict[str, Term], *, confidence: float = 0.3
+    ) -> None:
+        """`confidence` is the score from which on a detection of the teacher counts in an image without labels."""
         super().__init__()
         self.student = student
         object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
         self.terms = nn.ModuleDict(terms)
         self.renormalise = Renormalise(student.config.pixels, teacher.config.pixels)
         self.shared = same_assignment(student.config, teacher.config)
+        self.confidence = confidence
+        self.counts = Counts()
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
-        """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L]."""
+        """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L].
+
+        Both backbones and pyramids see the batch once. Behind them images without ground truth, if there are any, go
+        their own way: the detection losses are those of a batch of the others alone, and a term's loss is the mean of
+        both ways by their images.
+        """
         images = self._large_enough(images)
         with torch.no_grad():
-            teacher_features = self.teacher.features(self.renormalise(images, targets.table.sizes))
-        features = self.student.features(images)
-        terms = self._terms()
-        needs = list(dict.fromkeys(need for term in terms.values() for need in term.needs))
-        if any(need.same_maps for need in needs):
-            self._require_same_maps(map_sizes(features), map_sizes(teacher_features), images)
-        with torch.no_grad():
-            teacher = self.teacher.view("teacher", teacher_features, targets, needs)
-            theirs = teacher.meet()
-        assigned = teacher.assigned if self.shared else None
-        del teacher_features, teacher  # the largest maps: they go now where no term needs them
-        student = self.student.view("student", features, targets, needs, assigned)
-        ours = student.meet()
-        losses = student.losses()
-        for term in terms.values():
-            losses |= term(Step(ours.view(term.needs), theirs.view(term.needs), targets))
+            theirs = self.teacher.features(self.renormalise(images, targets.table.sizes))
+        ours = self.student.features(images)
+        if any(need.same_maps for need in _needs(self._terms())):
+            self._require_same_maps(map_sizes(ours), map_sizes(theirs), images)
+        ways = []
+        for cut in parts(targets):
+            given = targets.part(cut) if targets.unlabelled else targets
+            terms = on_unlabelled(self._terms()) if given.unlabelled else self._terms()
+            features = self.teacher.part(theirs, cut) if targets.unlabelled else theirs
+            ways.append((cut, terms, *self._taught(features, given, terms)))
+        del theirs, features  # the largest maps: they go now where no term needs them
+        losses: Losses = {}
+        for cut, terms, given, met, assigned in ways:
+            features = self.student.part(ours, cut) if targets.unlabelled else ours
+            if not given.unlabelled:
+                losses = self._learnt(features, terms, given, met, assigned)
+            elif terms:
+                found = self._learnt(features, terms, given, met, assigned)
+                losses = joined(losses, without_truth(terms, found), given.unlabelled / len(images))
         return losses
 
     def _large_enough(self, images: Tensor) -> Tensor:
@@ -74,6 +106,49 @@ class Distiller(nn.Module):
         padded = outside.expand(len(images), -1, height, width).clone()
         padded[..., : images.shape[-2], : images.shape[-1]] = images
         return padded
+
+    def _taught(
+        self, features: list[Tensor], targets: Targets, terms: dict[str, Term]
+    ) -> tuple[Targets, Met, Any | None]:
+        """What stands for the ground truth, what the terms need of the teacher, what it assigned where that serves."""
+        needs = _needs(terms)
+        with torch.no_grad():
+            made = self.teacher.view("teacher", features, targets, needs)
+            if targets.unlabelled:
+                made.targets = self._sure(made, targets, needs)
+            met = made.meet()
+        return made.targets, met, made.assigned if self.shared else None
+
+    def _sure(self, made: Pass, targets: Targets, needs: list[Need]) -> Targets:
+        self.counts.images += targets.unlabelled
+        self.counts.batches += 1
+        if not looks_for_objects(needs):
+            return targets
+        sure = sure_of(self.teacher, made, targets, self.confidence)
+        self.counts.asked += targets.unlabelled
+        self.counts.confident += sum(len(boxes) for boxes in sure.boxes)
+        return sure
+
+    def _learnt(
+        self, features: list[Tensor], terms: dict[str, Term], targets: Targets, met: Met, assigned: Any | None
+    ) -> Losses:
+        """The detection loss, where there is ground truth, and the terms'."""
+        student = self.student.view("student", features, targets, _needs(terms), assigned)
+        ours = student.meet()
+        losses: Losses = {} if targets.unlabelled else student.losses()
+        for term in terms.values():
+            losses |= term(Step(ours.view(term.needs), met.view(term.needs), targets))
+        return losses
+
+    def figures(self) -> dict[str, float]:
+        """Of the batches since the last call, where they had images without ground truth; for the metrics.
+
+        `unlabelled_images`: such images in a batch; `unlabelled_confident`: the teacher's confident detections in one
+        of these, left out where no term asks for any. Of this rank.
+        """
+        told, self.counts = self.counts.figures(), Counts()
+        return told
+
 
     def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
         """Backbones of the same strides can round differently what does not divide by them. Raises `ConfigError`."""
@@ -117,8 +192,17 @@ class Distiller(nn.Module):
         return self
 
 
-def build_distiller(student: Detector, teacher: Detector, config: DistillConfig) -> Distiller:
-    """Join the pair by the terms of `config`. Raises `ConfigError` where they do not fit together."""
+def _needs(terms: dict[str, Term]) -> list[Need]:
+    return list(dict.fromkeys(need for term in terms.values() for need in term.needs))
+
+
+def build_distiller(
+    student: Detector, teacher: Detector, config: DistillConfig, *, confidence: float = 0.3
+) -> Distiller:
+    """Join the pair by the terms of `config`. Raises `ConfigError` where they do not fit together.
+
+    `confidence` goes to `Distiller`.
+    """
     if student.num_classes != teacher.num_classes:
         raise ConfigError(
             f"the teacher knows {teacher.num_classes} classes, the student {student.num_classes}",
@@ -130,4 +214,4 @@ def build_distiller(student: Detector, teacher: Detector, config: DistillConfig)
         name: registry.load(registry.TERMS[name].target_for(teacher.config.detector))(knobs, student, teacher)
         for name, knobs in config.terms().items()
     }
-    return Distiller(student, teacher, terms)
+    return Distiller(student, teacher, terms, confidence=confidence)

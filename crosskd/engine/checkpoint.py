@@ -150,7 +150,14 @@ def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_diges
     values["student"].pop("init", None)
     if values["teacher"] is not None:
         values["teacher"]["weights"] = teacher_digest
-    return {**values, "data": {"classes": config.data.classes, **data_digests}}
+    data: dict[str, Any] = {"classes": config.data.classes, **data_digests}
+    if config.data.unlabelled is not None:
+        data["unlabelled"] = {
+            "images": data_digests.get("unlabelled"),
+            "ratio": config.data.unlabelled.ratio,
+            "confidence": config.data.unlabelled.confidence,
+        }
+    return {**values, "data": data}
 
 
 def fingerprint_digest(values: dict[str, Any]) -> str:

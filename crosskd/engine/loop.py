@@ -53,7 +53,8 @@ def fit(
             run.batches_done += len(group)
             meter.count(images=group.images * distributed.world_size())
             if run.step % run.config.log_every == 0 or run.step == run.total_steps:
-                callback.on_log(run, steps.read() | meter.read())
+                further = {} if training.figures is None else training.figures()
+                callback.on_log(run, steps.read() | meter.read() | further)
             # Asked of one rank, all end after the same step.
             stop, finish = distributed.any_of(run.stopping, run.finishing)
             reason = _reason(run, stop=stop, finish=finish)

@@ -52,6 +52,7 @@ class Training:
     clip_norm: float | None = None
     parallel: nn.Module | None = None  # the trainee as the ranks of a training share it
     begin_epoch: Callable[[int], None] | None = None  # told at each epoch's start, and at a resume's
+    figures: Callable[[], dict[str, float]] | None = None  # further ones since they were last asked for
 
     @property
     def model(self) -> nn.Module:

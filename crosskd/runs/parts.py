@@ -13,6 +13,7 @@ from torch import nn
 
 from crosskd.data.coco import require_same_classes
 from crosskd.data.loader import Loader, build_loader
+from crosskd.data.unlabelled import UnlabelledImages
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.engine import distributed
@@ -29,7 +30,7 @@ from crosskd.runs.inherit import inherit
 from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
 from crosskd.runs.trained_weights import weights_file
-from crosskd.spec.config import TrainConfig
+from crosskd.spec.config import TrainConfig, UnlabelledConfig
 from crosskd.weights.files import file_digest
 
 
@@ -69,6 +70,8 @@ def build_parts(
     if config.compile:
         require_compiler(device)
     train_loader, val_loader = _loaders(config, device, roots, stopping)
+    if config.data.unlabelled is not None:
+        train_loader.mix_in(_unlabelled(config, config.data.unlabelled, train_loader, val_loader, roots))
     classes = train_loader.classes
 
     seed_all(config.seed)
@@ -79,11 +82,15 @@ def build_parts(
     )
     teacher, teacher_digest, inherited = None, None, None
     trainee: Detector | Distiller = student
+    figures = None
     if config.teacher is not None and config.distill is not None:
         teacher = load_teacher(config, classes, teacher_weights)
         teacher_digest = file_digest(weights_file(config.teacher.weights, teacher_weights, section="/teacher"))
         inherited = inherit(student, teacher, copy=pretrained) if config.init_student else None
-        trainee = build_distiller(student, teacher, config.distill)
+        others = config.data.unlabelled
+        sure = {} if others is None else {"confidence": others.confidence}
+        trainee = distiller = build_distiller(student, teacher, config.distill, **sure)
+        figures = distiller.figures
     with memory_errors(device):
         if config.channels_last:
             to_channels_last(trainee, device)
@@ -107,6 +114,7 @@ def build_parts(
         clip_norm=config.clip_norm,
         parallel=shared,
         begin_epoch=partial(student.begin_epoch, epochs=config.schedule.epochs),
+        figures=figures,
     )
     splits = {"train": config.data.train, "val": config.data.val}
     digests = {name: file_digest(Path(split.annotations)) for name, split in splits.items()}
@@ -132,6 +140,19 @@ def _loaders(
         require_same_classes(train_loader.classes, config.data.val.annotations)
     validation = loader_input.of_training(config, "val", train_loader.classes, roots=roots)
     return train_loader, build(validation)
+
+
+def _unlabelled(
+    config: TrainConfig, section: UnlabelledConfig, training: Loader, validation: Loader, roots: Sequence[Path]
+) -> UnlabelledImages:
+    return UnlabelledImages(
+        section,
+        training=training.dataset,
+        validation=validation.dataset,
+        max_image_pixels=config.data.max_image_pixels,
+        sixteen_bit=config.augment.sixteen_bit or "high_byte",
+        roots=roots,
+    )
 
 
 def _compile(trainee: nn.Module, detectors: Sequence[Detector]) -> None:

@@ -137,7 +137,9 @@ class _Session:
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
         classes, metadata = self.parts.train_loader.classes, {"augment": recorded_scale(self.config.augment)}
         self.results = Results(run.workdir, self.config.student.model, classes, metadata)
-        self.settings = fingerprint(self.config, self.parts.digests, self.parts.teacher_digest)
+        others = self.parts.train_loader.source.unlabelled
+        digests = self.parts.digests | ({} if others is None else {"unlabelled": others.digest})
+        self.settings = fingerprint(self.config, digests, self.parts.teacher_digest)
         if saved is not None:
             self._restore(saved)
         self._log_parts()
@@ -283,10 +285,21 @@ class _Session:
             "data": {
                 "train": self.parts.train_loader.dataset.summary(),
                 "val": self.parts.val_loader.dataset.summary(),
+                **self._unlabelled(),
             },
             **images,
             **self._models(),
         }
+
+    def _unlabelled(self) -> dict[str, Any]:
+        """What the manifest says of images without labels, where there are any."""
+        images = self.parts.train_loader.source.unlabelled
+        if images is None:
+            return {}
+        in_batch = images.config.per_batch(self.config.batch_size)
+        in_step = in_batch * self.config.accumulate * self.config.gpus
+        own = {"per_batch": in_batch, "per_step": in_step, "ratio": images.config.ratio}
+        return {"unlabelled": images.summary() | own | {"confidence": images.config.confidence}}
 
     def _models(self) -> dict[str, Any]:
         """What the manifest says of student and teacher: their AP and what they cost."""

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.data import AugmentConfig, CocoSplit, DataConfig, LoaderConfig
+from crosskd.spec.data import AugmentConfig, CocoSplit, DataConfig, LoaderConfig, UnlabelledConfig
 from crosskd.spec.distill import (
     CrossKDConfig,
     CWDConfig,
@@ -93,6 +94,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "UnlabelledConfig",
 ]
 
 
@@ -127,7 +129,12 @@ class TrainConfig(Section):
         default=AugmentConfig(), description="How images are resized, mixed, flipped and padded."
     )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="How images are read.")
-    batch_size: int = Field(default=16, ge=1, le=4096, description="Images per process and step.")
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=4096,
+        description="Images per process and step; with `data.unlabelled` those that have labels.",
+    )
     accumulate: int = Field(
         default=1,
         ge=1,
@@ -194,6 +201,24 @@ class TrainConfig(Section):
         if self.init_student and self.student.init is not None:
             message = "init_student and student.init both say what the student begins with; leave one out"
             raise refused(message, "init_student")
+        return self
+
+    @model_validator(mode="after")
+    def _unlabelled_are_taught(self) -> TrainConfig:
+        if (unlabelled := self.data.unlabelled) is None:
+            return self
+        where = ("data", "unlabelled")
+        if self.teacher is None or self.distill is None:
+            message = "images without labels are learnt from a teacher alone; add `teacher.weights`, or leave "
+            raise refused(message + "`data.unlabelled` out", *where)
+        terms = self.distill.terms()
+        if all(registry.TERMS[name].truth == "all" for name in terms):
+            named = ", ".join(f"`{name}`" for name in terms)
+            message = f"{named} reads the ground truth and learns nothing from images without labels; add a term of "
+            raise refused(message + "`distill` that does, or leave `data.unlabelled` out", *where)
+        if unlabelled.per_batch(self.batch_size) < 1:
+            message = f"a ratio of {unlabelled.ratio:g} leaves a batch of {self.batch_size} without any of them; raise "
+            raise refused(message + "it, or `batch_size`", *where, "ratio")
         return self
 
     @model_validator(mode="after")

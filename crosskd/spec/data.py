@@ -18,6 +18,32 @@ class CocoSplit(Section):
     images: PathText = Field(description="Folder that the file's `file_name`s are relative to.")
 
 
+class UnlabelledConfig(Section):
+    """Images without labels, on which the student learns from the teacher alone."""
+
+    images: PathText = Field(description="Folder of the images. Without `names`, all in it and below it are taken.")
+    names: PathText | None = Field(
+        default=None,
+        description="Path of a file that names the images, relative to `images`: a JSON list of names, or one a line.",
+    )
+    ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=16,
+        description="Images without labels for each labelled one. A batch has its `batch_size` labelled images, and so "
+        "many times as many of these besides.",
+    )
+    confidence: Probability = Field(
+        default=0.3,
+        description="Detections of the teacher from this score on say what is positive in an image without labels, and "
+        "so by what losses are divided. None of them is learnt as a label.",
+    )
+
+    def per_batch(self, batch_size: int) -> int:
+        """Images without labels in a batch of so many labelled ones."""
+        return round(self.ratio * batch_size)
+
+
 class DataConfig(Section):
     """Training and validation split. `classes` is read from the training file when it is not given."""
 
@@ -31,6 +57,9 @@ class DataConfig(Section):
     )
     max_image_pixels: int = Field(
         default=64_000_000, ge=1, le=MAX_PIXELS, description="An image of more pixels than this is refused unread."
+    )
+    unlabelled: UnlabelledConfig | None = Field(
+        default=None, description="Images without labels to learn from besides, with a teacher; null: none."
     )
 
     @model_validator(mode="after")

@@ -117,6 +117,8 @@ class Term:
     target: str
     method: str  # its name in messages
     of_family: Mapping[DetectorFamily, str] = field(default_factory=dict)  # another class, by the teacher's family
+    # Those of its losses that ask for the ground truth, and so are of labelled images alone.
+    truth: Literal["all"] | tuple[str, ...] = ()
 
     def target_for(self, detector: str) -> str:
         """The class for a teacher of this name."""
@@ -285,15 +287,15 @@ TERMS: dict[str, Term] = {
         "Direct mimicking",
         of_family={"detr": "crosskd.distill.direct_queries:QueryDirect"},
     ),
-    "ld": Term("crosskd.distill.ld:LD", "LD"),
+    "ld": Term("crosskd.distill.ld:LD", "LD", truth=("ld_vlr",)),
     "fitnet": Term("crosskd.distill.fitnet:FitNet", "FitNet"),
-    "fgd": Term("crosskd.distill.fgd:FGD", "FGD"),
+    "fgd": Term("crosskd.distill.fgd:FGD", "FGD", truth=("fgd_foreground", "fgd_background")),
     "mgd": Term("crosskd.distill.mgd:MGD", "MGD"),
     "cwd": Term("crosskd.distill.cwd:CWD", "CWD"),
     "bckd": Term("crosskd.distill.bckd:BCKD", "BCKD"),
-    "imitation": Term("crosskd.distill.imitation:Imitation", "Feature imitation"),
-    "fgfi": Term("crosskd.distill.fgfi:FGFI", "FGFI"),
-    "defeat": Term("crosskd.distill.defeat:DeFeat", "DeFeat"),
+    "imitation": Term("crosskd.distill.imitation:Imitation", "Feature imitation", truth="all"),
+    "fgfi": Term("crosskd.distill.fgfi:FGFI", "FGFI", truth="all"),
+    "defeat": Term("crosskd.distill.defeat:DeFeat", "DeFeat", truth="all"),
     "gid": Term("crosskd.distill.gid:GID", "GID"),
 }
 

@@ -28,6 +28,7 @@ MOST_CLASSES = 40  # of a chart; the table has all
 # Of the series of a training, those that are no losses: they have other units.
 NOT_LOSSES = frozenset(
     {"lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"}
+    | {"unlabelled_images", "unlabelled_confident"}
 )
 
 

@@ -4,7 +4,8 @@ import { smoothed } from "./smoothing.js";
 
 // Those that are no losses: they have other units (report/chart_rows.py).
 const NOT_LOSSES = new Set(
-  ["lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"]);
+  ["lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation",
+    "unlabelled_images", "unlabelled_confident"]);
 
 const ofPoint = (point) => {
   const finite = typeof point.value === "number";

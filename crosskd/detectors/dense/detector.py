@@ -41,6 +41,10 @@ class DenseDetector(Detector):
     ) -> list[Detections]:
         return self.head.detect(self.head(self.features(images)), sizes, postprocess or self.config.postprocess)
 
+    @torch.no_grad()
+    def found(self, made: DensePass, sizes: Sequence[Size], postprocess: PostprocessConfig) -> list[Detections]:
+        return self.head.detect(made.predictions, sizes, postprocess)
+
     def view(
         self, side: Side, features: list[Tensor], targets: Targets, needs: Sequence[Need], assigned: Any = None
     ) -> DensePass:

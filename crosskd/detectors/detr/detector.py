@@ -76,11 +76,23 @@ class DetrDetector(Detector):
         """Of each image what all queries say: scores [Q, K], and boxes [Q, 4] in pixels of `images`, clipped to it."""
         maps = self.features(images)
         assert isinstance(maps, Maps)
-        output = call(self.head, maps, sizes)
+        return self._said(call(self.head, maps, sizes), sizes, maps.image)
+
+    def _said(self, output: Any, sizes: Sequence[Size], whole: Size) -> list[tuple[Tensor, Tensor]]:
+        """`predict`, of what the library's model has said of a batch of (height, width) `whole`."""
         scores, boxes = at_least_float32(output.logits).sigmoid(), at_least_float32(output.pred_boxes)
-        scales = box_scale(self.config, sizes, maps.image)
+        scales = box_scale(self.config, sizes, whole)
         clipped = [clip(corners(box, scale), size) for box, scale, size in zip(boxes, scales, sizes, strict=True)]
         return list(zip(scores, clipped, strict=True))
+
+    @torch.no_grad()
+    def found(self, made: DetrPass, sizes: Sequence[Size], postprocess: PostprocessConfig) -> list[Detections]:
+        said = self._said(made.output, sizes, made.features.image)
+        return [best(scores, boxes, postprocess) for scores, boxes in said]
+
+    def part(self, features: list[Tensor], images: slice) -> list[Tensor]:
+        assert isinstance(features, Maps)
+        return Maps(super().part(features, images), features.image)
 
     def view(
         self,

@@ -50,7 +50,10 @@ def call(model: Any, maps: Maps, sizes: Sequence[Size] | Tensor, labels: list[di
 
 
 class DetrPass(Pass):
-    """It runs its model once: the student with the targets, which it matches layer by layer, the teacher without."""
+    """It runs its model once: the student with the targets, which it matches layer by layer, the teacher without.
+
+    Of images without ground truth the student, too, runs without, and has no losses.
+    """
 
     features: Maps
 
@@ -85,7 +88,8 @@ class DetrPass(Pass):
 
     @cached_property
     def _run(self) -> tuple[Any, Recording]:
-        labels = self.labels if self.side == "student" else None
+        learns = self.side == "student" and not self.targets.unlabelled
+        labels = self.labels if learns else None
         with port_of(self.head).record() as recording:
             return call(self.head, self.features, self.targets.sizes, labels), recording
 

@@ -35,6 +35,10 @@ class TwoStageDetector(Detector):
     ) -> list[Detections]:
         return self.head.detect(self.features(images), sizes, postprocess or self.config.postprocess)
 
+    @torch.no_grad()
+    def found(self, made: RegionPass, sizes: Sequence[Size], postprocess: PostprocessConfig) -> list[Detections]:
+        return self.head.detect(made.features, sizes, postprocess)
+
     def view(
         self, side: Side, features: list[Tensor], targets: Targets, needs: Sequence[Need], assigned: Any = None
     ) -> RegionPass:

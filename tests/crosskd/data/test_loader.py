@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from crosskd.data.loader import Loader, build_loader
+from crosskd.data.mixing import Key
 from crosskd.data.packed_batch import PackedBatch
 from crosskd.errors import CrossKDError, DataError
 from crosskd.runs.loader_input import of_training
@@ -215,7 +216,7 @@ class TensorCount(pickle.Pickler):
 def test_a_batch_travels_in_three_tensors_however_many_images_it_has(folder, images):
     loader = loader_of(config(folder, batch_size=images), "train")
     count = TensorCount()
-    count.dump(loader.source[[(0, i) for i in range(images)]])
+    count.dump(loader.source[[Key(0, i) for i in range(images)]])
     assert len(count.tensors) == 3
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from crosskd.data.coco import Example
 from crosskd.data.colour import recoloured
-from crosskd.data.mixing import Mixed, mixed_batch
+from crosskd.data.mixing import Key, Mixed, mixed_batch
 from crosskd.data.transforms import Sample
 from crosskd.spec.config import AugmentConfig, HSVConfig, PixelConfig, TrainConfig
 
@@ -56,7 +56,7 @@ class Images:
         return image(index)
 
     def batch(self, config: AugmentConfig, indices: list[int], epoch: int = 0, epochs: int = 30) -> Mixed:
-        keys = [(epoch, index) for index in indices]
+        keys = [Key(epoch, index) for index in indices]
         return mixed_batch(keys, self, images=self.count, config=config, pixels=GREY, seed=3, epochs=epochs)
 
 
@@ -119,7 +119,7 @@ def test_stored_images_are_let_go_as_soon_as_they_are_small(method: dict[str, An
         read.append(weakref.ref(example.image))
         return example
 
-    keys = [(0, index) for index in range(12)]
+    keys = [Key(0, index) for index in range(12)]
     mixed_batch(keys, one, images=12, config=augment(**method), pixels=GREY, seed=3, epochs=30)
     assert len(alive) >= 12
     assert max(alive) <= 1
@@ -188,7 +188,7 @@ def test_one_image_or_two_are_enough_and_so_are_images_without_boxes(
     def read(index: int) -> Example:
         return image(3 if empty else first + index)
 
-    keys = [(0, index) for index in range(count)]
+    keys = [Key(0, index) for index in range(count)]
     batch = mixed_batch(keys, read, images=count, config=config, pixels=GREY, seed=0, epochs=30)
     assert len(batch.samples) == count
     assert all(max(sample.size) <= 64 for sample in batch.samples)
