@@ -213,9 +213,10 @@ class TrainConfig(Section):
             raise refused(message + "`data.unlabelled` out", *where)
         terms = self.distill.terms()
         if all(registry.TERMS[name].truth == "all" for name in terms):
-            named = ", ".join(f"`{name}`" for name in terms)
-            message = f"{named} reads the ground truth and learns nothing from images without labels; add a term of "
-            raise refused(message + "`distill` that does, or leave `data.unlabelled` out", *where)
+            message = (
+                f"nothing is learnt from images without labels: {', '.join(terms)} asks for the ground truth; add "
+            )
+            raise refused(message + "another term to `distill`, or leave `data.unlabelled` out", *where)
         if unlabelled.per_batch(self.batch_size) < 1:
             message = f"a ratio of {unlabelled.ratio:g} leaves a batch of {self.batch_size} without any of them; raise "
             raise refused(message + "it, or `batch_size`", *where, "ratio")

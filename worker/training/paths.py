@@ -40,6 +40,10 @@ def _training(config: TrainConfig) -> Iterator[tuple[str, str]]:
         split = getattr(config.data, name)
         yield f"/data/{name}/annotations", split.annotations
         yield f"/data/{name}/images", split.images
+    if (others := config.data.unlabelled) is not None:
+        yield "/data/unlabelled/images", others.images
+        if others.names is not None:
+            yield "/data/unlabelled/names", others.names
     yield from _backbone("/student", config.student)
     if isinstance(config.student.init, FileRef):
         yield "/student/init/file", config.student.init.file

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from api.services.submission.datasets import CheckResult
 from api.services.submission.findings import Findings
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import CocoSplit
 
+T = TypeVar("T")
 Checked = tuple[dict[str, Any], CheckResult | None]
 
 
@@ -23,20 +24,25 @@ class Shared:
 
     planned: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
-    _splits: dict[str, tuple[Checked, Findings]] = field(default_factory=dict)
+    _known: dict[str, tuple[Any, Findings]] = field(default_factory=dict)
 
     def split(
         self, split: CocoSplit, use: Use, allowed: int, findings: Findings, check: Callable[[Findings], Checked]
     ) -> Checked:
         """What `check` says of a split used like this; it is called once, and what it finds is told every time."""
         key = json.dumps([split.model_dump(), asdict(use), allowed], sort_keys=True)
-        if key not in self._splits:
+        values, result = self.once(key, findings, check)
+        if result is not None and result.use is not None:
+            self.images[values["annotations"]] = result.use["images"]
+        return values, result
+
+    def once(self, key: str, findings: Findings, check: Callable[[Findings], T]) -> T:
+        """What `check` says of what `key` names; it is called once, and what it finds is told every time."""
+        if key not in self._known:
             own = Findings()
-            values, result = check(own)
-            self._splits[key] = (values, result), own
-            if result is not None and result.use is not None:
-                self.images[values["annotations"]] = result.use["images"]
-        checked, own = self._splits[key]
+            self._known[key] = check(own), own
+        checked: T
+        checked, own = self._known[key]
         findings.faults += own.faults
         findings.warnings += own.warnings
         return checked

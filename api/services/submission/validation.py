@@ -6,6 +6,7 @@ all faults are found before any is reported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import invalid
-from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, weights
+from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, unlabelled, weights
 from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused
 from api.services.submission.shared import Shared
@@ -33,6 +34,7 @@ from crosskd.spec.config import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
+    UnlabelledConfig,
 )
 from crosskd.spec.pairing import resolve_pair
 from wire.errors import Fault, MissingField
@@ -178,9 +180,18 @@ def _data(
     for split, use in ((config.train, train_use), (config.val, val_use)):
         check = partial(splits.check, database, settings, split, use, allowed)
         data[use.split], checked[use.split] = shared.split(split, use, allowed, findings, check)
+    if config.unlabelled is not None:
+        data["unlabelled"] = _unlabelled(settings, config.unlabelled, data["val"], findings, shared)
     train, val = checked["train"], checked["val"]
     data["classes"] = _classes(config.classes, train, val, findings.faults)
     return data
+
+
+def _unlabelled(
+    settings: Settings, section: UnlabelledConfig, val: dict[str, Any], findings: Findings, shared: Shared
+) -> dict[str, Any]:
+    key = json.dumps([section.model_dump(), val["images"]], sort_keys=True)
+    return shared.once(key, findings, partial(unlabelled.check, settings, section, Path(val["images"])))
 
 
 def _classes(

@@ -55,7 +55,7 @@ def test_it_counts_them_and_goes_on_bit_by_bit(tmp_path: Path) -> None:
 
     with pytest.raises(Died):
         train(spec(), tmp_path / "broken", callbacks=[Story(die)])
-    with pytest.raises(CheckpointMismatch, match="/data/unlabelled/ratio was 0.5 and is 1.0"):
+    with pytest.raises(CheckpointMismatch, match=r"/data/unlabelled/ratio was 0.5 and is 1.0"):
         train(spec(ratio=1.0), tmp_path / "broken", resume=tmp_path / "broken" / "checkpoints")
     resumed = train(spec(), tmp_path / "broken", resume=tmp_path / "broken" / "checkpoints")
     assert digest(resumed.last_weights) == digest(whole.last_weights)
