@@ -139,7 +139,18 @@ def files() -> Rows:
     return rows
 
 
-TABLES: Mapping[str, Callable[[], Rows]] = {"methods": methods, "files": files}  # by the name in the page's markers
+def unlabelled() -> Rows:
+    """A row for each method: what of it learns from images without labels."""
+    rows = [["method", "on images without labels", "on labelled images alone, since it asks for the ground truth"]]
+    for method, entry in registry.TERMS.items():
+        losses = ", ".join(f"`{loss}`" for loss in entry.truth)
+        whole = {"all": ["nothing", "all of it"], (): ["all of it", ""]}.get(entry.truth, ["all else", losses])
+        rows.append([f"`{method}`", *whole])
+    return rows
+
+
+# By the name in the page's markers.
+TABLES: Mapping[str, Callable[[], Rows]] = {"methods": methods, "files": files, "unlabelled": unlabelled}
 
 
 def table(rows: Rows) -> str:

@@ -37,7 +37,7 @@ def config(root: Path, **changes: Any) -> TrainConfig:
     here = str(root / "file")
     split = {"annotations": here, "images": str(root)}
     spec: dict[str, Any] = {
-        "data": {"train": split, "val": split},
+        "data": {"train": split, "val": split, "unlabelled": {"images": str(root), "names": here}},
         "student": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}},
         "teacher": {"weights": {"file": here}, "model": {"backbone": {"name": "resnet_tiny", "init": {"file": here}}}},
     }
@@ -60,6 +60,8 @@ def test_paths_below_a_root_are_good(root: Path) -> None:
         "data__train__annotations",
         "data__val__annotations",
         "data__val__images",
+        "data__unlabelled__images",
+        "data__unlabelled__names",
         "teacher__weights__file",
         "student__backbone__init__file",
         "teacher__model__backbone__init__file",
@@ -129,6 +131,8 @@ def test_jobs_on_weights_stay_in_the_roots(root: Path, kind: Any, changed: str) 
         ("teacher__weights__file", "pipe", "regular file"),
         ("data__val__annotations", "", "regular file"),
         ("data__val__images", "file", "folder"),
+        ("data__unlabelled__images", "file", "folder"),
+        ("data__unlabelled__names", "pipe", "regular file"),
     ],
 )
 def test_what_would_be_read_for_ever_is_refused(root: Path, pointer: str, name: str, what: str) -> None:
