@@ -1,4 +1,4 @@
-"""COCO average precision of a detector on the validation split, by pycocotools, in pixels of the original images."""
+"""COCO average precision of a detector on the validation split, in pixels of the original images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluate(
 
     In a process group every rank calls this with its own share of the batches and gets the same result. Shares are
     whole batches (`build_loader(..., rank=, world_size=)`), and the main rank puts all detections in the order of
-    the images: pycocotools sees the very list that one process would have made.
+    the images: the evaluation sees the very list that one process would have made.
 
     Raises:
         ConfigError: the detector has another number of classes than the data.
