@@ -15,17 +15,15 @@ from typer.testing import CliRunner
 
 from crosskd.__main__ import app
 from crosskd.data.demo import write_demo
-from crosskd.detectors.detector import build_detector
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.runs.train import train
-from crosskd.spec.config import ModelConfig, TrainConfig
+from crosskd.spec.config import TrainConfig
 from crosskd.spec.presets import load_recipe
 from crosskd.weights.native import read_weights
+from tests.support.narrow import narrow, tame
 from tests.support.published import ROWS
 
 CLASSES = 3
-WIDTHS = {"swin_t": 12}  # a multiple of 3, and of the heads; of all others 8
-CHANNELS = 32
 QUICK = ["gfl_r18_r50", "retinanet_r50_swint", "fcos_r50_r101_pkd", "atss_r50_r101"]  # one of each detector
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ROWS if name not in QUICK]
 RECIPES = [*QUICK, *SLOW]
@@ -50,23 +48,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return write_demo(tmp_path_factory.mktemp("data"), train=4, val=1, size=64, classes=CLASSES, seed=3).model_dump()
 
 
-def narrow(model: dict[str, Any]) -> None:
-    model["backbone"]["width"] = WIDTHS.get(model["backbone"]["name"], 8)
-    model["neck"] = {**model.get("neck", {}), "channels": CHANNELS}
-    model["head"] = {**model.get("head", {}), "channels": CHANNELS}
-
-
-def tame(model: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
-    """The tensors of a random detector. Its residual branches are weak: nothing has trained the batch norms yet, and
-    through thirty blocks the maps would grow a million times."""
-    torch.manual_seed(seed)
-    state = build_detector(ModelConfig.model_validate(model), CLASSES, pretrained=False).state_dict()
-    for name, tensor in state.items():
-        if name.startswith("backbone.layer") and name.endswith(("bn2.weight", "bn3.weight")):
-            tensor.fill_(0.2)
-    return state
-
-
 def small(name: str, data: dict[str, Any], folder: Path) -> TrainConfig:
     """The recipe with narrow backbones, 32 channels, small images, batches of two and two steps; and its files."""
     values = load_recipe(name)
@@ -74,10 +55,10 @@ def small(name: str, data: dict[str, Any], folder: Path) -> TrainConfig:
     narrow(student)
     narrow(teacher)
     # Of such widths nobody has ImageNet weights; a file of them serves, as the FCOS recipes want one anyway.
-    begins = tame({**student, "backbone": {**student["backbone"], "init": "random"}}, 1)
+    begins = tame({**student, "backbone": {**student["backbone"], "init": "random"}}, CLASSES, 1)
     begins = {key.removeprefix("backbone."): value for key, value in begins.items() if key.startswith("backbone.")}
     save_file(begins, folder / "backbone.safetensors")
-    save_file(tame(teacher, 2), folder / "teacher.safetensors")
+    save_file(tame(teacher, CLASSES, 2), folder / "teacher.safetensors")
     student["backbone"]["init"] = {"file": str(folder / "backbone.safetensors")}
     values["teacher"]["weights"] = {"file": str(folder / "teacher.safetensors")}
     edges = values["augment"]["short_edges"]
