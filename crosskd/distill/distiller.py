@@ -149,7 +149,6 @@ class Distiller(nn.Module):
         told, self.counts = self.counts.figures(), Counts()
         return told
 
-
     def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
         """Backbones of the same strides can round differently what does not divide by them. Raises `ConfigError`."""
         if ours != theirs:
