@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 pytestmark = pytest.mark.slow  # it installs the package anew
 
 ROOT = Path(__file__).parent.parent
-TORCH = {"torch", "torchvision"}
+TORCH = {"torch", "torchvision", "pycocotools"}
 DATA_FOLDERS = ("crosskd/backbones", "crosskd/recipes", "migrations")
 
 

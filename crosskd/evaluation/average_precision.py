@@ -13,6 +13,7 @@ from crosskd.data.as_is import BoxesAsTheyStand
 from crosskd.evaluation.accumulation import NO_GROUND_TRUTH, accumulate
 from crosskd.evaluation.matches import packed_matches
 from crosskd.evaluation.matching import Found, Judged, Truth, judge
+from crosskd.evaluation.plain import plain_metrics
 from crosskd.spec.detections import best_score
 from crosskd.structures import Curves
 
@@ -52,9 +53,9 @@ def average_precision(
     `max_detections` is how many detections an image may have: all of them count in AP, in recall by area and in the
     curves. COCO itself counts 100; AR1, AR10 and AR100 count what they are named after.
 
-    Where the `truth` was read `as_is`, the numbers are plain pycocotools' on the file itself. Else ground truth flagged
-    `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so would count it as any
-    other.
+    Where the `truth` was read `as_is`, the 12 numbers are pycocotools' own, on the file itself. Else ground truth
+    flagged `ignore` is neither missed nor found; pycocotools overwrites that flag by `iscrowd`, and so would count it
+    as any other.
     """
     if not found or not truth.classes:
         return _without_ground_truth(truth.classes)
@@ -67,7 +68,9 @@ def average_precision(
     recall = recalls[..., _ALL, len(COCO_LIMITS) - 1]  # [10, K]: 100 detections
     classes = list(enumerate(truth.classes))
     return CocoResult(
-        metrics=_metrics(precisions, recalls),
+        metrics=_metrics(precisions, recalls)
+        if truth.as_is is None
+        else plain_metrics(truth.as_is, truth.classes, found, METRICS),
         per_class={name: _mean(precision[:, :, label]) for label, name in classes},
         class_metrics={
             name: {
