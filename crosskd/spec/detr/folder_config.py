@@ -170,7 +170,8 @@ class _Reader:
             knob = str(place[1]) if place[:1] == ("detr",) and str(place[-1]) in self.entry.knobs else None
             names = self.entry.knobs[knob] if knob else ()
             field = " and ".join(names) or ".".join(map(str, place))
-            told.append(f"{field}: {what} (it is {_short(fault['input'])})")
+            value = self.get(names[0]) if names else fault["input"]
+            told.append(f"{field}: {what} (it is {_short(value)})")
         return WeightsError(
             f"config.json of {self.name} is of no size that is built here: {'; '.join(told)}", remedy=_REMEDY
         )

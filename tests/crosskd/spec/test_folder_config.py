@@ -88,9 +88,13 @@ def test_what_is_published_in_other_sizes_is_refused_by_name() -> None:
     nano = _HG | _B0 | {"out_indices": [3, 4]}
     for config, match in (
         ({"model_type": "d_fine", "backbone_config": nano, "num_feature_levels": 2}, "num_feature_levels: 2"),
+        ({"model_type": "lw_detr"}, "of model type 'lw_detr'"),
         ({"model_type": "deformable_detr", "two_stage": True}, "two_stage: true"),
         ({"model_type": "deformable_detr", "dilation": True}, "dilation: true"),
-        ({"model_type": "deformable_detr", "num_feature_levels": 1}, "num_feature_levels: Input should be greater"),
+        (
+            {"model_type": "deformable_detr", "num_feature_levels": 1},
+            r"num_feature_levels: .* 3 levels at least \(it is 1\)",
+        ),
     ):
         with pytest.raises(WeightsError, match=match):
             read_config("published", config, None)
