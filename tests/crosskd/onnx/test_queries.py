@@ -83,12 +83,12 @@ def test_the_pipeline_is_what_the_detector_does(kind: str, threshold: float) -> 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", EXPORTED)
 def test_onnxruntime_finds_what_pytorch_finds_at_any_size(kind: str, tmp_path: Path) -> None:
-    detector, path = make(kind), tmp_path / "model.onnx"
+    detector, path = make(kind, max_detections=100), tmp_path / "model.onnx"
     write_graph(pipeline_of(detector), path, opset=18, metadata={})
     graph = Graph(path, threads=1)
     for samples in (*BATCHES, [noise(224, 160), noise(40, 224), noise(64, 64)]):
         check = compare(graph, detector, samples, MULTIPLE)
-        assert check.detections > 3 * check.batches
+        assert check.detections > 2 * check.batches
         assert check.box_difference < 0.01
         assert check.score_difference < 1e-5
         assert (graph.cells is None) == (kind == "deformable_detr")
