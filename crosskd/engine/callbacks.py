@@ -34,7 +34,7 @@ class Run:
     steps_per_epoch: int = 0
     epoch_index: int = 0  # the sampler's position: this epoch ...
     batches_done: int = 0  # ... and the batches taken from it
-    loss: float | None = None  # of the latest step
+    loss: float | None = None  # of the latest step that was read (`steps.py`)
     best_ap: float | None = None
     best_step: int | None = None
     steps_per_second: float | None = None
