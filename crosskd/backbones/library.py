@@ -71,9 +71,14 @@ def _build(name: str, width: int) -> Any:
     except ModuleNotFoundError as error:
         if error.name != LIBRARY:
             raise
-        raise ConfigError(
-            f"{name} needs the {LIBRARY} package, which is not installed here",
-            where="/student/backbone/name",
-            remedy=f"Install it on the machine that trains: `pip install 'crosskd[{EXTRA}]'`.",
-        ) from error
+        raise missing_library(name, "/student/backbone/name") from error
     return getattr(defined, model)(getattr(library, config)(**told)).to(torch.empty(0).device)
+
+
+def missing_library(what: str, where: str) -> ConfigError:
+    """That `what` cannot be built where the library is not installed."""
+    return ConfigError(
+        f"{what} needs the {LIBRARY} package, which is not installed here",
+        where=where,
+        remedy=f"Install it on the machine that trains: `pip install 'crosskd[{EXTRA}]'`.",
+    )

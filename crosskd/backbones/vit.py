@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from crosskd.backbones import pretrained
+from crosskd.backbones.library import missing_library
 from crosskd.backbones.staged import StagedBackbone
-from crosskd.errors import ConfigError
 from crosskd.spec.config import BackboneConfig
-from crosskd.spec.detr.types import EXTRA, LIBRARY
+from crosskd.spec.detr.types import LIBRARY
 from crosskd.spec.vit import VITS, library_values
 
 _EMBEDDINGS = "RfDetrDinov2Embeddings"
@@ -62,15 +62,6 @@ def library_config(config: BackboneConfig) -> Any:
     assert config.vit is not None
     kind = getattr(import_module(LIBRARY), VITS[config.name].config)
     return kind(**library_values(config.name, config.vit))
-
-
-def missing_library(what: str, where: str) -> ConfigError:
-    """That `what` cannot be built where the library is not installed."""
-    return ConfigError(
-        f"{what} needs the {LIBRARY} package, which is not installed here",
-        where=where,
-        remedy=f"Install it on the machine that trains: `pip install 'crosskd[{EXTRA}]'`.",
-    )
 
 
 def _in_rows(library: Any) -> Any:

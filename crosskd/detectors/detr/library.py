@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.backbones.vit import library_config, missing_library
+from crosskd.backbones.library import missing_library
+from crosskd.backbones.vit import library_config
 from crosskd.errors import Diverged
 from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig
