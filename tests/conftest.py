@@ -42,6 +42,8 @@ FIRST_OF_SLOW = (
     "crosskd/runs/test_train_ranks.py",
     "test_pairs.py",
     "test_families.py",
+    "test_reproduce.py",
+    "crosskd/test_regression.py",
     "crosskd/runs/test_kill.py",
     "crosskd/onnx/test_graph.py",
     "crosskd/onnx/test_queries.py",
