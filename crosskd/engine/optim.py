@@ -29,7 +29,22 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, total_batch: i
     # One fused pass over all parameters, on CPU and CUDA alike: the plain loop costs a third of a small step.
     if config.name == "adamw":
         return torch.optim.AdamW(groups, betas=config.betas, fused=True)
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    optimizer.register_step_pre_hook(_remember_nothing)
+    return optimizer
+
+
+def _remember_nothing(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give momentum to what gets its first gradient after others: the fused step takes that of all or of none.
+
+    From zeros it becomes the gradient, as in a first step.
+    """
+    for group in optimizer.param_groups:
+        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        late = [parameter for parameter in moved if optimizer.state[parameter].get("momentum_buffer") is None]
+        if group["momentum"] and len(late) < len(moved):
+            for parameter in late:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

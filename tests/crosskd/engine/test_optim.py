@@ -124,6 +124,22 @@ def test_a_step_is_torch_s_own(name: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_what_learns_later_than_others_of_its_group_steps_as_torch_s_plain_sgd_does(nesterov: bool) -> None:
+    """As what makes a DETR's noisy queries, where the first images have no object."""
+    config = OptimizerConfig(name="sgd", lr=0.1, base_batch=None, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
+    ours, theirs = ([nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))] for _ in range(2))
+    optimizer = build_optimizer(nn.ParameterList(ours), config, total_batch=1)
+    plain = torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=nesterov, foreach=False)
+    for step in range(3):
+        for early, late in (ours, theirs):
+            early.grad, late.grad = torch.full((3,), 1.0 + step), None if step == 0 else torch.full((3,), 2.0)
+        optimizer.step()
+        plain.step()
+    for mine, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, wanted)
+
+
 def test_linear_warm_up_then_steps_down_at_the_milestones() -> None:
     config = ScheduleConfig(epochs=12, warmup_steps=10, warmup_factor=0.1, milestones=[8, 11], gamma=0.1)
     schedule = Schedule(config, steps_per_epoch=100)
