@@ -78,7 +78,8 @@ class UnlabelledImages:
         self.found = Found()
         sizes, lengths = self._measured(self._listed())
         self._compare(lengths, training, validation)
-        self.names = [name for name in sizes if name not in set(self.found.validation)]
+        left_out = set(self.found.validation)
+        self.names = [name for name in sizes if name not in left_out]
         self.sizes: NDArray[np.int64] = np.array([sizes[name] for name in self.names], np.int64).reshape(-1, 2)
         self.digest = _digest(f"{name}\n{lengths[name]}\n" for name in self.names)
         for remark in self.found.remarks():
