@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from crosskd.errors import DataError
-from crosskd.spec.coco.fields import unsafe_name
+from crosskd.spec.coco.fields import encodes, unsafe_name
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 LARGEST_LIST = 64 << 20  # bytes; a million names
@@ -18,16 +18,18 @@ REMEDY = "Give a JSON list of names, or one name a line, relative to the folder 
 _BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
 
-def image_names(folder: int) -> Iterator[str]:
+def image_names(folder: int, late: Callable[[], bool] = lambda: False) -> Iterator[str]:
     """Files that are called images, in a folder (a descriptor of it) and below it, by name; relative to it.
 
-    Links to folders are not followed. No more folders are listed than are asked for.
+    Links to folders are not followed. No more folders are listed than are asked for; once it is `late`, no further one.
     """
     for below, folders, names, _ in os.fwalk(".", dir_fd=folder):
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES:
                 yield (Path(below) / name).as_posix()
+        if late():
+            return
 
 
 def read_names(file: BinaryIO, where: str) -> list[str]:
@@ -46,9 +48,15 @@ def read_names(file: BinaryIO, where: str) -> list[str]:
         raise DataError("the list of images is not UTF-8", where=where, remedy=REMEDY) from None
     names = _of_json(text, where) if text.lstrip().startswith(("[", "{")) else _of_lines(text)
     for number, name in enumerate(names, start=1):
-        if fault := unsafe_name(name) or ("holds a NUL character" if "\0" in name else ""):
+        if fault := unsafe_name(name) or _unspeakable(name):
             raise DataError(f"name {number} of the list, {name!r:.120}, {fault}", where=where, remedy=REMEDY)
     return names
+
+
+def _unspeakable(name: str) -> str:
+    if "\0" in name:
+        return "holds a NUL character"
+    return "" if encodes(name) else "holds half a surrogate pair"
 
 
 def _of_json(text: str, where: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,20 @@ def _names(folder: Path) -> tuple[list[str], bool]:
     deadline = time.monotonic() + LOOK_SECONDS
     try:
         with open_within(folder, [folder], folder=True) as opened:
-            listed = takewhile(lambda _: time.monotonic() < deadline, image_names(opened.descriptor))
+            listed = image_names(opened.descriptor, lambda: time.monotonic() >= deadline)
             names = list(islice(listed, MOST))
     except (OSError, WrongKind, LeadsOutside):  # it is replaced meanwhile: the training will say what it finds
-        return [], True
+        return [], False
     return names, time.monotonic() < deadline and len(names) < MOST
 
 
 def _judge(folder: Path, names: Sequence[str], whole: bool, roots: Sequence[Path], findings: Findings) -> None:
-    if not names:
+    if not names and whole:
         findings.add(f"{POINTER}/images", f"there is no image ({', '.join(sorted(SUFFIXES))})", OTHER_IMAGES)
+        return
+    if not names:
+        detail = "no image could be listed in time; the training takes what there is, and fails where that is none"
+        _warn(findings, "unlabelled", 0, detail, "")
         return
     most = "" if whole else "at least "
     detail = f"{most}{len(names)} images without labels are learnt from besides; a sample of them was looked at"

@@ -48,7 +48,7 @@ def identifier(entry: Entry, key: str, where: str, faults: Faults) -> int | None
 
 def text(entry: Entry, key: str, where: str, faults: Faults) -> str | None:
     value = entry.get(key)
-    if isinstance(value, str) and value and "\0" not in value and _encodes(value):
+    if isinstance(value, str) and value and "\0" not in value and encodes(value):
         return value
     faults.add(f"{where}.{key}", wrong(entry, key, "text of at least one character"))
     return None
@@ -120,6 +120,6 @@ def _is_number(value: Any) -> bool:
     return type(value) is int and abs(value) < 2**63
 
 
-def _encodes(text: str) -> bool:
+def encodes(text: str) -> bool:
     """JSON can spell half a surrogate pair, which no file name and no database can."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.services.submission import unlabelled
 from tests.support.coco_files import noise
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import TINY, Post, errors, write_weights
@@ -84,6 +85,7 @@ def test_what_is_odd_is_told_and_stops_nothing(distil: Distil, root: Path) -> No
         ({"names": "more"}, "names", "is not a file"),
         ({"names": "instances.json"}, "names", "instances.json: the list of images is not a JSON list of names"),
         ({"names": "up.txt"}, "names", "must be relative to the images folder"),
+        ({"names": "half.json"}, "names", "name 1 of the list, '\\ud800.png', holds half a surrogate pair"),
         ({"names": "none.txt"}, "images", "there is no image"),
         ({"names": "gone.txt"}, "names", "1 of 1 images are missing: '0.PNG'. '0.PNG' is there as '0.png' (case)"),
         ({"ratio": 0}, "ratio", "greater than 0"),
@@ -102,9 +104,23 @@ def test_bad_input_is_refused_where_it_stands(
     (root / "out" / "x.png").symlink_to("/etc/passwd")
     for name, text in {"up": "../instances.json", "none": "\n", "gone": "0.PNG"}.items():
         (root / f"{name}.txt").write_text(text)
+    (root / "half.json").write_text('["\\ud800.png"]')
     found = errors(distil(**section))
     assert found.keys() == {f"{HERE}/{pointer}"}
     assert detail in found[f"{HERE}/{pointer}"]
+
+
+def test_a_folder_that_takes_long_to_list_is_not_refused(
+    distil: Distil, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unlabelled, "LOOK_SECONDS", 0.0)
+    assert warned(distil())["unlabelled"][1].startswith("at least 3 images without labels")
+    (root / "above" / "below").mkdir(parents=True)
+    noise(32, 32, seed=1).save(root / "above" / "below" / "x.png")
+    assert warned(distil(images="above"))["unlabelled"] == (
+        0,
+        "no image could be listed in time; the training takes what there is, and fails where that is none",
+    )
 
 
 def test_they_need_a_teacher_and_a_term_that_learns_from_them(distil: Distil, resolve: Post) -> None:
