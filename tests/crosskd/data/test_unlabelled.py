@@ -101,6 +101,9 @@ def test_what_is_left_out_is_counted_and_told(folder: Path, caplog: pytest.LogCa
     write(folder, many(SIZES[:2]), name="val.json", images=False)
     shutil.copy(folder / "images" / "0.png", more / "a validation image.png")
     shutil.copy(folder / "images" / "3.png", more / "a training image.png")
+    noise(48, 64, seed=1).save(folder / "images" / "1.png", format="PPM")
+    content = (folder / "images" / "1.png").read_bytes()
+    (more / "as long and with the same end.png").write_bytes(content[:20] + b"\0\0" + content[22:])
     (more / "broken.jpg").write_bytes(b"no image")
     (more / "notes.txt").write_text("not called an image")
     settings = config(folder, data={"val": {"annotations": str(folder / "val.json"), "images": str(folder / "images")}})
@@ -108,10 +111,10 @@ def test_what_is_left_out_is_counted_and_told(folder: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         found = UnlabelledImages(UnlabelledConfig(images=str(more)), training=training, validation=validation)
     told = found.summary()
-    counts = {"images": OTHERS + 3, "images_used": OTHERS + 1, "broken": 1, "missing": 0, "repeated": 0}
+    counts = {"images": OTHERS + 4, "images_used": OTHERS + 2, "broken": 1, "missing": 0, "repeated": 0}
     assert told == counts | {"validation_images_left_out": 1, "training_images": 1, "list_sha256": found.digest}
-    assert "1 of 8 images without labels are validation images, by their bytes, and are left out" in caplog.text
-    assert "1 of 8 images without labels are training images, too" in caplog.text
+    assert "1 of 9 images without labels are validation images, by their bytes, and are left out" in caplog.text
+    assert "1 of 9 images without labels are training images, too" in caplog.text
     assert "not an image of a known format" in caplog.text
 
 
