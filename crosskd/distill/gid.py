@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crosskd.boxes.ops import overlap_loss
-from crosskd.detectors.dense.anchor_windows import gather
+from crosskd.detectors.dense.anchor_windows import by_anchor, cut_out, gather
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.dense.positives import Positives
 from crosskd.detectors.detector import Detector
@@ -19,7 +19,7 @@ from crosskd.distill.instances import Instances, general_instances
 from crosskd.distill.term import Step, Term
 from crosskd.losses import EPSILON, rank_own
 from crosskd.spec.config import GIDConfig
-from crosskd.structures import Losses, Targets
+from crosskd.structures import Losses, Predictions, Targets
 
 SIDE, SAMPLES = 10, 2  # cells of an instance's maps, and points a cell and direction
 
@@ -95,11 +95,25 @@ def _predictions(step: Step, found: Sequence[Instances]) -> tuple[Tensor, Tensor
         assignment = head.assign(ours, Targets(boxes, labels, step.targets.sizes, step.targets.padded))
     codes = [head.codes(predictions) for predictions in (ours, theirs)]
     there = Positives.of(assignment, head.anchors(map_sizes(ours.cls), codes[0]), head.num_classes)
-    logits, aims = (gather(said.cls, head.num_classes, there.image, there.anchor) for said in (ours, theirs))
-    entropy = F.binary_cross_entropy_with_logits(logits, aims.sigmoid(), reduction="none").sum(-1)
+    entropy = _entropy(ours, theirs, there, head.num_classes)
     mine, wanted = (head.decode(there.gather(code), there.anchors) for code in codes)
-    divisor = rank_own(there.there.sum().to(logits.dtype), least=1)
+    divisor = rank_own(there.there.sum().to(entropy.dtype), least=1)
     return (
         there.level_sums(entropy, assignment) / divisor,
         there.level_sums(overlap_loss(mine, wanted, "giou"), assignment) / divisor,
     )
+
+
+def _entropy(ours: Predictions, theirs: Predictions, there: Positives, classes: int) -> Tensor:
+    """Cross entropy with the teacher's probabilities, summed over the classes, [P]."""
+
+    def each(logits: Tensor, window: slice) -> tuple[Tensor]:
+        return (_apart(logits, cut_out(theirs.cls, classes, window)),)
+
+    if there.index is None:  # all anchors have a place: not all their logits at once
+        return there.gather(by_anchor(ours.cls, classes, each)[0])
+    return _apart(*(gather(said.cls, classes, there.image, there.anchor) for said in (ours, theirs)))
+
+
+def _apart(logits: Tensor, aims: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, aims.sigmoid(), reduction="none").sum(-1)
