@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import PurePath
 
 from client.doctor.finding import Finding, error, ok, skipped, warning
 from client.doctor.machine import GIBIBYTE, LEAST_DISK, LEAST_SHARED_MEMORY, SHARED_MEMORY
@@ -98,7 +99,10 @@ def _faults(check: str, worker: Worker, listed: WorkerList, version: str) -> Ite
     machine = worker.machine
     if machine is None:
         return
-    lacking = [root for root in listed.data_roots if root not in machine.data_roots]
+    own_roots = [PurePath(root) for root in machine.data_roots]  # one above the API's will do
+    lacking = [
+        root for root in listed.data_roots if not any(PurePath(root).is_relative_to(above) for above in own_roots)
+    ]
     if lacking:
         said = f"it cannot list {', '.join(lacking)}, where specs may name files"
         remedy = "Mount it there under the same name, and name it in the worker's CROSSKD_DATA_ROOTS."

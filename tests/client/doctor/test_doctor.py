@@ -60,7 +60,8 @@ def test_a_service_and_its_workers(service_with_workers: Service) -> None:
     [(state, detail)] = findings(found, 1)["workers"]
     assert (state, detail) == ("error", "no worker was heard of within a week")
 
-    well = {"data_roots": roots(found), "free_bytes": 1 << 40, "shared_memory_bytes": 1 << 32}
+    above = [str(Path(root).parent) for root in roots(found)]
+    well = {"data_roots": above, "free_bytes": 1 << 40, "shared_memory_bytes": 1 << 32}
     register(found, "well", machine=well | {"seconds": time.time()})
     register(found, "older", versions={"crosskd": "0.1.0"})
     small = {"data_roots": [], "free_bytes": 5, "shared_memory_bytes": 1 << 26}
