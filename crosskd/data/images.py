@@ -143,13 +143,20 @@ class ImageFolder:
     def measure(self, name: str) -> tuple[tuple[int, int], int]:
         """(height, width) of an image as `read` gives it without a size, by its header alone, and the file's bytes.
 
+        An EXIF block that stands behind the pixels of a PNG is not looked for.
+
         Raises `DataError` as `read` does, but for faults behind the header.
         """
         path = self.root / name
         try:
-            with self.open(name) as file, self._decoded(file, path) as image:
+            with (
+                warnings.catch_warnings(action="ignore", category=UserWarning),
+                self.open(name) as file,
+                self._decoded(file, path) as image,
+            ):
                 self._check_pixels(image, path)
-                turned = _exif_orientation(image) in TURNED
+                # Pillow would decode a PNG to find one.
+                turned = (image.format != "PNG" or "exif" in image.info) and _exif_orientation(image) in TURNED
                 size = (image.width, image.height) if turned else (image.height, image.width)
                 return size, os.fstat(file.fileno()).st_size
         except BROKEN as error:

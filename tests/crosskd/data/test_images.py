@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from crosskd.data import images
 from crosskd.data.images import ORIENTATION, TRANSPOSES, ImageFolder
@@ -169,10 +169,23 @@ def test_a_broken_exif_block_leaves_a_sound_image_as_it_is_stored(folder, suffix
     with warnings.catch_warnings(action="ignore"):
         stored = np.asarray(Image.open(path))
     assert np.array_equal(read(folder, path.name), stored)
+    assert ImageFolder(folder, 10_000).measure(path.name) == (SIZE, path.stat().st_size)
     with pytest.raises(DataError, match="but annotated as"):
         read(folder, path.name, (20, 12))
     image.save(path, exif=block[:10] + b"\xff" * 4 + block[14:])
     assert read(folder, path.name).shape == (12, 20, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_image_is_measured_by_its_header_alone(folder, monkeypatch, suffix, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    noise(20, 12).save(folder / f"a.{suffix}", **({} if orientation == 1 else {"exif": exif}))
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image.format))
+    assert ImageFolder(folder, 10_000).measure(f"a.{suffix}")[0] == (SIZE if orientation == 1 else SIZE[::-1])
+    assert decoded == []
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
