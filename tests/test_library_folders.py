@@ -18,7 +18,7 @@ from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import CrossKDError
 from crosskd.runs.teacher import load_teacher
-from crosskd.spec.config import TrainConfig
+from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.weights.description import describe
 from crosskd.weights.files import file_digest
 from tests.support import library_folders
@@ -279,6 +279,19 @@ def test_two_tensors_that_should_be_one_are_refused_by_the_training_which_alone_
     _tensors(lambda x: x.update({"class_embed.0.bias": x[LAYER] + 1}))(root / "one")
     assert of_the_service(root / "one", root) == ""
     assert "another tensor than the one that it should be a second name of" in of_the_training(root / "one", root)
+
+
+@pytest.mark.parametrize("name", ["encoder.stages.{}.layers.0.layer.0.convolution.weight", "layer1.{}.conv1.weight"])
+def test_a_number_in_a_name_may_have_more_digits_than_python_reads(root: Path, name: str) -> None:
+    backbone = {"name": "resnet_tiny", "init": "random"}
+    sizes = {"width": 64, "heads": 4, "feedforward": 24, "queries": 6, "encoder_layers": 1, "decoder_layers": 1}
+    model = ModelConfig.model_validate({"detector": "deformable_detr", "backbone": backbone, "detr": sizes})
+    library_folders.craft(root / "long", model, library_folders.CLASSES)
+    assert of_the_service(root / "long", root) == of_the_training(root / "long", root) == ""
+    longer = f"model.backbone.conv_encoder.model.{name.format('9' * 5000)}"
+    _tensors(lambda x: x.update({longer: torch.zeros(1)}))(root / "long")
+    assert "no place for" in of_the_service(root / "long", root)
+    assert "1 unknown" in of_the_training(root / "long", root)
 
 
 @pytest.mark.slow

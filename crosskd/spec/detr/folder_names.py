@@ -18,23 +18,23 @@ _RENAMED: Sequence[tuple[str, str]] = (
     (r"encoder\.encoder\.(\d+)\.layers\.", r"encoder.aifi.\1.layers."),
 )
 _FEEDFORWARD = r"layers\.(\d+)\.fc([12])\."
-# The library's ResNet; ours has torchvision's names.
+# The library's ResNet; ours has torchvision's names. Of more digits, which a file may have, Python makes no number.
 _RESNET: Sequence[tuple[str, str]] = (
     (r"conv1\.", "embedder.embedder.convolution."),
     (r"bn1\.", "embedder.embedder.normalization."),
-    (r"layer(\d)\.(\d+)\.conv(\d)\.", "encoder.stages.{0}.layers.{1}.layer.{2}.convolution."),
-    (r"layer(\d)\.(\d+)\.bn(\d)\.", "encoder.stages.{0}.layers.{1}.layer.{2}.normalization."),
-    (r"layer(\d)\.(\d+)\.downsample\.0\.", "encoder.stages.{0}.layers.{1}.shortcut.convolution."),
-    (r"layer(\d)\.(\d+)\.downsample\.1\.", "encoder.stages.{0}.layers.{1}.shortcut.normalization."),
+    (r"layer(\d)\.(\d{1,3})\.conv(\d)\.", "encoder.stages.{0}.layers.{1}.layer.{2}.convolution."),
+    (r"layer(\d)\.(\d{1,3})\.bn(\d)\.", "encoder.stages.{0}.layers.{1}.layer.{2}.normalization."),
+    (r"layer(\d)\.(\d{1,3})\.downsample\.0\.", "encoder.stages.{0}.layers.{1}.shortcut.convolution."),
+    (r"layer(\d)\.(\d{1,3})\.downsample\.1\.", "encoder.stages.{0}.layers.{1}.shortcut.normalization."),
 )
 # The same, the other way.
 _OF_RESNET: Sequence[tuple[str, str]] = (
     (r"embedder\.embedder\.convolution\.", "conv1."),
     (r"embedder\.embedder\.normalization\.", "bn1."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.", "layer{0}.{1}.conv{2}."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.", "layer{0}.{1}.bn{2}."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.", "layer{0}.{1}.downsample.0."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.", "layer{0}.{1}.downsample.1."),
+    (r"encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.layer\.(\d{1,3})\.convolution\.", "layer{0}.{1}.conv{2}."),
+    (r"encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.layer\.(\d{1,3})\.normalization\.", "layer{0}.{1}.bn{2}."),
+    (r"encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.shortcut\.convolution\.", "layer{0}.{1}.downsample.0."),
+    (r"encoder\.stages\.(\d{1,3})\.layers\.(\d{1,3})\.shortcut\.normalization\.", "layer{0}.{1}.downsample.1."),
 )
 COUNTER = "num_batches_tracked"
 
