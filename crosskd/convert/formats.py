@@ -203,6 +203,11 @@ def _to_folder(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Ten
             remedy="Keep the file as this project's own, or write another project's: --to mmdet or torchvision.",
         )
     settings_of(model.backbone)  # raises where there is none
+    if model.pixels.order != "rgb":
+        raise WeightsError(
+            "transformers gives its models RGB, and pixels.order is bgr",
+            remedy="Keep the file as this project's own, or train with pixels.order rgb.",
+        )
     named = {to_library(ours, model): tensor for ours, tensor in state.items()}
     return {theirs: tensor for theirs, tensor in named.items() if theirs is not None}
 

@@ -14,8 +14,12 @@ from crosskd.weights.description import Description
 
 def hints(model: ModelConfig, classes: int, target: Format) -> list[str]:
     """How to say in the other project what of a `model` is in no tensor."""
-    if target in ("native", "transformers"):  # both say it themselves
+    if target == "native":  # it says it itself
         return []
+    if target == "transformers":  # so does this, but for what is around images
+        padding = model.pixels.padding
+        told = f"its images were padded with {padding}, and transformers pads with what is 0 once normalised"
+        return [] if padding is None else [told]
     if target == "mmdet":
         pixels, post = model.pixels, model.postprocess
         return [

@@ -10,15 +10,19 @@ import torch
 
 from crosskd.boxes.ops import clip
 from crosskd.convert.convert import prepare
+from crosskd.convert.formats import from_native
+from crosskd.convert.hints import hints
 from crosskd.convert.load import load_weights
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.detectors.detr import field_table
 from crosskd.detectors.detr.detector import corners
 from crosskd.detectors.detr.view import shares
-from crosskd.errors import ConfigError
+from crosskd.errors import ConfigError, WeightsError
+from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr import folder_config
 from crosskd.spec.detr.folder_config import READ
 from crosskd.spec.detr.folder_names import from_library
+from crosskd.spec.model import PixelConfig
 from crosskd.weights.description import describe
 from tests.support import library_folders, small
 
@@ -103,6 +107,16 @@ def _same_detections(ours: Detector, theirs: Any, images: torch.Tensor, sizes: A
             boxes, clip(corners(said.pred_boxes[place], sizes[place]), sizes[place]), atol=1e-6, rtol=0
         )
     assert found[0][0].std() > 1e-3
+
+
+def test_what_its_preprocessor_cannot_say_of_pixels_is_refused_or_told() -> None:
+    backbone = {"name": "rt_detr_resnet_tiny", "init": "random"}
+    model = ModelConfig.model_validate({"detector": "rt_detr", "backbone": backbone, "pixels": {"order": "bgr"}})
+    with pytest.raises(WeightsError, match=r"gives its models RGB, and pixels\.order is bgr"):
+        from_native({}, "transformers", model)
+    padded = model.model_copy(update={"pixels": PixelConfig(padding=114)})
+    assert from_native({}, "transformers", padded) == {}
+    assert "padded with 114.0" in hints(padded, 3, "transformers")[0]
 
 
 def test_the_table_of_fields_is_the_installed_librarys() -> None:
