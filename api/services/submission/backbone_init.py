@@ -15,14 +15,17 @@ def misfit(config: BackboneConfig, header: WeightsHeader | None, file: str, poin
 
     Only tensors that both have are compared. For other names the worker proposes a mapping, which needs the tensors.
     """
-    expected = backbone_shapes(config)
+    # A vision transformer's file has the library's names; the backbone keeps the library's model under `net`.
+    own = "" if config.vit is None else "net."
+    expected = {name.removeprefix(own): shape for name, shape in backbone_shapes(config).items()}
     found = {} if header is None else header.shapes
     wrong = [name for name, shape in expected.items() if name in found and found[name] != shape]
     if not wrong:
         return None
     stem = next(iter(expected))
-    if stem == wrong[0] and found[stem][1:] == expected[stem][1:]:
-        width = found[stem][0]
+    if stem == wrong[0] and config.width is not None and found[stem][1:] == expected[stem][1:]:
+        # All channels are scaled alike, and some stems have a part of the width.
+        width = found[stem][0] * config.width // expected[stem][0]
         detail = f"{file} holds a backbone of width {width}, not {config.width}: {_told(stem, found[stem])}"
         remedy = f"Set `width` of this backbone to {width}, or name a file of width {config.width}."
         return Fault(pointer=pointer, detail=detail, remedy=remedy)
