@@ -159,7 +159,8 @@ def detr_maps(section: Any, kind: ModelType, backbone: Any) -> dict[str, Mapping
         patch = given(given(backbone, "vit"), "patch") or own_patch(kind.backbone)
         if strides := map_strides(patch, scales):
             found[""] = {"strides": strides}
-            found["detr"] = {**kind.defaults, "levels": len(strides)}
+        if isinstance(scales, list) and 0 < len(scales) <= len(SCALES):
+            found["detr"] = {**kind.defaults, "levels": len(scales)}
     elif isinstance(levels, int) and levels >= MIN_LEVELS:
         found[""] = {"strides": DETR_STRIDES[:levels]}
     return found

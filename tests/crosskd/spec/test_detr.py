@@ -89,7 +89,7 @@ def test_it_has_its_own_section_alone_and_is_read_back(kind: str) -> None:
         ({"backbone": {"name": "lw_detr_vit"}}, ("backbone", "name"), "which lw_detr alone reads"),
         ({**ROBOFLOW, "detector": "gfl"}, ("backbone", "name"), "which rf_detr alone reads"),
         ({**ROBOFLOW, "detr": {"scales": [2]}}, ("detr", "scales"), "knob of lw_detr"),
-        ({**ODD, "detr": {"scales": [2]}}, ("detr", "scales"), "patch of 15 pixels has no half"),
+        ({**ODD, "detr": {"scales": [2, 1]}}, ("detr", "scales"), "patch of 15 pixels has no half"),
     ],
 )
 def test_what_does_not_belong_there_is_refused(values: dict[str, Any], place: tuple[str, ...], match: str) -> None:
