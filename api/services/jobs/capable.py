@@ -15,7 +15,8 @@ from sqlalchemy import select
 from api.database import Session
 from api.models import Worker
 from crosskd.spec.detr.types import EXTRA, LIBRARY, TYPES
-from crosskd.spec.registry import TIMM
+from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET
+from crosskd.spec.registry import BACKBONES, TIMM
 from wire.tasks import ANY, queues
 
 KEPT = timedelta(days=7)  # a worker that was not heard of for so long is not listed, and not counted on
@@ -75,8 +76,12 @@ def _packages(kind: str, spec: dict[str, Any]) -> Iterator[tuple[str, str, str]]
     for name in dict.fromkeys(names):
         if name.startswith(TIMM):
             yield name, "timm", "timm"
-    for name in dict.fromkeys(model["detector"] for model in models if model):
-        if name in TYPES:
+    # Any detector may have a backbone of the library's.
+    parts = [
+        model["detector"] if model["detector"] in TYPES else model["backbone"]["name"] for model in models if model
+    ]
+    for name in dict.fromkeys(parts):
+        if name in TYPES or BACKBONES[name].family in (RT_DETR_RESNET, HGNET):
             yield name, LIBRARY, EXTRA
     if kind == "export":
         yield "an export", "onnxruntime", "export"

@@ -13,6 +13,7 @@ from tests.support.worker_calls import WORKER, Worker
 from wire.tasks import queues
 
 DETR = {"student": {"detector": "rt_detr", "backbone": {"name": "resnet18", "init": "random"}}, "export": None}
+HGNET = {"student__backbone": {"name": "hgnet_v2_b0"}}
 TIMM = {"student__backbone": {"name": "timm/resnet18"}}
 
 
@@ -48,6 +49,7 @@ def test_a_worker_that_registers_is_known_before_it_has_a_job(client: TestClient
         ([("w1", "cpu", {"timm": "1"}), ("w2", "0", {})], TIMM | {"device": "cpu"}, ""),
         ([("w1", "cpu", {})], DETR, "rt_detr needs the package transformers"),
         ([("w1", "cpu", {"transformers": "5"})], DETR, ""),
+        ([("w1", "cpu", {})], HGNET, "hgnet_v2_b0 needs the package transformers"),
     ],
 )
 def test_what_no_known_worker_could_run_is_said_at_submission(
