@@ -34,7 +34,9 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
     model, trained_on = _described(config.teacher, path)
     if config.distill is not None:
         require_pair(config.distill, config.student, model)  # before anything is built or read
-    trained_on = trained_on or list(classes)
+    if trained_on is None:
+        log.warning("%s does not name the teacher's classes: taken to be, in this order, %s", path.name, list(classes))
+        trained_on = list(classes)
     kept = _class_map(trained_on, list(classes))
     teacher = build_detector(model, len(trained_on), pretrained=False)
     load_weights(teacher, path)

@@ -48,8 +48,15 @@ def test_the_order_in_the_file_counts(original: Detector, tmp_path: Path, meta: 
     assert torch.equal(teacher.head.cls.weight, original.head.cls.weight[[1, 2, 0]])
 
 
-def test_a_file_that_says_nothing_has_the_data_s_classes(original: Detector, tmp_path: Path) -> None:
-    teacher = load_teacher(config(written(original, tmp_path / "t.pth", {})), CLASSES)
+def test_a_file_that_says_nothing_has_the_data_s_classes_and_the_log_says_so(
+    original: Detector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        teacher = load_teacher(config(written(original, tmp_path / "t.pth", {})), CLASSES)
+    assert "t.pth does not name the teacher's classes: taken to be, in this order, ['a', 'b', 'c']" in caplog.text
+    caplog.clear()
+    load_teacher(config(tmp_path / "t.pth", classes=CLASSES), CLASSES)
+    assert not caplog.records
     assert torch.equal(teacher.head.cls.weight, original.head.cls.weight)
 
 
