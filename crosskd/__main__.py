@@ -104,7 +104,9 @@ def export(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx or .safetensors file.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .onnx or .safetensors file, or a folder of transformers.")
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for pictures with boxes and predictions.json.")

@@ -18,6 +18,7 @@ from crosskd.predict.found import Found
 from crosskd.predict.output import OutputFolder, escaped, read_image, table_rows
 from crosskd.predict.picture import BadImage
 from crosskd.spec.evaluate_export import ScaleConfig
+from crosskd.spec.inputs import is_folder
 from crosskd.spec.predictions import Category, CocoResult, ImageFault, PredictedImage, PredictionModel, Predictions
 from crosskd.spec.section import MAX_PIXELS
 from crosskd.weights.files import file_digest
@@ -71,7 +72,7 @@ def predict(
 
 def load(file: Path) -> Model:
     """The model in a file, by its suffix. Imports onnxruntime or torch only now."""
-    if not file.is_file():
+    if not file.is_file() and not is_folder(file):
         raise ConfigError("there is no such file", where=str(file), remedy="Name a .onnx or .safetensors file.")
     if file.suffix.lower() == ONNX_SUFFIX:
         return _graph(file)

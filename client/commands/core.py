@@ -32,7 +32,7 @@ def export(context: typer.Context) -> None:
 
 @app.command(context_settings=AS_GIVEN, add_help_option=False)
 def convert(context: typer.Context) -> None:
-    """Translate weights between this project, MMDetection and torchvision, on this machine, without the service."""
+    """Translate weights between this project, MMDetection, torchvision and transformers, without the service."""
     become_core("convert", context.args)
 
 

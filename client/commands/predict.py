@@ -23,7 +23,10 @@ app = typer.Typer()
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="JOB|FILE", help="A job, or a .onnx or .safetensors file.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="JOB|FILE", help="A job, a .onnx or .safetensors file, or a folder of transformers."),
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Images.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for pictures with boxes and predictions.json.")
@@ -52,8 +55,9 @@ def predict(
 
 
 def is_file(model: str) -> bool:
-    """Whether a file is meant: one that is there, or whose name says so."""
-    return Path(model).suffix.lower() in SUFFIXES or Path(model).is_file()
+    """Whether a file is meant, or a folder of transformers: one that is there, or whose name says so."""
+    path = Path(model)
+    return path.suffix.lower() in SUFFIXES or path.is_file() or (path / "config.json").is_file()
 
 
 def draw(

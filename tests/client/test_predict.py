@@ -83,7 +83,7 @@ def test_the_command_leaves_pictures_and_one_answer(
     assert "no such job" in unknown.stderr
 
 
-@pytest.mark.parametrize("name", ["gone.onnx", "best.safetensors", "here"])
+@pytest.mark.parametrize("name", ["gone.onnx", "best.safetensors", "here", "folder"])
 def test_a_file_is_the_cores_matter(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Became(Exception):
         pass
@@ -93,6 +93,8 @@ def test_a_file_is_the_cores_matter(name: str, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(command, "become_core", become)
     (tmp_path / "here").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").touch()
     model = str(tmp_path / name)
     with pytest.raises(Became) as caught:
         run("http://127.0.0.1:1", "predict", "-o", "out", "--json", "--", model, "-a.jpg", "b.jpg")

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from crosskd.__main__ import app
+from tests.support import library_folders
 from tests.support.finished import write_finished
 from tests.support.tiny_graph import tiny_graph
 
@@ -53,8 +54,13 @@ def test_a_graph_finds_objects_without_a_service(images: list[Path], tmp_path: P
     assert len(json.loads(told.output)["results"]) == 1  # of a picture's own least score
 
 
-def test_weights_find_objects_by_pytorch(images: list[Path], tmp_path: Path) -> None:
-    weights = write_finished(tmp_path / "best.safetensors")
+@pytest.mark.parametrize("folder", [False, True])
+def test_weights_find_objects_by_pytorch(folder: bool, images: list[Path], tmp_path: Path) -> None:
+    weights = tmp_path / "best.safetensors"
+    if folder:
+        library_folders.write(weights, "rt_detr", id2label={0: "A", 1: "B", 2: "E"})
+    else:
+        write_finished(weights)
     done = invoke(weights, images[0], "-o", tmp_path / "out", "--score", "0", "--max", "5")
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
