@@ -36,6 +36,9 @@ def export_best(run: Run, wanted: OnnxConfig, dataset: CocoDataset) -> tuple[Fil
     says why.
     """
     path = run.workdir / ONNX
+    if reason := unexportable(run.config.student.model):
+        log.warning("no ONNX is written: %s", reason)
+        return None, {"missing": reason}
     try:
         return _export(run, wanted, path, dataset)
     except ModuleNotFoundError as error:
@@ -49,7 +52,7 @@ def export_best(run: Run, wanted: OnnxConfig, dataset: CocoDataset) -> tuple[Fil
         reason = f"{type(error).__name__}: {error}"
     path.unlink(missing_ok=True)  # one that does not agree is worse than none
     reason = " ".join(reason.split())[:1000]
-    log.warning("no ONNX is written: %s; %s", reason, LATER)
+    log.warning("no ONNX is written: %s; %s", reason.removesuffix("."), LATER)
     return None, {"missing": reason}
 
 
@@ -58,8 +61,6 @@ def _export(run: Run, wanted: OnnxConfig, path: Path, dataset: CocoDataset) -> t
     from crosskd.runs.export import checked, metadata
 
     started, watch = time.perf_counter(), Watch(run.stop, wanted.max_seconds)
-    if reason := unexportable(run.config.student.model):
-        raise ExportError(reason)
     best = run.workdir / BEST_WEIGHTS
     description = describe(best)
     finished = load(ExportConfig(weights=FileRef(file=str(best))), best, description, dataset.classes)

@@ -85,7 +85,8 @@ class BackboneConfig(Section):
         if data.get("init") is None:
             data["init"] = "imagenet" if publishes else "random"
         if data["init"] == "imagenet" and not publishes:
-            which = f"{name} of width {data['width']}" if not strided_elsewhere else f"{name} in caffe style"
+            which = f"{name} of width {data['width']}" if entry.weights else name
+            which = which if not strided_elsewhere else f"{name} in caffe style"
             raise refused(f"there are no imagenet weights for {which}; use random, or a file of them", "init")
         pretrained = data["init"] != "random"
         if data.get("frozen_stages") is None:

@@ -22,7 +22,7 @@ from crosskd.convert.recognise import recognise
 from crosskd.convert.source import Source, read_source
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import CheckpointCorrupt, ConfigError, WeightsError
-from crosskd.spec.config import ModelConfig
+from crosskd.spec.config import ModelConfig, StudentConfig
 from crosskd.spec.registry import DENSE
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
@@ -200,6 +200,19 @@ def test_what_the_other_project_cannot_be_is_refused(to: Format, reason: str, tm
     model = small.detector(7, backbone={"name": "mobilenet_v2", "width": 8, "init": "random"})
     with pytest.raises(WeightsError, match=reason):
         prepare(ours(model, tmp_path), to)
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ({"detector": "lw_detr", "backbone": {"name": "lw_detr_vit"}}, "project's own."),
+        ({"detector": "gfl", "backbone": {"name": "resnet18"}}, "project's own, or write another project's: --to mmdet "
+         "or torchvision."),
+    ],
+)  # fmt: skip
+def test_the_remedy_names_projects_that_can_be_written(model: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(WeightsError, match=f"not written as transformers.*{remedy}"):
+        from_native({}, "transformers", StudentConfig.model_validate(model).model)
 
 
 def test_a_bare_state_dict_of_ours_is_recognised_where_it_can_be(tmp_path: Path) -> None:

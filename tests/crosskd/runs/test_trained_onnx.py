@@ -138,12 +138,16 @@ def test_what_goes_wrong_is_told(
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_a_backbone_that_is_known_not_to_export_is_not_tried(data: DataConfig, tmp_path: Path) -> None:
+def test_a_backbone_that_is_known_not_to_export_is_not_tried(
+    data: DataConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = finished(data, tmp_path)
     student = StudentConfig.model_validate({"backbone": {"name": "swin_t"}})
     run.config = run.config.model_copy(update={"student": student})
-    _, told = export_best(run, OnnxConfig(), validation(data))
+    with caplog.at_level(logging.WARNING):
+        _, told = export_best(run, OnnxConfig(), validation(data))
     assert "swin_t cannot be exported" in told["missing"]
+    assert [record.getMessage() for record in caplog.records] == [f"no ONNX is written: {told['missing']}"]
 
 
 def finished(data: DataConfig, folder: Path) -> Run:

@@ -47,6 +47,7 @@ def test_what_is_not_given_is_filled_in(
     [
         (CAFFE | {"init": "imagenet"}, "no imagenet weights for resnet50 in caffe style; use random, or a file"),
         ({"name": "resnet18", "width": 32, "init": "imagenet"}, "no imagenet weights for resnet18 of width 32; use"),
+        ({"name": "lw_detr_vit", "init": "imagenet"}, "no imagenet weights for lw_detr_vit; use random, or a file"),
         ({"name": "mobilenet_v2", "width": 12}, "mobilenet_v2 cannot have that width; use a multiple of 8"),
         ({"name": "swin_t", "width": 32}, "swin_t cannot have that width; use a multiple of 3"),
         ({"name": "swin_t", "style": "caffe"}, "swin_t has no caffe style; leave"),
