@@ -233,7 +233,7 @@ def test_a_truncated_file_is_named(trained: Detector, tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_named(trained: Detector, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"there is no file none\.pth"):
         load_weights(trained, tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match=r"is a folder without config\.json"):
         load_weights(trained, tmp_path)
 
 

@@ -35,7 +35,7 @@ def test_a_batch_larger_than_an_evaluation_may_have_is_taken(resolve: Post, batc
         ({"student__head__channels": 100}, "/spec/student/head/channels", "no multiple of 32, the number of groups"),
         ({"student__head": {"channels": 100, "norm_groups": 7}}, "/spec/student/head/norm_groups", "no multiple of"),
         ({"student__head__reg_max": 8, "student__detector": "fcos"}, "/spec/student/head/reg_max", "a knob of gfl"),
-        ({"student__strides": [8, 16]}, "/spec/student/strides", "at least 3"),
+        ({"student__strides": [8, 16]}, "/spec/student/strides", "must be the first 3 to 5"),
         ({"student__strides": [4, 8, 16]}, "/spec/student/strides", "must be the first 3 to 5"),
         ({"student__backbone__norm_eps": 0}, "/spec/student/backbone/norm_eps", "norm_eps 0 needs norm_eval"),
         ({"student__backbone__init": "imagenet"}, "/spec/student/backbone/init", "no imagenet weights"),
