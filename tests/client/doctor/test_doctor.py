@@ -55,10 +55,24 @@ def roots(found: Service) -> list[str]:
     return list(httpx.get(f"{found.url}/workers").json()["data_roots"])
 
 
-def test_a_service_and_its_workers(service_with_workers: Service) -> None:
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The try of PyTorch takes a process that imports it, seconds each time."""
+    monkeypatch.setattr(machine, "torch", lambda: iter(()))
+
+
+def test_this_machine_and_a_service_without_workers(service_with_workers: Service) -> None:
+    seen = findings(service_with_workers, 1)
+    for check in ("Python", "packages", "PyTorch", "service", "clock"):
+        assert {state for state, _ in seen[check]} == {"ok"}, seen
+    assert seen["broker"] == [("error", "it does not answer")]
+    assert seen["migrations"][0][0] == "error"
+    assert seen["workers"] == [("error", "no worker was heard of within a week")]
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_workers(service_with_workers: Service) -> None:
     found = service_with_workers
-    [(state, detail)] = findings(found, 1)["workers"]
-    assert (state, detail) == ("error", "no worker was heard of within a week")
 
     above = [str(Path(root).parent) for root in roots(found)]
     well = {"data_roots": above, "free_bytes": 1 << 40, "shared_memory_bytes": 1 << 32}
@@ -67,10 +81,6 @@ def test_a_service_and_its_workers(service_with_workers: Service) -> None:
     small = {"data_roots": [], "free_bytes": 5, "shared_memory_bytes": 1 << 26}
     register(found, "small", machine=small | {"seconds": time.time() + 90})
     seen = findings(found, 1)
-    for check in ("Python", "packages", "PyTorch", "service", "clock"):
-        assert {state for state, _ in seen[check]} == {"ok"}, seen
-    assert seen["broker"] == [("error", "it does not answer")]
-    assert seen["migrations"][0][0] == "error"
     assert [state for state, _ in seen["worker well (cpu)"]] == ["ok"]
     assert seen["worker older (cpu)"] == [("warning", f"version 0.1.0, the API's is {version(found)}")]
     states, details = zip(*seen["worker small (cpu)"], strict=True)
@@ -81,6 +91,7 @@ def test_a_service_and_its_workers(service_with_workers: Service) -> None:
         assert part in detail
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_person_reads_lines_with_remedies(service_with_workers: Service) -> None:
     lines = run(service_with_workers, "doctor").stdout.splitlines()
     assert any(line.startswith("ok       service: http://") for line in lines)
@@ -88,6 +99,7 @@ def test_a_person_reads_lines_with_remedies(service_with_workers: Service) -> No
     assert lines[place + 1].startswith(" " * 9)
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_service_that_is_not_there(service_with_workers: Service) -> None:
     done = run(service_with_workers, "doctor", "--url", f"http://127.0.0.1:{free_port(0)}")
     assert done.returncode == 1
