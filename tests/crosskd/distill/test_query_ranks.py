@@ -66,7 +66,7 @@ def of_rank(rank: int) -> list[Gradients]:
     for kind, terms in CASES:
         model = pair(kind, terms)
         with ranks.synchronised_statistics(True):
-            shared = data_parallel(model, model.student, idle=model.student.sometimes_idle())
+            shared = data_parallel(model, idle=model.sometimes_idle())
             assert shared is not None
             of_terms(shared(*share(rank, kind))).backward()
         found.append(gradients(model))
