@@ -7,6 +7,7 @@ use here: it counts a slow batch as a failure, and the begin of an epoch, too.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,18 +25,21 @@ def heed_stop(iterator: Any, stopping: Callable[[], bool]) -> None:
     """
     if getattr(iterator, "heeds_stop", False):
         return
-    fetch = iterator._try_get_data
+    # Weakly: an iterator that held itself would wait for the garbage collector, and that closes its queues before it
+    # can tell its workers to end; five seconds would pass for each of them.
+    fetch, own = type(iterator)._try_get_data, weakref.ref(iterator)
     asked_at: float | None = None
 
     def fetch_or_stop(*_timeout: float) -> Any:
         nonlocal asked_at
-        answer = fetch(POLL_SECONDS)
+        used: Any = own()
+        answer = fetch(used, POLL_SECONDS)
         if answer[0] or not stopping():
             asked_at = None
         elif asked_at is None:
             asked_at = time.monotonic()
         elif time.monotonic() - asked_at >= PATIENCE_SECONDS:
-            for worker in iterator._workers:
+            for worker in used._workers:
                 worker.kill()  # at once: what waits for a dead mount hears of no other signal
             raise NoAnswer("a stop was asked for, and the loader's processes do not answer")
         return answer

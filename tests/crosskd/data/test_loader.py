@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import pickle
@@ -283,6 +284,18 @@ def test_a_data_set_of_broken_images_ends_rather_than_yielding_nothing(folder):
     loader = loader_of(config(folder, data={"max_corrupt_images": 1000}), "train")
     with pytest.raises(DataError, match=r"10 images cannot be read"):
         list(loader)
+
+
+def test_a_loader_that_goes_ends_its_workers_at_once(folder):
+    gc.disable()  # what is unused must go by itself
+    try:
+        loader = loader_of(config(folder, loader={"workers": 1}), "train")
+        list(loader)
+        (worker,) = loader._loader._iterator._workers
+        del loader
+        assert worker.exitcode == 0  # by its own end: one that was not told would be terminated five seconds later
+    finally:
+        gc.enable()
 
 
 def test_a_killed_worker_is_a_clear_error(folder):
