@@ -26,12 +26,8 @@ EPOCHS = STEPS // 2
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"), CROSSKD_GRACE_SECONDS=str(GRACE))
-    try:
+    with Service.running(tmp_path_factory.mktemp("home"), CROSSKD_GRACE_SECONDS=str(GRACE)) as service:
         yield service
-    finally:
-        service.close()
-        assert processes_of(service.home) == []
 
 
 @pytest.fixture(scope="module")

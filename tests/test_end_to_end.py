@@ -31,12 +31,8 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"), CROSSKD_LOG_LEVEL="DEBUG")
-    try:
+    with Service.running(tmp_path_factory.mktemp("home"), CROSSKD_LOG_LEVEL="DEBUG") as service:
         yield service
-    finally:
-        service.close()
-        assert processes_of(service.home) == []
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from client import specs
-from tests.support.processes import processes_of
 from tests.support.service import Service
 from wire.jobs import Job
 
@@ -81,17 +80,13 @@ EPOCHS = {"teacher": 30, "student": 6, "crosskd": 6}  # of six steps
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"))
-    folder = shutil.copytree(BCCD, service.home / "data" / "bccd")
-    service.data = {
-        split: {"annotations": str(folder / f"{split}.json"), "images": str(folder / "images")}
-        for split in ("train", "val")
-    }
-    try:
+    with Service.running(tmp_path_factory.mktemp("home")) as service:
+        folder = shutil.copytree(BCCD, service.home / "data" / "bccd")
+        service.data = {
+            split: {"annotations": str(folder / f"{split}.json"), "images": str(folder / "images")}
+            for split in ("train", "val")
+        }
         yield service
-    finally:
-        service.close()
-        assert processes_of(service.home) == []
 
 
 def trained(

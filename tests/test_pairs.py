@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from crosskd.weights.native import read_weights
-from tests.support.processes import processes_of
 from tests.support.service import SPEC, Service
 from wire.jobs import Job
 
@@ -29,12 +28,8 @@ TERMS = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"))
-    try:
+    with Service.running(tmp_path_factory.mktemp("home")) as service:
         yield service
-    finally:
-        service.close()
-        assert processes_of(service.home) == []
 
 
 class Teachers(dict[str, Job]):

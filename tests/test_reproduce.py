@@ -13,7 +13,6 @@ from benchmarks.reproduce import ARMS, ROWS, Row
 from crosskd.data.demo import write_demo
 from crosskd.spec.presets import load_recipe, parse_yaml
 from tests.support.narrow import CHANNELS, narrow, tame
-from tests.support.processes import processes_of
 from tests.support.published import ROWS as PUBLISHED
 from tests.support.service import Service
 
@@ -45,12 +44,8 @@ def test_a_sweep_is_the_recipes_of_its_pair(row: Row) -> None:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service.start(tmp_path_factory.mktemp("home"))
-    try:
+    with Service.running(tmp_path_factory.mktemp("home")) as service:
         yield service
-    finally:
-        service.close()
-        assert processes_of(service.home) == []
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import CWDConfig
 from crosskd.structures import Losses
 
 
-class CWD(Term):
+class CWD(MapTerm):
     """KL divergence of where in the map each channel is active: softmax over the cells, mean over channels.
 
     The maps behind the first `levels` are left out, and their loss is 0.
@@ -24,9 +24,6 @@ class CWD(Term):
     def __init__(self, config: CWDConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)[: config.levels]
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         assert self.config.weight is not None

@@ -8,13 +8,13 @@ from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.distill.cells import boxes_by_size, squares
 from crosskd.distill.features import adapters, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.losses import rank_own
 from crosskd.spec.config import DeFeatConfig
 from crosskd.structures import Losses
 
 
-class DeFeat(Term):
+class DeFeat(MapTerm):
     """Half the mean squared difference in the boxes of a level's size, and outside, each with a weight of its own.
 
     The mean is over cells and channels of each level, and then over levels. The student's maps go through a 3 x 3
@@ -27,9 +27,6 @@ class DeFeat(Term):
     def __init__(self, config: DeFeatConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
         self.adapt = adapters(student, teacher, always=True, kernel=3)
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         maps, channels = step.student.features, step.teacher.features[0].shape[1]

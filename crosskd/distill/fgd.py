@@ -12,7 +12,7 @@ from crosskd.boxes.ops import filled
 from crosskd.boxes.pieces import pieces
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import FGDConfig
 from crosskd.structures import Losses, Targets
 
@@ -42,7 +42,7 @@ class Context(nn.Module):
         return out
 
 
-class FGD(Term):
+class FGD(MapTerm):
     """Focal: features in boxes and outside, weighed by the teacher's attention, and the attention itself.
 
     Global: the relations between cells, as a block per level and model, learnt along, makes them.
@@ -57,9 +57,6 @@ class FGD(Term):
         channels, levels = teacher.config.neck.channels, len(student.config.strides)
         self.student_context = nn.ModuleList(Context(channels) for _ in range(levels))
         self.teacher_context = nn.ModuleList(Context(channels) for _ in range(levels))
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         config, rows = self.config, []

@@ -8,13 +8,13 @@ from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.distill.cells import near_boxes, squares
 from crosskd.distill.features import adapters, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.losses import rank_own
 from crosskd.spec.config import FGFIConfig
 from crosskd.structures import Losses
 
 
-class FGFI(Term):
+class FGFI(MapTerm):
     """Summed squared differences over channels, where anchors come near an object, by twice the number of such cells.
 
     The student's maps go through a 3 x 3 convolution per level, also where the widths agree. The paper has one map. On
@@ -27,9 +27,6 @@ class FGFI(Term):
     def __init__(self, config: FGFIConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
         self.adapt = adapters(student, teacher, always=True, kernel=3)
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         student = step.student

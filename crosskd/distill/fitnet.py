@@ -7,12 +7,12 @@ import torch
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, pairs
 from crosskd.distill.statistics import overall_mean
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import FitNetConfig
 from crosskd.structures import Losses
 
 
-class FitNet(Term):
+class FitNet(MapTerm):
     """Half the mean squared difference between the teacher's maps and the student's behind a regressor.
 
     The regressor is a 1 x 1 convolution per level, also where the widths agree.
@@ -23,9 +23,6 @@ class FitNet(Term):
     def __init__(self, config: FitNetConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
         self.regressors = adapters(student, teacher, always=True)
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         with torch.autocast(step.student.features[0].device.type, enabled=False):

@@ -8,13 +8,13 @@ from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.distill.cells import inside_boxes, positive_cells, squares
 from crosskd.distill.features import adapters, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.losses import rank_own
 from crosskd.spec.config import ImitationConfig
 from crosskd.structures import Losses
 
 
-class Imitation(Term):
+class Imitation(MapTerm):
     """Mean squared error over a region's cells and channels, of each level by itself; 0 where a level has none.
 
     The mean and the weight are those of the authors' code for GFL. Where the widths agree there is no adapter. That
@@ -28,9 +28,6 @@ class Imitation(Term):
     def __init__(self, config: ImitationConfig, student: Detector, teacher: Detector) -> None:
         super().__init__(config, student, teacher)
         self.align = adapters(student, teacher)
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         student = step.student

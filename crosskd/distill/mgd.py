@@ -7,12 +7,12 @@ from torch import nn
 
 from crosskd.detectors.detector import Detector
 from crosskd.distill.features import adapters, image_mean, pairs
-from crosskd.distill.term import Step, Term
+from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import MGDConfig
 from crosskd.structures import Losses
 
 
-class MGD(Term):
+class MGD(MapTerm):
     """Squared difference between the teacher's maps and those made from the student's, summed over an image.
 
     In each step a random share of the cells is blanked, alike in all channels; two convolutions per level then
@@ -34,9 +34,6 @@ class MGD(Term):
             )
             for _ in student.config.strides
         )
-
-    def sometimes_idle(self) -> bool:
-        return False  # it compares whole maps, where a mask leaves nothing with zeros
 
     def forward(self, step: Step) -> Losses:
         levels = []

@@ -13,7 +13,7 @@ from crosskd.spec.needs import Need
 from crosskd.spec.term import TermConfig
 from crosskd.structures import Losses, Targets
 
-__all__ = ["Step", "Term", "View"]
+__all__ = ["MapTerm", "Step", "Term", "View"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,10 @@ class Term(nn.Module, ABC):
             for name, module in self.named_modules()
             if any(True for _ in module.parameters(recurse=False))
         }
+
+
+class MapTerm(Term):
+    """A method that compares whole maps: a mask leaves nothing of them with zeros, and what is learnt always learns."""
+
+    def sometimes_idle(self) -> bool:
+        return False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,17 @@ class Service:
         service = cls(home, {"train": split, "val": split}, stack, Client(""), environment)
         service._open()
         return service
+
+    @classmethod
+    @contextmanager
+    def running(cls, home: Path, **settings: str) -> Iterator[Service]:
+        """From its start to its end, after which it has left no process."""
+        service = cls.start(home, **settings)
+        try:
+            yield service
+        finally:
+            service.close()
+            assert processes_of(home) == []
 
     def restart(self) -> None:
         self.close()

@@ -37,8 +37,7 @@ class DetrDetector(Detector):
         self.vit = config.backbone.vit
         self.head = library.build(config, num_classes, self.backbone.channels[-MAPS:])
         self.neck = taken_from(self.head)
-        one_map = hasattr(self.head.config, "mask_point_sample_ratio")  # RF-DETR's alone
-        given = library.GivenMap if one_map else library.GivenMaps
+        given = library.GivenMap if library.kind_of(config).one_map else library.GivenMaps
         self.head.model.backbone = given(self.backbone.channels[-MAPS:])
         self.step = 1 if self.vit is None else self.vit.step
         self.least_side = least_side(config)

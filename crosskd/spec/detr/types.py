@@ -27,6 +27,7 @@ class ModelType:
     fixed: Mapping[str, Any] = field(default_factory=dict)  # the library's values that are always so
     fits_maps: bool = True  # whether it is told how many channels the backbone's maps and the encoder's have
     masked: bool = False  # whether it is told where an image is padding: boxes are then shares of the image itself
+    one_map: bool = False  # whether it reads one map, and no list of them
     max_detections: int = 300
     exported: bool = False  # whether its graph has been held against PyTorch
     backbone: str | None = None  # the only one that it has; None: any that gives C3..C5
@@ -132,6 +133,7 @@ TYPES: dict[TypeName, ModelType] = {
         defaults=_WINDOWED_DEFAULTS,
         fits_maps=False,
         masked=True,
+        one_map=True,
         backbone="rf_detr_dinov2",
     ),
 }
