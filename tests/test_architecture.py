@@ -102,7 +102,7 @@ ROOMS = [
     "crosskd/distill/distiller.py",
     "crosskd/distill/crosskd.py",
     "crosskd/distill/mimic.py",
-    "crosskd/distill/pkd.py",
+    "crosskd/distill/maps/pkd.py",
     "crosskd/data/demo.py",
     "crosskd/engine/loop.py",
     "crosskd/engine/callbacks.py",

@@ -10,7 +10,7 @@ from torch import Tensor
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.regions import RegionPredictions, Regions
-from crosskd.distill.features import adapters
+from crosskd.distill.maps.features import adapters
 from crosskd.distill.term import Step, Term
 from crosskd.losses import EPSILON, bins_divergence, rank_own
 from crosskd.spec.config import CrossKDConfig

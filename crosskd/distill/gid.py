@@ -14,8 +14,8 @@ from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.dense.positives import Positives
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.pooling import pool_regions
-from crosskd.distill.features import adapters, image_mean, pairs
 from crosskd.distill.instances import Instances, general_instances
+from crosskd.distill.maps.features import adapters, image_mean, pairs
 from crosskd.distill.term import Step, Term
 from crosskd.losses import EPSILON, rank_own
 from crosskd.spec.config import GIDConfig

@@ -9,7 +9,7 @@ from crosskd.boxes.valuable import valuable_region
 from crosskd.detectors.dense.anchor_windows import by_anchor, cut_out
 from crosskd.detectors.dense.gfl import GFL, SIDES
 from crosskd.detectors.dense.head import map_sizes
-from crosskd.distill.features import image_mean
+from crosskd.distill.maps.features import image_mean
 from crosskd.distill.term import Step, Term
 from crosskd.losses import bins_divergence, level_sums
 from crosskd.spec.config import LDConfig

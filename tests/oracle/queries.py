@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.ports.port import DecoderState, LayerPredictions, Memory, Port
-from crosskd.distill.mimic_queries import mimic_queries
+from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.spec.config import CrossKDConfig
 from crosskd.structures import Losses
 from tests.oracle import regions, weight_rule

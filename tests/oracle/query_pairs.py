@@ -21,9 +21,9 @@ from crosskd.convert.mmdet import to_mmdet
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.view import DetrPass
-from crosskd.distill.crosskd_queries import from_students_queries, from_teachers_queries
 from crosskd.distill.distiller import build_distiller
-from crosskd.distill.mimic_queries import in_pixels
+from crosskd.distill.queries.crosskd import from_students_queries, from_teachers_queries
+from crosskd.distill.queries.mimic import in_pixels
 from crosskd.distill.term import Step
 from crosskd.losses import EPSILON, focal_negative, focal_positive
 from crosskd.spec.config import DistillConfig, ModelConfig, PostprocessConfig

@@ -136,7 +136,7 @@ LACKING: dict[type[Need], list[tuple[dict[str, Any], dict[str, Any], dict[str, A
 
 
 def test_every_kind_of_need_is_here() -> None:
-    # For the last two see test_crosskd_regions.py and test_crosskd_queries.py.
+    # For the last two see distill/test_crosskd_regions.py and distill/queries/test_crosskd.py.
     assert {*LACKING, SampledRegions, DecoderQueries} == set(Need.__subclasses__())
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from crosskd.boxes.ops import filled
 from crosskd.boxes.pieces import pieces
 from crosskd.detectors.detector import Detector
-from crosskd.distill.features import adapters, image_mean, pairs
+from crosskd.distill.maps.features import adapters, image_mean, pairs
 from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import FGDConfig
 from crosskd.structures import Losses, Targets

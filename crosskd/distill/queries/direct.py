@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.detr.ports.by_type import port_of
-from crosskd.distill.mimic_queries import mimic_queries
+from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import DirectConfig
 from crosskd.structures import Losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from crosskd.detectors.detector import Detector
-from crosskd.distill.features import adapters, pairs
+from crosskd.distill.maps.features import adapters, pairs
 from crosskd.distill.statistics import overall_mean
 from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import FitNetConfig

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.ports.port import Decoded, DecoderState, LayerPredictions, Memory, Port
-from crosskd.distill.memory_grids import on_grid
-from crosskd.distill.mimic_queries import mimic_queries
+from crosskd.distill.queries.memory_grids import on_grid
+from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import CrossKDConfig
 from crosskd.spec.levels import nearest_levels

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from crosskd.distill.cells import near_boxes
+from crosskd.distill.maps.cells import near_boxes
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import DistillConfig
 from crosskd.spec.pairing import resolve_pair

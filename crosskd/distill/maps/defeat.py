@@ -6,8 +6,8 @@ import torch
 
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.distill.cells import boxes_by_size, squares
-from crosskd.distill.features import adapters, pairs
+from crosskd.distill.maps.cells import boxes_by_size, squares
+from crosskd.distill.maps.features import adapters, pairs
 from crosskd.distill.term import MapTerm, Step
 from crosskd.losses import rank_own
 from crosskd.spec.config import DeFeatConfig

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from crosskd.detectors.detector import Detector
-from crosskd.distill.features import adapters, image_mean, pairs
+from crosskd.distill.maps.features import adapters, image_mean, pairs
 from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import MGDConfig
 from crosskd.structures import Losses

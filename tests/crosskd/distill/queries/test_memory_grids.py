@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from crosskd.distill.memory_grids import on_grid
+from crosskd.distill.queries.memory_grids import on_grid
 from crosskd.spec.levels import nearest_levels, too_far
 from crosskd.structures import Size
 

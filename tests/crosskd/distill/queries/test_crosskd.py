@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.distill.distiller import Distiller, build_distiller
-from crosskd.distill.mimic_queries import mimic_queries
+from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.losses import bins_divergence
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.spec.detr.types import TYPES

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crosskd.detectors.detector import Detector
-from crosskd.distill.features import adapters, image_mean, pairs
+from crosskd.distill.maps.features import adapters, image_mean, pairs
 from crosskd.distill.term import MapTerm, Step
 from crosskd.spec.config import CWDConfig
 from crosskd.structures import Losses

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from crosskd.distill.fgd import Context, masks
+from crosskd.distill.maps.fgd import Context, masks
 from crosskd.structures import Targets
 from tests.support import steps
 
