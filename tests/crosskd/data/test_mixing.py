@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from typing import Any
 
@@ -113,7 +112,6 @@ def test_stored_images_are_let_go_as_soon_as_they_are_small(method: dict[str, An
     read, alive = list[weakref.ref[Image.Image]](), []
 
     def one(index: int) -> Example:
-        gc.collect()
         alive.append(sum(seen() is not None for seen in read))
         example = image(index)
         read.append(weakref.ref(example.image))
