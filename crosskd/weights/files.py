@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block or the disk fails, `path` is as it was and the temporary file is gone. Raises `OSError`, or
     `CrossKDError` where a library hides it (both torch and safetensors report a full disk by an error of their own).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    temporary = _beside(path)
     try:
         with _disk_errors(path):
             yield temporary
@@ -67,6 +68,27 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, to be filled with files; with all of them it then becomes `path`.
+
+    If the block or the disk fails, nothing is at `path` and the temporary folder is gone. Raises as `replacing` does,
+    and `OSError` where something stands at `path`.
+    """
+    temporary = _beside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.mkdir()
+        with _disk_errors(path):
+            yield temporary
+        for file in (*temporary.iterdir(), temporary):
+            _sync(file)
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> str:
@@ -85,6 +107,10 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a process that was killed while it wrote. Nobody may be writing there."""
     for path in folder.glob(f"*{SUFFIX}"):
         path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
 
 
 @contextlib.contextmanager

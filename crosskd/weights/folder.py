@@ -16,7 +16,7 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder import CONFIG, PREPROCESSOR, SINGLE, Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, config_of, preprocessor_of, read_config
 from crosskd.spec.inputs import is_folder, opened_in
-from crosskd.weights.files import replacing, write_text
+from crosskd.weights.files import making_folder
 
 
 def folder_at(path: Path) -> Folder | None:
@@ -74,16 +74,18 @@ def write_folder(
 ) -> None:
     """Write `state`, by the library's names, as the library saves a model; its `from_pretrained` reads it.
 
-    Raises `ConfigError` where there is something at `path`, and `OSError`.
+    It is there wholly or not at all. Raises `ConfigError` where there is something at `path`, and `OSError`.
     """
     if path.exists():
         raise ConfigError(f"{path} is there already", remedy="Name a folder that is not there yet.")
     config, augment = config_of(model, classes), json.loads(extra.get("augment", "{}"))
-    path.mkdir(parents=True)
-    with replacing(path / SINGLE) as temporary:
-        save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, temporary, {"format": "pt"})
-    write_text(path / PREPROCESSOR, json.dumps(preprocessor_of(model, augment), indent=2) + "\n")
-    write_text(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    texts = {PREPROCESSOR: json.dumps(preprocessor_of(model, augment), indent=2)}
+    texts[CONFIG] = json.dumps(config, indent=2, ensure_ascii=False)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    with making_folder(path) as folder:
+        save_file(tensors, folder / SINGLE, {"format": "pt"})
+        for name, text in texts.items():
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def _unreadable(path: Path, why: str) -> WeightsError:

@@ -17,7 +17,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.detectors.detr import field_table
 from crosskd.detectors.detr.detector import corners
 from crosskd.detectors.detr.view import shares
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import ConfigError, CrossKDError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr import folder_config
 from crosskd.spec.detr.folder_config import READ
@@ -25,6 +25,7 @@ from crosskd.spec.detr.folder_names import from_library
 from crosskd.spec.model import PixelConfig
 from crosskd.weights.description import describe
 from tests.support import library_folders, small
+from tests.support.toys import full_disk
 
 ALL = sorted(READ)
 
@@ -94,6 +95,11 @@ def test_detections_and_losses_are_the_librarys_and_it_goes_there_and_back(writt
     assert describe(back).model() == describe(native).model()
     with pytest.raises(ConfigError, match="there already"):
         prepare(native, "transformers").write(back)
+    # A disk that gets full leaves nothing, and so no half of a folder.
+    before = sorted(tmp_path.iterdir())
+    with full_disk(), pytest.raises(CrossKDError, match=r"again cannot be written: .*large"):
+        prepare(native, "transformers").write(tmp_path / "again")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @torch.no_grad()
