@@ -149,6 +149,9 @@ BAD: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("no queries", "one", _change(num_queries=0), "num_queries: Input should be greater than or equal to 1"),
     ("queries", "one", _change(num_queries=10**4), "num_queries: Input should be less than or equal to 1000"),
     ("a text", "one", _change(decoder_layers="two"), "decoder_layers: Input should be a valid integer"),
+    ("digits", "one", _change(num_queries="6"), 'num_queries: Input should be a valid integer (it is "6")'),
+    ("true for one", "one", _change(encoder_layers=True), "encoder_layers: true and false are no values"),
+    ("half a number", "one", _change(num_queries=6.0), "num_queries: Input should be a valid integer (it is 6.0)"),
     (
         "infinite",
         "one",

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import backbone_of, settings_of
-from crosskd.spec.detr.section import library_values
+from crosskd.spec.detr.section import DetrConfig, library_values
 from crosskd.spec.detr.types import TYPES, ModelType, TypeName
 from crosskd.spec.registry import BACKBONES as OURS
 from crosskd.spec.registry import use_one_of
@@ -100,6 +100,7 @@ def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str,
         model = ModelConfig.model_validate(section)
     except ValidationError as error:
         raise reader.unfit(error) from error
+    reader.require_numbers(values)
     reader.require_channels(model)
     return Told(model, classes, count, _scale(preprocessor), notes)
 
@@ -158,15 +159,22 @@ class _Reader:
             if self.get(field) != value:
                 raise self.refused(field, f"and its other sizes make it {value}")
 
+    def require_numbers(self, values: Mapping[str, Any]) -> None:
+        """A text of digits is no number here, as a specification may have it: the library builds no model of it."""
+        try:
+            DetrConfig.model_validate(values, strict=True)
+        except ValidationError as error:
+            raise self.unfit(error, "detr") from error
+
     def refused(self, field: str, why: str) -> WeightsError:
         value = _short(self.config.get(field, self.defaults.get(field)))
         return WeightsError(f"config.json of {self.name} has {field[:100]}: {value}, {why}", remedy=_REMEDY)
 
-    def unfit(self, error: ValidationError) -> WeightsError:
-        """Our knobs' faults, by the names that stand in the file."""
+    def unfit(self, error: ValidationError, *above: str) -> WeightsError:
+        """Our knobs' faults, by the names that stand in the file; what was refused stands in the sections `above`."""
         told = []
         for fault in error.errors():
-            place, what = fault["loc"], fault["msg"].removeprefix("Value error, ")
+            place, what = (*above, *fault["loc"]), fault["msg"].removeprefix("Value error, ")
             knob = str(place[1]) if place[:1] == ("detr",) and str(place[-1]) in self.entry.knobs else None
             names = self.entry.knobs[knob] if knob else ()
             field = " and ".join(names) or ".".join(map(str, place))
