@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 PARTS = ("backbone", "neck", "head")
 CLASS_LAYER = "head.cls."  # begins the names; the last part of each is `weight` or `bias`
 BOX_LAYERS = ("head.box.", "head.centerness.", "head.objectness.", "head.scales.", "head.bins")
-COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"  # no weight: some files have it, others leave it out
 LISTED = 10  # names in a text
 
 
@@ -114,8 +114,8 @@ def plan_start(
     kept = [classes[place] for place in rows]
     return Start(
         taken=taken,
-        new=[name for name in wanted if name not in set(taken) and not name.endswith(COUNTER)],
-        left=[name for name in given if name not in set(taken)],
+        new=[name for name in _weights(wanted) if name not in set(taken)],
+        left=[name for name in _weights(given) if name not in set(taken)],
         rows=rows,
         classes={
             "kept": kept,
@@ -156,8 +156,12 @@ def _rows(classes: Sequence[str], named: Sequence[str] | None) -> dict[int, int]
     return {place: places[name] for place, name in enumerate(classes) if name in places}
 
 
-def _count(part: str, names: Sequence[str] | Mapping[str, Shape]) -> int:
-    return sum(name.startswith(f"{part}.") for name in names)
+def _count(part: str, names: Iterable[str]) -> int:
+    return sum(name.startswith(f"{part}.") for name in _weights(names))
+
+
+def _weights(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.endswith(COUNTER)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,9 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
-from crosskd.spec.config import ModelConfig
+from crosskd.detectors.detector import build_detector
+from crosskd.runs.start import begin
+from crosskd.spec.config import FileRef, ModelConfig
 from crosskd.spec.shapes import expected_shapes
 from tests.support import library_folders
 from tests.support.databases import ONE_DATABASE
@@ -450,7 +452,13 @@ def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: 
     started = resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None)
     assert started.status_code == 200, started.text
     assert started.json()["spec"]["student"]["init"] == there
-    assert any("classes by name" in note and "1 left (more)" in note for note in started.json()["notes"])
+    note = next(note for note in started.json()["notes"] if "classes by name" in note)
+    assert "1 left (more)" in note
+    # What the training then takes is what was told: folders have no counters of batches, and detectors do.
+    begun = begin(build_detector(model, len(CLASSES), pretrained=False), FileRef(**there), CLASSES, None)
+    for part, (taken, count) in begun["taken"].items():
+        assert f"{part} {taken} of {count} tensors" in note
+    assert f"{len(begun['left_out'])} tensors of the file are left out" in note
 
     # A file in it is no checkpoint by itself, and a folder is no backbone.
     alone = errors(resolve("distill", student=DETR, teacher={"weights": {"file": "hub/model.safetensors"}}))
