@@ -19,7 +19,7 @@ from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.weights.files import file_digest, replacing
-from crosskd.weights.folder import require_count, write_folder
+from crosskd.weights.folder import require_agreement, require_count, write_folder
 from crosskd.weights.native import input_entry, write_weights
 from crosskd.weights.tensors import check_shapes
 
@@ -136,13 +136,16 @@ def prepare(
     """Read the file `path` and translate it; nothing is written, and a tensor that is missing is only reported.
 
     `model` says which detector it holds where the file does not; it goes before what the file says, and before what
-    its tensors let one guess. So do `classes`, in label order. Of a training checkpoint of ours the student is taken.
+    its tensors let one guess; the JSON of a folder it must not contradict. So do `classes`, in label order. Of a
+    training checkpoint of ours the student is taken.
 
     Raises:
         WeightsError: the file is none, has tensors of other shapes, or the other project has no such detector.
-        ConfigError: nothing says which model it is, or `classes` are not as many as the model's.
+        ConfigError: nothing says which model it is, a folder says another one than `model`, or `classes` are not as
+            many as the model's.
     """
     path = Path(path)
+    require_agreement(model, path, "model")
     source = read_source(path)
     notes = list(source.notes)
     if model is not None and source.model is None:

@@ -15,6 +15,7 @@ from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.inputs import is_folder
 from crosskd.spec.pairing import require_pair
 from crosskd.weights.description import describe
+from crosskd.weights.folder import require_agreement
 from crosskd.weights.tensors import is_safetensors
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def _described(teacher: TeacherConfig, path: Path) -> tuple[ModelConfig, list[st
     if not is_folder(path) and not is_safetensors(path):
         source = read_source(path)
         return _required(teacher.model or source.model, path), teacher.classes or source.classes
+    require_agreement(teacher.model, path, "teacher.model")
     description = describe(path, where="/teacher/weights")
     model, classes = description.model(), description.classes()
     if teacher.classes is not None and classes is not None and teacher.classes != classes:

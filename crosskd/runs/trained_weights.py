@@ -15,6 +15,7 @@ from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, Fil
 from crosskd.spec.evaluate_export import augment_at, with_postprocess
 from crosskd.weights.description import Description
 from crosskd.weights.files import file_digest
+from crosskd.weights.folder import require_agreement
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,11 @@ def load(
     `description` is what the file `path` says of itself; what `config` says goes before it.
 
     Raises:
-        ConfigError: nothing says which model it is, or the model does not take a knob of `postprocess`.
+        ConfigError: nothing says which model it is, a folder says another one, or the model does not take a knob of
+            `postprocess`.
         WeightsError: the file is not of that model.
     """
+    require_agreement(config.model, path, "model")
     if (model := config.model or description.model()) is None:
         raise ConfigError(
             f"{path.name} does not say which model it holds",

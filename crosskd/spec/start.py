@@ -18,6 +18,7 @@ PARTS = ("backbone", "neck", "head")
 CLASS_LAYER = "head.cls."  # begins the names; the last part of each is `weight` or `bias`
 BOX_LAYERS = ("head.box.", "head.centerness.", "head.objectness.", "head.scales.", "head.bins")
 COUNTER = "num_batches_tracked"  # no weight: some files have it, others leave it out
+SILENT = ("heads", "cross_heads", "reg_scale", "box_refine")  # of DETRs: what no tensor's shape tells
 LISTED = 10  # names in a text
 
 
@@ -63,6 +64,9 @@ def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, st
         if has != wanted:
             what = f"the weights have a backbone whose {knob} is {wanted}, and the student's is {has}"
             faults.append((f"/backbone/{knob.replace('.', '/')}", what, f"Set `student.backbone.{knob}` to {wanted}."))
+    for knob, has, wanted in _silent_knobs(student, found):
+        what = f"the weights are of a {found.detector} whose {knob} is {wanted}, and the student's is {has}"
+        faults.append((f"/detr/{knob}", what, f"Set `student.detr.{knob}` to {str(wanted).lower()}."))
     for knob in ("mean", "std", "order"):
         has, wanted = getattr(student.pixels, knob), getattr(found.pixels, knob)
         if has != wanted:
@@ -75,6 +79,18 @@ def misfits(student: ModelConfig, found: ModelConfig) -> list[tuple[str, str, st
 def _vit_knobs(ours: BackboneConfig, theirs: BackboneConfig) -> list[str]:
     """Of two vision transformers."""
     return [f"vit.{knob}" for knob in VitConfig.model_fields] if ours.vit and theirs.vit else []
+
+
+def _silent_knobs(student: ModelConfig, found: ModelConfig) -> list[tuple[str, Any, Any]]:
+    """In which two DETRs of one type and width differ although their tensors fit, and would compute something else."""
+    ours, theirs = student.detr, found.detr
+    if student.detector != found.detector or ours is None or theirs is None or ours.width != theirs.width:
+        return []
+    pairs = [(knob, _knob(ours, knob), _knob(theirs, knob)) for knob in SILENT]
+    has, wanted = (section.level_points or [section.points] * section.levels for section in (ours, theirs))
+    if sum(has) == sum(wanted):  # else the tensors differ, and those begin anew
+        pairs.append(("level_points", has, wanted))
+    return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def _knob(section: Any, path: str) -> Any:

@@ -15,6 +15,7 @@ from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder import CONFIG, PREPROCESSOR, SINGLE, Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, config_of, preprocessor_of, read_config
+from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.inputs import is_folder, opened_in
 from crosskd.weights.files import making_folder
 
@@ -35,6 +36,15 @@ def folder_at(path: Path) -> Folder | None:
 
 def told_by(folder: Folder) -> Told:
     return read_config(folder.name, folder.config, folder.preprocessor)
+
+
+def require_agreement(model: ModelConfig | None, path: Path, section: str) -> None:
+    """Raise `ConfigError` where a folder at `path` says another model than `model`, which stands at `section`."""
+    if model is None or (folder := folder_at(path)) is None:
+        return
+    if found := contradictions(model, told_by(folder), folder.name, section):
+        where = f"/{section.replace('.', '/')}{found[0].place}"
+        raise ConfigError("; ".join(each.what for each in found), where=where, remedy=found[0].remedy)
 
 
 def record(told: Told) -> dict[str, str]:

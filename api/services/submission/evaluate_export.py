@@ -17,7 +17,7 @@ from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused, locate_folder
 from api.services.submission.weights import (
     Source,
-    another_architecture,
+    another_model,
     shape_mismatches,
     source_of,
     without_init,
@@ -159,8 +159,8 @@ def _resolved(
 def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:
     """The model that the weights are of, with the postprocessing that is asked for."""
     model = asked.model or source.model
-    if other := another_architecture(source, model, _pointer(source), "model"):
-        faults.append(other)
+    if others := another_model(source, asked.model, _pointer(source), "model"):
+        faults.extend(others)
         return None
     if model is None:
         detail = "the weights file does not say which model it is for"

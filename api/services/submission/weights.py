@@ -22,6 +22,7 @@ from api.services.submission.weights_folder import FoundFolder, look_at_folder
 from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.errors import WeightsError
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
+from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
@@ -47,6 +48,7 @@ class Source:
     images: str | None = None  # on which they were evaluated
     image_settings: dict[str, Any] | None = None  # how images were read and resized when they were trained
     held: Held | None = None  # of a file of torchvision's
+    folder: FoundFolder | None = None  # of transformers
 
 
 def resolve(
@@ -70,8 +72,8 @@ def resolve(
     if source is None:
         return None
     model = teacher.model or source.model
-    if other := another_architecture(source, model, _pointer(teacher), "teacher.model"):
-        faults.append(other)
+    if others := another_model(source, teacher.model, _pointer(teacher), "teacher.model"):
+        faults.extend(others)
         return None
     if model is None:
         faults.append(
@@ -188,6 +190,7 @@ def _of_folder(folder: FoundFolder) -> Source:
         dict(folder.shapes),
         scale_of(told.augment) if "short_edges" in told.augment else None,
         image_settings=image_settings(told.augment),
+        folder=folder,
     )
 
 
@@ -300,7 +303,18 @@ def _difference(first: list[str], second: list[str]) -> str:
     return f"class {at} is {first[at]!r} here and {second[at]!r} there"
 
 
-def another_architecture(source: Source, model: ModelConfig | None, pointer: str, section: str) -> Fault | None:
+def another_model(source: Source, written: ModelConfig | None, pointer: str, section: str) -> list[Fault]:
+    """What is wrong with weights at `pointer` that say of another model than the one `written` at `section`, if any."""
+    folder = source.folder
+    if folder is not None and written is not None:
+        place = f"/spec/{section.replace('.', '/')}"
+        found = contradictions(written, folder.told, folder.path.name, section)
+        return [Fault(pointer=f"{place}{each.place}", detail=each.what, remedy=each.remedy) for each in found]
+    other = _another_architecture(source, written or source.model, pointer, section)
+    return [] if other is None else [other]
+
+
+def _another_architecture(source: Source, model: ModelConfig | None, pointer: str, section: str) -> Fault | None:
     """What is wrong with a file of torchvision's whose names say that it is no `model`, which stands at `section`."""
     held = source.held
     if held is None or (model is not None and held.detector == model.detector):

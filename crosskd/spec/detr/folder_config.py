@@ -32,6 +32,7 @@ UNUSED = "N/A"  # how COCO's unused ids are called in published files
 MAX_NAME = 200
 MAPS = 3
 _MIN_EDGE, _MAX_EDGE = 32, 4096  # pixels
+_LONG_EDGE = 1333  # pixels, where an older preprocessor says one edge alone
 
 # Fields of every configuration that change nothing in what a model computes.
 _OF_ALL = frozenset(
@@ -70,6 +71,7 @@ class Told:
     count: int | None  # of classes; None: not said
     augment: dict[str, Any]  # as weights files record the scale at which they are evaluated
     notes: list[str]
+    images_told: bool  # whether a file says the pixels; else they are assumed
 
 
 @cache
@@ -102,7 +104,7 @@ def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str,
         raise reader.unfit(error) from error
     reader.require_numbers(values)
     reader.require_channels(model)
-    return Told(model, classes, count, _scale(preprocessor), notes)
+    return Told(model, classes, count, _scale(preprocessor, notes), notes, preprocessor is not None)
 
 
 class _Reader:
@@ -235,23 +237,34 @@ def _pixels(name: str, kind: str, preprocessor: Mapping[str, Any] | None, notes:
     return made
 
 
-def _scale(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
+def _scale(preprocessor: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
     """What of its resizing can be recorded: the two edges, or the square to which images are stretched."""
     told: dict[str, Any] = {"antialias": True}
-    size = (preprocessor or {}).get("size")
-    if not isinstance(size, dict):
+    if preprocessor is None:
         return told
+    size = preprocessor.get("size")
+    if isinstance(size, int):  # as older versions of the library write it
+        size = {"shortest_edge": size, "longest_edge": preprocessor.get("max_size", _LONG_EDGE)}
+    if isinstance(size, dict) and (found := _edges(size)):
+        return {**told, **found}
+    said = f"has size {_short(size)}, which is not taken" if size is not None else "has no size"
+    notes.append(f"preprocessor_config.json {said}: by default images are evaluated at 800 x 1333")
+    return told
+
+
+def _edges(size: Mapping[str, Any]) -> dict[str, Any]:
+    """{}: a size that no evaluation here has."""
     side = size.get("height")
     if isinstance(side, int) and side == size.get("width") and _MIN_EDGE <= side <= _MAX_EDGE:
-        return {**told, "short_edges": [side], "long_edge": side, "pad_to": 32, "keep_ratio": False}
+        return {"short_edges": [side], "long_edge": side, "pad_to": 32, "keep_ratio": False}
     short, long = size.get("shortest_edge"), size.get("longest_edge")
     if (
         isinstance(short, int)
         and isinstance(long, int)
         and all(_MIN_EDGE <= edge <= _MAX_EDGE for edge in (short, long))
     ):
-        return {**told, "short_edges": [short], "long_edge": max(short, long), "pad_to": 32}
-    return told
+        return {"short_edges": [short], "long_edge": max(short, long), "pad_to": 32}
+    return {}
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------

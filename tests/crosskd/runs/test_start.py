@@ -18,6 +18,7 @@ from crosskd.runs.parts import build_parts
 from crosskd.runs.start import begin
 from crosskd.runs.train import train
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, StudentConfig, TrainConfig
+from crosskd.spec.start import misfits
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
 
@@ -102,6 +103,30 @@ def test_another_backbone_is_refused_with_the_knob_to_set(tmp_path: Path, option
     with pytest.raises(ConfigError, match=said) as caught:
         begin(small.detector(2, **{"backbone": R18, **options}), init, CLASSES, None)
     assert caught.value.where.startswith("/student/")
+
+
+DETR = {"detector": "d_fine", "backbone": {"name": "hgnet_v2_b0", "width": 8, "init": "random"}}
+SIZES = {"width": 32, "heads": 4, "feedforward": 16, "decoder_layers": 1, "queries": 5, "level_points": [3, 6, 3]}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "knob", "told"),
+    [
+        ({"heads": 8}, "heads", "heads is 4, and the student's is 8"),
+        ({"reg_scale": 8.0}, "reg_scale", "reg_scale is 4.0, and the student's is 8.0"),
+        ({"level_points": None}, "level_points", "[3, 6, 3], and the student's is [4, 4, 4]"),  # as many in all
+        ({"level_points": [3, 3, 3]}, "", ""),  # tensors of other shapes begin anew
+        ({"width": 64, "heads": 8}, "", ""),
+        ({"queries": 9, "dropout": 0.1}, "", ""),
+    ],
+)
+def test_a_detr_whose_tensors_fit_and_compute_something_else_is_refused(
+    sizes: dict[str, Any], knob: str, told: str
+) -> None:
+    found, student = (ModelConfig.model_validate({**DETR, "detr": SIZES | more}) for more in ({}, sizes))
+    faults = misfits(student, found)
+    assert [place for place, _, _ in faults] == ([f"/detr/{knob}"] if knob else [])
+    assert all(told in what for _, what, _ in faults)
 
 
 def test_what_is_no_whole_detector_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -100,6 +101,10 @@ def test_what_is_published_in_other_sizes_is_refused_by_name() -> None:
             read_config("published", config, None)
 
 
+NONE = "there is no preprocessor_config.json: images are normalised as published for the model type"
+AS_EDGES = {"shortest_edge": 800, "longest_edge": 1200}
+
+
 @pytest.mark.parametrize(
     ("told", "mean", "std", "scale"),
     [
@@ -124,6 +129,7 @@ def test_what_is_published_in_other_sizes_is_refused_by_name() -> None:
             {"short_edges": [800], "long_edge": 1333, "pad_to": 32},
         ),
         ({"do_rescale": False, "size": {"height": 640, "width": 480}}, 0.0, 1.0, {}),
+        ({"size": 800, "max_size": 1200}, 0.0, 255.0, {"short_edges": [800], "long_edge": 1200, "pad_to": 32}),
     ],
 )
 def test_the_preprocessor_says_pixels_and_size(told: Any, mean: float, std: float, scale: dict[str, Any]) -> None:
@@ -131,11 +137,16 @@ def test_the_preprocessor_says_pixels_and_size(told: Any, mean: float, std: floa
     assert found.model.pixels.mean == (mean,) * 3
     assert found.model.pixels.std == (std,) * 3
     assert found.augment == {"antialias": True, **scale}
-    if scale:
+    if not scale:
+        size = json.dumps((told or {}).get("size"))
+        said = f"has size {size}, which is not taken" if size != "null" else "has no size"
+        said = f"preprocessor_config.json {said}: by default images are evaluated at 800 x 1333"
+        assert found.notes == ([said] if told else [NONE])
+    else:
         evaluated = scale_of(found.augment)
         assert evaluated.keep_ratio == scale.get("keep_ratio", True)
         size = preprocessor_of(found.model, found.augment)["size"]
-        assert size == told["size"]  # and back
+        assert size == (told["size"] if isinstance(told["size"], dict) else AS_EDGES)  # and back
 
 
 def test_classes_are_named_once_and_generic_names_are_none() -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import select
 
 from api.models import Outbox
 from crosskd.spec import registry
+from crosskd.spec.config import ModelConfig
+from tests.support import library_folders
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
@@ -207,6 +209,10 @@ def test_weights_that_do_not_fit(post: Post, root: Path) -> None:
     write_weights(root / "w.safetensors")
     found = errors(post("evaluate", weights={"file": "w.safetensors"}, model=TINY | {"strides": [8, 16, 32]}))
     assert "has tensors that the model has not" in found["/spec/weights/file"]
+    hub = {"detector": "rt_detr", "backbone": {"name": "rt_detr_resnet_tiny"}, "detr": {"width": 32, "heads": 4}}
+    library_folders.craft(root / "hub", ModelConfig.model_validate(hub), CLASSES)
+    found = errors(post("evaluate", weights={"file": "hub"}, model={**hub, "detr": {"width": 32, "heads": 8}}))
+    assert found == {"/spec/model/detr/heads": "`model.detr.heads` is 8, and config.json of hub says 4"}
     found = errors(post("evaluate", weights={"file": "w.safetensors"}, postprocess={"score": "root"}))
     assert "postprocess.score is a knob of fcos" in found["/spec/postprocess"]
 

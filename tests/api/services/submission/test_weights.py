@@ -15,11 +15,8 @@ import torch
 from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
-from crosskd.detectors.detector import build_detector
-from crosskd.runs.start import begin
-from crosskd.spec.config import FileRef, ModelConfig
+from crosskd.spec.config import ModelConfig
 from crosskd.spec.shapes import expected_shapes
-from tests.support import library_folders
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
@@ -428,48 +425,3 @@ def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     load_weights(teacher, path)
     distiller = build_distiller(build_detector(config.student, 2), teacher, config.distill)
     assert HeadCut(2, 2) in distiller.terms["crosskd"].needs
-
-
-DETR: dict[str, Any] = {
-    "detector": "rt_detr",
-    "backbone": {"name": "rt_detr_resnet_tiny", "width": 8},
-    "detr": {"width": 32, "heads": 4, "feedforward": 16, "decoder_layers": 1, "queries": 5},
-}
-
-
-@ONE_DATABASE
-def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: Path) -> None:
-    model = ModelConfig.model_validate(DETR)
-    library_folders.craft(root / "hub", model, [*CLASSES, "more"])
-    there = {"file": str(root / "hub")}
-    answer = resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}})
-    assert answer.status_code == 200, answer.text
-    teacher = answer.json()["spec"]["teacher"]
-    assert teacher["weights"] == there
-    assert teacher["classes"] == [*CLASSES, "more"]
-    assert ModelConfig.model_validate(teacher["model"]) == model
-
-    started = resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None)
-    assert started.status_code == 200, started.text
-    assert started.json()["spec"]["student"]["init"] == there
-    note = next(note for note in started.json()["notes"] if "classes by name" in note)
-    assert "1 left (more)" in note
-    # What the training then takes is what was told: folders have no counters of batches, and detectors do.
-    begun = begin(build_detector(model, len(CLASSES), pretrained=False), FileRef(**there), CLASSES, None)
-    for part, (taken, count) in begun["taken"].items():
-        assert f"{part} {taken} of {count} tensors" in note
-    assert f"{len(begun['left_out'])} tensors of the file are left out" in note
-
-    # A file in it is no checkpoint by itself, and a folder is no backbone.
-    alone = errors(resolve("distill", student=DETR, teacher={"weights": {"file": "hub/model.safetensors"}}))
-    assert "stand in the config.json beside it" in alone["/spec/teacher/weights/file"]
-    backbone = DETR | {"backbone": {**DETR["backbone"], "init": {"file": "hub"}}}
-    assert (
-        "is not a file" in errors(resolve("train", student=backbone, teacher=None))["/spec/student/backbone/init/file"]
-    )
-    (root / "hub" / "config.json").write_text(json.dumps({"model_type": "rt_detr", "auto_map": {"AutoConfig": "x.Y"}}))
-    for found, place in (
-        (resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}}), "/spec/teacher/weights/file"),
-        (resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None), "/spec/student/init/file"),
-    ):
-        assert "brings code of its own (auto_map)" in errors(found)[place]

@@ -1,0 +1,99 @@
+"""Folders of transformers in a specification: what they say is taken, told, and not to be contradicted."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from crosskd.convert.convert import prepare
+from crosskd.detectors.detector import build_detector
+from crosskd.errors import ConfigError
+from crosskd.runs.start import begin
+from crosskd.runs.teacher import load_teacher
+from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig
+from tests.support import library_folders
+from tests.support.databases import ONE_DATABASE
+from tests.support.specs import CLASSES, Post, errors
+
+DETR: dict[str, Any] = {
+    "detector": "rt_detr",
+    "backbone": {"name": "rt_detr_resnet_tiny", "width": 8},
+    "detr": {"width": 32, "heads": 4, "feedforward": 16, "decoder_layers": 1, "queries": 5},
+}
+
+
+@ONE_DATABASE
+def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: Path) -> None:
+    model = ModelConfig.model_validate(DETR)
+    library_folders.craft(root / "hub", model, [*CLASSES, "more"])
+    there = {"file": str(root / "hub")}
+    answer = resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}})
+    assert answer.status_code == 200, answer.text
+    teacher = answer.json()["spec"]["teacher"]
+    assert teacher["weights"] == there
+    assert teacher["classes"] == [*CLASSES, "more"]
+    assert ModelConfig.model_validate(teacher["model"]) == model
+
+    started = resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None)
+    assert started.status_code == 200, started.text
+    assert started.json()["spec"]["student"]["init"] == there
+    note = next(note for note in started.json()["notes"] if "classes by name" in note)
+    assert "1 left (more)" in note
+    # What the training then takes is what was told: folders have no counters of batches, and detectors do.
+    begun = begin(build_detector(model, len(CLASSES), pretrained=False), FileRef(**there), CLASSES, None)
+    for part, (taken, count) in begun["taken"].items():
+        assert f"{part} {taken} of {count} tensors" in note
+    assert f"{len(begun['left_out'])} tensors of the file are left out" in note
+
+    # A file in it is no checkpoint by itself, and a folder is no backbone.
+    alone = errors(resolve("distill", student=DETR, teacher={"weights": {"file": "hub/model.safetensors"}}))
+    assert "stand in the config.json beside it" in alone["/spec/teacher/weights/file"]
+    backbone = DETR | {"backbone": {**DETR["backbone"], "init": {"file": "hub"}}}
+    assert (
+        "is not a file" in errors(resolve("train", student=backbone, teacher=None))["/spec/student/backbone/init/file"]
+    )
+    (root / "hub" / "config.json").write_text(json.dumps({"model_type": "rt_detr", "auto_map": {"AutoConfig": "x.Y"}}))
+    for found, place in (
+        (resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}}), "/spec/teacher/weights/file"),
+        (resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None), "/spec/student/init/file"),
+    ):
+        assert "brings code of its own (auto_map)" in errors(found)[place]
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("knobs", "place", "values"),
+    [
+        ({"detr": {"heads": 8}}, "detr/heads", "heads` is 8, and config.json of hub says 4"),
+        ({"detr": {"queries": 6}}, "detr/queries", "queries` is 6, and config.json of hub says 5"),
+        ({"detector": "rt_detr_v2"}, "detector", "is rt_detr_v2, and config.json of hub says rt_detr"),
+        ({"backbone": {"width": 16}}, "backbone/width", "width` is 16, and config.json of hub says 8"),
+        ({"pixels": {"mean": [1, 2, 3]}}, "pixels/mean", "preprocessor_config.json of hub says [0.0, 0.0, 0.0]"),
+        ({"detr": {"dropout": 0.2, "denoising": 7, "encoder_width": 32}, "postprocess": {"max_detections": 9}}, "", ""),
+    ],
+)
+def test_a_model_that_a_folder_contradicts_is_refused_with_both_values(
+    resolve: Post, root: Path, knobs: dict[str, Any], place: str, values: str
+) -> None:
+    library_folders.craft(root / "hub", ModelConfig.model_validate(DETR), CLASSES)
+    plain = DETR | {"pixels": {"mean": [0, 0, 0], "std": [255, 255, 255]}}
+    merged = {name: {**plain.get(name, {}), **told} if isinstance(told, dict) else told for name, told in knobs.items()}
+    written = plain | merged
+    answer = resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}, "model": written})
+    teacher = TeacherConfig(weights=FileRef(file=str(root / "hub")), model=ModelConfig.model_validate(written))
+    config = SimpleNamespace(teacher=teacher, distill=None)
+    if not place:
+        assert answer.status_code == 200, answer.text
+        assert load_teacher(config, CLASSES).config == teacher.model  # type: ignore[arg-type]
+        return
+    assert values in errors(answer)[f"/spec/teacher/model/{place}"]
+    with pytest.raises(ConfigError, match=re.escape(values)) as caught:
+        load_teacher(config, CLASSES)  # type: ignore[arg-type]
+    assert caught.value.where == f"/teacher/model/{place}"
+    with pytest.raises(ConfigError, match=re.escape(values)):
+        prepare(root / "hub", "native", model=teacher.model)
