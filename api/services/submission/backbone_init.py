@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from api.services.submission.weights_header import Shape, WeightsHeader
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.shapes import backbone_shapes
+from crosskd.spec.weights_header import Shape, WeightsHeader
 from wire.errors import Fault
 
 _SHOWN = 5  # tensors that a fault names

@@ -19,7 +19,6 @@ from api.database import Database, Session
 from api.models import ID, Artifact, Attempt, Job
 from api.services.submission.roots import PathRefused, open_file
 from api.services.submission.weights_folder import FoundFolder, look_at_folder
-from api.services.submission.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.errors import WeightsError
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
 from crosskd.spec.detr.folder_contradictions import contradictions
@@ -29,6 +28,7 @@ from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.torchvision_names import INSTEAD as ANOTHER
 from crosskd.spec.torchvision_names import READ, Held, torchvision_detector
 from crosskd.spec.weights_file import FORMAT, beginning_of
+from crosskd.spec.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
 from crosskd.spec.wrapped_names import unwrap
 from wire.errors import Fault, MissingField
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from api.services.submission.roots import PathRefused, open_folder
-from api.services.submission.weights_header import MAX_HEADER, NotSafetensors, Shape, read_header
 from crosskd.errors import WeightsError
 from crosskd.spec.detr.folder import Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, read_config
 from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, second_names, to_library, with_twins
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights_header import MAX_HEADER, NotSafetensors, Shape, read_header
 
 LISTED = 5  # tensors that a message names
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from api.services.submission.backbone_init import misfit
-from api.services.submission.weights_header import WeightsHeader
 from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.shapes import backbone_shapes
+from crosskd.spec.weights_header import WeightsHeader
 
 VIT = {"width": 16, "heads": 2, "maps": [1, 2], "patch": 4}
 

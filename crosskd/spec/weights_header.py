@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read by hand: eight bytes of length, then JSON. No tensor is touched.
+"""The header of a safetensors file, read by hand: eight bytes of length, then JSON. No tensor is touched, nor torch.
 
 Format: https://huggingface.co/docs/safetensors. Bounds are checked, so a hostile file costs little.
 """
