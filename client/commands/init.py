@@ -65,7 +65,7 @@ def init(
     places = folders.find(data, train=train, val=val, images=images)
     texts, read = _read(data, places, out, split, seed)
     _refuse_to_overwrite([*texts, out], force)
-    proposal = propose(data.expanduser().absolute().name or "data", read, wish, known)
+    proposal = propose(data.expanduser().resolve().name or "data", read, wish, known)
     _write({**texts, out: proposal.text})
     next_ = _next_commands(proposal, out, read, known, wish)
     if as_json:

@@ -59,8 +59,8 @@ def read(folder: Path, places: Places) -> Data:
         remarks += [f"{place.annotations.name}: {remark}" for remark in survey_.remarks]
     if train.images == val.images and (both := set(found["train"].names) & set(found["val"].names)):
         remarks.append(
-            f"{len(both)} images are in training and in validation ({listed(sorted(both))}): AP counts them as new ones. "
-            "Take them out of one."
+            f"{len(both)} images are in training and in validation ({listed(sorted(both))}): AP says nothing of new "
+            "ones. Take them out of one."
         )
     return Data(
         train,

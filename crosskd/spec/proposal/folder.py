@@ -45,12 +45,14 @@ class Places:
 
 
 def find(folder: Path, *, train: Path | None = None, val: Path | None = None, images: Path | None = None) -> Places:
-    """The splits of a data folder: as they are named, else by a usual layout; all paths absolute.
+    """The splits of a data folder: as they are named, else by a usual layout; all paths absolute, and none with `..`.
 
     Raises: `ConfigError` that says what is missing.
     """
-    folder = folder.expanduser().absolute()
+    folder = folder.expanduser().resolve()
     _require_text(folder)
+    if folder.is_file():
+        raise ConfigError(f"{str(folder)!r} is a file", remedy="Name the folder that it lies in, and it as --train.")
     if not folder.is_dir():
         raise ConfigError(f"there is no data folder {str(folder)!r}", remedy="Name the folder with the data set.")
     if train is None and val is not None:
@@ -64,7 +66,7 @@ def find(folder: Path, *, train: Path | None = None, val: Path | None = None, im
 
 def images_folder(folder: Path, annotations: Path, names: Sequence[str]) -> Path:
     """The folder that the first of the images' `names` is found in. Raises: `ConfigError`."""
-    for base in dict.fromkeys((annotations.parent, folder.expanduser().absolute())):
+    for base in dict.fromkeys((annotations.parent, folder.expanduser().resolve())):
         for name in IMAGES:
             candidate = (base / name).resolve()
             if names and (candidate / names[0]).is_file():
@@ -102,12 +104,26 @@ def _by_layout(folder: Path) -> Places:
     try:
         section = data_section(folder)
     except ConfigError as error:
+        if (divided := _without_images(folder)) is not None:
+            return divided
         alone = _undivided(folder)
         if alone is None:
             raise ConfigError(error.message, remedy=f"{error.remedy.partition(' Or name')[0]} {BY_NAME}") from None
         return Places(alone, None)
     both = (Place(Path(section[split]["annotations"]), Path(section[split]["images"])) for split in ("train", "val"))
     return Places(*both)
+
+
+def _without_images(folder: Path) -> Places | None:
+    """Both annotation files of a layout whose images lie elsewhere."""
+    for layout in LAYOUTS:
+        splits = [
+            Place(folder / annotations, folder / images if (folder / images).is_dir() else None)
+            for annotations, images in (layout.train, layout.val)
+        ]
+        if all(split.annotations.is_file() for split in splits):
+            return Places(*splits)
+    return None
 
 
 def _undivided(folder: Path) -> Place | None:
@@ -125,7 +141,7 @@ def _by_name(folder: Path, train: Path, val: Path | None) -> Places:
 def _there(folder: Path, path: Path, *, folders: bool = False) -> Path:
     """`path` as it is named, or in the data folder."""
     what = "folder" if folders else "file"
-    for candidate in (path.expanduser().absolute(), folder / path):
+    for candidate in (path.expanduser().resolve(), (folder / path).resolve()):
         _require_text(candidate)
         if candidate.is_dir() if folders else candidate.is_file():
             return candidate

@@ -22,6 +22,7 @@ from crosskd.spec.shapes import parameter_count
 
 DetectorChoice = Literal["gfl", "retinanet", "atss", "fcos", "faster_rcnn"]
 DETECTORS: tuple[DetectorChoice, ...] = get_args(DetectorChoice)
+RECIPES = "gfl"  # the detector of the goals' recipes
 ALWAYS_HELD = 4.0  # height over width, or its inverse: an anchor of ratio 2 covers such a box with an IoU of 0.55
 HALF = math.sqrt(0.5)  # a square of this share of an anchor's side overlaps it with an IoU of 0.5
 MOST_OCTAVES = 6  # ratios from 1/64 to 64
@@ -62,7 +63,7 @@ def student(detector: Said, goal: Goal, size: Size, statistics: Statistics, init
     narrow = (
         {"channels": Said(goal.channels)} if goal.channels != ModelConfig.model_fields["neck"].default.channels else {}
     )
-    tree: Tree = {"detector": detector, "backbone": backbone(goal.student, goal, init)}
+    tree: Tree = {"detector": detector, "backbone": backbone(goal.student, detector.value, goal, init)}
     if narrow:
         tree["neck"] = Said(narrow, f"As narrow as in the recipe {goal.recipe}.")
     if detector.value == "faster_rcnn":
@@ -91,10 +92,10 @@ def student(detector: Said, goal: Goal, size: Size, statistics: Statistics, init
 
 def trained_teacher(student_tree: Tree, goal: Goal, init: Path | None) -> Tree:
     """The same detector on the goal's larger backbone."""
-    return {**student_tree, "backbone": backbone(goal.teacher, goal, init)}
+    return {**student_tree, "backbone": backbone(goal.teacher, str(student_tree["detector"].value), goal, init)}
 
 
-def backbone(entry: Mapping[str, Any], goal: Goal, init: Path | None) -> Said:
+def backbone(entry: Mapping[str, Any], detector: str, goal: Goal, init: Path | None) -> Said:
     tree: Tree = {name: Said(value) for name, value in entry.items() if value is not None}
     if init is not None:
         tree["init"] = Said({"file": Said(str(init))}, "The file that was named.")
@@ -106,7 +107,8 @@ def backbone(entry: Mapping[str, Any], goal: Goal, init: Path | None) -> Said:
             "name a file: {file: ...}."
         )
         tree["init"] = Said("imagenet", why)
-    return Said(tree, f"From the recipe {goal.recipe}, {goal.source}.")
+    known = goal.source if detector == RECIPES else f"whose detector is {RECIPES}; with {detector} it was not measured"
+    return Said(tree, f"From the recipe {goal.recipe}, {known}.")
 
 
 def student_of(teacher: Teacher, name: GoalName, goal: Goal, classes: int, init: Path | None) -> Tree:
@@ -139,7 +141,7 @@ def student_of(teacher: Teacher, name: GoalName, goal: Goal, classes: int, init:
     elif not published.weights or section.get("width") is not None:
         section = {**section, "init": Said("random", "No ImageNet weights are published for it; name a file of some.")}
     else:
-        section = {**section, "init": backbone({}, goal, None).value["init"]} if not goal.random else section
+        section = {**section, "init": backbone({}, RECIPES, goal, None).value["init"]} if not goal.random else section
     tree = {**chosen, "backbone": Said(section, why)}
     _require_pair(ModelConfig.model_validate(plain(tree)), model)
     return tree

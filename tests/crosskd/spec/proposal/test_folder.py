@@ -34,10 +34,11 @@ def lay(root: Path, *paths: str) -> Path:
         ),
         (["annotations/instances_default.json", "images/a.png"], "annotations/instances_default.json ?", None),
         (["result.json", "images/a.png"], "result.json ?", None),
+        (["train.json", "val.json", "photos/a.png"], "train.json ?", "val.json ?"),
     ],
 )
 def test_usual_layouts_are_found(tmp_path: Path, files: list[str], train: str, val: str | None) -> None:
-    places = find(lay(tmp_path, *files))
+    places = find(lay(tmp_path, *files) / ".." / tmp_path.name)
 
     def told(place: object) -> str | None:
         if place is None:
@@ -76,6 +77,8 @@ def test_named_files_come_first(tmp_path: Path) -> None:
         find(tmp_path, val=Path("val.json"))
     with pytest.raises(ConfigError, match=r"there is no file 'gone\.json'"):
         find(tmp_path, train=Path("gone.json"))
+    with pytest.raises(ConfigError, match="is a file"):
+        find(tmp_path / "train.json")
 
 
 def test_a_folder_without_annotations_is_told(tmp_path: Path) -> None:
