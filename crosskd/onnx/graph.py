@@ -24,9 +24,10 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
     Raises `ExportError` where the model has an operation that ONNX has not.
     """
     # The exporter takes a side of one for a constant, and equal ones for the same: no level may have either.
-    coarsest, least = max(pipeline.detector.strides), pipeline.detector.least_side
-    batch, steps = 2, max(3, math.ceil(least / coarsest))
-    height, width = steps * coarsest, (steps + 1) * coarsest
+    least, step = pipeline.detector.least_side, pipeline.detector.step
+    unit = math.lcm(max(pipeline.detector.strides), step)
+    batch, steps = 2, max(3, math.ceil(least / unit))
+    height, width = steps * unit, (steps + 1) * unit
     inputs = (torch.zeros(batch, 3, height, width), torch.tensor([[height, width]] * batch))
     free = torch.export.Dim.DYNAMIC
     try:
@@ -52,8 +53,8 @@ def write_graph(pipeline: Pipeline, path: Path, *, opset: int, metadata: Mapping
     assert program is not None
     _keep_constants(program.model)
     pipeline.complete(program.model)
-    if least:
-        _pad(program.model, least)
+    if least or step > 1:
+        _pad(program.model, least, step)
     _name_axes(program.model)
     program.model.metadata_props.update(metadata)
     with replacing(path) as temporary:
@@ -68,23 +69,35 @@ def _keep_constants(model: Any) -> None:
                 model.graph.initializers.setdefault(value.name, value)
 
 
-def _pad(model: Any, least: int) -> None:
-    """Images of fewer pixels a side are padded before all else: traced is what the detector does with larger ones."""
+def _pad(model: Any, least: int, step: int) -> None:
+    """Images are padded before all else, to `least` pixels a side and to a multiple of `step`.
+
+    What is traced is what the detector does with images that are as large already.
+    """
     images = model.graph.inputs[0]
-    numbers = {"least": [least], "none": [0], "begin": [0] * 6}
+    numbers = {"least": [least], "below": [step - 1], "step": [step], "begin": [0] * 6}
     constants = {name: ir.Value(name=f"pad_{name}", const_value=ir.tensor(value)) for name, value in numbers.items()}
     shape = ir.node("Shape", [images], {"start": 2})
-    missing = ir.node("Sub", [constants["least"], shape.outputs[0]])
-    more = ir.node("Max", [missing.outputs[0], constants["none"]])
-    pads = ir.node("Concat", [constants["begin"], more.outputs[0]], {"axis": 0})
-    padded = ir.node("Pad", [images, pads.outputs[0]])
-    padded.outputs[0].name, padded.outputs[0].type = "padded_images", images.type
+    nodes = [shape]
+
+    def then(operator: str, *given: Any, **how: Any) -> Any:
+        nodes.append(ir.node(operator, list(given), how))
+        return nodes[-1].outputs[0]
+
+    wanted = then("Max", shape.outputs[0], constants["least"])
+    if step > 1:
+        steps = then("Div", then("Add", wanted, constants["below"]), constants["step"])
+        wanted = then("Mul", steps, constants["step"])
+    pads = then("Concat", constants["begin"], then("Sub", wanted, shape.outputs[0]), axis=0)
+    padded = then("Pad", images, pads)
+    padded.name, padded.type = "padded_images", images.type
     for user, place in images.uses():
-        if user is not shape and user is not padded:
-            user.replace_input_with(place, padded.outputs[0])
+        if user not in (shape, padded.producer()):
+            user.replace_input_with(place, padded)
     for value in constants.values():
-        model.graph.register_initializer(value)
-    model.graph.insert_before(model.graph[0], [shape, missing, more, pads, padded])
+        if value.uses():
+            model.graph.register_initializer(value)
+    model.graph.insert_before(model.graph[0], nodes)
 
 
 def _name_axes(model: Any) -> None:

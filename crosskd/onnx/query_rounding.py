@@ -8,7 +8,9 @@ the cells in which the graph has begun, wherever rounding may have chosen them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.detr.detector import DetrDetector, best
 from crosskd.onnx.rounding import BOX_TOLERANCE, LOGIT_TOLERANCE, SCORE_TOLERANCE
 from crosskd.structures import Candidates, Detections, Size
+
+_PROPOSING = "gen_encoder_output_proposals"  # of LW-DETR and RF-DETR: the last that it gives are cells that are barred
 
 
 @torch.no_grad()
@@ -41,8 +45,13 @@ def look(detector: Detector, images: Tensor, sizes: Sequence[Size]) -> tuple[lis
 
 
 def scoring_of(detector: Detector) -> nn.Module | None:
-    """What says how likely each cell is, where queries begin in the likeliest; None where they are learnt."""
-    scoring: nn.Module | None = getattr(detector.head.model, "enc_score_head", None)
+    """What says how likely each cell is, where queries begin in the likeliest; None where they are learnt.
+
+    Of groups of queries, the first: it alone detects.
+    """
+    model = detector.head.model
+    groups: nn.ModuleList | None = getattr(model, "enc_out_class_embed", None)
+    scoring: nn.Module | None = getattr(model, "enc_score_head", None) if groups is None else groups[0]
     return scoring
 
 
@@ -56,26 +65,51 @@ def begun_alike(detector: Detector, cells: Tensor | None) -> Iterator[list[int]]
     if scoring is None or cells is None:
         yield moved
         return
+    barred: list[Tensor] = []  # [N, A, 1] of a batch: cells in which no query should begin
 
     def hook(_module: nn.Module, _given: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-        logits = logits.clone()
+        if masking and not barred:
+            return logits  # of the cells that were chosen, for a loss
+        logits = logits.masked_fill(barred.pop(), -torch.inf) if masking else logits.clone()
         for image, chosen in enumerate(cells):
             likely = logits[image].amax(dim=1)  # [A]
             if may_be_chosen(likely, chosen):
-                if set(likely.topk(len(chosen)).indices.tolist()) != set(chosen.tolist()):
+                if _others(likely, chosen):
                     moved.append(image)
                 logits[image] = -torch.inf
                 logits[image, chosen] = -torch.arange(len(chosen)).to(logits)[:, None]
         return logits
 
-    with scoring.register_forward_hook(hook):
+    model = detector.head.model
+    masking = hasattr(model, _PROPOSING)
+    with ExitStack() as patches:
+        patches.enter_context(scoring.register_forward_hook(hook))
+        if masking:
+            plain = getattr(model, _PROPOSING)
+
+            def propose(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+                memory, proposals, invalid = plain(*given)
+                barred.append(invalid)
+                return memory, proposals, invalid
+
+            patches.enter_context(mock.patch.object(model, _PROPOSING, propose))
         yield moved
 
 
 def may_be_chosen(likely: Tensor, chosen: Tensor) -> bool:
-    """Whether cells `chosen` [Q], in this order, are the likeliest of all [A], but for rounding."""
+    """Whether cells `chosen` [Q], in this order, are the likeliest of all [A], but for rounding.
+
+    Those that are -inf are as good as each other: they are padding, or at the edge, and queries begin in them where
+    there are too few others.
+    """
     cells = set(chosen.tolist())
     if len(cells) < len(chosen) or not cells <= set(range(len(likely))):
         return False
-    wanted = likely.topk(len(chosen)).values
-    return bool(((likely[chosen] - wanted).abs() <= LOGIT_TOLERANCE).all())
+    wanted, found = likely.topk(len(chosen)).values, likely[chosen]
+    return bool(((found == wanted) | ((found - wanted).abs() <= LOGIT_TOLERANCE)).all())
+
+
+def _others(likely: Tensor, chosen: Tensor) -> bool:
+    """Whether the likeliest cells are others than these."""
+    apart = set(likely.topk(len(chosen)).indices.tolist()) ^ set(chosen.tolist())
+    return any(likely[cell] > -torch.inf for cell in apart)

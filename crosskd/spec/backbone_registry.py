@@ -152,7 +152,7 @@ _VIT = Backbone(
     width=None,
     weights=False,
     batch_norm=False,
-    export_fault="its graph has not been held against PyTorch",
+    export_fault="",
 )
 
 

@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.data import ANTIALIAS, KEEP_RATIO, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
-from crosskd.spec.detr.types import TYPES
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
 from crosskd.spec.size_limit import refuse_too_large
@@ -126,8 +125,6 @@ def with_postprocess(model: ModelConfig, wanted: PostprocessConfig | None) -> Mo
 
 def unexportable(model: ModelConfig) -> str:
     """Why `model` has no form in ONNX with free image sizes; empty where nothing is known to stand against it."""
-    if model.family == "detr" and not TYPES[model.detector].exported:  # type: ignore[index]  # its family has these alone
-        return f"{model.detector} cannot be exported yet: its graph has not been held against PyTorch"
     name = model.backbone.name
     fault = registry.BACKBONES[name].export_fault
     return f"{name} cannot be exported: {fault}" if fault else ""

@@ -29,7 +29,6 @@ class ModelType:
     masked: bool = False  # whether it is told where an image is padding: boxes are then shares of the image itself
     one_map: bool = False  # whether it reads one map, and no list of them
     max_detections: int = 300
-    exported: bool = False  # whether its graph has been held against PyTorch
     backbone: str | None = None  # the only one that it has; None: any that gives C3..C5
 
 
@@ -83,7 +82,6 @@ TYPES: dict[TypeName, ModelType] = {
         fits_maps=False,
         masked=True,
         max_detections=100,
-        exported=True,
     ),
     "rt_detr": ModelType(
         "RTDetrConfig",
@@ -91,7 +89,6 @@ TYPES: dict[TypeName, ModelType] = {
         "transformers.models.rt_detr.modeling_rt_detr",
         knobs=_REAL_TIME,
         defaults=_REAL_TIME_DEFAULTS,
-        exported=True,
     ),
     "rt_detr_v2": ModelType(
         "RTDetrV2Config",
@@ -99,7 +96,6 @@ TYPES: dict[TypeName, ModelType] = {
         "transformers.models.rt_detr_v2.modeling_rt_detr_v2",
         knobs=_REAL_TIME,
         defaults=_REAL_TIME_DEFAULTS,
-        exported=True,
     ),
     "d_fine": ModelType(
         "DFineConfig",
@@ -113,7 +109,6 @@ TYPES: dict[TypeName, ModelType] = {
             "reg_scale": ("reg_scale",),
         },
         defaults=_REAL_TIME_DEFAULTS,
-        exported=True,
     ),
     "lw_detr": ModelType(
         "LwDetrConfig",

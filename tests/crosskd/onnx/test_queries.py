@@ -20,21 +20,25 @@ from crosskd.errors import ExportError
 from crosskd.onnx.check import Graph, compare, raw_batch
 from crosskd.onnx.families import pipeline_of
 from crosskd.onnx.graph import write_graph
-from crosskd.onnx.query_rounding import may_be_chosen
+from crosskd.onnx.query_rounding import may_be_chosen, scoring_of
 from crosskd.spec.detr.types import TYPES
 from crosskd.structures import Detections
 from tests.support import detrs
 from tests.support.shifted import Shifted
 
-EXPORTED = sorted(name for name, kind in TYPES.items() if kind.exported)
+ALL = sorted(TYPES)
 
 MULTIPLE = 32
+# Images of any size are padded to whole windows in the graph itself.
+MULTIPLES: dict[str, int] = {name: 1 if kind.backbone else MULTIPLE for name, kind in TYPES.items()}
 # One layer each where the second is traced as the first is.
 KNOBS: dict[str, dict[str, Any]] = {
     "deformable_detr": {"levels": 3},
     "rt_detr": {"decoder_layers": 1, "queries": 60},
     "rt_detr_v2": {"decoder_layers": 1},
     "d_fine": {"queries": 60},
+    "lw_detr": {"decoder_layers": 1, "queries": 60},
+    "rf_detr": {"decoder_layers": 1, "queries": 20},
 }
 
 
@@ -57,18 +61,18 @@ BATCHES = [[noise(96, 128), noise(87, 77)], [noise(20, 30)]]
 
 
 def expected(detector: Detector, samples: list[Sample]) -> list[Detections]:
-    batch = collate(samples, detector.config.pixels, MULTIPLE)
+    batch = collate(samples, detector.config.pixels, MULTIPLES[detector.config.detector])
     return detector.detect(batch.images, batch.targets.sizes)
 
 
-@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
 def test_the_pipeline_is_what_the_detector_does(kind: str, threshold: float) -> None:
     detector = make(kind, score_threshold=threshold)
     pipeline = pipeline_of(detector)
     for samples in BATCHES:
         with torch.no_grad():
-            boxes, scores, labels, counts = pipeline(*map(torch.from_numpy, raw_batch(samples, MULTIPLE)))
+            boxes, scores, labels, counts = pipeline(*map(torch.from_numpy, raw_batch(samples, MULTIPLES[kind])))
         for image, wanted in enumerate(expected(detector, samples)):
             count = len(wanted.scores)
             assert count == counts[image] > 0
@@ -81,13 +85,13 @@ def test_the_pipeline_is_what_the_detector_does(kind: str, threshold: float) -> 
 
 @pytest.mark.slow  # tracing takes half a minute each
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", EXPORTED)
+@pytest.mark.parametrize("kind", ALL)
 def test_onnxruntime_finds_what_pytorch_finds_at_any_size(kind: str, tmp_path: Path) -> None:
     detector, path = make(kind, max_detections=100), tmp_path / "model.onnx"
     write_graph(pipeline_of(detector), path, opset=18, metadata={})
     graph = Graph(path, threads=1)
     for samples in (*BATCHES, [noise(224, 160), noise(40, 224), noise(64, 64)]):
-        check = compare(graph, detector, samples, MULTIPLE)
+        check = compare(graph, detector, samples, MULTIPLES[kind])
         assert check.detections > 2 * check.batches
         assert check.box_difference < 0.01
         assert check.score_difference < 1e-5
@@ -101,29 +105,50 @@ def test_onnxruntime_finds_what_pytorch_finds_at_any_size(kind: str, tmp_path: P
 class Chooser(Shifted):
     """A graph that says in which cells its queries begin; `by` so much a cell's logits are moved."""
 
+    barred: torch.Tensor | None = None  # [N, A, 1], where the library bars cells
+
     def __init__(self, detector: Detector, cell: int, by: float) -> None:
         super().__init__(deepcopy(detector))
-        self.cell, self.by = cell, by
-        self.detector.head.model.enc_score_head.register_forward_hook(self.hook)
+        self.cell, self.by, self.model = cell, by, self.detector.head.model
+        self.propose = getattr(self.model, "gen_encoder_output_proposals", None)
+        if self.propose is not None:
+            self.model.gen_encoder_output_proposals = self.proposed
+        scoring = scoring_of(self.detector)
+        assert scoring is not None
+        scoring.register_forward_hook(self.hook)
+
+    def proposed(self, *given: Any) -> Any:
+        assert self.propose is not None
+        told = self.propose(*given)
+        self.barred = told[2]
+        return told
 
     def hook(self, _module: object, _given: object, logits: torch.Tensor) -> torch.Tensor:
+        queries = self.model.config.num_queries
+        if logits.shape[1] == queries:
+            return logits  # those of the cells that were chosen
         logits = logits.clone()
         if self.cell < logits.shape[1]:  # the check also looks at a piece
             logits[:, self.cell] += self.by
-        self.cells = logits.amax(dim=2).topk(self.detector.head.config.num_queries).indices
+        known = logits if self.barred is None else logits.masked_fill(self.barred, -torch.inf)
+        self.cells = known.amax(dim=2).topk(queries).indices
         return logits
 
 
+@pytest.mark.parametrize("kind", ["rt_detr", "lw_detr"])
 @pytest.mark.parametrize(("apart", "right"), [(3e-4, True), (2e-3, False)])
-def test_which_cells_queries_begin_in_rounding_may_decide(apart: float, right: bool) -> None:
+def test_which_cells_queries_begin_in_rounding_may_decide(kind: str, apart: float, right: bool) -> None:
     """The detector and its graph find other things from there on, and only where the cells are about as likely."""
-    detector = make("rt_detr", max_detections=180)
-    scoring, queries = detector.head.model.enc_score_head, detector.head.config.num_queries
+    detector = make(kind, max_detections=180)
+    scoring, queries = scoring_of(detector), detector.head.config.num_queries
+    assert isinstance(scoring, torch.nn.Linear)
     scoring.weight *= 1e4  # its cells are hardly told apart
     sample = noise(96, 128)
     plain = Chooser(detector, 0, 0.0)
     said: list[torch.Tensor] = []
-    with plain.detector.head.model.enc_score_head.register_forward_hook(lambda _m, _g, logits: said.append(logits[0])):
+    first = scoring_of(plain.detector)
+    assert first is not None
+    with first.register_forward_hook(lambda _m, _g, logits: said.append(logits[0])):
         theirs = plain.detect([sample], MULTIPLE)[0]
     likely = said[0].amax(dim=1).sort(descending=True)
     gap = float(likely.values[queries - 1] - likely.values[queries])
@@ -143,3 +168,6 @@ def test_cells_may_be_chosen_that_are_the_likeliest_in_this_order_but_for_roundi
         assert may_be_chosen(likely, torch.tensor(chosen)), chosen
     for chosen in ([4, 1, 2], [1, 4, 4], [1, 4, 3], [1, 4, 5], [1, 4, -1]):
         assert not may_be_chosen(likely, torch.tensor(chosen)), chosen
+    barred = torch.tensor([2.0, -torch.inf, 1.0, -torch.inf])
+    assert may_be_chosen(barred, torch.tensor([0, 2, 3]))
+    assert not may_be_chosen(barred, torch.tensor([0, 3, 2]))
