@@ -14,11 +14,11 @@ import typer
 from crosskd.commands.errors import clear_errors
 from crosskd.commands.settings import read_recipe, with_changes, with_options
 from crosskd.commands.training import run_train
-from crosskd.commands.weights import evaluation_settings, run_evaluate, run_export
+from crosskd.commands.weights import evaluation_settings, run_evaluate, run_export, tell_notes
 from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
-from crosskd.spec.inputs import real_path
+from crosskd.spec.inputs import is_folder, real_path
 from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE
 from crosskd.spec.registry import BACKBONES
 
@@ -119,6 +119,8 @@ def predict(
     with clear_errors():
         from crosskd import predict_files
 
+        if is_folder(model):
+            tell_notes(model)
         predictions, pictures = predict_files.predict(model, images, output, score=score, most=most)
         if as_json:
             print(predictions.model_dump_json(indent=2))

@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from crosskd.commands.errors import stop_on_interrupt
+from crosskd.commands.weights import tell_notes
 from crosskd.engine.imports import quick_imports
-from crosskd.spec.config import TrainConfig
+from crosskd.spec.config import FileRef, TrainConfig
 from crosskd.spec.files import CHECKPOINTS, ONNX
 
 
@@ -24,6 +25,8 @@ def run_train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path
         from crosskd.runs.train import train as run_training
 
     console = Console()
+    named = [config.student.init, config.teacher.weights if config.teacher is not None else None]
+    tell_notes(*(Path(weights.file) for weights in named if isinstance(weights, FileRef)))
     with stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:
         result = run_training(
             config,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from crosskd.commands.errors import stop_on_interrupt
 from crosskd.commands.settings import read_recipe, require_heeded, with_changes
 from crosskd.engine.imports import quick_imports
 from crosskd.errors import ConfigError
-from crosskd.spec.config import ExportConfig, TrainConfig
+from crosskd.spec.config import ExportConfig, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import augment_at
 
 # What an evaluation takes of a TrainConfig, beside `student`; the rest the weights say, or only a training needs.
@@ -20,6 +21,15 @@ EVALUATED = (
     "augment.sixteen_bit", "augment.val_short_edge", "batch_size", "data.classes", "data.max_corrupt_images",
     "data.max_image_pixels", "device", "evaluation.as_is", "evaluation.batch_size", "loader.workers", "threads",
 )  # fmt: skip
+
+
+def tell_notes(*weights: Path) -> None:
+    """On stderr, what is good to know of the folders of transformers among them. Raises `WeightsError`."""
+    from crosskd.weights.folder import folder_at, told_by
+
+    for folder in filter(None, map(folder_at, weights)):
+        for note in told_by(folder).notes:
+            typer.echo(f"note: {folder.name}: {note}", err=True)
 
 
 def run_export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[Path]) -> None:
@@ -32,6 +42,8 @@ def run_export(config: ExportConfig, workdir: Path, as_json: bool, roots: list[P
         raise ConfigError(f"there is no {error.name} here", remedy="pip install 'crosskd[export]'.") from error
 
     console = Console()
+    if isinstance(config.weights, FileRef):
+        tell_notes(Path(config.weights.file))
     with stop_on_interrupt(console, "stopping") as stop:
         manifest = export(config, workdir, roots=roots, stop=stop)
     if as_json:
@@ -55,6 +67,7 @@ def run_evaluate(weights: Path, config: TrainConfig, matches: Path | None, as_js
         from crosskd.runs.evaluate import as_evaluation, evaluate_weights
         from crosskd.weights.files import write_bytes
 
+    tell_notes(weights)
     evaluation = evaluate_weights(as_evaluation(config, weights), roots=roots).evaluation
     if matches is not None and evaluation.matches is not None:
         write_bytes(matches, evaluation.matches)

@@ -14,6 +14,7 @@ from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
 from crosskd.spec.inputs import is_folder
 from crosskd.spec.pairing import require_pair
+from crosskd.spec.start import differences_text, image_differences
 from crosskd.weights.description import describe
 from crosskd.weights.folder import require_agreement
 from crosskd.weights.tensors import is_safetensors
@@ -40,7 +41,9 @@ def load_teacher(config: TrainConfig, classes: Sequence[str], weights: Path | No
         trained_on = list(classes)
     kept = _class_map(trained_on, list(classes))
     teacher = build_detector(model, len(trained_on), pretrained=False)
-    load_weights(teacher, path)
+    theirs = load_weights(teacher, path).image_settings
+    if differences := image_differences({name: getattr(config.augment, name) for name in theirs}, theirs):
+        log.warning("%s", differences_text("the teacher", differences))
     if trained_on != list(classes):
         teacher.select_classes(kept)
         log.info("the teacher knows %d classes; %d of them are taken, by name", len(trained_on), len(kept))

@@ -166,6 +166,16 @@ def image_settings(augment: Mapping[str, Any]) -> dict[str, Any]:
     return _IMAGE_SETTINGS | ScaleConfig.model_validate(told).model_dump(include=set(told))
 
 
+def image_facts(augment: Mapping[str, Any]) -> dict[str, Any]:
+    """`image_settings` of a training, and `keep_ratio` where a size is recorded, which says it with it.
+
+    Raises `ValueError` for values that are none.
+    """
+    sized = augment.get("val_short_edge") is not None or augment.get("short_edges") is not None
+    told = {"keep_ratio": augment.get("keep_ratio", True)} if sized else {}
+    return image_settings(augment) | ScaleConfig.model_validate(told).model_dump(include=set(told))
+
+
 def augment_at(scale: ScaleConfig) -> AugmentConfig:
     """What evaluates at `scale`: the way back from `scale_of`."""
     # A short edge above the long one never decides a size, but would not be a valid setting.

@@ -157,7 +157,7 @@ def image_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> lis
 
 
 def differences_text(name: str, differences: Sequence[str]) -> str:
-    """Such differences in a sentence about `name`, the detector of `student.init`."""
+    """Such differences in a sentence about `name`, the detector of `student.init` or a teacher."""
     return f"images are read otherwise than those that {name} was trained on: {'; '.join(differences)}"
 
 

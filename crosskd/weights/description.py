@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
-from crosskd.spec.evaluate_export import image_settings, scale_of
+from crosskd.spec.evaluate_export import image_facts, scale_of
 from crosskd.spec.input_contract import evaluation_scale, scale_in
 from crosskd.weights.folder import folder_at, record, told_by
 from crosskd.weights.native import read_header
@@ -62,11 +62,16 @@ class Description:
             raise self._no_scale() from error
 
     def image_settings(self) -> dict[str, Any]:
-        """`antialias` and `sixteen_bit`: how images were read and resized in the training; by default as always."""
+        """`antialias` and `sixteen_bit`: how images were read and resized in the training; by default as always.
+
+        And `keep_ratio`, where the file says a size.
+        """
         try:
-            return image_settings(json.loads(self.recorded.get("augment", "{}")))
+            return image_facts(json.loads(self.recorded.get("augment", "{}")))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise self._unknown("images", "`antialias` or `sixteen_bit` is none of the values it can have") from error
+            raise self._unknown(
+                "images", "`antialias`, `sixteen_bit` or `keep_ratio` is none of the values it can have"
+            ) from error
 
     def _no_scale(self) -> WeightsError:
         return self._unknown("scale", "it has no short edge, long edge and pad_to within their bounds")

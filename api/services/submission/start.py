@@ -8,7 +8,7 @@ from typing import Any
 
 from api.database import Database
 from api.services.submission.weights import Source, source_of
-from crosskd.spec.config import Section, StudentConfig, TrainConfig
+from crosskd.spec.config import StudentConfig, TrainConfig
 from crosskd.spec.evaluate_export import image_settings
 from crosskd.spec.shapes import expected_shapes
 from crosskd.spec.start import differences_text, image_differences, misfits, plan_start
@@ -34,24 +34,24 @@ def check(
     return source.weights.model_dump()
 
 
-def notes(database: Database, roots: Sequence[Path], spec: Section) -> list[str]:
-    """What a resolved `spec` takes of the weights that its student begins with, in words."""
-    if not isinstance(spec, TrainConfig) or spec.student.init is None:
-        return []
-    source = source_of(database, roots, spec.student.init, [], POINTER)
-    if source is None:
-        return []
-    told = [f"student.init: {_text(spec, source)}"]
-    if differences := image_differences(_image_settings(database, roots, spec), source.image_settings or {}):
-        told.append(f"student.init: {differences_text('the detector', differences)}")
+def notes(source: Source, spec: TrainConfig, teacher: Source | None) -> list[str]:
+    """What a resolved `spec` takes of the weights `source` that its student begins with, in words."""
+    told = [_text(spec, source)]
+    if differences := image_differences(_image_settings(spec, teacher), source.image_settings or {}):
+        told.append(differences_text("the detector", differences))
     return told
 
 
-def _image_settings(database: Database, roots: Sequence[Path], spec: TrainConfig) -> dict[str, Any]:
+def teacher_notes(source: Source, spec: TrainConfig) -> list[str]:
+    """Where the images of the training are read otherwise than those of its teacher."""
+    differences = image_differences(_image_settings(spec, None), source.image_settings or {})
+    return [differences_text("the teacher", differences)] if differences else []
+
+
+def _image_settings(spec: TrainConfig, teacher: Source | None) -> dict[str, Any]:
     """How the training will read its images, as far as its teacher leaves them to be known; {}: as the start's."""
-    teacher = None if spec.teacher is None else source_of(database, roots, spec.teacher.weights, [], POINTER)
     of_teacher = (teacher and teacher.image_settings) or {}
-    given = {name: getattr(spec.augment, name) for name in image_settings({})}
+    given = {name: getattr(spec.augment, name) for name in (*image_settings({}), "keep_ratio")}
     return of_teacher | {name: value for name, value in given.items() if value is not None}
 
 

@@ -12,7 +12,7 @@ from api.database import Session
 from api.models import Job
 from api.services.files import artifacts
 from api.services.jobs import capable, dependencies, store
-from api.services.submission import evaluate_export, start, unlabelled, validation
+from api.services.submission import evaluate_export, unlabelled, validation, weights_notes
 from api.services.submission.shared import Shared
 from api.settings import Settings
 from crosskd.spec.config import TrainConfig
@@ -57,7 +57,7 @@ def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared
     Raises `InvalidSpec` and `Unavailable`, as `submit` does. `shared` is for several orders of one request.
     """
     spec, warnings = validation.resolve(session, settings, order, shared)
-    notes = [*start.notes(session.database, settings.data_roots, spec), *evaluate_export.notes(spec)]
+    notes = [*weights_notes.notes(session.database, settings.data_roots, spec), *evaluate_export.notes(spec)]
     notes += unlabelled.notes(spec)
     return Judged(spec, notes, warnings)
 

@@ -23,7 +23,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, StudentConfig, TeacherConfig
 from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
-from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_settings, scale_of
+from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_facts, image_settings, scale_of
 from crosskd.spec.shapes import ExpectedShapes, expected_shapes
 from crosskd.spec.torchvision_names import INSTEAD as ANOTHER
 from crosskd.spec.torchvision_names import READ, Held, torchvision_detector
@@ -138,7 +138,7 @@ def _settings_of(session: Session, job: Job) -> dict[str, Any] | None:
     of_job = select(Attempt.result).where(Attempt.job_id == job.id, Attempt.status == "succeeded")
     manifest = session.scalars(of_job.order_by(Attempt.number.desc()).limit(1)).first()
     try:
-        return image_settings(manifest["config"]["augment"]) if manifest else None
+        return image_facts(manifest["config"]["augment"]) if manifest else None
     except (KeyError, TypeError, ValueError, AttributeError):  # a worker may hand in anything
         return None
 
@@ -189,7 +189,7 @@ def _of_folder(folder: FoundFolder) -> Source:
         told.classes,
         dict(folder.shapes),
         scale_of(told.augment) if "short_edges" in told.augment else None,
-        image_settings=image_settings(told.augment),
+        image_settings=image_facts(told.augment),
         folder=folder,
     )
 
@@ -258,7 +258,7 @@ def _settings_in(header: WeightsHeader) -> dict[str, Any] | None:
         return image_settings(OF_OTHER_PROJECTS) if header.foreign else image_settings({})
     recorded = header.json_metadata("augment") if "augment" in header.metadata else {}
     try:
-        return image_settings(recorded) if isinstance(recorded, dict) else None
+        return image_facts(recorded) if isinstance(recorded, dict) else None
     except ValueError:
         return None
 

@@ -16,6 +16,10 @@ from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
 
 INIT = {**TINY, "init": {"file": "t.safetensors"}}
+NONE: dict[str, Any] = {}
+PLAIN, SMOOTH = {"antialias": False}, {"antialias": True}
+SIZED = {"antialias": True, "val_short_edge": 64, "long_edge": 64, "pad_to": 32}
+SQUARE = {**SIZED, "keep_ratio": False}
 OTHERWISE = "images are read otherwise than those that the detector was trained on"
 
 
@@ -35,30 +39,33 @@ def test_what_is_taken_is_told_from_the_header(client: TestClient, resolve: Post
 
 @ONE_DATABASE
 @pytest.mark.parametrize(
-    ("start", "teacher", "given", "told"),
+    ("start", "teacher", "given", "of_start", "of_teacher"),
     [
-        (False, None, None, ""),
-        (False, True, None, "augment.antialias is true here, false there"),
-        (True, False, None, "augment.antialias is false here, true there"),
-        (None, False, None, "augment.antialias is false here, true there"),  # a file that does not say it
-        (True, None, False, "augment.antialias is false here, true there"),
-        (False, True, False, ""),
+        (PLAIN, NONE, {}, "", ""),
+        (PLAIN, SMOOTH, {}, "augment.antialias is true here, false there", ""),
+        (SMOOTH, PLAIN, {}, "augment.antialias is false here, true there", ""),
+        ({}, PLAIN, {}, "augment.antialias is false here, true there", ""),  # a file that does not say it
+        (SMOOTH, NONE, PLAIN, "augment.antialias is false here, true there", ""),
+        (PLAIN, SMOOTH, PLAIN, "", "augment.antialias is false here, true there"),
+        (SQUARE, SQUARE, {"keep_ratio": False}, "", ""),
+        (SQUARE, SIZED, {}, "augment.keep_ratio is true here, false there", ""),
+        (SIZED, SQUARE, {}, "", "augment.keep_ratio is true here, false there"),
     ],
 )
 def test_other_images_than_those_it_was_trained_on_are_told(
-    resolve: Post, root: Path, start: bool | None, teacher: bool | None, given: bool | None, told: str
+    resolve: Post, root: Path, start: Any, teacher: Any, given: dict[str, Any], of_start: str, of_teacher: str
 ) -> None:
     changes: dict[str, Any] = {"student": INIT}
-    for name, antialias in (("t", start), ("teacher", teacher)):
-        recorded = {} if antialias is None else {"augment": json.dumps({"antialias": antialias})}
-        write_weights(root / f"{name}.safetensors", **recorded)
-    if teacher is not None:
+    for name, told in (("t", start), ("teacher", teacher)):
+        write_weights(root / f"{name}.safetensors", **({"augment": json.dumps(told)} if told else {}))
+    if teacher is not NONE:
         changes |= {"teacher": {"weights": {"file": "teacher.safetensors"}}}
-    if given is not None:
-        changes |= {"augment__antialias": given}
-    notes = resolve("distill" if teacher is not None else "train", **changes).json()["notes"]
-    said = [note for note in notes if "images are read otherwise" in note]
-    assert said == ([f"student.init: {OTHERWISE}: {told}"] if told else [])
+    changes |= {f"augment__{name}": value for name, value in given.items()}
+    notes = resolve("distill" if teacher is not NONE else "train", **changes).json()["notes"]
+    assert [note for note in notes if "images are read otherwise" in note] == [
+        *([f"teacher.weights: {OTHERWISE.replace('detector', 'teacher')}: {of_teacher}"] if of_teacher else []),
+        *([f"student.init: {OTHERWISE}: {of_start}"] if of_start else []),
+    ]
 
 
 @ONE_DATABASE

@@ -9,13 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from crosskd.commands.weights import tell_notes
 from crosskd.convert.convert import prepare
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError
 from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
-from crosskd.spec.config import FileRef, ModelConfig, TeacherConfig
+from crosskd.spec.config import AugmentConfig, FileRef, ModelConfig, TeacherConfig
 from tests.support import library_folders
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, Post, errors
@@ -66,6 +68,34 @@ def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: 
 
 
 @ONE_DATABASE
+def test_what_is_good_to_know_of_a_folder_is_told_at_submission(
+    client: TestClient, resolve: Post, root: Path, spec: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library_folders.craft(root / "hub", ModelConfig.model_validate(DETR), CLASSES)
+    (root / "hub" / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False, "size": {"height": 9}}))
+    config = json.loads((root / "hub" / "config.json").read_text())
+    (root / "hub" / "config.json").write_text(json.dumps({**config, "weight_loss_bbox": 2.0}))
+    told = [
+        "weight_loss_bbox is 2.0 there; this project trains with 5.0",
+        'preprocessor_config.json has size {"height": 9}, which is not taken: by default images are evaluated at '
+        "800 x 1333",
+    ]
+    hub = {"file": "hub"}
+    evaluated = {"weights": hub, "data": {"val": spec["data"]["val"]}}
+    for where, answer in (
+        ("teacher.weights", resolve("distill", student=DETR, teacher={"weights": hub})),
+        ("student.init", resolve("train", student=DETR | {"init": hub}, teacher=None)),
+        ("weights", client.post("/jobs?dry_run=1", json={"kind": "evaluate", "name": "n", "spec": evaluated})),
+    ):
+        assert answer.status_code == 200, answer.text
+        assert [note for note in answer.json()["notes"] if note.startswith(f"{where}: ")][:2] == [
+            f"{where}: {note}" for note in told
+        ]
+    tell_notes(root / "hub", root / "none.safetensors")
+    assert capsys.readouterr().err == "".join(f"note: hub: {note}\n" for note in told)
+
+
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("knobs", "place", "values"),
     [
@@ -78,7 +108,7 @@ def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: 
     ],
 )
 def test_a_model_that_a_folder_contradicts_is_refused_with_both_values(
-    resolve: Post, root: Path, knobs: dict[str, Any], place: str, values: str
+    resolve: Post, root: Path, knobs: dict[str, Any], place: str, values: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     library_folders.craft(root / "hub", ModelConfig.model_validate(DETR), CLASSES)
     plain = DETR | {"pixels": {"mean": [0, 0, 0], "std": [255, 255, 255]}}
@@ -86,10 +116,11 @@ def test_a_model_that_a_folder_contradicts_is_refused_with_both_values(
     written = plain | merged
     answer = resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}, "model": written})
     teacher = TeacherConfig(weights=FileRef(file=str(root / "hub")), model=ModelConfig.model_validate(written))
-    config = SimpleNamespace(teacher=teacher, distill=None)
+    config = SimpleNamespace(teacher=teacher, distill=None, augment=AugmentConfig(keep_ratio=False))
     if not place:
         assert answer.status_code == 200, answer.text
         assert load_teacher(config, CLASSES).config == teacher.model  # type: ignore[arg-type]
+        assert "those that the teacher was trained on: augment.keep_ratio is false here, true there" in caplog.text
         return
     assert values in errors(answer)[f"/spec/teacher/model/{place}"]
     with pytest.raises(ConfigError, match=re.escape(values)) as caught:
