@@ -136,6 +136,7 @@ class Distiller(nn.Module):
         student = self.student.view("student", features, targets, _needs(terms), assigned)
         ours = student.meet()
         losses: Losses = {} if targets.unlabelled else student.losses()
+        del student  # what no term needs of it goes before the terms begin
         for term in terms.values():
             losses |= term(Step(ours.view(term.needs), met.view(term.needs), targets))
         return losses

@@ -1,8 +1,9 @@
 """What is made of every (anchor, class) pair, a window of anchors at a time.
 
 A focal loss makes some six tensors of the logits' size, and keeps them for its gradient: at a thousand classes and
-RetinaNet's anchors that is 6 GB an image. Here only one window's are alive. They are made again for the gradient, and
-nothing of the logits' size is held but the maps themselves and their gradients. What fits in one window is made once.
+RetinaNet's anchors that is 6 GB an image. Here only one window's are alive. Of few logits the slopes are made together
+with the values, and become the gradient: one tensor of the logits' size. Of many, all is made again for the gradient,
+and nothing of the logits' size is held but the maps themselves and their gradients.
 
 No number depends on where a window ends: what is computed for an anchor does not see the others.
 """
@@ -18,23 +19,28 @@ from torch.autograd.function import once_differentiable
 
 from crosskd.losses import at_least_float32
 
-ENTRIES = 1 << 22  # of a window: images times anchors times classes; 16 MiB in float32
+ENTRIES = 1 << 19  # of a window on the CPU: images times anchors times classes; 2 MiB in float32, as caches hold
+ON_GPU = 8  # times as many there, where each window costs the start of its kernels
+KEPT = 1 << 22  # entries of all windows up to which slopes are kept: 16 MiB
 # Windows have a multiple of this many anchors of each cell. On the CPU the last few elements of a tensor, where they
 # fill no vector register, are computed by other instructions: so there are none but the batch's own last ones.
 VECTOR = 32
 
 # Logits [N, W, K] of a window, and where it lies among the anchors -> tensors [N, W]. It holds no state and draws no
-# random numbers, since it is called again for the gradient. Only the logits get one.
+# random numbers, since it is called again for the gradient. Only the logits get one, and only of a single tensor.
 Each = Callable[[Tensor, slice], tuple[Tensor, ...]]
 
 
 def by_anchor(maps: Sequence[Tensor], width: int, each: Each) -> tuple[Tensor, ...]:
-    """All that `each` makes of the anchors, [N, A] each, of maps [N, a * width, H_l, W_l]."""
-    found = windows(maps, width)
-    if len(found) == 1:  # what it takes is little, and to make it again for the gradient would cost half as much again
-        return each(cut_out(maps, width, found[0]), found[0])
-    made: tuple[Tensor, ...] = _ByAnchor.apply(width, each, *maps)
-    return made
+    """All that `each` makes of the anchors, [N, A] each, of maps [N, a * width, H_l, W_l].
+
+    Its graph serves one backward pass: `retain_graph` would find the slopes already multiplied.
+    """
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in maps)):
+        made = [each(cut_out(maps, width, window), window) for window in windows(maps, width)]
+        return tuple(torch.cat(parts, dim=1) for parts in zip(*made, strict=True))
+    learnt: Tensor = _ByAnchor.apply(width, each, *maps)
+    return (learnt,)
 
 
 def cut_out(maps: Sequence[Tensor], width: int, window: slice) -> Tensor:
@@ -71,7 +77,8 @@ def windows(maps: Sequence[Tensor], width: int) -> list[slice]:
     """Where each window lies among the anchors of all levels; all but the last are equally long."""
     step = VECTOR * (maps[0].shape[1] // width)
     total = sum(x.shape[1] // width * x.shape[2] * x.shape[3] for x in maps)
-    number = max(1, -(-maps[0].shape[0] * total * width // ENTRIES))
+    entries = ENTRIES if maps[0].device.type == "cpu" else ENTRIES * ON_GPU
+    number = max(1, -(-maps[0].shape[0] * total * width // entries))
     length = -(-total // (number * step)) * step
     return [slice(start, min(start + length, total)) for start in range(0, total, length)]
 
@@ -91,26 +98,64 @@ def _cells(maps: Sequence[Tensor], width: int, window: slice) -> list[Tensor]:
 
 class _ByAnchor(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, width: int, each: Each, *maps: Tensor) -> tuple[Tensor, ...]:
-        ctx.width, ctx.each = width, each
-        ctx.save_for_backward(*maps)
-        made = [each(cut_out(maps, width, window), window) for window in windows(maps, width)]
-        return tuple(torch.cat(parts, dim=1) for parts in zip(*made, strict=True))
+    def forward(ctx: Any, width: int, each: Each, *maps: Tensor) -> Tensor:
+        ctx.width, ctx.each, ctx.kinds = width, each, [x.dtype for x in maps]
+        ctx.kept = sum(x.numel() for x in maps) <= KEPT
+        slopes = [torch.empty_like(x, dtype=at_least_float32(x[:0]).dtype) for x in maps] if ctx.kept else []
+        ctx.save_for_backward(*(slopes if ctx.kept else maps))
+        parts = []
+        for window in windows(maps, width):
+            value, slope = _sloped(maps, width, each, window, learns=ctx.kept)
+            parts.append(value)
+            if slope is not None:
+                _lay(slope, slopes, width, window)
+        return torch.cat(parts, dim=1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        maps, width = ctx.saved_tensors, ctx.width
-        found = [torch.empty_like(x) for x in maps]
-        for window in windows(maps, width):
-            logits = cut_out(maps, width, window).detach().requires_grad_()
-            with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
-                made = ctx.each(logits, window)
-            (gradient,) = torch.autograd.grad(made, logits, [of_all[:, window] for of_all in gradients])
-            start = 0
-            for cells in _cells(found, width, window):
-                images, channels, count = cells.shape
-                rows = gradient[:, start : start + count * channels // width]
-                cells.copy_(rows.reshape(images, count, channels).permute(0, 2, 1))
-                start += rows.shape[1]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        width, saved = ctx.width, ctx.saved_tensors
+        if ctx.kept:
+            _weigh(saved, gradient, width)
+            return None, None, *(slope.to(kind) for slope, kind in zip(saved, ctx.kinds, strict=True))
+        found = [torch.empty_like(x) for x in saved]
+        for window in windows(saved, width):
+            _, slope = _sloped(saved, width, ctx.each, window)
+            assert slope is not None
+            _lay(slope * gradient[:, window, None], found, width, window)
         return None, None, *found
+
+
+def _sloped(
+    maps: Sequence[Tensor], width: int, each: Each, window: slice, *, learns: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """What `each` makes of a window [N, W], and its slope in each logit [N, W, width] where that is wanted."""
+    logits = cut_out(maps, width, window).detach()
+    if not learns:
+        (value,) = each(logits, window)
+        return value, None
+    with torch.enable_grad(), torch.autocast(logits.device.type, enabled=False):
+        (value,) = each(logits.requires_grad_(), window)
+        (slope,) = torch.autograd.grad(value, logits, torch.ones_like(value))
+    return value.detach(), slope
+
+
+def _weigh(slopes: Sequence[Tensor], gradient: Tensor, width: int) -> None:
+    """Multiply the slopes, laid out as the maps, by the gradient [N, A] of each anchor, in place."""
+    start = 0
+    for maps in slopes:
+        cells = maps.flatten(2).unflatten(1, (-1, width))  # [N, a, K, H * W]
+        count = cells.shape[1] * cells.shape[3]
+        own = gradient[:, start : start + count].unflatten(1, (-1, cells.shape[1]))  # [N, H * W, a]
+        cells.mul_(own.mT[:, :, None])
+        start += count
+
+
+def _lay(rows: Tensor, maps: Sequence[Tensor], width: int, window: slice) -> None:
+    """Lay the rows of a window [N, W, width] where `cut_out` would take them from."""
+    start = 0
+    for cells in _cells(maps, width, window):
+        images, channels, count = cells.shape
+        part = rows[:, start : start + count * channels // width]
+        cells.copy_(part.reshape(images, count, channels).permute(0, 2, 1))
+        start += part.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,9 +19,7 @@ from crosskd.spec.config import LossConfig
 from crosskd.structures import Assignment, Losses, Predictions
 
 
-def focal_loss(
-    head: DenseHead, predictions: Predictions, positives: Positives, assignment: Assignment, weights: LossConfig
-) -> Tensor:
+def focal_loss(head: DenseHead, predictions: Predictions, assignment: Assignment, weights: LossConfig) -> Tensor:
     """Sum of the focal loss over all anchors and classes of each level -> [L].
 
     Every entry counts as background first; the few that are objects are then put right. A one-hot target of the
@@ -28,16 +27,15 @@ def focal_loss(
     """
     gamma, alpha = weights.focal_gamma, weights.focal_alpha
     label = assignment.labels.clamp(max=head.num_classes - 1)[..., None]  # of the background: any
+    there = assignment.labels < head.num_classes
 
-    def each(logits: Tensor, window: slice) -> tuple[Tensor, Tensor]:
-        return focal_negative(logits, gamma, alpha).sum(-1), logits.gather(-1, label[:, window])[..., 0]
+    def each(logits: Tensor, window: slice) -> tuple[Tensor]:
+        background = focal_negative(logits, gamma, alpha).sum(-1) * assignment.label_weights[:, window]
+        own = logits.gather(-1, label[:, window])[..., 0]
+        correction = focal_positive(own, gamma, alpha) - focal_negative(own, gamma, alpha)
+        return (background + torch.where(there[:, window], correction, 0.0),)
 
-    negative, own = by_anchor(predictions.cls, head.num_classes, each)  # [N, A] both
-    background = negative * assignment.label_weights
-    ours = positives.gather(own)  # [P]
-    correction = focal_positive(ours, gamma, alpha) - focal_negative(ours, gamma, alpha)
-    total = level_sums(background, assignment.level_sizes) + positives.level_sums(correction, assignment)
-    return weights.focal * total
+    return weights.focal * level_sums(by_anchor(predictions.cls, head.num_classes, each)[0], assignment.level_sizes)
 
 
 def overlap_losses(boxes: Tensor, target: Tensor, weights: LossConfig) -> Tensor:
@@ -69,7 +67,7 @@ def centerness_losses(
     logits = positives.gather(flatten(predictions.centerness, 1))[:, 0]
     near = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
     return {
-        "loss_cls": focal_loss(head, predictions, positives, assignment, head.weights) / divisor,
+        "loss_cls": focal_loss(head, predictions, assignment, head.weights) / divisor,
         "loss_bbox": positives.level_sums(overlap, assignment) / box_divisor(centre),
         "loss_centerness": positives.level_sums(near, assignment) * (head.weights.centerness / divisor),
     }

@@ -59,7 +59,7 @@ class RetinaNet(DenseHead):
             aim = encode_deltas(positives.anchors.boxes(), positives.boxes, STDS)
             box = box + self.weights.l1 * (ours - aim).abs().sum(-1)
         return {
-            "loss_cls": focal_loss(self, predictions, positives, assignment, self.weights) / divisor,
+            "loss_cls": focal_loss(self, predictions, assignment, self.weights) / divisor,
             "loss_bbox": positives.level_sums(box, assignment) / divisor,
         }
 
