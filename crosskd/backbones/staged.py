@@ -55,6 +55,14 @@ class StagedBackbone(nn.Module, ABC):
     def stages(self) -> list[list[nn.Module]]:
         """The modules of the stem, then those of each stage."""
 
+    def recomputed(self) -> list[nn.Module]:
+        """The modules whose `forward` activation checkpointing runs again: each learning stage's that have parts.
+
+        A backbone that shows no stages is run again as a whole.
+        """
+        learning = self.stages()[self.frozen_stages + 1 :]
+        return [part for stage in learning for part in stage if any(part.children())] if self.stages() else [self]
+
     def freeze(self) -> None:
         """Take the gradient from what is frozen and fix the norms; to be called once the modules are there."""
         if self.norm_eps is not None:

@@ -101,6 +101,10 @@ class Detector(nn.Module, ABC):
     def convolutions(self) -> list[tuple[nn.Module, str]]:
         """The methods, each with its module, whose shapes depend on the images' size alone: what can be compiled."""
 
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """The methods, each with its module, that activation checkpointing runs again in the backward pass."""
+        return [(module, "forward") for module in self.backbone.recomputed()]
+
 
 def build_detector(config: ModelConfig, num_classes: int, *, pretrained: bool = True) -> Detector:
     """A detector as `config` says; `pretrained=False` leaves `backbone.init` out, for weights that come later.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crosskd.backbones.staged import STRIDE
-from crosskd.detectors.dense.head import map_sizes
+from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.view import Met, Pass
 from crosskd.distill.renormalise import Renormalise
@@ -175,6 +175,12 @@ class Distiller(nn.Module):
         for name, term in self._terms().items():
             found |= {f"{name}.{part}": words for part, words in term.adapters().items()}
         return found
+
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """As `Detector.recomputed`: of the student, and of the teacher's head where gradients pass through it."""
+        head = self.teacher.head
+        crossed = head.recomputed() if isinstance(head, DenseHead) else []
+        return [*self.student.recomputed(), *crossed]
 
     def _terms(self) -> dict[str, Term]:
         terms: dict[str, Any] = dict(self.terms.items())  # to torch they are modules

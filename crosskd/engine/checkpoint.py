@@ -137,7 +137,10 @@ def _read_file(path: Path) -> dict[str, Any]:
 # --- does it belong to this run? -------------------------------------------------------------------------------------
 
 # What may differ between a run and its resume: where files lie, how fast the machine is, what is reported when.
-_FREE = {"data", "device", "threads", "channels_last", "compile", "evaluation", "checkpoint", "export", "log_every"}
+_FREE = {
+    "data", "device", "threads", "channels_last", "compile", "activation_checkpointing", "evaluation", "checkpoint",
+    "export", "log_every",
+}  # fmt: skip
 
 
 def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_digest: str | None = None) -> dict[str, Any]:

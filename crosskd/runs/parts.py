@@ -24,6 +24,7 @@ from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.optim import Schedule, build_optimizer
 from crosskd.engine.parallel import data_parallel
 from crosskd.engine.random_state import seed_all
+from crosskd.engine.recompute import recompute_within
 from crosskd.engine.training import Training
 from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
@@ -98,6 +99,8 @@ def build_parts(
             trainee.to(device)
         shared = data_parallel(trainee, idle=trainee.sometimes_idle())
         ema = EMA(student, config.ema) if config.ema else None
+    if config.activation_checkpointing:
+        recompute_within(trainee.recomputed())
     if config.compile:
         _compile(trainee, [student] if teacher is None else [student, teacher])
     seed_all(config.seed + distributed.rank())  # anew: building a teacher drew random numbers

@@ -167,6 +167,11 @@ class TrainConfig(Section):
     compile: bool = Field(
         default=False, description="Compile the networks with torch.compile: minutes at the start, faster steps."
     )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Keep only some of the student's maps for the gradient and make the others again: about half the "
+        "memory of a step, which takes longer.",
+    )
     evaluation: EvaluationConfig = Field(
         default=EvaluationConfig(), description="When AP is measured, and when that ends the run."
     )
@@ -243,6 +248,13 @@ class TrainConfig(Section):
         if self.optimizer.sampling_lr_factor != 1 and self.student.family != "detr":
             message = f"sampling_lr_factor is a knob of the DETRs; leave it out for a {self.student.detector} student"
             raise refused(message, "optimizer", "sampling_lr_factor")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_or_compiles(self) -> TrainConfig:
+        if self.compile and self.activation_checkpointing:
+            message = "compiled networks decide themselves which maps are made again; leave this out, or compile"
+            raise refused(message, "activation_checkpointing")
         return self
 
     @model_validator(mode="after")

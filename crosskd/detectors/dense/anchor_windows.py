@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from crosskd.losses import at_least_float32
 
-ENTRIES = 1 << 19  # of a window on the CPU: images times anchors times classes; 2 MiB in float32, as caches hold
-ON_GPU = 8  # times as many there, where each window costs the start of its kernels
+ENTRIES = 1 << 18  # of a window on the CPU: images times anchors times classes; 1 MiB in float32, as caches hold
+ON_GPU = 16  # times as many there, where each window costs the start of its kernels
 KEPT = 1 << 22  # entries of all windows up to which slopes are kept: 16 MiB
 # Windows have a multiple of this many anchors of each cell. On the CPU the last few elements of a tensor, where they
 # fill no vector register, are computed by other instructions: so there are none but the batch's own last ones.
@@ -144,9 +144,9 @@ def _weigh(slopes: Sequence[Tensor], gradient: Tensor, width: int) -> None:
     """Multiply the slopes, laid out as the maps, by the gradient [N, A] of each anchor, in place."""
     start = 0
     for maps in slopes:
-        cells = maps.flatten(2).unflatten(1, (-1, width))  # [N, a, K, H * W]
+        cells = maps.view(len(maps), -1, width, *maps.shape[2:]).flatten(3)  # [N, a, K, H * W]
         count = cells.shape[1] * cells.shape[3]
-        own = gradient[:, start : start + count].unflatten(1, (-1, cells.shape[1]))  # [N, H * W, a]
+        own = gradient[:, start : start + count].reshape(len(maps), -1, cells.shape[1])  # [N, H * W, a]
         cells.mul_(own.mT[:, :, None])
         start += count
 

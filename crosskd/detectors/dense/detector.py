@@ -56,3 +56,8 @@ class DenseDetector(Detector):
     def convolutions(self) -> list[tuple[nn.Module, str]]:
         """Backbone and neck, and both sides of the head's cut."""
         return [(self, "features"), (self.head, "front"), (self.head, "back")]
+
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """Also blocks of the neck, where there are any, both sides of each tower's cut, and the prediction layers."""
+        blocks = [block for each in self.neck.children() for block in each.children() if any(block.children())]
+        return [*super().recomputed(), *((block, "forward") for block in blocks), *self.head.recomputed()]

@@ -148,21 +148,32 @@ class DenseHead(nn.Module, ABC):
         """From the maps at the cut to the predictions."""
         classes, boxes, centres, objects = [], [], [], []
         for level, (c, b) in enumerate(zip(held.cls, held.box, strict=True)):
-            c = self.cls_tower.back(c, cut, level, activated=held.activated)
-            b = self.box_tower.back(b, cut, level, activated=held.activated)
-            classes.append(of_level(self.cls, level)(c))
-            code = of_level(self.box, level)(b)
-            boxes.append(self._code(code if self.scales is None else code * self.scales[level], level))
-            if self.centerness is not None:
-                centres.append(self.centerness(self._centerness_input(c, b)))
-            if self.objectness is not None:
-                objects.append(of_level(self.objectness, level)(b))
-        return Predictions(
-            classes,
-            boxes,
-            centres if self.centerness is not None else None,
-            objects if self.objectness is not None else None,
+            said, code, centre, there = self.on_level(c, b, cut, level, activated=held.activated)
+            classes.append(said)
+            boxes.append(code)
+            if centre is not None:
+                centres.append(centre)
+            if there is not None:
+                objects.append(there)
+        return Predictions(classes, boxes, centres or None, objects or None)
+
+    def on_level(
+        self, cls: Tensor, box: Tensor, cut: int, level: int, *, activated: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """From a level's maps at the cut to its classes, box codes and, where there are any, centerness, objectness."""
+        cls = self.cls_tower.back(cls, cut, level, activated=activated)
+        box = self.box_tower.back(box, cut, level, activated=activated)
+        code = of_level(self.box, level)(box)
+        return (
+            of_level(self.cls, level)(cls),
+            self._code(code if self.scales is None else code * self.scales[level], level),
+            self.centerness(self._centerness_input(cls, box)) if self.centerness is not None else None,
+            of_level(self.objectness, level)(box) if self.objectness is not None else None,
         )
+
+    def recomputed(self) -> list[tuple[nn.Module, str]]:
+        """The methods that activation checkpointing runs again: each tower up to the cut, and all behind it."""
+        return [(self.cls_tower, "front"), (self.box_tower, "front"), (self, "on_level")]
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:
         return self.back(self.front(features, 0), 0)

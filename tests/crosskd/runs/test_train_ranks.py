@@ -43,6 +43,7 @@ RECIPE: dict[str, Any] = {
     "threads": 1,
     "log_every": 1,
     "gpus": 2,
+    "activation_checkpointing": True,
 }
 IMAGES = 22  # 11 batches of an epoch, 6 for each rank with one of them twice; 3 steps
 
