@@ -26,22 +26,24 @@ from tests.support.service import Service
 from worker.training.paths import opened_paths
 
 SHARDS = 200_000  # bytes: the smallest model has several
+WINDOWED = LIGHT, ROBOFLOW = "lw_detr", "rf_detr"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An RT-DETR in one file, and the same in several."""
+    """An RT-DETR in one file, and the same in several; and those with windows."""
     base = tmp_path_factory.mktemp("made")
     library_folders.write(base / "one", "rt_detr", unit=True)
     library_folders.write(base / "many", "rt_detr", unit=True, max_shard_size=SHARDS)
+    for kind in WINDOWED:
+        library_folders.write(base / kind, kind)
     assert len(list((base / "many").glob("*.safetensors"))) > 2
     return base
 
 
 @pytest.fixture
 def root(tmp_path: Path, made: Path) -> Path:
-    shutil.copytree(made / "one", tmp_path / "root" / "one")
-    shutil.copytree(made / "many", tmp_path / "root" / "many")
+    shutil.copytree(made, tmp_path / "root")
     (tmp_path / "root" / "annotations.json").touch()
     return tmp_path / "root"
 
@@ -140,6 +142,7 @@ def _a_shard_less(folder: Path) -> None:
     sorted(folder.glob("*.safetensors"))[1].unlink()
 
 
+JOINT = "transformer.decoder.layers.0.self_attn.in_proj_bias"
 LAYER = "model.decoder.class_embed.0.bias"
 BAD: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("remote code", "one", _change(auto_map={"AutoModel": "x.Y"}), "brings code of its own (auto_map)"),
@@ -224,6 +227,36 @@ BAD: list[tuple[str, str, Callable[[Path], None], str]] = [
         "must be safetensors that lie in",
     ),
     ("index of a missing file", "many", lambda folder: _index(folder, "no.safetensors"), "lacks 1 of the"),
+    ("windows in a row", LIGHT, _backbone(num_windows=8), "num_windows: 8, which is no square"),
+    ("windows without number", LIGHT, _backbone(num_windows=[4]), "num_windows: [4], which is no square"),
+    ("windows of a side", LIGHT, _backbone(num_windows_side=4), "num_windows_side: 4, and its other sizes make it 2"),
+    ("windows that do not divide", LIGHT, _backbone(image_size=100), "asks for a multiple of num_windows 4 times 2"),
+    ("too many windows", ROBOFLOW, _backbone(num_windows=9), "backbone_config.num_windows: Input should be less"),
+    ("windowed blocks", ROBOFLOW, _backbone(window_block_indexes=[0]), "and its other sizes make it [0, 1]"),
+    ("windowed blocks", LIGHT, _backbone(window_block_indices=["0"]), "no list of numbers of blocks"),
+    ("heads", ROBOFLOW, _backbone(num_attention_heads=3), "num_attention_heads: width 16 is no multiple of heads 3"),
+    ("positions of another image", LIGHT, _backbone(pretrain_image_size=48), "of other shapes|does not fit|shape"),
+    ("positions of another image", ROBOFLOW, _backbone(image_size=64), "of other shapes|does not fit|shape"),
+    ("positions of no square", ROBOFLOW, _backbone(image_size=[32, 48]), "positions of a square alone"),
+    ("a map behind no block", ROBOFLOW, _backbone(num_hidden_layers=2), "its last map lies behind block 3"),
+    ("maps of two names", ROBOFLOW, _backbone(out_indices=[1, 3]), "not the blocks of out_indices by their names"),
+    ("another block", ROBOFLOW, _backbone(out_features=["stage2", "stage4"], out_indices=[2, 4]), "make it [0, 1, 3]"),
+    ("registers", ROBOFLOW, _backbone(num_register_tokens=4), "num_register_tokens: 4, and its other sizes make it 0"),
+    ("another net", ROBOFLOW, _backbone(use_swiglu_ffn=True), "use_swiglu_ffn: true, and this project builds it"),
+    ("another backbone", LIGHT, _backbone(model_type="rf_detr_dinov2"), "its backbone here is lw_detr_vit alone"),
+    ("a backbone fetched", ROBOFLOW, _change(backbone="facebook/dinov2-small"), "would have to be fetched"),
+    ("no object", ROBOFLOW, _change(backbone_config="dinov2"), "its backbone here is rf_detr_dinov2 alone"),
+    ("masks", ROBOFLOW, _change(architectures=["RfDetrForInstanceSegmentation"]), "which finds masks"),
+    ("two maps", ROBOFLOW, _change(projector_scale_factors=[2.0, 0.5]), "and its other sizes make it [1.0]"),
+    ("scales", LIGHT, _change(projector_scale_factors=[4.0]), "projector_scale_factors: Input should be less"),
+    ("channels of maps", LIGHT, _change(projector_in_channels=[1, 1]), "and its other sizes make it [32, 32]"),
+    ("groups", ROBOFLOW, _change(group_detr=2), "no place for|of other shapes"),
+    (
+        "a third of a tensor",
+        ROBOFLOW,
+        _tensors(lambda x: x.update({JOINT: x[JOINT][:-1].clone()})),
+        "misses tensors|missing",
+    ),
     (
         "index without a map",
         "many",
@@ -241,7 +274,7 @@ def test_both_refuse_the_same_folders(root: Path, which: str, change: Callable[[
 
 
 def test_both_take_what_the_library_wrote_in_one_file_or_in_several(root: Path) -> None:
-    for which in ("one", "many"):
+    for which in ("one", "many", *WINDOWED):
         assert of_the_service(root / which, root) == of_the_training(root / which, root) == ""
     found = look_at_folder("many", [root])
     assert found is not None

@@ -13,7 +13,6 @@ from crosskd.convert import megvii, mmdet, mmdet_regions, torchvision
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import settings_of
-from crosskd.spec.detr.folder_config import READ
 from crosskd.spec.detr.folder_names import from_library, same_tensor, second_names, to_library, with_twins
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.detr.types import TYPES
@@ -198,13 +197,13 @@ def from_native(state: Mapping[str, Tensor], target: Format, model: ModelConfig)
 
 
 def _to_folder(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    if model.detector not in READ:
-        others = "" if model.detector in TYPES else ", or write another project's: --to mmdet or torchvision"
+    if model.detector not in TYPES:
         raise WeightsError(
-            f"{model.detector} is not written as transformers has it; of its models {', '.join(READ)} are",
-            remedy=f"Keep the file as this project's own{others}.",
+            f"{model.detector} is not written as transformers has it; of its models {', '.join(TYPES)} are",
+            remedy="Keep the file as this project's own, or write another project's: --to mmdet or torchvision.",
         )
-    settings_of(model.backbone)  # raises where there is none
+    if TYPES[model.detector].backbone is None:
+        settings_of(model.backbone)  # raises where there is none
     if model.pixels.order != "rgb":
         raise WeightsError(
             "transformers gives its models RGB, and pixels.order is bgr",

@@ -21,7 +21,7 @@ from crosskd.spec.detr.folder import Folder
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS
 from crosskd.spec.weights_file import FORMAT
 from crosskd.weights.description import Description
-from crosskd.weights.folder import folder_at, folder_tensors, record, told_by
+from crosskd.weights.folder import folder_at, folder_tensors, read_of, record, told_by
 from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors, read_content, tensors_in
 
@@ -84,10 +84,9 @@ def read_source(path: Path | str) -> Source:
 def _from_folder(path: Path, folder: Folder) -> Source:
     told = told_by(folder)
     extra = {"augment": record(told)["augment"]}
-    tensors = folder_tensors(path, folder)
-    return Source(
-        path.name, "transformers", tensors, told.model, told.classes, extra, notes=told.notes, count=told.count
-    )
+    tensors, left_out = read_of(folder_tensors(path, folder), told)
+    notes = told.notes + left_out
+    return Source(path.name, "transformers", tensors, told.model, told.classes, extra, notes=notes, count=told.count)
 
 
 def _own_entry(content: Any) -> dict[str, str]:

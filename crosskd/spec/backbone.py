@@ -67,7 +67,7 @@ class BackboneConfig(Section):
     vit: VitConfig | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="lw_detr_vit and rf_detr_dinov2 alone: their sizes. Default: those of the published small models.",
+        description="lw_detr_vit and rf_detr_dinov2 alone: their sizes. Default: the library's own.",
     )
 
     @model_validator(mode="before")

@@ -23,8 +23,8 @@ Shapes = dict[str, tuple[int, ...]]
 class VitConfig(Section):
     """A vision transformer whose blocks attend inside windows, but for a few that look at the whole image.
 
-    Images are padded to a multiple of `patch` x `windows` pixels. Defaults are those of the published LW-DETR tiny
-    (arXiv 2406.03459) and, for rf_detr_dinov2, of DINOv2's small model with windows, as RF-DETR has it.
+    Images are padded to a multiple of `patch` x `windows` pixels. Defaults are those that
+    transformers has for LW-DETR (arXiv 2406.03459; in no published size) and, for rf_detr_dinov2, RF-DETR's base.
     """
 
     width: int = Field(
@@ -75,6 +75,13 @@ class VitConfig(Section):
         return self.maps[-1]
 
     @property
+    def blocks_in_windows(self) -> list[int]:
+        """Of lw_detr_vit."""
+        if self.window_blocks is not None:
+            return list(self.window_blocks)
+        return [block for block in BLOCKS_IN_WINDOWS if block < self.blocks]
+
+    @property
     def step(self) -> int:
         """Pixels that the sides of an image are a multiple of: whole windows of whole patches."""
         return self.patch * self.windows
@@ -122,12 +129,9 @@ def library_values(name: str, vit: VitConfig) -> dict[str, Any]:
     if name == "rf_detr_dinov2":
         # Its mask token belongs to DINOv2's own training: no detector reads it.
         return values | {"image_size": vit.image_side, "num_windows": vit.windows, "use_mask_token": False}
-    blocks = vit.window_blocks
-    if blocks is None:
-        blocks = [block for block in BLOCKS_IN_WINDOWS if block < vit.blocks]
     # Nothing but a check of the library's reads the size of images.
     sides = {"pretrain_image_size": vit.image_side, "image_size": vit.windows**3}
-    return values | sides | {"num_windows": vit.windows**2, "window_block_indices": list(blocks)}
+    return values | sides | {"num_windows": vit.windows**2, "window_block_indices": vit.blocks_in_windows}
 
 
 def vit_shapes(name: str, vit: VitConfig) -> Shapes:

@@ -16,6 +16,8 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder import CONFIG, PREPROCESSOR, SINGLE, Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, config_of, preprocessor_of, read_config
 from crosskd.spec.detr.folder_contradictions import contradictions
+from crosskd.spec.detr.folder_names import from_library
+from crosskd.spec.detr.folder_windowed import is_unread, parts
 from crosskd.spec.inputs import is_folder, opened_in
 from crosskd.weights.files import making_folder
 
@@ -63,6 +65,17 @@ def folder_tensors(path: Path, folder: Folder) -> dict[str, Tensor]:
             raise _unreadable(path / file, str(error)) from error
     all_shapes(folder, {file: {name: tuple(x.shape) for name, x in each.items()} for file, each in found.items()})
     return {name: tensor for each in found.values() for name, tensor in each.items()}
+
+
+def read_of(tensors: Mapping[str, Tensor], told: Told) -> tuple[dict[str, Tensor], list[str]]:
+    """Those that the model has, each by itself; and what is worth saying of the others."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        several = parts(name, len(tensor)) if tensor.dim() else []
+        found |= zip(several, tensor.chunk(3), strict=True) if several else {name: tensor}
+    kept = {name: tensor for name, tensor in found.items() if not is_unread(from_library(name, told.model), told.model)}
+    left = len(found) - len(kept)
+    return kept, [f"{left} tensors of its backbone are left out, which its detections do not depend on"] if left else []
 
 
 def require_count(said: int | None, count: int, name: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.spec import registry
-from crosskd.spec.detr.folder_config import READ
 from crosskd.spec.detr.types import TYPES
 from crosskd.spec.distill import DistillConfig
 from crosskd.spec.evaluate_export import unexportable
@@ -127,7 +126,7 @@ def files() -> Rows:
     ONNX."""
     forms: Mapping[str, Iterable[str]] = {
         "our own": registry.DETECTORS, "MMDetection's": mmdet.PAIRS, "torchvision's": torchvision.PAIRS,
-        "transformers'": READ,
+        "transformers'": TYPES,
     }  # fmt: skip
     rows = [["detector", *PROOFS, *forms, "Megvii's", "ONNX"]]
     for detector, entry in registry.DETECTORS.items():

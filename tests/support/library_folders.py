@@ -10,6 +10,7 @@ import torch
 
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_names import to_library
+from crosskd.spec.detr.types import TYPES
 from crosskd.spec.registry import BACKBONES
 from crosskd.spec.shapes import expected_shapes
 from crosskd.weights.folder import write_folder
@@ -18,6 +19,9 @@ from tests.support.detr_library import shake
 CLASSES = ["platelet", "red", "white"]
 _SIZES = {"d_model": 32, "decoder_layers": 2, "decoder_ffn_dim": 24, "num_queries": 6, "encoder_attention_heads": 4}
 _SIZES |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 40, "id2label": dict(enumerate(CLASSES))}
+_WINDOWED = {name: _SIZES[name] for name in ("d_model", "decoder_layers", "decoder_ffn_dim", "num_queries", "id2label")}
+_WINDOWED |= {"decoder_self_attention_heads": 4, "decoder_cross_attention_heads": 8, "decoder_n_points": 2}
+_VIT = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 4, "patch_size": 4, "image_size": 32}
 _HYBRID = {"encoder_hidden_dim": 64, "decoder_in_channels": [64] * 3, "num_denoising": 0}
 _PLAIN = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 32, 64, 128], "depths": [1, 1, 1, 1]}
 
@@ -35,6 +39,18 @@ KINDS: dict[str, dict[str, Any]] = {
         **_HYBRID, "backbone": "hgnet_v2_b0", "decoder_n_points": [3, 6, 3], "depth_mult": 0.34, "reg_scale": 8.0,
         "max_num_bins": 8, "hidden_expansion": 0.5,
     },
+    # Of four blocks three are read.
+    "lw_detr": {
+        "group_detr": 3, "projector_scale_factors": [2.0, 0.5], "backbone_config": {
+            **_VIT, "model_type": "lw_detr_vit", "num_windows": 4, "window_block_indices": [0, 3],
+            "pretrain_image_size": 24, "out_indices": [1, 3],
+        },
+    },
+    "rf_detr": {
+        "group_detr": 3, "dropout": 0.0, "backbone_config": {
+            **_VIT, "model_type": "rf_detr_dinov2", "num_windows": 2, "out_features": ["stage2", "stage3"],
+        },
+    },
 }  # fmt: skip
 
 
@@ -44,7 +60,7 @@ def build(kind: str, seed: int = 0, **changes: Any) -> Any:
 
     from crosskd.backbones.library import settings_of
 
-    values = {**_SIZES, **KINDS[kind], **changes}
+    values = {**(_SIZES if TYPES[kind].backbone is None else _WINDOWED), **KINDS[kind], **changes}  # type: ignore[index]
     if name := values.pop("backbone", None):
         values["backbone_config"] = {**settings_of(name, 8), "out_indices": [2, 3, 4]}
         values["encoder_in_channels"] = list(BACKBONES[name].channels(8)[-3:])

@@ -17,6 +17,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.detr.folder import Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, read_config
 from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, second_names, to_library, with_twins
+from crosskd.spec.detr.folder_windowed import is_unread, parts
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from crosskd.spec.shapes import expected_shapes
 from crosskd.spec.weights_header import MAX_HEADER, NotSafetensors, Shape, read_header
@@ -86,8 +87,10 @@ def _headers(path: Path, folder: Folder, roots: Sequence[Path]) -> dict[str, Map
 def _ours(name: str, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The tensors by our names. Raises `WeightsError` where they are not those of the configuration."""
     found: dict[str, Shape] = {}
-    for theirs, shape in shapes.items():
+    for theirs, shape in _each(shapes).items():
         ours = from_library(theirs, told.model)
+        if is_unread(ours, told.model):
+            continue
         if ours in found:
             raise WeightsError(f"{name} has {theirs[:200]} under two names", remedy="Save it anew with transformers.")
         found[ours] = shape
@@ -119,6 +122,15 @@ def _ours(name: str, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape
                 f"{name} {what} ({len(names)}): {listed}{more}",
                 remedy="Use the config.json that the tensors were saved with.",
             )
+    return found
+
+
+def _each(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Of a tensor that is several in the model, the shape of each."""
+    found: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        several = parts(name, shape[0]) if shape else []
+        found |= {part: (shape[0] // len(several), *shape[1:]) for part in several} if several else {name: shape}
     return found
 
 

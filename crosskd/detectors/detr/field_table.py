@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from crosskd.spec.detr.folder_config import BACKBONES, FIELDS, READ
+from crosskd.spec.detr.folder_config import BACKBONES, FIELDS
 from crosskd.spec.detr.types import LIBRARY, TYPES
 
 _BASE = "PreTrainedConfig"
@@ -32,7 +32,7 @@ def fields_of(config: str) -> dict[str, Any]:
 
 
 def all_fields() -> dict[str, dict[str, Any]]:
-    told = {str(name): fields_of(TYPES[name].config) for name in READ}
+    told = {str(name): fields_of(TYPES[name].config) for name in TYPES}
     return {**told, **{name: fields_of(config) for name, config in BACKBONES.items()}}
 
 

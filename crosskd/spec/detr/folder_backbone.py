@@ -16,8 +16,8 @@ _INDICES = [2, 3, 4]  # of its maps: those at strides 8, 16 and 32
 _STAGES = ["stage2", "stage3", "stage4"]
 _OF_TIMM = frozenset({"resnet18", "resnet34", "resnet50", "resnet101"})  # which are torchvision's under timm's names
 _TIMM_DEFAULTS: Sequence[Any] = ({}, {"out_indices": _INDICES}, {"out_indices": _INDICES, "in_chans": 3})
-# What changes nothing in the maps, or follows of other fields.
-_FREE = frozenset(
+# What changes nothing in the maps of a backbone, or follows of other fields.
+FREE = frozenset(
     {
         "_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "architectures",
         "chunk_size_feed_forward", "dtype", "torch_dtype", "id2label", "label2id", "num_labels", "initializer_range",
@@ -73,7 +73,7 @@ def backbone_of(name: str, config: Mapping[str, Any], fields: Mapping[str, Mappi
     if told.get("out_indices", _INDICES) != _INDICES or told.get("out_features", _STAGES) != _STAGES:
         raise _refused(name, "a backbone that gives other maps than those at strides 8, 16 and 32")
     given = {field: told.get(field, value) for field, value in fields[str(kind)].items()}
-    free = _FREE | (_OF_HGNET if kind == HGNET else frozenset())
+    free = FREE | (_OF_HGNET if kind == HGNET else frozenset())
     if unknown := sorted(told.keys() - given.keys() - free):
         raise _refused(name, f"a backbone_config with {unknown[0][:100]}, which this version does not know")
     caffe = kind == PLAIN and given.get("layer_type") == "bottleneck" and given.get("downsample_in_bottleneck") is True

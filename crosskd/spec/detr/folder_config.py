@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,15 +19,20 @@ from pydantic import ValidationError
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import backbone_of, settings_of
+from crosskd.spec.detr.folder_vit import vit_field, vit_of, vit_settings
 from crosskd.spec.detr.section import DetrConfig, library_values
-from crosskd.spec.detr.types import TYPES, ModelType, TypeName
+from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.registry import BACKBONES as OURS
 from crosskd.spec.registry import use_one_of
-from crosskd.spec.section import MAX_CLASSES
+from crosskd.spec.section import MAX_CLASSES, Section
+from crosskd.spec.vit import VITS, VitConfig
 
 FIELDS = Path(__file__).with_name("fields.json")
 # Model types of backbones -> the library's class of their configuration.
-BACKBONES = {"rt_detr_resnet": "RTDetrResNetConfig", "hgnet_v2": "HGNetV2Config", "resnet": "ResNetConfig"}
+BACKBONES = {
+    "rt_detr_resnet": "RTDetrResNetConfig", "hgnet_v2": "HGNetV2Config", "resnet": "ResNetConfig",
+    **{name: vit.config for name, vit in VITS.items()},
+}  # fmt: skip
 UNUSED = "N/A"  # how COCO's unused ids are called in published files
 MAX_NAME = 200
 MAPS = 3
@@ -54,9 +59,12 @@ _OF_TRAINING = re.compile(
     r"freeze_backbone_batch_norms|tie_word_embeddings|return_intermediate|disable_custom_kernels|"
     r"max_position_embeddings|two_stage_num_proposals"
 )
-# The types whose folders are read and written.
-READ: Sequence[TypeName] = ("deformable_detr", "rt_detr", "rt_detr_v2", "d_fine")
-_TYPES: Mapping[str, ModelType] = {name: TYPES[name] for name in READ}
+# What a model for masks alone reads.
+_OF_MASKS = re.compile(r"mask_.+|segmentation_head_.+|intermediate_size")
+# What older versions of the library call a field.
+_FORMER = {"lw_detr": {"mask_loss_coefficient": "class_loss_coefficient"}}
+_TYPES: Mapping[str, ModelType] = {str(name): kind for name, kind in TYPES.items()}
+_IMAGENET = ("deformable_detr", "lw_detr", "rf_detr")  # published for images that are normalised so
 _REMOTE = ("auto_map", "custom_pipelines", "trust_remote_code")
 _GENERIC = re.compile(r"LABEL_\d+")
 _REMEDY = "Use a checkpoint of a size that this project builds; docs/training.md says which fields have knobs."
@@ -93,23 +101,37 @@ def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str,
     if not isinstance(kind, str) or kind not in _TYPES:
         told = repr(kind)[:100] if kind is not None else "none"
         raise WeightsError(f"config.json of {name} is of model type {told}", remedy=use_one_of(_TYPES, str(kind)[:100]))
+    _refuse_masks(name, config)
     reader = _Reader(name, kind, _TYPES[kind], config)
     values, notes = reader.values()
     classes, count = _classes(name, config)
     pixels = _pixels(name, kind, preprocessor, notes)
-    section = {"detector": kind, "backbone": backbone_of(name, config, fields()), "detr": values, "pixels": pixels}
+    of_vit = _TYPES[kind].backbone is not None
+    backbone = vit_of(name, config, fields(), notes) if of_vit else backbone_of(name, config, fields())
+    section = {"detector": kind, "backbone": backbone, "detr": values, "pixels": pixels}
     try:
         model = ModelConfig.model_validate(section)
     except ValidationError as error:
         raise reader.unfit(error) from error
-    reader.require_numbers(values)
-    reader.require_channels(model)
-    return Told(model, classes, count, _scale(preprocessor, notes), notes, preprocessor is not None)
+    reader.require_numbers(values, backbone)
+    reader.require_derived(model)
+    return Told(model, classes, count, _scale(preprocessor, model, notes), notes, preprocessor is not None)
+
+
+def _refuse_masks(name: str, config: Mapping[str, Any]) -> None:
+    told = config.get("architectures")
+    if masks := [text for text in told if "Segmentation" in str(text)] if isinstance(told, list) else []:
+        raise WeightsError(
+            f"{name} holds a {str(masks[0])[:100]}, which finds masks, and nothing here reads them",
+            remedy="Use the checkpoint of the same model that is published for detection.",
+        )
 
 
 class _Reader:
     def __init__(self, name: str, kind: str, entry: ModelType, config: Mapping[str, Any]) -> None:
-        self.name, self.entry, self.config = name, entry, config
+        former = _FORMER.get(kind, {})
+        self.name, self.entry = name, entry
+        self.config = {former.get(field, field): value for field, value in config.items()}
         self.defaults = fields()[kind]
         self.ours = {theirs: knob for knob, names in entry.knobs.items() for theirs in names}
 
@@ -119,13 +141,13 @@ class _Reader:
     def values(self) -> tuple[dict[str, Any], list[str]]:
         """The section `detr`, and what is worth saying."""
         notes = []
-        derived = {"encoder_in_channels", "decoder_in_channels"}
+        derived = _OF_VIT if self.entry.backbone is not None else _OF_MAPS
         for field, value in self.config.items():
-            if field in _OF_ALL | _OF_BACKBONE | derived or field in self.ours:
+            if field in _OF_ALL | _OF_BACKBONE or field in derived or field in self.ours:
                 continue
             if field not in self.defaults:
                 raise self.refused(field, "which this version does not know")
-            if value == self.defaults[field]:
+            if value == self.defaults[field] or _OF_MASKS.fullmatch(field):
                 continue
             if not _OF_TRAINING.fullmatch(field):
                 raise self.refused(field, f"and this project builds it with {_short(self.defaults[field])} alone")
@@ -150,23 +172,22 @@ class _Reader:
                 del found[knob]
         return found
 
-    def require_channels(self, model: ModelConfig) -> None:
+    def require_derived(self, model: ModelConfig) -> None:
         """What the library derives of others it also writes down."""
-        assert model.detr is not None
-        if not self.entry.fits_maps:
-            return
-        channels = list(OURS[model.backbone.name].channels(model.backbone.width)[-MAPS:])
-        wanted = {"encoder_in_channels": channels, "decoder_in_channels": [model.detr.maps_width] * MAPS}
-        for field, value in wanted.items():
-            if self.get(field) != value:
-                raise self.refused(field, f"and its other sizes make it {value}")
+        for field, value in _derived(model, self.entry).items():
+            if (field in self.config or field in self.defaults) and self.get(field) != value:
+                raise self.refused(field, f"and its other sizes make it {_short(value)}")
 
-    def require_numbers(self, values: Mapping[str, Any]) -> None:
+    def require_numbers(self, values: Mapping[str, Any], backbone: Mapping[str, Any]) -> None:
         """A text of digits is no number here, as a specification may have it: the library builds no model of it."""
-        try:
-            DetrConfig.model_validate(values, strict=True)
-        except ValidationError as error:
-            raise self.unfit(error, "detr") from error
+        sections: list[tuple[type[Section], Any, tuple[str, ...]]] = [(DetrConfig, values, ("detr",))]
+        if "vit" in backbone:
+            sections.append((VitConfig, backbone["vit"], ("backbone", "vit")))
+        for section, told, place in sections:
+            try:
+                section.model_validate(told, strict=True)
+            except ValidationError as error:
+                raise self.unfit(error, *place) from error
 
     def refused(self, field: str, why: str) -> WeightsError:
         value = _short(self.config.get(field, self.defaults.get(field)))
@@ -177,14 +198,34 @@ class _Reader:
         told = []
         for fault in error.errors():
             place, what = (*above, *fault["loc"]), fault["msg"].removeprefix("Value error, ")
-            knob = str(place[1]) if place[:1] == ("detr",) and str(place[-1]) in self.entry.knobs else None
-            names = self.entry.knobs[knob] if knob else ()
+            if place[:2] == ("backbone", "vit") and len(place) > 2:
+                field, value = vit_field(self.config, str(place[2]))
+                told.append(f"{field}: {what} (it is {_short(value)})")
+                continue
+            names = self.entry.knobs.get(str(place[1]), ()) if place[:1] == ("detr",) and len(place) > 1 else ()
             field = " and ".join(names) or ".".join(map(str, place))
             value = self.get(names[0]) if names else fault["input"]
             told.append(f"{field}: {what} (it is {_short(value)})")
         return WeightsError(
             f"config.json of {self.name} is of no size that is built here: {'; '.join(told)}", remedy=_REMEDY
         )
+
+
+# Of the maps that the encoder or the decoder reads.
+_OF_MAPS = ("encoder_in_channels", "decoder_in_channels")
+_OF_VIT = ("projector_in_channels", "projector_out_channels", "projector_scale_factors", "num_feature_levels")
+
+
+def _derived(model: ModelConfig, kind: ModelType) -> dict[str, Any]:
+    """Fields that follow of others."""
+    assert model.detr is not None
+    width, levels = model.detr.maps_width, model.detr.levels
+    if kind.backbone is not None:
+        return dict(zip(_OF_VIT, ([width] * levels, width, model.detr.scales, levels), strict=True))
+    if not kind.fits_maps:
+        return {}
+    channels = list(OURS[model.backbone.name].channels(model.backbone.width)[-MAPS:])
+    return dict(zip(_OF_MAPS, (channels, [width] * MAPS), strict=True))
 
 
 def _short(value: Any) -> str:
@@ -215,11 +256,11 @@ def _pixels(name: str, kind: str, preprocessor: Mapping[str, Any] | None, notes:
     """How images are normalised, in values 0..255; published real-time DETRs are given values from 0 to 1."""
     told = preprocessor
     if told is None:
-        told = {"do_normalize": kind == "deformable_detr"}
+        told = {"do_normalize": kind in _IMAGENET}
         notes.append("there is no preprocessor_config.json: images are normalised as published for the model type")
     factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0
     mean, std = [0.0] * MAPS, [1.0] * MAPS
-    if told.get("do_normalize", kind == "deformable_detr"):
+    if told.get("do_normalize", kind in _IMAGENET):
         mean = told.get("image_mean", [0.485, 0.456, 0.406])
         std = told.get("image_std", [0.229, 0.224, 0.225])
     try:
@@ -237,7 +278,7 @@ def _pixels(name: str, kind: str, preprocessor: Mapping[str, Any] | None, notes:
     return made
 
 
-def _scale(preprocessor: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+def _scale(preprocessor: Mapping[str, Any] | None, model: ModelConfig, notes: list[str]) -> dict[str, Any]:
     """What of its resizing can be recorded: the two edges, or the square to which images are stretched."""
     told: dict[str, Any] = {"antialias": True}
     if preprocessor is None:
@@ -245,25 +286,26 @@ def _scale(preprocessor: Mapping[str, Any] | None, notes: list[str]) -> dict[str
     size = preprocessor.get("size")
     if isinstance(size, int):  # as older versions of the library write it
         size = {"shortest_edge": size, "longest_edge": preprocessor.get("max_size", _LONG_EDGE)}
-    if isinstance(size, dict) and (found := _edges(size)):
+    pad_to = 32 if model.backbone.vit is None else model.backbone.vit.step  # whole windows: such a square as it is
+    if isinstance(size, dict) and (found := _edges(size, pad_to)):
         return {**told, **found}
     said = f"has size {_short(size)}, which is not taken" if size is not None else "has no size"
     notes.append(f"preprocessor_config.json {said}: by default images are evaluated at 800 x 1333")
     return told
 
 
-def _edges(size: Mapping[str, Any]) -> dict[str, Any]:
+def _edges(size: Mapping[str, Any], pad_to: int) -> dict[str, Any]:
     """{}: a size that no evaluation here has."""
     side = size.get("height")
     if isinstance(side, int) and side == size.get("width") and _MIN_EDGE <= side <= _MAX_EDGE:
-        return {"short_edges": [side], "long_edge": side, "pad_to": 32, "keep_ratio": False}
+        return {"short_edges": [side], "long_edge": side, "pad_to": pad_to, "keep_ratio": False}
     short, long = size.get("shortest_edge"), size.get("longest_edge")
     if (
         isinstance(short, int)
         and isinstance(long, int)
         and all(_MIN_EDGE <= edge <= _MAX_EDGE for edge in (short, long))
     ):
-        return {"short_edges": [short], "long_edge": max(short, long), "pad_to": 32}
+        return {"short_edges": [short], "long_edge": max(short, long), "pad_to": pad_to}
     return {}
 
 
@@ -274,14 +316,13 @@ def config_of(model: ModelConfig, classes: list[str]) -> dict[str, Any]:
     """The `config.json` of a model. Raises `WeightsError` where the library has no such backbone."""
     kind = TYPES[model.detector]  # type: ignore[index]  # a DETR's
     assert model.detr is not None
-    channels = list(OURS[model.backbone.name].channels(model.backbone.width)[-MAPS:])
-    of_maps = {"encoder_in_channels": channels, "decoder_in_channels": [model.detr.maps_width] * MAPS}
-    values = {**fields()[model.detector], **library_values(model.detr, kind), **(of_maps if kind.fits_maps else {})}
+    of_maps = _derived(model, kind) if kind.fits_maps else {}
+    values = {**fields()[model.detector], **library_values(model.detr, kind), **of_maps}
     return {
         "architectures": [kind.model],
         "model_type": model.detector,
         **values,
-        "backbone_config": settings_of(model.backbone),
+        "backbone_config": settings_of(model.backbone) if kind.backbone is None else vit_settings(model.backbone),
         "id2label": {str(place): name for place, name in enumerate(classes)},
         "label2id": {name: place for place, name in enumerate(classes)},
     }
@@ -289,7 +330,8 @@ def config_of(model: ModelConfig, classes: list[str]) -> dict[str, Any]:
 
 def preprocessor_of(model: ModelConfig, augment: Mapping[str, Any]) -> dict[str, Any]:
     """The `preprocessor_config.json`: the normalisation, and the edges at which it was evaluated, if known."""
-    names = {"deformable_detr": "DeformableDetrImageProcessor"}
+    names = dict.fromkeys(("deformable_detr", "lw_detr"), "DeformableDetrImageProcessor")
+    names["rf_detr"] = "RfDetrImageProcessor"
     short = augment.get("val_short_edge") or max(augment.get("short_edges") or [800])
     size = {"shortest_edge": short, "longest_edge": augment.get("long_edge", 1333)}
     if not augment.get("keep_ratio", True):

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from crosskd.spec.backbone import BackboneConfig
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder import CONFIG, PREPROCESSOR
 from crosskd.spec.detr.folder_config import Told
 from crosskd.spec.detr.section import DetrConfig
 
 # How a model is trained; what it detects does not depend on it.
-_OF_TRAINING = {"dropout", "denoising", "groups"}
+_OF_TRAINING = {"dropout", "denoising"}
 _OF_TRAINED_BACKBONE = {"init", "frozen_stages", "norm_eval", "norm_frozen", "drop_path"}
 
 
@@ -48,8 +49,7 @@ def _differing(written: ModelConfig, told: Told) -> dict[str, tuple[Any, Any]]:
     assert model.detr is not None
     levels = written.detr.level_points is not None or model.detr.level_points is not None
     pairs = {"detr": (_sizes(written.detr, levels), _sizes(model.detr, levels))}
-    backbones = (written.backbone, model.backbone)
-    pairs["backbone"] = tuple(part.model_dump(exclude=_OF_TRAINED_BACKBONE) for part in backbones)  # type: ignore[assignment]
+    pairs["backbone"] = (_of_backbone(written.backbone), _of_backbone(model.backbone))
     if told.images_told:
         pairs["pixels"] = (written.pixels.model_dump(mode="json"), model.pixels.model_dump(mode="json"))
     return {
@@ -58,6 +58,13 @@ def _differing(written: ModelConfig, told: Told) -> dict[str, tuple[Any, Any]]:
         for knob, value in ours.items()
         if value != theirs.get(knob)
     }
+
+
+def _of_backbone(section: BackboneConfig) -> dict[str, Any]:
+    values = section.model_dump(exclude=_OF_TRAINED_BACKBONE)
+    if section.vit is not None:
+        values["vit"]["window_blocks"] = section.vit.blocks_in_windows
+    return values
 
 
 def _sizes(section: DetrConfig, levels: bool) -> dict[str, Any]:

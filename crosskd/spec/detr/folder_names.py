@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
+from crosskd.spec.detr.folder_windowed import windowed_from_library, windowed_to_library
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.registry import BACKBONES
 
@@ -43,6 +44,8 @@ def from_library(name: str, model: ModelConfig) -> str:
     """The name in a file as ours."""
     for old, new in _RENAMED:
         name = re.sub(old, new, name)
+    if model.backbone.vit is not None:
+        return windowed_from_library(name)
     name = re.sub(_FEEDFORWARD, lambda match: _inside(model.detector, match[1], int(match[2])), name)
     if match := re.match(r"model\.backbone\.model\.(?:_backbone\.)?(.+)", name):
         plain = BACKBONES[model.backbone.name].family == "resnet"
@@ -59,6 +62,8 @@ def _inside(detector: str, layer: str, place: int) -> str:
 
 def to_library(name: str, model: ModelConfig) -> str | None:
     """Our name in a file; None for what it has no place for: counters of the backbone's norms."""
+    if model.backbone.vit is not None:
+        return windowed_to_library(name, model.detector)
     part, _, rest = name.partition(".")
     if part == "backbone":
         if name.endswith(COUNTER):

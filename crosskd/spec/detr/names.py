@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 # What is said of a checkpoint of the library's without its folder.
@@ -15,7 +16,7 @@ CLASS_LAYERS = ("class_embed", "enc_out_class_embed", "enc_score_head", NOISY_CL
 
 def is_library_checkpoint(names: Iterable[str]) -> bool:
     """Whether these are the library's own names of a DETR's tensors."""
-    return any(name.removeprefix("model.").startswith("decoder.layers.") for name in names)
+    return any(re.match(r"(model\.|transformer\.)?decoder\.layers\.", name) for name in names)
 
 
 def is_class_tensor(name: str) -> bool:

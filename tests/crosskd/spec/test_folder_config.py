@@ -32,6 +32,25 @@ _B5 = {
     "stage_mid_channels": [64, 128, 256, 512], "stage_out_channels": [128, 512, 1024, 2048],
     "stage_num_blocks": [1, 2, 5, 2], "stage_numb_of_layers": [6] * 4,
 }  # fmt: skip
+_LIGHT = {"model_type": "lw_detr_vit", "image_size": 1024, "hidden_size": 192, "num_attention_heads": 12}
+_LIGHT |= {"num_hidden_layers": 10, "window_block_indices": [0, 1, 3, 6, 7, 9], "out_indices": [3, 5, 6, 10]}
+_TINY = {"num_hidden_layers": 6, "window_block_indices": [0, 2, 4], "out_indices": [2, 4, 6]}
+_PLAIN = {"projector_scale_factors": [1.0], "decoder_n_points": 2, "d_model": 256}
+_TWO = {"projector_scale_factors": [2.0, 0.5], "decoder_n_points": 4, "d_model": 384}
+_TWO |= {"decoder_self_attention_heads": 12, "decoder_cross_attention_heads": 24}
+
+
+def _light(width: int, **changes: Any) -> dict[str, Any]:
+    return {"model_type": "lw_detr", **changes, "backbone_config": {**_LIGHT, "hidden_size": width}}
+
+
+def _roboflow(patch: int, side: int, windows: int, stages: tuple[int, ...] = (3, 6, 9, 12)) -> dict[str, Any]:
+    backbone = {"model_type": "rf_detr_dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+    backbone |= {"image_size": side, "patch_size": patch, "num_windows": windows}
+    backbone["out_features"] = [f"stage{stage}" for stage in stages]  # type: ignore[assignment]
+    return {"model_type": "rf_detr", **_PLAIN, "backbone_config": backbone}
+
+
 _POINTS = {"decoder_n_points": [3, 6, 3]}
 PUBLISHED: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "rtdetr_r18vd": (
@@ -64,6 +83,20 @@ PUBLISHED: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "dfine_l": ({"model_type": "d_fine", **_POINTS}, "hgnet_v2_b4", {}),
     "dfine_x": ({"model_type": "d_fine", "backbone_config": _HG | _B5, **_WIDE, **_POINTS}, "hgnet_v2_b5", {}),
+    "lwdetr_tiny": (
+        {"model_type": "lw_detr", **_PLAIN, "num_queries": 100, "backbone_config": _LIGHT | _TINY},
+        "lw_detr_vit",
+        {"queries": 100, "points": 2, "scales": [1.0], "cross_heads": 16, "groups": 13},
+    ),
+    "lwdetr_small": (_light(192, **_PLAIN), "lw_detr_vit", {}),
+    "lwdetr_medium": (_light(384, **_PLAIN), "lw_detr_vit", {}),
+    "lwdetr_large": (_light(384, **_TWO), "lw_detr_vit", {"scales": [2.0, 0.5], "heads": 12, "width": 384}),
+    "lwdetr_xlarge": (_light(768, **_TWO), "lw_detr_vit", {}),
+    "rf-detr-nano": (_roboflow(16, 384, 2) | {"decoder_layers": 2}, "rf_detr_dinov2", {"decoder_layers": 2}),
+    "rf-detr-small": (_roboflow(16, 512, 2), "rf_detr_dinov2", {"points": 2}),
+    "rf-detr-base": (_roboflow(14, 518, 4, (2, 5, 8, 11)), "rf_detr_dinov2", {}),
+    "rf-detr-medium": (_roboflow(16, 576, 2) | {"decoder_layers": 4}, "rf_detr_dinov2", {}),
+    "rf-detr-large": (_roboflow(16, 704, 2) | {"decoder_layers": 4}, "rf_detr_dinov2", {}),
     "deformable-detr-with-box-refine": (
         {"model_type": "deformable_detr", "backbone": "resnet50", "use_timm_backbone": True, "with_box_refine": True},
         "resnet50",
@@ -89,7 +122,8 @@ def test_what_is_published_in_other_sizes_is_refused_by_name() -> None:
     nano = _HG | _B0 | {"out_indices": [3, 4]}
     for config, match in (
         ({"model_type": "d_fine", "backbone_config": nano, "num_feature_levels": 2}, "num_feature_levels: 2"),
-        ({"model_type": "lw_detr"}, "of model type 'lw_detr'"),
+        ({"model_type": "yolos"}, "of model type 'yolos'"),
+        (_roboflow(16, 312, 1) | {"architectures": ["RfDetrForInstanceSegmentation"]}, "which finds masks"),
         ({"model_type": "deformable_detr", "two_stage": True}, "two_stage: true"),
         ({"model_type": "deformable_detr", "dilation": True}, "dilation: true"),
         (
