@@ -10,6 +10,7 @@ import pytest
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_config import config_of, preprocessor_of, read_config
+from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.evaluate_export import scale_of
 
 # As the library's own scripts make the published configurations (convert_..._original_pytorch_checkpoint_to_hf.py).
@@ -191,3 +192,23 @@ def test_classes_are_named_once_and_generic_names_are_none() -> None:
     told = read_config("new", {"model_type": "rt_detr", "id2label": generic, "weight_loss_bbox": 2.0}, None)
     assert (told.classes, told.count) == (None, 2)
     assert told.notes[0] == "weight_loss_bbox is 2.0 there; this project trains with 5.0"
+
+
+@pytest.mark.parametrize(
+    ("part", "knobs", "places"),
+    [
+        ("vit", {"window_blocks": None}, []),  # the published ones
+        ("vit", {"heads": 6}, ["/backbone/vit"]),
+        ("vit", {"window_blocks": [0]}, ["/backbone/vit"]),
+        ("detr", {"groups": 12}, ["/detr/groups"]),
+        ("detr", {"dropout": 0.5}, []),
+    ],
+)
+def test_a_section_contradicts_a_folder_where_it_is_of_another_model(
+    part: str, knobs: dict[str, Any], places: list[str]
+) -> None:
+    told = read_config("lwdetr_small", PUBLISHED["lwdetr_small"][0], None)
+    values = told.model.model_dump(mode="json")
+    (values["detr"] if part == "detr" else values["backbone"]["vit"]).update(knobs)
+    found = contradictions(ModelConfig.model_validate(values), told, "folder", "teacher.model")
+    assert [each.place for each in found] == places

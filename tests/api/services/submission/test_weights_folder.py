@@ -28,20 +28,31 @@ DETR: dict[str, Any] = {
     "detr": {"width": 32, "heads": 4, "feedforward": 16, "decoder_layers": 1, "queries": 5},
 }
 
+LIGHT: dict[str, Any] = {
+    "detector": "lw_detr",
+    "backbone": {
+        "name": "lw_detr_vit",
+        "vit": {"width": 16, "heads": 2, "windows": 2, "maps": [1, 2], "window_blocks": [0], "image_side": 32},
+    },
+    "detr": {"width": 32, "heads": 4, "cross_heads": 4, "feedforward": 16, "decoder_layers": 1, "queries": 5}
+    | {"groups": 2},
+}
+
 
 @ONE_DATABASE
-def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: Path) -> None:
-    model = ModelConfig.model_validate(DETR)
+@pytest.mark.parametrize("sizes", [DETR, LIGHT], ids=lambda sizes: sizes["detector"])
+def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: Path, sizes: dict[str, Any]) -> None:
+    model = ModelConfig.model_validate(sizes)
     library_folders.craft(root / "hub", model, [*CLASSES, "more"])
     there = {"file": str(root / "hub")}
-    answer = resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}})
+    answer = resolve("distill", student=sizes, teacher={"weights": {"file": "hub"}})
     assert answer.status_code == 200, answer.text
     teacher = answer.json()["spec"]["teacher"]
     assert teacher["weights"] == there
     assert teacher["classes"] == [*CLASSES, "more"]
     assert ModelConfig.model_validate(teacher["model"]) == model
 
-    started = resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None)
+    started = resolve("train", student=sizes | {"init": {"file": "hub"}}, teacher=None)
     assert started.status_code == 200, started.text
     assert started.json()["spec"]["student"]["init"] == there
     note = next(note for note in started.json()["notes"] if "classes by name" in note)
@@ -53,16 +64,18 @@ def test_a_folder_of_transformers_is_a_teacher_and_a_start(resolve: Post, root: 
     assert f"{len(begun['left_out'])} tensors of the file are left out" in note
 
     # A file in it is no checkpoint by itself, and a folder is no backbone.
-    alone = errors(resolve("distill", student=DETR, teacher={"weights": {"file": "hub/model.safetensors"}}))
+    alone = errors(resolve("distill", student=sizes, teacher={"weights": {"file": "hub/model.safetensors"}}))
     assert "stand in the config.json beside it" in alone["/spec/teacher/weights/file"]
-    backbone = DETR | {"backbone": {**DETR["backbone"], "init": {"file": "hub"}}}
+    backbone = sizes | {"backbone": {**sizes["backbone"], "init": {"file": "hub"}}}
     assert (
         "is not a file" in errors(resolve("train", student=backbone, teacher=None))["/spec/student/backbone/init/file"]
     )
-    (root / "hub" / "config.json").write_text(json.dumps({"model_type": "rt_detr", "auto_map": {"AutoConfig": "x.Y"}}))
+    (root / "hub" / "config.json").write_text(
+        json.dumps({"model_type": sizes["detector"], "auto_map": {"AutoConfig": "x.Y"}})
+    )
     for found, place in (
-        (resolve("distill", student=DETR, teacher={"weights": {"file": "hub"}}), "/spec/teacher/weights/file"),
-        (resolve("train", student=DETR | {"init": {"file": "hub"}}, teacher=None), "/spec/student/init/file"),
+        (resolve("distill", student=sizes, teacher={"weights": {"file": "hub"}}), "/spec/teacher/weights/file"),
+        (resolve("train", student=sizes | {"init": {"file": "hub"}}, teacher=None), "/spec/student/init/file"),
     ):
         assert "brings code of its own (auto_map)" in errors(found)[place]
 
