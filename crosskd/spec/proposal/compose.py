@@ -15,9 +15,10 @@ from crosskd.spec.coco.categories import listed
 from crosskd.spec.config import DataConfig, TrainConfig
 from crosskd.spec.proposal.data import Data
 from crosskd.spec.proposal.goals import GOALS, GoalName
-from crosskd.spec.proposal.models import DetectorChoice, choose_detector, student, student_of, trained_teacher
+from crosskd.spec.proposal.models import DetectorChoice, choose_detector, student, trained_teacher
 from crosskd.spec.proposal.schedule import schedule
 from crosskd.spec.proposal.sizes import augment, batch_size, choose_size, size_of_teacher
+from crosskd.spec.proposal.students import student_of
 from crosskd.spec.proposal.teacher import Teacher
 from crosskd.spec.proposal.text import Said, Tree, bare, plain, reasons, to_yaml
 from crosskd.spec.section import MAX_PIXELS
@@ -108,7 +109,7 @@ def _trainings(data: Data, wish: Wish, teacher: Teacher | None) -> tuple[Tree, T
                 f"the teacher is a {teacher.model.detector}, and a student of it is proposed as one",
                 remedy="Leave --detector out.",
             )
-        model = student_of(teacher, wish.goal, goal, len(data.learnt), wish.student_init)
+        model = student_of(teacher, wish.goal, len(data.learnt), wish.student_init)
     else:
         model = student(choose_detector(wish.detector, size), goal, size, statistics, wish.student_init)
     detector = str(model["detector"].value)

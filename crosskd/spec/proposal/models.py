@@ -1,4 +1,4 @@
-"""The detectors: which one, how wide, which levels and anchors; a student for a teacher that is there. No torch."""
+"""The detector of a proposal: which one, how wide, which levels and anchors. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from crosskd.errors import ConfigError
-from crosskd.spec import registry
-from crosskd.spec.distill import DistillConfig
 from crosskd.spec.model import PYRAMID, ModelConfig
-from crosskd.spec.pairing import resolve_pair
-from crosskd.spec.proposal.goals import Goal, GoalName
+from crosskd.spec.proposal.goals import Goal
 from crosskd.spec.proposal.sizes import Size
 from crosskd.spec.proposal.statistics import Statistics
-from crosskd.spec.proposal.teacher import Teacher
-from crosskd.spec.proposal.text import Said, Tree, plain
+from crosskd.spec.proposal.text import Said, Tree
 from crosskd.spec.regions import STRIDES as REGION_STRIDES
-from crosskd.spec.shapes import parameter_count
 
 DetectorChoice = Literal["gfl", "retinanet", "atss", "fcos", "faster_rcnn"]
 DETECTORS: tuple[DetectorChoice, ...] = get_args(DetectorChoice)
@@ -27,17 +21,11 @@ ALWAYS_HELD = 4.0  # height over width, or its inverse: an anchor of ratio 2 cov
 HALF = math.sqrt(0.5)  # a square of this share of an anchor's side overlaps it with an IoU of 0.5
 MOST_OCTAVES = 6  # ratios from 1/64 to 64
 
-# Students by the family of the teacher's backbone, the largest first: name and width.
-_RESNETS = [("resnet50", None), ("resnet18", None), ("resnet18", 32), ("resnet18", 16), ("resnet18", 8)]
-_LADDERS: Mapping[str, list[tuple[str, int | None]]] = {
-    "cspnext": [*((f"cspnext_{size}", None) for size in ("l", "m", "s", "tiny")), ("cspnext_tiny", 16)],
-    "cspdarknet": [(f"cspdarknet_{size}", None) for size in ("l", "m", "s", "tiny", "nano")],
-    "rt_detr_resnet": [("rt_detr_resnet50", None), ("rt_detr_resnet18", None), ("rt_detr_resnet18", 32)],
-    "hgnet_v2": [(f"hgnet_v2_b{number}", None) for number in (5, 4, 3, 2, 1, 0)],
-}
-# Of the teacher's parameters, at most: GFL's published pairs have 0.60 (R18 of R50) and 0.63 (R50 of R101), the demo's
-# 0.19.
-_SHARES: Mapping[GoalName, float] = {"fast": 0.25, "balanced": 0.61, "accurate": 0.7}
+IMAGENET = Said(
+    "imagenet",
+    "torchvision's weights. The worker fetches them once, unless they are in its cache; without a network, name a "
+    "file: {file: ...}.",
+)
 
 
 def choose_detector(asked: DetectorChoice | None, size: Size) -> Said:
@@ -102,86 +90,9 @@ def backbone(entry: Mapping[str, Any], detector: str, goal: Goal, init: Path | N
     elif goal.random:
         tree["init"] = Said("random", "There are no ImageNet weights for so narrow a backbone.")
     else:
-        why = (
-            "torchvision's weights. The worker fetches them once, unless they are in its cache; without a network, "
-            "name a file: {file: ...}."
-        )
-        tree["init"] = Said("imagenet", why)
+        tree["init"] = IMAGENET
     known = goal.source if detector == RECIPES else f"whose detector is {RECIPES}; with {detector} it was not measured"
     return Said(tree, f"From the recipe {goal.recipe}, {known}.")
-
-
-def student_of(teacher: Teacher, name: GoalName, goal: Goal, classes: int, init: Path | None) -> Tree:
-    """A student that the teacher can teach by CrossKD: its detector on a smaller backbone. Raises: `ConfigError`."""
-    model = teacher.model
-    family = registry.BACKBONES[model.backbone.name].family
-    if family == "vit":
-        raise ConfigError(
-            f"no student is proposed for a {model.detector}: its backbone belongs to it, and its sizes are a choice",
-            remedy="Write the spec by hand: docs/training.md, LW-DETR and RF-DETR.",
-        )
-    full = parameter_count(model, len(teacher.classes or range(classes)))
-    chosen, share = None, 1.0
-    for entry, width in _LADDERS.get(family, _RESNETS):
-        candidate = _like(model, {"name": entry, "width": width})
-        share = parameter_count(ModelConfig.model_validate(plain(candidate)), classes) / full
-        chosen = candidate
-        if share <= _SHARES[name]:
-            break
-    if chosen is None or share >= 1:
-        raise ConfigError(
-            f"{teacher.text()} is no larger than the smallest student that is proposed",
-            remedy="Name a larger teacher, or train one: leave --teacher out.",
-        )
-    section = chosen["backbone"].value
-    published = registry.BACKBONES[section["name"].value]
-    why = f"{share:.2f} of the teacher's {full / 1e6:.1f} million parameters; wanted: at most {_SHARES[name]:g}."
-    if init is not None:
-        section = {**section, "init": Said({"file": Said(str(init))}, "The file that was named.")}
-    elif not published.weights or section.get("width") is not None:
-        section = {**section, "init": Said("random", "No ImageNet weights are published for it; name a file of some.")}
-    else:
-        section = {**section, "init": backbone({}, RECIPES, goal, None).value["init"]} if not goal.random else section
-    tree = {**chosen, "backbone": Said(section, why)}
-    _require_pair(ModelConfig.model_validate(plain(tree)), model)
-    return tree
-
-
-def _like(model: ModelConfig, entry: Mapping[str, Any]) -> Tree:
-    """The teacher's neck, head and levels, where they are not the defaults, on another backbone."""
-    section: Tree = {name: Said(value) for name, value in entry.items() if value is not None}
-    start = {"detector": model.detector, "backbone": plain(section)}
-    tree: Tree = {
-        "detector": Said(
-            model.detector, "The teacher's: CrossKD goes on in its head, so anchors and levels are the same."
-        ),
-        "backbone": Said(section),
-    }
-    family = registry.BACKBONES[str(entry["name"])].family
-    if registry.OWN_BACKBONES.get(model.detector) == family:
-        return tree  # its neck and head are as wide as the backbone makes them
-    default = ModelConfig.model_validate(start).model_dump(mode="json")
-    full = model.model_dump(mode="json")
-    for name in ("neck", "head", "regions", "detr", "strides", "anchor_scale"):
-        theirs, ours = full.get(name), default.get(name)
-        if not isinstance(theirs, dict):
-            if theirs != ours and theirs is not None:
-                tree[name] = Said(theirs)
-            continue
-        knobs = {
-            knob: Said(value)
-            for knob, value in theirs.items()
-            if knob != "p6_from" and (not isinstance(ours, dict) or ours.get(knob) != value)
-        }
-        if knobs:
-            tree[name] = Said(knobs)
-    return tree
-
-
-def _require_pair(model: ModelConfig, teacher: ModelConfig) -> None:
-    _, misfits = resolve_pair(DistillConfig(), model, teacher)
-    if misfits:
-        raise ConfigError(misfits[0].what, where=misfits[0].where, remedy=misfits[0].remedy)
 
 
 def _strides(size: Size) -> Said:
