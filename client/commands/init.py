@@ -15,7 +15,7 @@ import typer
 
 from client.commands.shared import console, tell_notes
 from client.errors import ClientError
-from client.stack.home import default_home
+from client.stack.home import default_home, read_owner
 from client.visible import visible
 from crosskd.errors import ConfigError
 from crosskd.spec.proposal import data as splits
@@ -138,7 +138,9 @@ def _next_commands(proposal: Proposal, out: Path, data: Data, teacher: Teacher |
     ]
     up = f"CROSSKD_DATA_ROOTS={shlex.quote(os.pathsep.join(roots))} crosskd up" if roots else "crosskd up"
     verb = "sweep" if proposal.kind == "sweep" else "submit"
-    return [up, f"crosskd {verb} {shlex.quote(str(out))} --watch"]
+    post = f"crosskd {verb} {shlex.quote(str(out))} --watch"
+    runs = read_owner(default_home()) is not None
+    return [post] if runs and not roots else [up, post]
 
 
 def _as_json(proposal: Proposal, data: Data, files: list[Path], next_: list[str]) -> dict[str, Any]:
@@ -163,6 +165,6 @@ def _tell(data: Data, files: list[Path], next_: list[str], teacher: Teacher | No
     screen.print(
         visible(f"Written: {', '.join(map(str, files))}. Each choice has its reason above it."), soft_wrap=True
     )
-    screen.print("Next, in two terminals:", soft_wrap=True)
+    screen.print("Next:" if len(next_) == 1 else "Next, in two terminals:", soft_wrap=True)
     for command in next_:
         screen.print(f"  {visible(command)}", soft_wrap=True)

@@ -42,12 +42,12 @@ def choose_size(shapes: Shapes, goal: Goal) -> Size:
     bounded = max(min(wanted, highest), min(goal.short_edges[0], highest))
     short = int(own) if bounded == own and own >= LEAST else max(LEAST, MULTIPLE * round(bounded / MULTIPLE))
     long = min(8192, max(short, math.ceil(short * ratio - 1e-6)))
+    enlarged = "the images' own size" if goal.enlarge == 1 else f"{goal.enlarge:g} times the images' own size"
     why = (
         f"Images have a shorter side of {own:g} pixels (median); the longer one is at most {ratio:.3g} times that, in "
         f"95 of 100. Five in 100 boxes have a side of {small * own:.3g} pixels or less there, which is "
         f"{small * short:.3g} when trained; {goal.small_side:g} are wanted, {goal.small_side / 8:g} cells of stride 8. "
-        f"Bounds: {goal.short_edges[0]} to {goal.short_edges[1]}, {goal.enlarge:g} times the images' own size, a long "
-        f"edge of {goal.long_edge}."
+        f"Bounds: {goal.short_edges[0]} to {goal.short_edges[1]}, {enlarged}, a long edge of {goal.long_edge}."
     )
     return Size(short, long, small * short, large * short, why)
 

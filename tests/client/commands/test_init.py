@@ -270,10 +270,15 @@ def test_what_is_proposed_for_real_images_is_trained(service: Service, home: Pat
 def test_data_outside_the_home_is_named_to_the_service(tmp_path: Path) -> None:
     content = coco()
     folder = lay(tmp_path / "my data", content, content)
-    home = Home(tmp_path / "home").path
-    inside = lay(home / "data" / "mine", content, content)
+    held = Home(tmp_path / "home")
+    inside = lay(held / "data" / "mine", content, content)
     out = tmp_path / "spec.yaml"
-    told = run("http://127.0.0.1:1", "init", str(folder), "--out", str(out), home=home)
+    told = run("http://127.0.0.1:1", "init", str(folder), "--out", str(out), home=held.path)
     assert f"CROSSKD_DATA_ROOTS='{folder}' crosskd up" in told.stdout
-    told = run("http://127.0.0.1:1", "init", str(inside), "--out", str(out), "--force", home=home)
+    told = run("http://127.0.0.1:1", "init", str(inside), "--out", str(out), "--force", home=held.path)
     assert "  crosskd up\n" in told.stdout
+    held.lock()
+    held.announce("http://127.0.0.1:1")
+    told = run("http://127.0.0.1:1", "init", str(inside), "--out", str(out), "--force", home=held.path)
+    held.unlock()
+    assert told.stdout.endswith(f"Next:\n  crosskd sweep {out} --watch\n")
