@@ -79,12 +79,21 @@ def pooled_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     values = x.numel() // x.shape[1]
     variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-    rows = [mean, variance * values, mean.new_full((1,), values)]
-    place = torch.zeros(world_size(), 1, dtype=x.dtype, device=x.device)
+    return pooled(mean, variance * values, mean.new_full((1,), values))
+
+
+def pooled(mean: Tensor, squares: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`pooled_moments` of what each rank knows of its own maps: mean [C], sum of squared deviations [C], count [1]."""
+    place = torch.zeros(world_size(), 1, dtype=mean.dtype, device=mean.device)
     place[rank()] = 1
-    table = all_reduce_sum(place * torch.cat(rows))  # [ranks, 2 * C + 1]: each rank has filled in its own row
-    means, squares, values_of = torch.split(table, [x.shape[1], x.shape[1], 1], dim=1)
-    whole = values_of.sum()
-    mean = (means * values_of).sum(0) / whole
-    squares = (squares + values_of * (means - mean).square()).sum(0)
-    return mean.reshape(1, -1, 1, 1), squares.reshape(1, -1, 1, 1), whole.detach()
+    # [ranks, 2 * C + 1]: each rank has filled in its own row
+    table = all_reduce_sum(place * torch.cat((mean, squares, values)))
+    joined = joined_moments(*torch.split(table, [len(mean), len(mean), 1], dim=1))
+    return joined[0].reshape(1, -1, 1, 1), joined[1].reshape(1, -1, 1, 1), joined[2].detach()
+
+
+def joined_moments(means: Tensor, squares: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of several sets of values those of all together: [S, C], [S, C], [S, 1] -> [C], [C], []."""
+    whole = values.sum()
+    mean = (means * values).sum(0) / whole
+    return mean, (squares + values * (means - mean).square()).sum(0), whole

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,6 +81,13 @@ class TargetTable:
         return TargetTable(boxes.to(dtype or boxes.dtype), numbers, place)
 
 
+class Shown(NamedTuple):
+    """What is to be seen in an image of a batch, for who keeps what a model makes of it."""
+
+    digest: str  # sha256 of its pixels before they are mirrored, and of their size
+    mirrored: bool  # left to right
+
+
 @dataclass(frozen=True)
 class Targets:
     """Ground truth of a batch."""
@@ -90,13 +97,15 @@ class Targets:
     sizes: list[Size]  # of each image before padding: detections are clipped to it
     padded: list[Size]  # rounded up to the padding multiple: cells centred outside train nothing
     unlabelled: int = 0  # so many of the last images have no ground truth: nobody knows what is in them
+    shown: list[Shown] | None = None  # of each image, where the loader was asked for it
 
     def part(self, images: slice) -> Targets:
         """Those of some of the images, either all with ground truth or all without."""
         first = images.indices(len(self.boxes))[0]
         boxes = self.boxes[images]
         unlabelled = len(boxes) if first >= len(self.boxes) - self.unlabelled else 0
-        return Targets(boxes, self.labels[images], self.sizes[images], self.padded[images], unlabelled)
+        shown = None if self.shown is None else self.shown[images]
+        return Targets(boxes, self.labels[images], self.sizes[images], self.padded[images], unlabelled, shown)
 
     @cached_property
     def table(self) -> TargetTable:
@@ -138,6 +147,24 @@ class Held:
     cls: list[Tensor]
     box: list[Tensor]
     activated: bool = True  # whether the activation at the cut has been applied
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is to be known of a map's values, image by image and channel by channel, to join images to a batch."""
+
+    count: Tensor  # [N, 1]: cells
+    mean: Tensor  # [N, C]
+    squares: Tensor  # [N, C]: the sum of squared deviations from that image's mean
+
+
+@dataclass(frozen=True)
+class HeldMoments:
+    """`Held`, of which the statistics alone are left."""
+
+    cls: list[Moments]
+    box: list[Moments]
+    activated: bool = True
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,14 @@ class Settings(SecretFileSettings):
     spool_megabytes: int = Field(
         default=64, ge=1, le=100_000, description="Megabytes of undelivered reports that a training keeps on disk."
     )
+    teacher_cache_gigabytes: int = Field(
+        default=50,
+        ge=0,
+        le=1_000_000,
+        description="Gigabytes in `$CROSSKD_HOME/teacher-cache`, where trainings keep what teachers make of images "
+        "(`distill.cache`), for all teachers together. Of those that no training uses, the longest unused make way; "
+        "0: nothing is kept on disk.",
+    )
     log_format: LogFormat = Field(default="text", description="Format of the logs of the worker and its trainings.")
     log_level: Annotated[LogLevel, BeforeValidator(_upper)] = Field(
         default="INFO", description="The lowest level that the worker and its trainings log."
@@ -179,6 +187,11 @@ class Settings(SecretFileSettings):
     def work(self) -> Path:
         """Where the folders of the attempts are."""
         return self.home / "work"
+
+    @property
+    def teacher_cache(self) -> Path:
+        """What trainings keep of teachers, for one another."""
+        return self.home / "teacher-cache"
 
     @property
     def device(self) -> str:

@@ -38,6 +38,7 @@ class LoaderInput:
     epochs: int = 1  # of the whole training: the last ones may go without mosaic and MixUp
     roots: Sequence[Path] = ()  # folders that images may be links to, beside the folder of the images
     as_is: bool = False  # keep the ground truth as it stands in the file, too
+    shown: bool = False  # the targets say of each image what is to be seen in it
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class BatchSource(Dataset[Loaded]):
         if not mixed.samples:
             return Loaded(None, corrupt, dark)
         samples = [*mixed.samples, *besides]
-        packed = PackedBatch.of(stacked(samples, self.settings.pixels, mixed.side, unlabelled=len(besides)))
+        settings = self.settings
+        packed = PackedBatch.of(
+            stacked(samples, settings.pixels, mixed.side, unlabelled=len(besides), shown=settings.shown)
+        )
         if get_worker_info() is not None:
             try:
                 # Here, and not when the queue's own thread sends it: an error there reaches nobody.

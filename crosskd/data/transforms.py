@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,11 @@ from PIL import Image
 from crosskd.data.coco import Example
 from crosskd.data.colour import recoloured
 from crosskd.data.normalise import Normalise
-from crosskd.data.sizes import fitted as fitted
-from crosskd.data.sizes import padded as padded
 from crosskd.spec.config import AugmentConfig, PixelConfig
 from crosskd.spec.evaluate_export import image_settings
-from crosskd.structures import Batch, Size, Targets
+from crosskd.spec.image_size import fitted as fitted
+from crosskd.spec.image_size import padded as padded
+from crosskd.structures import Batch, Shown, Size, Targets
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,20 @@ class Sample:
     image_id: int
     scale: tuple[float, float]  # (x, y): network pixels per original pixel
     original_size: Size
+    mirrored: bool = False  # left to right
 
     @property
     def size(self) -> Size:
         height, width = self.pixels.shape[:2]
         return height, width
+
+    @property
+    def shown(self) -> Shown:
+        """By the pixels themselves: whatever file, decoder, size or setting they come of."""
+        upright = self.pixels[:, ::-1] if self.mirrored else self.pixels
+        seen = hashlib.sha256(repr(self.size).encode())
+        seen.update(np.ascontiguousarray(upright).data)
+        return Shown(seen.hexdigest(), self.mirrored)
 
 
 def training_sample(
@@ -80,10 +90,12 @@ def collate(samples: Sequence[Sample], pixels: PixelConfig, multiple: int) -> Ba
     return Normalise(pixels).batch(stacked(samples, pixels, multiple))
 
 
-def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int, *, unlabelled: int = 0) -> Batch:
+def stacked(
+    samples: Sequence[Sample], pixels: PixelConfig, multiple: int, *, unlabelled: int = 0, shown: bool = False
+) -> Batch:
     """The same in bytes, 0 where padded: channels in the order of `pixels`, not yet normalised.
 
-    The last `unlabelled` of the samples have no ground truth.
+    The last `unlabelled` of the samples have no ground truth. `shown`: the targets are to say what is to be seen.
     """
     steps = [padded(sample.size, multiple) for sample in samples]
     height, width = max(h for h, _ in steps), max(w for _, w in steps)
@@ -97,6 +109,7 @@ def stacked(samples: Sequence[Sample], pixels: PixelConfig, multiple: int, *, un
         sizes=[sample.size for sample in samples],
         padded=steps,
         unlabelled=unlabelled,
+        shown=[sample.shown for sample in samples] if shown else None,
     )
     return Batch(
         images=torch.from_numpy(images),
@@ -144,4 +157,4 @@ def flipped(sample: Sample) -> Sample:
     """Mirrored left to right. The pixels are a view."""
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = sample.size[1] - sample.boxes[:, [2, 0]]
-    return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes)
+    return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes, mirrored=not sample.mirrored)

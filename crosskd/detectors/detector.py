@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosskd.detectors.view import Pass
+from crosskd.detectors.view import Kept, Pass, kept_maps, levels_of
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.needs import Need, Side
@@ -92,6 +92,20 @@ class Detector(nn.Module, ABC):
         It makes what `needs` ask of this side, and the detection loss. `assigned` is what the other model has assigned,
         where this one would assign the same (`crosskd.spec.alike`).
         """
+
+    def kept(self, made: Any) -> Kept:
+        """What has to be kept of a teacher's pass, so that `recalled` makes the same of it without the images.
+
+        The maps of the pyramid, where a family knows nothing smaller.
+        """
+        return kept_maps(made.features)
+
+    def recalled(self, kept: Kept, whole: Size, targets: Targets, needs: Sequence[Need]) -> Pass:  # noqa: ARG002
+        """The teacher's `view` of a batch of images of (height, width) `whole`, out of what was `kept` of each.
+
+        `needs` are those that it was kept for, or some of them.
+        """
+        return self.view("teacher", levels_of(kept, "maps"), targets, needs)
 
     @abstractmethod
     def network(self, images: Tensor) -> None:

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors
 from crosskd.spec.needs import Need, Side
-from crosskd.structures import Assignment, Held, Losses, Predictions, Size, Targets
+from crosskd.structures import Assignment, Held, HeldMoments, Losses, Predictions, Size, Targets
 
 Fields = dict[str, Any]  # of a `View`
+# What is left of a teacher's pass for another time, by name: [N, ...] each, in which no image sees the others. What
+# begins with `STATISTICS` is not to be rounded; with `SHAPES`, it is whole numbers that the host wants.
+Kept = dict[str, Tensor]
+STATISTICS, SHAPES = "statistics.", "shapes."
 
 
 class View:
@@ -25,7 +29,7 @@ class View:
 
     head: Any  # always there: the head of the model's family
     features: list[Tensor]  # Pyramid: the maps, finest first: [N, C, H_l, W_l]
-    held: Held  # HeadCut: both towers' maps at this model's cut
+    held: Held | HeldMoments  # HeadCut: both towers' maps at this model's cut; of a teacher that is recalled: of these
     predictions: Predictions  # AnchorPredictions
     # AnchorPredictions, StudentAnchors: of this model's own anchors; one object where both have the same
     assignment: Assignment
@@ -83,3 +87,16 @@ class Pass(ABC):
     @abstractmethod
     def losses(self) -> Losses:
         """The detection loss of the batch."""
+
+
+def kept_maps(features: Sequence[Tensor]) -> Kept:
+    """Maps as they are kept."""
+    return {f"maps.{level}": x for level, x in enumerate(features)}
+
+
+def levels_of(kept: Kept, name: str) -> list[Tensor]:
+    """What is kept as `name`, level by level; nothing where it is not."""
+    found: list[Tensor] = []
+    while (x := kept.get(f"{name}.{len(found)}")) is not None:
+        found.append(x)
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from crosskd.detectors.dense.head import DenseHead
@@ -10,10 +12,10 @@ from crosskd.distill.mimic import mimic
 from crosskd.distill.statistics import match_statistics
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import CrossKDConfig
-from crosskd.structures import Held, Losses, Predictions
+from crosskd.structures import Held, HeldMoments, Losses, Moments, Predictions
 
 
-def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) -> Predictions:
+def cross(teacher: DenseHead, student_held: Held, teacher_held: Held | HeldMoments, cut: int) -> Predictions:
     """What the teacher's head would predict from the student's features, cut behind its convolution `cut`.
 
     The student's maps take on the teacher's per-channel statistics and go through the ReLU (at cut 0 there is none)
@@ -21,7 +23,7 @@ def cross(teacher: DenseHead, student_held: Held, teacher_held: Held, cut: int) 
     behind it. SiLU, which has negative values itself and changes what has been through it, is not applied again.
     """
 
-    def adapt(ours: list[Tensor], theirs: list[Tensor]) -> list[Tensor]:
+    def adapt(ours: list[Tensor], theirs: Sequence[Tensor | Moments]) -> list[Tensor]:
         return [match_statistics(s, like=t) for s, t in zip(ours, theirs, strict=True)]
 
     # Not yet activated, even when the cut is behind the ReLU: the new statistics bring negative values back.
@@ -56,8 +58,9 @@ class CrossKD(Term):
         return not (self.config.cls_weight and self.config.box_weight)  # a tower that no loss comes from
 
     def forward(self, step: Step) -> Losses:
-        teacher = step.teacher
-        predictions = cross(teacher.head, self._adapted(step.student.held), teacher.held, self.teacher_cut)
+        teacher, held = step.teacher, step.student.held
+        assert isinstance(held, Held)
+        predictions = cross(teacher.head, self._adapted(held), teacher.held, self.teacher_cut)
         return mimic("crosskd", teacher.head, predictions, teacher.predictions, teacher.assignment, self.config)
 
     def _adapted(self, held: Held) -> Held:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from crosskd.backbones.staged import STRIDE
 from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.detector import Detector
-from crosskd.detectors.view import Met, Pass
+from crosskd.detectors.view import Kept, Met, Pass
+from crosskd.distill.cache.teacher_cache import TeacherCache
 from crosskd.distill.renormalise import Renormalise
+from crosskd.distill.seen import Recalled, Seen
 from crosskd.distill.term import Step, Term
 from crosskd.distill.unlabelled import joined, looks_for_objects, on_unlabelled, parts, sure_of, without_truth
 from crosskd.errors import ConfigError
@@ -63,6 +65,7 @@ class Distiller(nn.Module):
         self.shared = same_assignment(student.config, teacher.config)
         self.confidence = confidence
         self.counts = Counts()
+        self.cache: TeacherCache | None = None  # set by who has one
 
     def forward(self, images: Tensor, targets: Targets) -> Losses:
         """images [N, 3, H, W], normalised for the student -> its detection losses and the terms' losses, each [L].
@@ -73,17 +76,16 @@ class Distiller(nn.Module):
         """
         images = self._large_enough(images)
         with torch.no_grad():
-            theirs = self.teacher.features(self.renormalise(images, targets.table.sizes))
+            seen = self._seen(images, targets)
         ours = self.student.features(images)
-        if any(need.same_maps for need in _needs(self._terms())):
-            self._require_same_maps(map_sizes(ours), map_sizes(theirs), images)
+        if any(need.same_maps for need in self.needs()):
+            self._require_same_maps(map_sizes(ours), seen.map_sizes, images)
         ways = []
         for cut in parts(targets):
             given = targets.part(cut) if targets.unlabelled else targets
             terms = on_unlabelled(self._terms()) if given.unlabelled else self._terms()
-            features = self.teacher.part(theirs, cut) if targets.unlabelled else theirs
-            ways.append((cut, terms, *self._taught(features, given, terms)))
-        del theirs, features  # the largest maps: they go now where no term needs them
+            ways.append((cut, terms, *self._taught(seen.part(cut) if targets.unlabelled else seen, given, terms)))
+        del seen  # the largest maps: they go now where no term needs them
         losses: Losses = {}
         for cut, terms, given, met, assigned in ways:
             features = self.student.part(ours, cut) if targets.unlabelled else ours
@@ -107,13 +109,24 @@ class Distiller(nn.Module):
         padded[..., : images.shape[-2], : images.shape[-1]] = images
         return padded
 
+    def _seen(self, images: Tensor, targets: Targets) -> Seen | Recalled:
+        """What the teacher makes of the images, or has made of them before."""
+        if self.cache is None or targets.shown is None:
+            return Seen(self.teacher, self.teacher.features(self.renormalise(images, targets.table.sizes)))
+        return Recalled(self.teacher, self.cache(images, targets, self._kept), (images.shape[-2], images.shape[-1]))
+
+    def _kept(self, images: Tensor, targets: Targets) -> Kept:
+        """What is kept of images that the cache does not know."""
+        features = self.teacher.features(self.renormalise(images, targets.table.sizes))
+        return self.teacher.kept(self.teacher.view("teacher", features, targets, self.needs()))
+
     def _taught(
-        self, features: list[Tensor], targets: Targets, terms: dict[str, Term]
+        self, seen: Seen | Recalled, targets: Targets, terms: dict[str, Term]
     ) -> tuple[Targets, Met, Any | None]:
         """What stands for the ground truth, what the terms need of the teacher, what it assigned where that serves."""
         needs = _needs(terms)
         with torch.no_grad():
-            made = self.teacher.view("teacher", features, targets, needs)
+            made = seen.view(targets, needs)
             if targets.unlabelled:
                 made.targets = self._sure(made, targets, needs)
             met = made.meet()
@@ -145,10 +158,10 @@ class Distiller(nn.Module):
         """Of the batches since the last call, where they had images without ground truth; for the metrics.
 
         `unlabelled_images`: such images in a batch; `unlabelled_confident`: the teacher's confident detections in one
-        of these, left out where no term asks for any. Of this rank.
+        of these, left out where no term asks for any. And what the cache says, where there is one. Of this rank.
         """
         told, self.counts = self.counts.figures(), Counts()
-        return told
+        return told if self.cache is None else told | self.cache.figures()
 
     def _require_same_maps(self, ours: list[Size], theirs: list[Size], images: Tensor) -> None:
         """Backbones of the same strides can round differently what does not divide by them. Raises `ConfigError`."""
@@ -181,6 +194,10 @@ class Distiller(nn.Module):
         head = self.teacher.head
         crossed = head.recomputed() if isinstance(head, DenseHead) else []
         return [*self.student.recomputed(), *crossed]
+
+    def needs(self) -> list[Need]:
+        """All that the terms read of a step."""
+        return _needs(self._terms())
 
     def _terms(self) -> dict[str, Term]:
         terms: dict[str, Any] = dict(self.terms.items())  # to torch they are modules

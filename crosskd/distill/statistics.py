@@ -7,6 +7,7 @@ from torch import Tensor
 
 from crosskd import ranks
 from crosskd.losses import at_least_float32, rank_mean
+from crosskd.structures import Moments
 
 EPSILON = 1e-6  # added to standard deviations
 
@@ -22,13 +23,27 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     back to all of them.
     """
     if ranks.synchronised():
-        mean, squares, count = ranks.pooled_moments(x)
-        there = squares > 0
-        spread = torch.where(there, squares, torch.ones_like(squares))
-        return mean, torch.where(there, (spread / (count - 1).clamp(min=1)).sqrt(), torch.zeros_like(squares))
+        return _mean_and_deviation(*ranks.pooled_moments(x))
     values = x.numel() // x.shape[1]
     deviation, mean = torch.std_mean(x, dim=(0, 2, 3), correction=min(1, values - 1), keepdim=True)
     return mean, deviation
+
+
+def moments_of(like: Tensor | Moments) -> tuple[Tensor, Tensor]:
+    """`moments` of a map, or of what is known of one; of that without a gradient."""
+    if isinstance(like, Tensor):
+        return moments(at_least_float32(like))
+    mean, squares, count = ranks.joined_moments(like.mean, like.squares, like.count)
+    if ranks.synchronised():
+        return _mean_and_deviation(*ranks.pooled(mean, squares, count.reshape(1)))
+    return _mean_and_deviation(mean.reshape(1, -1, 1, 1), squares.reshape(1, -1, 1, 1), count)
+
+
+def _mean_and_deviation(mean: Tensor, squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """[1, C, 1, 1], the sum of squared deviations [1, C, 1, 1], and of how many values, [] -> as `moments`."""
+    there = squares > 0
+    spread = torch.where(there, squares, torch.ones_like(squares))
+    return mean, torch.where(there, (spread / (count - 1).clamp(min=1)).sqrt(), torch.zeros_like(squares))
 
 
 def overall_mean(x: Tensor) -> Tensor:
@@ -45,7 +60,7 @@ def normalise(x: Tensor) -> Tensor:
     return (x - mean) / (deviation + EPSILON)
 
 
-def match_statistics(x: Tensor, like: Tensor) -> Tensor:
+def match_statistics(x: Tensor, like: Tensor | Moments) -> Tensor:
     """`x` with the mean and deviation that `like` has in each channel, [N, C, H, W]; in full precision.
 
     The gradient flows through the statistics of `x`. A map of one single cell has none, and is left as it is:
@@ -56,7 +71,7 @@ def match_statistics(x: Tensor, like: Tensor) -> Tensor:
     if x.numel() == x.shape[1] and not ranks.synchronised():
         return x
     mean, deviation = moments(x)
-    mean_like, deviation_like = moments(at_least_float32(like))
+    mean_like, deviation_like = moments_of(like)
     factor = torch.where(deviation > 0, deviation_like / (deviation + EPSILON), torch.zeros_like(deviation))
     # Not factor * (x - mean): the difference would be one more map to keep for the gradient; x is kept anyway.
     return torch.addcmul(mean_like - mean * factor, x, factor)

@@ -148,6 +148,9 @@ def fingerprint(config: TrainConfig, data_digests: dict[str, str], teacher_diges
     values = config.model_dump(mode="json", exclude=_FREE)
     for knob in ("workers", "cache_mib"):
         values["loader"].pop(knob)
+    if isinstance(values["distill"], dict) and (cache := values["distill"].pop("cache", None)) is not None:
+        # Kept in float32 it changes nothing.
+        values["distill"] |= {"cache": {"dtype": cache["dtype"]}} if cache["dtype"] != "float32" else {}
     values["schedule"].pop("max_steps")
     values["student"]["backbone"].pop("init")
     values["student"].pop("init", None)

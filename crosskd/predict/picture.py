@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from crosskd.data.images import BROKEN, FORMATS, as_rgb
-from crosskd.data.sizes import Size, fitted, padded
 from crosskd.errors import DataError
 from crosskd.spec.data import SixteenBit
 from crosskd.spec.evaluate_export import ScaleConfig
+from crosskd.spec.image_size import Size, fitted, padded
 from crosskd.spec.predictions import FaultKind
 
 SHORTEST = 16  # bytes; no image of any format is so small

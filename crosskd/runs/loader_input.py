@@ -32,6 +32,7 @@ def of_training(
         epochs=config.schedule.epochs,
         roots=roots,
         as_is=config.evaluation.as_is and not train,
+        shown=train and config.distill is not None and config.distill.cache is not None,
     )
 
 

@@ -30,6 +30,7 @@ from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
 from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
+from crosskd.runs.teacher_cache import CacheDisk, open_cache
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig, UnlabelledConfig
 from crosskd.weights.files import file_digest
@@ -60,10 +61,11 @@ def build_parts(
     init_weights: Path | None = None,
     roots: Sequence[Path] = (),
     stopping: Callable[[], bool] = lambda: False,
+    cache_disk: CacheDisk | None = None,
 ) -> Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher.
 
-    The loaders ask `stopping` while they wait for a batch.
+    The loaders ask `stopping` while they wait for a batch. A teacher cache on disk lies on `cache_disk`.
     """
     set_threads(config.threads)
     device = choose_device(config.device)
@@ -91,6 +93,7 @@ def build_parts(
         others = config.data.unlabelled
         sure = {} if others is None else {"confidence": others.confidence}
         trainee = distiller = build_distiller(student, teacher, config.distill, **sure)
+        distiller.cache = open_cache(config, distiller, train_loader, cache_disk)
         figures = distiller.figures
     with memory_errors(device):
         if config.channels_last:

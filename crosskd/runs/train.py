@@ -6,6 +6,7 @@ config ─▶ data, student (and teacher ─▶ distiller) ─▶ engine.loop �
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,20 @@ from crosskd.evaluation.detections import write_samples
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.parts import build_parts, total_batch
+from crosskd.runs.teacher_cache import CacheDisk
 from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import BEST_FILES, BEST_WEIGHTS, CHECKPOINTS, CURVES, LAST_WEIGHTS, LOG, SAMPLES, BestKind
+from crosskd.spec.files import (
+    BEST_FILES,
+    BEST_WEIGHTS,
+    CHECKPOINTS,
+    CURVES,
+    LAST_WEIGHTS,
+    LOG,
+    SAMPLES,
+    TEACHER_CACHE,
+    BestKind,
+)
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
@@ -65,6 +77,7 @@ def train(
     roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
+    cache_disk: CacheDisk | None = None,
 ) -> TrainResult:
     """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, detections,
     `manifest.json`, `log.txt`.
@@ -74,7 +87,8 @@ def train(
     `teacher_weights` and `init_weights` (of `student.init`) are the files behind a `JobRef`. Images may be links to
     files below `roots`. Setting `stop` (or `run.request_stop()` in a callback) ends the run after its step with a
     checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting `finish` (or
-    `run.request_finish()`) ends it after its step as a success, as an early stop does.
+    `run.request_finish()`) ends it after its step as a success, as an early stop does. `cache_disk` is where
+    `distill.cache` keeps what the teacher says, for this and other trainings; by default in `workdir`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -85,7 +99,8 @@ def train(
         try:
             with distributed.detecting_lost_ranks():
                 former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
-                return _Session(run, Callbacks(listeners), former, roots).execute(resume)
+                disk = cache_disk or CacheDisk(workdir / TEACHER_CACHE, sys.maxsize)
+                return _Session(run, Callbacks(listeners), former, roots, disk).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -118,9 +133,16 @@ def _images_told(skipped: list[dict[str, str]], dark: list[dict[str, str]]) -> d
 class _Session:
     """One sitting of a run: from its start, or from a checkpoint, to its end or to an error."""
 
-    def __init__(self, run: Run, callback: Callback, former: Mapping[str, Path | None], roots: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        callback: Callback,
+        former: Mapping[str, Path | None],
+        roots: Sequence[Path],
+        cache_disk: CacheDisk,
+    ) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.former, self.roots = former, roots
+        self.former, self.roots, self.cache_disk = former, roots, cache_disk
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -131,7 +153,12 @@ class _Session:
         settings = saved["settings"] if saved is not None else None
         self.config = run.config = with_image_settings(self.config, saved=settings, **self.former)
         self.parts = build_parts(
-            self.config, pretrained=saved is None, roots=self.roots, stopping=run.stop.is_set, **self.former
+            self.config,
+            pretrained=saved is None,
+            roots=self.roots,
+            stopping=run.stop.is_set,
+            cache_disk=self.cache_disk,
+            **self.former,
         )
         training = self.parts.training
         run.steps_per_epoch, run.total_steps = training.schedule.steps_per_epoch, training.schedule.total_steps
@@ -279,7 +306,7 @@ class _Session:
             "teacher_weights_sha256": self.parts.teacher_digest,
             "init_student": self.parts.inherited,
             "student_init": self.parts.begun,
-            "adapters": trainee.adapters() if isinstance(trainee := self.parts.training.trainee, Distiller) else {},
+            **self._distilled(),
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
             "data": {
@@ -290,6 +317,14 @@ class _Session:
             **images,
             **self._models(),
         }
+
+    def _distilled(self) -> dict[str, Any]:
+        """What the manifest says of the terms and of the teacher's cache."""
+        trainee = self.parts.training.trainee
+        if not isinstance(trainee, Distiller):
+            return {"adapters": {}}
+        cache = {} if trainee.cache is None else {"teacher_cache": trainee.cache.summary()}
+        return {"adapters": trainee.adapters()} | cache
 
     def _unlabelled(self) -> dict[str, Any]:
         """What the manifest says of images without labels, where there are any."""

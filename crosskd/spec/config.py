@@ -33,6 +33,7 @@ from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, 
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.size_limit import refuse_too_large
 from crosskd.spec.student import StudentConfig
+from crosskd.spec.teacher_cache import TeacherCacheConfig, refuse_unrepeatable
 from crosskd.spec.training import (
     MOST_EVALUATED,
     CheckpointConfig,
@@ -92,6 +93,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "StudentConfig",
+    "TeacherCacheConfig",
     "TeacherConfig",
     "TrainConfig",
     "UnlabelledConfig",
@@ -225,6 +227,12 @@ class TrainConfig(Section):
         if unlabelled.per_batch(self.batch_size) < 1:
             message = f"a ratio of {unlabelled.ratio:g} leaves a batch of {self.batch_size} without any of them; raise "
             raise refused(message + "it, or `batch_size`", *where, "ratio")
+        return self
+
+    @model_validator(mode="after")
+    def _views_come_again(self) -> TrainConfig:
+        if self.distill is not None and self.distill.cache is not None:
+            refuse_unrepeatable(self.augment)
         return self
 
     @model_validator(mode="after")

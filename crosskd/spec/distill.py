@@ -12,6 +12,7 @@ from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConf
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions, Side
 from crosskd.spec.section import Probability, Section, Weight
+from crosskd.spec.teacher_cache import TeacherCacheConfig
 from crosskd.spec.term import MapsConfig, TermConfig
 
 _PUBLISHED = "Default: as published for the teacher's detector."
@@ -331,6 +332,11 @@ class DistillConfig(Section):
     )
     gid: GIDConfig | None = Field(
         default=None, description="GID: instances on which both models differ most. null: off."
+    )
+    cache: TeacherCacheConfig | None = Field(
+        default=None,
+        exclude_if=_is_none,
+        description="Keep what the teacher makes of an image: from the second epoch on it need not run. null: off.",
     )
 
     @model_validator(mode="before")

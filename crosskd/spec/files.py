@@ -30,6 +30,7 @@ BEST_FILES: dict[BestKind, str] = {
 # Kinds of which each evaluation leaves a file of its own; they are found through the evaluations.
 EVALUATION_KINDS: tuple[FileKind, ...] = ("curves", "samples")
 CHECKPOINTS, CURVES, SAMPLES = "checkpoints", "curves", "samples"  # folders of a run
+TEACHER_CACHE = "teacher-cache"  # folder of one too, where nobody names another
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 _EVALUATION_NAME = re.compile(r"(curves|samples)-(?:student|teacher)-(\d{8,})\.json(?:\.gz)?")
 

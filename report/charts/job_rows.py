@@ -29,6 +29,7 @@ MOST_CLASSES = 40  # of a chart; the table has all
 NOT_LOSSES = frozenset(
     {"lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"}
     | {"unlabelled_images", "unlabelled_confident"}
+    | {"teacher_cache_hits", "teacher_cache_misses", "teacher_cache_damaged", "teacher_cache_mib"}
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosskd import ranks
+from crosskd.detectors.dense.recall import moments as known
 from crosskd.detectors.detector import build_detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.statistics import match_statistics, moments, overall_mean
@@ -101,8 +102,9 @@ def of_rank(rank: int) -> dict[str, Any]:
     with ranks.synchronised_statistics(True):
         adapted = match_statistics(x, like=maps(rank + 2))
         (torch.stack([*moments(x)]).sum() + overall_mean((adapted * weights(rank)).square())).backward()
+        recalled = match_statistics(maps(rank), like=known(maps(rank + 2)))
         cell = match_statistics(torch.full((1, 2, 1, 1), float(rank)), like=torch.full((1, 2, 1, 1), 3.0 * rank))
-    return found | {"adapted": adapted.detach(), "x": x.grad, "cell": cell}
+    return found | {"adapted": adapted.detach(), "recalled": recalled, "x": x.grad, "cell": cell}
 
 
 def maps(seed: int) -> Tensor:
@@ -216,6 +218,8 @@ def test_statistics_are_those_of_all_maps(two: list[dict[str, Any]]) -> None:
     adapted = match_statistics(whole, like=torch.cat([maps(2), maps(3)]))
     found = torch.cat([rank["adapted"] for rank in two])
     torch.testing.assert_close(found, adapted.detach(), rtol=1e-10, atol=1e-10)
+    recalled = torch.cat([rank["recalled"] for rank in two])  # the other's by what was kept of each image
+    torch.testing.assert_close(recalled, adapted.detach(), rtol=1e-10, atol=1e-10)
     weighed = adapted * torch.cat([weights(0), weights(1)])
     (torch.stack([*moments(whole)]).sum() + weighed.square().mean()).backward()
     for rank, x in enumerate(xs):

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -121,7 +120,7 @@ def _run(
     callbacks: list[Callback],
 ) -> Outcome:
     try:
-        manifest = _work(order, config, folder, settings.data_roots, stop, callbacks)
+        manifest = _work(order, config, folder, settings, stop, callbacks)
     except Interrupted:
         return Outcome(outcome="released")
     except RankLost as exc:
@@ -148,11 +147,12 @@ def _work(
     order: Order,
     config: Section,
     folder: WorkFolder,
-    roots: Sequence[Path],
+    settings: Settings,
     stop: threading.Event,
     callbacks: list[Callback],
 ) -> dict[str, Any]:
     """Do what a job of this kind is about. Returns its manifest."""
+    roots = settings.data_roots
     if isinstance(config, EvaluateConfig):
         with quick_imports():
             from crosskd.runs.evaluate import evaluate
@@ -164,6 +164,7 @@ def _work(
 
         return export(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
     with quick_imports():
+        from crosskd.runs.teacher_cache import CacheDisk
         from crosskd.runs.train import train as train_core
 
     assert isinstance(config, TrainConfig)
@@ -176,6 +177,7 @@ def _work(
         init_weights=order.init,
         roots=roots,
         stop=stop,
+        cache_disk=CacheDisk(settings.teacher_cache, settings.teacher_cache_gigabytes * 10**9),
     )
     return result.manifest
 

@@ -5,7 +5,8 @@ import { smoothed } from "./smoothing.js";
 // Those that are no losses: they have other units (report/chart_rows.py).
 const NOT_LOSSES = new Set(
   ["lr", "grad_norm", "steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation",
-    "unlabelled_images", "unlabelled_confident"]);
+    "unlabelled_images", "unlabelled_confident",
+    "teacher_cache_hits", "teacher_cache_misses", "teacher_cache_damaged", "teacher_cache_mib"]);
 
 const ofPoint = (point) => {
   const finite = typeof point.value === "number";

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from crosskd.detectors.dense.head import DenseHead
+from crosskd.detectors.dense.recall import RecalledPass, keep
 from crosskd.detectors.dense.view import DensePass
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.fpn import FPN
 from crosskd.detectors.pafpn import PAFPN
+from crosskd.detectors.view import Kept
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.needs import Need, Side
@@ -49,6 +51,12 @@ class DenseDetector(Detector):
         self, side: Side, features: list[Tensor], targets: Targets, needs: Sequence[Need], assigned: Any = None
     ) -> DensePass:
         return DensePass(side, self.head, features, targets, needs, assigned)
+
+    def kept(self, made: DensePass) -> Kept:
+        return keep(made)
+
+    def recalled(self, kept: Kept, whole: Size, targets: Targets, needs: Sequence[Need]) -> DensePass:  # noqa: ARG002
+        return RecalledPass(self.head, kept, targets, needs)
 
     def network(self, images: Tensor) -> None:
         self.head(self.features(images))

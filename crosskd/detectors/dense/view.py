@@ -12,7 +12,7 @@ from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.view import Fields, Pass
 from crosskd.losses import at_least_float32
 from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side, StudentAnchors
-from crosskd.structures import Assignment, Held, Losses, Predictions, Targets
+from crosskd.structures import Assignment, Held, HeldMoments, Losses, Predictions, Targets
 
 
 class DensePass(Pass):
@@ -31,7 +31,7 @@ class DensePass(Pass):
         assigned: Assignment | None = None,
     ) -> None:
         super().__init__(side, head, features, targets, needs, assigned)
-        self._held: dict[tuple[int, bool], Held] = {}
+        self._held: dict[tuple[int, bool], Held | HeldMoments] = {}
 
     def fields(self, need: Need) -> Fields:
         return HOW[type(need)](self, need)
@@ -49,9 +49,11 @@ class DensePass(Pass):
     def predictions(self) -> Predictions:
         cuts = [(need.of(self.side), need.after_relu) for need in self.needs if isinstance(need, HeadCut)]
         cut, after_relu = cuts[0] if cuts else (0, True)
-        return self.head.back(self.held(cut, after_relu=after_relu), cut)
+        held = self.held(cut, after_relu=after_relu)
+        assert isinstance(held, Held)  # who recalls statistics alone has the predictions as well
+        return self.head.back(held, cut)
 
-    def held(self, cut: int, *, after_relu: bool) -> Held:
+    def held(self, cut: int, *, after_relu: bool) -> Held | HeldMoments:
         """Both towers' maps at a cut."""
         if (cut, after_relu) not in self._held:
             self._held[cut, after_relu] = self.head.front(self.features, cut, after_relu=after_relu)

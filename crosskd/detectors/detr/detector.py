@@ -16,7 +16,9 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.detr import library
 from crosskd.detectors.detr.classes import select_rows
 from crosskd.detectors.detr.neck import taken_from
+from crosskd.detectors.detr.recall import keep, recall
 from crosskd.detectors.detr.view import DetrPass, Maps, box_scale, call
+from crosskd.detectors.view import Kept
 from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.detr.names import NOISY_CLASSES
@@ -102,6 +104,12 @@ class DetrDetector(Detector):
         assigned: Any = None,  # noqa: ARG002 - each model matches what it predicts itself
     ) -> DetrPass:
         return DetrPass(side, self.head, features, targets, needs, self.config)
+
+    def kept(self, made: DetrPass) -> Kept:
+        return keep(made)
+
+    def recalled(self, kept: Kept, whole: Size, targets: Targets, needs: Sequence[Need]) -> DetrPass:
+        return recall(self.head, kept, self.padded(*whole), targets, needs, self.config)
 
     def network(self, images: Tensor) -> None:
         maps = self.features(images)

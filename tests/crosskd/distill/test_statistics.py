@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from crosskd.distill.statistics import match_statistics, normalise
+from crosskd.detectors.dense.recall import moments as known
+from crosskd.distill.statistics import match_statistics, moments_of, normalise
 
 
 def test_restat_takes_on_the_others_mean_and_deviation() -> None:
     torch.manual_seed(0)
     x, like = torch.randn(2, 3, 4, 5, dtype=torch.float64), 3 + 2 * torch.randn(2, 3, 7, 2, dtype=torch.float64)
     adapted = match_statistics(x, like)
+    torch.testing.assert_close(match_statistics(x, known(like)), adapted)  # by what is kept of each image
     for channel in range(3):
         torch.testing.assert_close(adapted[:, channel].mean(), like[:, channel].mean())
         torch.testing.assert_close(adapted[:, channel].std(), like[:, channel].std(), rtol=1e-5, atol=0)
@@ -28,6 +30,7 @@ def test_a_single_cell_keeps_its_features() -> None:
     x, like = torch.randn(1, 3, 1, 1, requires_grad=True), torch.randn(1, 3, 1, 1)
     adapted = match_statistics(x, like)
     assert torch.equal(adapted, x)
+    assert torch.equal(moments_of(known(like))[1], torch.zeros(1, 3, 1, 1))
     assert torch.equal(normalise(x), torch.zeros_like(x))
     (adapted.sum() + normalise(x).square().sum()).backward()
     assert x.grad is not None
