@@ -70,8 +70,8 @@ def told(config: TrainConfig, canvas: Size | None, images: int) -> str:
     whole = one.total * count * images
     parts = ", ".join(f"{name} {size / MIB:.2f}" for name, size in vars(one).items() if size)
     words = (
-        f"`distill.cache` keeps about {one.total / MIB:.2f} MiB of each view of an image ({parts}); {images} images in "
-        f"{count} view{'s' if count > 1 else ''} are {whole / MIB:.0f} MiB"
+        f"`distill.cache` keeps about {one.total / MIB:.2f} MiB of each view of an image ({parts}); {images} image"
+        f"{'s' if images > 1 else ''} in {count} view{'s' if count > 1 else ''}: {whole / MIB:.1f} MiB"
     )
     if whole > section.limit_mib * MIB:
         share = section.limit_mib * MIB / whole

@@ -57,6 +57,7 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     assert teacher["status"] == "succeeded", teacher
     epochs = 8
     body = spec(data, epochs=epochs, teacher={"weights": {"job": teacher["id"]}}, checkpoint={"keep_last": 1})
+    body["distill"] = {"cache": {}}
     student = api.post("distill", body)
     until(lambda: api.get(f"/jobs/{student}/metrics", key="loss")["items"])
     until(lambda: "step " in api.client.get(f"/jobs/{student}/logs").text)  # while it runs
@@ -75,6 +76,7 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     assert [point["step"] for point in points] == list(range(1, last + 1))
     keys = {point["key"] for point in api.get(f"/jobs/{student}/metrics", limit=1000)["items"]}
     assert {"loss_cls", "crosskd_cls", "lr", "grad_norm"} <= keys
+    assert {"teacher_cache_hits", "teacher_cache_misses", "teacher_cache_mib"} <= keys
     assert {"steps_per_second", "images_per_second", "data_wait", "memory_mib", "utilisation"} <= keys
     told = api.client.get(f"/jobs/{student}/logs", params={"tail": 10_000}).text.splitlines()
     written = api.client.get(f"/jobs/{student}/artifacts/log.txt").text.splitlines()
@@ -98,5 +100,10 @@ def test_train_then_distil_through_a_killed_api(api: Api, worker: Worker, data: 
     others = {"best.safetensors", "last.safetensors", "manifest.json", "log.txt"}
     others |= set(BEST_FILES.values())
     assert others | {f"checkpoint-{last:08d}.pt"} <= artifacts.keys() <= others | kept
+    manifest = api.client.get(f"/jobs/{student}/artifacts/manifest.json").json()
+    assert (manifest["teacher_cache"]["misses"], manifest["teacher_cache"]["hits"]) == (24, 24 * (epochs - 1))
+    entries = [path for path in (worker.home / "teacher-cache").rglob("*") if path.is_file()]
+    assert len(entries) == 2 * 24  # of the worker, for its next job: each image, and it mirrored
+    assert [w["kind"] for w in api.get(f"/jobs/{student}")["warnings"]] == ["teacher_cache"]
     weights = api.client.get(f"/jobs/{student}/weights").raise_for_status()
     assert hashlib.sha256(weights.content).hexdigest() == artifacts["best.safetensors"]["sha256"]

@@ -14,14 +14,16 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Iterable
 from typing import BinaryIO, TypedDict
 
 from crosskd.spec.coco.fields import CocoFault
 from crosskd.spec.coco.image_files import sample
-from crosskd.spec.coco.instances import read_instances
+from crosskd.spec.coco.instances import Instances, read_instances
 from crosskd.spec.coco.survey import RemarkValues, Use, survey
 
-VERSION = 4  # of the rules and messages; an older result in the cache is not used
+VERSION = 5  # of the rules and messages; an older result in the cache is not used
+MOST_SIZES = 500  # that are told
 MAX_MEMORY = 1 << 30  # bytes of address space; COCO's own 450 MB file needs a third
 
 
@@ -34,6 +36,7 @@ class UseReport(TypedDict):
     boxes: int
     images: int
     sample: list[str]
+    sizes: list[tuple[int, int]] | None  # of its images, each (height, width) once; None: there are more than a few
     remarks: list[RemarkValues]
     problem: str
     remedy: str
@@ -69,11 +72,17 @@ def check(file: BinaryIO, use: Use) -> Report:
             boxes=taken.boxes,
             images=len(taken.images),
             sample=sample([found.names[place] for place in taken.images]),
+            sizes=_sizes(found, taken.images),
             remarks=[remark.values() for remark in taken.remarks],
             problem=taken.problem,
             remedy=taken.remedy,
         )
     return report
+
+
+def _sizes(found: Instances, places: Iterable[int]) -> list[tuple[int, int]] | None:
+    sizes = {(found.sizes[2 * place], found.sizes[2 * place + 1]) for place in places}
+    return sorted(sizes) if len(sizes) <= MOST_SIZES else None
 
 
 def main(descriptor: str, seconds: str) -> None:

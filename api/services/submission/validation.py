@@ -16,7 +16,16 @@ from pydantic import ValidationError
 
 from api.database import Database, Session
 from api.errors import invalid
-from api.services.submission import backbone_init, datasets, evaluate_export, splits, start, unlabelled, weights
+from api.services.submission import (
+    backbone_init,
+    datasets,
+    evaluate_export,
+    splits,
+    start,
+    teacher_cache,
+    unlabelled,
+    weights,
+)
 from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused
 from api.services.submission.shared import Shared
@@ -73,7 +82,7 @@ def _training(
     findings = Findings(_kind(kind, config.teacher))
     faults = findings.faults
     as_is = config.evaluation.as_is
-    data = _data(database, settings, config.data, config.augment, config.loader, findings, shared, as_is=as_is)
+    data, train = _data(database, settings, config.data, config.augment, config.loader, findings, shared, as_is=as_is)
     student = _student(roots, config.student, faults)
     if config.student.init is not None:
         student["init"] = start.check(database, roots, config.student, faults)
@@ -83,6 +92,7 @@ def _training(
         teacher = weights.resolve(database, roots, config.teacher, classes, faults, shared.planned)
         update["teacher"] = teacher
         update["distill"] = _distill(config, teacher or config.teacher, faults)
+        teacher_cache.check(config, update, train, findings)
     if faults:
         raise invalid("spec", faults)
     return _completed(config, update), findings.warnings
@@ -113,7 +123,8 @@ def further_faults(database: Database, settings: Settings, body: Any, shared: Sh
     faults = findings.faults
     classes = None
     if data is not None:
-        classes = _data(database, settings, data, augment, loader, findings, shared)["classes"] or data.classes
+        values, _ = _data(database, settings, data, augment, loader, findings, shared)
+        classes = values["classes"] or data.classes
     if student is not None:
         _student(settings.data_roots, student, faults)
         if student.init is not None:
@@ -171,8 +182,8 @@ def _data(
     shared: Shared,
     *,
     as_is: bool = False,
-) -> dict[str, Any]:
-    """The data section with absolute paths and, where the files are in order, classes."""
+) -> tuple[dict[str, Any], datasets.CheckResult | None]:
+    """The data section with absolute paths and, where the files are in order, classes; what is trained on."""
     data = config.model_dump()
     train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
     val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
@@ -184,7 +195,7 @@ def _data(
         data["unlabelled"] = _unlabelled(settings, config.unlabelled, data["val"], findings, shared)
     train, val = checked["train"], checked["val"]
     data["classes"] = _classes(config.classes, train, val, findings.faults)
-    return data
+    return data, train
 
 
 def _unlabelled(
