@@ -93,13 +93,13 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             row = measure(name, arguments.size, arguments.rounds, Path(folder))
         within &= max(row["memory ratio"], row["disk ratio"]) <= TARGET
-        times = [row["distil"], row["memory"], row["disk"], row["plain"] + row["cross"], row["teacher"]]
+        milliseconds = [row["distil"], row["memory"], row["disk"], row["plain"] + row["cross"], row["teacher"]]
         ratios = [
             f"**{row[f'{kind} ratio']:.3f}** ({row[f'{kind} low']:.3f}..{row[f'{kind} high']:.3f}), "
             f"{row[f'{kind} saved']:.1%}"
             for kind in ("memory", "disk")
         ]
-        cells = [name, *(f"{1000 * time:.0f}" for time in times), *ratios, f"{row['mib']:.2f}"]
+        cells = [name, *(f"{1000 * time:.0f}" for time in milliseconds), *ratios, f"{row['mib']:.2f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
     print(f"target: within {TARGET}x of the floor without its teacher part: {'met' if within else 'MISSED'}")
     return 0 if within else 1
