@@ -32,6 +32,8 @@ class Family:
 
 
 DETR = {"heads": 4, "feedforward": 64, "decoder_layers": 2, "denoising": 20, "expansion": 0.5}
+WINDOWS = {"width": 32, "heads": 4, "windows": 2, "patch": 8, "image_side": 128}
+DECODER = {"heads": 4, "cross_heads": 4, "feedforward": 64, "decoder_layers": 2, "queries": 30, "groups": 3}
 FAMILIES = {
     "faster_rcnn": Family(
         {
@@ -63,6 +65,17 @@ FAMILIES = {
             "detector": "rt_detr",
             "backbone": {"name": "resnet18", "width": 16, "init": "random"},
             "detr": {**DETR, "width": 64, "queries": 60},
+        },
+        {"crosskd_cls", "crosskd_box", "crosskd_giou"},
+        exports="crosskd",
+        optimizer={"lr": 0.001, "weight_decay": 1e-4},
+    ),
+    "rf_detr": Family(
+        {"backbone": {"name": "rf_detr_dinov2", "vit": {**WINDOWS, "maps": [1, 2]}}, "detr": {**DECODER, "width": 32}},
+        {
+            "detector": "lw_detr",
+            "backbone": {"name": "lw_detr_vit", "vit": {**WINDOWS, "width": 48, "maps": [1, 2]}},
+            "detr": {**DECODER, "width": 64},
         },
         {"crosskd_cls", "crosskd_box", "crosskd_giou"},
         exports="crosskd",

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from api.services.submission.weights_folder import look_at_folder
 from crosskd.convert.load import load_weights
+from crosskd.convert.source import read_source
 from crosskd.detectors.detector import build_detector
-from crosskd.errors import CrossKDError
+from crosskd.errors import CrossKDError, WeightsError
 from crosskd.runs.teacher import load_teacher
 from crosskd.spec.config import ModelConfig, TrainConfig
 from crosskd.weights.description import describe
@@ -276,6 +277,12 @@ def test_both_refuse_the_same_folders(root: Path, which: str, change: Callable[[
 def test_both_take_what_the_library_wrote_in_one_file_or_in_several(root: Path) -> None:
     for which in ("one", "many", *WINDOWED):
         assert of_the_service(root / which, root) == of_the_training(root / which, root) == ""
+        found = look_at_folder(which, [root])
+        assert found is not None
+        assert found.told.notes[1:] == read_source(root / which).notes[1:]  # behind what both say of the pixels
+    for which in ("one", *WINDOWED):
+        with pytest.raises(WeightsError, match=r"stand in the config\.json beside it"):
+            read_source(root / which / "model.safetensors")
     found = look_at_folder("many", [root])
     assert found is not None
     assert (found.told.classes, found.path) == (library_folders.CLASSES, root / "many")

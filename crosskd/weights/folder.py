@@ -17,7 +17,7 @@ from crosskd.spec.detr.folder import CONFIG, PREPROCESSOR, SINGLE, Folder, all_s
 from crosskd.spec.detr.folder_config import Told, config_of, preprocessor_of, read_config
 from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.detr.folder_names import from_library
-from crosskd.spec.detr.folder_windowed import is_unread, parts
+from crosskd.spec.detr.folder_windowed import is_unread, left_out, parts
 from crosskd.spec.inputs import is_folder, opened_in
 from crosskd.weights.files import making_folder
 
@@ -74,8 +74,7 @@ def read_of(tensors: Mapping[str, Tensor], told: Told) -> tuple[dict[str, Tensor
         several = parts(name, len(tensor)) if tensor.dim() else []
         found |= zip(several, tensor.chunk(3), strict=True) if several else {name: tensor}
     kept = {name: tensor for name, tensor in found.items() if not is_unread(from_library(name, told.model), told.model)}
-    left = len(found) - len(kept)
-    return kept, [f"{left} tensors of its backbone are left out, which its detections do not depend on"] if left else []
+    return kept, left_out(len(found) - len(kept))
 
 
 def require_count(said: int | None, count: int, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.detr.folder import Folder, all_shapes, read_folder
 from crosskd.spec.detr.folder_config import Told, read_config
 from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, second_names, to_library, with_twins
-from crosskd.spec.detr.folder_windowed import is_unread, parts
+from crosskd.spec.detr.folder_windowed import is_unread, left_out, parts
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from crosskd.spec.shapes import expected_shapes
 from crosskd.spec.weights_header import MAX_HEADER, NotSafetensors, Shape, read_header
@@ -51,7 +51,10 @@ def look_at_folder(text: str, roots: Sequence[Path]) -> FoundFolder | None:
         shapes = all_shapes(folder, _headers(path, folder, real_roots))
     except OSError as error:
         raise _unreadable(path.name, error.strerror or "it cannot be opened") from None
-    return FoundFolder(path, told, _ours(path.name, told, shapes))
+    shapes = _each(shapes)
+    read = {name: shape for name, shape in shapes.items() if not is_unread(from_library(name, told.model), told.model)}
+    told = replace(told, notes=told.notes + left_out(len(shapes) - len(read)))
+    return FoundFolder(path, told, _ours(path.name, told, read))
 
 
 def _open(folder: Path, name: str, roots: Sequence[Path]) -> BinaryIO:
@@ -87,10 +90,8 @@ def _headers(path: Path, folder: Folder, roots: Sequence[Path]) -> dict[str, Map
 def _ours(name: str, told: Told, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The tensors by our names. Raises `WeightsError` where they are not those of the configuration."""
     found: dict[str, Shape] = {}
-    for theirs, shape in _each(shapes).items():
+    for theirs, shape in shapes.items():
         ours = from_library(theirs, told.model)
-        if is_unread(ours, told.model):
-            continue
         if ours in found:
             raise WeightsError(f"{name} has {theirs[:200]} under two names", remedy="Save it anew with transformers.")
         found[ours] = shape

@@ -65,6 +65,11 @@ def parts(name: str, rows: int) -> list[str]:
     return [f"{before}{part}_proj.{match[1]}" for part in "qkv"]
 
 
+def left_out(count: int) -> list[str]:
+    """What to say of so many tensors that are not read."""
+    return [f"{count} tensors of its backbone are left out, on which no detection depends"] if count else []
+
+
 def is_unread(name: str, model: ModelConfig) -> bool:
     """Whether no map depends on the tensor, by our name: blocks behind the last map, and what DINOv2 trained with."""
     vit = model.backbone.vit
