@@ -337,17 +337,28 @@ def test_a_number_in_a_name_may_have_more_digits_than_python_reads(root: Path, n
     assert "1 unknown" in of_the_training(root / "long", root)
 
 
+_SIZES = {"width": 32, "heads": 4, "feedforward": 24, "decoder_layers": 2, "queries": 6}
+_VIT = {"width": 16, "heads": 2, "maps": [1, 2], "windows": 2, "patch": 4, "image_side": 32}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "rt_detr": {"detector": "d_fine", "backbone": {"name": "hgnet_v2_b0", "width": 8}, "detr": _SIZES},
+    ROBOFLOW: {
+        "detector": LIGHT,
+        "backbone": {"name": "lw_detr_vit", "vit": _VIT},
+        "detr": {**_SIZES, "cross_heads": 4, "groups": 2},
+    },
+}
+
+
 @pytest.mark.slow
-def test_through_the_service_a_folder_teaches_and_is_begun_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", STUDENTS)
+def test_through_the_service_a_folder_teaches_and_is_begun_with(kind: str, tmp_path: Path) -> None:
     service = Service.start(tmp_path / "home")
     try:
         names = _classes(service)
         changes = {"id2label": dict(enumerate(["dog", *reversed(names)]))}
         folder = service.home / "data" / "hub"
-        library_folders.write(folder, "rt_detr", unit=True, **changes)
-        student = {"detector": "d_fine", "backbone": {"name": "hgnet_v2_b0", "width": 8}}
-        student["detr"] = {"width": 32, "heads": 4, "feedforward": 24, "decoder_layers": 2, "queries": 6}
-        taught = service.post("taught", epochs=1, student=student, teacher={"file": str(folder)})
+        library_folders.write(folder, kind, unit=True, **changes)
+        taught = service.post("taught", epochs=1, student=STUDENTS[kind], teacher={"file": str(folder)})
         model = {**describe(folder).model().model_dump(mode="json"), "init": {"file": str(folder)}}  # type: ignore[union-attr]
         begun = service.post("begun", epochs=1, student=model)
         taught, begun = service.succeed(taught), service.succeed(begun)
