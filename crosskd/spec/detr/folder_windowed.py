@@ -67,7 +67,8 @@ def parts(name: str, rows: int) -> list[str]:
 
 def left_out(count: int) -> list[str]:
     """What to say of so many tensors that are not read."""
-    return [f"{count} tensors of its backbone are left out, on which no detection depends"] if count else []
+    what = "1 tensor of its backbone is" if count == 1 else f"{count} tensors of its backbone are"
+    return [f"{what} left out, on which no detection depends"] if count else []
 
 
 def is_unread(name: str, model: ModelConfig) -> bool:
