@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from crosskd.convert.classes import published_classes
 from crosskd.convert.convert import Conversion, prepare
-from crosskd.convert.load import listed
+from crosskd.convert.load import listed, narrow
 from crosskd.data.coco import Example
 from crosskd.data.images import BROKEN, ImageFolder, as_rgb
 from crosskd.data.sampler import validation_batches
@@ -31,6 +31,7 @@ from crosskd.evaluation.evaluate import original_detections
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import augment_at
 from crosskd.spec.input_contract import input_contract
+from crosskd.spec.unused_classes import used
 from crosskd.weights.description import Description
 from crosskd.weights.tensors import check_finite
 
@@ -186,6 +187,10 @@ def load_detector(
     names = _names(conversion, path.name)
     detector = build_detector(conversion.model, len(names), pretrained=False)
     detector.load_state_dict(dict(conversion.state))
+    if classes is None:
+        kept = used(names)
+        narrow(detector, names, kept, path.name)
+        names = kept
     scale = Description(path.name, conversion.extra).evaluation_scale()
     with memory_errors(place):
         detector = detector.eval().requires_grad_(False).to(place)

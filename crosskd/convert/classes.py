@@ -8,8 +8,8 @@ from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from crosskd.data.annotations import read_classes
 from crosskd.errors import ConfigError
+from crosskd.spec.unused_classes import BACKGROUND, UNUSED, numbered
 
-BACKGROUND, UNUSED = "__background__", "N/A"
 # Classes of the files that others publish, which may not name them; Faster R-CNN has no class of the background.
 _PUBLISHED = {"mmdet": (80,), "megvii": (80,), "torchvision": (90, 91)}
 MOST_DIGITS = 9  # of a count; a longer number is a name
@@ -24,8 +24,7 @@ def coco_classes(count: int) -> list[str]:
     """
     names: list[str] = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     if count in (len(names), len(names) - 1):
-        named = [f"{name} {place}" if name == UNUSED else name for place, name in enumerate(names)]
-        return named[-count:]
+        return numbered(names)[-count:]
     used = [name for name in names if name not in (BACKGROUND, UNUSED)]
     if count == len(used):
         return used

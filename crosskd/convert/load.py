@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from crosskd.convert.recognise import class_count, differences
 from crosskd.convert.source import read_source
 from crosskd.detectors.detector import Detector
 from crosskd.errors import WeightsError
+from crosskd.spec.unused_classes import left_out_text
 from crosskd.weights.folder import require_count
 from crosskd.weights.pytorch import LISTED
 from crosskd.weights.tensors import check_finite, check_shapes
@@ -63,6 +65,13 @@ def load_weights(detector: Detector, path: Path | str, *, strict: bool = True) -
     check_finite({key: found.state[key] for key in matched}, source.name)
     detector.load_state_dict({key: found.state[key] for key in matched}, strict=False)
     return LoadReport(matched, missing, unexpected, source.image_settings())
+
+
+def narrow(detector: Detector, named: Sequence[str], classes: Sequence[str], file: str) -> None:
+    """Leave out of `detector` what it is `named` beside the `classes`, and say so."""
+    if list(named) != list(classes):
+        detector.select_classes([named.index(name) for name in classes])
+        log.info("%s: %s", file, left_out_text(named, classes))
 
 
 def listed(what: str, names: list[str]) -> str:

@@ -29,6 +29,7 @@ from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import scale_of
 from crosskd.spec.files import CURVES, LOG, SAMPLES
+from crosskd.spec.unused_classes import used
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.description import Description, describe
 from crosskd.weights.files import file_digest
@@ -187,11 +188,12 @@ def as_evaluation(config: TrainConfig, weights: Path) -> EvaluateConfig:
 
 
 def _classes(config: EvaluateConfig, description: Description) -> list[str]:
-    """In label order: the file's, which must be those of the data."""
+    """In label order: the file's, which must be those of the data; but for those that stand for nothing."""
     known = description.classes(distinct=True)
     wanted = config.data.classes or read_classes(config.data.val.annotations)
     if known is None:
         return wanted
+    known = used(known, wanted)
     if set(wanted) != set(known):
         raise WeightsError(
             f"{description.name} knows the classes {', '.join(known)}; the data has {', '.join(wanted)}",

@@ -28,6 +28,7 @@ from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.files import LOG, ONNX
+from crosskd.spec.unused_classes import used
 from crosskd.structures import Size
 from crosskd.weights.description import Description, describe
 from crosskd.weights.files import File, file_digest
@@ -125,13 +126,13 @@ def checked(path: Path, finished: TrainedDetector, samples: Sequence[Sample], wa
 
 def _classes(config: ExportConfig, description: Description) -> list[str]:
     known = description.classes(distinct=True)
-    if known is not None and config.classes is not None and known != config.classes:
+    if known is not None and config.classes is not None and config.classes not in (known, used(known)):
         raise ConfigError(
             f"{description.name} was trained on other classes: {', '.join(known)}",
             where="/classes",
             remedy="Leave `classes` out: the file says them.",
         )
-    if (classes := known or config.classes) is None:
+    if (classes := config.classes or (known and used(known))) is None:
         message = f"{description.name} does not say its classes"
         raise ConfigError(message, where="/classes", remedy="Give `classes`, the names in label order.")
     return classes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from crosskd.convert.load import load_weights
+from crosskd.convert.load import load_weights, narrow
 from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError
 from crosskd.spec.config import AugmentConfig, EvaluateConfig, ExportConfig, FileRef, JobRef, ScaleConfig
@@ -23,7 +23,7 @@ class TrainedDetector:
     """A detector that is only used any more."""
 
     detector: Detector
-    classes: list[str]  # in label order
+    classes: list[str]  # in label order, without those that stand for nothing
     scale: ScaleConfig  # with `antialias` and `sixteen_bit` filled in
     digest: str  # sha256 of the file
 
@@ -55,6 +55,8 @@ def load(
 ) -> TrainedDetector:
     """The detector with its weights, in evaluation mode on the CPU, knowing `classes`.
 
+    These are all that the file names, or some of them: it is then narrowed.
+
     `description` is what the file `path` says of itself; what `config` says goes before it.
 
     Raises:
@@ -74,8 +76,10 @@ def load(
     except ValidationError as error:
         message = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
         raise ConfigError(message, where="/postprocess", remedy="Leave that knob out.") from error
-    detector = build_detector(model, len(classes), pretrained=False)
+    named = description.classes() or list(classes)
+    detector = build_detector(model, len(named), pretrained=False)
     known = load_weights(detector, path).image_settings
+    narrow(detector, named, classes, path.name)
     scale = config.scale or description.scale() or ScaleConfig()
     open_ones = {name: value for name, value in known.items() if getattr(scale, name) is None}
     return TrainedDetector(

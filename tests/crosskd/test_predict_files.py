@@ -58,11 +58,12 @@ def test_a_graph_finds_objects_without_a_service(images: list[Path], tmp_path: P
 def test_weights_find_objects_by_pytorch(folder: bool, images: list[Path], tmp_path: Path) -> None:
     weights = tmp_path / "best.safetensors"
     if folder:
-        library_folders.write(weights, "rt_detr", id2label={0: "A", 1: "B", 2: "E"})
+        library_folders.write(weights, "rt_detr", id2label=dict(enumerate(["N/A", "A", "B", "E"])))
     else:
         write_finished(weights)
     done = invoke(weights, images[0], "-o", tmp_path / "out", "--score", "0", "--max", "5")
     assert done.exit_code == 0, done.output
+    assert ("1 of its 4 classes stand for nothing and are left out: N/A 0" in done.stderr) == folder
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(found["results"]) == 5
     assert found["categories"] == [{"id": 1, "name": "A"}, {"id": 2, "name": "B"}, {"id": 3, "name": "E"}]

@@ -38,6 +38,7 @@ from crosskd.spec.config import (
 )
 from crosskd.spec.evaluate_export import unexportable, untried, with_postprocess
 from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.unused_classes import used
 from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 
@@ -168,7 +169,7 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
         faults.append(MissingField(pointer="/spec/model", detail=detail, remedy=remedy))
         return None
     if source.shapes is not None and classes is not None:
-        expected = expected_shapes(model, len(classes))
+        expected = expected_shapes(model, len(source.classes or classes))
         faults.extend(shape_mismatches(source.shapes, expected, _pointer(source), "model"))
     try:
         return without_init(with_postprocess(model, asked.postprocess))
@@ -181,26 +182,28 @@ def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: 
 def _evaluation_classes(
     data: EvaluationData | None, result: datasets.CheckResult | None, source: Source, faults: list[Fault]
 ) -> list[str] | None:
-    """In label order: the model's, which must be those of the data. Without any, the categories by ascending id."""
+    """In label order: the model's that stand for something, which must be those of the data. Without any, the
+    categories by ascending id."""
     given = data.classes if data is not None else None
     wanted = given or (result.classes if result is not None else None)
     if result is not None and given and (missing := [name for name in given if name not in result.classes]):
         detail = f"the val annotations have no category {listed(missing)}"
         remedy = f"Their categories are: {listed(result.classes)}."
         faults.append(Fault(pointer="/spec/data/classes", detail=detail, remedy=remedy))
-    if source.classes is None or wanted is None:
-        return source.classes or wanted
-    if differing := sorted(set(wanted) ^ set(source.classes)):
+    if source.classes is None:
+        return wanted
+    known = used(source.classes, wanted)
+    if wanted is not None and (differing := sorted(set(wanted) ^ set(known))):
         pointer = "/spec/data/classes" if given else "/spec/data/val/annotations"
         detail = f"model and data have other classes: {listed(differing)} in one of them alone"
-        remedy = f"Give `data.classes` the model's: {listed(source.classes)}."
+        remedy = f"Give `data.classes` the model's: {listed(known)}."
         faults.append(Fault(pointer=pointer, detail=detail, remedy=remedy))
-    return source.classes
+    return known
 
 
 def _export_classes(given: Sequence[str] | None, source: Source, faults: list[Fault]) -> list[str] | None:
     known = source.classes
-    if given is not None and known is not None and list(given) != known:
+    if given is not None and known is not None and list(given) not in (known, used(known)):
         detail = f"the weights were trained with other classes: {listed(known)}"
         remedy = "Leave `classes` out: the weights name their classes."
         faults.append(Fault(pointer="/spec/classes", detail=detail, remedy=remedy))
@@ -209,7 +212,7 @@ def _export_classes(given: Sequence[str] | None, source: Source, faults: list[Fa
         faults.append(
             MissingField(pointer="/spec/classes", detail=detail, remedy="Add `classes`, the names in label order.")
         )
-    return known or (list(given) if given is not None else None)
+    return list(given) if given is not None else (known and used(known))
 
 
 def _images(settings: Settings, asked: str | None, source: Source | None, faults: list[Fault]) -> str | None:

@@ -25,6 +25,7 @@ from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.registry import BACKBONES as OURS
 from crosskd.spec.registry import use_one_of
 from crosskd.spec.section import MAX_CLASSES, Section
+from crosskd.spec.unused_classes import left_out_text, numbered, used
 from crosskd.spec.vit import VITS, VitConfig
 
 FIELDS = Path(__file__).with_name("fields.json")
@@ -33,7 +34,6 @@ BACKBONES = {
     "rt_detr_resnet": "RTDetrResNetConfig", "hgnet_v2": "HGNetV2Config", "resnet": "ResNetConfig",
     **{name: vit.config for name, vit in VITS.items()},
 }  # fmt: skip
-UNUSED = "N/A"  # how COCO's unused ids are called in published files
 MAX_NAME = 200
 MAPS = 3
 _MIN_EDGE, _MAX_EDGE = 32, 4096  # pixels
@@ -105,6 +105,8 @@ def read_config(name: str, config: Mapping[str, Any], preprocessor: Mapping[str,
     reader = _Reader(name, kind, _TYPES[kind], config)
     values, notes = reader.values()
     classes, count = _classes(name, config)
+    if unused := left_out_text(classes or [], used(classes or [])):
+        notes.append(f"{unused}; a teacher's classes are taken by name")
     pixels = _pixels(name, kind, preprocessor, notes)
     of_vit = _TYPES[kind].backbone is not None
     backbone = vit_of(name, config, fields(), notes) if of_vit else backbone_of(name, config, fields())
@@ -245,7 +247,7 @@ def _classes(name: str, config: Mapping[str, Any]) -> tuple[list[str] | None, in
     names = [told.get(str(place)) for place in range(len(told))]
     if not all(isinstance(text, str) and 0 < len(text) <= MAX_NAME for text in names):
         raise fault
-    unique = [f"{text} {place}" if text == UNUSED else str(text) for place, text in enumerate(names)]
+    unique = numbered([str(text) for text in names])
     if len(set(unique)) != len(unique):
         twice = next(text for text in unique if unique.count(text) > 1)
         raise WeightsError(f"id2label of {name} has {twice!r} twice", remedy=remedy)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from crosskd.data.folder import read_samples
 from crosskd.data.transforms import collate
+from crosskd.detectors.detector import build_detector
 from crosskd.engine.callbacks import Callback, Run
 from crosskd.errors import ConfigError, CrossKDError, Interrupted, WeightsError
 from crosskd.runs.evaluate import as_evaluation, evaluate, evaluate_weights
@@ -28,10 +29,13 @@ from crosskd.spec.config import (
 )
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest
+from crosskd.weights.native import write_weights
 from report.matches import read_matches
 from report.weighted_ap import average_precision
 from tests.support import small
 from tests.support.finished import CLASSES, SCALE, detector, write_finished, write_images
+
+SCALED = {"short_edge": 64, "long_edge": 96, "pad_to": 32}
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +133,30 @@ def test_it_gives_what_evaluate_weights_gives(data: DataConfig, weights: Path, t
     assert manifest["model"]["image"] == [64, 96]  # the scale that the file records
     assert manifest["model"]["parameters"] > 0
     assert "the student after step 0 on 4 images" in (tmp_path / "log.txt").read_text()
+
+
+def test_classes_that_stand_for_nothing_are_left_out(
+    data: DataConfig, weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the 91 that are published for COCO's 80, among them ids that nobody uses."""
+    model = detector()
+    wide = build_detector(model.config, 5, pretrained=False)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name in ("head.cls.weight", "head.cls.bias"):  # anchors first, then classes; the others detect as much
+        rows = state[name].unflatten(0, (-1, 3))
+        state[name] = rows[:, [1, 0, 1, 2, 0]].flatten(0, 1)
+    wide.load_state_dict(state)
+    names = ["__background__", *CLASSES, "N/A 4"]
+    write_weights(tmp_path / "wide.safetensors", wide.state_dict(), model=wide.config, classes=names)
+    with caplog.at_level("INFO"):
+        found = evaluate_weights(make(data, tmp_path / "wide.safetensors", scale=SCALED)).evaluation
+    wanted = evaluate_weights(make(data, weights, scale=SCALED)).evaluation
+    assert (found.class_metrics, found.matches) == (wanted.class_metrics, wanted.matches)
+    assert wanted.metrics["AP"] > 0.1
+    assert "2 of its 5 classes stand for nothing and are left out: __background__, N/A 4" in caplog.text
+    # Where the data have a class of that name, it is one.
+    with pytest.raises(WeightsError, match="knows the classes A, B, E, N/A 4; the data has A, B, N/A 4"):
+        evaluate_weights(make(data, tmp_path / "wide.safetensors", data={"classes": ["A", "B", "N/A 4"]}))
 
 
 @pytest.mark.parametrize("as_is", [False, True])

@@ -109,6 +109,27 @@ def test_what_is_good_to_know_of_a_folder_is_told_at_submission(
 
 
 @ONE_DATABASE
+@pytest.mark.parametrize(("kind", "of"), [("evaluate", "data"), ("export", "")])
+def test_classes_of_a_folder_that_stand_for_nothing_are_left_out(
+    client: TestClient, root: Path, spec: Any, kind: str, of: str
+) -> None:
+    named = ["N/A", CLASSES[0], "N/A", *CLASSES[1:]]
+    library_folders.craft(root / "hub", ModelConfig.model_validate(DETR), named)
+    more = {"data": {"val": spec["data"]["val"]}} if of else {"images": spec["data"]["val"]["images"]}
+    body = {"kind": kind, "name": "n", "spec": {"weights": {"file": "hub"}, **more}}
+    answer = client.post("/jobs?dry_run=1", json=body)
+    assert answer.status_code == 200, answer.text
+    assert "2 of its 4 classes stand for nothing and are left out: N/A 0, N/A 2" in answer.json()["notes"][0]
+    stored = answer.json()["spec"]
+    assert (stored[of] if of else stored)["classes"] == CLASSES
+    assert client.post("/jobs?dry_run=1", json={**body, "spec": stored}).json() == answer.json()
+    if not of:  # all of them, where they are asked for
+        every = ["N/A 0", CLASSES[0], "N/A 2", *CLASSES[1:]]
+        again = client.post("/jobs?dry_run=1", json={**body, "spec": {**body["spec"], "classes": every}})
+        assert again.json()["spec"]["classes"] == every
+
+
+@ONE_DATABASE
 @pytest.mark.parametrize(
     ("knobs", "place", "values"),
     [
