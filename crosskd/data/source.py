@@ -109,9 +109,13 @@ class BatchSource(Dataset[Loaded]):
         found: dict[str, str] = {}
         for images in (self.dataset, self.unlabelled):
             if images is not None:
-                found |= images.folder.dark
+                found |= {self._called(images, name): remark for name, remark in images.folder.dark.items()}
                 images.folder.dark = {}
         return found
+
+    def _called(self, images: Images, name: str) -> str:
+        """The two folders may have images of the same name, and each counts."""
+        return name if images is self.dataset else f"{name} (without labels)"
 
     def _mixed(self, keys: list[Key], images: Images, corrupt: dict[str, str], beside: Key | None) -> Mixed:
         settings = self.settings
@@ -165,7 +169,7 @@ class BatchSource(Dataset[Loaded]):
             try:
                 return images[position]
             except DataError as error:
-                corrupt[images.name(position)] = str(error)
+                corrupt[self._called(images, images.name(position))] = str(error)
                 if len(corrupt) > self.settings.max_corrupt_images:
                     return None
         return None

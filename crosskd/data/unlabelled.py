@@ -22,7 +22,7 @@ from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.config import UnlabelledConfig
 from crosskd.spec.data import SixteenBit
-from crosskd.spec.image_list import SUFFIXES, image_names, read_names
+from crosskd.spec.image_list import NO_NAMES, SUFFIXES, image_names, read_names
 
 log = logging.getLogger(__name__)
 
@@ -179,9 +179,12 @@ class UnlabelledImages:
     def _none(self) -> DataError:
         found, where = self.found, str(self.folder.root)
         if found.missing:
-            missing = explain(self.folder.root, found.missing, found.images, self.folder.roots)
+            missing = explain(self.folder.root, found.missing, found.images, self.folder.roots, listed=True)
             return DataError(missing.detail, where=where, remedy=missing.remedy)
-        why = "; ".join(found.remarks()) or f"there is no image ({', '.join(sorted(SUFFIXES))})"
+        nothing = f"there is no image ({', '.join(sorted(SUFFIXES))})"
+        if self.config.names is not None and not found.images:
+            nothing, where = NO_NAMES, self.config.names
+        why = "; ".join(found.remarks()) or nothing
         return DataError(
             f"no image without labels is left to learn from: {why}",
             where=where,

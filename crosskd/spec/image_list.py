@@ -14,6 +14,7 @@ from crosskd.spec.coco.fields import encodes, unsafe_name
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 LARGEST_LIST = 64 << 20  # bytes; a million names
 REMEDY = "Give a JSON list of names, or one name a line, relative to the folder of the images."
+NO_NAMES = "the list of images names none"
 # How files of these formats begin; what else there is behind a suffix is no image.
 _BEGINNINGS = (b"\xff\xd8", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 

@@ -20,7 +20,7 @@ from crosskd.spec import registry
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, explain_outside, look, sample
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.config import TrainConfig, UnlabelledConfig
-from crosskd.spec.image_list import SUFFIXES, begins_like_an_image, image_names, read_names
+from crosskd.spec.image_list import NO_NAMES, REMEDY, SUFFIXES, begins_like_an_image, image_names, read_names
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from wire.jobs import DataWarning, Spec
 
@@ -50,6 +50,9 @@ def check(settings: Settings, section: UnlabelledConfig, validation: Path | None
             detail = refused.detail if isinstance(refused, PathRefused) else f"{refused.where}: {refused.message}"
             findings.add(f"{POINTER}/names", detail, refused.remedy)
     if folder is None or (section.names is not None and names is None):
+        return values
+    if section.names is not None and not names:
+        findings.add(f"{POINTER}/names", NO_NAMES, REMEDY)
         return values
     whole = True
     if names is None:
@@ -101,7 +104,7 @@ def _judge(folder: Path, names: Sequence[str], whole: bool, roots: Sequence[Path
         findings.add(f"{POINTER}/images", explain_outside(found.outside, found.looked), OUTSIDE_REMEDY)
         return
     if found.missing:
-        missing = explain(folder, found.missing, found.looked, roots, seconds=LOOK_SECONDS)
+        missing = explain(folder, found.missing, found.looked, roots, seconds=LOOK_SECONDS, listed=True)
         if len(found.missing) == found.looked:
             findings.add(f"{POINTER}/names", missing.detail, missing.remedy)
             return

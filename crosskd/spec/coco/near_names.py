@@ -29,6 +29,8 @@ REMEDIES = {
     "white space": "Remove the white space at the ends of `file_name`.",
     "ending": "Write the file's own ending in `file_name`.",
 }
+# The same of images that a list names, and no annotation file.
+OF_LIST = {"each `file_name`": "each name", "`file_name`": "the list", "the annotation file": "the list of names"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,15 @@ class Missing:
 
 
 def explain(
-    root: Path, missing: Sequence[str], looked: int, roots: Sequence[Path] = (), *, seconds: float = 5.0
+    root: Path,
+    missing: Sequence[str],
+    looked: int,
+    roots: Sequence[Path] = (),
+    *,
+    seconds: float = 5.0,
+    listed: bool = False,
 ) -> Missing:
-    """`missing` are those of `looked` names that are no files below `root`.
+    """`missing` are those of `looked` names that are no files below `root`, of an annotation file or (`listed`) a list.
 
     Near names are sought for some seconds, in folders that lie in `root` or in `roots` (real paths, both).
     """
@@ -77,7 +85,10 @@ def explain(
         detail += f". The folder {folder} cannot be read: {why}"
     if search.unreadable:
         remedies.append("Give the users of the API and of the workers the right to list and to enter the folder.")
-    return Missing(detail, " ".join(remedies) or "Check the image folder against the annotation file.")
+    remedy = " ".join(remedies) or "Check the image folder against the annotation file."
+    for file, of_list in OF_LIST.items() if listed else ():
+        remedy = remedy.replace(file, of_list)
+    return Missing(detail, remedy)
 
 
 @dataclass

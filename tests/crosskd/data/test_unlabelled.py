@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_a_list_names_the_images(folder: Path, form: str) -> None:
         (b"/etc/passwd", "must be relative to the images folder"),
         (b'["a\\u0000.png"]', "holds a NUL character"),
         (b"gone.png", "1 of 1 images are missing"),
-        (b"", "no image without labels is left"),
+        (b"", "the list of images names none"),
     ],
 )
 def test_a_bad_list_is_refused(folder: Path, content: bytes, message: str) -> None:
@@ -170,3 +171,9 @@ def test_one_that_is_cut_short_is_skipped_as_a_labelled_one_is(folder: Path) -> 
     strict = loader(folder, ratio=1)
     with pytest.raises(DataError, match="1 image cannot be read"):
         list(strict.epoch(0))
+    # Two of one name in the two folders are two.
+    path.rename(folder / "more" / "0.png")
+    os.truncate(folder / "images" / "0.png", 300)
+    allowed = loader(folder, ratio=1, data={"max_corrupt_images": 2})
+    list(allowed.epoch(0))
+    assert sorted(allowed.corrupt) == ["0.png", "0.png (without labels)"]

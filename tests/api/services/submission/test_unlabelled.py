@@ -65,6 +65,8 @@ def test_what_is_odd_is_told_and_stops_nothing(distil: Distil, root: Path) -> No
     count, detail = warned(distil(names="list.json"))["missing_image"]
     assert (count, "1 of 2 images are missing: 'gone.png'" in detail) == (1, True)
     assert "AP is measured" in warned(distil(images="."))["validation_images"][1]
+    remedies = {fault["kind"]: fault["remedy"] for fault in distil(names="list.json").json()["warnings"]}
+    assert remedies["missing_image"] == "Check the image folder against the list of names."
     answer = distil({"distill": {"crosskd": {}, "fgd": {}, "fgfi": {}}})
     assert {note for note in answer.json()["notes"] if "ground truth" in note} == {
         "fgd_foreground, fgd_background of `distill.fgd` asks for the ground truth and is of labelled images alone",
@@ -86,7 +88,8 @@ def test_what_is_odd_is_told_and_stops_nothing(distil: Distil, root: Path) -> No
         ({"names": "instances.json"}, "names", "instances.json: the list of images is not a JSON list of names"),
         ({"names": "up.txt"}, "names", "must be relative to the images folder"),
         ({"names": "half.json"}, "names", "name 1 of the list, '\\ud800.png', holds half a surrogate pair"),
-        ({"names": "none.txt"}, "images", "there is no image"),
+        ({"names": "none.txt"}, "names", "the list of images names none"),
+        ({"names": "none.json"}, "names", "the list of images names none"),
         ({"names": "gone.txt"}, "names", "1 of 1 images are missing: '0.PNG'. '0.PNG' is there as '0.png' (case)"),
         ({"ratio": 0}, "ratio", "greater than 0"),
         ({"ratio": 17}, "ratio", "less than or equal to 16"),
@@ -104,6 +107,7 @@ def test_bad_input_is_refused_where_it_stands(
     (root / "out" / "x.png").symlink_to("/etc/passwd")
     for name, text in {"up": "../instances.json", "none": "\n", "gone": "0.PNG"}.items():
         (root / f"{name}.txt").write_text(text)
+    (root / "none.json").write_text("[]")
     (root / "half.json").write_text('["\\ud800.png"]')
     found = errors(distil(**section))
     assert found.keys() == {f"{HERE}/{pointer}"}

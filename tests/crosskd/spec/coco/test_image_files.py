@@ -65,6 +65,7 @@ def test_the_remedy_names_the_folder_to_give(root: Path) -> None:
     write(root, "a.jpg", "train/b.jpg")
     assert explain(root, ["images/a.jpg"], 1).remedy == f"Name {root.parent} as `images`."
     assert explain(root, ["other/a.jpg"], 1).remedy.startswith("Leave 'other/' out of `file_name`")
+    assert explain(root, ["other/a.jpg"], 1, listed=True).remedy.startswith("Leave 'other/' out of the list,")
     assert explain(root, ["b.jpg"], 1).remedy.startswith(f"Name {root / 'train'} as `images`")
 
 
