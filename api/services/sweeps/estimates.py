@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ class Shape(NamedTuple):
     distils: bool
     detector: str
     backbone: str
-    width: str
+    width: str  # of a vision transformer all its sizes
     short_edge: int
     long_edge: int
     device: str
@@ -102,7 +103,7 @@ def _shape(spec: Mapping[str, Any]) -> Shape:
         spec.get("teacher") is not None,
         student["detector"],
         student["backbone"]["name"],
-        str(student["backbone"].get("width")),
+        json.dumps(student["backbone"].get("vit") or student["backbone"].get("width"), sort_keys=True),
         max(edges),
         max(squares, default=augment["long_edge"] if augment.get("keep_ratio", True) else max(edges)),
         spec["device"],
