@@ -21,6 +21,9 @@ SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR", "skipped": "skipped
 def doctor(url: Url = "", as_json: AsJson = False) -> None:
     """Look at this machine, the service and its workers: what works, what does not, and what to do about it.
 
+    The disk is that of the state folder which `crosskd up` uses: CROSSKD_HOME, or else .crosskd in the current folder.
+    Another machine's service: `crosskd doctor --url http://gpu-box:8470`.
+
     Exit code 0 if jobs can run, 1 if something must be mended first.
     """
     out = console()

@@ -57,11 +57,20 @@ def submit(
     teacher_job: Annotated[
         str | None, typer.Option(metavar="JOB", help="The teacher: a job's best weights; it may be on its way.")
     ] = None,
-    teacher_file: Annotated[Path | None, typer.Option(help="The teacher: a file in one of the data roots.")] = None,
+    teacher_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The teacher: weights, or a folder of transformers, in one of the service's data roots, as "
+            "/data/teacher.safetensors or /data/rtdetr_r50vd.",
+        ),
+    ] = None,
     weights_job: Annotated[
         str | None, typer.Option(metavar="JOB", help="Evaluate or export: its best weights.")
     ] = None,
-    weights_file: Annotated[Path | None, typer.Option(help="Evaluate or export: a file in one of the roots.")] = None,
+    weights_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Evaluate or export: as --teacher-file, what is used.")
+    ] = None,
     values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for `curl`.")] = False,

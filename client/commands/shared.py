@@ -26,7 +26,9 @@ FAILED = 1
 INTERRUPTED = 130
 WIDE = 10_000  # columns: more than a table has
 
-Url = Annotated[str, typer.Option("--url", envvar="CROSSKD_URL", help="Address; default: the stack of this home.")]
+Url = Annotated[
+    str, typer.Option("--url", envvar="CROSSKD_URL", help="The service, as http://gpu-box:8470; default: this home's.")
+]
 JobId = Annotated[
     str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="JOB")
 ]

@@ -115,15 +115,19 @@ def driver_version() -> str | None:
 
 
 def disk(home: Path) -> Finding:
-    """Free on the disk of `home`, or of the nearest folder above it that is there."""
-    folder = home.absolute()
+    """Free for `home`, where `crosskd up` keeps its state: on its disk, or that of the folder that it is made in."""
+    home = folder = home.expanduser().absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    said = f"{free / GIBIBYTE:.1f} GiB free at {folder}"
+    said = f"{free / GIBIBYTE:.1f} GiB free for the state folder of `crosskd up`, {home}"
     remedy = "Free some, or keep state elsewhere: CROSSKD_HOME."
     if not os.access(folder, os.W_OK):
-        return error("disk", f"{folder} may not be written", "Give its owner's rights, or set CROSSKD_HOME.")
+        return error(
+            "disk",
+            f"{folder} may not be written, and the state folder is {home}",
+            "Give its owner's rights, or set CROSSKD_HOME.",
+        )
     if free < LEAST_DISK:
         return error("disk", said, remedy)
     return warning("disk", said, remedy) if free < SOME_DISK else ok("disk", said)

@@ -14,7 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from client.cli import app
 from client.doctor import machine, service
 from client.doctor.finding import Finding
 from client.stack.services import free_port
@@ -151,7 +153,10 @@ def sized(total: int, free: int) -> Callable[[object], Any]:
 def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gibibytes: float, disk: str, memory: str) -> None:
     size = int(gibibytes * machine.GIBIBYTE)
     monkeypatch.setattr(shutil, "disk_usage", sized(size, size))
-    assert machine.disk(tmp_path / "not" / "there").state == disk
+    monkeypatch.chdir(tmp_path)
+    found = machine.disk(Path("not") / "there")  # not made yet: its disk is that of the folder above
+    assert found.state == disk
+    assert found.detail.endswith(f"free for the state folder of `crosskd up`, {tmp_path / 'not' / 'there'}")
     assert machine.shared_memory(tmp_path).state == memory
     assert machine.shared_memory(tmp_path / "none").state == "skipped"
 
@@ -167,3 +172,15 @@ def test_the_clock(behind: float, state: str) -> None:
 
 def test_another_version_is_told() -> None:
     assert service.versions("http://x", "2.0", "1.0").state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("verb", "example"),
+    [
+        ("doctor", "crosskd doctor --url http://gpu-box:8470"),
+        ("submit", "as /data/teacher.safetensors or /data/rtdetr_r50vd"),
+    ],
+)
+def test_help_shows_an_example_of_what_is_asked_for(verb: str, example: str) -> None:
+    told = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "400"}).output
+    assert example in " ".join(told.split())
