@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,29 +49,43 @@ def init(
     split: Annotated[
         float | None, typer.Option(help="Divide the annotations: this share of the images is for validation.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="By which --split draws the images.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="By which --split draws the images; default: 0.")] = None,
     student_init: Annotated[Path | None, typer.Option(help="A file that the student's backbone begins with.")] = None,
     teacher_init: Annotated[Path | None, typer.Option(help="A file that the teacher's backbone begins with.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found, chosen and written as JSON.")] = False,
 ) -> None:
     """Write a commented spec for a data set: detector, sizes and schedule, each with the numbers that led to it."""
-    if alone and teacher is not None:
-        raise typer.BadParameter("give --teacher or --alone, not both")
-    if split is not None and not 0 < split < 1:
-        raise typer.BadParameter(f"--split is a share between 0 and 1, not {split:g}")
+    _require_heeded(alone, teacher, teacher_init, split, seed)
+    out = folders.expanded(out)
     known = None if teacher is None else look_at(teacher)
     wish = Wish(goal, detector, alone, _file(student_init), _file(teacher_init))
     places = folders.find(data, train=train, val=val, images=images)
-    texts, read = _read(data, places, out, split, seed)
-    _refuse_to_overwrite([*texts, out], force)
-    proposal = propose(data.expanduser().resolve().name or "data", read, wish, known)
+    texts, read = _read(data, places, out, split, seed or 0)
+    given = [wish.student_init, wish.teacher_init, None if known is None else known.path]
+    given += [None if place is None else place.annotations for place in (places.train, places.val)]
+    _refuse_to_overwrite([*texts, out], given, force)
+    proposal = propose(folders.real(data).name or "data", read, wish, known)
     _write({**texts, out: proposal.text})
     next_ = _next_commands(proposal, out, read, known, wish)
     if as_json:
         print(json.dumps(_as_json(proposal, read, [*texts, out], next_), indent=2))
         return
     _tell(read, [*texts, out], next_, known)
+
+
+def _require_heeded(
+    alone: bool, teacher: Path | None, teacher_init: Path | None, split: float | None, seed: int | None
+) -> None:
+    """Raise `BadParameter` for an option that another makes meaningless: nothing is ignored in silence."""
+    if alone and teacher is not None:
+        raise typer.BadParameter("give --teacher or --alone, not both")
+    if teacher_init is not None and (alone or teacher is not None):
+        raise typer.BadParameter("--teacher-init is for a teacher that is trained first; leave it or the other out")
+    if split is not None and not 0 < split < 1:
+        raise typer.BadParameter(f"--split is a share between 0 and 1, not {split:g}")
+    if seed is not None and split is None:
+        raise typer.BadParameter("--seed is for --split, which is not given")
 
 
 def _read(data: Path, places: Places, out: Path, share: float | None, seed: int) -> tuple[Texts, Data]:
@@ -86,7 +100,8 @@ def _read(data: Path, places: Places, out: Path, share: float | None, seed: int)
             remedy="Name one with --val FILE, or let a fifth of the images be drawn: --split 0.2.",
         )
     whole = splits.with_images(data, places.train, splits.read_file(places.train.annotations))
-    beside = out.expanduser().absolute()
+    beside = out.absolute()
+    folders.require_text(beside)  # it stands in the spec
     names = [f"{beside.stem}-{split}.json" for split in ("train", "val")]
     contents = folders.divide(whole, share, seed)
     with TemporaryDirectory() as folder:  # nothing is written beside `out` before all is known to be well
@@ -103,14 +118,26 @@ def _file(path: Path | None) -> Path | None:
     """A file that is there, by its whole path."""
     if path is None:
         return None
-    absolute = path.expanduser().absolute()
-    if not absolute.is_file():
+    absolute = folders.expanded(path).absolute()
+    folders.require_text(absolute)
+    try:
+        there = absolute.is_file()
+    except OSError as error:
+        raise ClientError(f"{absolute} cannot be looked at: {error.strerror}.", remedy="Check the path.") from None
+    if not there:
         raise ClientError(f"There is no file {str(absolute)!r}.", remedy="Name a file of weights.")
     return absolute
 
 
-def _refuse_to_overwrite(paths: Iterable[Path], force: bool) -> None:
-    there = [str(path) for path in paths if path.exists()]
+def _refuse_to_overwrite(paths: Sequence[Path], given: Sequence[Path | None], force: bool) -> None:
+    """What is read is never written over, whatever is said."""
+    inputs = {folders.real(path) for path in given if path is not None}
+    for path in paths:
+        if any(folders.real(path).is_relative_to(read) for read in inputs):  # the teacher's may be a folder
+            raise ClientError(f"{path} is read here, and would be written over.", remedy="Name another with --out.")
+        if os.path.isdir(path):  # noqa: PTH112 - a name that no file could have is told when it is written
+            raise ClientError(f"{path} is a folder.", remedy="Name a file with --out.")
+    there = [str(path) for path in paths if os.path.lexists(path)]
     if there and not force:
         raise ClientError(
             f"{', '.join(there)} is there already.", remedy="Name another with --out, or write over it with --force."

@@ -65,7 +65,7 @@ def read(folder: Path, places: Places) -> Data:
     return Data(
         train,
         val,
-        statistics(found["train"], taken, len(evaluated.images)),
+        statistics(found["train"], taken, found["val"], evaluated),
         shapes(found["train"], taken),
         classes,
         missing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -47,10 +48,40 @@ class Places:
 def find(folder: Path, *, train: Path | None = None, val: Path | None = None, images: Path | None = None) -> Places:
     """The splits of a data folder: as they are named, else by a usual layout; all paths absolute, and none with `..`.
 
-    Raises: `ConfigError` that says what is missing.
+    Raises: `ConfigError` that says what is missing, or cannot be looked at.
     """
-    folder = folder.expanduser().resolve()
-    _require_text(folder)
+    try:
+        return _find(real(folder), train, val, images)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename!r:.300} cannot be looked at: {error.strerror}",
+            remedy="Check the path, and the rights of its folders.",
+        ) from None
+
+
+def real(path: Path) -> Path:
+    """Where `path` leads, absolute; `~` of nobody and links in a circle stay as they are, and lead nowhere."""
+    return Path(os.path.realpath(expanded(path)))
+
+
+def expanded(path: Path) -> Path:
+    """With the home that `~` stands for; that of nobody stays as it is, and is not there."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def require_text(path: Path) -> None:
+    """Raise `ConfigError` for a name that is no UTF-8: it cannot stand in a specification."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"the path {str(path)!r} is not UTF-8", remedy="Rename the file or folder.") from None
+
+
+def _find(folder: Path, train: Path | None, val: Path | None, images: Path | None) -> Places:
+    require_text(folder)
     if folder.is_file():
         raise ConfigError(f"{str(folder)!r} is a file", remedy="Name the folder that it lies in, and it as --train.")
     if not folder.is_dir():
@@ -66,10 +97,10 @@ def find(folder: Path, *, train: Path | None = None, val: Path | None = None, im
 
 def images_folder(folder: Path, annotations: Path, names: Sequence[str]) -> Path:
     """The folder that the first of the images' `names` is found in. Raises: `ConfigError`."""
-    for base in dict.fromkeys((annotations.parent, folder.expanduser().resolve())):
+    for base in dict.fromkeys((annotations.parent, real(folder))):
         for name in IMAGES:
-            candidate = (base / name).resolve()
-            if names and (candidate / names[0]).is_file():
+            candidate = real(base / name)
+            if names and _is_there(candidate / names[0]):
                 return candidate
     raise ConfigError(
         f"{names[0] if names else 'an image'!r:.200}, the first image of {annotations.name}, lies in none of the usual "
@@ -141,8 +172,8 @@ def _by_name(folder: Path, train: Path, val: Path | None) -> Places:
 def _there(folder: Path, path: Path, *, folders: bool = False) -> Path:
     """`path` as it is named, or in the data folder."""
     what = "folder" if folders else "file"
-    for candidate in (path.expanduser().resolve(), (folder / path).resolve()):
-        _require_text(candidate)
+    for candidate in (real(path), real(folder / path)):
+        require_text(candidate)
         if candidate.is_dir() if folders else candidate.is_file():
             return candidate
     raise ConfigError(
@@ -150,9 +181,8 @@ def _there(folder: Path, path: Path, *, folders: bool = False) -> Path:
     )
 
 
-def _require_text(path: Path) -> None:
-    """A name that is no UTF-8 cannot stand in a specification."""
+def _is_there(file: Path) -> bool:
     try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"the path {str(path)!r} is not UTF-8", remedy="Rename the file or folder.") from None
+        return file.is_file()
+    except OSError:  # a name that no file could have, or a folder that may not be looked into
+        return False

@@ -30,7 +30,7 @@ class Spread(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Of the training split, as a training reads it. Sides are in pixels of the images as they are stored."""
+    """Of the training split, as a training reads it, where no other is named. Sides are in pixels, as stored."""
 
     images: int = Field(description="Images that are trained on.")
     boxes: int = Field(description="Boxes that are trained on.")
@@ -44,7 +44,7 @@ class Statistics(BaseModel):
     small: float = Field(description="Share of boxes below 32 x 32 pixels.")
     medium: float = Field(description="Share of boxes from there to 96 x 96 pixels.")
     crowds: int = Field(description="Boxes that are crowds or ignored.")
-    most_pixels: int = Field(description="Pixels of the largest image.")
+    most_pixels: int = Field(description="Pixels of the largest image of both splits.")
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -102,8 +102,8 @@ def shapes(found: Instances, taken: Survey) -> Shapes:
     return Shapes(sides, boxes, places)
 
 
-def statistics(found: Instances, taken: Survey, val_images: int) -> Statistics:
-    """Of a split with at least one box that trains."""
+def statistics(found: Instances, taken: Survey, val: Instances, evaluated: Survey) -> Statistics:
+    """Of a training split with at least one box that trains, and of what is evaluated."""
     sides = [_short_long(found, place) for place in taken.images]
     boxes = [box for box, _ in trained(taken)]
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
@@ -112,7 +112,7 @@ def statistics(found: Instances, taken: Survey, val_images: int) -> Statistics:
     return Statistics(
         images=len(sides),
         boxes=len(boxes),
-        val_images=val_images,
+        val_images=len(evaluated.images),
         classes={name: labels[label] for label, name in enumerate(taken.classes)},
         short=spread([short for short, _ in sides]),
         long=spread([long for _, long in sides]),
@@ -122,7 +122,9 @@ def statistics(found: Instances, taken: Survey, val_images: int) -> Statistics:
         small=sum(area < SMALL for area in areas) / len(areas),
         medium=sum(SMALL <= area < MEDIUM for area in areas) / len(areas),
         crowds=sum(crowd or ignore for crowd, ignore in zip(taken.whole[2::5], taken.whole[3::5], strict=True)),
-        most_pixels=max(short * long for short, long in sides),
+        most_pixels=max(
+            short * long for short, long in [*sides, *(_short_long(val, place) for place in evaluated.images)]
+        ),
     )
 
 

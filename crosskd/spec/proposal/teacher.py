@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from crosskd.errors import ConfigError, WeightsError
+from crosskd.errors import WeightsError
 from crosskd.spec.config import FileRef, TeacherConfig
 from crosskd.spec.detr.folder import read_folder
 from crosskd.spec.detr.folder_config import read_config
 from crosskd.spec.evaluate_export import ScaleConfig, scale_of
 from crosskd.spec.model import ModelConfig
+from crosskd.spec.proposal.folder import expanded, require_text
 from crosskd.spec.shapes import parameter_count
 from crosskd.spec.weights_file import beginning_of
 from crosskd.spec.weights_header import NotSafetensors, WeightsHeader, read_header
@@ -46,12 +47,14 @@ class Teacher:
 
 def look_at(path: Path) -> Teacher:
     """What the file or folder holds. Raises: `WeightsError`, `ConfigError`."""
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
+    require_text(path)
     try:
-        str(path).encode()
-        return _folder(path) if path.is_dir() else _file(path)
-    except UnicodeEncodeError:
-        raise ConfigError(f"the path {str(path)!r} is not UTF-8", remedy="Rename the file or folder.") from None
+        if path.is_dir():
+            return _folder(path)
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise WeightsError(f"{path} is neither a file nor a folder", remedy="Name the teacher's weights.")
+        return _file(path)
     except FileNotFoundError:
         raise WeightsError(f"there is no file {str(path)!r}", remedy="Name the teacher's weights.") from None
     except OSError as error:

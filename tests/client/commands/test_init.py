@@ -151,6 +151,14 @@ BROKEN: dict[str, tuple[Any, list[str], str]] = {
     "no such images": (coco(), ["--images", "photos"], "there is no folder 'photos'"),
     "two wishes": (coco(), ["--alone", "--teacher", "t"], "--teacher or --alone"),
     "nowhere to write": (coco(), ["--out", "/nowhere/spec.yaml"], "Cannot write /nowhere/spec.yaml"),
+    "a folder to write": (coco(), ["--out", "{data}", "--force"], "data is a folder"),
+    "to write over what is read": (coco(), ["--out", "{data}/val.json", "--force"], "is read here"),
+    "an option without a teacher": (coco(), ["--alone", "--teacher-init", "t.pth"], "--teacher-init is for a teacher"),
+    "an option without a split": (coco(), ["--seed", "7"], "--seed is for --split"),
+    "a home of nobody": (coco(), ["--teacher", "~no-such-user/t"], "there is no file"),
+    "a device as teacher": (coco(), ["--teacher", "/dev/zero"], "neither a file nor a folder"),
+    "no UTF-8": (coco(), ["--student-init", "\udcff.pth"], "is not UTF-8"),
+    "a long name": (coco(), ["--student-init", "x" * 300], "File name too long"),
 }
 
 
@@ -162,10 +170,12 @@ def test_what_cannot_be_used_is_told(tmp_path: Path, case: str) -> None:
     for split in ("train", "val"):
         (folder / f"{split}.json").write_text(text)
     out = tmp_path / "spec.yaml"
+    options = [option.format(data=folder) for option in options]
     done = run("http://127.0.0.1:1", "init", str(folder), "--out", str(out), *options)
     assert done.returncode == (2 if "option" in case or case in ("a share of two", "two wishes") else 1)
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert not out.exists()
+    assert (folder / "val.json").read_text() == text
 
 
 def test_a_missing_validation_split_is_drawn(service: Service, home: Path) -> None:

@@ -63,8 +63,9 @@ def test_images_are_looked_for_by_the_first_name(tmp_path: Path, annotations: st
     lay(tmp_path, annotations, image)
     found = images_folder(tmp_path, tmp_path / annotations, [name])
     assert found / name == tmp_path / image
-    with pytest.raises(ConfigError, match="lies in none of the usual folders"):
-        images_folder(tmp_path, tmp_path / annotations, ["b.png"])
+    for strange in ("b.png", "b" * 300):  # no file can have a name of 300 bytes
+        with pytest.raises(ConfigError, match="lies in none of the usual folders"):
+            images_folder(tmp_path, tmp_path / annotations, [strange])
 
 
 def test_named_files_come_first(tmp_path: Path) -> None:
@@ -79,6 +80,21 @@ def test_named_files_come_first(tmp_path: Path) -> None:
         find(tmp_path, train=Path("gone.json"))
     with pytest.raises(ConfigError, match="is a file"):
         find(tmp_path / "train.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("~no-such-user", "no data folder"), ("circle", "no data folder"), ("x" * 300, "cannot be looked at: File name")],
+)
+def test_paths_that_lead_nowhere_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    monkeypatch.chdir(lay(tmp_path, "train.json"))
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ConfigError, match=said):
+        find(Path(name))
+    with pytest.raises(ConfigError, match=r"there is no file|cannot be looked at"):
+        find(tmp_path, train=Path(name))
 
 
 def test_a_folder_without_annotations_is_told(tmp_path: Path) -> None:
