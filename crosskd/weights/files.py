@@ -75,10 +75,11 @@ def making_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, to be filled with files; with all of them it then becomes `path`.
 
     If the block or the disk fails, nothing is at `path` and the temporary folder is gone. Raises as `replacing` does,
-    and `OSError` where something stands at `path`.
+    and `OSError` where something stands at `path`, an empty folder apart.
     """
     temporary = _beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of the same id: in containers they are few
     try:
         temporary.mkdir()
         with _disk_errors(path):
@@ -104,9 +105,12 @@ def write_bytes(path: Path, content: bytes) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed while it wrote. Nobody may be writing there."""
+    """Remove the temporary files and folders of a process that was killed while it wrote. Nobody may write there."""
     for path in folder.glob(f"*{SUFFIX}"):
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:
