@@ -194,6 +194,11 @@ class Settings(SecretFileSettings):
         return self.home / "teacher-cache"
 
     @property
+    def layouts(self) -> Path:
+        """Which memory layout is faster on this machine, as trainings have measured it; a file."""
+        return self.home / "layouts.json"
+
+    @property
     def device(self) -> str:
         """The device class of the queue: `cpu` or `gpu`."""
         return "cpu" if self.devices == "cpu" else "gpu"

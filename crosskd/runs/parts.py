@@ -28,6 +28,7 @@ from crosskd.engine.recompute import recompute_within
 from crosskd.engine.training import Training
 from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
+from crosskd.runs.layout import Layout, choose
 from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
 from crosskd.runs.teacher_cache import CacheDisk, open_cache
@@ -50,6 +51,7 @@ class Parts:
     digests: dict[str, str]  # sha256 of the annotation files
     teacher_digest: str | None  # sha256 of the teacher's weights
     inherited: list[str] | None  # names of the tensors that the student began with; None: of none
+    layout: Layout
     begun: dict[str, Any] | None  # what the manifest says of the detector that the student began with
 
 
@@ -62,10 +64,13 @@ def build_parts(
     roots: Sequence[Path] = (),
     stopping: Callable[[], bool] = lambda: False,
     cache_disk: CacheDisk | None = None,
+    saved_layout: bool | None = None,
+    layouts: Path | None = None,
 ) -> Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher.
 
-    The loaders ask `stopping` while they wait for a batch. A teacher cache on disk lies on `cache_disk`.
+    The loaders ask `stopping` while they wait for a batch. A teacher cache on disk lies on `cache_disk`. `saved_layout`
+    and `layouts` are `layout.choose`'s.
     """
     set_threads(config.threads)
     device = choose_device(config.device)
@@ -95,8 +100,12 @@ def build_parts(
         trainee = distiller = build_distiller(student, teacher, config.distill, **sure)
         distiller.cache = open_cache(config, distiller, train_loader, cache_disk)
         figures = distiller.figures
+    schedule = Schedule(config.schedule, -(-len(train_loader) // config.accumulate))
     with memory_errors(device):
-        if config.channels_last:
+        layout = choose(
+            config, trainee, amp, steps=schedule.total_steps, classes=len(classes), saved=saved_layout, file=layouts
+        )
+        if layout.channels_last:
             to_channels_last(trainee, device)
         else:
             trainee.to(device)
@@ -112,7 +121,7 @@ def build_parts(
         trainee=trainee,
         student=student,
         optimizer=build_optimizer(trainee, config.optimizer, total_batch=total_batch(config)),
-        schedule=Schedule(config.schedule, -(-len(train_loader) // config.accumulate)),
+        schedule=schedule,
         batches=train_loader,
         amp=amp,
         ema=ema,
@@ -125,7 +134,18 @@ def build_parts(
     splits = {"train": config.data.train, "val": config.data.val}
     digests = {name: file_digest(Path(split.annotations)) for name, split in splits.items()}
     return Parts(
-        device, student, teacher, train_loader, val_loader, ema, training, digests, teacher_digest, inherited, begun
+        device,
+        student,
+        teacher,
+        train_loader,
+        val_loader,
+        ema,
+        training,
+        digests,
+        teacher_digest,
+        inherited,
+        layout,
+        begun,
     )
 
 

@@ -43,6 +43,7 @@ from crosskd.evaluation.curves import write_curves
 from crosskd.evaluation.detections import write_samples
 from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
+from crosskd.runs.layout import tell
 from crosskd.runs.parts import build_parts, total_batch
 from crosskd.runs.teacher_cache import CacheDisk
 from crosskd.runs.trained_onnx import export_best
@@ -78,6 +79,7 @@ def train(
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
     cache_disk: CacheDisk | None = None,
+    layouts: Path | None = None,
 ) -> TrainResult:
     """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, detections,
     `manifest.json`, `log.txt`.
@@ -88,7 +90,8 @@ def train(
     files below `roots`. Setting `stop` (or `run.request_stop()` in a callback) ends the run after its step with a
     checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting `finish` (or
     `run.request_finish()`) ends it after its step as a success, as an early stop does. `cache_disk` is where
-    `distill.cache` keeps what the teacher says, for this and other trainings; by default in `workdir`.
+    `distill.cache` keeps what the teacher says, for this and other trainings; by default in `workdir`. `layouts` is a
+    file in which this machine's trainings remember for each other which memory layout is faster (`runs/layout.py`).
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -100,7 +103,7 @@ def train(
             with distributed.detecting_lost_ranks():
                 former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
                 disk = cache_disk or CacheDisk(workdir / TEACHER_CACHE, sys.maxsize)
-                return _Session(run, Callbacks(listeners), former, roots, disk).execute(resume)
+                return _Session(run, Callbacks(listeners), former, roots, disk, layouts).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -140,9 +143,10 @@ class _Session:
         former: Mapping[str, Path | None],
         roots: Sequence[Path],
         cache_disk: CacheDisk,
+        layouts: Path | None,
     ) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.former, self.roots, self.cache_disk = former, roots, cache_disk
+        self.former, self.roots, self.cache_disk, self.layouts = former, roots, cache_disk, layouts
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -158,6 +162,8 @@ class _Session:
             roots=self.roots,
             stopping=run.stop.is_set,
             cache_disk=self.cache_disk,
+            saved_layout=None if saved is None else saved.get("channels_last", False),  # before 0.3 there was no choice
+            layouts=self.layouts,
             **self.former,
         )
         training = self.parts.training
@@ -199,6 +205,7 @@ class _Session:
     def _save(self) -> None:
         folder = self.run.workdir / CHECKPOINTS
         state = run_state.capture(self.run, self.parts.training, self.results, self.settings, seconds=self.seconds)
+        state["channels_last"] = self.parts.layout.channels_last
         if not distributed.is_main():
             return
         self._tell(write_checkpoint(folder, self.run.step, state))
@@ -307,6 +314,7 @@ class _Session:
             "init_student": self.parts.inherited,
             "student_init": self.parts.begun,
             **self._distilled(),
+            "layout": self.parts.layout.as_dict(),
             "settings_digest": fingerprint_digest(self.settings),
             "config": self.config.model_dump(mode="json"),
             "data": {
@@ -358,3 +366,4 @@ class _Session:
             threads,
             "" if threads == 1 else "s",
         )
+        tell(parts.layout)

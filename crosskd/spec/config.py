@@ -165,7 +165,11 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of the networks; weights stay in fp32."
     )
-    channels_last: bool = Field(default=False, description="Keep maps with the channels innermost: often faster.")
+    channels_last: bool | Literal["auto"] = Field(
+        default="auto",
+        description="Keep maps with the channels innermost. auto: where a few steps of a long run are faster so; the "
+        "choice is remembered for the device and the networks, and stays in a resume.",
+    )
     compile: bool = Field(
         default=False, description="Compile the networks with torch.compile: minutes at the start, faster steps."
     )

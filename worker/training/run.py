@@ -178,6 +178,7 @@ def _work(
         roots=roots,
         stop=stop,
         cache_disk=CacheDisk(settings.teacher_cache, settings.teacher_cache_gigabytes * 10**9),
+        layouts=settings.layouts,
     )
     return result.manifest
 
