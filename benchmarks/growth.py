@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,7 +60,7 @@ def measured(row: Row, detector: DetectorName, rounds: int) -> list[float]:
     """Seconds of a step at each value, the median over the rounds."""
     work = []
     for value in row.values:
-        knobs = {"size": SIDE, row.knob: value}
+        knobs: dict[str, Any] = {"size": SIDE, row.knob: value}
         work.append(Bench.build(knobs.pop("size"), detector=detector, **knobs).distil)
     return [statistics.median(times) for times in in_turn(work, rounds)]
 

@@ -208,7 +208,7 @@ def test_a_run_killed_outright_goes_on_where_it_was(data: Path, recipe: Path, tm
 def test_a_signal_asks_for_a_checkpoint(data: Path, recipe: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "crosskd", "train", recipe, "--workdir", tmp_path / "run", "--data", data,
-        "--set", "schedule.epochs=10000", "--set", "evaluation.every_epochs=10000",
+        "--set", "schedule.epochs=10000", "--set", "evaluation.every_epochs=10000", "--set", "channels_last=false",
     ]  # fmt: skip
     with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 240
