@@ -37,9 +37,15 @@ def narrowed(kept: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
 
 
 def widened(kept: Mapping[str, Tensor], wanted: torch.dtype) -> dict[str, Tensor]:
-    """From what is stored to what the teacher computes in; under autocast to float16 halves are its own."""
-    halves = wanted in (torch.float32, torch.float64)
-    return {name: x.to(wanted) if halves and x.dtype == torch.float16 else x for name, x in kept.items()}
+    """From what is stored to what the teacher computes in.
+
+    Under autocast to float16 halves are its own. Under that to bfloat16 none is: they were float32, and autocast takes
+    no others beside.
+    """
+    if wanted == torch.float16:
+        return dict(kept)
+    whole = torch.float32 if wanted == torch.bfloat16 else wanted
+    return {name: x.to(whole) if x.dtype == torch.float16 else x for name, x in kept.items()}
 
 
 def _narrows(name: str, x: Tensor) -> bool:

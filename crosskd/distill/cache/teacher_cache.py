@@ -134,9 +134,12 @@ class TeacherCache:
 
     def _batch(self, entries: Sequence[Entry], images: Tensor, kind: str) -> Kept:
         """Entry by entry, on the images' device."""
-        joined = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
-        moved = {name: x if name.startswith(SHAPES) else _to(x, images.device) for name, x in joined.items()}
-        return widened(moved, getattr(torch, kind.removeprefix("torch.")))
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # to bfloat16, it refuses to join what is kept in halves
+            joined = {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+            moved = {name: x if name.startswith(SHAPES) else _to(x, images.device) for name, x in joined.items()}
+            return widened(moved, getattr(torch, kind.removeprefix("torch.")))
 
 
 def mirrored(image: Tensor, size: Size) -> Tensor:

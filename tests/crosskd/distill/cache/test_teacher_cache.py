@@ -138,6 +138,21 @@ def test_what_float16_costs_is_small(name: str) -> None:
     assert sizes["float16"] < 0.6 * sizes["float32"]
 
 
+@pytest.mark.parametrize("name", ["fcos", "d_fine"])  # whose teachers say some of it in float32
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_mixed_precision_takes_what_is_kept(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pair(name, {"crosskd": {}})
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = without(made, *batch())
+        cached(made, MemoryStore(10**9), dtype)
+        first = losses(made, *batch())
+        the_teacher_rests(made, monkeypatch)
+        again = losses(made, *batch())
+    for loss, wanted in plain.items():
+        torch.testing.assert_close(again[loss], wanted, rtol=1e-3 if dtype == "float16" else 1e-6, atol=1e-6, msg=loss)
+        assert torch.equal(first[loss], again[loss]), loss
+
+
 @pytest.mark.parametrize(
     ("name", "terms"), [("gfl", {"crosskd": {}, "pkd": {}}), ("gfl", {"imitation": {}}), ("rt_detr", {"crosskd": {}})]
 )
