@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-import jsonschema
 import pytest
 import yaml
-from altair.vegalite.v6 import schema
 
 from report import page, samples
 from report.charts import vega
@@ -17,6 +15,7 @@ from report.model_card import model_card
 from report.samples import Sample, Stage
 from tests.support import job_records as records
 from tests.support.job_records import SCRIPT, specs
+from tests.support.vega_lite import assert_valid
 from wire.images import ModelBox
 
 
@@ -35,7 +34,7 @@ def test_every_chart_has_its_place_and_is_valid_vega_lite(html: str) -> None:
     assert set(drawn) == {"classes", "cost", "curves", "ap", "losses"}
     for name, spec in drawn.items():
         assert f'id="chart-{name}"' in html
-        jsonschema.validate(spec, schema.core.load_schema())
+        assert_valid(spec)
     for channel in ("x", "y"):
         assert drawn["cost"]["encoding"][channel]["scale"]["domainMin"] == 0
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import jsonschema
 import pytest
-from altair.vegalite.v6 import schema
 
 from report import page
 from report.charts import sweep_rows
 from report.verdict import compare, judge
 from tests.support.job_records import NOW, SCRIPT, specs
+from tests.support.vega_lite import assert_valid
 from wire.jobs import Failure
 from wire.sweeps import ArmResult, Spread, Sweep, SweepChild, TeacherResult
 
@@ -54,7 +53,7 @@ def test_a_sweeps_page_has_its_charts_verdicts_and_failures_and_obeys_no_text() 
     assert set(drawn) == {"differences", "sweep_ap", "sweep_classes"}
     for name, spec in drawn.items():
         assert f'id="chart-{name}"' in html
-        jsonschema.validate(spec, schema.core.load_schema())
+        assert_valid(spec)
     assert '<p class="verdict">crosskd helps</p>' in html
     assert "&lt;b&gt;7.png&lt;/b&gt; is broken" in html
     assert "<script>alert" not in html

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema
 import pytest
 import vl_convert
-from altair.vegalite.v6 import schema
 
 from report.charts import by_name, job_rows, palette
 from report.charts.job_rows import Rows
 from tests.support import job_records as records
+from tests.support.vega_lite import assert_valid
 
 DETECTORS = [
     {"detector": title, "AP": 0.3, "milliseconds": 12.0, "parameters": 1000} for title in ("Student", "Teacher")
@@ -66,7 +65,7 @@ def views(spec: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", by_name.NAMES)
 def test_a_drawing_has_no_rows_and_uses_only_fields_that_its_rows_have(name: str) -> None:
     drawing, rows = by_name.drawing(name), ROWS[name]
-    jsonschema.validate(drawing, schema.core.load_schema())
+    assert_valid(drawing)
     assert drawing == json.loads(json.dumps(by_name.drawing(name)))  # the same each time: a page may keep it
     assert not {"datasets", "values"} & {key for part in parts(drawing) for key in part}
     assert {view["data"]["name"] for view in views(drawing)} == set(rows)
