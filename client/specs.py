@@ -148,6 +148,10 @@ def data_section(folder: Path) -> dict[str, dict[str, str]]:
         return layouts.data_section(folder.expanduser().absolute())
     except ConfigError as error:
         raise ClientError(error.message, remedy=error.remedy) from error
+    except RuntimeError as error:  # `~` of nobody
+        raise ClientError(
+            f"There is no data folder {str(folder)!r}.", remedy="Name a folder with a data set."
+        ) from error
 
 
 def put(spec: dict[str, Any], text: str) -> None:

@@ -44,8 +44,19 @@ LAYOUTS = (
 def data_section(folder: Path) -> Section:
     """`train` and `val` of a spec's `data`, from a folder in one of the known layouts.
 
-    Raises: `ConfigError` that says what is missing for the layout that fits best, or lists all of them.
+    Raises: `ConfigError` that says what is missing for the layout that fits best, or lists all of them; or why the
+        folder cannot be looked into.
     """
+    try:
+        return _section(folder)
+    except OSError as error:  # a folder without rights, or a name that none can have
+        raise ConfigError(
+            f"{error.filename!s:.300} cannot be looked at: {error.strerror}",
+            remedy="Check the path, and the rights of its folders.",
+        ) from None
+
+
+def _section(folder: Path) -> Section:
     best, missing = LAYOUTS[0], list(_parts(LAYOUTS[0]))
     for layout in LAYOUTS:
         lacking = [part for part in _parts(layout) if not _is_there(folder, part)]

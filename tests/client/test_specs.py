@@ -142,6 +142,8 @@ def test_a_folder_without_data_names_the_layouts(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"lacks val\.json: .* Known are: train\.json with images/") as caught:
         specs.data_section(tmp_path)
     assert str(tmp_path) in str(caught.value)
+    with pytest.raises(ClientError, match="There is no data folder '~no-such-user'"):
+        specs.data_section(Path("~no-such-user"))
 
 
 def test_a_name_with_a_suffix_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

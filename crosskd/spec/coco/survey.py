@@ -19,6 +19,7 @@ LISTED = 5  # ids, or names, that a remark spells out
 CLIPPED = 0.01  # pixels: below it a number was rounded
 Of = Literal["annotations", "images", "categories"]
 Split = Literal["train", "val"]
+_ONE: dict[Of, str] = {"annotations": "annotation", "images": "image", "categories": "category"}
 CHECK_BBOX = "Check that each `bbox` is x, y, width, height in pixels of its own image."
 
 
@@ -54,7 +55,8 @@ class Remark:
 
     def __str__(self) -> str:
         more = ", …" if self.count > len(self.ids) else ""
-        ids = f" ({self.of.removesuffix('s') if self.count == 1 else self.of} {', '.join(map(str, self.ids))}{more})"
+        noun = _ONE[self.of] if self.count == 1 else self.of
+        ids = f" ({noun} {', '.join(map(str, self.ids))}{more})"
         return f"{self.detail}{ids if self.ids else ''}. {self.remedy}".rstrip()
 
 

@@ -96,6 +96,7 @@ def test_boxes_left_out_are_logged_with_their_number(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "crosskd"):
         CocoDataset(path, tmp_path / "images")
     assert "1 of 2 boxes lie outside their image and are left out (annotation 2)" in caplog.text
+    assert "(category 9)" in caplog.text
 
 
 def test_a_worker_gets_arrays_rather_than_an_object_per_box(tmp_path):

@@ -44,7 +44,14 @@ def test_half_a_layout_is_told_what_it_lacks(tmp_path: Path, layout: Layout) -> 
     assert str(LAYOUTS[-1]) in caught.value.remedy
 
 
-@pytest.mark.parametrize(("name", "said"), [("", "no data set in a known layout"), ("gone", "there is no data folder")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "no data set in a known layout"),
+        ("gone", "there is no data folder"),
+        ("x" * 300, "cannot be looked at: File name too long"),
+    ],
+)
 def test_a_folder_of_something_else_says_so(tmp_path: Path, name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         data_section(tmp_path / name)
