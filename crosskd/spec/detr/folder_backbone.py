@@ -42,7 +42,7 @@ def settings_of(backbone: BackboneConfig) -> dict[str, Any]:
             remedy="Train on resnet…, rt_detr_resnet… or hgnet_v2_…, or keep the file as this project's own.",
         )
     told = _told(backbone.name, backbone.width)
-    told["downsample_in_bottleneck"] = backbone.style == "caffe"
+    told["downsample_in_bottleneck"] = backbone.style == "caffe" and entry.block == "bottleneck"  # others stride alike
     if entry.family == HGNET:
         del told["downsample_in_bottleneck"]
     return {**told, "out_indices": _INDICES}

@@ -212,3 +212,11 @@ def test_a_section_contradicts_a_folder_where_it_is_of_another_model(
     (values["detr"] if part == "detr" else values["backbone"]["vit"]).update(knobs)
     found = contradictions(ModelConfig.model_validate(values), told, "folder", "teacher.model")
     assert [each.place for each in found] == places
+
+
+def test_what_is_written_of_a_basic_resnet_in_caffe_style_is_read() -> None:
+    """Its blocks stride where PyTorch's do: the library's field for it is of bottlenecks alone."""
+    backbone = {"name": "resnet18", "style": "caffe"}
+    model = ModelConfig.model_validate({"detector": "rt_detr", "backbone": backbone})
+    again = read_config("again", config_of(model, ["a"]), None).model
+    assert (again.backbone.name, again.backbone.style) == ("resnet18", "pytorch")
