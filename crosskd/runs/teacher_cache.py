@@ -68,8 +68,7 @@ def _store(section: TeacherCacheConfig, name: str, disk: CacheDisk | None) -> St
     if section.store == "memory" or disk is None:
         return MemoryStore(limit)
     try:
-        # Each process counts what it writes itself.
-        store = DiskStore(Room(disk.folder, disk.bytes), name, limit // distributed.world_size())
+        store = DiskStore(Room(disk.folder, disk.bytes), name, limit, processes=distributed.world_size())
     except OSError as error:
         raise ConfigError(
             f"the teacher cache cannot be kept in {disk.folder}: {error.strerror}",

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 IN_USE = 3600.0  # seconds since a folder was last said to be in use, within which it stays
 FREE = 2**30  # bytes of the disk that are left to others
+SHARE = 8  # it is counted anew whenever one process has written so much of what was free: others write as well
 
 
 @dataclass
@@ -23,20 +25,27 @@ class Room:
 
     folder: Path
     bytes: int
-    used: int = field(default=0, init=False)  # as it was found, and what was written since
+    used: int = field(default=0, init=False)  # as it was last counted, and what was written since
+    _recount: int = field(default=0, init=False)  # from how many bytes on it is counted anew
 
     def make_way(self, mine: Path) -> None:
         """Count what is there, and remove what is too much: other teachers' first, of these the longest unused."""
-        self.used = folder_bytes(self.folder)
+        self._count()
         self._remove_others(mine, self.used - self.bytes)
         if self.used > self.bytes:
             self._remove_oldest(mine, self.used - self.bytes)
 
     def takes(self, size: int, mine: Path) -> bool:
-        """Whether `size` more bytes may be written, if need be in the place of other teachers'."""
+        """Whether `size` more bytes may be written, if need be in the place of other teachers'. May raise `OSError`."""
+        if self.used + size > self._recount:
+            self._count()
         if self.used + size > self.bytes:
             self._remove_others(mine, self.used + size - self.bytes)
         return self.used + size <= self.bytes and shutil.disk_usage(self.folder).free > size + FREE
+
+    def _count(self) -> None:
+        self.used = folder_bytes(self.folder)
+        self._recount = self.used + max(0, self.bytes - self.used) // SHARE
 
     def _remove_others(self, mine: Path, wanted: int) -> None:
         """At least `wanted` bytes, if there are as many that nobody uses."""
@@ -67,10 +76,13 @@ def folder_bytes(folder: Path) -> int:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # another process may remove it meanwhile
-            if path.is_file() and not path.is_symlink():
-                yield path, path.stat()
+    """Not by `rglob`: that raises where another process removes a folder meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with contextlib.suppress(OSError):
+                if stat.S_ISREG((found := path.lstat()).st_mode):
+                    yield path, found
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 8  # that read the entries of a batch; hashing and reading let go of the interpreter
 TOUCHED = 60.0  # seconds between two notes that a folder is in use
+RETRY = 600.0  # seconds after which a full disk is asked again: other teachers may have made way
 
 
 class Store(ABC):
@@ -28,7 +30,8 @@ class Store(ABC):
         self.limit = limit
         self.bytes = 0  # kept so far
         self.damaged = 0  # entries that were not what had been written
-        self.full = False
+        self.full = False  # keeps no more, for now
+        self._told = False
 
     @abstractmethod
     def read(self, keys: Sequence[str]) -> list[Entry | None]:
@@ -43,8 +46,9 @@ class Store(ABC):
         """Keep these, as far as there is room."""
 
     def _stop(self, why: str) -> None:
-        if not self.full:
-            self.full = True
+        self.full = True
+        if not self._told:
+            self._told = True
             log.warning("the teacher cache keeps no more than %d MiB: %s", self.bytes // 2**20, why)
 
 
@@ -74,14 +78,18 @@ class MemoryStore(Store):
 class DiskStore(Store):
     """One file an entry, in a folder of one teacher below `room`. Other processes may read and write there as well."""
 
-    def __init__(self, room: Room, name: str, limit: int) -> None:
-        """`limit` is of this folder; the room has its own, of all. Raises `OSError` where it cannot be written."""
+    def __init__(self, room: Room, name: str, limit: int, *, processes: int = 1) -> None:
+        """`limit` is of this folder, shared by so many `processes`, each of which counts what it writes itself.
+
+        The room has its own, of all teachers. Raises `OSError` where it cannot be written.
+        """
         super().__init__(limit)
         self.room, self.folder = room, room.folder / name
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open()
         self.room.make_way(self.folder)
         self.bytes = folder_bytes(self.folder)
-        self._touched = 0.0
+        self.limit = self.bytes + max(0, limit - self.bytes) // processes
+        self._touched = self._stopped = 0.0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="teacher-cache")
         self._touch()
 
@@ -93,13 +101,38 @@ class DiskStore(Store):
         return self._path(key).exists()
 
     def write(self, entries: Mapping[str, Entry]) -> None:
+        if self.full and time.monotonic() - self._stopped < RETRY:
+            return
+        try:
+            why = self._written(entries)
+        except OSError as error:
+            why = f"{error.strerror}; the teacher runs for the rest"
+        if why:
+            self._stop(why)
+        else:
+            self.full = False
+
+    def _written(self, entries: Mapping[str, Entry]) -> str:
+        """Write these, and say why not all of them are kept; nothing where they are."""
+        self._open()
         for key, content in zip(entries, self._threads.map(pack, entries, entries.values()), strict=True):
             if self.bytes + len(content) > self.limit:
-                self._stop("distill.cache.limit_mib is reached; the teacher runs for the rest")
-            elif not self.room.takes(len(content), self.folder):
-                self._stop(f"{self.room.folder} has as much as this worker allows; the teacher runs for the rest")
-            else:
-                self._write(key, content)
+                return "distill.cache.limit_mib is reached; the teacher runs for the rest"
+            if not self.room.takes(len(content), self.folder):
+                return f"{self.room.folder} has as much as this worker allows; the teacher runs for the rest"
+            self._write(key, content)
+        return ""
+
+    def _stop(self, why: str) -> None:
+        self._stopped = time.monotonic()
+        super()._stop(why)
+
+    def _open(self) -> None:
+        """The folder, for this user alone; made anew if it was removed meanwhile."""
+        self.room.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            self.folder.mkdir(mode=0o700)
+            self.bytes = 0
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key
@@ -121,16 +154,16 @@ class DiskStore(Store):
     def _write(self, key: str, content: bytes) -> None:
         """A reader sees all of it or nothing. Nothing waits for the disk: what a power cut leaves is found damaged."""
         path = self._path(key)
-        temporary = path.with_name(f".{key}.{os.getpid()}")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")  # containers have the same process ids
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except OSError as error:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            Path(temporary).replace(path)
+        except OSError:
             with contextlib.suppress(OSError):
-                temporary.unlink()
-            self._stop(f"{error.strerror}; the teacher runs for the rest")
-            return
+                Path(temporary).unlink()
+            raise
         self.bytes += len(content)
         self.room.used += len(content)
 

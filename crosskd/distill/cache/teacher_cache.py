@@ -93,7 +93,7 @@ class TeacherCache:
         """By key what the teacher says of the missing images, and of their mirror images that are not known either."""
         shown = targets.shown or []
         views = {keys.view_key(shown[index], *place): (index, False) for index in missing}
-        if self.mirrors:
+        if self.mirrors and not self.store.full:  # or they would be made again and again, and thrown away
             for index in missing:
                 other = keys.view_key(Shown(shown[index].digest, not shown[index].mirrored), *place)
                 if other not in views and not self.store.has(other):

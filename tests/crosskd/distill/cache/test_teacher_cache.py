@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from crosskd.detectors.detector import Detector
+from crosskd.distill.cache import stores
 from crosskd.distill.cache.entries import size_of
 from crosskd.distill.cache.keys import identity
-from crosskd.distill.cache.room import Room
+from crosskd.distill.cache.room import Room, folder_bytes
 from crosskd.distill.cache.stores import DiskStore, MemoryStore, Store
 from crosskd.distill.cache.teacher_cache import TeacherCache, mirrored
 from crosskd.distill.distiller import Distiller, build_distiller
@@ -276,16 +278,79 @@ def test_a_full_cache_keeps_what_it_has_and_says_so_once(
     plain = without(made, images, targets)
     probe = cached(made, MemoryStore(10**9), mirrors=False)
     losses(made, images, targets)
-    limit = int(2.5 * probe.view_bytes)
+    limit = int(1.5 * probe.view_bytes)
     store = MemoryStore(limit) if where == "memory" else disk(tmp_path, limit + 10_000)
-    cache = cached(made, store, mirrors=False)
+    cache = cached(made, store)
     for _ in range(3):
         found = losses(made, images, targets)
     assert store.full
-    assert (cache.whole.hits, cache.whole.misses, cache.whole.runs) == (4, 5, 3)
+    # Mirror images are made while there seems to be room for them, and no more.
+    assert (cache.whole.hits, cache.whole.misses, cache.whole.runs) == (2, 7, 4)
     assert sum("keeps no more" in record.message for record in caplog.records) == 1
     for loss, wanted in plain.items():
         torch.testing.assert_close(found[loss], wanted, rtol=1e-6, atol=1e-6, msg=loss)
+
+
+ENTRY = {"a": torch.zeros(1000)}
+KEYS = [f"{number:02}" + "a" * 62 for number in range(20)]
+
+
+def test_a_folder_may_be_removed_while_it_is_in_use(tmp_path: Path) -> None:
+    """The documents say so; and a worker whose jobs stand still for an hour removes it itself."""
+    store = disk(tmp_path / "cache")
+    store.write({KEYS[0]: ENTRY})
+    assert {path.stat().st_mode & 0o77 for path in tmp_path.rglob("*")} == {0}  # nobody else's
+    shutil.rmtree(tmp_path / "cache")
+    assert store.read(KEYS[:1]) == [None]
+    store.write({KEYS[1]: ENTRY})
+    assert not store.full
+    assert store.has(KEYS[1])
+    assert store.bytes == folder_bytes(tmp_path)
+
+
+def test_what_vanishes_while_it_is_counted_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where two trainings, or two processes of one, make way at once."""
+    room, scandir = tmp_path / "cache", os.scandir
+    for name in ("one", "other"):
+        disk(room, name=name).write({KEYS[0]: ENTRY})
+    size = folder_bytes(room) // 2
+
+    def too_late(path: Any) -> Any:
+        if str(path) == str(room / "other"):
+            (room / "other").rename(tmp_path / "gone")
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", too_late)
+        assert folder_bytes(room) == size
+
+
+@pytest.mark.parametrize("whose", ["one teacher's", "the room's"])
+def test_processes_share_a_limit(whose: str, tmp_path: Path) -> None:
+    """What was there before counts once, not for each of them; and what the others write counts as well."""
+    disk(tmp_path, name="a").write(dict.fromkeys(KEYS[:4], ENTRY))
+    size = folder_bytes(tmp_path) // 4
+    limit, room = (8 * size, 10**9) if whose == "one teacher's" else (10**9, 8 * size)
+    ranks = [DiskStore(Room(tmp_path, room), "a", limit, processes=2) for _ in range(2)]
+    for number, key in enumerate(KEYS[4:]):
+        ranks[number % 2].write({key: ENTRY})
+    assert all(store.full for store in ranks)
+    assert folder_bytes(tmp_path) == 8 * size
+
+
+def test_a_full_disk_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another teacher's folder stays for an hour after its last use; a training goes on for days."""
+    disk(tmp_path, name="other").write(dict.fromkeys(KEYS[:4], ENTRY))
+    store = disk(tmp_path, room=folder_bytes(tmp_path), name="mine")
+    store.write({KEYS[5]: ENTRY})
+    os.utime(tmp_path / "other", (0, 0))
+    store.write({KEYS[5]: ENTRY})
+    assert store.full
+    assert not store.has(KEYS[5])
+    monkeypatch.setattr(stores, "RETRY", 0.0)
+    store.write({KEYS[5]: ENTRY})
+    assert not store.full
+    assert store.has(KEYS[5])
 
 
 def test_teachers_that_nobody_uses_make_way(tmp_path: Path) -> None:
