@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -14,15 +15,24 @@ from crosskd.spec.needs import HeadCut, Need
 from crosskd.structures import Shown, Size
 
 FORMAT = 1  # of entries, and of the code that makes them; another one finds nothing of this one
+PACKAGES = ("crosskd", "torch", "torchvision", "transformers", "timm")  # whose code is the teacher
 
 
 def identity(teacher: Detector, needs: Sequence[Need], pixels: PixelConfig, config: TeacherCacheConfig) -> str:
     """Sha256 of the teacher's tensors and knobs, of what is kept of it and how, and of how images are normalised.
 
-    The tensors themselves, so that classes that were left out, and how a file was translated, count as well.
+    The tensors themselves, so that classes that were left out, and how a file was translated, count as well; and the
+    code that computes with them, since the folder outlives an update of the service.
     """
     seen = hashlib.sha256()
-    facts = [FORMAT, teacher.config.model_dump_json(), teacher.num_classes, pixels.model_dump_json(), config.dtype]
+    facts = [
+        FORMAT,
+        *map(_release, PACKAGES),
+        teacher.config.model_dump_json(),
+        teacher.num_classes,
+        pixels.model_dump_json(),
+        config.dtype,
+    ]
     seen.update(repr([*facts, *asked(needs)]).encode())
     for name, x in sorted(teacher.state_dict().items()):
         seen.update(repr((name, x.dtype, tuple(x.shape))).encode())
@@ -49,6 +59,13 @@ def precision(images: Tensor) -> str:
     """In what a network computes now."""
     device = images.device.type
     return str(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype)
+
+
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not needed, or a folder of sources
+        return ""
 
 
 def _bytes(x: Tensor) -> bytes:
