@@ -20,7 +20,7 @@ import time
 import numpy as np
 import safetensors.numpy
 
-from crosskd.spec.matches import AREAS, FORMAT, IOUS, KEY
+from crosskd.spec.results.matches import AREAS, FORMAT, IOUS, KEY
 from wire.compare import RESAMPLES, SEED
 
 SECONDS, GIGABYTES = 5.0, 1.0

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from crosskd.spec.files import LAST_WEIGHTS, MANIFEST
+from crosskd.spec.results.files import LAST_WEIGHTS, MANIFEST
 
 OUTPUT_SHOWN = 2000  # characters of a training that failed
 

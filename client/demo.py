@@ -35,7 +35,7 @@ from client.tables import failure_lines, number
 from client.watch import clock
 from crosskd.data.demo import write_demo
 from crosskd.spec.config import StudentConfig
-from crosskd.spec.shapes import parameter_count
+from crosskd.spec.weights.shapes import parameter_count
 from wire.artifacts import BEST_WEIGHTS
 from wire.jobs import Job
 from wire.reports import CocoMetrics

@@ -10,7 +10,7 @@ import httpx
 
 from client.errors import ApiProblem, ClientError
 from crosskd.predict.output import read_image
-from crosskd.spec.predictions import FaultKind, ImageFault, PredictedImage, Predictions
+from crosskd.spec.results.predictions import FaultKind, ImageFault, PredictedImage, Predictions
 
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)  # it may wait behind others
 TOGETHER = 8  # images of one request

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from client import charts, predict, references
 from client.job_calls import JobCalls
 from client.transport import COMPARE_TIMEOUT, given, parse, segment
-from crosskd.spec.predictions import Predictions
+from crosskd.spec.results.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.compare import Comparison
 from wire.download import OnBytes

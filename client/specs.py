@@ -10,7 +10,7 @@ from typing import Any
 from client.errors import ClientError
 from client.references import is_id
 from crosskd.errors import ConfigError
-from crosskd.spec import layouts
+from crosskd.spec.data import layouts
 from crosskd.spec.presets import parse_yaml
 from wire.jobs import Job
 from wire.kinds import known_or_inferred

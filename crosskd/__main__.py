@@ -19,8 +19,8 @@ from crosskd.engine.launch import exit_without_cleanup
 from crosskd.errors import ConfigError
 from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, TrainConfig
 from crosskd.spec.inputs import is_folder, real_path
-from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE
 from crosskd.spec.registry import BACKBONES
+from crosskd.spec.results.predictions import MAX_DETECTIONS, PICTURE_SCORE
 
 DataRoots = Annotated[
     list[Path] | None,

@@ -30,7 +30,7 @@ from crosskd.errors import ConfigError, CrossKDError, DataError, OutOfMemory, We
 from crosskd.evaluation.evaluate import original_detections
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import augment_at
-from crosskd.spec.input_contract import input_contract
+from crosskd.spec.results.input_contract import input_contract
 from crosskd.spec.unused_classes import used
 from crosskd.weights.description import Description
 from crosskd.weights.tensors import check_finite

@@ -19,7 +19,14 @@ from crosskd.predict.output import OutputFolder, escaped, read_image, table_rows
 from crosskd.predict.picture import BadImage
 from crosskd.spec.evaluate_export import ScaleConfig
 from crosskd.spec.inputs import is_folder
-from crosskd.spec.predictions import Category, CocoResult, ImageFault, PredictedImage, PredictionModel, Predictions
+from crosskd.spec.results.predictions import (
+    Category,
+    CocoResult,
+    ImageFault,
+    PredictedImage,
+    PredictionModel,
+    Predictions,
+)
 from crosskd.spec.section import MAX_PIXELS
 from crosskd.weights.files import file_digest
 

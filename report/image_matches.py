@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.spec.detections import IOU, best_score
+from crosskd.spec.results.detections import IOU, best_score
 
 _PAIRS = 2**20  # of a detection and a box that are looked at together: 100 MB
 

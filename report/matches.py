@@ -15,7 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from crosskd.spec.matches import AREAS, BITS, FORMAT, IOUS, KEY, MOST_BYTES
+from crosskd.spec.results.matches import AREAS, BITS, FORMAT, IOUS, KEY, MOST_BYTES
 
 MOST_IMAGES = 2**20
 _COUNTS = {"starts": "iu", "images": "u", "scores": "f", "states": "u", "truth_classes": "u", "truth_images": "u"}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.spec.matches import AREAS, IOUS
+from crosskd.spec.results.matches import AREAS, IOUS
 from report.matches import Matches
 from report.weighted_ap import ALL, IOU_50, IOU_75, RECALLS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.spec.matches import AREAS, IOUS
+from crosskd.spec.results.matches import AREAS, IOUS
 from report.matches import Matches
 
 NOTHING = -1.0  # what COCO says where there is nothing to measure

@@ -143,7 +143,7 @@ for module in sys.argv[1].split():
 def test_a_fresh_interpreter_stays_free_of_torch(tmp_path: Path) -> None:
     """After all of these, so after each of them."""
     service = ["api.main", "api.relay", "worker.app", "worker.tasks", "worker.settings", "client.cli", "client.sdk"]
-    core = ["crosskd", "crosskd.__main__", "crosskd.spec.config", "crosskd.spec.shapes", "api.predict.process"]
+    core = ["crosskd", "crosskd.__main__", "crosskd.spec.config", "crosskd.spec.weights.shapes", "api.predict.process"]
     assert first_loader([*service, *core], TORCH | {"timm"}, tmp_path) == {}
 
 

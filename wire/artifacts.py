@@ -8,12 +8,12 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints
 
 # The core names its files, and they keep their names; `GET /jobs/{id}/weights` serves the best weights.
-from crosskd.spec.files import BEST_WEIGHTS as BEST_WEIGHTS
-from crosskd.spec.files import LAST_WEIGHTS as LAST_WEIGHTS
-from crosskd.spec.files import LOG as LOG
-from crosskd.spec.files import MANIFEST as MANIFEST
-from crosskd.spec.files import ONNX as ONNX
-from crosskd.spec.files import FileKind, curves_name
+from crosskd.spec.results.files import BEST_WEIGHTS as BEST_WEIGHTS
+from crosskd.spec.results.files import LAST_WEIGHTS as LAST_WEIGHTS
+from crosskd.spec.results.files import LOG as LOG
+from crosskd.spec.results.files import MANIFEST as MANIFEST
+from crosskd.spec.results.files import ONNX as ONNX
+from crosskd.spec.results.files import FileKind, curves_name
 
 ArtifactKind = FileKind
 ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]

@@ -27,7 +27,7 @@ from api.images.queries import ALL, KINDS
 from api.images.reading import BrokenDetections, DetectionsFile, read_detections, read_samples
 from crosskd.spec.coco.instances import CROWD, Instances, read_instances
 from crosskd.spec.coco.survey import Use, survey
-from crosskd.spec.detections import sample_ids
+from crosskd.spec.results.detections import sample_ids
 from report.image_matches import Matched, Truth, match
 from report.matches import BrokenMatches, read_matches
 

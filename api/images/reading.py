@@ -1,6 +1,6 @@
 """Files of detections as arrays. A worker has sent them, so nothing in them is believed before it is checked.
 
-`crosskd/spec/detections.py` describes them.
+`crosskd/spec/results/detections.py` describes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.spec.detections import FORMAT, MOST_TEXT
+from crosskd.spec.results.detections import FORMAT, MOST_TEXT
 from report.image_matches import Found
 
 MOST_DETECTIONS = 5_000_000

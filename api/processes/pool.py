@@ -40,7 +40,7 @@ class Kind:
 
 
 class Refused(Exception):
-    """An image without a result: `kind` says why, as `crosskd.spec.predictions.FaultKind` does, or `model`."""
+    """An image without a result: `kind` says why, as `crosskd.spec.results.predictions.FaultKind` does, or `model`."""
 
     def __init__(self, kind: str, detail: str, remedy: str) -> None:
         super().__init__(detail)

@@ -22,7 +22,7 @@ from api.services.answers.predict import Question, Upload
 from api.settings import Settings
 from api.storage import StorageDep
 from api.stores.threads import FETCHING
-from crosskd.spec.predictions import DEFAULT_SCORE, MAX_DETECTIONS, PICTURE_SCORE, Predictions
+from crosskd.spec.results.predictions import DEFAULT_SCORE, MAX_DETECTIONS, PICTURE_SCORE, Predictions
 
 router = APIRouter(prefix="/jobs/{job}", tags=["predictions"], route_class=Transactional)
 

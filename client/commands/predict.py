@@ -14,7 +14,7 @@ from client.errors import ApiProblem
 from client.sdk import Client
 from client.visible import visible
 from crosskd.predict.output import OutputFolder, table_rows
-from crosskd.spec.predictions import MAX_DETECTIONS, PICTURE_SCORE, Predictions
+from crosskd.spec.results.predictions import MAX_DETECTIONS, PICTURE_SCORE, Predictions
 
 SUFFIXES = frozenset({".onnx", ".safetensors", ".pth", ".pt"})
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.spec.batch_norm import TORCH_NORM, YOLOX_NORM, BatchNorm
+from crosskd.spec.backbones.batch_norm import TORCH_NORM, YOLOX_NORM, BatchNorm
 
 KERNEL = 5  # of CSPNeXt's depthwise convolutions
 POOLS = (5, 9, 13)  # cells, of the spatial pyramid pooling

@@ -12,9 +12,9 @@ from crosskd.backbones import pretrained
 from crosskd.backbones.staged import StagedBackbone
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
+from crosskd.spec.backbones.library import HGNET, hgnet_settings, resnet_settings
 from crosskd.spec.config import BackboneConfig
 from crosskd.spec.detr.types import EXTRA, LIBRARY
-from crosskd.spec.library_backbones import HGNET, hgnet_settings, resnet_settings
 
 _MODELS = {
     "rt_detr_resnet": ("rt_detr.modeling_rt_detr_resnet", "RTDetrResNetBackbone", "RTDetrResNetConfig"),

@@ -13,7 +13,7 @@ from crosskd.backbones import pretrained
 from crosskd.backbones.staged import StagedBackbone
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
-from crosskd.spec.backbone_registry import timm_version
+from crosskd.spec.backbones.registry import timm_version
 from crosskd.spec.config import BackboneConfig, FileRef
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from crosskd.backbones.timm_features import build, run
-from crosskd.spec.backbone_registry import TIMM_TABLE
+from crosskd.spec.backbones.registry import TIMM_TABLE
 
 log = logging.getLogger(__name__)
 

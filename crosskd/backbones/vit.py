@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from crosskd.backbones import pretrained
 from crosskd.backbones.library import missing_library
 from crosskd.backbones.staged import StagedBackbone
+from crosskd.spec.backbones.vit import VITS, library_values
 from crosskd.spec.config import BackboneConfig
 from crosskd.spec.detr.types import LIBRARY
-from crosskd.spec.vit import VITS, library_values
 
 _EMBEDDINGS = "RfDetrDinov2Embeddings"
 _PRETRAINING = "embeddings.mask_token"  # what only its own training has

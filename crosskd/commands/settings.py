@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crosskd.errors import ConfigError
-from crosskd.spec.layouts import data_section
+from crosskd.spec.data.layouts import data_section
 from crosskd.spec.nearest import did_you_mean
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
 

@@ -13,7 +13,7 @@ from crosskd.commands.errors import stop_on_interrupt
 from crosskd.commands.weights import tell_notes
 from crosskd.engine.imports import quick_imports
 from crosskd.spec.config import FileRef, TrainConfig
-from crosskd.spec.files import CHECKPOINTS, ONNX
+from crosskd.spec.results.files import CHECKPOINTS, ONNX
 
 
 def run_train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:

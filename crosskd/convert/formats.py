@@ -16,7 +16,7 @@ from crosskd.spec.detr.folder_backbone import settings_of
 from crosskd.spec.detr.folder_names import from_library, same_tensor, second_names, to_library, with_twins
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 
 Format = Literal["native", "mmdet", "torchvision", "megvii", "transformers"]
 PROJECTS: dict[Format, str] = {

@@ -14,7 +14,7 @@ from crosskd.convert import mmdet_regions
 from crosskd.convert.mmdet_config import section
 from crosskd.errors import WeightsError
 from crosskd.spec import registry
-from crosskd.spec.batch_norm import YOLOX_NORM
+from crosskd.spec.backbones.batch_norm import YOLOX_NORM
 from crosskd.spec.model import PADDING, PYRAMID
 
 # The heads that compute what ours do. LD's teaches another one, and is a GFL itself.

@@ -16,7 +16,7 @@ from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.regions import COARSEST
-from crosskd.spec.torchvision_names import INSTEAD, READ, torchvision_detector
+from crosskd.spec.weights.torchvision_names import INSTEAD, READ, torchvision_detector
 
 ANCHORS = 9  # of a RetinaNet's cell: three sizes of three ratios
 # They begin the sha256, and end the name, of what torchvision loads with `eps` 0: its RetinaNet and its Faster R-CNN.

@@ -19,7 +19,7 @@ from crosskd.errors import WeightsError
 from crosskd.spec.config import AugmentConfig, ModelConfig
 from crosskd.spec.detr.folder import Folder
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS
-from crosskd.spec.weights_file import FORMAT
+from crosskd.spec.weights.file_kind import FORMAT
 from crosskd.weights.description import Description
 from crosskd.weights.folder import folder_at, folder_tensors, read_of, record, told_by
 from crosskd.weights.native import read_header

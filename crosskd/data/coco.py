@@ -20,7 +20,7 @@ from crosskd.spec.coco.categories import other_categories
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.coco.survey import Use
-from crosskd.spec.data import SixteenBit
+from crosskd.spec.data.section import SixteenBit
 
 log = logging.getLogger(__name__)
 

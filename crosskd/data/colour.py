@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crosskd.spec.mixing import HSVConfig
+from crosskd.spec.data.mixing import HSVConfig
 
 
 def recoloured(pixels: NDArray[np.uint8], config: HSVConfig, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from crosskd.data.images import BROKEN, FORMATS, ImageFolder
 from crosskd.data.transforms import Sample, validation_sample
 from crosskd.errors import DataError
 from crosskd.spec.config import AugmentConfig
-from crosskd.spec.image_list import SUFFIXES, image_names
+from crosskd.spec.data.image_list import SUFFIXES, image_names
 
 log = logging.getLogger(__name__)
 

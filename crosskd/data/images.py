@@ -20,7 +20,7 @@ from crosskd.errors import DataError
 from crosskd.spec import inputs
 from crosskd.spec.coco.fields import unsafe_name
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, look
-from crosskd.spec.data import SixteenBit
+from crosskd.spec.data.section import SixteenBit
 
 CHECK_FOLDER = "Check the image folder against the file."
 # Pillow also opens PostScript, by running Ghostscript, and many formats that no data set has.

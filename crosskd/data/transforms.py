@@ -16,9 +16,9 @@ from crosskd.data.coco import Example
 from crosskd.data.colour import recoloured
 from crosskd.data.normalise import Normalise
 from crosskd.spec.config import AugmentConfig, PixelConfig
+from crosskd.spec.data.image_size import fitted as fitted
+from crosskd.spec.data.image_size import padded as padded
 from crosskd.spec.evaluate_export import image_settings
-from crosskd.spec.image_size import fitted as fitted
-from crosskd.spec.image_size import padded as padded
 from crosskd.structures import Batch, Shown, Size, Targets
 
 

@@ -21,8 +21,8 @@ from crosskd.spec import inputs
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.config import UnlabelledConfig
-from crosskd.spec.data import SixteenBit
-from crosskd.spec.image_list import NO_NAMES, SUFFIXES, image_names, read_names
+from crosskd.spec.data.image_list import NO_NAMES, SUFFIXES, image_names, read_names
+from crosskd.spec.data.section import SixteenBit
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crosskd.detectors.view import Kept, Pass, kept_maps, levels_of
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
-from crosskd.spec.needs import Need, Side
+from crosskd.spec.distill.needs import Need, Side
 from crosskd.structures import Detections, Losses, Size, Targets
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from crosskd.boxes.anchors import Anchors
-from crosskd.spec.needs import Need, Side
+from crosskd.spec.distill.needs import Need, Side
 from crosskd.structures import Assignment, Held, HeldMoments, Losses, Predictions, Size, Targets
 
 Fields = dict[str, Any]  # of a `View`

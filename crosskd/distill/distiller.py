@@ -23,8 +23,8 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_assignment
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.needs import Need
-from crosskd.spec.pairing import require_pair
+from crosskd.spec.distill.needs import Need
+from crosskd.spec.distill.pairing import require_pair
 from crosskd.structures import Losses, Size, Targets
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from crosskd.detectors.dense.head import map_sizes
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.view import Kept, Pass, levels_of
-from crosskd.spec.needs import Need
+from crosskd.spec.distill.needs import Need
 from crosskd.structures import Size, Targets
 
 

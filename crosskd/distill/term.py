@@ -9,8 +9,8 @@ from torch import nn
 
 from crosskd.detectors.detector import Detector
 from crosskd.detectors.view import View
-from crosskd.spec.needs import Need
-from crosskd.spec.term import TermConfig
+from crosskd.spec.distill.needs import Need
+from crosskd.spec.distill.term import TermConfig
 from crosskd.structures import Losses, Targets
 
 __all__ = ["MapTerm", "Step", "Term", "View"]
@@ -29,9 +29,9 @@ class Term(nn.Module, ABC):
     """A distillation method: from a step to its losses.
 
     Registered by name, and made from its section of the configuration and the two detectors, which
-    `crosskd.spec.pairing` has found to fit. A term keeps neither of them. What it needs of a step its section says.
-    What it learns itself (adapters between widths) is trained and checkpointed with the student, and left behind at
-    the end.
+    `crosskd.spec.distill.pairing` has found to fit. A term keeps neither of them. What it needs of a step its section
+    says. What it learns itself (adapters between widths) is trained and checkpointed with the student, and left behind
+    at the end.
     """
 
     needs: tuple[Need, ...]

@@ -12,7 +12,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.detectors.view import Pass
 from crosskd.distill.term import Term
 from crosskd.spec import registry
-from crosskd.spec.needs import Need, Pyramid
+from crosskd.spec.distill.needs import Need, Pyramid
 from crosskd.structures import Losses, Targets
 
 LEAST_SIDE = 1.0  # pixels of a box that counts

@@ -20,7 +20,7 @@ import torch
 from crosskd.errors import CheckpointCorrupt, CheckpointMismatch, ConfigError
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.evaluate_export import image_settings
-from crosskd.spec.files import checkpoint_name, checkpoint_step
+from crosskd.spec.results.files import checkpoint_name, checkpoint_step
 from crosskd.weights.files import File, file_digest, remove_leftovers, replacing, write_text
 from crosskd.weights.pytorch import read_pytorch
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crosskd.engine.callbacks import Callback, Phase, Run, TrainResult
 from crosskd.spec import registry
-from crosskd.spec.files import BEST_FILES, EVALUATION_KINDS
+from crosskd.spec.results.files import BEST_FILES, EVALUATION_KINDS
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crosskd.engine import distributed
 from crosskd.engine.callbacks import Run
 from crosskd.spec.config import EvaluationConfig, ModelConfig
-from crosskd.spec.files import BEST_FILES, BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, BestKind, kind_of
+from crosskd.spec.results.files import BEST_FILES, BEST_WEIGHTS, LAST_WEIGHTS, MANIFEST, BestKind, kind_of
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, file_digest, write_bytes, write_text
 from crosskd.weights.native import write_weights

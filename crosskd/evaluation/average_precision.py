@@ -14,7 +14,7 @@ from crosskd.evaluation.accumulation import NO_GROUND_TRUTH, accumulate
 from crosskd.evaluation.matches import packed_matches
 from crosskd.evaluation.matching import Found, Judged, Truth, judge
 from crosskd.evaluation.plain import plain_metrics
-from crosskd.spec.detections import best_score
+from crosskd.spec.results.detections import best_score
 from crosskd.structures import Curves
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosskd.spec.files import curves_name
+from crosskd.spec.results.files import curves_name
 from crosskd.structures import Curves, Evaluation
 from crosskd.weights.files import File, write_text
 

@@ -1,7 +1,7 @@
 """What a detector has found in the validation images, as files that the service shows them from.
 
-`crosskd/spec/detections.py` describes them. They are compressed while they are written: the text of COCO's validation
-split has 50 MB, and is never held.
+`crosskd/spec/results/detections.py` describes them. They are compressed while they are written: the text of COCO's
+validation split has 50 MB, and is never held.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosskd.evaluation.average_precision import ImageDetections
-from crosskd.spec.detections import DIGITS, FORMAT, score_text
-from crosskd.spec.files import BEST_FILES, samples_name
+from crosskd.spec.results.detections import DIGITS, FORMAT, score_text
+from crosskd.spec.results.files import BEST_FILES, samples_name
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, write_bytes
 

@@ -25,7 +25,7 @@ from crosskd.evaluation.average_precision import (
     image_order,
 )
 from crosskd.evaluation.detections import packed_detections, packed_samples
-from crosskd.spec.detections import sample_ids
+from crosskd.spec.results.detections import sample_ids
 from crosskd.structures import Batch, Detections, Evaluation, Size
 
 

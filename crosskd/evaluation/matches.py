@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from crosskd.data.annotations import Annotations
 from crosskd.evaluation.matching import Judged
-from crosskd.spec.files import MATCHES_FILES
-from crosskd.spec.matches import BITS, FORMAT, IOUS, KEY
+from crosskd.spec.results.files import MATCHES_FILES
+from crosskd.spec.results.matches import BITS, FORMAT, IOUS, KEY
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File, write_bytes
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from crosskd.backbones.timm_features import build, run
 from crosskd.onnx.same_padding import traceable_padding
 from crosskd.spec import registry
-from crosskd.spec.backbone_registry import TIMM_EXPORTS, timm_exports
+from crosskd.spec.backbones.registry import TIMM_EXPORTS, timm_exports
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from crosskd.predict.draw import drawn, png
 from crosskd.predict.found import Found
 from crosskd.predict.picture import decode
 from crosskd.spec.evaluate_export import ScaleConfig
-from crosskd.spec.predictions import Category, CocoResult, Milliseconds, PredictedImage
+from crosskd.spec.results.predictions import Category, CocoResult, Milliseconds, PredictedImage
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from crosskd.predict.picture import decode_as
-from crosskd.spec.data import SixteenBit
+from crosskd.spec.data.section import SixteenBit
 
 QUALITY = 85  # of JPEG
 

@@ -15,8 +15,8 @@ from crosskd.errors import WeightsError
 from crosskd.predict.found import Found
 from crosskd.predict.picture import network_input
 from crosskd.spec.evaluate_export import ScaleConfig
-from crosskd.spec.input_contract import evaluation_scale
-from crosskd.spec.predictions import Category
+from crosskd.spec.results.input_contract import evaluation_scale
+from crosskd.spec.results.predictions import Category
 
 _REMEDY = "Write it anew: crosskd export WEIGHTS --images FOLDER --workdir OUT."
 

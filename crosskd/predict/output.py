@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosskd.errors import ConfigError
-from crosskd.spec.predictions import Predictions
+from crosskd.spec.results.predictions import Predictions
 
 ANSWER = "predictions.json"
 

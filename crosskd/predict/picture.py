@@ -15,10 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from crosskd.data.images import BROKEN, FORMATS, as_rgb
 from crosskd.errors import DataError
-from crosskd.spec.data import SixteenBit
+from crosskd.spec.data.image_size import Size, fitted, padded
+from crosskd.spec.data.section import SixteenBit
 from crosskd.spec.evaluate_export import ScaleConfig
-from crosskd.spec.image_size import Size, fitted, padded
-from crosskd.spec.predictions import FaultKind
+from crosskd.spec.results.predictions import FaultKind
 
 SHORTEST = 16  # bytes; no image of any format is so small
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II", b"MM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")

@@ -28,7 +28,7 @@ from crosskd.runs import loader_input
 from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import EvaluateConfig, EvaluationData, FileRef, TrainConfig
 from crosskd.spec.evaluate_export import scale_of
-from crosskd.spec.files import CURVES, LOG, SAMPLES
+from crosskd.spec.results.files import CURVES, LOG, SAMPLES
 from crosskd.spec.unused_classes import used
 from crosskd.structures import Batch, Evaluation
 from crosskd.weights.description import Description, describe

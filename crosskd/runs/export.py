@@ -27,7 +27,7 @@ from crosskd.onnx.check import Check, Graph, compare, raw_batch
 from crosskd.runs.trained_weights import TrainedDetector, load, weights_file
 from crosskd.spec.config import ExportConfig
 from crosskd.spec.evaluate_export import unexportable
-from crosskd.spec.files import LOG, ONNX
+from crosskd.spec.results.files import LOG, ONNX
 from crosskd.spec.unused_classes import used
 from crosskd.structures import Size
 from crosskd.weights.description import Description, describe

@@ -16,7 +16,7 @@ from crosskd.convert.load import listed
 from crosskd.detectors.detector import Detector
 from crosskd.errors import ConfigError, CrossKDError, WeightsError
 from crosskd.spec.config import AugmentConfig, FileRef, JobRef
-from crosskd.spec.start import (
+from crosskd.spec.weights.start import (
     CLASS_LAYER,
     Start,
     differences_text,

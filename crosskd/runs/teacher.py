@@ -12,9 +12,9 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.errors import ConfigError
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import ModelConfig, TeacherConfig, TrainConfig
+from crosskd.spec.distill.pairing import require_pair
 from crosskd.spec.inputs import is_folder
-from crosskd.spec.pairing import require_pair
-from crosskd.spec.start import differences_text, image_differences
+from crosskd.spec.weights.start import differences_text, image_differences
 from crosskd.weights.description import describe
 from crosskd.weights.folder import require_agreement
 from crosskd.weights.tensors import is_safetensors

@@ -15,9 +15,9 @@ from crosskd.distill.distiller import Distiller
 from crosskd.engine import distributed
 from crosskd.errors import ConfigError
 from crosskd.spec.config import TeacherCacheConfig, TrainConfig
-from crosskd.spec.image_size import Size
-from crosskd.spec.teacher_cache import ONE_CANVAS, canvases, varying
-from crosskd.spec.teacher_cache_size import MIB, told
+from crosskd.spec.data.image_size import Size
+from crosskd.spec.distill.teacher_cache import ONE_CANVAS, canvases, varying
+from crosskd.spec.distill.teacher_cache_size import MIB, told
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ from crosskd.runs.parts import build_parts, total_batch
 from crosskd.runs.teacher_cache import CacheDisk
 from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import (
+from crosskd.spec.results.files import (
     BEST_FILES,
     BEST_WEIGHTS,
     CHECKPOINTS,

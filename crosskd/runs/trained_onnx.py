@@ -20,7 +20,7 @@ from crosskd.errors import CrossKDError, DataError, ExportError, Interrupted
 from crosskd.runs.trained_weights import load
 from crosskd.spec.config import ExportConfig, FileRef, OnnxConfig
 from crosskd.spec.evaluate_export import unexportable
-from crosskd.spec.files import BEST_WEIGHTS, ONNX
+from crosskd.spec.results.files import BEST_WEIGHTS, ONNX
 from crosskd.weights.description import describe
 from crosskd.weights.files import File, file_digest
 

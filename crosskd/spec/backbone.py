@@ -7,9 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
+from crosskd.spec.backbones.vit import VITS, VitConfig
 from crosskd.spec.names import BackboneName
 from crosskd.spec.section import FileRef, Section, refused
-from crosskd.spec.vit import VITS, VitConfig
 
 
 class BackboneConfig(Section):

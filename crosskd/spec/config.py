@@ -13,8 +13,10 @@ from pydantic import Field, model_validator
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.data import AugmentConfig, CocoSplit, DataConfig, LoaderConfig, UnlabelledConfig
-from crosskd.spec.distill import (
+from crosskd.spec.data.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
+from crosskd.spec.data.section import AugmentConfig, CocoSplit, DataConfig, LoaderConfig, UnlabelledConfig
+from crosskd.spec.distill.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
+from crosskd.spec.distill.section import (
     CrossKDConfig,
     CWDConfig,
     DirectConfig,
@@ -26,14 +28,11 @@ from crosskd.spec.distill import (
     MimicConfig,
     PKDConfig,
 )
+from crosskd.spec.distill.teacher_cache import TeacherCacheConfig, refuse_unrepeatable
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
-from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
-from crosskd.spec.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
-from crosskd.spec.size_limit import refuse_too_large
 from crosskd.spec.student import StudentConfig
-from crosskd.spec.teacher_cache import TeacherCacheConfig, refuse_unrepeatable
 from crosskd.spec.training import (
     MOST_EVALUATED,
     CheckpointConfig,
@@ -43,6 +42,7 @@ from crosskd.spec.training import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from crosskd.spec.weights.size_limit import refuse_too_large
 
 VERSION = 1
 

@@ -8,11 +8,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.data import ANTIALIAS, KEEP_RATIO, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
+from crosskd.spec.data.section import ANTIALIAS, KEEP_RATIO, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
-from crosskd.spec.size_limit import refuse_too_large
 from crosskd.spec.training import AS_IS, MOST_EVALUATED
+from crosskd.spec.weights.size_limit import refuse_too_large
 
 DESCRIBED = "Default: as the weights say; needed where they do not."
 

@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from crosskd.errors import ConfigError
-from crosskd.spec.backbone_registry import BACKBONES as BACKBONES
-from crosskd.spec.backbone_registry import TIMM as TIMM
-from crosskd.spec.backbone_registry import Family
-from crosskd.spec.batch_norm import TORCH_NORM, YOLOX_NORM, BatchNorm
+from crosskd.spec.backbones.batch_norm import TORCH_NORM, YOLOX_NORM, BatchNorm
+from crosskd.spec.backbones.registry import BACKBONES as BACKBONES
+from crosskd.spec.backbones.registry import TIMM as TIMM
+from crosskd.spec.backbones.registry import Family
 from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.nearest import did_you_mean, nearest
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig, ScaleConfig
 from crosskd.spec.evaluate_export import image_facts, scale_of
-from crosskd.spec.input_contract import evaluation_scale, scale_in
+from crosskd.spec.results.input_contract import evaluation_scale, scale_in
 from crosskd.weights.folder import folder_at, record, told_by
 from crosskd.weights.native import read_header
 from crosskd.weights.tensors import is_safetensors

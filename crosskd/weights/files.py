@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 
 from crosskd.errors import CrossKDError
 from crosskd.spec.detr.folder import read_folder
-from crosskd.spec.files import FileKind
 from crosskd.spec.inputs import is_folder, opened, opened_in
+from crosskd.spec.results.files import FileKind
 
 SUFFIX = ".tmp"
 
@@ -31,7 +31,7 @@ class File:
 
     @property
     def name(self) -> str:
-        """As `crosskd.spec.files` has it."""
+        """As `crosskd.spec.results.files` has it."""
         return self.path.name
 
 

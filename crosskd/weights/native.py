@@ -17,9 +17,9 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.input_contract import input_contract
 from crosskd.spec.inputs import opened
-from crosskd.spec.weights_file import FORMAT, MAX_HEADER
+from crosskd.spec.results.input_contract import input_contract
+from crosskd.spec.weights.file_kind import FORMAT, MAX_HEADER
 from crosskd.weights.files import file_digest, replacing
 
 VERSION = "1"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from crosskd.errors import WeightsError
 from crosskd.spec.inputs import opened
-from crosskd.spec.weights_file import beginning_of
-from crosskd.spec.wrapped_names import unwrap
+from crosskd.spec.weights.file_kind import beginning_of
+from crosskd.spec.weights.wrapped_names import unwrap
 from crosskd.weights.pytorch import LISTED, read_foreign, top_level
 
 # Where a training's file has the model, the one to take first. Of several the average is what a project evaluates

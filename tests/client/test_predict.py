@@ -14,7 +14,7 @@ from client import predict
 from client.commands import predict as command
 from client.errors import ApiProblem
 from crosskd.errors import ConfigError
-from crosskd.spec.predictions import PredictionModel, Predictions
+from crosskd.spec.results.predictions import PredictionModel, Predictions
 from tests.support.api_server import Service, digest_of
 from tests.support.crosskd_command import run
 from tests.support.tiny_graph import tiny_graph

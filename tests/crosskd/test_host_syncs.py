@@ -20,7 +20,7 @@ from crosskd.engine.training import Training
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.pairing import require_pair
+from crosskd.spec.distill.pairing import require_pair
 from crosskd.structures import Batch, Targets
 from tests.support import small
 from tests.support.host_syncs import HostSyncs

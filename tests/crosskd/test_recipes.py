@@ -25,9 +25,9 @@ from crosskd.engine.optim import build_optimizer
 from crosskd.errors import ConfigError
 from crosskd.spec.alike import code_facts
 from crosskd.spec.config import StudentConfig, TrainConfig
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.pairing import resolve_pair
 from crosskd.spec.presets import load_recipe, recipe_names, recipe_text, recipe_titles
-from crosskd.spec.start import misfits
+from crosskd.spec.weights.start import misfits
 from tests.support.mmdet_names import KEYS
 from tests.support.published import RATES, ROWS, TOTALS
 

@@ -16,7 +16,7 @@ from crosskd.distill.crosskd import cross
 from crosskd.distill.distiller import build_distiller
 from crosskd.distill.term import Step, View
 from crosskd.spec.config import CrossKDConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Pyramid
+from crosskd.spec.distill.needs import AnchorPredictions, HeadCut, Pyramid
 from crosskd.structures import Assignment, Detections, Losses, Predictions
 from tests.oracle.case import Case
 from tests.support.steps import Witness

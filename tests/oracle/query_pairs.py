@@ -28,7 +28,7 @@ from crosskd.distill.term import Step
 from crosskd.losses import EPSILON, focal_negative, focal_positive
 from crosskd.spec.config import DistillConfig, ModelConfig, PostprocessConfig
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.needs import DecoderQueries
+from crosskd.spec.distill.needs import DecoderQueries
 from crosskd.structures import Detections, Targets
 from tests.oracle import queries, weight_rule
 from tests.oracle.case import Inputs, Uninitialised

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from crosskd.evaluation.average_precision import average_precision
-from crosskd.spec.matches import KEY
+from crosskd.spec.results.matches import KEY
 from report.matches import BrokenMatches, read_matches
 from tests.support.matches import CLASSES, detections, truth
 

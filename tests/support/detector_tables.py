@@ -13,10 +13,10 @@ from pathlib import Path
 from crosskd.convert import megvii, mmdet, torchvision
 from crosskd.spec import registry
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.distill import DistillConfig
+from crosskd.spec.distill.pairing import resolve_pair
+from crosskd.spec.distill.section import DistillConfig
 from crosskd.spec.evaluate_export import unexportable
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.pairing import resolve_pair
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 LEVELS = [8, 16, 32]  # every dense detector can have these: what is told is not about another number of levels

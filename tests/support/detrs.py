@@ -11,7 +11,7 @@ from crosskd.detectors.detector import Detector, build_detector
 from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.view import DetrPass
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.needs import DecoderQueries
+from crosskd.spec.distill.needs import DecoderQueries
 from crosskd.weights.native import read_weights
 from tests.support import small
 

@@ -16,7 +16,7 @@ from api.images import index
 from crosskd.data.annotations import Annotations
 from crosskd.evaluation.average_precision import CocoResult, average_precision
 from crosskd.evaluation.detections import packed_detections, packed_samples
-from crosskd.spec.files import samples_name
+from crosskd.spec.results.files import samples_name
 from tests.support.matches import SIDE, detections, truth
 from tests.support.worker_calls import Worker, upload
 

@@ -12,7 +12,7 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_names import to_library
 from crosskd.spec.detr.types import TYPES
 from crosskd.spec.registry import BACKBONES
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 from crosskd.weights.folder import write_folder
 from tests.support.detr_library import shake
 

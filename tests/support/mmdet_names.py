@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 
 KEYS: dict[str, dict[str, list[int]]] = json.loads(
     (Path(__file__).parents[1] / "data/oracle/state_dict_keys.json").read_text()

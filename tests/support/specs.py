@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 
 TINY = {"backbone": {"name": "resnet_tiny", "width": 8}, "neck": {"channels": 32}, "head": {"channels": 32, "depth": 2}}
 CLASSES = ["ring", "square"]

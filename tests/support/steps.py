@@ -12,8 +12,8 @@ from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.term import Step, Term, View
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.needs import Need
-from crosskd.spec.pairing import require_pair
+from crosskd.spec.distill.needs import Need
+from crosskd.spec.distill.pairing import require_pair
 from crosskd.structures import Losses, Targets
 from tests.support import small
 

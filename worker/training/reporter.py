@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing_extensions import override
 
 from crosskd.engine.callbacks import Callback, Phase, Run
-from crosskd.spec.files import EVALUATION_KINDS, checkpoint_step, of_evaluation
+from crosskd.spec.results.files import EVALUATION_KINDS, checkpoint_step, of_evaluation
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 from wire.artifacts import LOG

@@ -17,7 +17,7 @@ from api.processes.bounded import TooMuchMemory, TooSlow
 from api.services.answers.find_matches import StoredMatches, find
 from api.services.answers.stored_copy import stored_copy
 from api.storage import Storage
-from crosskd.spec.matches import MOST_BYTES
+from crosskd.spec.results.matches import MOST_BYTES
 from wire.compare import RESAMPLES, SEED, ComparedJob, Comparison, Differences
 from wire.errors import Fault
 

@@ -13,7 +13,7 @@ from api.database import Session
 from api.errors import Conflict, InvalidSpec, NotFound, invalid_query
 from api.models import Artifact, Job
 from api.services.jobs import store
-from crosskd.spec.files import MATCHES_FILES, MatchesKind
+from crosskd.spec.results.files import MATCHES_FILES, MatchesKind
 from wire.compare import MIN_COMPARED, TEACHER
 from wire.errors import Fault
 from wire.jobs import FINAL

@@ -19,9 +19,9 @@ from api.services.submission import roots
 from api.services.submission.roots import PathRefused
 from api.settings import Settings
 from crosskd.spec.coco.survey import Use
-from crosskd.spec.data import SixteenBit
-from crosskd.spec.files import BEST_FILES, samples_name
+from crosskd.spec.data.section import SixteenBit
 from crosskd.spec.inputs import Input
+from crosskd.spec.results.files import BEST_FILES, samples_name
 from wire.jobs import FINAL
 
 MAX_PIXELS = 64_000_000  # of a job that says nothing of it

@@ -19,7 +19,7 @@ from api.services.jobs import store
 from api.services.jobs.manifest import missing_onnx
 from api.storage import Storage
 from crosskd.spec.evaluate_export import unexportable
-from crosskd.spec.predictions import (
+from crosskd.spec.results.predictions import (
     Category,
     CocoResult,
     ImageFault,

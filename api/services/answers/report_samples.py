@@ -10,7 +10,7 @@ from api.errors import ApiError
 from api.services.answers import image_sources, images
 from api.services.answers.images import Located, Wanted
 from api.services.answers.locate_images import Images
-from crosskd.spec.detections import SAMPLES
+from crosskd.spec.results.detections import SAMPLES
 from report.samples import MOST, SIDE, Sample, Stage, fitting
 from wire.images import ImagePage, JobImage
 from wire.job_report import JobReport

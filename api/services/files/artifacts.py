@@ -16,8 +16,8 @@ from api.errors import Conflict, Gone, NotFound
 from api.models import ID, Artifact, Attempt, DeletedJob, Job
 from api.services.jobs import dependencies, store
 from api.storage import Storage, StoredFile, check_key
-from crosskd.spec.files import EVALUATION_KINDS
 from crosskd.spec.nearest import did_you_mean
+from crosskd.spec.results.files import EVALUATION_KINDS
 from wire import artifacts as wire
 from wire.jobs import FINAL
 

@@ -43,7 +43,7 @@ from api.services.jobs.fencing import AttemptRow, running_attempt
 from api.settings import Settings
 from api.storage import OffsetMismatch, PartLocked, StagedUpload, Storage, StorageUnavailable
 from api.stores.threads import PUBLISHING, STAGING
-from crosskd.spec.files import BEST_FILES, kind_of
+from crosskd.spec.results.files import BEST_FILES, kind_of
 from wire import artifacts as wire
 
 MAX_FILES = 40_000  # of a job; evaluations make two each

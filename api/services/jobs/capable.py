@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from api.database import Session
 from api.models import Worker
+from crosskd.spec.backbones.library import HGNET, RT_DETR_RESNET
 from crosskd.spec.detr.types import EXTRA, LIBRARY, TYPES
-from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET
 from crosskd.spec.registry import BACKBONES, TIMM
 from wire.tasks import ANY, queues
 

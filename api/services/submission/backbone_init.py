@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.shapes import backbone_shapes
-from crosskd.spec.weights_header import Shape, WeightsHeader
+from crosskd.spec.weights.header import Shape, WeightsHeader
+from crosskd.spec.weights.shapes import backbone_shapes
 from wire.errors import Fault
 
 _SHOWN = 5  # tensors that a fault names

@@ -37,8 +37,8 @@ from crosskd.spec.config import (
     Section,
 )
 from crosskd.spec.evaluate_export import unexportable, untried, with_postprocess
-from crosskd.spec.shapes import expected_shapes
 from crosskd.spec.unused_classes import used
+from crosskd.spec.weights.shapes import expected_shapes
 from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 

@@ -10,8 +10,8 @@ from api.database import Database
 from api.services.submission.weights import Source, source_of
 from crosskd.spec.config import StudentConfig, TrainConfig
 from crosskd.spec.evaluate_export import image_settings
-from crosskd.spec.shapes import expected_shapes
-from crosskd.spec.start import differences_text, image_differences, misfits, plan_start
+from crosskd.spec.weights.shapes import expected_shapes
+from crosskd.spec.weights.start import differences_text, image_differences, misfits, plan_start
 from wire.errors import Fault
 
 POINTER = "/spec/student/init"

@@ -7,9 +7,9 @@ from typing import Any
 from api.services.submission.datasets import CheckResult
 from api.services.submission.findings import Findings
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.image_size import Size
-from crosskd.spec.teacher_cache import ONE_CANVAS, canvas, canvases, varying
-from crosskd.spec.teacher_cache_size import told
+from crosskd.spec.data.image_size import Size
+from crosskd.spec.distill.teacher_cache import ONE_CANVAS, canvas, canvases, varying
+from crosskd.spec.distill.teacher_cache_size import told
 from wire.jobs import DataWarning
 
 POINTER = "/spec/distill/cache"

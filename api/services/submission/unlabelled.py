@@ -20,7 +20,7 @@ from crosskd.spec import registry
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, Look, explain_outside, look, sample
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.config import TrainConfig, UnlabelledConfig
-from crosskd.spec.image_list import NO_NAMES, REMEDY, SUFFIXES, begins_like_an_image, image_names, read_names
+from crosskd.spec.data.image_list import NO_NAMES, REMEDY, SUFFIXES, begins_like_an_image, image_names, read_names
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
 from wire.jobs import DataWarning, Spec
 

@@ -45,7 +45,7 @@ from crosskd.spec.config import (
     TrainConfig,
     UnlabelledConfig,
 )
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.pairing import resolve_pair
 from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
 from wire.jobs import DataWarning, JobCreate, Spec

@@ -24,12 +24,12 @@ from crosskd.spec.config import FileRef, JobRef, ModelConfig, ScaleConfig, Stude
 from crosskd.spec.detr.folder_contradictions import contradictions
 from crosskd.spec.detr.names import ALONE, INSTEAD, is_library_checkpoint
 from crosskd.spec.evaluate_export import OF_OTHER_PROJECTS, image_facts, image_settings, scale_of
-from crosskd.spec.shapes import ExpectedShapes, expected_shapes
-from crosskd.spec.torchvision_names import INSTEAD as ANOTHER
-from crosskd.spec.torchvision_names import READ, Held, torchvision_detector
-from crosskd.spec.weights_file import FORMAT, beginning_of
-from crosskd.spec.weights_header import NotSafetensors, Shape, WeightsHeader, read_header
-from crosskd.spec.wrapped_names import unwrap
+from crosskd.spec.weights.file_kind import FORMAT, beginning_of
+from crosskd.spec.weights.header import NotSafetensors, Shape, WeightsHeader, read_header
+from crosskd.spec.weights.shapes import ExpectedShapes, expected_shapes
+from crosskd.spec.weights.torchvision_names import INSTEAD as ANOTHER
+from crosskd.spec.weights.torchvision_names import READ, Held, torchvision_detector
+from crosskd.spec.weights.wrapped_names import unwrap
 from wire.errors import Fault, MissingField
 
 POINTER = "/spec/teacher"

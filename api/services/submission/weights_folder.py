@@ -19,8 +19,8 @@ from crosskd.spec.detr.folder_config import Told, read_config
 from crosskd.spec.detr.folder_names import COUNTER, class_rows, from_library, second_names, to_library, with_twins
 from crosskd.spec.detr.folder_windowed import is_unread, left_out, parts
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within, real_path
-from crosskd.spec.shapes import expected_shapes
-from crosskd.spec.weights_header import MAX_HEADER, NotSafetensors, Shape, read_header
+from crosskd.spec.weights.header import MAX_HEADER, NotSafetensors, Shape, read_header
+from crosskd.spec.weights.shapes import expected_shapes
 
 LISTED = 5  # tensors that a message names
 

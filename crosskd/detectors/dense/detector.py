@@ -17,7 +17,7 @@ from crosskd.detectors.pafpn import PAFPN
 from crosskd.detectors.view import Kept
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig, PostprocessConfig
-from crosskd.spec.needs import Need, Side
+from crosskd.spec.distill.needs import Need, Side
 from crosskd.structures import Detections, Size, Targets
 
 NECKS = {"fpn": FPN, "pafpn": PAFPN, "yolox_pafpn": PAFPN}

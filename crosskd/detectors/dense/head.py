@@ -24,7 +24,7 @@ from crosskd.detectors.dense.anchor_windows import by_anchor
 from crosskd.detectors.dense.tower_convs import best_class, tower_conv
 from crosskd.losses import at_least_float32, rank_mean
 from crosskd.spec import registry
-from crosskd.spec.batch_norm import TORCH_NORM, BatchNorm
+from crosskd.spec.backbones.batch_norm import TORCH_NORM, BatchNorm
 from crosskd.spec.config import HeadConfig, ModelConfig, PostprocessConfig
 from crosskd.spec.registry import Activation, BoxMimic
 from crosskd.structures import Assignment, Candidates, Detections, Held, Losses, Predictions, Size, Targets

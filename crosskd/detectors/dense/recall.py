@@ -12,7 +12,7 @@ from crosskd.detectors.dense.head import DenseHead
 from crosskd.detectors.dense.view import DensePass
 from crosskd.detectors.view import STATISTICS, Kept, kept_maps, levels_of
 from crosskd.losses import at_least_float32
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.distill.needs import AnchorPredictions, HeadCut, Need, Pyramid
 from crosskd.structures import Held, HeldMoments, Moments, Predictions, Targets
 
 TOWERS = ("cls", "box")

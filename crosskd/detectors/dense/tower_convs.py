@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crosskd.spec.batch_norm import BatchNorm
+from crosskd.spec.backbones.batch_norm import BatchNorm
 from crosskd.spec.config import HeadConfig
 
 

@@ -1,4 +1,4 @@
-"""How a dense detector meets the needs of the terms, each kind in one function. See `crosskd.spec.needs`."""
+"""How a dense detector meets the needs of the terms, each kind in one function. See `crosskd.spec.distill.needs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from crosskd.detectors.dense.head import DenseHead, map_sizes
 from crosskd.detectors.view import Fields, Pass
 from crosskd.losses import at_least_float32
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side, StudentAnchors
+from crosskd.spec.distill.needs import AnchorPredictions, HeadCut, Need, Pyramid, Side, StudentAnchors
 from crosskd.structures import Assignment, Held, HeldMoments, Losses, Predictions, Targets
 
 

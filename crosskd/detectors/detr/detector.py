@@ -22,7 +22,7 @@ from crosskd.detectors.view import Kept
 from crosskd.losses import at_least_float32
 from crosskd.spec.config import ModelConfig, PostprocessConfig
 from crosskd.spec.detr.names import NOISY_CLASSES
-from crosskd.spec.needs import Need, Side
+from crosskd.spec.distill.needs import Need, Side
 from crosskd.structures import Detections, Size, Targets
 
 MAPS = 3  # C3..C5

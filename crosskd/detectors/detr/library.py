@@ -22,10 +22,10 @@ from crosskd.backbones.library import missing_library
 from crosskd.backbones.vit import library_config
 from crosskd.errors import Diverged
 from crosskd.losses import at_least_float32
+from crosskd.spec.backbones.vit import VITS
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.section import DetrConfig, library_values
 from crosskd.spec.detr.types import LIBRARY, TYPES, ModelType
-from crosskd.spec.vit import VITS
 from crosskd.structures import Size
 
 GROUPS = 32  # of the library's group norms

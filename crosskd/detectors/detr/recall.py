@@ -12,7 +12,7 @@ from crosskd.detectors.detr.ports.port import DecoderState, Memory, Recording
 from crosskd.detectors.detr.view import DetrPass, Maps
 from crosskd.detectors.view import SHAPES, Kept, kept_maps, levels_of
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.needs import DecoderQueries, Need, Pyramid
+from crosskd.spec.distill.needs import DecoderQueries, Need, Pyramid
 from crosskd.structures import Size, Targets
 
 ANSWER = ("logits", "pred_boxes")  # by which it says what it is sure of

@@ -1,4 +1,4 @@
-"""How a DETR meets the needs of the terms, each kind in one function. See `crosskd.spec.needs`."""
+"""How a DETR meets the needs of the terms, each kind in one function. See `crosskd.spec.distill.needs`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crosskd.detectors.detr.ports.by_type import port_of
 from crosskd.detectors.detr.ports.port import Recording
 from crosskd.detectors.view import Fields, Pass
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.needs import DecoderQueries, Need, Pyramid, Side
+from crosskd.spec.distill.needs import DecoderQueries, Need, Pyramid, Side
 from crosskd.structures import Losses, Size, Targets
 
 

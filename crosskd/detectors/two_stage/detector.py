@@ -13,7 +13,7 @@ from crosskd.detectors.two_stage.head import SIDE, RegionHead
 from crosskd.detectors.two_stage.pyramid import RegionFPN
 from crosskd.detectors.two_stage.view import RegionPass
 from crosskd.spec.config import ModelConfig, PostprocessConfig
-from crosskd.spec.needs import Need, Side
+from crosskd.spec.distill.needs import Need, Side
 from crosskd.structures import Detections, Size, Targets
 
 

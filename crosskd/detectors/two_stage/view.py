@@ -1,4 +1,4 @@
-"""How a two-stage detector meets the needs of the terms, each kind in one function. See `crosskd.spec.needs`."""
+"""How a two-stage detector meets the needs of the terms (`crosskd.spec.distill.needs`), each kind in one function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crosskd.detectors.two_stage.head import RegionHead
 from crosskd.detectors.two_stage.proposals import Objects
 from crosskd.detectors.two_stage.regions import Regions
 from crosskd.detectors.view import Fields, Pass
-from crosskd.spec.needs import Need, Pyramid, SampledRegions, StudentAnchors
+from crosskd.spec.distill.needs import Need, Pyramid, SampledRegions, StudentAnchors
 from crosskd.structures import Losses
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosskd.detectors.detector import Detector
 from crosskd.spec.config import PixelConfig, TeacherCacheConfig
-from crosskd.spec.needs import HeadCut, Need
+from crosskd.spec.distill.needs import HeadCut, Need
 from crosskd.structures import Shown, Size
 
 FORMAT = 1  # of entries, and of the code that makes them; another one finds nothing of this one

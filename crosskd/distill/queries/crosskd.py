@@ -15,7 +15,7 @@ from crosskd.distill.queries.memory_grids import on_grid
 from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import CrossKDConfig
-from crosskd.spec.levels import nearest_levels
+from crosskd.spec.distill.levels import nearest_levels
 from crosskd.structures import Losses
 
 Pair = tuple[LayerPredictions, LayerPredictions]  # ours and the teacher's, of the same queries

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from crosskd.spec.backbones.vit import VITS, VitConfig
 from crosskd.spec.detr.section import DETR_STRIDES, MIN_LEVELS, DetrConfig, map_strides
 from crosskd.spec.detr.types import TYPES
 from crosskd.spec.section import refused
-from crosskd.spec.vit import VITS, VitConfig
 
 
 def refuse_other_backbone(detector: str, backbone: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from crosskd.errors import WeightsError
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET, hgnet_settings, resnet_settings
+from crosskd.spec.backbones.library import HGNET, RT_DETR_RESNET, hgnet_settings, resnet_settings
 from crosskd.spec.registry import BACKBONES
 
 PLAIN = "resnet"  # the model type of the library's own ResNet

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from crosskd.errors import WeightsError
+from crosskd.spec.backbones.vit import VITS, VitConfig
 from crosskd.spec.config import ModelConfig
 from crosskd.spec.detr.folder_backbone import backbone_of, settings_of
 from crosskd.spec.detr.folder_vit import vit_field, vit_of, vit_settings
@@ -26,7 +27,6 @@ from crosskd.spec.registry import BACKBONES as OURS
 from crosskd.spec.registry import use_one_of
 from crosskd.spec.section import MAX_CLASSES, Section
 from crosskd.spec.unused_classes import left_out_text, numbered, used
-from crosskd.spec.vit import VITS, VitConfig
 
 FIELDS = Path(__file__).with_name("fields.json")
 # Model types of backbones -> the library's class of their configuration.

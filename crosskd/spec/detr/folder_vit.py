@@ -14,9 +14,9 @@ from typing import Any
 
 from crosskd.errors import WeightsError
 from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.backbones.vit import library_values
 from crosskd.spec.detr.folder_backbone import FREE
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.vit import library_values
 
 # What the library takes where a config.json has no `backbone_config`; a test compares.
 UNSAID: Mapping[str, Mapping[str, Any]] = {

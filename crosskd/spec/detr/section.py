@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from crosskd.spec.backbones.vit import VITS, VitConfig
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.detr.types import TYPES, ModelType
 from crosskd.spec.section import Probability, Section, given, refused
-from crosskd.spec.vit import VITS, VitConfig
 
 MAX_QUERIES = 1000
 MAX_LAYERS = 12

@@ -13,7 +13,7 @@ from crosskd.spec.coco.image_files import look
 from crosskd.spec.coco.instances import Instances, read_instances
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.coco.survey import Split, Survey, Use, survey
-from crosskd.spec.data import AugmentConfig
+from crosskd.spec.data.section import AugmentConfig
 from crosskd.spec.inputs import real_path
 from crosskd.spec.proposal.folder import Place, Places, images_folder
 from crosskd.spec.proposal.statistics import Shapes, Statistics, shapes, statistics

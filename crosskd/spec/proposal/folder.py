@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosskd.errors import ConfigError, DataError
-from crosskd.spec.layouts import LAYOUTS, data_section
+from crosskd.spec.data.layouts import LAYOUTS, data_section
 
 # Annotations that are not divided, as exporters leave them: CVAT, Label Studio, FiftyOne, Roboflow, by hand.
 UNDIVIDED = (

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
-from crosskd.spec.distill import DistillConfig
+from crosskd.spec.distill.pairing import require_pair
+from crosskd.spec.distill.section import DistillConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.pairing import require_pair
 from crosskd.spec.proposal.goals import GoalName
 from crosskd.spec.proposal.models import IMAGENET
 from crosskd.spec.proposal.teacher import Teacher
 from crosskd.spec.proposal.text import Said, Tree, plain
-from crosskd.spec.shapes import parameter_count
+from crosskd.spec.weights.shapes import parameter_count
 
 # Students by the family of the teacher's backbone, the largest first: name and width.
 _RESNETS = [("resnet50", None), ("resnet18", None), ("resnet18", 32), ("resnet18", 16), ("resnet18", 8)]

@@ -14,9 +14,9 @@ from crosskd.spec.detr.folder_config import read_config
 from crosskd.spec.evaluate_export import ScaleConfig, scale_of
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.proposal.folder import expanded, require_text
-from crosskd.spec.shapes import parameter_count
-from crosskd.spec.weights_file import beginning_of
-from crosskd.spec.weights_header import NotSafetensors, WeightsHeader, read_header
+from crosskd.spec.weights.file_kind import beginning_of
+from crosskd.spec.weights.header import NotSafetensors, WeightsHeader, read_header
+from crosskd.spec.weights.shapes import parameter_count
 
 CONVERT = (
     "Write it anew, so that the file says its model: `crosskd convert FILE teacher.safetensors --to native` (see "

@@ -11,9 +11,9 @@ import torch
 from crosskd.backbones.library import LibraryBackbone, settings_of
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
+from crosskd.spec.backbones.library import HGNETS
 from crosskd.spec.config import BackboneConfig, ModelConfig
-from crosskd.spec.library_backbones import HGNETS
-from crosskd.spec.shapes import backbone_shapes
+from crosskd.spec.weights.shapes import backbone_shapes
 
 ALL = [name for name, entry in registry.BACKBONES.items() if entry.family in ("rt_detr_resnet", "hgnet_v2")]
 SMALLEST = 8  # a width

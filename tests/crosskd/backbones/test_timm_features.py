@@ -16,7 +16,7 @@ from torch import nn
 from crosskd.backbones.timm_features import TimmFeatures
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec import registry
-from crosskd.spec.backbone_registry import timm_version
+from crosskd.spec.backbones.registry import timm_version
 from crosskd.spec.config import BackboneConfig
 from tests.support import small
 

@@ -11,7 +11,7 @@ import timm
 
 from crosskd.backbones.timm_table import STRIDES, Unsuitable, describe, pixels, table, text
 from crosskd.spec import registry
-from crosskd.spec.backbone_registry import TIMM_TABLE, timm_version
+from crosskd.spec.backbones.registry import TIMM_TABLE, timm_version
 
 CONTENT: dict[str, Any] = json.loads(TIMM_TABLE.read_text())
 MODELS: dict[str, dict[str, Any]] = CONTENT["models"]

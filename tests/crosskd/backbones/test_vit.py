@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from crosskd.backbones.vit import WindowedViT
 from crosskd.errors import WeightsError
+from crosskd.spec.backbones.vit import VITS
 from crosskd.spec.config import BackboneConfig
-from crosskd.spec.vit import VITS
 
 VIT: dict[str, Any] = {"width": 16, "heads": 2, "windows": 2, "patch": 4, "image_side": 16, "maps": [1, 2]}
 

@@ -26,7 +26,7 @@ from crosskd.convert.torchvision_regions import SMALL_DIGEST
 from crosskd.detectors.detector import build_detector
 from crosskd.errors import ConfigError, WeightsError
 from crosskd.spec.config import BackboneConfig, ModelConfig
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 from crosskd.structures import Targets
 
 CLASSES = ["a", "b", "c", "d"]

@@ -13,8 +13,8 @@ from crosskd.distill.crosskd_regions import RegionCrossKD
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.engine.parallel import data_parallel
 from crosskd.spec.config import DistillConfig, ModelConfig
-from crosskd.spec.needs import Pyramid, SampledRegions, StudentAnchors
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.needs import Pyramid, SampledRegions, StudentAnchors
+from crosskd.spec.distill.pairing import resolve_pair
 from crosskd.structures import Targets
 from tests.support import small
 from tests.support.ranks import on_ranks

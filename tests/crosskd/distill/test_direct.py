@@ -12,7 +12,7 @@ from crosskd.distill.term import Step
 from crosskd.losses import EPSILON
 from crosskd.spec.alike import same_code
 from crosskd.spec.config import DistillConfig, ModelConfig
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.pairing import resolve_pair
 from tests.support import small, steps
 
 

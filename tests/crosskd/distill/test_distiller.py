@@ -13,7 +13,7 @@ from crosskd.detectors.detector import Detector
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.errors import ConfigError
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig, PKDConfig
-from crosskd.spec.needs import HeadCut
+from crosskd.spec.distill.needs import HeadCut
 from crosskd.structures import Predictions, Targets
 from tests.support import small
 from tests.support.coco_files import config, loader_of, many, write

@@ -10,7 +10,7 @@ import torch
 
 from crosskd.distill.term import Step
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.pairing import resolve_pair
 from crosskd.structures import Targets
 from tests.support import small, steps
 

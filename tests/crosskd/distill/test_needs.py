@@ -16,7 +16,7 @@ from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.distill.term import Step, Term
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.needs import AnchorPredictions, HeadCut, Need, Pyramid
+from crosskd.spec.distill.needs import AnchorPredictions, HeadCut, Need, Pyramid
 from tests.support import small
 from tests.support.steps import Witness
 

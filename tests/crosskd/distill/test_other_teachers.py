@@ -15,7 +15,7 @@ from crosskd.distill.term import Step
 from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.config import CrossKDConfig, DistillConfig, PixelConfig
-from crosskd.spec.needs import AnchorPredictions, Pyramid
+from crosskd.spec.distill.needs import AnchorPredictions, Pyramid
 from tests.support import small, steps
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from crosskd.engine.results import Results
 from crosskd.spec.config import EvaluationConfig, ModelConfig
-from crosskd.spec.files import BEST_FILES
+from crosskd.spec.results.files import BEST_FILES
 from crosskd.structures import Curves, Evaluation
 
 

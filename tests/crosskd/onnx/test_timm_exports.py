@@ -12,7 +12,7 @@ import timm
 from crosskd.onnx import timm_exports
 from crosskd.onnx.timm_exports import backbones, fault_of, kinds, text
 from crosskd.spec import registry
-from crosskd.spec.backbone_registry import TIMM_EXPORTS, Backbone
+from crosskd.spec.backbones.registry import TIMM_EXPORTS, Backbone
 from crosskd.spec.evaluate_export import unexportable
 from tests.support import small
 

@@ -18,7 +18,7 @@ from crosskd.runs.parts import build_parts
 from crosskd.runs.start import begin
 from crosskd.runs.train import train
 from crosskd.spec.config import FileRef, JobRef, ModelConfig, StudentConfig, TrainConfig
-from crosskd.spec.start import misfits
+from crosskd.spec.weights.start import misfits
 from crosskd.weights.native import read_weights, write_weights
 from tests.support import small
 

@@ -20,8 +20,8 @@ from crosskd.engine.checkpoint import digest_path, list_checkpoints, read_checkp
 from crosskd.errors import CheckpointMismatch, ConfigError, Diverged, Interrupted, WeightsError
 from crosskd.runs.train import train
 from crosskd.spec.config import ModelConfig, TrainConfig
-from crosskd.spec.files import BEST_FILES, samples_name
-from crosskd.spec.shapes import parameter_count
+from crosskd.spec.results.files import BEST_FILES, samples_name
+from crosskd.spec.weights.shapes import parameter_count
 from crosskd.weights.native import read_weights, write_weights
 from report.matches import read_matches
 from report.weighted_ap import average_precision

@@ -11,7 +11,7 @@ import torch
 
 from crosskd.errors import CrossKDError, WeightsError
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 from crosskd.weights.native import read_header, read_weights, write_weights
 from tests.support import small
 from tests.support.toys import full_disk

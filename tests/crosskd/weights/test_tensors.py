@@ -11,7 +11,7 @@ import torch
 
 from crosskd.engine.checkpoint import read_checkpoint, write_checkpoint
 from crosskd.errors import CheckpointCorrupt, WeightsError
-from crosskd.spec.files import checkpoint_name
+from crosskd.spec.results.files import checkpoint_name
 from crosskd.weights import pytorch
 from crosskd.weights.tensors import read_tensors
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from crosskd.spec.files import CHECKPOINTS, checkpoint_name, curves_name, samples_name
+from crosskd.spec.results.files import CHECKPOINTS, checkpoint_name, curves_name, samples_name
 from tests.support.api_double import TOKEN, Double
 from tests.support.worker_stack import claim
 from wire.jobs import Failure

@@ -11,7 +11,7 @@ import pytest
 from crosskd.engine.callbacks import Run
 from crosskd.evaluation.curves import write_curves
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.files import FileKind
+from crosskd.spec.results.files import FileKind
 from crosskd.structures import Curves, Evaluation
 from crosskd.weights.files import File, write_text
 from tests.support.api_double import Double, Fault

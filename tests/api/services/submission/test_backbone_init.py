@@ -8,8 +8,8 @@ import pytest
 
 from api.services.submission.backbone_init import misfit
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.shapes import backbone_shapes
-from crosskd.spec.weights_header import WeightsHeader
+from crosskd.spec.weights.header import WeightsHeader
+from crosskd.spec.weights.shapes import backbone_shapes
 
 VIT = {"width": 16, "heads": 2, "maps": [1, 2], "patch": 4}
 

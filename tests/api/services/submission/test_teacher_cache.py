@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from crosskd.spec.config import DistillConfig, ModelConfig
-from crosskd.spec.teacher_cache_size import MIB, kept
+from crosskd.spec.distill.teacher_cache_size import MIB, kept
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.shapes import expected_shapes
+from crosskd.spec.weights.shapes import expected_shapes
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import CLASSES, TINY, Post, errors, write_weights
 from tests.support.worker_calls import Worker, upload
@@ -413,7 +413,7 @@ def test_what_fits_here_fits_the_distiller(resolve: Post, root: Path) -> None:
     from crosskd.detectors.detector import build_detector
     from crosskd.distill.distiller import build_distiller
     from crosskd.spec.config import TrainConfig
-    from crosskd.spec.needs import HeadCut
+    from crosskd.spec.distill.needs import HeadCut
 
     path = write_weights(root / "t.safetensors")
     answer = resolve("distill", student=TINY, teacher={"weights": {"file": str(path)}})

@@ -28,7 +28,7 @@ from crosskd.runs.train import train
 from crosskd.spec.config import DistillConfig, FileRef, ModelConfig, PostprocessConfig, TrainConfig
 from crosskd.spec.detr.tensors import table
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.shapes import expected_shapes, parameter_count
+from crosskd.spec.weights.shapes import expected_shapes, parameter_count
 from crosskd.structures import Targets
 from crosskd.weights.native import write_weights
 from tests.support import detrs, small

@@ -23,7 +23,7 @@ from crosskd.distill.cache.stores import DiskStore, MemoryStore, Store
 from crosskd.distill.cache.teacher_cache import TeacherCache, mirrored
 from crosskd.distill.distiller import Distiller, build_distiller
 from crosskd.spec.config import DistillConfig, TeacherCacheConfig
-from crosskd.spec.teacher_cache_size import kept
+from crosskd.spec.distill.teacher_cache_size import kept
 from crosskd.structures import Losses, Shown, Targets
 from tests.support import detrs, small
 

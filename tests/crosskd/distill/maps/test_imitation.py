@@ -13,7 +13,7 @@ import torch
 from crosskd.distill.maps.cells import near_boxes
 from crosskd.distill.term import Step, Term
 from crosskd.spec.config import DistillConfig
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.pairing import resolve_pair
 from crosskd.structures import Targets
 from tests.support import small, steps
 

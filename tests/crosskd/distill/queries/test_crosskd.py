@@ -15,8 +15,8 @@ from crosskd.distill.queries.mimic import mimic_queries
 from crosskd.losses import bins_divergence
 from crosskd.spec.config import DistillConfig, ModelConfig
 from crosskd.spec.detr.types import TYPES
-from crosskd.spec.needs import DecoderQueries
-from crosskd.spec.pairing import resolve_pair
+from crosskd.spec.distill.needs import DecoderQueries
+from crosskd.spec.distill.pairing import resolve_pair
 from tests.support import detrs, small
 from tests.support.detr_library import shake
 from tests.support.steps import Witness

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosskd.distill.queries.memory_grids import on_grid
-from crosskd.spec.levels import nearest_levels, too_far
+from crosskd.spec.distill.levels import nearest_levels, too_far
 from crosskd.structures import Size
 
 

@@ -12,7 +12,7 @@ from crosskd.spec.proposal.models import DETECTORS, choose_detector, student, tr
 from crosskd.spec.proposal.sizes import Size
 from crosskd.spec.proposal.statistics import Spread, Statistics
 from crosskd.spec.proposal.text import plain
-from crosskd.spec.shapes import parameter_count
+from crosskd.spec.weights.shapes import parameter_count
 
 
 def size(small: float, large: float) -> Size:

@@ -14,7 +14,7 @@ from crosskd.spec.proposal.goals import GOALS, GoalName
 from crosskd.spec.proposal.students import student_of
 from crosskd.spec.proposal.teacher import Teacher
 from crosskd.spec.proposal.text import plain
-from crosskd.spec.shapes import parameter_count
+from crosskd.spec.weights.shapes import parameter_count
 
 WIDE = {"rtmdet": "cspnext_s", "yolox": "cspdarknet_s", "rt_detr": "rt_detr_resnet50", "d_fine": "hgnet_v2_b4"}
 OWN = {"lw_detr": "lw_detr_vit", "rf_detr": "rf_detr_dinov2"}

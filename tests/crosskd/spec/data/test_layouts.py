@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosskd.errors import ConfigError
-from crosskd.spec.layouts import LAYOUTS, Layout, data_section
+from crosskd.spec.data.layouts import LAYOUTS, Layout, data_section
 
 
 def lay_out(folder: Path, layout: Layout, *splits: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from crosskd.spec.weights_header import NotSafetensors, read_header
+from crosskd.spec.weights.header import NotSafetensors, read_header
 
 
 def framed(header: Any, data: bytes = b"") -> bytes:

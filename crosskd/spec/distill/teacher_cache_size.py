@@ -9,9 +9,9 @@ from typing import Literal
 
 from crosskd.spec import registry
 from crosskd.spec.config import TrainConfig
-from crosskd.spec.image_size import Size
+from crosskd.spec.data.image_size import Size
+from crosskd.spec.distill.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions
 
 MIB = 2**20
 STATISTICS = 4  # bytes of each of count, mean and M2

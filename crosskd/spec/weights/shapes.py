@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from crosskd.spec import registry
 from crosskd.spec.backbone import BackboneConfig
-from crosskd.spec.backbone_registry import Backbone
+from crosskd.spec.backbones.library import HGNET, RT_DETR_RESNET, hgnet_shapes, resnet_shapes
+from crosskd.spec.backbones.registry import Backbone
+from crosskd.spec.backbones.vit import vit_shapes
 from crosskd.spec.detr.tensors import detr_shapes, is_alias
-from crosskd.spec.library_backbones import HGNET, RT_DETR_RESNET, hgnet_shapes, resnet_shapes
 from crosskd.spec.model import HeadConfig, ModelConfig
-from crosskd.spec.vit import vit_shapes
 
 Shapes = dict[str, tuple[int, ...]]
 

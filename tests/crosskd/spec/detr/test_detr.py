@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from crosskd.spec import registry
 from crosskd.spec.config import DistillConfig, ModelConfig, StudentConfig
 from crosskd.spec.detr.types import TYPES
+from crosskd.spec.distill.pairing import resolve_pair
 from crosskd.spec.evaluate_export import unexportable
-from crosskd.spec.pairing import resolve_pair
 
 BACKBONE: dict[str, Any] = {"name": "resnet18", "init": "random"}
 STRIDES = {"deformable_detr": [8, 16, 32, 64], "lw_detr": [16], "rf_detr": [14]}

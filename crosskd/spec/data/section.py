@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from crosskd.spec.bounds import AtMost
-from crosskd.spec.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
+from crosskd.spec.data.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, PathText, Probability, Section, refused
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from crosskd.spec.data import AugmentConfig
-from crosskd.spec.image_size import Size, fitted, padded
+from crosskd.spec.data.image_size import Size, fitted, padded
+from crosskd.spec.data.section import AugmentConfig
 from crosskd.spec.section import Section, refused
 
 KEEPS = "`distill.cache` keeps what the teacher makes of an image"

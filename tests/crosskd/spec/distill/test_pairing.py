@@ -10,7 +10,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec import registry
 from crosskd.spec.alike import same_anchors, same_code
 from crosskd.spec.config import CrossKDConfig, DistillConfig
-from crosskd.spec.needs import (
+from crosskd.spec.distill.needs import (
     AnchorPredictions,
     DecoderQueries,
     HeadCut,
@@ -19,7 +19,7 @@ from crosskd.spec.needs import (
     SampledRegions,
     StudentAnchors,
 )
-from crosskd.spec.pairing import require_pair, resolve_pair
+from crosskd.spec.distill.pairing import require_pair, resolve_pair
 from tests.support import small
 
 

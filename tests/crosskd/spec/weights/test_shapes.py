@@ -10,7 +10,7 @@ import torch
 from crosskd.detectors.detector import build_detector
 from crosskd.spec import registry
 from crosskd.spec.config import ModelConfig
-from crosskd.spec.shapes import expected_shapes, parameter_count
+from crosskd.spec.weights.shapes import expected_shapes, parameter_count
 from tests.support import small
 
 _OF_DETRS = ("rt_detr_resnet", "hgnet_v2", "vit")

@@ -16,7 +16,7 @@ LAST_WEIGHTS = "last.safetensors"
 LOG = "log.txt"
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"  # what an export makes
-# Which detections were right, image by image: of the best student, of the teacher (`crosskd/spec/matches.py`).
+# Which detections were right, image by image: of the best student, of the teacher (`crosskd/spec/results/matches.py`).
 MATCHES_FILES: dict[MatchesKind, str] = {
     "matches": "matches.safetensors",
     "teacher_matches": "teacher_matches.safetensors",

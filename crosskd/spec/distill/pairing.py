@@ -6,10 +6,10 @@ The service asks before a worker is taken, the core before it builds: both get t
 from __future__ import annotations
 
 from crosskd.errors import ConfigError
-from crosskd.spec.distill import DistillConfig
+from crosskd.spec.distill.needs import Incompatibility
+from crosskd.spec.distill.section import DistillConfig
+from crosskd.spec.distill.term import TermConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import Incompatibility
-from crosskd.spec.term import TermConfig
 
 
 def resolve_pair(

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from crosskd.spec.detections import SAMPLES, best_score, sample_ids, score_text
+from crosskd.spec.results.detections import SAMPLES, best_score, sample_ids, score_text
 
 
 def test_samples_are_spread_over_the_ids_whatever_order_they_come_in() -> None:

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
+from crosskd.spec.distill.needs import Need, Pyramid
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import Need, Pyramid
 from crosskd.spec.section import Section
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from crosskd.spec.model import ModelConfig
 from crosskd.spec.section import refused
-from crosskd.spec.shapes import parameter_shapes
+from crosskd.spec.weights.shapes import parameter_shapes
 
 MOST_PARAMETERS = 500_000_000  # a timm backbone's own apart; the largest published detectors have half of that
 # By the section of a model, what makes it large.

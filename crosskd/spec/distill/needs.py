@@ -1,8 +1,8 @@
 """What a distillation term can need of its two models, and what keeps a pair from giving it. Imports no torch.
 
-A term's section of the configuration says what it needs (`crosskd.spec.distill`). `crosskd.spec.pairing` checks a pair
-by that list, and in each step the detectors give the term what is on it. One more kind of need is one more class here,
-and how it is met in the `view.py` of each family that meets it (`crosskd/detectors/dense/view.py`).
+A term's section of the configuration says what it needs (`section.py`). `pairing.py` checks a pair by that list, and in
+each step the detectors give the term what is on it. One more kind of need is one more class here, and how it is met in
+the `view.py` of each family that meets it (`crosskd/detectors/dense/view.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from crosskd.spec import registry
 from crosskd.spec.alike import code_facts
-from crosskd.spec.levels import FARTHEST, too_far
+from crosskd.spec.distill.levels import FARTHEST, too_far
 from crosskd.spec.model import ModelConfig
 
 Side = Literal["student", "teacher"]

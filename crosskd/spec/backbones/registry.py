@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from crosskd.spec.library_backbones import HGNETS, RT_DETR_RESNET, divisor
+from crosskd.spec.backbones.library import HGNETS, RT_DETR_RESNET, divisor
 
 Family = Literal[
     "resnet", "mobilenet", "mobilenet_v3", "swin", "cspnext", "cspdarknet", "rt_detr_resnet", "hgnet_v2", "vit",
@@ -41,7 +41,7 @@ class Backbone:
     drop_path: float = 0.0  # by default; 0: it has none
     coarsest: tuple[int, ...] = ()  # channels of the two maps at stride 32 that it can give instead of C2..C5
     levels: tuple[int, ...] = ()  # timm: which of its maps these are
-    parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.shapes`
+    parameters: int = 0  # timm: how many; others are counted by `crosskd.spec.weights.shapes`
     unused_parameters: tuple[str, ...] = ()  # timm: parameters that no map depends on
     export_fault: str | None = ""  # why it has no form in ONNX; empty: it has one; None: not tried
     pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean, deviation, 0..255; None: ImageNet's
@@ -63,7 +63,7 @@ class Backbone:
 
 TIMM = "timm/"  # begins the name of a backbone of the timm package
 TIMM_MAPS = 3  # C3..C5: what nothing reads is not computed, and the norm that some models have on C2 stays away
-TIMM_TABLE = Path(__file__).parents[1] / "backbones" / "timm_models.json"
+TIMM_TABLE = Path(__file__).parents[2] / "backbones" / "timm_models.json"
 TIMM_EXPORTS = TIMM_TABLE.with_name("timm_exports.json")
 
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
+from crosskd.spec.distill.imitation import BCKDConfig, DeFeatConfig, FGFIConfig, GIDConfig, ImitationConfig
+from crosskd.spec.distill.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions, Side
+from crosskd.spec.distill.teacher_cache import TeacherCacheConfig
+from crosskd.spec.distill.term import MapsConfig, TermConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, DecoderQueries, HeadCut, Need, Pyramid, SampledRegions, Side
 from crosskd.spec.section import Probability, Section, Weight
-from crosskd.spec.teacher_cache import TeacherCacheConfig
-from crosskd.spec.term import MapsConfig, TermConfig
 
 _PUBLISHED = "Default: as published for the teacher's detector."
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from crosskd.spec.distill.needs import AnchorPredictions, Need, Pyramid, StudentAnchors
+from crosskd.spec.distill.term import MapsConfig, TermConfig
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.needs import AnchorPredictions, Need, Pyramid, StudentAnchors
 from crosskd.spec.section import Probability, Weight
-from crosskd.spec.term import MapsConfig, TermConfig
 
 
 class BCKDConfig(TermConfig):

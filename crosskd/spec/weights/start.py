@@ -8,9 +8,9 @@ from typing import Any
 
 from crosskd.spec.alike import layer_facts, same_anchors, same_code
 from crosskd.spec.backbone import BackboneConfig
+from crosskd.spec.backbones.vit import VitConfig
 from crosskd.spec.detr.names import is_class_tensor
 from crosskd.spec.model import ModelConfig
-from crosskd.spec.vit import VitConfig
 
 Shape = tuple[int, ...]
 
