@@ -88,18 +88,8 @@ def build_parts(
     begun = (
         None if init is None else begin(student, init, classes, init_weights, copy=pretrained, augment=config.augment)
     )
-    teacher, teacher_digest, inherited = None, None, None
-    trainee: Detector | Distiller = student
-    figures = None
-    if config.teacher is not None and config.distill is not None:
-        teacher = load_teacher(config, classes, teacher_weights)
-        teacher_digest = file_digest(weights_file(config.teacher.weights, teacher_weights, section="/teacher"))
-        inherited = inherit(student, teacher, copy=pretrained) if config.init_student else None
-        others = config.data.unlabelled
-        sure = {} if others is None else {"confidence": others.confidence}
-        trainee = distiller = build_distiller(student, teacher, config.distill, **sure)
-        distiller.cache = open_cache(config, distiller, train_loader, cache_disk)
-        figures = distiller.figures
+    taught = _with_teacher(config, student, train_loader, teacher_weights, copy=pretrained, cache_disk=cache_disk)
+    trainee, teacher = taught.trainee, taught.teacher
     schedule = Schedule(config.schedule, -(-len(train_loader) // config.accumulate))
     with memory_errors(device):
         layout = choose(
@@ -129,24 +119,49 @@ def build_parts(
         clip_norm=config.clip_norm,
         parallel=shared,
         begin_epoch=partial(student.begin_epoch, epochs=config.schedule.epochs),
-        figures=figures,
+        figures=trainee.figures if isinstance(trainee, Distiller) else None,
     )
-    splits = {"train": config.data.train, "val": config.data.val}
-    digests = {name: file_digest(Path(split.annotations)) for name, split in splits.items()}
     return Parts(
-        device,
-        student,
-        teacher,
-        train_loader,
-        val_loader,
-        ema,
-        training,
-        digests,
-        teacher_digest,
-        inherited,
-        layout,
-        begun,
-    )
+        device, student, teacher, train_loader, val_loader, ema, training, _digests(config),
+        taught.digest, taught.inherited, layout, begun,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What is trained: the student alone, or in a distiller with its teacher."""
+
+    trainee: Detector | Distiller
+    teacher: Detector | None = None
+    digest: str | None = None  # sha256 of the teacher's weights
+    inherited: list[str] | None = None  # as `Parts` has them
+
+
+def _with_teacher(
+    config: TrainConfig,
+    student: Detector,
+    loader: Loader,
+    weights: Path | None,
+    *,
+    copy: bool,
+    cache_disk: CacheDisk | None,
+) -> _Taught:
+    """`weights`: the file behind the teacher's `JobRef`; `copy`: whether the student takes over what it inherits."""
+    if config.teacher is None or config.distill is None:
+        return _Taught(student)
+    teacher = load_teacher(config, loader.classes, weights)
+    digest = file_digest(weights_file(config.teacher.weights, weights, section="/teacher"))
+    inherited = inherit(student, teacher, copy=copy) if config.init_student else None
+    others = config.data.unlabelled
+    sure = {} if others is None else {"confidence": others.confidence}
+    distiller = build_distiller(student, teacher, config.distill, **sure)
+    distiller.cache = open_cache(config, distiller, loader, cache_disk)
+    return _Taught(distiller, teacher, digest, inherited)
+
+
+def _digests(config: TrainConfig) -> dict[str, str]:
+    splits = {"train": config.data.train, "val": config.data.val}
+    return {name: file_digest(Path(split.annotations)) for name, split in splits.items()}
 
 
 def _loaders(
