@@ -29,6 +29,7 @@ class Family:
     terms: set[str]
     exports: str = ""
     optimizer: dict[str, Any] = field(default_factory=dict)
+    clip_norm: float | None = 10.0
 
 
 DETR = {"heads": 4, "feedforward": 64, "decoder_layers": 2, "denoising": 20, "expansion": 0.5}
@@ -50,6 +51,7 @@ FAMILIES = {
         {"backbone": {"name": "cspnext_tiny", "width": 8}},
         {"backbone": {"name": "cspnext_s", "width": 16}},
         {"crosskd_cls", "crosskd_box"},
+        clip_norm=None,  # its first gradients are longer, and with them cut off it learns next to nothing
     ),
     "yolox": Family(
         {"backbone": {"name": "cspdarknet_tiny", "width": 8}},
@@ -108,7 +110,8 @@ def trained(
     """A finished job, and its metrics by name."""
     family = FAMILIES[name]
     student = {"detector": name, **family.student, **(family.teacher if role == "teacher" else {})}
-    sections = {**SECTIONS, "optimizer": {**SECTIONS["optimizer"], **family.optimizer}}
+    optimizer = {**SECTIONS["optimizer"], **family.optimizer}
+    sections: dict[str, Any] = {**SECTIONS, "optimizer": optimizer, "clip_norm": family.clip_norm}
     if role == family.exports:
         sections["export"] = {"check_images": 2}
     job = service.post(f"{name} {role}", epochs=EPOCHS[role], student=student, teacher=teacher, **sections)
@@ -129,8 +132,7 @@ def test_a_teacher_a_student_and_crosskd(service: Service, name: str) -> None:
     assert metrics.keys() - FAMILIES[name].terms == alone.keys()
     aps = [job.best_ap for job in (teacher, student, distilled)]
     assert all(ap is not None and ap >= 0 for ap in aps), aps
-    # Else it would compare nothing with nothing. RTMDet's came to 0.009 after thirty epochs of so few images.
-    assert (teacher.best_ap or 0) > 0.001, aps
+    assert (teacher.best_ap or 0) > 0.01, aps  # else it would compare nothing with nothing
     for role, job in (("teacher", teacher), ("crosskd", distilled)):
         if role == FAMILIES[name].exports:
             predicts(service, job)
