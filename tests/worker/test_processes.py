@@ -44,19 +44,21 @@ def test_every_setting_is_in_force(
     own = Settings(api_url=double.url, worker_token="x" * 16, devices=devices, home=tmp_path, broker_url=url)
     wanted = configuration(own)
     app = Celery("reader", broker=url, set_as_current=False)
-    inspect = app.control.inspect(timeout=30, limit=1)
-    (running,) = inspect.conf().values()
+    # Asked again until it answers: a worker says that it is ready shortly before it listens to questions, and what is
+    # published before that reaches nobody.
+    inspect = app.control.inspect(timeout=2, limit=1)
+    (running,) = until(inspect.conf).values()
     # As Celery tells it: its own modules come along, and no password does.
     own_modules = {"include": [*wanted["include"], "celery.app.builtins"]}
     as_told = wanted | own_modules | {"broker_url": url.replace("//", "//:********@")}
     running["include"].sort(reverse=True)  # they come in any order
     for name in sorted(wanted.keys() - {"task_queues"}):
         assert running.get(name, "untold") == as_told[name], name
-    (queues,) = inspect.active_queues().values()
+    (queues,) = until(inspect.active_queues).values()
     bindings = [(queue["name"], queue["exchange"]["name"], queue["routing_key"]) for queue in queues]
     assert bindings == [(queue.name, queue.exchange.name, queue.routing_key) for queue in wanted["task_queues"]]
     assert [name for name, _, _ in bindings] == names
-    (stats,) = inspect.stats().values()
+    (stats,) = until(inspect.stats).values()
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["prefetch_count"] == 1
     assert (stats["broker"]["transport"], stats["broker"]["port"]) == ("redis", broker.port)
