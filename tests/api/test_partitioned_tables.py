@@ -13,7 +13,7 @@ from api.auth import Fence
 from api.database import Database
 from api.models import Attempt, Base, Job, MetricPoint
 from api.services.history import reports, series
-from benchmarks import row_sizes
+from benchmarks.service import row_sizes
 from tests.support.dockerfile import ROOT
 from wire.reports import MetricBatch
 from wire.reports import MetricPoint as Point

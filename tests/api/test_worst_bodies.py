@@ -1,6 +1,6 @@
 """The most work that a body can make: answers stay small, the event loop stays free, and memory comes back.
 
-`python -m benchmarks.worst_bodies` sends the same ones over a socket and asks for `/health` meanwhile.
+`python -m benchmarks.service.worst_bodies` sends the same ones over a socket and asks for `/health` meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.main import collect_less_garbage
-from benchmarks.bodies import LIMIT, filled, of_every_endpoint
+from benchmarks.service.bodies import LIMIT, filled, of_every_endpoint
 from tests.support.databases import ONE_DATABASE
 from tests.support.worker_calls import WORKER, Worker
 

@@ -1,4 +1,4 @@
-"""The load of `benchmarks.load`, in a process of its own: workers that report, streams that follow, a few readers.
+"""The load of `load.py`, in a process of its own: workers that report, streams that follow, a few readers.
 
 Reads from its input what to do, as JSON, and prints what it has seen. HTTP is written out by hand on asyncio's streams:
 with a client library this process would take a core that the service needs.

@@ -1,14 +1,14 @@
 """Many workers and readers on one API process with Postgres: how long requests take, and whether memory stays flat.
 
-    python -m benchmarks.load [--workers 200] [--streams 200] [--seconds 600]
-    python -m benchmarks.load --knee [--seconds 20]
+    python -m benchmarks.service.load [--workers 200] [--streams 200] [--seconds 600]
+    python -m benchmarks.service.load --knee [--seconds 20]
 
 As a real one, a worker makes ten points a second and posts them once a second, or as rarely as the API asks
 (`Report-Interval`); it posts a heartbeat every 5 s, a line of its log at some moment of each minute, an evaluation
 (80 classes) at some moment of each ten minutes, and holds a request for commands. All come within the first 5 s.
 A stream follows the events of one job; eight readers ask for lists, a job, its series, evaluations and log once a
 second. A latency counts from when a request was due; of held requests and streams it is counted what failed.
-The load comes from a process of its own (`benchmarks.generator`), whose share of the CPU is shown beside that of the
+The load comes from a process of its own (`generator.py`), whose share of the CPU is shown beside that of the
 API and of Postgres: all of them share the machine's cores.
 
 It is met where the 99th percentile of every endpoint in the table is under 250 ms, nothing failed, the streams have
@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.service import Attempt, Service
+from benchmarks.service.stack import Attempt, Service
 from benchmarks.timing import percentile
 
 TARGET = 0.25  # seconds, 99th percentile
@@ -76,7 +76,7 @@ class Bench:
         port = urlsplit(self._service.url).port
         order = {"port": port, "seconds": seconds, "streams": streams, "first": self._first, "attempts": attempts}
         self._first += int(seconds) + 2
-        command = [sys.executable, "-m", "benchmarks.generator"]
+        command = [sys.executable, "-m", "benchmarks.service.generator"]
         began, used, postgres = time.monotonic(), self._service.cpu, _postgres_cpu()
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as generator:
             assert generator.stdin is not None

@@ -1,6 +1,6 @@
 """The pages in a real browser: how soon they are painted, how soon a point is seen, and what fifty of them cost.
 
-    python -m benchmarks.pages [--rounds 7] [--pages 50] [--seconds 60]
+    python -m benchmarks.service.pages [--rounds 7] [--pages 50] [--seconds 60]
 
 One API process on SQLite with 1,000 jobs, one of which has a series of 100,000 points. A figure of painting is the
 browser's own `first-contentful-paint`, with nothing kept from before; beside it, when the page's content stood there.
@@ -29,9 +29,9 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.listing import fill as fill_jobs
-from benchmarks.series import fill as fill_series
-from benchmarks.service import Attempt, Service
+from benchmarks.service.listing import fill as fill_jobs
+from benchmarks.service.series import fill as fill_series
+from benchmarks.service.stack import Attempt, Service
 from benchmarks.timing import percentile
 
 PAINTED, SEEN, CORES, OTHERS = 0.5, 1.0, 0.5, 0.25  # seconds, seconds, cores, seconds at the 99th percentile
@@ -149,7 +149,7 @@ def cost(service: Service, kinds: list[Asked], pages: int, seconds: float) -> Co
         "kinds": [asked._asdict() for asked in kinds],
         "attempts": [attempt._asdict() for attempt in attempts],
     }
-    command = [sys.executable, "-m", "benchmarks.page_load"]
+    command = [sys.executable, "-m", "benchmarks.service.page_load"]
     used, began = service.cpu, time.monotonic()
     done = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=True)
     wall, cpu = time.monotonic() - began, service.cpu - used

@@ -1,4 +1,4 @@
-"""The load of `benchmarks.pages`, in a process of its own: pages that ask and follow, workers that report, others.
+"""The load of `pages.py`, in a process of its own: pages that ask and follow, workers that report, others.
 
 Reads from its input what to do, as JSON, and prints what it has seen.
 """

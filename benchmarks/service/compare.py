@@ -1,6 +1,6 @@
 """Comparing two jobs as the API does it: files of matches, made up at COCO's size, and the process that reads them.
 
-    python -m benchmarks.compare [--images 5000] [--classes 80] [--detections 100] [--jobs 2] [--rounds 3]
+    python -m benchmarks.service.compare [--images 5000] [--classes 80] [--detections 100] [--jobs 2] [--rounds 3]
 
 Seven boxes an image, in classes of uneven sizes. A detector finds three quarters of them at IoU 0.50 and fewer at each
 higher one; the rest of its detections are wrong, and mostly have low scores. Each round is a fresh process; a figure is

@@ -1,6 +1,6 @@
 """What a prediction takes beyond the network's own time: a JPEG of 640 x 480 pixels, posted to the API on loopback.
 
-    python -m benchmarks.predict [--requests 50] [--backbone resnet18] [--threads 2]
+    python -m benchmarks.service.predict [--requests 50] [--backbone resnet18] [--threads 2]
 
 A detector with random weights is exported as a training exports it, and published as the graph of a job; the benchmark
 plays the worker. Each request is measured at the client, from its first byte to the last one of the answer, one after
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.service import Service
+from benchmarks.service.stack import Service
 from benchmarks.timing import percentile
 from crosskd.detectors.detector import build_detector
 from crosskd.onnx.apart import Watch, write_graph_apart

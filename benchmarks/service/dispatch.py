@@ -1,6 +1,6 @@
 """From `POST /jobs` to claimed, on an idle worker: the whole way through SQL, outbox, relay, broker, worker and claim.
 
-    python -m benchmarks.dispatch [--jobs 200]
+    python -m benchmarks.service.dispatch [--jobs 200]
 
 The clock starts before the request is sent and stops when the API first answers that the job is running, asked every
 5 ms: what a user sees, and never less than the truth. Each job is cancelled once it was claimed, and the next is

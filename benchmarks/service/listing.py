@@ -1,6 +1,6 @@
 """`GET /jobs` among few and many jobs, on SQLite and on Postgres, over HTTP.
 
-    python -m benchmarks.listing [--backends sqlite postgresql] [--most 1000000] [--rounds 20]
+    python -m benchmarks.service.listing [--backends sqlite postgresql] [--most 1000000] [--rounds 20]
 
 For each filter: the first page (50 jobs) and the last, among 100, 10,000 and 1,000,000 jobs. The requests take turns; a
 figure is the least of the rounds, in milliseconds: what the work costs where nothing disturbs it. It is met where the
@@ -22,7 +22,7 @@ import httpx
 from sqlalchemy import text
 
 from api.models import Job
-from benchmarks.service import Service
+from benchmarks.service.stack import Service
 from benchmarks.timing import in_turn
 
 PAGE = 50

@@ -1,8 +1,8 @@
 """How long `/health` takes while every endpoint is sent the worst bodies there are, over real sockets.
 
-    python -m benchmarks.worst_bodies [--backend sqlite] [--at-once 1] [--rounds 1]
+    python -m benchmarks.service.worst_bodies [--backend sqlite] [--at-once 1] [--rounds 1]
 
-One API process. For each endpoint that takes JSON, the bodies of `benchmarks.bodies` are sent one after the other, on
+One API process. For each endpoint that takes JSON, the bodies of `bodies.py` are sent one after the other, on
 `--at-once` connections at the same time; a process of its own asks for `/health` all the while, every few
 milliseconds, and counts what the answer took from the moment in which it was asked for. It is met where the slowest
 answer comes within 250 ms. Bodies must be refused; any other answer is a fault, and so is one above a megabyte.
@@ -23,8 +23,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.bodies import of_every_endpoint
-from benchmarks.service import Attempt, Service
+from benchmarks.service.bodies import of_every_endpoint
+from benchmarks.service.stack import Attempt, Service
 from benchmarks.timing import percentile
 
 BOUND = 0.25  # seconds
