@@ -35,6 +35,7 @@ METHODS = {  # terms of `distill`, with their own default weights
     "fgd": ("fgd",),
     "mgd": ("mgd",),
     "cwd": ("cwd",),
+    "skd": ("skd",),
     "pkd": ("pkd",),
     "bckd": ("bckd",),
     "crosskd": ("crosskd",),

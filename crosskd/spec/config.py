@@ -27,6 +27,7 @@ from crosskd.spec.distill.section import (
     MGDConfig,
     MimicConfig,
     PKDConfig,
+    SKDConfig,
 )
 from crosskd.spec.distill.teacher_cache import TeacherCacheConfig, refuse_unrepeatable
 from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportConfig, ScaleConfig
@@ -89,6 +90,7 @@ __all__ = [
     "PKDConfig",
     "PixelConfig",
     "PostprocessConfig",
+    "SKDConfig",
     "ScaleConfig",
     "ScheduleConfig",
     "Section",

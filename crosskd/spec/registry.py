@@ -292,6 +292,7 @@ TERMS: dict[str, Term] = {
     "fgd": Term("crosskd.distill.maps.fgd:FGD", "FGD", truth=("fgd_foreground", "fgd_background")),
     "mgd": Term("crosskd.distill.maps.mgd:MGD", "MGD"),
     "cwd": Term("crosskd.distill.maps.cwd:CWD", "CWD"),
+    "skd": Term("crosskd.distill.maps.skd:SKD", "SKD"),
     "bckd": Term("crosskd.distill.bckd:BCKD", "BCKD"),
     "imitation": Term("crosskd.distill.maps.imitation:Imitation", "Feature imitation", truth="all"),
     "fgfi": Term("crosskd.distill.maps.fgfi:FGFI", "FGFI", truth="all"),

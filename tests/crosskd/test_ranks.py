@@ -44,7 +44,7 @@ def distiller(name: str) -> Distiller:
             if parameter.dim() == 4:
                 torch.nn.init.normal_(parameter, std=(1 / parameter[0].numel()) ** 0.5)
     terms: dict[str, Any] = {"crosskd": {"cut": 1}, "pkd": {}, "direct": {}, "fitnet": {}, "fgd": {}, "cwd": {}}
-    terms |= {"bckd": {}, "imitation": {}, "defeat": {}}
+    terms |= {"bckd": {}, "skd": {}, "imitation": {}, "defeat": {}}
     terms |= {"fgfi": {}} if name in {"gfl", "retinanet", "atss"} else {}
     # Where two of RetinaNet's anchors overlap an instance alike, rounding decides which of them is positive.
     terms |= {"gid": {}} if name != "retinanet" else {}

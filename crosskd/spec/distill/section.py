@@ -294,6 +294,12 @@ class CWDConfig(MapsConfig):
         return (Pyramid(levels=self.levels),)
 
 
+class SKDConfig(MapsConfig):
+    """SKD (arXiv 2211.13133): structural similarity of FPN maps, the student's behind a 1 x 1 convolution."""
+
+    weight: Weight = Field(default=4.0, description="Lambda; the paper finds 2 and 4 best.")
+
+
 class DistillConfig(Section):
     """The distillation terms by name; a combination names several. An empty section means CrossKD alone."""
 
@@ -317,6 +323,9 @@ class DistillConfig(Section):
     )
     cwd: CWDConfig | None = Field(
         default=None, description="CWD: maps as a distribution over cells, by channel. null: off."
+    )
+    skd: SKDConfig | None = Field(
+        default=None, description="SKD: maps of the pyramid by their structural similarity. null: off."
     )
     bckd: BCKDConfig | None = Field(
         default=None, description="BCKD: classes as binary maps, boxes by their overlap. null: off."

@@ -24,6 +24,7 @@ NAMES = {
     "fgd": {"fgd_foreground", "fgd_background", "fgd_attention", "fgd_global"},
     "mgd": {"mgd"},
     "cwd": {"cwd"},
+    "skd": {"skd"},
     "bckd": {"bckd_cls", "bckd_box"},
     "imitation": {"imitation"},
     "fgfi": {"fgfi"},

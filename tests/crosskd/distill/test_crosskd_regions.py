@@ -74,11 +74,21 @@ def test_a_teacher_of_another_version_and_width_is_reached_by_adapters_that_lear
 
 def test_methods_on_maps_work_beside_it_and_a_half_precision_step_is_finite() -> None:
     imitation: dict[str, Any] = {"imitation": {"region": "inside_boxes"}, "fgfi": {}, "defeat": {}}
-    model = pair({"crosskd": {}, "pkd": {}, "fitnet": {}, "fgd": {}, "mgd": {}, "cwd": {}, **imitation})
+    model = pair({"crosskd": {}, "pkd": {}, "fitnet": {}, "fgd": {}, "mgd": {}, "cwd": {}, "skd": {}, **imitation})
     assert model.terms["pkd"].config.weight == 6
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(*small.batch())
-    assert {"pkd", "fitnet", "mgd", "cwd", "imitation", "fgfi", "defeat_foreground", "loss_rpn_cls"} <= losses.keys()
+    assert {
+        "pkd",
+        "fitnet",
+        "mgd",
+        "cwd",
+        "skd",
+        "imitation",
+        "fgfi",
+        "defeat_foreground",
+        "loss_rpn_cls",
+    } <= losses.keys()
     assert all(x.isfinite().all() and x.dtype == torch.float32 for x in losses.values())
     small.total(losses).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())

@@ -32,6 +32,7 @@ TERMS: dict[str, tuple[set[str], set[str], set[str]]] = {
     "fgd": (MAPS, MAPS, set()),
     "mgd": (MAPS, MAPS, set()),
     "cwd": (MAPS, MAPS, set()),
+    "skd": (MAPS, MAPS, set()),
     "bckd": (SAID, SAID, {"front", "back", "assign"}),
     "imitation": (MAPS | {"assignment"}, MAPS, set()),
     "fgfi": (MAPS | {"anchors"}, MAPS, set()),

@@ -34,7 +34,7 @@ DENSE = ["gfl", "retinanet", "atss", "fcos", "rtmdet", "yolox"]
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {"crosskd": {}}) for name in DENSE),
     ("gfl", {"crosskd": {"after_relu": False}, "direct": {}, "ld": {}, "pkd": {}}),
-    *(("gfl", {name: {}}) for name in ("fgd", "mgd", "imitation", "gid", "bckd")),
+    *(("gfl", {name: {}}) for name in ("fgd", "mgd", "skd", "imitation", "gid", "bckd")),
     ("faster_rcnn", {"crosskd": {}}),
     ("deformable_detr", {"crosskd": {}}),
     ("rt_detr", {"crosskd": {"queries": "student"}}),

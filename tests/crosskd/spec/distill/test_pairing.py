@@ -159,7 +159,7 @@ def test_a_pair_that_lacks_a_need_is_refused_and_told_where(
     assert (caught.value.where, caught.value.message) == (where, misfit.what)
 
 
-BRIDGED = ("crosskd", "fitnet", "fgd", "mgd", "cwd", "imitation", "fgfi", "defeat")
+BRIDGED = ("crosskd", "fitnet", "fgd", "mgd", "cwd", "skd", "imitation", "fgfi", "defeat")
 
 
 def test_a_term_without_a_need_of_a_kind_accepts_what_another_refuses() -> None:
