@@ -7,10 +7,7 @@ it from a file.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -27,16 +24,15 @@ from crosskd.engine.memory_format import to_channels_last
 from crosskd.engine.recompute import recompute_within
 from crosskd.errors import CrossKDError
 from crosskd.evaluation.cost import evaluation_size
+from crosskd.runs import layout_file
 from crosskd.spec.config import TrainConfig
 from crosskd.structures import Size, Targets
-from crosskd.weights.files import write_text
 
 log = logging.getLogger(__name__)
 
 LEAST_STEPS = 2000  # of a run that is measured for: some eight steps more are then less than half a percent
 ROUNDS = 3  # timed steps of each layout, behind one that warms up
 GAIN = 0.97  # of the plain layout's time: channels last is taken where it needs less than this
-MOST_KEPT = 1000  # choices of a file
 BOXES = 8  # in a made-up image
 
 
@@ -79,17 +75,19 @@ def choose(
         return Layout(False, "not measured: each layout would be compiled")
     if steps < LEAST_STEPS:
         return Layout(False, f"not measured: the run has fewer than {LEAST_STEPS} steps")
-    key = _key(config, trainee, amp.device)
-    known = distributed.broadcast(_read(file).get(key) if file is not None and distributed.is_main() else None)
+    key = layout_file.key(config, trainee, amp.device, _size(config))
+    known = distributed.broadcast(
+        layout_file.read(file).get(key) if file is not None and distributed.is_main() else None
+    )
     if known is not None:
         return Layout(known["channels_last"], "remembered", known["ratio"])
     ratio = distributed.broadcast(_ratio(config, trainee, amp, classes))
     if ratio is None:
         return Layout(False, "not measured: the made-up steps failed")
-    chosen = Layout(ratio < GAIN, "measured", round(ratio, 3))
+    channels_last, ratio = ratio < GAIN, round(ratio, 3)
     if file is not None and distributed.is_main():
-        _remember(file, key, chosen)
-    return chosen
+        layout_file.remember(file, key, channels_last=channels_last, ratio=ratio)
+    return Layout(channels_last, "measured", ratio)
 
 
 def _ratio(config: TrainConfig, trainee: nn.Module, amp: MixedPrecision, classes: int) -> float | None:
@@ -165,59 +163,6 @@ def _timed(work: Callable[[], None], device: torch.device) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def _key(config: TrainConfig, trainee: nn.Module, device: torch.device) -> str:
-    """Of all that a step's time depends on: device, torch, networks, sizes."""
-    shapes = [[name, *x.shape] for name, x in trainee.state_dict().items()]
-    teacher = None if config.teacher is None else config.teacher.model_dump(mode="json", exclude={"weights"})
-    terms = None if config.distill is None else config.distill.model_dump(mode="json")
-    model = config.student.model_dump(mode="json", exclude={"init": True, "backbone": {"init"}})
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    knobs = [config.precision, config.activation_checkpointing, config.batch_size, config.gpus, *_size(config)]
-    what = [named, torch.get_num_threads(), torch.__version__, model, teacher, terms, shapes, knobs]
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _processor() -> str:
-    """The model of the CPU, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next((line for line in lines if line.startswith("model name")), platform.processor())
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The choices of a file, by key; none of one that is missing or damaged."""
-    try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("%s is left out, and made anew: %s", file.name, error)
-        return {}
-    entries = found.items() if isinstance(found, dict) else ()
-    return {key: entry for key, entry in entries if _is_choice(entry)}
-
-
-def _is_choice(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("channels_last"), bool)
-        and isinstance(entry.get("ratio"), int | float)
-    )
-
-
-def _remember(file: Path, key: str, chosen: Layout) -> None:
-    entries = [*_read(file).items(), (key, {"channels_last": chosen.channels_last, "ratio": chosen.ratio})]
-    try:
-        write_text(file, json.dumps(dict(entries[-MOST_KEPT:]), indent=1))
-    except (OSError, CrossKDError) as error:
-        log.warning("the choice of a layout is not remembered: %s", error)
 
 
 def tell(layout: Layout) -> None:

@@ -29,9 +29,10 @@ from crosskd.engine.training import Training
 from crosskd.runs import loader_input
 from crosskd.runs.inherit import inherit
 from crosskd.runs.layout import Layout, choose
+from crosskd.runs.shared_files import NOTHING_SHARED, CacheDisk, SharedFiles
 from crosskd.runs.start import begin
 from crosskd.runs.teacher import load_teacher
-from crosskd.runs.teacher_cache import CacheDisk, open_cache
+from crosskd.runs.teacher_cache import open_cache
 from crosskd.runs.trained_weights import weights_file
 from crosskd.spec.config import TrainConfig, UnlabelledConfig
 from crosskd.weights.files import file_digest
@@ -63,14 +64,13 @@ def build_parts(
     init_weights: Path | None = None,
     roots: Sequence[Path] = (),
     stopping: Callable[[], bool] = lambda: False,
-    cache_disk: CacheDisk | None = None,
     saved_layout: bool | None = None,
-    layouts: Path | None = None,
+    shared: SharedFiles = NOTHING_SHARED,
 ) -> Parts:
     """The parts of one training, seeded: the same student whether or not there is a teacher.
 
-    The loaders ask `stopping` while they wait for a batch. A teacher cache on disk lies on `cache_disk`. `saved_layout`
-    and `layouts` are `layout.choose`'s.
+    The loaders ask `stopping` while they wait for a batch. `saved_layout` is
+    `layout.choose`'s.
     """
     set_threads(config.threads)
     device = choose_device(config.device)
@@ -88,18 +88,24 @@ def build_parts(
     begun = (
         None if init is None else begin(student, init, classes, init_weights, copy=pretrained, augment=config.augment)
     )
-    taught = _with_teacher(config, student, train_loader, teacher_weights, copy=pretrained, cache_disk=cache_disk)
+    taught = _with_teacher(config, student, train_loader, teacher_weights, copy=pretrained, disk=shared.teacher_cache)
     trainee, teacher = taught.trainee, taught.teacher
     schedule = Schedule(config.schedule, -(-len(train_loader) // config.accumulate))
     with memory_errors(device):
         layout = choose(
-            config, trainee, amp, steps=schedule.total_steps, classes=len(classes), saved=saved_layout, file=layouts
+            config,
+            trainee,
+            amp,
+            steps=schedule.total_steps,
+            classes=len(classes),
+            saved=saved_layout,
+            file=shared.layouts,
         )
         if layout.channels_last:
             to_channels_last(trainee, device)
         else:
             trainee.to(device)
-        shared = data_parallel(trainee, idle=trainee.sometimes_idle())
+        parallel = data_parallel(trainee, idle=trainee.sometimes_idle())
         ema = EMA(student, config.ema) if config.ema else None
     if config.activation_checkpointing:
         recompute_within(trainee.recomputed())
@@ -117,7 +123,7 @@ def build_parts(
         ema=ema,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
-        parallel=shared,
+        parallel=parallel,
         begin_epoch=partial(student.begin_epoch, epochs=config.schedule.epochs),
         figures=trainee.figures if isinstance(trainee, Distiller) else None,
     )
@@ -144,7 +150,7 @@ def _with_teacher(
     weights: Path | None,
     *,
     copy: bool,
-    cache_disk: CacheDisk | None,
+    disk: CacheDisk | None,
 ) -> _Taught:
     """`weights`: the file behind the teacher's `JobRef`; `copy`: whether the student takes over what it inherits."""
     if config.teacher is None or config.distill is None:
@@ -155,7 +161,7 @@ def _with_teacher(
     others = config.data.unlabelled
     sure = {} if others is None else {"confidence": others.confidence}
     distiller = build_distiller(student, teacher, config.distill, **sure)
-    distiller.cache = open_cache(config, distiller, loader, cache_disk)
+    distiller.cache = open_cache(config, distiller, loader, disk)
     return _Taught(distiller, teacher, digest, inherited)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
 
 from crosskd.data.loader import Loader
 from crosskd.distill.cache.keys import identity
@@ -14,20 +12,13 @@ from crosskd.distill.cache.teacher_cache import TeacherCache
 from crosskd.distill.distiller import Distiller
 from crosskd.engine import distributed
 from crosskd.errors import ConfigError
+from crosskd.runs.shared_files import CacheDisk
 from crosskd.spec.config import TeacherCacheConfig, TrainConfig
 from crosskd.spec.data.image_size import Size
 from crosskd.spec.distill.teacher_cache import ONE_CANVAS, canvases, varying
 from crosskd.spec.distill.teacher_cache_size import MIB, told
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CacheDisk:
-    """Where trainings on this machine keep what teachers make of images, and how much all of them may keep."""
-
-    folder: Path
-    bytes: int
 
 
 def open_cache(

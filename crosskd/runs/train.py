@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from crosskd.evaluation.evaluate import Evaluable, evaluate
 from crosskd.runs.image_settings import with_image_settings
 from crosskd.runs.layout import tell
 from crosskd.runs.parts import build_parts, total_batch
-from crosskd.runs.teacher_cache import CacheDisk
+from crosskd.runs.shared_files import NOTHING_SHARED, CacheDisk, SharedFiles
 from crosskd.runs.trained_onnx import export_best
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.results.files import (
@@ -78,8 +79,7 @@ def train(
     roots: Sequence[Path] = (),
     stop: threading.Event | None = None,
     finish: threading.Event | None = None,
-    cache_disk: CacheDisk | None = None,
-    layouts: Path | None = None,
+    shared: SharedFiles = NOTHING_SHARED,
 ) -> TrainResult:
     """Train as `config` says and leave in `workdir`: best and last weights, checkpoints, matches, detections,
     `manifest.json`, `log.txt`.
@@ -89,9 +89,8 @@ def train(
     `teacher_weights` and `init_weights` (of `student.init`) are the files behind a `JobRef`. Images may be links to
     files below `roots`. Setting `stop` (or `run.request_stop()` in a callback) ends the run after its step with a
     checkpoint and `Interrupted`; every other `CrossKDError` says what is wrong. Setting `finish` (or
-    `run.request_finish()`) ends it after its step as a success, as an early stop does. `cache_disk` is where
-    `distill.cache` keeps what the teacher says, for this and other trainings; by default in `workdir`. `layouts` is a
-    file in which this machine's trainings remember for each other which memory layout is faster (`runs/layout.py`).
+    `run.request_finish()`) ends it after its step as a success, as an early stop does. `shared` is what
+    this machine's trainings keep for each other.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     if resume is None:
@@ -102,8 +101,9 @@ def train(
         try:
             with distributed.detecting_lost_ranks():
                 former = {"teacher_weights": teacher_weights, "init_weights": init_weights}
-                disk = cache_disk or CacheDisk(workdir / TEACHER_CACHE, sys.maxsize)
-                return _Session(run, Callbacks(listeners), former, roots, disk, layouts).execute(resume)
+                if shared.teacher_cache is None:
+                    shared = replace(shared, teacher_cache=CacheDisk(workdir / TEACHER_CACHE, sys.maxsize))
+                return _Session(run, Callbacks(listeners), former, roots, shared).execute(resume)
         except Interrupted as error:
             log.info("%s", error)
             raise
@@ -142,11 +142,10 @@ class _Session:
         callback: Callback,
         former: Mapping[str, Path | None],
         roots: Sequence[Path],
-        cache_disk: CacheDisk,
-        layouts: Path | None,
+        shared: SharedFiles,
     ) -> None:
         self.run, self.config, self.callback = run, run.config, callback
-        self.former, self.roots, self.cache_disk, self.layouts = former, roots, cache_disk, layouts
+        self.former, self.roots, self.shared = former, roots, shared
         self.started = time.perf_counter()
 
     def execute(self, resume: Path | None) -> TrainResult:
@@ -161,9 +160,8 @@ class _Session:
             pretrained=saved is None,
             roots=self.roots,
             stopping=run.stop.is_set,
-            cache_disk=self.cache_disk,
             saved_layout=None if saved is None else saved.get("channels_last", False),  # before 0.3 there was no choice
-            layouts=self.layouts,
+            shared=self.shared,
             **self.former,
         )
         training = self.parts.training

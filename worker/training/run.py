@@ -164,7 +164,7 @@ def _work(
 
         return export(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
     with quick_imports():
-        from crosskd.runs.teacher_cache import CacheDisk
+        from crosskd.runs.shared_files import CacheDisk, SharedFiles
         from crosskd.runs.train import train as train_core
 
     assert isinstance(config, TrainConfig)
@@ -177,8 +177,9 @@ def _work(
         init_weights=order.init,
         roots=roots,
         stop=stop,
-        cache_disk=CacheDisk(settings.teacher_cache, settings.teacher_cache_gigabytes * 10**9),
-        layouts=settings.layouts,
+        shared=SharedFiles(
+            CacheDisk(settings.teacher_cache, settings.teacher_cache_gigabytes * 10**9), settings.layouts
+        ),
     )
     return result.manifest
 

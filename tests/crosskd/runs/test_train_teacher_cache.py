@@ -14,7 +14,7 @@ from PIL import Image
 from crosskd.data.demo import write_demo
 from crosskd.detectors.dense.detector import DenseDetector
 from crosskd.errors import ConfigError
-from crosskd.runs.teacher_cache import CacheDisk
+from crosskd.runs.shared_files import CacheDisk, SharedFiles
 from crosskd.runs.train import train
 from crosskd.spec.config import TrainConfig
 from tests.support.trainings import CLASSES, Story, config, digest
@@ -59,9 +59,9 @@ def counted(patched: pytest.MonkeyPatch) -> list[bool]:
 def test_a_resume_and_another_seed_find_it(
     made: tuple[dict[str, Any], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = CacheDisk(tmp_path / "cache", 10**9)
+    disk = SharedFiles(CacheDisk(tmp_path / "cache", 10**9))
     plain = train(spec(made, None, schedule={"max_steps": 1}), tmp_path / "plain", callbacks=[bare := Story()])
-    whole = train(spec(made, {}), tmp_path / "whole", callbacks=[story := Story()], cache_disk=disk)
+    whole = train(spec(made, {}), tmp_path / "whole", callbacks=[story := Story()], shared=disk)
     told = whole.manifest["teacher_cache"]
     assert (told["hits"], told["misses"], told["damaged"], told["full"]) == (12, 12, 0, False)
     assert told["runs"] == 6  # three batches, and as many of mirror images
@@ -73,7 +73,7 @@ def test_a_resume_and_another_seed_find_it(
         assert bare.logs[1][loss] == pytest.approx(first[loss], rel=1e-6)
 
     teachers = counted(monkeypatch)
-    seed = train(spec(made, {}, seed=7), tmp_path / "seed", cache_disk=disk)
+    seed = train(spec(made, {}, seed=7), tmp_path / "seed", shared=disk)
     assert not any(teachers)
     assert digest(seed.last_weights) != digest(whole.last_weights)
 
@@ -85,7 +85,7 @@ def test_a_resume_and_another_seed_find_it(
         spec(made, {"store": "memory", "limit_mib": 1}),
         tmp_path / "resumed",
         resume=tmp_path / "resumed" / "checkpoints",
-        cache_disk=(elsewhere := CacheDisk(tmp_path / "elsewhere", 10**9)),
+        shared=SharedFiles(elsewhere := CacheDisk(tmp_path / "elsewhere", 10**9)),
     )
     assert any(teachers)
     assert digest(resumed.last_weights) == digest(whole.last_weights)
@@ -94,10 +94,8 @@ def test_a_resume_and_another_seed_find_it(
 
 @pytest.mark.slow  # a process of the loader
 def test_loader_processes_show_the_same(made: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
-    disk = CacheDisk(tmp_path / "cache", 10**9)
-    runs = [
-        train(spec(made, {}, loader={"workers": count}), tmp_path / str(count), cache_disk=disk) for count in (0, 2)
-    ]
+    disk = SharedFiles(CacheDisk(tmp_path / "cache", 10**9))
+    runs = [train(spec(made, {}, loader={"workers": count}), tmp_path / str(count), shared=disk) for count in (0, 2)]
     assert [run.manifest["teacher_cache"]["runs"] for run in runs] == [6, 0]
     assert len({digest(run.last_weights) for run in runs}) == 1
 
