@@ -156,7 +156,7 @@ class ImageFolder:
             ):
                 self._check_pixels(image, path)
                 # Pillow would decode a PNG to find one.
-                turned = (image.format != "PNG" or "exif" in image.info) and _exif_orientation(image) in TURNED
+                turned = (image.format != "PNG" or "exif" in image.info) and exif_orientation(image) in TURNED
                 size = (image.width, image.height) if turned else (image.height, image.width)
                 return size, os.fstat(file.fileno()).st_size
         except BROKEN as error:
@@ -230,7 +230,7 @@ def _fault(error: OSError | inputs.WrongKind) -> str:
 def _orientation(image: Image.Image, size: tuple[int, int] | None, where: str) -> Image.Transpose | None:
     """The transpose that turns the stored image into the annotated one; without annotation, as EXIF says."""
     height, width = image.height, image.width
-    value = _exif_orientation(image)
+    value = exif_orientation(image)
     turned = (width, height) if value in TURNED else (height, width)
     if size in (None, turned):
         return TRANSPOSES.get(value)
@@ -245,7 +245,7 @@ def _orientation(image: Image.Image, size: tuple[int, int] | None, where: str) -
     )
 
 
-def _exif_orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """1 to 8; 1, as stored, also where the EXIF block is broken: the image itself may be sound."""
     try:
         value = image.getexif().get(ORIENTATION, 1)

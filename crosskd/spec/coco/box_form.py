@@ -82,11 +82,12 @@ def find_wrong_form(found: Instances) -> Finding | None:
 
 
 def _boxes(found: Instances) -> Iterator[tuple[_Numbers, tuple[int, int]]]:
-    """Each box as it stands, and width and height of its image."""
+    """Each box as it stands, and width and height of its image; but for those of images without a sound size."""
     values = iter(found.boxes)
     for image, box in zip(found.images, zip(values, values, values, values, strict=True), strict=True):
-        place = 2 * found.positions[image]
-        yield box, (found.sizes[place + 1], found.sizes[place])
+        place = found.positions.get(image)
+        if place is not None and place not in found.unsized:
+            yield box, (found.sizes[2 * place + 1], found.sizes[2 * place])
 
 
 def _reaches_out(box: _Numbers, size: tuple[int, int]) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 MAX_FAULTS = 20  # that are spelt out; the rest is counted
 MAX_SIDE = 1_000_000  # pixels: beyond it a width is a typing error, and would overflow what is computed from it
 MAX_NAME = 200  # characters, as TrainConfig bounds class names
 REMEDY = "Correct that place in the JSON, or export the annotations anew."
 Entry = dict[str, Any]
+# entry: of any other kind; name: a file name that leads out of the folder; reference: to an id that is not there
+FaultKind = Literal["entry", "box", "name", "size", "duplicate_id", "reference", "same_name", "file"]
 
 
 class CocoFault(TypedDict):
@@ -29,7 +31,8 @@ class Faults:
         self.count = 0
         self.first: list[CocoFault] = []
 
-    def add(self, where: str, detail: str, remedy: str = REMEDY) -> None:
+    def add(self, where: str, detail: str, remedy: str = REMEDY, *, kind: FaultKind = "entry") -> None:  # noqa: ARG002
+        """`kind` is for those who count by kinds: an import of a data set."""
         self.count += 1
         if len(self.first) < MAX_FAULTS:
             self.first.append(CocoFault(where=where, detail=detail, remedy=remedy))
@@ -60,7 +63,7 @@ def side(entry: Entry, key: str, where: str, faults: Faults) -> int | None:
     whole = type(value) is int or (type(value) is float and value.is_integer())  # some exporters write 640.0
     if whole and 0 < value <= MAX_SIDE:  # type: ignore[operator]
         return int(value)  # type: ignore[arg-type]
-    faults.add(f"{where}.{key}", wrong(entry, key, f"a whole number of pixels, 1 to {MAX_SIDE}"))
+    faults.add(f"{where}.{key}", wrong(entry, key, f"a whole number of pixels, 1 to {MAX_SIDE}"), kind="size")
     return None
 
 
@@ -68,12 +71,12 @@ def box(entry: Entry, where: str, faults: Faults) -> list[float] | None:
     """x, y, width, height."""
     value = entry.get("bbox")
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        faults.add(f"{where}.bbox", wrong(entry, "bbox", "four finite numbers: x, y, width, height"))
+        faults.add(f"{where}.bbox", wrong(entry, "bbox", "four finite numbers: x, y, width, height"), kind="box")
         return None
     if value[2] < 0 or value[3] < 0:
         detail = f"has a negative width or height: {short(value)}"
         remedy = "Give x and y of the upper left corner, and the width and height from there, as numbers from 0."
-        faults.add(f"{where}.bbox", detail, remedy)
+        faults.add(f"{where}.bbox", detail, remedy, kind="box")
         return None
     return [float(number) for number in value]
 

@@ -37,11 +37,12 @@ class _Uses(NamedTuple):
 class Instances:
     """N images and M boxes in the file's order; in a file with faults, those entries that have none."""
 
-    def __init__(self) -> None:
-        self.faults = Faults()
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
         self.positions: dict[int, int] = {}  # image id -> its place among the images
         self.names: list[str] = []  # [N] relative to the image folder
         self.sizes = array("q")  # [2 N] height, width
+        self.unsized: set[int] = set()  # places of images whose width or height is at fault
         self.categories: dict[int, Category] = {}  # those that boxes can be of, by ascending id
         self.unused: list[Category] = []  # of a name that another category has, and without boxes: left out
         self.annotation_count = 0
@@ -53,26 +54,28 @@ class Instances:
         self.areas = array("d")  # [M] NaN where the file has none
 
 
-def read_instances(file: BinaryIO, *, categories_alone: bool = False) -> Instances:
-    """What `file` holds. All faults of the format are in `faults`, a text that is no JSON among them.
+def read_instances(file: BinaryIO, *, categories_alone: bool = False, faults: Faults | None = None) -> Instances:
+    """What `file` holds. All faults of the format are in its `faults`, a text that is no JSON among them.
 
     With `categories_alone` nothing but the categories is kept and need be there.
     """
-    reader = _Reader(categories_alone)
+    reader = _Reader(categories_alone, faults)
     stream = JsonStream(file)
     try:
         reader.walk(stream)
         stream.end()
     except NotJson as error:
-        reader.found.faults.add("", f"it is not a readable JSON file: {error}", "Give a COCO instances file.")
+        reader.found.faults.add(
+            "", f"it is not a readable JSON file: {error}", "Give a COCO instances file.", kind="file"
+        )
     return reader.found
 
 
 class _Reader:
     """Walks a file once; its sections may come in any order."""
 
-    def __init__(self, categories_alone: bool) -> None:
-        self.found = Instances()
+    def __init__(self, categories_alone: bool, faults: Faults | None) -> None:
+        self.found = Instances(faults)
         self._categories_alone = categories_alone
         self._faults = self.found.faults
         self._annotations: set[int] = set()
@@ -90,7 +93,7 @@ class _Reader:
             readers = {"annotations": self._category_use, "categories": self._category}
         if stream.peek() != "{":
             stream.value()
-            self._faults.add("", "the top level must be an object with images, annotations and categories")
+            self._faults.add("", "the top level must be an object with images, annotations and categories", kind="file")
             return
         seen: set[str] = set()
         unread: set[str] = set()
@@ -98,10 +101,10 @@ class _Reader:
             if key not in readers:
                 _skip(stream)
             elif key in seen:
-                self._faults.add(key, "stands in the file twice")
+                self._faults.add(key, "stands in the file twice", kind="file")
                 _skip(stream)
             elif stream.peek() != "[":
-                self._faults.add(key, "must be an array")
+                self._faults.add(key, "must be an array", kind="file")
                 stream.value()
                 unread.add(key)
             else:
@@ -109,7 +112,7 @@ class _Reader:
             seen.add(key)
         for key in ["categories"] if self._categories_alone else readers:
             if key not in seen:
-                self._faults.add("", f"the key {key!r} is missing")
+                self._faults.add("", f"the key {key!r} is missing", kind="file")
                 unread.add(key)
         if self._categories_alone:
             unread.update(("images", "categories"))
@@ -129,14 +132,14 @@ class _Reader:
             elif not self._categories_alone or key == "categories":
                 self._faults.add(where, "must be an object")
         if index < 0 and key != "annotations":  # images without any box are legal
-            self._faults.add(key, "is empty")
+            self._faults.add(key, "is empty", kind="file")
 
     def _close(self, key: str, what: str, uses: Mapping[int, _Uses], known: Container[int]) -> None:
         """Settle what was used before it was known: one fault an id, however many boxes name it."""
         for id_, use in uses.items():
             if id_ not in known:
                 more = f", which {use.number} annotations name" if use.number > 1 else ""
-                self._faults.add(f"{use.where}.{key}", f"there is no {what} with id {id_}{more}")
+                self._faults.add(f"{use.where}.{key}", f"there is no {what} with id {id_}{more}", kind="reference")
 
     def _one_category_a_name(self) -> None:
         """Of categories with one name, those without boxes are left out: Roboflow's root often has a class's name."""
@@ -153,7 +156,7 @@ class _Reader:
                 first = used[0]
                 detail = f"{other.name!r} is the name of {first.where} too, and both have boxes (ids {first.id}, "
                 remedy = "Give both one id if they are one class, or else names of their own."
-                self._faults.add(f"{other.where}.name", f"{detail}{other.id})", remedy)
+                self._faults.add(f"{other.where}.name", f"{detail}{other.id})", remedy, kind="same_name")
         self.found.categories = {each.id: each for each in sorted(kept, key=lambda category: category.id)}
 
     def _image(self, where: str, image: Entry) -> None:
@@ -161,15 +164,17 @@ class _Reader:
         key = fields.identifier(image, "id", where, faults)
         name = fields.text(image, "file_name", where, faults)
         if name is not None and (fault := fields.unsafe_name(name)):
-            faults.add(f"{where}.file_name", f"{fields.short(name)} {fault}")
+            faults.add(f"{where}.file_name", f"{fields.short(name)} {fault}", kind="name")
         width, height = (fields.side(image, side, where, faults) for side in ("width", "height"))
         if key is None:
             return
         if key in found.positions:
-            faults.add(f"{where}.id", f"{key} stands in the file twice")
+            faults.add(f"{where}.id", f"{key} stands in the file twice", kind="duplicate_id")
             return
         # Kept even with faults elsewhere, or each of its boxes would be told of as belonging to no image.
         found.positions[key] = len(found.names)
+        if width is None or height is None:
+            found.unsized.add(found.positions[key])
         found.names.append(name or "")
         found.sizes.extend((height or 1, width or 1))
 
@@ -180,7 +185,7 @@ class _Reader:
         key = fields.identifier(annotation, "id", where, faults)
         if key is not None:
             if key in self._annotations:
-                faults.add(f"{where}.id", f"{key} stands in the file twice")
+                faults.add(f"{where}.id", f"{key} stands in the file twice", kind="duplicate_id")
             self._annotations.add(key)
         image = fields.identifier(annotation, "image_id", where, faults)
         category = fields.identifier(annotation, "category_id", where, faults)
@@ -215,7 +220,7 @@ class _Reader:
         if key is None:
             return
         if key in self._categories:
-            self._faults.add(f"{where}.id", f"{key} stands in the file twice")
+            self._faults.add(f"{where}.id", f"{key} stands in the file twice", kind="duplicate_id")
             return
         above = category.get("supercategory")
         self._categories[key] = Category(where, key, name, above if isinstance(above, str) else "")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from crosskd.errors import ConfigError, DataError
+from crosskd.spec.data.draw import drawn
 from crosskd.spec.data.layouts import LAYOUTS, data_section
 
 # Annotations that are not divided, as exporters leave them: CVAT, Label Studio, FiftyOne, Roboflow, by hand.
@@ -115,13 +115,12 @@ def divide(place: Place, share: float, seed: int) -> tuple[str, str]:
     Boxes go with their image; all else stands in both. The file must be without faults. Raises: `DataError`.
     """
     content: dict[str, Any] = json.loads(place.annotations.read_text(encoding="utf-8-sig"))
-    ids = sorted(int(image["id"]) for image in content["images"])
+    ids = [int(image["id"]) for image in content["images"]]
     if len(ids) < 2:
         raise DataError(
             f"{place.annotations.name} has one image, which cannot be divided", remedy="Add images, or name --val."
         )
-    random.Random(seed).shuffle(ids)  # noqa: S311 - nothing secret is drawn
-    chosen = set(ids[: min(max(1, round(share * len(ids))), len(ids) - 1)])
+    chosen = drawn(dict.fromkeys(ids, 1), share, seed)
 
     def part(validates: bool) -> str:
         images = [image for image in content["images"] if (image["id"] in chosen) is validates]

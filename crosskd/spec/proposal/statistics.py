@@ -5,28 +5,16 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
 from crosskd.spec.coco.instances import Instances
 from crosskd.spec.coco.survey import Survey
+from crosskd.spec.spread import HIGH, MEDIUM, SMALL, Spread, quantile, spread
 
-SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's bounds of small and of medium objects
-LOW, HIGH = 0.05, 0.95  # quantiles that stand for the smallest and the largest: a few odd boxes decide nothing
 WIDEST = 4.0  # long side over short; a panorama beyond it is made smaller than the others
 LISTED = 3  # classes that the text names
-
-
-class Spread(BaseModel):
-    """How values are spread: by nearest rank, so that each is one of them."""
-
-    least: float = Field(description="The smallest.")
-    low: float = Field(description="Five in a hundred are at most this.")
-    middle: float = Field(description="The median.")
-    high: float = Field(description="Five in a hundred are above this.")
-    most: float = Field(description="The largest.")
 
 
 class Statistics(BaseModel):
@@ -136,18 +124,6 @@ def trained(taken: Survey) -> list[tuple[tuple[float, float, float, float], int]
         for row, trains in enumerate(taken.whole[4::5])
         if trains
     ]
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
-    ordered = sorted(values)
-    low, middle, high = (quantile(ordered, share) for share in (LOW, 0.5, HIGH))
-    return Spread(least=ordered[0], low=low, middle=middle, high=high, most=ordered[-1])
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """By nearest rank, of ascending values."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def _short_long(found: Instances, place: int) -> tuple[int, int]:

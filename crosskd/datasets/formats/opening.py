@@ -1,0 +1,65 @@
+"""The files of a source: opened in its folder and in the data roots, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from crosskd.errors import ConfigError, DataError
+from crosskd.spec.coco.image_files import OUTSIDE_REMEDY
+from crosskd.spec.inputs import LeadsOutside, WrongKind, inside, open_within, real_path
+
+
+class Sources:
+    """The folder of a source, and the file in it that was named, if one was.
+
+    `roots` are further folders (real paths) that links in it may lead to.
+    """
+
+    def __init__(self, source: Path, roots: Sequence[Path] = ()) -> None:
+        if not source.exists():
+            raise ConfigError(f"there is no data set {str(source)!r}", remedy="Name a folder, or an annotation file.")
+        self.file = None if source.is_dir() else real_path(source.parent) / source.name
+        self.folder = real_path(source if self.file is None else source.parent)
+        self.roots = list(roots)
+
+    def allowed(self, *more: Path) -> list[Path]:
+        """The folders whose files may be read."""
+        return list(dict.fromkeys((self.folder, *more, *self.roots)))
+
+    def name(self, path: Path) -> str:
+        """How messages call a file: relative to the source's folder."""
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
+
+    def inside(self, folder: Path) -> Path:
+        """Where a folder really lies. Raises: `ConfigError` if it is none, or lies elsewhere."""
+        real = real_path(folder)
+        if not real.is_dir():
+            raise ConfigError(f"there is no folder {str(folder)!r}", remedy="Check the path of the images.")
+        return real
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a path, without links, lies where files may be read."""
+        return inside(path, self.allowed())
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[BinaryIO]:
+        """Raises: `DataError` if it leads out of the source and the roots, or cannot be opened."""
+        try:
+            found = open_within(path, self.allowed())
+        except LeadsOutside:
+            raise DataError(
+                "the file is a link that leads out of the data", where=str(path), remedy=OUTSIDE_REMEDY
+            ) from None
+        except WrongKind:
+            raise DataError("it is no regular file", where=str(path), remedy="Name a file.") from None
+        except OSError as error:
+            raise DataError(
+                f"the file cannot be read: {error.strerror}",
+                where=str(path),
+                remedy="Check the path and its permissions.",
+            ) from None
+        with found, found.reader() as file:
+            yield file
