@@ -50,6 +50,7 @@ KINDS = {
     "unknown_line": Kind("dropped", "Write a line as: class x y width height, or as class and a polygon's points."),
     "duplicate_id": Kind("dropped", "Give each entry an id of its own; the first is taken."),
     "empty_split": Kind("kept", "Add images to it, or leave it out."),
+    "in_no_split": Kind("dropped", "Add it to the list of a split, or divide anew (split)."),
     "no_group": Kind("kept", "Nothing need be done if they are to be drawn one by one; else change `group_by`."),
     # boxes
     "unknown_class": Kind("dropped", "Add the class to the list of classes, or correct the box."),

@@ -21,6 +21,7 @@ from crosskd.spec.coco.box_form import find_wrong_form
 from crosskd.spec.coco.fields import REMEDY, FaultKind, Faults
 from crosskd.spec.coco.image_files import sample
 from crosskd.spec.coco.instances import CROWD, IGNORE, Instances, read_instances
+from crosskd.spec.inputs import real_path
 from crosskd.spec.proposal.folder import Place, find, images_folder
 
 TESTS = ("test/_annotations.coco.json", "annotations/instances_test.json", "annotations/test.json", "test.json")
@@ -59,13 +60,15 @@ class _Read:
 
 def read_coco(sources: Sources, images: Path | None, faults: DatasetFaults) -> Source:
     """Raises: `ConfigError`, `DataError` where there is no such data set, or a file is no COCO file at all."""
+    if images is not None:
+        images = sources.allow(images)
     files = {split: _read(sources, place, images, faults) for split, place in _places(sources).items()}
     folders = [file.images for file in files.values()]
     root = Path(os.path.commonpath(folders))
     classes, ids = _classes(file.found for file in files.values())
     splits = {split: _images(file, root, classes, faults) for split, file in files.items()}
-    unlisted_images(root, folders, [image.name for split in splits.values() for image in split], faults)
-    return Source("coco", root, classes, splits, sources.allowed(root), ids)
+    unlisted_images(sources, root, folders, [image.name for split in splits.values() for image in split], faults)
+    return Source("coco", root, classes, splits, sources.allowed(), ids)
 
 
 def _places(sources: Sources) -> dict[str, Place]:
@@ -88,20 +91,22 @@ def _read(sources: Sources, place: Place, images: Path | None, faults: DatasetFa
         if form.certain:
             raise DataError(f"{name}: {form.detail}", remedy=form.remedy)
         faults.add("wrong_form", name, "", f"{form.detail}. {form.remedy}", count=form.count)
-    folder = images or place.images or _find_images(sources, place, found.names)
-    return _Read(name, found, sources.inside(folder))
+    return _Read(name, found, real_path(images or place.images or _find_images(sources, place, found.names)))
 
 
 def _find_images(sources: Sources, place: Place, names: Sequence[str]) -> Path:
     """The folder in which one of the images is found: the first may be the one that is missing."""
-    fault: ConfigError | None = None
-    for name in sample(names):
+    fault = f"{place.annotations.name} names no image"
+    for name in reversed(sample(names)):
         try:
-            return images_folder(sources.folder, place.annotations, [name])
+            folder = images_folder(sources.folder, place.annotations, [name])
         except ConfigError as error:
-            fault = fault or error
-    assert fault is not None
-    raise ConfigError(fault.message, remedy="Name the folder that `file_name` is relative to as `images`.")
+            fault = error.message
+            continue
+        if sources.is_inside(folder):
+            return folder
+        fault = f"the images of {place.annotations.name} lie outside of {str(sources.folder)!r}"
+    raise ConfigError(fault, remedy="Name the folder that `file_name` is relative to as `images`.")
 
 
 def _classes(files: Iterable[Instances]) -> tuple[list[str], list[int]]:

@@ -1,30 +1,52 @@
-"""The images that lie in folders, whether anything names them or not."""
+"""What lies in the folders of a source: images, and label files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from crosskd.datasets.faults import DatasetFaults
-from crosskd.spec.data.image_list import image_names
+from crosskd.datasets.formats.opening import Sources
+from crosskd.errors import DataError
+from crosskd.spec.data.image_list import SUFFIXES
 from crosskd.spec.inputs import LeadsOutside, WrongKind, open_within
 
+MOST_FILES = 5_000_000  # that are listed; a source of more is no data set
 
-def images_below(folder: Path, root: Path) -> list[str]:
-    """Images in a folder and below it, by name, relative to `root`; none where it cannot be listed."""
+
+def files_below(sources: Sources, folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Files of these suffixes in a folder and below it, by name; links to folders are not followed.
+
+    None where the folder is not there, or lies where nothing may be read. Raises: `DataError` for far too many.
+    """
+    number = 0
     try:
-        with open_within(folder, [root], folder=True) as opened:
-            return [(folder.relative_to(root) / name).as_posix() for name in image_names(opened.descriptor)]
+        with open_within(folder, sources.allowed(), folder=True) as opened:
+            for below, folders, names, _ in os.fwalk(".", dir_fd=opened.descriptor):
+                folders.sort()
+                for name in sorted(names):
+                    if PurePosixPath(name).suffix.lower() in suffixes:
+                        number += 1
+                        if number > MOST_FILES:
+                            raise DataError(
+                                f"{sources.name(folder)} holds more than {MOST_FILES} files",
+                                remedy="Name a folder of less.",
+                            )
+                        yield folder / below / name
     except (OSError, WrongKind, LeadsOutside):
-        return []
+        return
 
 
-def unlisted_images(root: Path, folders: Iterable[Path], listed: Iterable[str], faults: DatasetFaults) -> None:
+def unlisted_images(
+    sources: Sources, root: Path, folders: Iterable[Path], listed: Iterable[str], faults: DatasetFaults
+) -> None:
     """Count the images of those folders that hold a listed one, and are listed nowhere."""
     known = set(listed)
-    used = {Path(name).parent for name in known}
+    used = {PurePosixPath(name).parent for name in known}
     for folder in dict.fromkeys(folders):
-        for name in images_below(folder, root):
-            if name not in known and Path(name).parent in used:
+        for path in files_below(sources, folder, SUFFIXES):
+            name = path.relative_to(root).as_posix()
+            if name not in known and PurePosixPath(name).parent in used:
                 known.add(name)
                 faults.add("unlisted_image", name, "", "no annotation names it")

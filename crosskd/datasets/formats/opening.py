@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,24 +26,28 @@ class Sources:
         self.folder = real_path(source if self.file is None else source.parent)
         self.roots = list(roots)
 
-    def allowed(self, *more: Path) -> list[Path]:
-        """The folders whose files may be read."""
-        return list(dict.fromkeys((self.folder, *more, *self.roots)))
+    def allow(self, folder: Path) -> Path:
+        """Let files of `folder` be read, too: whoever imports has named it. Returns where it really lies.
+
+        Raises: `ConfigError` if it is none.
+        """
+        real = real_path(folder)
+        if not real.is_dir():
+            raise ConfigError(f"there is no folder {str(folder)!r}", remedy="Check the path of the images.")
+        self.roots.append(real)
+        return real
+
+    def allowed(self) -> list[Path]:
+        """The folders whose files may be read: real paths."""
+        return list(dict.fromkeys((self.folder, *self.roots)))
 
     def name(self, path: Path) -> str:
         """How messages call a file: relative to the source's folder."""
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else str(path)
 
-    def inside(self, folder: Path) -> Path:
-        """Where a folder really lies. Raises: `ConfigError` if it is none, or lies elsewhere."""
-        real = real_path(folder)
-        if not real.is_dir():
-            raise ConfigError(f"there is no folder {str(folder)!r}", remedy="Check the path of the images.")
-        return real
-
     def is_inside(self, path: Path) -> bool:
-        """Whether a path, without links, lies where files may be read."""
-        return inside(path, self.allowed())
+        """Whether a path leads to where files may be read."""
+        return inside(Path(os.path.realpath(path)), self.allowed())
 
     @contextmanager
     def open(self, path: Path) -> Iterator[BinaryIO]:
@@ -63,3 +68,13 @@ class Sources:
             ) from None
         with found, found.reader() as file:
             yield file
+
+    def read(self, path: Path, most: int) -> bytes:
+        """All of a file. Raises: `DataError` if it has more than `most` bytes, and as `open` does."""
+        with self.open(path) as file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(
+                f"the file has more than {most >> 20} MiB", where=str(path), remedy="Divide it, or name another file."
+            )
+        return content
