@@ -18,6 +18,7 @@ from client.errors import ClientError
 from client.stack.home import default_home, read_owner
 from client.visible import visible
 from crosskd.errors import ConfigError
+from crosskd.spec.data.recognise import recognise
 from crosskd.spec.proposal import data as splits
 from crosskd.spec.proposal import folder as folders
 from crosskd.spec.proposal.compose import Proposal, Wish, propose
@@ -29,6 +30,7 @@ from crosskd.spec.proposal.teacher import Teacher, look_at
 
 app = typer.Typer()
 Texts = dict[Path, str]
+NAMES = {"coco": "COCO", "yolo": "YOLO", "voc": "Pascal VOC"}
 
 
 @app.command()
@@ -60,7 +62,7 @@ def init(
     out = folders.expanded(out)
     known = None if teacher is None else look_at(teacher)
     wish = Wish(goal, detector, alone, _file(student_init), _file(teacher_init))
-    places = folders.find(data, train=train, val=val, images=images)
+    places = _find(data, train, val, images)
     texts, read = _read(data, places, out, split, seed or 0)
     given = [wish.student_init, wish.teacher_init, None if known is None else known.path]
     given += [None if place is None else place.annotations for place in (places.train, places.val)]
@@ -72,6 +74,21 @@ def init(
         print(json.dumps(_as_json(proposal, read, [*texts, out], next_), indent=2))
         return
     _tell(read, [*texts, out], next_, known)
+
+
+def _find(data: Path, train: Path | None, val: Path | None, images: Path | None) -> Places:
+    """As `folders.find`; of a folder in another form it is told what makes it COCO's."""
+    try:
+        return folders.find(data, train=train, val=val, images=images)
+    except ConfigError:
+        other = recognise(folders.real(data)) if train is None else []
+        if not other or "coco" in other:
+            raise
+        names = " or ".join(NAMES[name] for name in other)
+        raise ConfigError(
+            f"{str(data)!r} is a data set of {names}, and a spec is written for COCO's form",
+            remedy=f"Bring it to that form first: crosskd import {shlex.quote(str(data))} --to FOLDER.",
+        ) from None
 
 
 def _require_heeded(

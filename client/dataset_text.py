@@ -1,0 +1,67 @@
+"""The report of an import as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crosskd.spec.results.dataset_report import Bin, DatasetReport, Duplicates, FaultCount, ImageName
+
+EXAMPLES = 3  # faults of a kind, and pairs of images, that are shown; the report has the first 100
+CLASSES = 20
+
+
+def report_lines(report: DatasetReport) -> Iterator[str]:
+    """What a person wants to know first; the rest stands in report.json."""
+    yield f"{report.format}: {report.source}, images in {report.images}"
+    for split in report.splits:
+        without = f"; {split.empty:,} images have none" if split.empty else ""
+        yield f"{split.name}: {split.images:,} images, {split.boxes:,} boxes{without}"
+    named = ", ".join(f"{entry.name} {sum(entry.boxes.values()):,}" for entry in report.classes[:CLASSES])
+    more = f", … {len(report.classes) - CLASSES} more" if len(report.classes) > CLASSES else ""
+    yield f"classes: {len(report.classes)}: {named}{more}"
+    short, long = report.image_sizes.short, report.image_sizes.long
+    yield (
+        f"image sides: {long.least:g} x {short.least:g} to {long.most:g} x {short.most:g} pixels, median "
+        f"{long.middle:g} x {short.middle:g}"
+    )
+    yield f"boxes by area: {_shares(report.box_areas, ['small', 'medium', 'large'])}"
+    if not report.faults:
+        yield "faults: none"
+    for fault in report.faults:
+        yield from _fault(fault)
+    yield from _duplicates(report.duplicates)
+    yield f"digest: {report.digest}"
+
+
+def _shares(bars: list[Bin], names: list[str]) -> str:
+    total = sum(bar.count for bar in bars) or 1
+    return ", ".join(f"{name} {bar.count / total:.0%}" for name, bar in zip(names, bars, strict=True))
+
+
+def _fault(fault: FaultCount) -> Iterator[str]:
+    yield f"{fault.kind}: {fault.count:,} {fault.done}. {fault.remedy}"
+    for example in fault.first[:EXAMPLES]:
+        place = " ".join(part for part in (example.file, example.id) if part)
+        yield f"  {place}{': ' if example.why else ''}{example.why}"
+    if fault.count > EXAMPLES:
+        yield "  …"
+
+
+def _duplicates(found: Duplicates) -> Iterator[str]:
+    if found.leaks:
+        what = "validation or test images are in training, byte for byte: AP says nothing of new ones"
+        yield f"leaks: {found.leaks:,} {what}"
+        yield from (f"  {_names(group.images)}" for group in found.leaks_first[:EXAMPLES])
+    if found.near_leaks:
+        yield f"near leaks: {found.near_leaks:,} validation or test images nearly show what a training image shows"
+        yield from (f"  {_names(pair.images)} ({pair.distance} bits)" for pair in found.near_leaks_first[:EXAMPLES])
+    if found.exact:
+        yield f"duplicates: {found.exact:,} images are copies of another one, byte for byte; all are kept"
+        yield from (f"  {_names(group.images)}" for group in found.exact_first[:EXAMPLES])
+    if found.near:
+        yield f"near duplicates: {found.near:,} images nearly show what another one shows; all are kept"
+        yield from (f"  {_names(pair.images)} ({pair.distance} bits)" for pair in found.near_first[:EXAMPLES])
+
+
+def _names(images: list[ImageName]) -> str:
+    return " = ".join(f"{image.split}:{image.file_name}" for image in images[: EXAMPLES + 1])
