@@ -28,6 +28,7 @@ KINDS = {
         "dropped",
         "Copy the files into the data set's folder, or name the folder that they lie in as a data root too.",
     ),
+    "name_not_utf8": Kind("dropped", "Rename the file."),
     "unreadable_image": Kind("dropped", "Replace the file."),
     "too_many_pixels": Kind("dropped", "Make the image smaller, and scale its boxes alike."),
     "wrong_size": Kind(

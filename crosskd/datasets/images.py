@@ -18,11 +18,16 @@ from crosskd.datasets.faults import DatasetFaults
 from crosskd.datasets.model import Source, SourceImage
 from crosskd.datasets.perceptual import perceptual_hash
 from crosskd.errors import DataError, Interrupted
-from crosskd.spec.coco.fields import unsafe_name
+from crosskd.spec.coco.fields import encodes, unsafe_name
 from crosskd.spec.data.section import DataConfig
 
 MAX_PIXELS = int(DataConfig.model_fields["max_image_pixels"].default)  # that a training takes without being told
 THREADS = min(8, os.cpu_count() or 1)  # decoding leaves the interpreter to others
+_ABSENT = {
+    "missing_image": "there is no such file",
+    "outside_source": "it leads out of the data set's folder",
+    "name_not_utf8": "its name is not UTF-8",
+}
 AT_ONCE = 8 * THREADS  # images between two looks at `stop`
 
 
@@ -73,14 +78,17 @@ def read_images(
 
 
 def _leave_out_absent(folder: ImageFolder, images: list[SourceImage], faults: DatasetFaults) -> None:
-    names = [image.name for image in images if not unsafe_name(image.name)]
-    found = folder.look(names)
-    kinds = dict.fromkeys(found.missing, "missing_image") | dict.fromkeys(found.outside, "outside_source")
-    kinds |= {image.name: "outside_source" for image in images if unsafe_name(image.name)}
+    kinds: dict[str, str] = {}
+    for image in images:
+        if not encodes(image.name):
+            kinds[image.name] = "name_not_utf8"
+        elif unsafe_name(image.name):
+            kinds[image.name] = "outside_source"
+    found = folder.look([image.name for image in images if image.name not in kinds])
+    kinds |= dict.fromkeys(found.missing, "missing_image") | dict.fromkeys(found.outside, "outside_source")
     for image in images:
         if (kind := kinds.get(image.name)) is not None:
-            why = "there is no such file" if kind == "missing_image" else "it leads out of the data set's folder"
-            faults.add(kind, image.name, image.named(), why)
+            faults.add(kind, image.name, image.named(), _ABSENT[kind])
     images[:] = [image for image in images if image.name not in kinds]
 
 

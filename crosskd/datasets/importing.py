@@ -21,6 +21,7 @@ from crosskd.datasets.statistics import box_statistics, boxes_per_image, classes
 from crosskd.datasets.writing import category_ids, digest, number_images, write_split
 from crosskd.errors import ConfigError, DataError
 from crosskd.spec.data.import_config import ImportConfig
+from crosskd.spec.proposal.folder import require_text
 from crosskd.spec.results.dataset_report import DatasetReport
 
 REPORT = "report.json"
@@ -58,6 +59,7 @@ def import_dataset(
     faults = DatasetFaults()
     sources = Sources(Path(config.source), roots)
     source = read_source(sources, config, faults)
+    require_text(source.root)
     read_images(source, faults, near=config.near_duplicates, on_progress=on_progress, stop=stop)
     settle_boxes(source, faults)
     if config.on_fault == "refuse":

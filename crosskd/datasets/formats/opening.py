@@ -13,6 +13,14 @@ from crosskd.spec.coco.image_files import OUTSIDE_REMEDY
 from crosskd.spec.inputs import LeadsOutside, WrongKind, inside, open_within, real_path
 
 
+def is_there(path: Path, *, file: bool = False) -> bool:
+    """Whether there is anything, or a file; a name that none could have, or a closed folder, is not there."""
+    try:
+        return path.is_file() if file else path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 class Sources:
     """The folder of a source, and the file in it that was named, if one was.
 
@@ -20,7 +28,7 @@ class Sources:
     """
 
     def __init__(self, source: Path, roots: Sequence[Path] = ()) -> None:
-        if not source.exists():
+        if not is_there(source):
             raise ConfigError(f"there is no data set {str(source)!r}", remedy="Name a folder, or an annotation file.")
         self.file = None if source.is_dir() else real_path(source.parent) / source.name
         self.folder = real_path(source if self.file is None else source.parent)

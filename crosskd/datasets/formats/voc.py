@@ -17,7 +17,7 @@ from defusedxml.ElementTree import fromstring
 
 from crosskd.datasets.faults import DatasetFaults
 from crosskd.datasets.formats.listing import files_below
-from crosskd.datasets.formats.opening import Sources
+from crosskd.datasets.formats.opening import Sources, is_there
 from crosskd.datasets.model import SPLITS, TEST, TRAIN, VAL, Box, Source, SourceImage
 from crosskd.errors import ConfigError, DataError
 from crosskd.spec.coco.fields import MAX_NAME, MAX_SIDE, encodes
@@ -189,7 +189,7 @@ class _Reader:
         names = [*([leaf] if leaf else []), *(path.stem + suffix for suffix in self._suffixes())]
         for name in names:
             for parent in parents:
-                if parent.is_relative_to(self._sources.folder) and _is_file(parent / name):
+                if parent.is_relative_to(self._sources.folder) and is_there(parent / name, file=True):
                     return parent / name
         return None
 
@@ -245,13 +245,6 @@ def _not_utf8(sources: Sources, path: Path) -> bool:
     except UnicodeDecodeError:
         return True
     return False
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file could have
-        return False
 
 
 def _number(text: str | None) -> float | None:

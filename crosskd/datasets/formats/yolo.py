@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crosskd.datasets.faults import DatasetFaults
 from crosskd.datasets.formats.listing import files_below
-from crosskd.datasets.formats.opening import Sources
+from crosskd.datasets.formats.opening import Sources, is_there
 from crosskd.datasets.formats.yolo_layout import Layout, label_places, read_layout
 from crosskd.datasets.model import Box, Source, SourceImage
 from crosskd.errors import DataError
@@ -59,9 +59,9 @@ class _Reader:
     def _image(self, path: Path) -> SourceImage | None:
         """None: its label file cannot be read, and so nobody knows what it shows."""
         name = path.relative_to(self._layout.root).as_posix()
-        label = next((place for place in label_places(path) if place.is_file()), None)
+        label = next((place for place in label_places(path) if is_there(place, file=True)), None)
         if label is None:
-            if path.is_file():  # else it is missing, which is told of the image
+            if is_there(path, file=True):  # else it is missing, which is told of the image
                 self._faults.add("image_without_label", name, "", "it has no label file")
             return SourceImage(name, "", [], relative=True)
         self._used.add(label)

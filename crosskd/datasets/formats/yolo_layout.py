@@ -13,7 +13,7 @@ import yaml
 
 from crosskd.datasets.faults import DatasetFaults
 from crosskd.datasets.formats.listing import files_below
-from crosskd.datasets.formats.opening import Sources
+from crosskd.datasets.formats.opening import Sources, is_there
 from crosskd.datasets.model import TEST, TRAIN, VAL
 from crosskd.errors import ConfigError, DataError
 from crosskd.spec.coco.fields import MAX_NAME, encodes
@@ -43,7 +43,10 @@ def find_yaml(folder: Path) -> Path | None:
     named = next((folder / name for name in YAML_NAMES if (folder / name).is_file()), None)
     if named is not None:
         return named
-    others = [path for path in sorted(folder.iterdir()) if path.suffix in YAMLS and path.is_file()]
+    try:
+        others = [path for path in sorted(folder.iterdir()) if path.suffix in YAMLS and path.is_file()]
+    except OSError as error:
+        raise ConfigError(f"{str(folder)!r} cannot be listed: {error.strerror}", remedy="Check its rights.") from None
     return others[0] if len(others) == 1 else None
 
 
@@ -166,7 +169,7 @@ def _entry(
     while stripped.startswith("../"):  # as Roboflow writes it, relative to nothing that is there
         stripped = stripped[3:]
     for candidate in dict.fromkeys(_flat(base / text) for text in (entry, stripped) for base in bases):
-        if not candidate.exists():
+        if not is_there(candidate):
             continue
         if not sources.is_inside(candidate):
             outside = True
@@ -199,7 +202,7 @@ def _listed(sources: Sources, file: Path, bases: list[Path], faults: DatasetFaul
             faults.add("bad_entry", sources.name(file), f"line {at}", "it holds a NUL character")
             continue
         places = list(dict.fromkeys(_flat(base / text) for base in (file.parent, *bases)))
-        there = next((place for place in places if place.is_file()), places[0])
+        there = next((place for place in places if is_there(place, file=True)), places[0])
         if any(there.is_relative_to(folder) for folder in sources.allowed()):
             yield there
         else:
