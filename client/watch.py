@@ -19,6 +19,7 @@ PHASES = {
     "training": "training",
     "evaluating": "evaluating",
     "exporting": "exporting",
+    "importing": "reading the data set",
     "uploading": "uploading",
 }
 

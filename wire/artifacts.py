@@ -1,4 +1,4 @@
-"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches, detections."""
+"""Artifacts on the wire: checkpoints, weights, log, manifest, curves, matches, detections, annotations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints
 
 # The core names its files, and they keep their names; `GET /jobs/{id}/weights` serves the best weights.
+from crosskd.spec.results.files import ANNOTATIONS as ANNOTATIONS
 from crosskd.spec.results.files import BEST_WEIGHTS as BEST_WEIGHTS
+from crosskd.spec.results.files import DATASET_REPORT as DATASET_REPORT
 from crosskd.spec.results.files import LAST_WEIGHTS as LAST_WEIGHTS
 from crosskd.spec.results.files import LOG as LOG
 from crosskd.spec.results.files import MANIFEST as MANIFEST
@@ -31,7 +33,8 @@ class Artifact(BaseModel):
     name: ArtifactName = Field(description="Its name, which no other file of the job has.")
     kind: ArtifactKind = Field(
         description="What it is: a checkpoint to resume from, weights, the log, the manifest, an ONNX graph, "
-        "curves, matches, detections or those of an evaluation in its sample images."
+        "curves, matches, detections or those of an evaluation in its sample images; of an import annotations and "
+        "the report."
     )
     size: int = Field(ge=0, description="Its length in bytes, from 0.")
     sha256: Sha256 = Field(description="Digest of its bytes, 64 hex digits.")

@@ -17,6 +17,7 @@ from pydantic import (
 
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
+from crosskd.spec.data.import_config import ImportConfig
 from wire.errors import Text
 from wire.kinds import AmbiguousKind, kind_of, known_or_inferred
 from wire.kinds import Kind as Kind
@@ -29,6 +30,7 @@ SPECS: dict[str, type[Section]] = {
     "distill": TrainConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "import": ImportConfig,
 }
 Status = Literal["waiting", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 UNFINISHED: tuple[str, ...] = ("waiting", "queued", "running", "paused")
@@ -53,7 +55,7 @@ def _of_kind(value: Any, _union: object, info: ValidationInfo) -> Any:
     return value if isinstance(value, model) else model.model_validate(value)
 
 
-Spec = Annotated[TrainConfig | EvaluateConfig | ExportConfig, WrapValidator(_of_kind)]
+Spec = Annotated[TrainConfig | EvaluateConfig | ExportConfig | ImportConfig, WrapValidator(_of_kind)]
 
 
 Priority = Annotated[
@@ -77,7 +79,7 @@ class JobCreate(RequestModel):
     kind: Annotated[Kind, BeforeValidator(_told)] = Field(
         default_factory=_without_spec,
         description="Default: told by the sections of `spec`: distill with a teacher, evaluate with weights and data, "
-        "export with weights alone, else train.",
+        "export with weights alone, import with a source, else train.",
     )
     name: Annotated[
         str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True, pattern=r"^[^\x00]+$")
@@ -87,7 +89,8 @@ class JobCreate(RequestModel):
     )
     priority: Priority = NORMAL_PRIORITY
     spec: Spec = Field(
-        description="TrainConfig to train and distill, EvaluateConfig to evaluate, ExportConfig to export."
+        description="TrainConfig to train and distill, EvaluateConfig to evaluate, ExportConfig to export, "
+        "ImportConfig to import a data set."
     )
 
     @model_validator(mode="before")
@@ -128,12 +131,14 @@ class Failure(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far the running attempt is. `step` counts optimizer steps; of an evaluation or export, batches."""
+    """How far the running attempt is. `step` counts optimizer steps; elsewhere batches, and of an import images."""
 
-    phase: Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"] = Field(
-        default="preparing", description="What it is doing."
+    phase: Literal[
+        "preparing", "evaluating_teacher", "training", "evaluating", "exporting", "importing", "uploading"
+    ] = Field(default="preparing", description="What it is doing.")
+    step: Count = Field(
+        default=0, description="Optimizer steps done; of an evaluation or export batches, of an import images."
     )
-    step: Count = Field(default=0, description="Optimizer steps done; of an evaluation or export, batches.")
     total_steps: Count = Field(default=0, description="Steps in all; 0: not known yet.")
     epoch: Annotated[Number, Field(allow_inf_nan=False)] = Field(
         default=0.0, description="Passes over the training images so far, from 0."
@@ -192,7 +197,8 @@ class JobSummary(BaseModel):
 
     id: str = Field(description="Of the job: 32 hex digits, which sort by the time at which it was submitted.")
     kind: Kind = Field(
-        description="What it does: train alone, distil from a teacher, evaluate or export finished weights."
+        description="What it does: train alone, distil from a teacher, evaluate or export finished weights, import a "
+        "data set."
     )
     name: str = Field(description="What people call it; several jobs may have the same name.")
     owner: str = Field(default="local", description="Of the token that posted it; `local` without one.")

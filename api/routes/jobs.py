@@ -90,6 +90,14 @@ _EXAMPLES: dict[str, Example] = {
         "summary": "Export them as ONNX",
         "value": {"kind": "export", "name": "for the device", "spec": {"weights": _FORMER}},
     },
+    "import": {
+        "summary": "Import a data set",
+        "value": {
+            "kind": "import",
+            "name": "cells",
+            "spec": {"source": "/data/cells", "split": {"validation": 0.2}},
+        },
+    },
 }
 
 

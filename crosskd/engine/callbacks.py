@@ -16,14 +16,14 @@ from crosskd.engine.stop_reason import StopReason
 from crosskd.structures import Evaluation
 from crosskd.weights.files import File
 
-Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "uploading"]
+Phase = Literal["preparing", "evaluating_teacher", "training", "evaluating", "exporting", "importing", "uploading"]
 
 
 @dataclass
 class Run:
-    """The live state of a training, evaluation or export. Callbacks read it; the loop and `crosskd.runs` write it."""
+    """The live state of a training or any other run. Callbacks read it; the loop and `crosskd.runs` write it."""
 
-    config: Any  # the TrainConfig; where nothing is trained, an EvaluateConfig or ExportConfig
+    config: Any  # the TrainConfig; where nothing is trained, an EvaluateConfig, ExportConfig or ImportConfig
     workdir: Path
     stop: threading.Event = field(default_factory=threading.Event)
     finish: threading.Event = field(default_factory=threading.Event)

@@ -22,6 +22,7 @@ _PHASES = {
     "training": "training",
     "evaluating": "evaluating the student",
     "exporting": "exporting",
+    "importing": "reading the data set",
     "uploading": "writing the results",
 }
 

@@ -19,7 +19,7 @@ import schemathesis
 
 POOLS: dict[str, dict[str, list[str]]] = json.loads(os.environ["CONFORMANCE_IDS"])
 FILES: dict[str, str] = json.loads(os.environ["CONFORMANCE_FILES"])
-KINDS = ("train", "distill", "evaluate", "export")
+KINDS = ("train", "distill", "evaluate", "export", "import")
 SPENDING = frozenset(
     {"cancel_job", "stop_job", "pause_job", "resume_job", "retry_job", "delete_job", "claim_job", "finish_attempt"}
     | {"cancel_sweep", "pause_sweep", "resume_sweep", "retry_sweep", "delete_sweep"}
@@ -81,7 +81,8 @@ def _make_sense(order: dict[str, Any]) -> None:
         del data["classes"]
     if order.get("kind") in KINDS:
         trains = "distill" if "teacher" in spec else "train"
-        order["kind"] = trains if "student" in spec else "evaluate" if "data" in spec else "export"
+        of_weights = "evaluate" if "data" in spec else "import" if "source" in spec else "export"
+        order["kind"] = trains if "student" in spec else of_weights
 
 
 def _is_number(value: Any) -> bool:

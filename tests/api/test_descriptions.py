@@ -59,7 +59,7 @@ def test_every_field_is_described_with_its_bounds(document: dict[str, Any]) -> N
     assert faults(schemas) == []
 
 
-@pytest.mark.parametrize("kind", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("kind", ["train", "evaluate", "export", "import"])
 def test_so_is_every_field_of_a_specification(kind: str) -> None:
     schema = SPECS[kind].model_json_schema()
     assert faults({kind: schema, **schema["$defs"]}) == []

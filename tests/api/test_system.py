@@ -73,7 +73,7 @@ def test_every_failure_is_described_as_a_problem(client: TestClient) -> None:
 def test_the_examples_are_valid(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     examples = description["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
-    assert set(examples) == {"train", "distill", "evaluate", "export"}
+    assert set(examples) == {"train", "distill", "evaluate", "export", "import"}
     for example in examples.values():
         JobCreate.model_validate(example["value"])
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from crosskd.spec.config import EvaluateConfig, ExportConfig, TrainConfig
+from crosskd.spec.data.import_config import ImportConfig
 from wire.jobs import JobCreate
 from wire.kinds import AmbiguousKind, kind_of, known_or_inferred
 from wire.presets import presets
@@ -35,6 +36,8 @@ EVALUATE: dict[str, Any] = {"weights": WEIGHTS, "data": {"val": SPLIT}}
         ({"weights": WEIGHTS}, "export"),
         ({"weights": WEIGHTS, "data": None}, "export"),
         ({"opset": 18}, "export"),
+        ({"source": "/data/cells", "images": "/data/cells/images"}, "import"),
+        (ImportConfig(source="/data/cells"), "import"),
         (TrainConfig.model_validate(TRAIN), "train"),
         (TrainConfig.model_validate(TRAIN | {"teacher": TEACHER}), "distill"),
         (EvaluateConfig.model_validate(EVALUATE), "evaluate"),
@@ -52,10 +55,11 @@ def test_sections_tell_it(spec: Any, kind: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({}, "it has none of data, student, teacher, distill, weights; give `kind`"),
+        ({}, "it has none of data, student, teacher, distill, weights, source; give `kind`"),
         ({"device": "cpu"}, "it has none of data"),
         ({"studnet": STUDENT}, "write `student` for `studnet`, or give `kind`"),
         (TRAIN | {"weights": WEIGHTS}, r"a training \(student\) and of a job on finished weights \(weights\); remove"),
+        (TRAIN | {"source": "/data"}, r"an import \(source\) and of another job \(student\); remove"),
         (EVALUATE | {"opset": 18}, r"an evaluation \(data\) and of an export \(opset\); remove"),
     ],
     ids=str,

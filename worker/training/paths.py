@@ -13,9 +13,11 @@ from typing import BinaryIO
 from crosskd.errors import ConfigError, CrossKDError
 from crosskd.spec import inputs
 from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, ModelConfig, Section, TrainConfig
+from crosskd.spec.data.import_config import ImportConfig
 from crosskd.spec.detr.folder import read_folder
 
 _WEIGHTS = ("/weights/file", "/student/init/file", "/teacher/weights/file")  # of a whole detector: a folder will do
+_SOURCE = "/source"  # of an import: a folder, or a file
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -23,6 +25,10 @@ def _paths(config: Section) -> Iterator[tuple[str, str]]:
     """Every path that the spec names, as (JSON pointer, path)."""
     if isinstance(config, TrainConfig):
         yield from _training(config)
+    if isinstance(config, ImportConfig):
+        yield _SOURCE, config.source
+        if config.images is not None:
+            yield "/images", config.images
     if isinstance(config, EvaluateConfig | ExportConfig):
         if isinstance(config.weights, FileRef):
             yield "/weights/file", config.weights.file
@@ -115,7 +121,7 @@ def _content(
 
 
 def _open(pointer: str, path: str, roots: Sequence[Path]) -> inputs.Input:
-    folder = pointer.endswith("/images") or (pointer in _WEIGHTS and Path(path).is_dir())
+    folder = pointer.endswith("/images") or (pointer in (*_WEIGHTS, _SOURCE) and Path(path).is_dir())
     try:
         return inputs.open_within(path, roots, folder=folder)
     except inputs.LeadsOutside:

@@ -22,6 +22,7 @@ from crosskd.engine.imports import quick_imports
 from crosskd.engine.launch import divert_output, exit_without_cleanup, launcher
 from crosskd.errors import CrossKDError, Interrupted, RankLost
 from crosskd.spec.config import EvaluateConfig, ExportConfig, Section, TrainConfig
+from crosskd.spec.data.import_config import ImportConfig
 from wire import process_log, tracing
 from wire.jobs import SPECS, Failure
 from wire.reports import Claim
@@ -163,6 +164,11 @@ def _work(
             from crosskd.runs.export import export
 
         return export(config, folder.run, callbacks=callbacks, weights=order.weights, roots=roots, stop=stop)
+    if isinstance(config, ImportConfig):
+        with quick_imports():
+            from crosskd.runs.import_data import run_import
+
+        return run_import(config, folder.run, callbacks=callbacks, roots=roots, stop=stop)
     with quick_imports():
         from crosskd.runs.shared_files import CacheDisk, SharedFiles
         from crosskd.runs.train import train as train_core

@@ -102,6 +102,8 @@ def _missing(job: Job, model: Model) -> Fault:
     again = f"Run `{command}`, and compare the job that it makes." if command else ""
     if job.kind == "export":
         what, remedy = "an export measures nothing", "Compare the job whose weights it exported."
+    elif job.kind == "import":
+        what, remedy = "an import of a data set measures nothing", "Compare trainings or evaluations."
     elif model == "teacher" and not job.spec.get("teacher"):
         what, remedy = "it was trained without a teacher", "Compare its student: name the job alone."
     elif job.status != "succeeded":

@@ -164,6 +164,8 @@ def _no_detections(job: Job) -> NotFound:
     command = evaluate_command(job, "student")
     if job.kind == "export":
         what, remedy = "an export looks at no images", "Ask for those of the job whose weights it exported."
+    elif job.kind == "import":
+        what, remedy = "an import detects nothing", "Ask for those of a job that trains on what it has imported."
     elif job.status not in FINAL:
         what, remedy = f"it is {job.status}", "They appear after its first evaluation; ask again then."
     elif job.status != "succeeded":

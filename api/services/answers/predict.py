@@ -141,6 +141,9 @@ def _problem(refused: Refused) -> ApiError:
 
 def _no_graph(session: Session, job: Job) -> ApiError:
     export = f"crosskd submit export --weights-job {job.id} --data FOLDER"
+    if job.kind == "import":
+        detail = f"the job has no {ONNX}: it is of kind import"
+        return NotFound(detail, remedy="Predict with a job that trains on what it has imported, or with an export.")
     if job.kind == "evaluate":
         detail = f"the job has no {ONNX}: it is of kind evaluate"
         return NotFound(detail, remedy="Predict with the job that has made the weights, or with an export of them.")

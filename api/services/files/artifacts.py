@@ -283,9 +283,10 @@ def _no_curves(session: Session, job: Job, name: str) -> NotFound:
 
 
 def _no_weights(_session: Session, job: Job, _name: str) -> NotFound:
-    if job.kind in ("evaluate", "export"):
+    if job.kind in ("evaluate", "export", "import"):
         detail = f"the job has no weights of its own: it is of kind {job.kind}"
-        remedy = f"They are those that its spec names; GET /jobs/{job.id}/artifacts lists what it has made."
+        whose = "" if job.kind == "import" else "They are those that its spec names; "
+        remedy = f"{whose}GET /jobs/{job.id}/artifacts lists what it has made."
         return NotFound(detail, remedy=remedy)
     if job.status not in FINAL:
         detail = f"there are no weights yet: the job is {job.status}"

@@ -56,6 +56,8 @@ _KINDS: dict[str, wire.ArtifactKind] = {
     wire.LAST_WEIGHTS: "weights",
     wire.LOG: "log",
     wire.MANIFEST: "manifest",
+    wire.DATASET_REPORT: "report",
+    **dict.fromkeys(wire.ANNOTATIONS.values(), "annotations"),
     **{name: kind_of(kept) for kept, name in BEST_FILES.items()},
 }
 

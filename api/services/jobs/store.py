@@ -73,7 +73,8 @@ def create(
 def queue_of(spec: dict[str, Any]) -> str:
     """Where a job waits. Several GPUs are wanted of one worker, also where the spec leaves the device open."""
     gpus: int = spec.get("gpus", 1)
-    return queue("gpu", gpus) if gpus > 1 and spec["device"] != "cpu" else QUEUES[spec["device"]]
+    device = spec.get("device", "auto")  # an import runs on any worker
+    return queue("gpu", gpus) if gpus > 1 and device != "cpu" else QUEUES[device]
 
 
 def find(session: Session, job_id: str, *, lock: bool = False) -> Job:

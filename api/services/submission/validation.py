@@ -20,6 +20,7 @@ from api.services.submission import (
     backbone_init,
     datasets,
     evaluate_export,
+    imports,
     splits,
     start,
     teacher_cache,
@@ -45,6 +46,7 @@ from crosskd.spec.config import (
     TrainConfig,
     UnlabelledConfig,
 )
+from crosskd.spec.data.import_config import ImportConfig
 from crosskd.spec.distill.pairing import resolve_pair
 from wire.errors import Fault, MissingField
 from wire.faults import faults as as_faults
@@ -69,8 +71,12 @@ def resolve(
     if isinstance(create.spec, TrainConfig):
         return _training(session.database, settings, create.kind, create.spec, shared or Shared())
     findings = Findings()
-    resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
-    if resolved is None:
+    resolved: Spec | None
+    if isinstance(create.spec, ImportConfig):
+        resolved = imports.resolve(settings.data_roots, create.spec, findings)
+    else:
+        resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
+    if resolved is None or findings.faults:
         raise invalid("spec", findings.faults)
     return resolved, findings.warnings
 
@@ -111,6 +117,8 @@ def further_faults(database: Database, settings: Settings, body: Any, shared: Sh
     kind = known_or_inferred(body.get("kind"), spec)
     if kind is None:
         return []
+    if kind == "import":
+        return []  # each of its fields is told by its model, and its paths by the next try
     if kind in ("evaluate", "export"):
         return evaluate_export.further_faults(database, settings, kind, spec)
     data = _well_formed(DataConfig, spec.get("data"))

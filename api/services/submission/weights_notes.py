@@ -8,7 +8,7 @@ from pathlib import Path
 from api.database import Database
 from api.services.submission import start
 from api.services.submission.weights import Source, source_of
-from crosskd.spec.config import FileRef, JobRef, Section, TrainConfig
+from crosskd.spec.config import EvaluateConfig, ExportConfig, FileRef, JobRef, Section, TrainConfig
 
 
 def notes(database: Database, roots: Sequence[Path], spec: Section) -> list[str]:
@@ -23,9 +23,10 @@ def notes(database: Database, roots: Sequence[Path], spec: Section) -> list[str]
 
 
 def _named(spec: Section) -> dict[str, JobRef | FileRef]:
+    if isinstance(spec, EvaluateConfig | ExportConfig):
+        return {"weights": spec.weights}
     if not isinstance(spec, TrainConfig):
-        weights: JobRef | FileRef = spec.weights  # type: ignore[attr-defined]  # an evaluation's or an export's
-        return {"weights": weights}
+        return {}
     teacher = {} if spec.teacher is None else {"teacher.weights": spec.teacher.weights}
     return teacher if spec.student.init is None else {**teacher, "student.init": spec.student.init}
 

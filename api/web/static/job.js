@@ -46,7 +46,7 @@ start(async (me) => {
     if (verb === "retry") location.assign(`/web/jobs/${answer.id}`);
     else refresh.now();
   });
-  const images = job.kind === "export" ? null : imagePanel(byId("image-panel"), id);
+  const images = ["export", "import"].includes(job.kind) ? null : imagePanel(byId("image-panel"), id);
   byId("images").hidden = !images;
   const draw = Object.fromEntries(PARTS.map((name) => [name, redrawn(byId(name))]));
 
@@ -115,6 +115,7 @@ start(async (me) => {
 function lacksGraph(job) {
   return h("p", { class: "soft" },
     job.kind === "evaluate" ? "An evaluation has no graph: try images at the job whose weights it evaluates."
+    : job.kind === "import" ? "An import has no graph: try images at a job that trains on its data set."
     : !hasEnded(job) ? "Images can be tried when the job has succeeded: then its best student is there as a graph."
     : "The job has no graph (model.onnx) to look at images with; its history and its log say why. Where its detector "
       + "has that form, a job of the kind export makes one from its weights.");

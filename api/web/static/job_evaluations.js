@@ -23,6 +23,7 @@ export function evaluationsOf(job, evaluations) {
   const best = bestOf(students);
   if (!best && !teacher) {
     return h("p", { class: "empty" }, job.kind === "export" ? "An export is not evaluated."
+      : job.kind === "import" ? "An import is not evaluated."
       : "There is no evaluation yet. It comes when the first epochs that the specification asks for are done.");
   }
   return [

@@ -28,7 +28,7 @@ export function progress(job) {
 const ACTIONS = [
   { verb: "pause", title: "Pause", when: (job) => ["queued", "running"].includes(job.status) },
   { verb: "resume", title: "Resume", when: (job) => job.status === "paused" },
-  { verb: "stop", title: "Stop here", when: (job) => job.status === "running" && job.kind !== "evaluate" && job.kind !== "export",
+  { verb: "stop", title: "Stop here", when: (job) => job.status === "running" && ["train", "distill"].includes(job.kind),
     ask: "End the training now, as succeeded with what it has?" },
   { verb: "cancel", title: "Cancel", when: (job) => !hasEnded(job), ask: "Cancel this job?" },
   { verb: "retry", title: "Retry", when: (job) => ["failed", "cancelled"].includes(job.status) },

@@ -71,7 +71,7 @@ export function specForm({ mode, body, schema, presets, change }) {
   return {
     element,
     fill(value) {
-      const trains = mode() === "sweep" || !["evaluate", "export"].includes(value.kind);
+      const trains = mode() === "sweep" || !["evaluate", "export", "import"].includes(value.kind);
       other.hidden = trains;
       for (const part of ofTraining) part.hidden = !trains;
       sweep.element.hidden = mode() !== "sweep";

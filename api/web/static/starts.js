@@ -5,7 +5,7 @@ import { isSection, valueAt } from "./paths.js";
 import { armPatch } from "./sweep_fields.js";
 
 const OWN_LABELS = ["sweep", "role", "arm", "seed", "point"];  // that the service puts on the jobs of a sweep
-const WITHOUT_TRAINING = ["evaluate", "export"];  // kinds that the sections do not always tell
+const WITHOUT_TRAINING = ["evaluate", "export", "import"];  // kinds that the sections do not always tell
 const ARMS = { alone: { distill: null }, crosskd: {} };
 const SEEDS = [0, 1, 2];
 const remembered = { job: {}, sweep: {} };  // what the other mode had beside the specification

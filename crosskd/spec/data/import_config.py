@@ -41,6 +41,7 @@ class SplitConfig(Section):
 class ImportConfig(Section):
     """A data set that is checked, and written in the form that trainings read."""
 
+    version: Literal[1] = Field(default=1, description="Version of this format.")
     source: PathText = Field(
         description="Path of the data set: its folder; or its annotation file (COCO), or data.yaml (YOLO)."
     )

