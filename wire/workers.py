@@ -13,6 +13,7 @@ from wire.scalars import LARGEST, Count, Number
 
 MAX_DEVICES = 64
 MAX_ROOTS = 64
+MAX_TRACKERS = 64
 
 
 class DeviceState(BaseModel):
@@ -46,6 +47,9 @@ class Machine(BaseModel):
     free_bytes: Count | None = Field(default=None, description="Free on the disk of its home, in bytes.")
     shared_memory_bytes: Count | None = Field(
         default=None, description="Size of /dev/shm, in which a loader's processes hand over batches, in bytes."
+    )
+    trackers: Annotated[list[Text], AtMost(MAX_TRACKERS)] | None = Field(
+        default=None, description="The trackers that it has the packages and the settings for; null: not told."
     )
 
 

@@ -10,6 +10,7 @@
     staging/       files that wait for their upload
     inherited/     what a former attempt of the job could not deliver: the checkpoint that this one goes on from, and
                    files of evaluations
+    tracking/      what trackers are told, and how far each is (`worker/tracking/files.py`)
     undelivered    empty; the attempt has ended with files that the API has not taken: they are kept for long
     pause, stop    empty; the supervisor asks by them for an end that is no kill
     lock           held (flock) while a supervisor works here
@@ -54,6 +55,8 @@ class Order(BaseModel):
     weights: Path | None = None
     init: Path | None = None
     traceparent: str = ""
+    tracked: bool = False  # whether the training shall keep records for trackers
+    notes: list[str] = []  # what its log shall say first, as warnings
 
 
 class Outcome(BaseModel):
@@ -77,6 +80,7 @@ class WorkFolder:
         self.spool = path / "spool"
         self.staging = path / "staging"
         self.inherited = path / "inherited"
+        self.tracking = path / "tracking"
         self.output = path / "output.txt"
         self.resume = path / "resume.pt"
         self.teacher = path / "teacher.safetensors"

@@ -25,10 +25,9 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from wire import broker, tracing
 from wire.process_log import LogFormat, LogLevel
-from wire.secret_files import SecretFileSettings
 from wire.tasks import queues
+from worker.tracker_settings import PREFIX, TrackerSettings
 
-PREFIX = "CROSSKD_"
 SHORTEST_TOKEN = 16
 _GPU = re.compile(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+")  # what CUDA_VISIBLE_DEVICES takes
 
@@ -49,7 +48,7 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-class Settings(SecretFileSettings):
+class Settings(TrackerSettings):
     """What a worker needs to know. Every field is the variable of its name: `api_url` is `CROSSKD_API_URL`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)

@@ -25,6 +25,8 @@ def run_train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path
         from crosskd.runs.train import train as run_training
 
     console = Console()
+    if config.track:
+        console.print("`track` is heeded by workers of the service alone: this run is shown in no tracker")
     named = [config.student.init, config.teacher.weights if config.teacher is not None else None]
     tell_notes(*(Path(weights.file) for weights in named if isinstance(weights, FileRef)))
     with stop_on_interrupt(console) as stop, ProgressLine.on(console) as line:

@@ -139,7 +139,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 # What may differ between a run and its resume: where files lie, how fast the machine is, what is reported when.
 _FREE = {
     "data", "device", "threads", "channels_last", "compile", "activation_checkpointing", "evaluation", "checkpoint",
-    "export", "log_every",
+    "export", "log_every", "track",
 }  # fmt: skip
 
 

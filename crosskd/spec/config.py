@@ -34,6 +34,7 @@ from crosskd.spec.evaluate_export import EvaluateConfig, EvaluationData, ExportC
 from crosskd.spec.model import HeadConfig, LossConfig, ModelConfig, NeckConfig, PixelConfig, PostprocessConfig
 from crosskd.spec.section import ClassNames, FileRef, JobRef, Section, refused
 from crosskd.spec.student import StudentConfig
+from crosskd.spec.tracking import TrackerNames
 from crosskd.spec.training import (
     MOST_EVALUATED,
     CheckpointConfig,
@@ -196,6 +197,11 @@ class TrainConfig(Section):
     )
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads of torch; default: its own.")
     log_every: int = Field(default=10, ge=1, le=10_000, description="Steps between two metric points.")
+    track: TrackerNames | None = Field(
+        default=None,
+        description="Trackers that a worker of the service shows the training in, by name; []: in none. Default: as "
+        "the worker's settings say.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -51,7 +51,9 @@ def table(settings: type[BaseSettings]) -> str:
         ValueError: a field has no description, or neither code nor description tells its default.
     """
     rows = [["variable", "default", "value", "meaning"], ["---"] * 4]
-    for name, field in settings.model_fields.items():
+    # Its own first: what it has from another class is about one subject, whatever its place.
+    own = settings.__annotations__
+    for name, field in sorted(settings.model_fields.items(), key=lambda entry: entry[0] not in own):
         meaning = (field.description or "").partition(SAID)[0]
         if not meaning.endswith("."):
             raise ValueError(f"{name} has no description that ends with a full stop")

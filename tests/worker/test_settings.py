@@ -97,6 +97,10 @@ def test_roots_are_split_and_their_links_resolved(monkeypatch: pytest.MonkeyPatc
         ("CROSSKD_DEVICES", "1,1", "CROSSKD_DEVICES: .*twice"),
         ("CROSSKD_HEARTBEAT_SECONDS", "0", "CROSSKD_HEARTBEAT_SECONDS: .*greater than 0"),
         ("CROSSKD_GRACE_SECONDS", "long", "CROSSKD_GRACE_SECONDS"),
+        ("CROSSKD_TRACKERS", "mlflow,os.path", "CROSSKD_TRACKERS: names no trackers, or one twice; known are mlflow"),
+        ("CROSSKD_TRACKERS", "mlflow, mlflow", "CROSSKD_TRACKERS: names no trackers, or one twice"),
+        ("CROSSKD_MLFLOW_TRACKING_URI", "http://me:0123456789abcdef@h", "MLFLOW_TRACKING_URI: holds a user or a pass"),
+        ("CROSSKD_MLFLOW_USERNAME", "me", "CROSSKD_MLFLOW_USERNAME and CROSSKD_MLFLOW_PASSWORD go together"),
         ("CROSSKD_HOME", "/proc/nowhere", "CROSSKD_HOME: /proc/nowhere/work cannot be written"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from wire.workers import MAX_ROOTS, DeviceState, MachineReport
 from worker.settings import Settings
+from worker.tracking.usable import usable
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def machine(settings: Settings) -> MachineReport:
         free_bytes=_disk(settings.home, "free"),
         shared_memory_bytes=_disk(SHARED_MEMORY, "total"),
         seconds=time.time(),
+        trackers=list(usable(settings)),
     )
 
 

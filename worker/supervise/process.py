@@ -17,11 +17,13 @@ from worker.abnormal_exit import abnormal_exit, oom_kills
 from worker.folder import Request, WorkFolder
 from worker.settings import Settings
 from worker.supervise.lease import Control
+from worker.tracker_settings import variables
 
 POLL_SECONDS = 0.1
 
 # A training has no business at the broker, and a token of its own.
 WITHHELD = with_files("CROSSKD_BROKER_URL", "CROSSKD_BROKER_PASSWORD", "CROSSKD_WORKER_TOKEN")
+OF_TRACKERS = with_files(*variables())  # nor with them: it keeps records, which their own processes follow
 
 
 class TrainingProcess:
@@ -45,7 +47,7 @@ class TrainingProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in WITHHELD}
+                env={name: value for name, value in os.environ.items() if name not in WITHHELD + OF_TRACKERS}
                 | {
                     "CUDA_VISIBLE_DEVICES": settings.visible_devices,
                     "PYTHONUNBUFFERED": "1",

@@ -24,6 +24,7 @@ from worker.supervise.lease import Control, Lease
 from worker.supervise.machine import devices, versions
 from worker.supervise.process import TrainingProcess
 from worker.supervise.shutdown import ShutdownNotice
+from worker.supervise.trackers import Trackers, tell
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class Supervisor:
         self._settings = settings
         self._control = control
         self._former = former
+        self._trackers = Trackers(claim, settings, control)
 
     def run(self) -> FinishReport:
         """See it through; how it ended, as the API was told, or would have been."""
@@ -163,6 +165,7 @@ class Supervisor:
             folder = WorkFolder.create(self._settings.work, self._claim.attempt)
             outcome = self._train(folder)
             report = self._report_of(outcome, folder)
+            tell(self._api, self._trackers.end(report.outcome))
             reported = self._finish(report)
             # A heartbeat that finds the attempt ended makes it stale, too: what counts is how its end was taken.
             wanted = reported or not self._control.stale
@@ -176,6 +179,7 @@ class Supervisor:
             self._finish(report)
         finally:
             lease.stop()
+            self._trackers.kill()
             if folder is not None:
                 folder.release(keep=keep, undelivered=undelivered)
         return report
@@ -188,6 +192,7 @@ class Supervisor:
             return Outcome(outcome="released")
         except (Refused, Unreachable, BadDownload) as exc:
             return Outcome(outcome="failed", failure=_infrastructure(f"the job's files could not be fetched: {exc}"))
+        order.notes, order.tracked = self._trackers.notes, self._trackers.start(folder)
         folder.write_order(order)
         if self._former.newest is not None and order.resume == self._former.newest.path:
             self._former.hand_over(folder)  # only now: without its order nobody would find them there

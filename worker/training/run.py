@@ -31,6 +31,7 @@ from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import ApiError
 from worker.folder import Order, Outcome, WorkFolder
 from worker.settings import Settings, read_settings
+from worker.tracking.files import TrackingFolder
 from worker.training.failures import describe, invalid_spec
 from worker.training.orphan_guard import end_at_once, tie_to
 from worker.training.paths import opened_paths
@@ -88,7 +89,8 @@ def _train(
     with quick_imports():
         from worker.training.audit_callback import AuditCallback
         from worker.training.control_files import ControlFiles
-        from worker.training.reporter import Reporter
+        from worker.training.reporter import MEGABYTE, Reporter
+        from worker.training.tracking_callback import TrackingCallback
 
     def stale() -> None:
         folder.write_outcome(Outcome(outcome="stale"), rank)
@@ -96,9 +98,15 @@ def _train(
 
     audits = [AuditCallback(settings.audit_log, order.claim, settings.worker_name)] if settings.audit_log else []
     reporter = Reporter(api, folder, stale, spool_megabytes=settings.spool_megabytes)
+    for note in order.notes:
+        logger.warning("%s", note)
     requests = ControlFiles(folder)
-    outcome = _run(order, config, folder, settings, stop, [*audits, reporter, requests])
+    records = TrackingFolder(folder.tracking).records
+    tracking = [TrackingCallback(records, settings.spool_megabytes * MEGABYTE)] if order.tracked else []
+    outcome = _run(order, config, folder, settings, stop, [*audits, reporter, *tracking, requests])
     requests.close()
+    for each in tracking:
+        each.close()
     delivered = True
     try:
         reporter.close(settings.outage_seconds)

@@ -57,11 +57,30 @@ def warnings(session: Session, kind: str, queue: str, spec: dict[str, Any]) -> l
         without = [worker.name for worker in takers if package not in worker.versions]
         if without:
             found.append(_lacking(what, package, extra, without, len(takers)))
+    # Without a choice of its own the job is shown wherever its worker shows all: nobody asked for more.
+    for name in spec.get("track") or []:
+        without = [worker.name for worker in takers if name not in _trackers(worker, name)]
+        if without:
+            whom = "no worker that could take the job" if len(without) == len(takers) else "not every worker"
+            found.append(
+                f"the job may not be shown in {name}: {whom} has the package and the settings for it (lacking: "
+                f"{_named(without)}). It is trained all the same. docs/tracking.md says what a worker needs."
+            )
     return found
 
 
+def _trackers(worker: Worker, asked: str) -> Sequence[str]:
+    """Those that the worker can use; one of an older release does not tell, and may have what is asked for."""
+    told = (worker.machine or {}).get("trackers")
+    return [asked] if told is None else told
+
+
+def _named(workers: Sequence[str]) -> str:
+    return ", ".join(workers[:_NAMED]) + (f" and {len(workers) - _NAMED} more" if len(workers) > _NAMED else "")
+
+
 def _lacking(what: str, package: str, extra: str, without: Sequence[str], takers: int) -> str:
-    names = ", ".join(without[:_NAMED]) + (f" and {len(without) - _NAMED} more" if len(without) > _NAMED else "")
+    names = _named(without)
     if len(without) == takers:
         told = f"no worker that could take the job has reported it ({names}), so the job will fail"
     else:

@@ -238,6 +238,7 @@ def test_what_does_not_decide_the_weights_may_differ() -> None:
             compile=True,
             threads=1,
             log_every=7,
+            track=["mlflow"],
             checkpoint={"every_steps": 3},
             schedule={"epochs": 3, "warmup_steps": 2, "milestones": [2], "max_steps": 9},
         ),

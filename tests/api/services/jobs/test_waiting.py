@@ -64,6 +64,33 @@ def test_what_no_known_worker_could_run_is_said_at_submission(
     assert said in "".join(notes)
 
 
+@pytest.mark.parametrize(
+    ("trackers", "said"),
+    [
+        ([["mlflow"], ["mlflow", "tensorboard"]], ""),
+        ([[], ["tensorboard"]], "shown in mlflow: no worker that could take the job has the package"),
+        ([["mlflow"], []], "shown in mlflow: not every worker has the package and the settings for it (lacking: w1)"),
+        ([None, ["mlflow"]], ""),  # an older worker, which does not tell
+    ],
+)
+def test_a_tracker_that_workers_lack_is_said_at_submission(
+    client: TestClient, resolve: Any, trackers: list[Any], said: str
+) -> None:
+    for number, names in enumerate(trackers):
+        body = {"worker": f"w{number}", "device": "cpu", "machine": {} if names is None else {"trackers": names}}
+        assert client.post("/worker/register", json=body, headers=WORKER).status_code == 204
+    assert {tuple(each["machine"]["trackers"] or ()) for each in client.get("/workers").json()["items"]} == {
+        tuple(names or ()) for names in trackers
+    }
+    notes = resolve(track=["mlflow"]).json()["notes"]
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
+    assert resolve(track=[]).json()["notes"] == []
+    for wrong, where in (["mlflow", "mlflow"], "/spec/track"), (["os.path"], "/spec/track/0"):
+        answer = resolve(track=wrong)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, where)
+
+
 def test_a_job_says_what_it_waits_for(client: TestClient, post_job: Any, worker: Worker) -> None:
     first, second, third = (post_job() for _ in range(3))
 
