@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.databases import ONE_DATABASE
+from tests.support.databases import ONE_DATABASE, SQLITE_IS_SLOW
 from tests.support.evaluations import METRICS
 from tests.support.worker_calls import WORKER, Worker
 
@@ -90,6 +90,7 @@ def read_all(client: TestClient, job: str) -> None:
         assert client.get(path).status_code == 200, path
 
 
+@SQLITE_IS_SLOW
 @pytest.mark.parametrize("what", WORKERS)
 def test_what_a_worker_reports(client: TestClient, post_job: Callable[..., str], worker: Worker, what: str) -> None:
     job = post_job()
@@ -101,6 +102,7 @@ def test_what_a_worker_reports(client: TestClient, post_job: Callable[..., str],
     read_all(client, job)
 
 
+@SQLITE_IS_SLOW
 def test_how_a_worker_says_that_it_has_ended(client: TestClient, post_job: Callable[..., str], worker: Worker) -> None:
     failure = {"failure_class": "infrastructure", "message": "m", "where": "w", "remedy": "r", "log_tail": ["l"]}
     body = {"outcome": "failed", "failure": failure, "result": {"a": {"b": 1}}, "log_tail": ["l"]}
@@ -116,6 +118,7 @@ def test_how_a_worker_says_that_it_has_ended(client: TestClient, post_job: Calla
             worker.claim(job)
 
 
+@SQLITE_IS_SLOW
 def test_what_a_worker_claims_with(client: TestClient, post_job: Callable[..., str]) -> None:
     body = {"worker": "w", "device": "cpu", "versions": {"torch": "2"}, "devices": [DEVICE]}
     job = post_job()
@@ -142,6 +145,7 @@ def test_what_a_client_submits(client: TestClient, spec: dict[str, Any]) -> None
     post(client, "/jobs?dry_run=true", order, {})
 
 
+@SQLITE_IS_SLOW
 def test_what_a_client_compares(client: TestClient, spec: dict[str, Any]) -> None:
     """The base is a specification as any other: what surrounds it is spoilt here."""
     rest = {

@@ -54,6 +54,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     gc.set_threshold(*before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 def test_the_worst_bodies_of_every_endpoint(
     app: FastAPI, client: TestClient, worker: Worker, post_job: Callable[..., str], held: list[float]
