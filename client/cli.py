@@ -11,7 +11,19 @@ import sys
 import typer
 from rich.console import Console
 
-from client.commands import core, datasets, doctor, init, jobs, machine, predict, report, results, sweeps
+from client.commands import (
+    core,
+    dataset_import,
+    datasets,
+    doctor,
+    init,
+    jobs,
+    machine,
+    predict,
+    report,
+    results,
+    sweeps,
+)
 from client.commands.shared import FAILED, INTERRUPTED
 from client.errors import ClientError
 from client.visible import visible
@@ -23,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for part in (machine, doctor, init, datasets, jobs, sweeps, results, predict, report, core):
+for part in (machine, doctor, init, dataset_import, datasets, jobs, sweeps, results, predict, report, core):
     app.add_typer(part.app)
 
 

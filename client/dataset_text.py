@@ -1,9 +1,10 @@
-"""The report of an import as text."""
+"""The report of an import, and a comparison of two, as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crosskd.spec.results.dataset_comparison import DatasetComparison
 from crosskd.spec.results.dataset_report import Bin, DatasetReport, Duplicates, FaultCount, ImageName
 
 EXAMPLES = 3  # faults of a kind, and pairs of images, that are shown; the report has the first 100
@@ -64,4 +65,28 @@ def _duplicates(found: Duplicates) -> Iterator[str]:
 
 
 def _names(images: list[ImageName]) -> str:
-    return " = ".join(f"{image.split}:{image.file_name}" for image in images[: EXAMPLES + 1])
+    return " = ".join(map(_name, images[: EXAMPLES + 1]))
+
+
+def _name(image: ImageName) -> str:
+    return f"{image.split}:{image.file_name}"
+
+
+def comparison_lines(found: DatasetComparison) -> Iterator[str]:
+    """What differs between two versions."""
+    if found.same:
+        yield f"the same: {found.before}"
+        return
+    yield f"before: {found.before}"
+    yield f"after:  {found.after}"
+    if found.classes_added:
+        yield f"classes added: {', '.join(found.classes_added[:CLASSES])}"
+    if found.classes_removed:
+        yield f"classes removed: {', '.join(found.classes_removed[:CLASSES])}"
+    for title, changes in (("", found.splits), ("boxes of ", found.classes)):
+        yield from (f"{title}{change.name}: {change.before:,} -> {change.after:,}" for change in changes)
+    for title, changes in (("faults, ", found.faults), ("duplicates, ", found.duplicates)):
+        yield from (f"{title}{change.name}: {change.before:,} -> {change.after:,}" for change in changes)
+    for each in found.images or []:
+        more = ", …" if each.count > EXAMPLES else ""
+        yield f"images, {each.what}: {each.count:,}: {', '.join(_name(image) for image in each.first[:EXAMPLES])}{more}"

@@ -36,8 +36,7 @@ def write_split(path: Path, source: Source, images: list[SourceImage], first_box
     with path.open("w", encoding="utf-8") as file:
         file.write('{"images": [')
         for place, image in enumerate(images):
-            entry = {"id": image.id, "file_name": image.name, "width": image.width, "height": image.height}
-            file.write(f"{',' if place else ''}\n{json.dumps(entry)}")
+            file.write(f"{',' if place else ''}\n{json.dumps(_image(image))}")
         file.write('\n],\n"annotations": [')
         for image in images:
             for box in _boxes(image, ids):
@@ -45,6 +44,17 @@ def write_split(path: Path, source: Source, images: list[SourceImage], first_box
                 number += 1
         file.write(f'\n],\n"categories": {json.dumps(categories)}}}\n')
     return number
+
+
+def _image(image: SourceImage) -> dict[str, Any]:
+    """By `sha256`, which COCO does not have, two versions of a data set are compared."""
+    return {
+        "id": image.id,
+        "file_name": image.name,
+        "width": image.width,
+        "height": image.height,
+        "sha256": image.sha256,
+    }
 
 
 def _boxes(image: SourceImage, ids: list[int]) -> Iterator[dict[str, Any]]:
