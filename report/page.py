@@ -7,9 +7,10 @@ from typing import Any
 
 import jinja2
 
+from crosskd.spec.results.dataset_report import DatasetReport
 from report.charts import by_name, job_rows, sweep_rows, vega
 from report.charts.job_rows import Rows
-from report.samples import Sample
+from report.samples import DatasetPicture, Sample
 from wire.job_report import JobReport
 from wire.sweeps import Sweep
 
@@ -44,6 +45,18 @@ def sweep_page(sweep: Sweep) -> str:
     """The page of a sweep's report."""
     drawn, classes = sweep_rows.of_sweep(sweep), sweep_rows.by_class(sweep)
     return _page("sweep.html", drawn, sweep=sweep, classes=classes)
+
+
+def dataset_page(report: DatasetReport, pictures: Sequence[DatasetPicture]) -> str:
+    """The page of an imported data set: its report, and images with their boxes."""
+    most = max((count for row in report.centres for count in row), default=0)
+    histograms = {
+        "Side of boxes (root of the area, pixels)": report.box_sides,
+        "Area of boxes (square pixels)": report.box_areas,
+        "Height over width of boxes": report.aspect_ratios,
+        "Boxes of an image": report.boxes_per_image,
+    }
+    return _page("dataset.html", {}, report=report, pictures=pictures, histograms=histograms, most=most)
 
 
 def _page(template: str, drawn: Mapping[str, Rows], **values: Any) -> str:

@@ -35,7 +35,28 @@ class Sample:
     @property
     def address(self) -> str:
         """The picture as an address that needs no network."""
-        return f"data:image/jpeg;base64,{base64.b64encode(self.picture).decode()}"
+        return _address(self.picture)
+
+
+@dataclass(frozen=True)
+class DatasetPicture:
+    """An image of a data set, `width` x `height` pixels; its boxes as label, x, y, width, height in these."""
+
+    split: str
+    file_name: str
+    width: int
+    height: int
+    jpeg: bytes
+    boxes: Sequence[tuple[int, float, float, float, float]]
+
+    @property
+    def address(self) -> str:
+        """The picture as an address that needs no network."""
+        return _address(self.jpeg)
+
+
+def _address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def fitting(samples: Sequence[Sample]) -> list[Sample]:

@@ -19,12 +19,11 @@ from crosskd.datasets.model import Source
 from crosskd.datasets.split import divide
 from crosskd.datasets.statistics import box_statistics, boxes_per_image, classes, image_sizes, splits
 from crosskd.datasets.writing import category_ids, digest, number_images, write_split
+from crosskd.datasets.written import REPORT
 from crosskd.errors import ConfigError, DataError
 from crosskd.spec.data.import_config import ImportConfig
 from crosskd.spec.proposal.folder import require_text
 from crosskd.spec.results.dataset_report import DatasetReport
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from tests.support.crosskd_command import run
 from tests.support.dataset_folders import lay, to_yolo
 from tests.support.imports import BCCD
+from tests.support.job_records import SCRIPT
 
 SERVICE = "http://127.0.0.1:1"  # nobody answers there, and nobody is asked
 
@@ -69,3 +72,25 @@ def test_names_from_outside_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "leaks: 1" in done.stdout
+
+
+def test_a_page_shows_the_report_and_pictures_and_obeys_no_text(tmp_path: Path) -> None:
+    source = shutil.copytree(BCCD, tmp_path / "source")
+    for split in ("train", "val"):
+        path = source / f"{split}.json"
+        path.write_text(path.read_text().replace("Platelets", SCRIPT))
+    assert run(SERVICE, "import", str(source), "--to", str(tmp_path / "to")).returncode == 0
+    output = tmp_path / "page.html"
+    done = run(SERVICE, "datasets", "page", str(tmp_path / "to"), "-o", str(output), "--images", "3")
+    assert done.returncode == 0, done.stderr
+    html = output.read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert html.count("<svg") == html.count("data:image/jpeg;base64,") == 6
+    content = json.loads((tmp_path / "to" / "train.json").read_text())
+    first = content["images"][0]
+    boxes = [box["bbox"] for box in content["annotations"] if box["image_id"] == first["id"]]
+    figure = html[html.index(f'aria-label="{first["file_name"]}"') :].partition("</figure>")[0]
+    drawn = re.findall(r'<rect x="(.+?)" y="(.+?)" width="(.+?)" height="(.+?)"', figure)
+    assert [[float(number) for number in box] for box in drawn] == boxes
+    assert run(SERVICE, "datasets", "page", str(source), "-o", str(output)).returncode == 1
