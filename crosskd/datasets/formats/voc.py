@@ -162,7 +162,11 @@ class _Reader:
         try:
             root = fromstring(self._sources.read(path, MOST_BYTES), forbid_dtd=True)
         except (ParseError, LookupError, ValueError) as error:
-            detail = "it declares entities" if isinstance(error, DefusedXmlException) else f"it is no XML: {error}"
+            detail = (
+                "it has a DOCTYPE, which could declare entities"
+                if isinstance(error, DefusedXmlException)
+                else f"it is no XML: {error}"
+            )
             kind = (
                 "not_utf8" if "invalid token" in str(error) and _not_utf8(self._sources, path) else "unreadable_label"
             )

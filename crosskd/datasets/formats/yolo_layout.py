@@ -25,6 +25,7 @@ MOST_YAML = 1 << 20  # bytes of data.yaml
 SPELT = {TRAIN: ("train",), VAL: ("val", "valid", "validation"), TEST: ("test",)}
 CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names", "classes.names")
 IMAGES = "images"
+OUTSIDE = "Copy it into the data set's folder, or name the folder that it lies in as a data root (--data-root)."
 _YAML = "Write `names` as a list, or as numbers with names, and `train` and `val` as folders."
 
 
@@ -184,7 +185,7 @@ def _entry(
     if split == TEST:  # often named and not there
         return
     why = "leads out of the data" if outside else "is not there"
-    remedy = "Copy it into the data set's folder." if outside else "Correct the path in data.yaml."
+    remedy = OUTSIDE if outside else "Correct the path in data.yaml."
     raise ConfigError(f"`{key}` of data.yaml, {entry!r:.200}, {why}", remedy=remedy)
 
 

@@ -33,7 +33,7 @@ class SplitConfig(Section):
         if value not in (None, BY_FOLDER):
             try:
                 re.compile(value)
-            except (re.error, RecursionError, OverflowError) as error:
+            except (re.error, RecursionError, OverflowError, Warning) as error:
                 raise ValueError(f"{value!r} is no regular expression: {error}; give one, or `folder`") from None
         return value
 

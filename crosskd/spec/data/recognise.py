@@ -13,7 +13,8 @@ from crosskd.spec.data.import_config import Format
 from crosskd.spec.proposal.folder import find
 
 LABELS = "labels"
-LISTED = 2000  # entries of a folder that are looked at
+LISTED = 10_000  # entries of a folder that are looked at
+FOLDERS = 200  # that are looked into
 YAMLS = (".yaml", ".yml")
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")  # what describes a data set of YOLO
 
@@ -44,7 +45,7 @@ def _is_coco(folder: Path) -> bool:
 def _is_yolo(folder: Path) -> bool:
     if any((folder / name).is_file() for name in YAML_NAMES):
         return True
-    return any(_has_labels(place) for place in (folder, *_below(folder)))
+    return any(_has_labels(place) for place in _looked_into(folder))
 
 
 def _has_labels(folder: Path) -> bool:
@@ -57,11 +58,16 @@ def _has_labels(folder: Path) -> bool:
 
 
 def _is_voc(folder: Path) -> bool:
-    return any(name.lower().endswith(".xml") for place in (folder, *_below(folder)) for name in _names(place))
+    return any(name.lower().endswith(".xml") for place in _looked_into(folder) for name in _names(place))
+
+
+def _looked_into(folder: Path) -> Iterator[Path]:
+    """It, the folders in it, and those in these: labels/train, train/labels, VOC2007/Annotations."""
+    yield folder
+    yield from islice(_below(folder), FOLDERS)
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """The folders in it, and those in these: labels/train, train/labels, VOC2007/Annotations."""
     for child in _folders(folder):
         yield child
         yield from _folders(child)

@@ -101,7 +101,8 @@ def test_faults_are_counted_and_left_out(tmp_path: Path) -> None:
         "truncated": 1,
     }
     unreadable = {each.file: each.why for each in faults(result.report)["unreadable_label"].first}
-    assert unreadable["Annotations/bomb.xml"] == unreadable["Annotations/outside.xml"] == "it declares entities"
+    for name in ("bomb", "outside"):
+        assert "DOCTYPE" in unreadable[f"Annotations/{name}.xml"]
     content = json.loads((tmp_path / "to" / "train.json").read_text())
     assert [box.get("ignore", 0) for box in content["annotations"]] == [0, 1, 0]
     assert boxes(tmp_path / "to" / "train.json") == {

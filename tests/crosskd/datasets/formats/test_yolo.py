@@ -185,6 +185,16 @@ def test_links_may_lead_to_the_data_roots_alone(tmp_path: Path) -> None:
     assert counts(imported(source, tmp_path / "b", roots=[(tmp_path / "shared").resolve()]).report) == {}
 
 
+def test_a_data_yaml_may_lie_elsewhere_where_the_data_root_is_named(tmp_path: Path) -> None:
+    lay(tmp_path, {"config/data.yaml": f"path: ../set\n{TRAIN_AND_VAL}"})
+    lay(tmp_path / "set", both("images/train", "images/val"))
+    with pytest.raises(ConfigError, match=r"leads out of the data.*--data-root"):
+        imported(tmp_path / "config" / "data.yaml", tmp_path / "to")
+    result = imported(tmp_path / "config" / "data.yaml", tmp_path / "to", roots=[(tmp_path / "set").resolve()])
+    assert result.images == str((tmp_path / "set" / "images").resolve())
+    assert boxes(tmp_path / "to" / "train.json") == {"train/t.png": [("cat", BOX)]}
+
+
 def test_a_list_that_names_images_outside_is_counted(tmp_path: Path) -> None:
     listed = "images/t.png\n/etc/passwd\n../../x.png\nimages/gone.png\n"
     yaml = "train: train.txt\nval: images/val\nnames: [cat]"
