@@ -9,7 +9,7 @@ from crosskd.errors import DataError
 from crosskd.spec.results.dataset_report import FIRST, Done, FaultCount, FaultExample
 
 LONGEST = 300  # characters of a text from outside
-TOLD = 5  # kinds that a refusal spells out
+TOLD = 5  # kinds that a message spells out
 
 
 class Kind(NamedTuple):
@@ -95,15 +95,21 @@ class DatasetFaults:
 
     def refuse(self) -> None:
         """Raises `DataError` if anything was dropped or clipped."""
+        if told := self.told():
+            remedy = next(fault.remedy for fault in self.counts() if fault.done != "kept")
+            raise DataError(
+                f"the data set has faults: {told}", remedy=f"{remedy} Or let them be left out (on_fault: drop)."
+            )
+
+    def because(self) -> str:
+        """For the end of a message: what was dropped, behind a colon; empty if nothing was."""
+        return f": {told}" if (told := self.told()) else ""
+
+    def told(self) -> str:
+        """The first kinds of what was dropped or clipped, each with an example; empty if nothing was."""
         found = [fault for fault in self.counts() if fault.done != "kept"]
-        if not found:
-            return
-        told = "; ".join(f"{fault.count} x {fault.kind}: {_told(fault.first[0])}" for fault in found[:TOLD])
         more = f"; and {len(found) - TOLD} more kinds" if len(found) > TOLD else ""
-        raise DataError(
-            f"the data set has faults: {told}{more}",
-            remedy=f"{found[0].remedy} Or let them be left out (on_fault: drop).",
-        )
+        return "; ".join(f"{fault.count} x {fault.kind}: {_told(fault.first[0])}" for fault in found[:TOLD]) + more
 
 
 def _told(example: FaultExample) -> str:

@@ -15,7 +15,7 @@ from crosskd.datasets.faults import DatasetFaults
 from crosskd.datasets.formats.opening import Sources
 from crosskd.datasets.formats.reading import read_source
 from crosskd.datasets.images import read_images
-from crosskd.datasets.model import Source
+from crosskd.datasets.model import TRAIN, Source
 from crosskd.datasets.split import divide
 from crosskd.datasets.statistics import box_statistics, boxes_per_image, classes, image_sizes, splits
 from crosskd.datasets.writing import category_ids, digest, number_images, write_split
@@ -64,8 +64,13 @@ def import_dataset(
     if config.on_fault == "refuse":
         faults.refuse()
     divide(source, config.split, faults)
-    if not any(image.boxes for image in source.splits["train"]):
-        raise DataError("no training image has a box", remedy="Check the labels, and that they lie where they belong.")
+    if config.on_fault == "refuse":
+        faults.refuse()  # what stands in both splits is seen by now
+    if not any(image.boxes for image in source.splits[TRAIN]):
+        raise DataError(
+            f"no training image has a box{faults.because()}",
+            remedy="Check the labels, and that they lie where they belong.",
+        )
     number_images(source)
     report = _report(config, source, faults)
     files = _write(folder, source, report)

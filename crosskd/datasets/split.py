@@ -34,7 +34,10 @@ def divide(source: Source, split: SplitConfig | None, faults: DatasetFaults) -> 
         if images:
             continue
         if name != TEST:
-            raise DataError(f"the split {name} has no image that can be used", remedy="Add images, or divide anew.")
+            why = f": {told}" if (told := faults.told()) else ""
+            raise DataError(
+                f"the split {name} has no image that can be used{why}", remedy="Add images, or divide anew."
+            )
         faults.add("empty_split", name, "", "it has no image")
         del source.splits[name]
 
@@ -53,7 +56,8 @@ def _divide(source: Source, split: SplitConfig, faults: DatasetFaults) -> None:
     sizes = Counter(groups.values())
     if len(sizes) < 2:
         raise DataError(
-            f"{len(merged)} images in {len(sizes)} group cannot be divided", remedy="Add images, or change group_by."
+            f"{len(merged)} images in {len(sizes)} group cannot be divided{faults.because()}",
+            remedy="Add images, or change group_by.",
         )
     chosen = drawn(sizes, split.validation, split.seed)
     source.splits[TRAIN] = [image for image in merged.values() if groups[image.name] not in chosen]

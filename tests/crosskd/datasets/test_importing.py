@@ -133,6 +133,12 @@ def test_nothing_is_left_half_written(tmp_path: Path) -> None:
         ("[1", {}, DataError, "must be an object|not a readable JSON"),
         ({}, {}, ConfigError, "has train alone"),
         ({"annotations": []}, {"split": {}}, DataError, "no training image has a box"),
+        (
+            {"annotations": [{"id": 1, "image_id": 20, "category_id": 9, "bbox": [99, 9, 5, 5]}]},
+            {"split": {}},
+            DataError,
+            "no training image has a box: 1 x box_outside: train.json 1",
+        ),
     ],
 )
 def test_what_cannot_be_imported_is_told(

@@ -87,3 +87,20 @@ def test_images_are_not_looked_for_outside_of_the_source(tmp_path: Path) -> None
         imported(tmp_path / "source", tmp_path / "to", split={})
     with pytest.raises(ConfigError, match="there is no folder"):
         imported(tmp_path / "source", tmp_path / "to", split={}, images=str(tmp_path / "gone"))
+
+
+def test_what_stands_there_twice_is_taken_once(tmp_path: Path) -> None:
+    content = json.loads(split("t.png", {3: "cat", 4: "dog", 5: "cat"}))
+    content["images"].append({**content["images"][0], "id": 2})
+    source = lay(tmp_path / "source", {"train.json": json.dumps(content), "images/t.png": None, "images/v.png": None})
+    (source / "val.json").write_text(split("v.png", CAT))
+    report = imported(source, tmp_path / "to").report
+    assert counts(report) == {"name_twice": 1, "unknown_class": 1, "same_name": 1}
+    assert [entry.name for entry in report.classes] == ["cat", "dog"]
+    # The same image in both files: divided anew, it is in one split.
+    (source / "val.json").write_text(split("t.png", CAT, image=9))
+    content["images"].append({"id": 3, "file_name": "v.png", "width": 64, "height": 48})
+    (source / "train.json").write_text(json.dumps(content))
+    assert imported(source, tmp_path / "leak").report.duplicates.leaks == 1
+    report = imported(source, tmp_path / "anew", split={"validation": 0.5, "seed": 1}).report
+    assert (report.duplicates.leaks, counts(report)["name_twice"]) == (0, 2)
