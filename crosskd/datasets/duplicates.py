@@ -55,50 +55,53 @@ def _find_near(found: Duplicates, by_content: dict[str, list[Member]], hashes: d
     for sha256, members in by_content.items():
         if sha256 in hashes:
             by_hash[hashes[sha256]].append(members)
-    near: set[Member] = set()
-    leaks: set[Member] = set()
-    for a, b, distance in _pairs(by_hash):
-        found_near = [member for members in (*a, *b) for member in members]
-        near.update(found_near)
-        if len(found.near_first) < FIRST:
-            first, second = (a[0][0], b[0][0]) if a is not b else (a[0][0], a[1][0])
-            found.near_first.append(_near(distance, first, second))
-        _note_leak(found, leaks, a, b, distance)
-    found.near, found.near_leaks = len(near), len(leaks)
-
-
-def _note_leak(
-    found: Duplicates, leaks: set[Member], a: list[list[Member]], b: list[list[Member]], distance: int
-) -> None:
-    """Images of the one that are not trained on, and near a training image of the other; and the other way round."""
-    for one, other in [(a, b)] if a is b else [(a, b), (b, a)]:
-        trained = [place for place, members in enumerate(one) if any(split == TRAIN for split, _ in members)]
-        for place, members in enumerate(other):
-            near = next((each for each in trained if one is not other or each != place), None)
-            tested = [member for member in members if member[0] != TRAIN]
-            if near is None or not tested:
-                continue
-            leaks.update(tested)
-            if len(found.near_leaks_first) < FIRST:
-                first = next(member for member in one[near] if member[0] == TRAIN)
-                found.near_leaks_first.append(_near(distance, first, tested[0]))
-
-
-def _pairs(
-    by_hash: dict[int, list[list[Member]]],
-) -> Iterator[tuple[list[list[Member]], list[list[Member]], int]]:
-    """Pairs of hashes that are near, with the files of each: a hash of several files is near itself."""
-    for files in by_hash.values():
-        if len(files) > 1:
-            yield files, files, 0
-    values = np.array(list(by_hash), dtype=np.uint64)
     groups = list(by_hash.values())
-    for i, j, distance in near_pairs(values):
-        yield groups[i], groups[j], distance
+    trained = np.array([any(split == TRAIN for split, _ in _all(files)) for files in groups], dtype=bool)
+    tested = np.array([any(split != TRAIN for split, _ in _all(files)) for files in groups], dtype=bool)
+    near = np.array([len(files) > 1 for files in groups], dtype=bool)
+    leaking = np.zeros(len(groups), dtype=bool)  # near a training image of another hash
+    leaks: set[Member] = set()
+    for files in groups:
+        if len(files) > 1:
+            _add(found.near_first, 0, files[0][0], files[1][0])
+            for member, other in _inside(files):
+                leaks.add(member)
+                _add(found.near_leaks_first, 0, other, member)
+    for pairs in near_pairs(np.array(list(by_hash), dtype=np.uint64)):
+        near[pairs[:, :2]] = True
+        for i, j, distance in pairs[: FIRST - len(found.near_first)].tolist():
+            _add(found.near_first, distance, groups[i][0][0], groups[j][0][0])
+        both = np.concatenate([pairs, pairs[:, [1, 0, 2]]])
+        both = both[trained[both[:, 0]] & tested[both[:, 1]]]
+        leaking[both[:, 1]] = True
+        for i, j, distance in both[: FIRST - len(found.near_leaks_first)].tolist():
+            member = next(member for member in _all(groups[j]) if member[0] != TRAIN)
+            _add(found.near_leaks_first, distance, _trained(groups[i]), member)
+    for place in np.flatnonzero(leaking).tolist():
+        leaks.update(member for member in _all(groups[place]) if member[0] != TRAIN)
+    found.near = sum(len(members) for place in np.flatnonzero(near).tolist() for members in groups[place])
+    found.near_leaks = len(leaks)
 
 
-def near_pairs(values: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
-    """Places i < j of two of the hashes (all different) that differ in at most `NEAR` bits, and in how many.
+def _all(files: Sequence[Sequence[Member]]) -> Iterator[Member]:
+    return (member for members in files for member in members)
+
+
+def _trained(files: Sequence[Sequence[Member]]) -> Member:
+    return next(member for member in _all(files) if member[0] == TRAIN)
+
+
+def _inside(files: Sequence[Sequence[Member]]) -> Iterator[tuple[Member, Member]]:
+    """Of the files of one hash: each image that is not trained on, with a training image that is another file."""
+    trained = [place for place, members in enumerate(files) if any(split == TRAIN for split, _ in members)]
+    for place, members in enumerate(files):
+        other = next((each for each in trained[:2] if each != place), None)
+        if other is not None:
+            yield from ((member, _trained([files[other]])) for member in members if member[0] != TRAIN)
+
+
+def near_pairs(values: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+    """[n, 3] places i < j of hashes, all unlike, that differ in at most `NEAR` bits, and in how many; each pair once.
 
     Of `NEAR` + 1 bands of bits two such hashes have one in common, so only those with an equal band are compared.
     """
@@ -115,26 +118,31 @@ def near_pairs(values: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
 
 def _in_bucket(
     values: NDArray[np.uint64], bucket: NDArray[np.intp], earlier: Sequence[np.uint64]
-) -> Iterator[tuple[int, int, int]]:
-    """Pairs of one bucket, but for those that an earlier band has found."""
+) -> Iterator[NDArray[np.int64]]:
+    """Pairs of one bucket, but for those that an earlier band has found. Its places ascend: the order was stable."""
     inside = values[bucket]
     for start in range(0, len(bucket), ROWS):
-        differ = inside[start : start + ROWS, None] ^ inside[None, :]
+        differ = inside[start : start + ROWS, None] ^ inside[None, start:]
         distances = np.bitwise_count(differ)
-        rows, columns = np.nonzero(distances <= NEAR)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            if column <= row + start or any(not differ[row, column] & mask for mask in earlier):
-                continue
-            i, j = int(bucket[row + start]), int(bucket[column])
-            yield min(i, j), max(i, j), int(distances[row, column])
+        rows, columns = np.nonzero(np.triu(distances <= NEAR, k=1))
+        found = differ[rows, columns]
+        new = np.ones(len(found), dtype=bool)
+        for mask in earlier:
+            new &= (found & mask) != 0
+        rows, columns = rows[new], columns[new]
+        if len(rows):
+            yield np.stack([bucket[rows + start], bucket[columns + start], distances[rows, columns]], axis=1).astype(
+                np.int64
+            )
 
 
 def _same(sha256: str, members: Sequence[Member]) -> SameImages:
     return SameImages(sha256=sha256, images=[_name(member) for member in members[:FIRST]])
 
 
-def _near(distance: int, *members: Member) -> NearImages:
-    return NearImages(distance=distance, images=[_name(member) for member in members])
+def _add(first: list[NearImages], distance: int, *members: Member) -> None:
+    if len(first) < FIRST:
+        first.append(NearImages(distance=distance, images=[_name(member) for member in members]))
 
 
 def _name(member: Member) -> ImageName:
