@@ -438,6 +438,44 @@ class WebhookDelivery(Base):
     problem: Mapped[str] = mapped_column(default="")
 
 
+class NamedDataset(Base):
+    """A name under which data sets are imported. It is its first importer's, and may have no version yet."""
+
+    __tablename__ = "named_datasets"
+    __table_args__ = (Index("ix_named_datasets_owner_name", "owner", "name"),)
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(63))
+    created_at: Mapped[datetime]
+
+
+class DatasetVersion(Base):
+    """Content that was imported under a name. `job_id` and `result` are of the newest import of this content."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (Index("ix_dataset_versions_job_id", "job_id"),)
+
+    name: Mapped[str] = mapped_column(
+        String(63), ForeignKey("named_datasets.name", ondelete="CASCADE"), primary_key=True
+    )
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(32))  # its artifacts are the version's files
+    result: Mapped[dict[str, Any]]  # `wire.datasets.ImportResult`
+    created_at: Mapped[datetime]
+    imported_at: Mapped[datetime]
+
+
+class JobDataset(Base):
+    """The version of a data set that a job reads."""
+
+    __tablename__ = "job_datasets"
+    __table_args__ = (Index("ix_job_datasets_name_digest", "name", "digest"),)
+
+    job_id: Mapped[str] = mapped_column(String(32), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63))  # no foreign key: that data set may be deleted
+    digest: Mapped[str] = mapped_column(String(64))
+
+
 class Dataset(Base):
     """What was found in an annotation file, kept by its digest; `path` … `inode` tell an unchanged file at a glance."""
 

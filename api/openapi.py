@@ -23,6 +23,8 @@ _PARAMETERS = {
     ("path", "name"): "Name of the artifact: letters, digits, `.`, `_` and `-`, 200 at most.",
     ("path", "step"): "Optimizer step of the evaluation.",
     ("path", "sweep"): "Id of the sweep: 32 hex digits.",
+    ("path", "dataset"): "Name of the data set: up to 63 letters, digits, `.`, `_` and `-`.",
+    ("path", "digest"): "Digest of the version, or at least six digits of its beginning.",
     ("path", "token"): "Id of the token: 32 hex digits.",
     ("path", "webhook"): "Id of the webhook: 32 hex digits.",
     ("header", "Fencing-Token"): "Number of the attempt, as the answer to its claim has it.",

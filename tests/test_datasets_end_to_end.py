@@ -35,8 +35,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         server.terminate()
 
 
-def test_an_import_is_a_job(api: Api) -> None:
-    job = api.finished(api.post("import", {"source": "bccd", "near_duplicates": False}))
+def test_an_import_is_a_job_and_makes_a_version(api: Api) -> None:
+    order = {"name": "bccd", "source": "bccd", "near_duplicates": False}
+    job = api.finished(api.client.post("/datasets", json=order).raise_for_status().json()["id"])
     assert job["status"] == "succeeded", job
     found = {item["name"]: item["kind"] for item in api.get(f"/jobs/{job['id']}/artifacts")["items"]}
     assert found == {
@@ -49,4 +50,6 @@ def test_an_import_is_a_job(api: Api) -> None:
     report = DatasetReport.model_validate(api.get(f"/jobs/{job['id']}/artifacts/report.json"))
     train = api.get(f"/jobs/{job['id']}/artifacts/train.json")
     assert len(train["images"]) == report.splits[0].images > 0
-    assert api.get(f"/jobs/{job['id']}/artifacts/manifest.json")["digest"] == report.digest
+    version = api.get(f"/datasets/bccd/versions/{report.digest[:8]}")
+    assert (version["job"], version["digest"]) == (job["id"], report.digest)
+    assert version["report"] == report.model_dump(mode="json")

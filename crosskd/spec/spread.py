@@ -13,11 +13,11 @@ LOW, HIGH = 0.05, 0.95  # quantiles that stand for the smallest and the largest:
 class Spread(BaseModel):
     """How values are spread: by nearest rank, so that each is one of them."""
 
-    least: float = Field(description="The smallest.")
-    low: float = Field(description="Five in a hundred are at most this.")
-    middle: float = Field(description="The median.")
-    high: float = Field(description="Five in a hundred are above this.")
-    most: float = Field(description="The largest.")
+    least: float = Field(ge=0, description="The smallest of them.")
+    low: float = Field(ge=0, description="Five in a hundred are at most this.")
+    middle: float = Field(ge=0, description="The median of them.")
+    high: float = Field(ge=0, description="Five in a hundred are above this.")
+    most: float = Field(ge=0, description="The largest of them.")
 
 
 def spread(values: Sequence[float]) -> Spread:

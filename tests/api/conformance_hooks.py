@@ -23,7 +23,7 @@ KINDS = ("train", "distill", "evaluate", "export", "import")
 SPENDING = frozenset(
     {"cancel_job", "stop_job", "pause_job", "resume_job", "retry_job", "delete_job", "claim_job", "finish_attempt"}
     | {"cancel_sweep", "pause_sweep", "resume_sweep", "retry_sweep", "delete_sweep"}
-    | {"revoke_token", "delete_webhook"}
+    | {"revoke_token", "delete_webhook", "delete_dataset"}
 )
 ENDED = frozenset({"stream_events", "read_logs"})  # of a job that lives, the answer would never end
 LONGEST_WAIT = 0.01  # seconds that a request for commands is held

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ from api.services.operations import readiness
 from api.settings import Settings
 from client.stack.services import free_port
 from tests.support.evaluations import METRICS
+from tests.support.imports import imported
 from tests.support.sending import digest
 from tests.support.tiny_graph import tiny_graph
+from tests.support.versions import result, write_source
 from tests.support.worker_calls import WORKER, WORKER_TOKEN
 from wire.tokens import TokenCreate
 
@@ -137,6 +140,7 @@ class Filled:
             for _ in range(count):
                 self._each_state(self.pools[pool], over=pool == "ended")
         for pool in ("kept", "spent"):
+            self.pools[pool]["dataset"], self.pools[pool]["digest"] = self._dataset(pool)
             self.pools[pool]["webhook"] = [self._made("/webhooks", url=f"http://127.0.0.1:1/{n}") for n in range(2)]
             self.pools[pool]["token"] = [self._made("/tokens", name=str(n)) for n in range(2)]
             self.pools[pool]["sweep"] = [self._sweep(action) for action in ("", "pause", "cancel")]
@@ -154,6 +158,21 @@ class Filled:
         queued, paused = self._post(), self._post()
         self._call("POST", f"/jobs/{paused}/pause")
         pool["job"] += [queued, paused, self._post(init={"job": queued})]
+
+    def _dataset(self, name: str) -> tuple[list[str], list[str]]:
+        """Names of data sets, of which one has a version; the digest of that."""
+        job = self._made("/datasets", name=name, source=str(Path(self.spec["data"]["train"]["annotations"]).parent))
+        self._call("POST", "/datasets", json={"name": f"{name}-2", "source": self.spec["data"]["train"]["images"]})
+        claim = self._call("POST", f"/worker/jobs/{job}/claim", json={"worker": "w", "device": "cpu"}).json()
+        here = f"/worker/attempts/{claim['attempt']}"
+        with tempfile.TemporaryDirectory() as folder:
+            made = imported(write_source(Path(folder) / "source"), Path(folder) / "dataset")
+            for path in made.files:
+                content = path.read_bytes()
+                headers = {"Content-Digest": digest(content)}
+                self._call("PUT", f"{here}/artifacts/{path.name}", content=content, headers=headers)
+        self._call("POST", f"{here}/finish", json={"outcome": "succeeded", "result": result(made)})
+        return [name, f"{name}-2"], [made.digest]
 
     def _sweep(self, action: str) -> str:
         sweep = self._made("/sweeps", name="one", base=self.spec, arms={"alone": {}, "x": {}}, seeds=[1, 2])

@@ -60,6 +60,13 @@ def open_weights(database: Database, storage: Storage, job_id: str) -> OpenArtif
     return _find_file(database, storage, job_id, wire.BEST_WEIGHTS, _no_weights)
 
 
+def open_dataset_report(database: Database, storage: Storage, job_id: str) -> OpenArtifact:
+    """Of an import. Raises `NotFound`, and `Gone`."""
+    found = _find_file(database, storage, job_id, wire.DATASET_REPORT, _unknown, here=True)
+    assert isinstance(found, OpenArtifact)
+    return found
+
+
 def open_curves(database: Database, storage: Storage, job_id: str, model: str, step: int) -> OpenArtifact:
     """Of one evaluation. Raises `NotFound`, naming the steps that have curves."""
     found = _find_file(database, storage, job_id, wire.curves_artifact(model, step), _no_curves, here=True)

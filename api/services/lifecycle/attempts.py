@@ -14,6 +14,7 @@ from api.database import Database, Session
 from api.errors import Conflict
 from api.infrastructure_errors import is_lock_conflict
 from api.models import ID, ApiUptime, Attempt, Job
+from api.services.datasets import versions
 from api.services.files import artifacts
 from api.services.history import evaluations, series
 from api.services.jobs import dependencies, quotas, store
@@ -149,9 +150,19 @@ def finish(session: Session, settings: Settings, fence: Fence, report: FinishRep
         return Finish.model_validate(attempt.finish["answer"])
     lock_running_attempt(session, fence)
     attempt.result = without_non_finite(report.result)
-    answer = _end(session, settings, attempt, report.outcome, _failure(session, attempt, report))
+    unfit = _unfit(session, attempt, report)
+    failure = _failure(session, attempt, report) if unfit is None else failures.complete(session, attempt, unfit)
+    answer = _end(session, settings, attempt, report.outcome if unfit is None else "failed", failure)
     attempt.finish = {"outcome": report.outcome, "answer": answer.model_dump()}
     return answer
+
+
+def _unfit(session: Session, attempt: Attempt, report: FinishReport) -> Failure | None:
+    """Why a success that is reported is none."""
+    job = store.find(session, attempt.job_id)
+    if report.outcome != "succeeded" or job.kind != "import":
+        return None
+    return versions.unfit(session, job, report.result)
 
 
 def _failure(session: Session, attempt: Attempt, report: FinishReport) -> Failure | None:
@@ -215,6 +226,8 @@ def _end(session: Session, settings: Settings, attempt: Attempt, outcome: str, f
     next_state = _next_state(job, attempt, failure, settings.max_resumes)
     if not move(session, job.id, "running", next_state.status, next_state.reason, **next_state.values):
         raise Conflict(f"the job is {job.status}, not running")
+    if next_state.status == "succeeded" and job.kind == "import":
+        versions.register(session, job, attempt.result or {})
     quotas.dispatch_next(session, settings, job.owner)
     return Finish(job=job.id, status=next_state.status, retried=next_state.status == "queued")
 

@@ -24,6 +24,7 @@ from sqlalchemy import delete, select, update
 from api.database import Session
 from api.errors import Conflict
 from api.models import ID, Artifact, DeletedJob, Job, JobLabel, SweepJob
+from api.services.datasets import versions
 from api.services.files import artifacts
 from api.services.history import evaluations
 from api.services.jobs import dependencies, quotas, store
@@ -131,6 +132,8 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
         raise _refused(session, former)
     spec = _with_retries(session, former.spec)
     artifacts.lock_weights(session, spec)
+    if former.kind == "import":
+        versions.claim_name(session, former.name, owner)
     quotas.admit(session, settings, owner)
     start, now = _start(session, former), session.now()
     job = Job(
@@ -173,7 +176,7 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
     """Delete a job that is at its end, with all that it has reported and published.
 
     Raises:
-        Conflict: it is not at its end, or another job that is not yet needs a file of it.
+        Conflict: it is not at its end, another job that is not yet needs a file of it, or it is a data set's.
     """
     if was_deleted(session, job_id, "job"):
         return
@@ -184,6 +187,11 @@ def remove(session: Session, storage: Storage, job_id: str) -> None:
         raise Conflict(
             f"the job {user} still needs a file of this one",
             remedy=f"Delete it when that one has ended, or cancel that one: POST /jobs/{user}/cancel.",
+        )
+    if (version := versions.held_by(session, job.id)) is not None:
+        raise Conflict(
+            f"the files of this job are version {version.digest[:12]} of the data set {version.name}",
+            remedy=f"Delete that first: DELETE /datasets/{version.name}. Or import the same content again.",
         )
     for path in session.scalars(select(Artifact.path).where(Artifact.job_id == job.id)):
         session.after_commit(partial(storage.delete, path))

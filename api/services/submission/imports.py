@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from api.services.submission.findings import Findings
 from api.services.submission.roots import PathRefused, locate_folder, open_file
 from crosskd.spec.data.import_config import ImportConfig
+from wire.datasets import NAME_PATTERN, NAME_REMEDY
 
 
-def resolve(roots: Sequence[Path], config: ImportConfig, findings: Findings) -> ImportConfig:
+def resolve(roots: Sequence[Path], name: str, config: ImportConfig, findings: Findings) -> ImportConfig:
     """The specification with absolute paths; what of it leads nowhere is added to `findings`. What the files hold is
-    for the job to say."""
+    for the job to say. `name`: the job's, which is that of the data set."""
     update = {}
+    if not re.fullmatch(NAME_PATTERN, name):
+        findings.add("/name", f"{name!r} is no name for a data set", NAME_REMEDY)
     if (source := _found(config.source, roots, "/spec/source", findings, file=True)) is not None:
         update["source"] = source
     if config.images is not None and (images := _found(config.images, roots, "/spec/images", findings)) is not None:

@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from api.database import Session
+from api.errors import InvalidSpec
 from api.models import Job
+from api.services.datasets import versions
 from api.services.files import artifacts
 from api.services.jobs import capable, dependencies, store
 from api.services.submission import evaluate_export, unlabelled, validation, weights_notes
 from api.services.submission.shared import Shared
 from api.settings import Settings
 from crosskd.spec.config import TrainConfig
+from crosskd.spec.data.import_config import ImportConfig
 from crosskd.spec.evaluate_export import unexportable
+from wire.datasets import DatasetCreate
 from wire.jobs import DataWarning, DryRun, JobCreate, Spec, SubmittedJob
 
 
@@ -40,6 +44,7 @@ def submit(
         Unavailable: too many annotation files are being checked.
         Conflict: weights of another job that it needs are gone, or will never be.
         QuotaExceeded: `owner` has too many jobs waiting.
+        Conflict: it imports a data set whose name is another owner's.
     """
     judged = judge(session, settings, order)
     notes = judged.notes + further_notes(session, order.kind, judged.spec)
@@ -49,6 +54,22 @@ def submit(
         return DryRun(**same, spec_version=spec.version, spec=spec, notes=notes, warnings=judged.warnings)
     job = keep(session, settings, order, judged.spec, owner, warnings=judged.warnings)
     return SubmittedJob(**dict(store.detail(session, settings, job)), notes=notes)
+
+
+def submit_import(
+    session: Session, settings: Settings, order: DatasetCreate, owner: str, *, dry_run: bool
+) -> SubmittedJob | DryRun:
+    """As `submit`, of the job that imports a data set; faults are told at the fields of `order`."""
+    labels, priority = order.labels, order.priority
+    spec = ImportConfig.model_validate(order.spec())
+    job = JobCreate(kind="import", name=order.name, labels=labels, priority=priority, spec=spec)
+    try:
+        return submit(session, settings, job, owner, dry_run=dry_run)
+    except InvalidSpec as error:
+        error.errors = [
+            fault.model_copy(update={"pointer": fault.pointer.removeprefix("/spec")}) for fault in error.errors
+        ]
+        raise
 
 
 def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared | None = None) -> Judged:
@@ -84,6 +105,8 @@ def keep(
     """
     stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
+    if order.kind == "import":
+        versions.claim_name(session, order.name, owner)
     return store.create(session, settings, order, stored, owner, job_id, warnings)
 
 

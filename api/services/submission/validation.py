@@ -73,7 +73,7 @@ def resolve(
     findings = Findings()
     resolved: Spec | None
     if isinstance(create.spec, ImportConfig):
-        resolved = imports.resolve(settings.data_roots, create.spec, findings)
+        resolved = imports.resolve(settings.data_roots, create.name, create.spec, findings)
     else:
         resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
     if resolved is None or findings.faults:
