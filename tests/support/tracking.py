@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.support.waiting import until
 from tests.support.worker_stack import ROOT, spec
+from wire.scalars import encode_non_finite
 from worker.tracking.files import Job, Link, Points, TrackingFolder, Writer
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -34,7 +35,7 @@ def tell(folder: TrackingFolder, steps: range, links: tuple[str, ...] = (), loss
     """Records of these steps: two points each."""
     writer = Writer(folder.records, 10**6)
     for step in steps:
-        writer.write(Points(step=step, at=AT, values={"loss": loss, "student/AP": step / 100}))
+        writer.write(Points(step=step, at=AT, values={"loss": encode_non_finite(loss), "student/AP": step / 100}))
     for name in links:
         writer.write(Link(name=name))
     writer.close()

@@ -20,9 +20,13 @@ LONGEST_ERROR = 300  # characters
 _USER = re.compile(r"//[^/@\s]+@")
 
 
-def redacted(error: object, secrets: Sequence[str]) -> str:
+def redacted(error: BaseException, secrets: Sequence[str]) -> str:
     """What went wrong as a line that may be shown: no secret, no user in an address."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    first = error
+    while (cause := first.__cause__ or first.__context__) is not None:
+        first = cause
+    told = first if isinstance(first, OSError) else error  # clients wrap "connection refused" in much else
+    text = " ".join(str(told).split()) or type(told).__name__
     for secret in secrets:
         text = text.replace(secret, "...")
     return _USER.sub("//", text)[:LONGEST_ERROR]

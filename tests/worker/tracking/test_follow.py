@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.tracking import prepared, tell
 from worker.tracking.files import Ended, Job, Points
-from worker.tracking.follow import LONGEST_PAUSE, Follower
+from worker.tracking.follow import LONGEST_PAUSE, Follower, redacted
 from worker.tracking.tracker import Refused
 
 
@@ -73,6 +73,13 @@ def test_an_outage_is_told_meanwhile_and_says_no_secret(tmp_path: Path) -> None:
     assert len(pauses) == 9
     assert max(pauses) == LONGEST_PAUSE
     assert folder.state("moody").finished
+
+
+def test_what_was_at_the_root_of_it_is_told() -> None:
+    error = RuntimeError("a pool, its retries, an address and much more")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert redacted(error, []) == "[Errno 111] Connection refused"
+    assert redacted(KeyError(), []) == "KeyError"
 
 
 def test_what_is_refused_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +18,8 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # nothing goes to anybody but t
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
+
+logger = logging.getLogger(__name__)
 
 JOB_TAG, URL_TAG, ATTEMPT_TAG = "crosskd.job", "crosskd.url", "crosskd.attempt"
 NOTE_TAG = "mlflow.note.content"  # the run's description, as Markdown
@@ -56,10 +59,18 @@ class Mlflow:
             name = f"{job.kind} {job.job[:8]}"
             self._run = self._client.create_run(experiment, tags=tags, run_name=name).info.run_id
         self._client.set_tag(self._run, ATTEMPT_TAG, job.attempt)
-        params = [Param(key[:LONGEST_KEY], str(value)[:LONGEST_PARAM]) for key, value in flat(job.spec)]
-        for start in range(0, len(params), PARAMS_AT_ONCE):
-            self._client.log_batch(self._run, params=params[start : start + PARAMS_AT_ONCE])
+        self._tell_params([Param(key[:LONGEST_KEY], str(value)[:LONGEST_PARAM]) for key, value in flat(job.spec)])
         return f"{self._address}/#/experiments/{experiment}/runs/{self._run}"
+
+    def _tell_params(self, params: Sequence[Param]) -> None:
+        for start in range(0, len(params), PARAMS_AT_ONCE):
+            try:
+                self._client.log_batch(self._run, params=params[start : start + PARAMS_AT_ONCE])
+            except RestException as exc:
+                if exc.error_code not in _NEVER:
+                    raise
+                # A run's parameters never change: one that came back otherwise, by whatever way, keeps the former.
+                logger.warning("mlflow: parameters are left out: %s", exc)
 
     def push(self, points: Sequence[Points]) -> None:
         metrics = [
