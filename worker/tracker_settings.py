@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AnyHttpUrl, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -71,6 +71,17 @@ class TrackerSettings(SecretFileSettings):
     mlflow_token: SecretStr | None = Field(
         default=None, description="Bearer token for the MLflow server, in the place of user and password."
     )
+    wandb_mode: Literal["online", "offline"] = Field(
+        default="online",
+        description="`online`: runs go to the W&B server. `offline`: they stay in `$CROSSKD_HOME/wandb-runs`, and "
+        "`wandb sync` sends them.",
+    )
+    wandb_api_key: SecretStr | None = Field(
+        default=None, description="Key for the W&B server; unset: W&B can only be used offline."
+    )
+    wandb_base_url: Address | None = Field(default=None, description="Address of a W&B server of your own.")
+    wandb_entity: str | None = Field(default=None, description="User or team that runs belong to at W&B.")
+    wandb_project: str = Field(default="crosskd", min_length=1, max_length=128, description="W&B's project.")
 
     @model_validator(mode="after")
     def _user_with_password(self) -> TrackerSettings:

@@ -131,6 +131,8 @@ class Trackers:
             return _line("info", f"tracker {name}: all {total} points are there{where}")
         why = state.error or ("" if state.finished else self._silence(name))
         missing = f"{total - state.delivered} of {total} points were not delivered{where}"
+        if state.delivered == total:  # to the client of the tracker, which may have more to send
+            missing = f"all {total} points were handed over{where}, and the end of it was not taken"
         return _line("warning", f"tracker {name}: {missing}" + (f": {why}" if why else ""))
 
     def _silence(self, name: TrackerName) -> str:

@@ -14,6 +14,8 @@ def why_not(name: TrackerName, settings: TrackerSettings) -> str:
         return f"this worker has no package {name}; install `crosskd[{name}]` there"
     if name == "mlflow" and settings.mlflow_tracking_uri is None:
         return f"the worker knows no server; set its {PREFIX}MLFLOW_TRACKING_URI"
+    if name == "wandb" and settings.wandb_mode == "online" and settings.wandb_api_key is None:
+        return f"the worker has no key for the server; set its {PREFIX}WANDB_API_KEY, or {PREFIX}WANDB_MODE=offline"
     return ""
 
 

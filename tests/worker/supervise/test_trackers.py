@@ -49,6 +49,8 @@ def test_what_a_worker_lacks_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     settings = settings_of(tmp_path)
     assert usable.usable(settings) == ["tensorboard"]
     assert usable.usable(settings_of(tmp_path, mlflow_tracking_uri="http://h")) == ["mlflow", "tensorboard"]
+    assert usable.usable(settings_of(tmp_path, wandb_mode="offline")) == ["tensorboard", "wandb"]
+    assert usable.usable(settings_of(tmp_path, wandb_api_key="k" * 40)) == ["tensorboard", "wandb"]
     monkeypatch.setattr(usable, "find_spec", lambda name: None if name == "tensorboard" else name)
     found = Trackers(claimed(tmp_path, track=["mlflow", "tensorboard"]), settings, Control())
     assert found.notes == [
