@@ -34,16 +34,18 @@ SPREAD := OMP_NUM_THREADS=1 $(PYTEST) -n $(WORKERS) --dist loadfile --no-loadsco
 test: $(DEV) ## Run the tests
 	$(SPREAD)
 
-# A real MLflow server for a test of trackers. It wants older versions of what we use, so it has an environment of its
-# own; only its client lies in ours.
-MLFLOW := $(VENV)/mlflow/.installed
-$(MLFLOW): | $(BIN)/python
-	$(BIN)/python -m venv $(VENV)/mlflow
-	$(VENV)/mlflow/bin/python -m pip install --quiet 'mlflow>=3.1,<4'
+# A real MLflow server, and Trackio, for tests of trackers. They want older versions of what we use, so each has an
+# environment of its own.
+APART := $(VENV)/mlflow/.installed $(VENV)/trackio/.installed
+$(VENV)/mlflow/.installed: WANTED := 'mlflow>=3.1,<4'
+$(VENV)/trackio/.installed: WANTED := 'trackio>=0.40,<1' 'pydantic-settings>=2.10'
+$(APART): | $(BIN)/python
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(WANTED)
 	@touch $@
 
 .PHONY: test-slow
-test-slow: $(DEV) $(MLFLOW) ## Run the tests that take minutes
+test-slow: $(DEV) $(APART) ## Run the tests that take minutes
 	$(SPREAD) -m slow --timeout 1800
 
 .PHONY: test-faults

@@ -71,6 +71,11 @@ class TrackerSettings(SecretFileSettings):
     mlflow_token: SecretStr | None = Field(
         default=None, description="Bearer token for the MLflow server, in the place of user and password."
     )
+    trackio_project: str = Field(
+        default="crosskd",
+        pattern=r"^[A-Za-z0-9_-]{1,128}$",
+        description="Trackio's project; its database lies in `$CROSSKD_HOME/trackio`.",
+    )
     wandb_mode: Literal["online", "offline"] = Field(
         default="online",
         description="`online`: runs go to the W&B server. `offline`: they stay in `$CROSSKD_HOME/wandb-runs`, and "

@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 from crosskd.spec.bounds import AtMost
 
-TrackerName = Literal["mlflow", "tensorboard", "wandb"]
+TrackerName = Literal["mlflow", "tensorboard", "trackio", "wandb"]
 TRACKERS: tuple[TrackerName, ...] = get_args(TrackerName)
 
 

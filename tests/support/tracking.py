@@ -42,17 +42,20 @@ def tell(folder: TrackingFolder, steps: range, links: tuple[str, ...] = (), loss
 
 
 @contextmanager
-def follower(folder: TrackingFolder, name: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of a tracker, as a supervisor starts it."""
+def follower(
+    folder: TrackingFolder, name: str, python: str = sys.executable, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a tracker, as a supervisor starts it; `python` is one that has the tracker's package."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CROSSKD_", "MLFLOW_"))}
     with folder.output(name).open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.tracking", str(folder.path), name],
+            [python, "-m", "worker.tracking", str(folder.path), name],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
             env=inherited | settings,
+            cwd=ROOT,
         )
     try:
         yield process

@@ -29,6 +29,10 @@ def tracker(name: TrackerName, settings: TrackerSettings) -> Tracker:
         from worker.tracking.adapters.mlflow import Mlflow
 
         return Mlflow(settings)
+    if name == "trackio":
+        from worker.tracking.adapters.trackio import Trackio
+
+        return Trackio(settings)
     if name == "wandb":
         from worker.tracking.adapters.wandb import WeightsAndBiases
 
