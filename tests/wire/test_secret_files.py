@@ -40,7 +40,7 @@ def variable(name: str) -> str:
 def test_these_are_the_secrets() -> None:
     assert [name for _, name in SECRETS] == [
         *("storage_secret_access_key", "storage_session_token", "database_password", "broker_password"),
-        *("worker_token", "broker_password", "token"),
+        *("mlflow_password", "mlflow_token", "wandb_api_key", "worker_token", "broker_password", "token"),
     ]
 
 
@@ -51,6 +51,7 @@ def test_a_secret_stands_in_a_file(
 ) -> None:
     (tmp_path / "secret").write_bytes((SECRET + end).encode())
     environment.setenv("CROSSKD_WORKER_TOKEN", "0123456789abcdef")
+    environment.setenv("CROSSKD_MLFLOW_USERNAME", "me" if name == "mlflow_password" else "")
     environment.delenv(variable(name), raising=False)
     environment.setenv(variable(name) + "_FILE", str(tmp_path / "secret"))
     assert getattr(made(), name).get_secret_value() == SECRET
