@@ -22,7 +22,7 @@ from typing import Any
 from client import sweeps as orders
 from client.commands.shared import connect, read_preset
 from client.errors import ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from wire.sweeps import Sweep
 
 SWEEPS = Path(__file__).parent / "sweeps"
@@ -71,7 +71,7 @@ def missing(rows: Iterable[Row], teachers: Path, caffe: Path | None) -> list[str
     return list(dict.fromkeys(gone))
 
 
-def order(client: Client, row: Row, given: argparse.Namespace) -> dict[str, Any]:
+def order(client: Crosskd, row: Row, given: argparse.Namespace) -> dict[str, Any]:
     """The sweep of a row, with its files, and with the eight batches of a step on so many GPUs."""
     weights = teacher_file(given.teachers, row.teacher)
     assert weights is not None
@@ -83,13 +83,13 @@ def order(client: Client, row: Row, given: argparse.Namespace) -> dict[str, Any]
     return orders.read_order(row.path, partial(read_preset, client), data=given.data, overrides=[*values, *given.set])
 
 
-def posted(client: Client, row: Row, given: argparse.Namespace) -> str:
+def posted(client: Crosskd, row: Row, given: argparse.Namespace) -> str:
     """The id of the row's sweep: of the newest one of its name that was not cancelled, or of a new one."""
     wanted = order(client, row, given)
-    for sweep in client.sweeps():
+    for sweep in client.sweeps.list():
         if sweep.name == wanted["name"] and sweep.status != "cancelled":
             return sweep.id
-    return client.create_sweep(wanted).id
+    return client.sweeps.create(wanted).id
 
 
 def table(rows: Sequence[Row], sweeps: Sequence[Sweep]) -> list[str]:
@@ -139,11 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with connect(given.url) as client:
             if given.dry_run:
                 for row in rows:
-                    plan = client.dry_run_sweep(order(client, row, given))
+                    plan = client.sweeps.dry_run(order(client, row, given))
                     print(f"{row.pair}: {len(plan.jobs)} jobs; {plan.estimate}")
                 return 0
             ids = [posted(client, row, given) for row in rows]
-            sweeps = [client.wait_sweep(each, _tell, interval=given.interval) for each in ids]
+            sweeps = [client.sweeps.wait(each, on_progress=_tell, interval=given.interval) for each in ids]
             print(*table(rows, sweeps), sep="\n")
             return 0 if all(sweep.status == "finished" for sweep in sweeps) else 1
     except ClientError as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 
 import httpx
 from pydantic import ValidationError
 from rich.console import Console
 
+from client.answers import checked
 from client.errors import ClientError
+from client.flow import Item, Items, Next, Open
 from client.visible import visible
 from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
@@ -25,26 +27,22 @@ _WORDS = {
 }
 
 
-def stream(
-    http: httpx.Client, verify: bool, check: Callable[[httpx.Response], object]
-) -> Iterator[Finding | Progress | Summary]:
-    """The lines of an audit; the last is a `Summary`. `check` raises for an answer that is a refusal.
+def lines(verify: bool) -> Items[Finding | Progress | Summary]:
+    """The lines of an audit; the last is a `Summary`.
 
-    Raises `ClientError` if the audit did not come to its end.
+    Raises: `ApiProblem` for a refusal, `ClientError` if the audit did not come to its end.
     """
     remedy = "Start it again; what was told until here holds."
+    options = {"params": {"verify": verify}, "timeout": SILENCE}
     try:
-        with http.stream("GET", "/audit", params={"verify": verify}, timeout=SILENCE) as answer:
-            if not answer.is_success:
-                answer.read()
-                check(answer)
-            for line in answer.iter_lines():
-                item = LINE.validate_json(line)
-                if isinstance(item, Aborted):
-                    raise ClientError(f"The audit broke off: {item.detail}.")
-                yield item
-                if isinstance(item, Summary):
-                    return
+        checked((yield Open("/audit", options, as_events=False)))
+        while (line := (yield Next())) is not None:
+            item = LINE.validate_json(line)
+            if isinstance(item, Aborted):
+                raise ClientError(f"The audit broke off: {item.detail}.")
+            yield Item(item)
+            if isinstance(item, Summary):
+                return
     except httpx.TransportError as error:
         raise ClientError(f"The audit broke off ({error or type(error).__name__}).", remedy=remedy) from error
     except ValidationError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from client.errors import ClientError
+from client.errors import ClientError, MissingPackage
 from crosskd.spec.nearest import did_you_mean
 from report.charts import job_rows, sweep_rows
 from wire.job_report import JobReport
@@ -67,5 +67,4 @@ def _libraries() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        what = f"Charts need the package {error.name}, which is not installed."
-        raise ClientError(what, remedy="Install it by `pip install 'crosskd[charts]'`.") from error
+        raise MissingPackage("Charts need", error.name, "charts") from error

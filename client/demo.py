@@ -24,7 +24,7 @@ from rich.table import Table
 from client import sweeps
 from client.commands.shared import read_preset
 from client.errors import ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.signals import on_signals
 from client.stack.home import Home
 from client.stack.services import HOST, address, configured_port
@@ -81,7 +81,7 @@ def run(home: Path) -> None:
 
     on_signals(interrupt)
     console.print("Starting the service: Valkey, SQLite, API and worker …")
-    with stack, Client(stack.url) as client:
+    with stack, Crosskd(stack.url) as client:
         console.print(f"It answers at {stack.url}, also in a browser; its state is in {stack.home.path}.")
         try:
             compare(client, stack.home / "data" / "demo", console)
@@ -91,14 +91,14 @@ def run(home: Path) -> None:
         console.print(f"Done in {clock(time.monotonic() - begin)}.")
 
 
-def compare(client: Client, data: Path, console: Console) -> None:
+def compare(client: Crosskd, data: Path, console: Console) -> None:
     """Train the three and compare them, on a service that may read the folder `data`."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
-    for left in client.jobs(status=["waiting", "queued", "running"]):
-        client.cancel(left.id)  # of a demo that was interrupted: it would be trained first
+    for left in client.jobs.list(status=["waiting", "queued", "running"]):
+        client.jobs.cancel(left.id)  # of a demo that was interrupted: it would be trained first
     sweep = train(client, order(client, section), console)
-    jobs = {child.arm or TEACHER: client.job(child.job) for child in sweep.children}
+    jobs = {child.arm or TEACHER: client.jobs.get(child.job) for child in sweep.children}
     rows = [row(client, jobs[name], told) for name, told in ROWS.items()]
     distilled = jobs[CROSSKD]
     console.print()
@@ -107,7 +107,7 @@ def compare(client: Client, data: Path, console: Console) -> None:
     for line in answer_lines(sweep):
         console.print(line)
     report = data.parent / "report.html"  # a file, since the service ends with the demo
-    report.write_text(client.sweep_report(sweep.id), encoding="utf-8")
+    report.write_text(client.sweeps.report(sweep.id), encoding="utf-8")
     console.print(f"The report, for a browser: {report}")
     home, later = shlex.quote(str(data.parent.parent)), address(HOST, configured_port())
     console.print(f"Its page, while `CROSSKD_HOME={home} crosskd up` runs: {later}/web/sweeps/{sweep.id}")
@@ -124,7 +124,7 @@ def write_data(folder: Path) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def order(client: Client, data: dict[str, Any]) -> dict[str, Any]:
+def order(client: Crosskd, data: dict[str, Any]) -> dict[str, Any]:
     """The sweep of the demo, on the road of `crosskd distill`: one seed, for it is to end within minutes."""
     sweep = sweeps.distillation(
         partial(read_preset, client),
@@ -143,22 +143,25 @@ def order(client: Client, data: dict[str, Any]) -> dict[str, Any]:
     return sweep
 
 
-def train(client: Client, sweep: dict[str, Any], console: Console) -> Sweep:
+def train(client: Crosskd, sweep: dict[str, Any], console: Console) -> Sweep:
     """Post the sweep, show it until it ends, and return it. Raises: `DemoFailed`."""
-    ended = follow(client, client.create_sweep(sweep).id, console)
+    ended = follow(client, client.sweeps.create(sweep).id, console)
     if ended.status == "finished":
         return ended
     lines = [f"Sweep {ended.id} ended as {ended.status}."]
     for child in ended.children:
         if child.status != "succeeded":
-            lines += [f"Job {child.job} ({child.name}) ended as {child.status}.", *failure_lines(client.job(child.job))]
+            lines += [
+                f"Job {child.job} ({child.name}) ended as {child.status}.",
+                *failure_lines(client.jobs.get(child.job)),
+            ]
     raise DemoFailed("\n".join(lines))
 
 
-def row(client: Client, job: Job, name: str) -> Row:
+def row(client: Crosskd, job: Job, name: str) -> Row:
     """What a job reached: its best evaluation, the size of its weights, its speed."""
-    best = [item for item in client.evaluations(job.id) if item.model == "student" and item.best][-1]
-    size = next(item.size for item in client.artifacts(job.id) if item.name == BEST_WEIGHTS)
+    best = [item for item in client.jobs.evaluations(job.id) if item.model == "student" and item.best][-1]
+    size = next(item.size for item in client.jobs.artifacts(job.id) if item.name == BEST_WEIGHTS)
     model = StudentConfig.model_validate(job.spec["student"]).model
     parameters = parameter_count(model, len(best.per_class))
     return Row(name, best.metrics, parameters, size / 1e6, best.milliseconds_per_image)
@@ -185,9 +188,9 @@ def gain(teacher: float, alone: float, distilled: float) -> str:
     return f"{points}: {100 * (distilled - alone) / (teacher - alone):.0f} % of the gap to the teacher closed."
 
 
-def verify_download(client: Client, job: Job, expected: float, target: Path, console: Console) -> None:
+def verify_download(client: Crosskd, job: Job, expected: float, target: Path, console: Console) -> None:
     """Download the student and evaluate it again in a process that knows nothing of the service."""
-    client.weights(job.id, target)  # compares the sha256 itself
+    client.jobs.weights(job.id, target)  # compares the sha256 itself
     sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
     console.print(f"Downloaded {target} ({target.stat().st_size:,} bytes, sha256 {sha256}: verified).")
     found = evaluate_afresh(target, job.spec)

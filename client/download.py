@@ -9,12 +9,13 @@ from pathlib import Path
 import httpx
 
 from client.errors import DownloadError
-from client.events import UNAVAILABLE
 from wire import download
 from wire.download import Damaged, OnBytes, Replaced
 from wire.retry_after import retry_after
 
 RETRY_PAUSE = 0.5
+# What passes by itself: too many requests; an API, or whatever stands before it, that restarts.
+UNAVAILABLE = frozenset({429, 502, 503, 504})
 VERSIONS = 5  # of a file that are begun with: a running job replaces its best weights now and then
 
 

@@ -3,70 +3,59 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import httpx
-from httpx_sse import EventSource, connect_sse
+from httpx_sse import ServerSentEvent
 from pydantic import BaseModel
 
+from client.answers import checked, unreachable
+from client.connection import Connection
+from client.download import UNAVAILABLE
+from client.flow import Item, Items, Next, Open, Pause, T
 from wire.events import DATA, Event, EventKind
 from wire.retry_after import retry_after
 
 # The service gives a sign of life every 15 s; a connection that is silent for longer is dead.
 TIMEOUT = httpx.Timeout(45.0, connect=10.0)
 PAUSE = 0.5  # before coming back
-# What passes by itself: too many requests; an API, or whatever stands before it, that restarts.
-UNAVAILABLE = frozenset({429, 502, 503, 504})
 MODELS: dict[str, type[BaseModel]] = {str(kind): model for kind, model in DATA.items()}
 
 
-class StreamLost(Exception):
-    """The service has not answered for longer than its reader was willing to wait."""
-
-    def __init__(self, error: httpx.TransportError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 def stream(
-    http: httpx.Client,
-    path: str,
-    kinds: list[EventKind],
-    after: int,
-    *,
-    patience: float,
-    check: Callable[[httpx.Response], object],
-) -> Iterator[Event]:
-    """The events at `path` behind the number `after`, until there will be no more.
+    connection: Connection, path: str, kinds: list[EventKind], after: int, items: Callable[[Event], Iterable[T]]
+) -> Items[T]:
+    """What `items` makes of the events at `path` behind the number `after`, until there will be no more.
 
     A stream that ends is gone on with behind its last event. No answer, or one of `UNAVAILABLE`, is trouble that
-    passes: for `patience` seconds. Then `StreamLost` is raised, or the answer is left to `check`, which raises for any
-    that is a refusal.
+    passes: for the connection's patience. Raises: `Unreachable` then, and `ApiProblem` for an answer that is a refusal.
     """
     since: float | None = None  # when the trouble began
     while True:
         wanted = 0.0
-        headers = {"Last-Event-ID": str(after)} if after else {}
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if after:
+            headers["Last-Event-ID"] = str(after)
+        options = {"params": {"kind": kinds}, "headers": headers, "timeout": TIMEOUT}
         try:
-            with connect_sse(http, "GET", path, params={"kind": kinds}, headers=headers, timeout=TIMEOUT) as source:
-                answer = source.response
-                if answer.status_code == httpx.codes.NO_CONTENT:
-                    return
-                if answer.status_code in UNAVAILABLE and _left(since, patience) >= 0:
-                    since, wanted = since or time.monotonic(), retry_after(answer.headers)
-                else:
-                    if not answer.is_success:
-                        answer.read()
-                        check(answer)
-                    since = None
-                    for event in _events(source):
-                        yield event
+            answer: httpx.Response = yield Open(path, options, as_events=True)
+            if answer.status_code == httpx.codes.NO_CONTENT:
+                return
+            if answer.status_code in UNAVAILABLE and _left(since, connection.patience) >= 0:
+                since, wanted = since or time.monotonic(), retry_after(answer.headers)
+            else:
+                checked(answer)
+                since = None
+                while (sent := (yield Next())) is not None:
+                    if (event := _event(sent)) is not None:
+                        for item in items(event):
+                            yield Item(item)
                         after = event.id
         except httpx.TransportError as error:
             since = since or time.monotonic()
-            if _left(since, patience) < 0:
-                raise StreamLost(error) from error
-        time.sleep(max(PAUSE, min(wanted, _left(since, patience))))
+            if _left(since, connection.patience) < 0:
+                raise unreachable(connection.base_url, error) from error
+        yield Pause(max(PAUSE, min(wanted, _left(since, connection.patience))))
 
 
 def _left(since: float | None, patience: float) -> float:
@@ -74,8 +63,9 @@ def _left(since: float | None, patience: float) -> float:
     return patience if since is None else since + patience - time.monotonic()
 
 
-def _events(source: EventSource) -> Iterator[Event]:
-    for sent in source.iter_sse():
-        if model := MODELS.get(sent.event):  # by the kind, not by whichever it happens to fit
-            data = model.model_validate_json(sent.data)
-            yield Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})
+def _event(sent: ServerSentEvent) -> Event | None:
+    """None: of a kind that this version does not know, or a sign of life."""
+    if (model := MODELS.get(sent.event)) is None:  # by the kind, not by whichever it happens to fit
+        return None
+    data = model.model_validate_json(sent.data)
+    return Event.model_validate({"id": int(sent.id), "kind": sent.event, "data": data})

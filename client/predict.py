@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from client.errors import ApiProblem, ClientError
+from client.flow import Flow
 from crosskd.predict.output import read_image
 from crosskd.spec.results.predictions import FaultKind, ImageFault, PredictedImage, Predictions
 
@@ -18,7 +19,7 @@ BYTES = 8_000_000  # of the images of one request, where there are several
 _KINDS: dict[int, FaultKind] = {413: "pixels", 415: "format", 422: "broken", 504: "time"}
 
 Image = tuple[str, bytes]  # its name, and its bytes
-Ask = Callable[[list[Image]], Predictions]
+Ask = Callable[[list[Image]], Flow[Predictions]]
 
 
 def read(images: Sequence[Path]) -> Iterator[list[Image]]:
@@ -39,7 +40,7 @@ def read(images: Sequence[Path]) -> Iterator[list[Image]]:
         yield some
 
 
-def ask_all(ask: Ask, images: Sequence[Path]) -> Predictions:
+def ask_all(ask: Ask, images: Sequence[Path]) -> Flow[Predictions]:
     """The answers to all images as one. Those that the service refuses have their fault in it.
 
     Raises `ApiProblem` where it is not the image that is at fault.
@@ -50,7 +51,7 @@ def ask_all(ask: Ask, images: Sequence[Path]) -> Predictions:
     last: ApiProblem | None = None
     for some in read(images):
         try:
-            found = ask(some)
+            found = yield from ask(some)
         except ApiProblem as error:
             kind = _KINDS.get(error.problem.status)
             if len(some) > 1 or kind is None:

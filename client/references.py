@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from client.errors import ApiProblem, ClientError
+from client.errors import ClientError, NotFound
+from client.flow import Flow
 from client.visible import visible
 from crosskd.spec.nearest import nearest
 from wire.compare import TEACHER
@@ -22,13 +23,13 @@ NEAR = 3  # of those that a message proposes
 
 What = Literal["job", "sweep"]
 Summary = JobSummary | SweepSummary
-Find = Callable[..., Sequence[Summary]]
+Find = Callable[..., Flow[Sequence[Summary]]]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},31}}")
 
 
-class UnknownReference(ApiProblem):
+class UnknownReference(NotFound):
     """No job or sweep is called that. It looks as the service's own answer to an unknown id does."""
 
     def __init__(self, detail: str, remedy: str) -> None:
@@ -67,7 +68,7 @@ def is_beginning(text: str) -> bool:
     return text == LAST or is_id(text) or _PREFIX.fullmatch(text) is not None
 
 
-def resolve(reference: str, find: Find, what: What = "job") -> str:
+def resolve(reference: str, find: Find, what: What = "job") -> Flow[str]:
     """The id of the one job or sweep that `reference` means; an id itself is not looked up.
 
     `find` gives the newest ones under filters of `GET /jobs` or `GET /sweeps`.
@@ -77,40 +78,39 @@ def resolve(reference: str, find: Find, what: What = "job") -> str:
     if is_id(reference):
         return spelt(reference)
     if reference == LAST:
-        if not (newest := find(owner=ME, limit=1)):
+        if not (newest := (yield from find(owner=ME, limit=1))):
             detail = f"you have posted no {what} yet, so there is no last one"
             raise UnknownReference(detail, f"GET /{what}s (`crosskd {what}s`) lists the {what}s of all.")
         return newest[0].id
     found: dict[str, Summary] = {}
     if _PREFIX.fullmatch(reference.lower()):
-        found |= {each.id: each for each in find(id=reference.lower(), limit=LISTED + 1)}
+        found |= {each.id: each for each in (yield from find(id=reference.lower(), limit=LISTED + 1))}
     if 0 < len(reference) <= LONGEST_NAME and "\0" not in reference:
-        found |= {each.id: each for each in find(name=reference, limit=LISTED + 1)}
+        found |= {each.id: each for each in (yield from find(name=reference, limit=LISTED + 1))}
     if not found:
-        raise _unknown(reference, find, what)
+        raise _unknown(reference, (yield from find(limit=COMPARED)), what)
     if len(found) > 1:
-        newest = sorted(found.values(), key=lambda each: each.id, reverse=True)
-        raise AmbiguousReference(reference[:LONGEST_NAME], newest[:LISTED], what, more=len(newest) > LISTED)
+        by_time = sorted(found.values(), key=lambda each: each.id, reverse=True)
+        raise AmbiguousReference(reference[:LONGEST_NAME], by_time[:LISTED], what, more=len(by_time) > LISTED)
     return next(iter(found))
 
 
-def _unknown(reference: str, find: Find, what: What) -> UnknownReference:
+def _unknown(reference: str, recent: Sequence[Summary], what: What) -> UnknownReference:
     shown = repr(reference[:LONGEST_NAME])
     detail = f"there is no {what} whose id begins with {shown}, and none of that name"
     if len(reference) < SHORTEST_PREFIX:
         detail = (
             f"there is no {what} named {shown}, and the beginning of an id has {SHORTEST_PREFIX} characters at least"
         )
-    recent = find(limit=COMPARED)
     names = nearest(reference, dict.fromkeys(each.name for each in recent), NEAR)
     remedy = f"Near are {', '.join(map(repr, names))}. " if names else ""
     return UnknownReference(detail, f"{remedy}GET /{what}s (`crosskd {what}s`) lists the {what}s.")
 
 
-def job_or_teacher(called: str, resolve: Callable[[str], str]) -> str:
+def job_or_teacher(called: str, resolve: Callable[[str], Flow[str]]) -> Flow[str]:
     """What `GET /compare` takes: an id, with `:teacher` behind it where it was there."""
     job = called.removesuffix(TEACHER)
-    return resolve(job) + called[len(job) :]
+    return (yield from resolve(job)) + called[len(job) :]
 
 
 def resolved_in(body: Mapping[str, Any], resolve: Callable[[str], str]) -> dict[str, Any]:

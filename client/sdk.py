@@ -1,91 +1,94 @@
-"""The service in Python: one method per endpoint, answers as the wire's own models.
+"""The service in Python; `docs/sdk.md` shows more.
 
-client = Client("http://127.0.0.1:8470")
-job = client.create_job(JobCreate(kind="train", name="teacher", spec=...))
-job = client.wait(job.id)
-client.weights(job.id, Path("student.safetensors"))
+from client.sdk import Crosskd
+
+client = Crosskd("http://127.0.0.1:8470")
+job = client.jobs.create("demo_teacher", data="data/demo")
+job = job.wait(on_progress=lambda now: print(now.status))
+job.weights("student.safetensors")
+job.chart("loss")
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
 
-from client import audit
-from client.events import StreamLost, stream
-from client.result_calls import ResultCalls
-from client.sweep_calls import SweepCalls
-from client.transport import checked, parse, unreachable
-from wire.audit import Finding, Progress, Summary
-from wire.events import Event, EventKind, LogEvent
-from wire.jobs import Preset
-from wire.logs import LogPage, StoredLine
-from wire.system import Health, PresetList, Ready
-from wire.workers import WorkerList
+import httpx
+
+from client.connection import DEFAULT_URL, AsyncConnection, SyncConnection
+from client.resources.service import Service
 
 
-class Client(ResultCalls, SweepCalls):
-    """A service at `base_url`. Every method raises `ApiProblem` for a refusal and `Unreachable` for silence.
+class Crosskd(Service[SyncConnection]):
+    """A service at `base_url`; its methods block. `AsyncCrosskd` has the same ones to `await`.
 
-    Wherever a method takes a job or a sweep, it may be called by its id, by the beginning of its id (4 characters or
-    more), by its name, or as `@last`: see `resolve`.
+    Every method raises an `ApiProblem` for a refusal, one of its kinds by HTTP's status, and `Unreachable` for silence.
+    All of `client/errors.py` are `ClientError`s.
 
     Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
-    restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. `token`
-    is an API token, for a service that asks for one. `http` is used as it is and stays open.
+    restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. What the
+    service says by `Retry-After` is heeded. `token` is an API token, for a service that asks for one. `http` is used as
+    it is and stays open.
+
+    >>> with Crosskd(url) as client:
+    ...     client.health().status
+    'ok'
     """
 
-    # --- what happens to a job ---------------------------------------------------------------------------------------
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        http: httpx.Client | None = None,
+        *,
+        token: str | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        super().__init__(SyncConnection(base_url, http, token, patience))
 
-    def events(self, job: str, *, kinds: Sequence[EventKind] = (), after: int = 0) -> Iterator[Event]:
-        """All that has happened to a job behind the event `after`, then each event as it comes, until the job ends.
+    def __enter__(self) -> Self:
+        return self
 
-        Over broken connections and restarts of the service nothing is left out and nothing comes twice.
-        """
-        job = self.job(job).id  # a service that was never reached, or a job that there is not, is told at once
-        path = f"/jobs/{job}/events"
-        try:
-            yield from stream(self._http, path, list(kinds), after, patience=self.patience, check=checked)
-        except StreamLost as lost:
-            raise unreachable(self.base_url, lost.error) from lost
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-    def logs(self, job: str, *, tail: int = 200, follow: bool = False) -> Iterator[StoredLine]:
-        """The last lines of a job's log; with `follow` also those that come, until the job ends."""
-        job = self.resolve(job)
-        path, headers = f"/jobs/{job}/logs", {"accept": "application/json"}
-        page = parse(LogPage, self._send("GET", path, params={"tail": tail}, headers=headers))
-        yield from page.items
-        if not follow:
-            return
-        for event in self.events(job, kinds=["log"], after=page.last_event):
-            if isinstance(event.data, LogEvent):
-                yield from (line for line in event.data.lines if line.number > page.total)
+    def close(self) -> None:
+        """Close the connection, unless it was given."""
+        self._own.close()
 
-    # --- the service -------------------------------------------------------------------------------------------------
 
-    def presets(self) -> list[Preset]:
-        return parse(PresetList, self._send("GET", "/presets")).items
+class AsyncCrosskd(Service[AsyncConnection]):
+    """As `Crosskd`, for asyncio: methods are awaited, and what is a list there is gone through by `async for`.
 
-    def health(self) -> Health:
-        """Whether the service answers, and its version."""
-        return parse(Health, self._send("GET", "/health"))
+    A download writes its file in a thread, by a connection of its own to the same address.
 
-    def health_and_date(self) -> tuple[Health, str | None]:
-        """As `health`, and the date by the service's clock, as HTTP has it."""
-        answer = self._send("GET", "/health")
-        return parse(Health, answer), answer.headers.get("date")
+    >>> async def names():
+    ...     async with AsyncCrosskd(url) as client:
+    ...         return [job.name async for job in client.jobs.list(labels={"team": "vision"}, search="stud")]
+    >>> asyncio.run(names())
+    ['student']
+    """
 
-    def ready(self) -> Ready:
-        """What works of database, broker and storage. Raises `ApiProblem` (503) that names what does not."""
-        return parse(Ready, self._send("GET", "/ready"))
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        http: httpx.AsyncClient | None = None,
+        *,
+        token: str | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        super().__init__(AsyncConnection(base_url, http, token, patience))
 
-    def workers(self) -> WorkerList:
-        """The workers that were heard of within a week, and the API's data roots."""
-        return parse(WorkerList, self._send("GET", "/workers"))
+    async def __aenter__(self) -> Self:
+        return self
 
-    def audit(self, *, verify: bool = False) -> Iterator[Finding | Progress | Summary]:
-        """What the service's rows and files say differently, each as it is found, then a summary; for administrators.
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
-        `verify` reads every file. Raises: `ClientError` when it breaks off before the summary.
-        """
-        self.health()  # a service that was never reached is told at once
-        return audit.stream(self._http, verify, checked)
+    async def close(self) -> None:
+        """Close the connection, unless it was given."""
+        await self._own.close()

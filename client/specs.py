@@ -11,8 +11,9 @@ from client.errors import ClientError
 from client.references import is_id
 from crosskd.errors import ConfigError
 from crosskd.spec.data import layouts
+from crosskd.spec.nearest import did_you_mean
 from crosskd.spec.presets import parse_yaml
-from wire.jobs import Job
+from wire.jobs import Job, Preset
 from wire.kinds import known_or_inferred
 from wire.sweeps import OWN_LABELS
 
@@ -41,6 +42,21 @@ def read_job(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ClientError(f"{path} holds no mapping.", remedy="Write the keys of a job or of a TrainConfig.")
     return values if isinstance(values.get("spec"), dict) else {"spec": values}
+
+
+def of_preset(presets: Mapping[str, Preset], name: str) -> dict[str, Any]:
+    """The job of a preset: its `kind` and `spec`. Raises: `ClientError`."""
+    if name not in presets:
+        remedy = f"{did_you_mean(name, presets.keys())} Presets: {', '.join(sorted(presets))}.".lstrip()
+        raise ClientError(f"There is no preset or file {name!r}.", remedy=remedy)
+    return {"kind": presets[name].kind, "spec": presets[name].spec}
+
+
+def with_data(job: Mapping[str, Any], kind: str | None, data: Path) -> dict[str, Any]:
+    """The job with what its kind reads of a data folder put into its spec. Raises: `ClientError`."""
+    spec = dict(job.get("spec") or {})
+    _put_data(spec, kind or job.get("kind") or _kind(spec | {"data": {}}), data_section(data))
+    return {**job, "spec": spec}
 
 
 def like(former: Job, *, new_teacher: bool = False, new_weights: bool = False) -> dict[str, Any]:

@@ -9,19 +9,21 @@ from rich.live import Live
 from rich.text import Text
 
 from client import sweep_tables
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.watch import LINE_SECONDS
 from wire.sweeps import Sweep
 
 
-def follow(client: Client, sweep: str, console: Console, *, interval: float = 2.0) -> Sweep:
+def follow(client: Crosskd, sweep: str, console: Console, *, interval: float = 2.0) -> Sweep:
     """Show a sweep until all of its jobs have ended, and return it as it ended."""
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
-            return client.wait_sweep(
-                sweep, lambda current: live.update(_table(current, console.width), refresh=True), interval=interval
-            )
-    return client.wait_sweep(sweep, _Lines(console).show, interval=interval)
+
+            def show_table(current: Sweep) -> None:
+                live.update(_table(current, console.width), refresh=True)
+
+            return client.sweeps.wait(sweep, on_progress=show_table, interval=interval)
+    return client.sweeps.wait(sweep, on_progress=_Lines(console).show, interval=interval)
 
 
 def show(sweep: Sweep, console: Console, url: str, width: int | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.visible import visible
 from wire.jobs import Job
 
@@ -24,10 +24,10 @@ PHASES = {
 }
 
 
-def follow(client: Client, job: str, console: Console, *, interval: float = 0.5, timeout: float | None = None) -> Job:
+def follow(client: Crosskd, job: str, console: Console, *, interval: float = 0.5, timeout: float | None = None) -> Job:
     """Show a job until it ends, and return it as it ended."""
     if not console.is_terminal:
-        return client.wait(job, _lines(console), interval=interval, timeout=timeout)
+        return client.jobs.wait(job, on_progress=_lines(console), interval=interval, timeout=timeout)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -47,7 +47,7 @@ def follow(client: Client, job: str, console: Console, *, interval: float = 0.5,
                 state=visible(describe(current)),
             )
 
-        return client.wait(job, show, interval=interval, timeout=timeout)
+        return client.jobs.wait(job, on_progress=show, interval=interval, timeout=timeout)
 
 
 def describe(job: Job) -> str:

@@ -82,6 +82,7 @@ ROOMS = [
     "worker/deliver/client.py",
     "worker/training/reporter.py",
     "client/sdk.py",
+    "client/resources/jobs.py",
     "client/cli.py",
     "client/stack/stack.py",
     "client/demo.py",

@@ -23,7 +23,7 @@ from api.settings import Settings
 from api.stores.bucket import Bucket
 from client import specs
 from client.errors import DownloadError
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.services import HOST, free_port
 from tests.support.coco_files import write_spec
 from tests.support.s3 import KEY, S3, SECRET, Recorder, s3_server
@@ -120,8 +120,8 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture
-def client(api: Api) -> Iterator[Client]:
-    with Client(api.url, token=api.token) as client:
+def client(api: Api) -> Iterator[Crosskd]:
+    with Crosskd(api.url, token=api.token) as client:
         yield client
 
 
@@ -139,8 +139,8 @@ class Work:
 
 
 @pytest.fixture
-def work(api: Api, client: Client, recorder: Recorder) -> Iterator[Work]:
-    job = client.create_job(specs.complete({"spec": write_spec(api.home / "data")}, name="job")).id
+def work(api: Api, client: Crosskd, recorder: Recorder) -> Iterator[Work]:
+    job = client.jobs.create(specs.complete({"spec": write_spec(api.home / "data")}, name="job")).id
     with connect(api.url, WORKER_TOKEN) as http:
         worker = WorkerClient(http)
         claim = worker.claim(job, ClaimRequest(worker="w", device="cpu"))
@@ -157,7 +157,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_from_the_worker_through_the_bucket_to_the_client(
-    api: Api, client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path
+    api: Api, client: Crosskd, work: Work, file: Path, recorder: Recorder, tmp_path: Path
 ) -> None:
     stale = threading.Event()
     uploads = Uploads(work.attempt, tmp_path / "staging", stale.set)
@@ -165,9 +165,9 @@ def test_from_the_worker_through_the_bucket_to_the_client(
     uploads.close(timeout=30)
     assert not stale.is_set()
     assert [seen.method for seen in recorder.seen] == ["PUT"] * 3
-    (artifact,) = client.artifacts(work.job)
+    (artifact,) = client.jobs.artifacts(work.job)
     assert (artifact.size, artifact.sha256, artifact.step) == (len(CONTENT), SHA256, 3)
-    assert client.weights(work.job, tmp_path / "fetched").read_bytes() == CONTENT
+    assert client.jobs.weights(work.job, tmp_path / "fetched").read_bytes() == CONTENT
     ref = ArtifactRef(name=artifact.name, url=artifact.url, sha256=SHA256, size=len(CONTENT))
     work.worker.download(ref, tmp_path / "again", RETRY)
     assert (tmp_path / "again").read_bytes() == CONTENT
@@ -185,7 +185,7 @@ def test_the_storage_hears_nothing_but_the_request(
     work.worker.download(ref, tmp_path / "a", RETRY)
     with httpx.Client(base_url=api.url, trust_env=False) as http:
         http.headers.update({"Authorization": f"Bearer {api.token}", "Cookie": "c=1", "X-Request-ID": "ours"})
-        Client(api.url, http=http).weights(work.job, tmp_path / "b")
+        Crosskd(api.url, http=http).jobs.weights(work.job, tmp_path / "b")
     assert len(recorder.seen) == 5
     allowed = {
         "host",
@@ -207,13 +207,13 @@ def test_the_storage_hears_nothing_but_the_request(
 
 @pytest.mark.parametrize("trouble", ["refused", "cut"])
 def test_an_upload_that_breaks_off_sends_only_the_rest(
-    client: Client, work: Work, file: Path, recorder: Recorder, trouble: str, tmp_path: Path
+    client: Crosskd, work: Work, file: Path, recorder: Recorder, trouble: str, tmp_path: Path
 ) -> None:
     (recorder.refusals if trouble == "refused" else recorder.cuts).append(403 if trouble == "refused" else 50_000)
     work.upload(file, "best.safetensors")
     offsets = [seen.path.partition("?")[0].rpartition("/")[2] for seen in recorder.seen]
     assert offsets == ["0-100000", "0-100000", "100000-100000", "200000-50000"]
-    assert client.weights(work.job, tmp_path / "fetched").read_bytes() == CONTENT
+    assert client.jobs.weights(work.job, tmp_path / "fetched").read_bytes() == CONTENT
 
 
 def test_a_storage_that_refuses_for_good_is_given_up(work: Work, file: Path, recorder: Recorder) -> None:
@@ -246,10 +246,10 @@ def test_a_file_that_the_disk_has_changed_is_not_sent(work: Work, file: Path, re
     assert recorder.seen == []
 
 
-def fetch(who: str, client: Client, work: Work, target: Path) -> None:
+def fetch(who: str, client: Crosskd, work: Work, target: Path) -> None:
     """Download the weights, as a client does or as a worker does."""
     if who == "client":
-        client.weights(work.job, target)
+        client.jobs.weights(work.job, target)
     else:
         url = f"/jobs/{work.job}/artifacts/best.safetensors"
         ref = ArtifactRef(name="best.safetensors", url=url, sha256=SHA256, size=len(CONTENT))
@@ -258,7 +258,7 @@ def fetch(who: str, client: Client, work: Work, target: Path) -> None:
 
 @pytest.mark.parametrize("who", ["client", "worker"])
 def test_a_download_that_breaks_off_goes_on_where_it_was(
-    client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str
+    client: Crosskd, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str
 ) -> None:
     work.upload(file, "best.safetensors")
     recorder.seen.clear()
@@ -273,7 +273,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(
 
 @pytest.mark.parametrize("who", ["client", "worker"])
 def test_an_address_that_is_no_longer_good_is_asked_for_anew(
-    client: Client, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str
+    client: Crosskd, work: Work, file: Path, recorder: Recorder, tmp_path: Path, who: str
 ) -> None:
     work.upload(file, "best.safetensors")
     recorder.refusals.append(403)
@@ -283,7 +283,7 @@ def test_an_address_that_is_no_longer_good_is_asked_for_anew(
 
 
 def test_bytes_that_the_bucket_has_lost_are_noticed(
-    client: Client, work: Work, file: Path, recorder: Recorder, s3: S3, tmp_path: Path
+    client: Crosskd, work: Work, file: Path, recorder: Recorder, s3: S3, tmp_path: Path
 ) -> None:
     work.upload(file, "best.safetensors")
     url = client._http.get(f"/jobs/{work.job}/weights").headers["location"]
@@ -292,7 +292,7 @@ def test_bytes_that_the_bucket_has_lost_are_noticed(
     settings = Settings(**s3.settings(bucket), worker_token_sha256=DIGEST)
     Bucket(settings).put(f"{job}/{name}", bytes(10) + CONTENT[10:])
     with pytest.raises(DownloadError, match=f"not {SHA256} as announced"):
-        client.weights(work.job, tmp_path / "fetched")
+        client.jobs.weights(work.job, tmp_path / "fetched")
     assert list(tmp_path.glob("*fetched*")) == []
 
 
@@ -303,13 +303,13 @@ def test_a_training_leaves_its_files_in_the_bucket(s3: S3, tmp_path: Path) -> No
     try:
         job = service.post("in a bucket")
         service.train_until(job, 12)
-        service.client.pause(job.id)
+        service.client.jobs.pause(job.id)
         service._until(job, lambda now: now.status == "paused", interval=0.2)
-        service.client.resume(job.id)
+        service.client.jobs.resume(job.id)
         service.succeed(job)
-        names = {artifact.name for artifact in service.client.artifacts(job.id)}
+        names = {artifact.name for artifact in service.client.jobs.artifacts(job.id)}
         assert {"best.safetensors", "last.safetensors", "log.txt", "manifest.json"} <= names
-        fetched = service.client.weights(job.id, tmp_path / "best.safetensors")
+        fetched = service.client.jobs.weights(job.id, tmp_path / "best.safetensors")
         assert fetched.stat().st_size > 100_000
         student = service.post("distilled", teacher={"job": job.id})
         service.succeed(student)

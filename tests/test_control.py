@@ -41,7 +41,7 @@ def cancelled(service: Service) -> Job:
     """A training that was cancelled in the middle."""
     job = service.post("cancelled", epochs=EPOCHS)
     ask(service, job, "cancel")
-    return service.client.wait(job.id, interval=0.1, timeout=PATIENCE)
+    return service.client.jobs.wait(job.id, interval=0.1, timeout=PATIENCE)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -54,8 +54,8 @@ def until(condition: Callable[[], bool]) -> None:
 @contextmanager
 def held(service: Service, job: Job) -> Iterator[tuple[int, Path]]:
     """The training, stopped behind its first checkpoint, however fast it is: its process id, and its folder."""
-    until(lambda: service.client.job(job.id).attempts != [])
-    job = service.client.job(job.id)
+    until(lambda: service.client.jobs.get(job.id).attempts != [])
+    job = service.client.jobs.get(job.id)
     folder = service.home / "work" / job.attempts[-1].id
     until(lambda: list_checkpoints(folder / "run" / "checkpoints") != [])
     training = training_of(service, job)
@@ -72,11 +72,11 @@ def ask(service: Service, job: Job, what: Literal["cancel", "pause", "stop"]) ->
 
 def weights(service: Service, job: Job) -> dict[str, str]:
     """sha256 of the weights by name."""
-    return {item.name: item.sha256 for item in service.client.artifacts(job.id) if item.kind == "weights"}
+    return {item.name: item.sha256 for item in service.client.jobs.artifacts(job.id) if item.kind == "weights"}
 
 
 def steps(service: Service, job: Job) -> list[int]:
-    return [row.step for row in service.client.metrics(job.id, key="loss")]
+    return [row.step for row in service.client.jobs.metrics(job.id, key="loss")]
 
 
 def trainings(service: Service) -> list[int]:
@@ -88,7 +88,7 @@ def test_a_cancel_reaches_the_training_in_the_middle(service: Service, cancelled
     assert cancelled.status == "cancelled"
     last = steps(service, cancelled)[-1]
     assert last < STEPS
-    checkpoints = {item.step for item in service.client.artifacts(cancelled.id) if item.kind == "checkpoint"}
+    checkpoints = {item.step for item in service.client.jobs.artifacts(cancelled.id) if item.kind == "checkpoint"}
     assert last in checkpoints  # uploaded within the grace
 
 
@@ -100,23 +100,23 @@ def test_a_stopped_job_succeeds_with_its_best(service: Service, tmp_path: Path) 
     assert last < STEPS
     assert job.stopped_early
     assert job.transitions[-1].reason == f"attempt 1 stopped early after step {last}: on request"
-    (evaluation,) = service.client.evaluations(job.id)
+    (evaluation,) = service.client.jobs.evaluations(job.id)
     assert (evaluation.step, evaluation.best, evaluation.metrics.AP) == (last, True, job.best_ap)
-    assert service.client.weights(job.id, tmp_path / "best").stat().st_size > 1000
-    assert service.client.stop(job.id).status == "succeeded"
+    assert service.client.jobs.weights(job.id, tmp_path / "best").stat().st_size > 1000
+    assert service.client.jobs.stop(job.id).status == "succeeded"
 
 
 def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Service, whole: Job) -> None:
     job = service.post("paused", epochs=EPOCHS)
     ask(service, job, "pause")
-    until(lambda: service.client.job(job.id).status == "paused")
+    until(lambda: service.client.jobs.get(job.id).status == "paused")
     assert trainings(service) == []
     last = steps(service, job)[-1]
-    assert last in {item.step for item in service.client.artifacts(job.id) if item.kind == "checkpoint"}
+    assert last in {item.step for item in service.client.jobs.artifacts(job.id) if item.kind == "checkpoint"}
     between = service.succeed(service.post("between", epochs=1))  # the worker has time for others
-    assert service.client.job(job.id).status == "paused"
+    assert service.client.jobs.get(job.id).status == "paused"
 
-    service.client.resume(job.id)
+    service.client.jobs.resume(job.id)
     job = service.succeed(job)
     assert [change.to_status for change in job.transitions] == [
         "queued", "running", "paused", "queued", "running", "succeeded",
@@ -130,27 +130,27 @@ def test_a_paused_job_frees_the_device_and_goes_on_to_the_same_bits(service: Ser
 def test_a_retry_of_a_cancelled_job_ends_with_the_same_bits(service: Service, cancelled: Job, whole: Job) -> None:
     former = cancelled
     last = steps(service, former)[-1]
-    again = service.succeed(service.client.retry(former.id))
+    again = service.succeed(service.client.jobs.retry(former.id))
     assert again.retried_from == former.id
     assert again.attempts[0].resumed_from_step == last
     assert steps(service, again) == list(range(last + 1, STEPS + 1))
     assert weights(service, again) == weights(service, whole)
-    assert service.client.retry(former.id).id == again.id
+    assert service.client.jobs.retry(former.id).id == again.id
 
 
 def test_a_deleted_job_leaves_no_file(service: Service) -> None:
     job = service.post("deleted", epochs=EPOCHS)
     with held(service, job), pytest.raises(ApiProblem, match="is running"):
-        service.client.delete(job.id)
-    service.client.cancel(job.id)
-    assert service.client.wait(job.id, interval=0.1, timeout=PATIENCE).status in FINAL
+        service.client.jobs.delete(job.id)
+    service.client.jobs.cancel(job.id)
+    assert service.client.jobs.wait(job.id, interval=0.1, timeout=PATIENCE).status in FINAL
 
     def files() -> list[Path]:
         return [path for path in service.home.rglob(f"{job.id}/*") if path.is_file()]
 
     assert files() != []
-    service.client.delete(job.id)
-    service.client.delete(job.id)
+    service.client.jobs.delete(job.id)
+    service.client.jobs.delete(job.id)
     assert files() == []
     with pytest.raises(ApiProblem, match="no such job"):
-        service.client.job(job.id)
+        service.client.jobs.get(job.id)

@@ -20,7 +20,7 @@ import pytest
 
 from client import demo, specs
 from client.errors import ApiProblem
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.tokens import manage
 from tests.support.processes import command_of, processes_of
 from tests.support.service import LONG, PATIENCE, Service, assert_whole, training_of
@@ -66,14 +66,14 @@ def test_a_student_waits_for_its_teacher_and_is_distilled(
     assert teacher.best_ap is not None
     assert job.teacher_ap == pytest.approx(teacher.best_ap, abs=1e-6)
     assert_whole(service, job)
-    terms = {row.key for row in service.client.metrics(job.id)}
+    terms = {row.key for row in service.client.jobs.metrics(job.id)}
     assert {"loss_cls", "loss_bbox", "loss_dfl", "crosskd_cls", "crosskd_box"} <= terms
-    models = [evaluation.model for evaluation in service.client.evaluations(job.id)]
+    models = [evaluation.model for evaluation in service.client.jobs.evaluations(job.id)]
     assert models == ["teacher", "student"]
-    names = {artifact.name for artifact in service.client.artifacts(job.id)}
+    names = {artifact.name for artifact in service.client.jobs.artifacts(job.id)}
     assert {"best.safetensors", "last.safetensors", "log.txt", "manifest.json"} <= names
 
-    weights = service.client.weights(job.id, tmp_path / "student.safetensors")
+    weights = service.client.jobs.weights(job.id, tmp_path / "student.safetensors")
     assert job.best_ap is not None
     assert job.best_ap > 0.02  # else the next line would compare nothing with nothing
     assert demo.evaluate_afresh(weights, job.spec) == pytest.approx(job.best_ap, abs=1e-6)
@@ -82,15 +82,15 @@ def test_a_student_waits_for_its_teacher_and_is_distilled(
 def test_the_weights_of_a_job_are_evaluated_again(service: Service, teacher: Job) -> None:
     body = {"spec": {"workers": 0, "batch_size": 8, "threads": 1, "data": {"val": service.data["val"]}}}
     weights = {"job": teacher.id, "checkpoint": "best"}
-    job = service.succeed(service.client.create_job(specs.complete(body, name="again", weights=weights)))
+    job = service.succeed(service.client.jobs.create(specs.complete(body, name="again", weights=weights)))
     assert job.kind == "evaluate"
     assert teacher.best_ap is not None
     assert job.best_ap == pytest.approx(teacher.best_ap, abs=1e-6)  # at the scale that the training had
-    (evaluation,) = service.client.evaluations(job.id)
+    (evaluation,) = service.client.jobs.evaluations(job.id)
     assert (evaluation.model, evaluation.step, evaluation.images) == ("student", 0, 16)
-    assert {artifact.name for artifact in service.client.artifacts(job.id)} >= {"log.txt", "manifest.json"}
+    assert {artifact.name for artifact in service.client.jobs.artifacts(job.id)} >= {"log.txt", "manifest.json"}
     with pytest.raises(ApiProblem, match="of kind evaluate"):
-        service.client.weights(job.id, service.home / "none")
+        service.client.jobs.weights(job.id, service.home / "none")
 
 
 @pytest.mark.slow
@@ -99,16 +99,18 @@ def test_the_weights_of_a_job_are_exported(service: Service, teacher: Job, tmp_p
 
     body = {"kind": "export", "spec": {"threads": 1, "check_images": 8}}
     weights = {"job": teacher.id, "checkpoint": "best"}
-    job = service.succeed(service.client.create_job(specs.complete(body, name="graph", weights=weights)))
-    manifest = json.loads(service.client.download(job.id, "manifest.json", tmp_path).read_text())
-    graph = service.client.download(job.id, "model.onnx", tmp_path)
+    job = service.succeed(service.client.jobs.create(specs.complete(body, name="graph", weights=weights)))
+    manifest = json.loads(service.client.jobs.download(job.id, "manifest.json", tmp_path).read_text())
+    graph = service.client.jobs.download(job.id, "model.onnx", tmp_path)
     assert manifest["file"]["bytes"] == graph.stat().st_size
     assert manifest["check"]["images"] == 8
     assert manifest["check"]["detections"] > 0
     assert manifest["model"]["latency"].keys() == {"pytorch", "onnx"}
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_outputs()] == ["boxes", "scores", "labels", "counts"]
-    trained = json.loads(service.client.download(teacher.id, "manifest.json", tmp_path / "trained.json").read_text())
+    trained = json.loads(
+        service.client.jobs.download(teacher.id, "manifest.json", tmp_path / "trained.json").read_text()
+    )
     for figure in ("parameters", "gflops", "image"):
         assert trained["student"][figure] == manifest["model"][figure]
     assert trained["student"]["latency"]["pytorch"]["milliseconds"] > 0
@@ -167,10 +169,10 @@ def test_a_broker_that_forgets_everything_loses_no_job(service: Service) -> None
 def test_stopped_and_started_again_it_has_forgotten_nothing(service: Service, teacher: Job) -> None:
     job = service.post("stop and start", epochs=LONG)
     service.train_until(job, 20)
-    before = {item.id for item in service.client.jobs()}
+    before = {item.id for item in service.client.jobs.list()}
     service.restart()
-    assert {item.id for item in service.client.jobs()} == before
-    assert service.client.job(teacher.id).best_ap == teacher.best_ap
+    assert {item.id for item in service.client.jobs.list()} == before
+    assert service.client.jobs.get(teacher.id).best_ap == teacher.best_ap
     job = service.succeed(job)
     assert [attempt.status for attempt in job.attempts] == ["released", "succeeded"]
     assert job.attempts[1].resumed_from_step >= 20  # it wrote a checkpoint when it was asked to stop
@@ -217,7 +219,7 @@ def test_nothing_that_is_written_holds_a_secret(
     password = re.search(r"^requirepass (\S+)$", (home / "valkey" / "valkey.conf").read_text(), re.MULTILINE)
     assert password is not None
 
-    with Client(service.stack.url, token=api_token) as client, pytest.MonkeyPatch.context() as patch:
+    with Crosskd(service.stack.url, token=api_token) as client, pytest.MonkeyPatch.context() as patch:
         patch.setattr(service, "client", client)
         job = service.post("with a token", epochs=200)
         attempt_token = variable_of_training(home, "CROSSKD_WORKER_TOKEN")
@@ -237,12 +239,12 @@ def test_nothing_that_is_written_holds_a_secret(
                 assert answer.is_client_error
                 assert secret not in answer.text
         with pytest.raises(ApiProblem) as caught:
-            client.weights(job.id, tmp_path / "weights")
+            client.jobs.weights(job.id, tmp_path / "weights")
         assert caught.value.problem.status == 404  # there are none yet
         assert list(tmp_path.iterdir()) == []
-        client.cancel(job.id)
-        assert client.wait(job.id, interval=0.2, timeout=PATIENCE).status == "cancelled"
-        tail = client.job(job.id).model_dump_json()
+        client.jobs.cancel(job.id)
+        assert client.jobs.wait(job.id, interval=0.2, timeout=PATIENCE).status == "cancelled"
+        tail = client.jobs.get(job.id).model_dump_json()
 
     assert attempt_token.startswith("cka_")
     assert len({api_token, worker_token, attempt_token, password[1]}) == 4

@@ -117,7 +117,7 @@ def trained(
     job = service.post(f"{name} {role}", epochs=EPOCHS[role], student=student, teacher=teacher, **sections)
     ended = service.succeed(job)
     metrics: dict[str, list[float]] = {}
-    for point in service.client.metrics(ended.id):
+    for point in service.client.jobs.metrics(ended.id):
         metrics.setdefault(point.key, []).append(point.value)
     return ended, metrics
 
@@ -142,7 +142,7 @@ def test_a_teacher_a_student_and_crosskd(service: Service, name: str) -> None:
 def predicts(service: Service, job: Job) -> None:
     """By its graph."""
     photos = sorted((BCCD / "images").iterdir())[:3]
-    answer = service.client.predict(job.id, photos, score=0.01)
+    answer = service.client.jobs.predict(job.id, photos, score=0.01)
     names = {category.id: category.name for category in answer.categories}
     assert {names[one.category_id] for one in answer.results} <= CELLS
     assert {one.image_id for one in answer.results} == set(range(len(photos)))
@@ -152,5 +152,5 @@ def evaluates(service: Service, job: Job) -> None:
     """Its weights, as well as the training did."""
     body = {"spec": {"workers": 0, "threads": 1, "data": {"val": service.data["val"]}}}
     weights = {"job": job.id, "checkpoint": "best"}
-    again = service.succeed(service.client.create_job(specs.complete(body, name="again", weights=weights)))
+    again = service.succeed(service.client.jobs.create(specs.complete(body, name="again", weights=weights)))
     assert again.best_ap == pytest.approx(job.best_ap, abs=1e-6)

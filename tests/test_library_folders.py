@@ -362,7 +362,7 @@ def test_through_the_service_a_folder_teaches_and_is_begun_with(kind: str, tmp_p
         model = {**describe(folder).model().model_dump(mode="json"), "init": {"file": str(folder)}}  # type: ignore[union-attr]
         begun = service.post("begun", epochs=1, student=model)
         taught, begun = service.succeed(taught), service.succeed(begun)
-        assert {point.key for point in service.client.metrics(taught.id)} >= {"crosskd_cls", "crosskd_box"}
+        assert {point.key for point in service.client.jobs.metrics(taught.id)} >= {"crosskd_cls", "crosskd_box"}
         assert taught.spec["teacher"]["classes"] == ["dog", *reversed(names)]
         assert begun.best_ap is not None
     finally:

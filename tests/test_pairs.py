@@ -55,10 +55,10 @@ def distilled(service: Service, teacher: Job, **changes: Any) -> tuple[set[str],
     student = {**STUDENT, **changes}
     job = service.post("student", epochs=EPOCHS, teacher={"job": teacher.id}, student=student)
     ended = service.succeed(job)
-    keys = {point.key for point in service.client.metrics(ended.id)}
-    path = service.client.weights(ended.id, service.home / f"{ended.id}.safetensors")
+    keys = {point.key for point in service.client.jobs.metrics(ended.id)}
+    path = service.client.jobs.weights(ended.id, service.home / f"{ended.id}.safetensors")
     assert not [name for name in read_weights(path)[0] if name.startswith("terms.")]
-    manifest = service.client.download(ended.id, "manifest.json", service.home / f"{ended.id}.json")
+    manifest = service.client.jobs.download(ended.id, "manifest.json", service.home / f"{ended.id}.json")
     return {key for key in keys if key.startswith("crosskd")}, json.loads(manifest.read_text())
 
 

@@ -91,7 +91,7 @@ def test_every_row_is_accepted_and_one_trained(
     assert line.count("->") == 1 + len(row.published)
     assert reproduce.main([*files, *small(row)]) == 0  # it follows the sweep that is there
     assert capsys.readouterr().out == first
-    assert len([*service.client.sweeps()]) == 1
+    assert len([*service.client.sweeps.list()]) == 1
 
 
 def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import percentile
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.home import Home
 from client.stack.stack import Stack
 from crosskd.data.demo import write_demo
@@ -30,16 +30,16 @@ MEDIAN, P99 = 0.3, 1.0  # seconds
 IDLE = 0.5  # seconds a worker is given after its last job
 
 
-def once(client: Client, job: JobCreate) -> tuple[float, float]:
+def once(client: Crosskd, job: JobCreate) -> tuple[float, float]:
     """Seconds until the POST was answered, and until the job was seen claimed."""
     start = time.monotonic()
-    posted = client.create_job(job)
+    posted = client.jobs.create(job)
     answered = time.monotonic() - start
-    while client.job(posted.id).status == "queued":
+    while client.jobs.get(posted.id).status == "queued":
         time.sleep(0.005)
     claimed = time.monotonic() - start
-    client.cancel(posted.id)
-    client.wait(posted.id, interval=0.1)
+    client.jobs.cancel(posted.id)
+    client.jobs.wait(posted.id, interval=0.1)
     time.sleep(IDLE)
     return answered, claimed
 
@@ -56,7 +56,7 @@ def main() -> int:
             for split in ("train", "val")
         }
         spec = TrainConfig.model_validate(load_recipe("demo_student") | {"data": splits})
-        with Client(stack.url) as client:
+        with Crosskd(stack.url) as client:
             job = JobCreate(kind="train", name="dispatch", spec=spec)
             once(client, job)  # the first one warms every process up
             rows = [once(client, job) for _ in range(arguments.jobs)]

@@ -25,7 +25,7 @@ from client.commands.shared import (
     warn,
 )
 from client.references import resolved_in
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.watch import best, follow
 from wire.jobs import DryRun, Job
 
@@ -84,7 +84,7 @@ def submit(
     weights = job_or_file("weights", weights_job, weights_file)
     with connect(url) as client:
         if like is not None:
-            former = client.job(like)
+            former = client.jobs.get(like)
             begun = specs.like(former, new_teacher=teacher is not None, new_weights=weights is not None)
             unnamed = former.name
         else:
@@ -101,11 +101,11 @@ def submit(
             weights=weights,
             overrides=values,
         )
-        job = resolved_in(job, client.resolve)
+        job = resolved_in(job, client.jobs.resolve)
         if dry_run:
-            _show_plan(client.dry_run(job), as_json)
+            _show_plan(client.jobs.dry_run(job), as_json)
             return
-        created = client.create_job(job)
+        created = client.jobs.create(job)
         tell_notes(created.notes)
         warn(created.warnings)
         print(created.id, flush=True)
@@ -121,7 +121,7 @@ def _show_plan(dry: DryRun, as_json: bool) -> None:
     print(json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end="")
 
 
-def _follow(client: Client, job: str) -> None:
+def _follow(client: Crosskd, job: str) -> None:
     try:
         ended = follow(client, job, console())
     except KeyboardInterrupt:
@@ -149,7 +149,7 @@ def list_jobs(
 ) -> None:
     """List the jobs, newest first."""
     with connect(url) as client:
-        jobs = list(client.jobs(status=status, labels=dict(specs.pair(text) for text in label), search=search))
+        jobs = list(client.jobs.list(status=status, labels=dict(specs.pair(text) for text in label), search=search))
     show_all(jobs, tables.jobs_table, as_json)
 
 
@@ -157,7 +157,7 @@ def list_jobs(
 def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Show a job: state, history, attempts, and why it failed if it did."""
     with connect(url) as client:
-        answer = client.job(job)
+        answer = client.jobs.get(job)
     as_text = json.dumps(answer.model_dump(mode="json"), indent=2) if as_json else "\n".join(tables.job_lines(answer))
     print(as_text)
 
@@ -166,50 +166,50 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(job: JobId, url: Url = "") -> None:
     """Follow a job to its end; exit code 0 if it succeeds."""
     with connect(url) as client:
-        _follow(client, client.resolve(job))
+        _follow(client, client.jobs.resolve(job))
 
 
 @app.command()
 def cancel(job: JobId, url: Url = "") -> None:
     """Discard a job."""
     with connect(url) as client:
-        _state(client.cancel(job))
+        _state(client.jobs.cancel(job))
 
 
 @app.command()
 def stop(job: JobId, url: Url = "") -> None:
     """End a training early and keep its best: it is evaluated, and succeeds."""
     with connect(url) as client:
-        _state(client.stop(job))
+        _state(client.jobs.stop(job))
 
 
 @app.command()
 def pause(job: JobId, url: Url = "") -> None:
     """Free a training's device; `resume` lets it go on from there."""
     with connect(url) as client:
-        _state(client.pause(job))
+        _state(client.jobs.pause(job))
 
 
 @app.command()
 def resume(job: JobId, url: Url = "") -> None:
     """Queue a paused job again."""
     with connect(url) as client:
-        _state(client.resume(job))
+        _state(client.jobs.resume(job))
 
 
 @app.command()
 def retry(job: JobId, url: Url = "") -> None:
     """Post a failed or cancelled job anew, from its last checkpoint if it has one, and print the new id."""
     with connect(url) as client:
-        print(client.retry(job).id)
+        print(client.jobs.retry(job).id)
 
 
 @app.command()
 def delete(job: JobId, url: Url = "") -> None:
     """Delete a job that is at its end, with all it has made."""
     with connect(url) as client:
-        job = client.resolve(job)
-        client.delete(job)
+        job = client.jobs.resolve(job)
+        client.jobs.delete(job)
     print(f"{job}: deleted")
 
 
@@ -220,7 +220,7 @@ def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str]
     return {"job": job} if job else specs.weights_file(file) if file else None
 
 
-def read_source(client: Client, source: str) -> dict[str, Any]:
+def read_source(client: Crosskd, source: str) -> dict[str, Any]:
     if source in specs.OF_WEIGHTS and not Path(source).is_file():
         return {"kind": source, "spec": {}}
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)

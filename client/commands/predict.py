@@ -11,7 +11,7 @@ from client import tables
 from client.commands.core import become_core
 from client.commands.shared import FAILED, AsJson, Url, connect, wide_console
 from client.errors import ApiProblem
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.visible import visible
 from crosskd.predict.output import OutputFolder, table_rows
 from crosskd.spec.results.predictions import MAX_DETECTIONS, PICTURE_SCORE, Predictions
@@ -42,8 +42,8 @@ def predict(
         become_core("predict", [*options, "--", model, *map(str, images)])
     folder = OutputFolder(output, images)
     with connect(url) as client:
-        model = client.resolve(model)  # once, and not for each picture
-        predictions = client.predict(model, images, score=score, most=most)
+        model = client.jobs.resolve(model)  # once, and not for each picture
+        predictions = client.jobs.predict(model, images, score=score, most=most)
         pictures = draw(client, model, images, predictions, folder, score, most)
     folder.write_answer(predictions)
     if as_json:
@@ -61,7 +61,7 @@ def is_file(model: str) -> bool:
 
 
 def draw(
-    client: Client,
+    client: Crosskd,
     job: str,
     images: list[Path],
     predictions: Predictions,
@@ -75,7 +75,7 @@ def draw(
         target = None
         if image.fault is None:
             try:
-                content = client.predict_picture(job, path, score=score, most=most)
+                content = client.jobs.predict_picture(job, path, score=score, most=most)
             except ApiProblem as error:  # such as the time limit, which drawing has reached
                 image.remark = f"no picture: {error.message}"
             else:

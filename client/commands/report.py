@@ -15,7 +15,7 @@ from client import charts
 from client.commands.shared import Url, connect
 from client.errors import ApiProblem, ClientError
 from client.references import UnknownReference, is_id
-from client.sdk import Client
+from client.sdk import Crosskd
 from wire.jobs import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -89,29 +89,29 @@ def _in_file_names(text: str) -> str:
     return re.sub("[^A-Za-z0-9_]", "", text)
 
 
-def _chart(client: Client, reference: str, name: str, alone: str | None) -> AnyChart:
+def _chart(client: Crosskd, reference: str, name: str, alone: str | None) -> AnyChart:
     """Of a job, or else of the sweep that is called so."""
     try:
-        return client.chart(reference, name, alone=alone)
+        return client.jobs.chart(reference, name, alone=alone)
     except ApiProblem as problem:
         if not _may_be_a_sweep(problem, reference, alone):
             raise
         no_job = problem
     with _no_such_sweep(reference, no_job):
-        return client.sweep_chart(reference, name)
+        return client.sweeps.chart(reference, name)
 
 
-def _report(client: Client, reference: str, form: str, alone: str | None) -> str:
+def _report(client: Crosskd, reference: str, form: str, alone: str | None) -> str:
     """Of a job, or else of the sweep that is called so."""
     try:
-        return client.report_as(reference, form, alone=alone)
+        return client.jobs.report_as(reference, form, alone=alone)
     except ApiProblem as problem:
         if not _may_be_a_sweep(problem, reference, alone):
             raise
         no_job = problem
     card = form == FORMS[".md"]
     with _no_such_sweep(reference, no_job):
-        text = client.sweep_report(reference, FORMS[".json"] if card else form)
+        text = client.sweeps.report(reference, FORMS[".json"] if card else form)
     if card:
         remedy = "Name one of its jobs, or let the file's name end with .html or .json."
         raise ClientError("A sweep has no model card.", remedy=remedy)

@@ -32,7 +32,7 @@ def metrics(
 ) -> None:
     """Print a job's metric points."""
     with connect(url) as client:
-        rows = list(client.metrics(job, key=key, since_step=since_step, attempt=attempt))
+        rows = list(client.jobs.metrics(job, key=key, since_step=since_step, attempt=attempt))
     show_all(rows, tables.metrics_table, as_json)
 
 
@@ -45,7 +45,7 @@ def logs(
 ) -> None:
     """Print the end of a job's log; the whole of it is the artifact log.txt."""
     with connect(url) as client:
-        for line in client.logs(job, tail=tail, follow=follow):
+        for line in client.jobs.logs(job, tail=tail, follow=follow):
             print(visible(str(line)), flush=follow)
 
 
@@ -53,7 +53,7 @@ def logs(
 def evaluations(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Print COCO's figures for every evaluated checkpoint."""
     with connect(url) as client:
-        rows = client.evaluations(job)
+        rows = client.jobs.evaluations(job)
     show_all(rows, tables.evaluations_table, as_json)
 
 
@@ -94,7 +94,7 @@ def images(
 ) -> None:
     """List the validation images of a job, those where the student lost most against the teacher first."""
     with connect(url) as client:
-        found = client.images(job, order=order, against=against, class_name=class_name, step=step, limit=number)
+        found = client.jobs.images(job, order=order, against=against, class_name=class_name, step=step, limit=number)
     if as_json:
         print(found.model_dump_json(indent=2))
         return
@@ -106,7 +106,7 @@ def images(
 def artifacts(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """List the files a job published."""
     with connect(url) as client:
-        items = client.artifacts(job)
+        items = client.jobs.artifacts(job)
     show_all(items, tables.artifacts_table, as_json)
 
 
@@ -127,9 +127,8 @@ def download(
         def on_bytes(done: int, size: int) -> None:
             bars.update(row, completed=done, total=size)
 
-        path = (
-            client.download(job, name, output, on_bytes) if name is not None else client.weights(job, output, on_bytes)
-        )
+        wanted = client.jobs.ref(job)
+        path = wanted.weights(output, on_bytes) if name is None else wanted.download(name, output, on_bytes)
     print(path)
 
 
@@ -138,7 +137,7 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one as Y
     """List the ready-made configurations."""
     with connect(url) as client:
         if name is None:
-            show_all(client.presets(), tables.presets_table, as_json=False)
+            show_all(client.presets.list(), tables.presets_table, as_json=False)
         else:
             print(yaml.safe_dump(read_preset(client, name), sort_keys=False), end="")
 

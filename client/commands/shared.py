@@ -12,14 +12,13 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from client import tables
+from client import specs, tables
+from client.connection import DEFAULT_URL
 from client.errors import ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
-from client.transport import DEFAULT_URL
 from client.visible import visible
-from crosskd.spec.nearest import did_you_mean
 from wire.jobs import DataWarning
 
 FAILED = 1
@@ -38,7 +37,7 @@ SweepId = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
 
 
-def connect(url: str) -> Client:
+def connect(url: str) -> Crosskd:
     """A client of `url`, or of the stack that runs on this home, or of the default address."""
     if not url:
         owner = read_owner(default_home())
@@ -48,15 +47,11 @@ def connect(url: str) -> Client:
     except ValidationError as error:
         fault = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ClientError(f"CROSSKD_TOKEN: {fault}.") from None
-    return Client(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
+    return Crosskd(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
 
 
-def read_preset(client: Client, name: str) -> dict[str, Any]:
-    found = {preset.name: preset for preset in client.presets()}
-    if name not in found:
-        remedy = f"{did_you_mean(name, found.keys())} Presets: {', '.join(sorted(found))}.".lstrip()
-        raise ClientError(f"There is no preset or file {name!r}.", remedy=remedy)
-    return {"kind": found[name].kind, "spec": found[name].spec}
+def read_preset(client: Crosskd, name: str) -> dict[str, Any]:
+    return specs.of_preset({preset.name: preset for preset in client.presets.list()}, name)
 
 
 def console() -> Console:

@@ -27,7 +27,7 @@ from client.commands.shared import (
     wide_console,
 )
 from client.references import is_beginning, resolved_in
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.visible import visible
 from wire.sweeps import Sweep, SweepDryRun
 
@@ -52,9 +52,9 @@ def sweep(
     with connect(url) as client:
         order = _with_ids(client, orders.read_order(file, partial(read_preset, client), data=data, overrides=values))
         if dry_run:
-            _show_plan(client.dry_run_sweep(order))
+            _show_plan(client.sweeps.dry_run(order))
             return
-        created = client.create_sweep(order)
+        created = client.sweeps.create(order)
         tell_notes(created.notes)
         warn(created.warnings)
         print(created.id, flush=True)
@@ -88,7 +88,7 @@ def distill(
             partial(read_preset, client),
             name=name or f"distill {data.absolute().name}"[:100],
             student=student,
-            teacher=client.resolve(teacher) if is_beginning(teacher) else teacher,
+            teacher=client.jobs.resolve(teacher) if is_beginning(teacher) else teacher,
             data=data,
             arms=arm,
             seeds=seeds,
@@ -97,13 +97,13 @@ def distill(
             overrides=values,
         )
         order = _with_ids(client, order)
-        plan = client.dry_run_sweep(order)  # the data are looked at before anything is stored
+        plan = client.sweeps.dry_run(order)  # the data are looked at before anything is stored
         if dry_run:
             _show_plan(plan)
             return
         warn(plan.warnings)
         tell_notes([*plan.notes, *sweep_tables.plan_lines(plan)])
-        created = client.create_sweep(order)
+        created = client.sweeps.create(order)
         print(created.id, flush=True)
         _follow(client, created.id)
 
@@ -114,7 +114,7 @@ def list_sweeps(context: typer.Context, as_json: AsJson = False, url: Url = "") 
     if context.invoked_subcommand is not None:
         return
     with connect(url) as client:
-        found = list(client.sweeps())
+        found = list(client.sweeps.list())
     show_all(found, sweep_tables.sweeps_table, as_json)
 
 
@@ -122,7 +122,7 @@ def list_sweeps(context: typer.Context, as_json: AsJson = False, url: Url = "") 
 def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Show a sweep: its jobs, what each arm has reached, and the verdicts."""
     with connect(url) as client:
-        found = client.sweep(sweep)
+        found = client.sweeps.get(sweep)
         if as_json:
             print(json.dumps(found.model_dump(mode="json"), indent=2))
             return
@@ -137,49 +137,49 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
 def watch(sweep: SweepId, url: Url = "") -> None:
     """Follow a sweep to its end; exit code 0 if all of its jobs succeed."""
     with connect(url) as client:
-        _follow(client, client.resolve_sweep(sweep))
+        _follow(client, client.sweeps.resolve(sweep))
 
 
 @sweeps_app.command()
 def cancel(sweep: SweepId, url: Url = "") -> None:
     """Discard every job that has not ended."""
     with connect(url) as client:
-        _acted(client.cancel_sweep(sweep))
+        _acted(client.sweeps.cancel(sweep))
 
 
 @sweeps_app.command()
 def pause(sweep: SweepId, url: Url = "") -> None:
     """Free the devices; `resume` lets the jobs go on from there."""
     with connect(url) as client:
-        _acted(client.pause_sweep(sweep))
+        _acted(client.sweeps.pause(sweep))
 
 
 @sweeps_app.command()
 def resume(sweep: SweepId, url: Url = "") -> None:
     """Queue the paused jobs again."""
     with connect(url) as client:
-        _acted(client.resume_sweep(sweep))
+        _acted(client.sweeps.resume(sweep))
 
 
 @sweeps_app.command()
 def retry(sweep: SweepId, url: Url = "") -> None:
     """Post anew what failed or was cancelled, from its last checkpoint."""
     with connect(url) as client:
-        _acted(client.retry_sweep(sweep))
+        _acted(client.sweeps.retry(sweep))
 
 
 @sweeps_app.command()
 def delete(sweep: SweepId, url: Url = "") -> None:
     """Delete a sweep whose jobs have all ended, with the jobs and all they have made."""
     with connect(url) as client:
-        sweep = client.resolve_sweep(sweep)
-        client.delete_sweep(sweep)
+        sweep = client.sweeps.resolve(sweep)
+        client.sweeps.delete(sweep)
     print(f"{sweep}: deleted")
 
 
-def _with_ids(client: Client, order: dict[str, Any]) -> dict[str, Any]:
+def _with_ids(client: Crosskd, order: dict[str, Any]) -> dict[str, Any]:
     """The order with ids in place of what the weights of its base call their jobs."""
-    base = resolved_in({"spec": order.get("base")}, client.resolve)["spec"]
+    base = resolved_in({"spec": order.get("base")}, client.jobs.resolve)["spec"]
     return order if base is None else {**order, "base": base}
 
 
@@ -194,7 +194,7 @@ def _show_plan(plan: SweepDryRun) -> None:
     show_all(plan.jobs, sweep_tables.plan_table, as_json=False)
 
 
-def _follow(client: Client, sweep: str) -> None:
+def _follow(client: Crosskd, sweep: str) -> None:
     try:
         ended = sweep_watch.follow(client, sweep, console())
     except KeyboardInterrupt:

@@ -10,14 +10,14 @@ from pathlib import PurePath
 from client.doctor.finding import Finding, error, ok, skipped, warning
 from client.doctor.machine import GIBIBYTE, LEAST_DISK, LEAST_SHARED_MEMORY, SHARED_MEMORY
 from client.errors import ApiProblem, ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from wire.workers import Worker, WorkerList
 
 SKEW = 5.0  # seconds between two clocks from which logs and charts are hard to read
 QUIET = timedelta(hours=7)  # a worker that idles speaks every six hours
 
 
-def look(client: Client, version: str) -> Iterator[Finding]:
+def look(client: Crosskd, version: str) -> Iterator[Finding]:
     """All checks of the service; `version` is this command's own."""
     try:
         health, date = client.health_and_date()
@@ -55,7 +55,7 @@ def _skew(check: str, ahead: float, whose: str) -> Finding:
     return warning(check, said, "Set both by NTP: times in logs and charts do not fit together.")
 
 
-def readiness(client: Client) -> Iterator[Finding]:
+def readiness(client: Crosskd) -> Iterator[Finding]:
     """What the service itself tries: database, its revision, broker, storage."""
     try:
         for part in client.ready().checks:
@@ -67,10 +67,10 @@ def readiness(client: Client) -> Iterator[Finding]:
             yield error("readiness", answer.message, answer.remedy)
 
 
-def workers(client: Client, version: str) -> Iterator[Finding]:
+def workers(client: Crosskd, version: str) -> Iterator[Finding]:
     """Whether somebody is there to compute, and sees the same files as the API."""
     try:
-        listed = client.workers()
+        listed = client.workers.list()
     except ApiProblem as answer:
         yield error("workers", answer.message, answer.remedy or "Set CROSSKD_TOKEN to a token with the scope read.")
         return

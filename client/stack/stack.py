@@ -1,7 +1,7 @@
 """The whole service on one machine: embedded Valkey, SQLite, the API and one worker as processes on loopback.
 
     with Stack(Home(Path(".crosskd"))) as stack:
-        Client(stack.url).create_job(...)
+        Crosskd(stack.url).jobs.create(...)
 
 All state lies in the home. A process that dies is started again; the stack's own death takes all of them with it.
 """

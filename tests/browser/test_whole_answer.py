@@ -109,7 +109,7 @@ def test_from_the_form_to_the_verdict(
     page.get_by_role("button", name="Post the sweep").click()
     expect(page).to_have_url(re.compile(r"/web/sweeps/[0-9a-f]{32}$"))
     expect(page.get_by_role("heading", level=1)).to_have_text("does it help?")
-    sweep = service.client.sweep(page.url[-32:])
+    sweep = service.client.sweeps.get(page.url[-32:])
     teacher, *students = sweep.children
 
     watched = open_page(f"{url}/web/jobs/{teacher.job}", width=SIZE["width"])
@@ -118,7 +118,7 @@ def test_from_the_form_to_the_verdict(
     expect(states).to_have_count(5)
     until = {"timeout": SECONDS * 1000}
     expect(watched.locator(".title .state")).to_have_text("succeeded", **until)  # nobody has loaded it anew
-    steps = service.client.job(teacher.job).progress
+    steps = service.client.jobs.get(teacher.job).progress
     assert steps is not None
     expect(watched.locator("#points")).to_contain_text(f"up to step {steps.total_steps},")
     predict_and_download(watched, service, teacher.job, tmp_path)
@@ -128,7 +128,7 @@ def test_from_the_form_to_the_verdict(
     page.wait_for_function(
         "() => document.querySelectorAll('#children .state.succeeded').length === 5", timeout=SECONDS * 1000
     )
-    ended = service.client.sweep(sweep.id)
+    ended = service.client.sweeps.get(sweep.id)
     assert ended.status == "finished"
     expect(page.locator("#answer .verdict p")).to_have_text(list(ended.answer))
     expect(page.locator("#chart-differences canvas")).to_be_visible()
@@ -153,5 +153,5 @@ def predict_and_download(page: Page, service: Service, job: str, folder: Path) -
     with page.expect_download() as download:
         page.get_by_role("link", name="Download weights").click()
     download.value.save_as(folder / "weights")
-    (known,) = [one for one in service.client.artifacts(job) if one.name == "best.safetensors"]
+    (known,) = [one for one in service.client.jobs.artifacts(job) if one.name == "best.safetensors"]
     assert hashlib.sha256((folder / "weights").read_bytes()).hexdigest() == known.sha256

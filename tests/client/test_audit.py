@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from wire.audit import Aborted, Finding, Summary
@@ -103,7 +103,7 @@ def test_an_audit_that_breaks_off_is_no_good_news(broken: tuple[str, list[bytes]
     done = run(url, "audit")
     assert (done.returncode, done.stdout) == (1, "")
     assert what in done.stderr
-    with Client(url) as client, pytest.raises(ClientError):
+    with Crosskd(url) as client, pytest.raises(ClientError):
         list(client.audit())
 
 

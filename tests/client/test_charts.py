@@ -26,25 +26,25 @@ def finished(service: Service) -> str:
 
 def test_a_notebook_gets_altairs_chart_of_every_job_that_a_client_returns(service: Service, finished: str) -> None:
     with service.client() as client:
-        chart = client.chart(finished, "loss")
+        chart = client.jobs.chart(finished, "loss")
         assert isinstance(chart, altair.LayerChart)
         assert chart.to_dict()["width"] > 0  # which "container" is not in every notebook
-        listed = next(job for job in client.jobs() if job.id == finished)
-        for job in (client.job(finished), listed, client.wait(finished), deepcopy(listed)):
+        listed = next(job for job in client.jobs.list() if job.id == finished)
+        for job in (client.jobs.get(finished), listed, client.jobs.wait(finished), deepcopy(listed)):
             assert job.chart("loss").to_dict() == chart.to_dict()
-        created = client.create_job({"name": "new", "spec": service.spec})
+        created = client.jobs.create({"name": "new", "spec": service.spec})
         with pytest.raises(ClientError, match="nothing to draw for 'loss'"):
             created.chart()
         with pytest.raises(ClientError, match="There is no chart 'nope'"):
-            client.cancel(created.id).chart("nope")
+            client.jobs.cancel(created.id).chart("nope")
 
 
 def test_a_job_with_charts_is_still_the_wires_model(service: Service, finished: str) -> None:
     with service.client() as client:
-        job = client.job(finished)
-        same = client.job(finished)
+        job = client.jobs.get(finished)
+        same = client.jobs.get(finished)
     with service.client() as another:
-        assert job == same == another.job(finished)
+        assert job == same == another.jobs.get(finished)
     plain = Job.model_validate_json(service.http.get(f"/jobs/{finished}").content)
     assert plain == job
     assert job == plain
@@ -55,7 +55,7 @@ def test_a_job_with_charts_is_still_the_wires_model(service: Service, finished: 
     assert job.model_fields_set == plain.model_fields_set
     unpickled = pickle.loads(pickle.dumps(job))
     assert unpickled == job
-    with pytest.raises(ClientError, match=r"came from no client\. Use the one that `Client\.job` returns"):
+    with pytest.raises(ClientError, match=r"came from no client\. Use the one that a client returns"):
         unpickled.chart()
 
 
@@ -92,13 +92,13 @@ def test_what_is_no_chart_is_said(
 
 def test_a_chart_of_a_sweep_without_results_says_so(service: Service, tmp_path: Path) -> None:
     with service.client() as client:
-        created = client.create_sweep(order(service.spec))
+        created = client.sweeps.create(order(service.spec))
         sweep = created.id
-        listed = next(one for one in client.sweeps() if one.id == sweep)
-        for one in (created, listed, client.sweep(sweep), client.cancel_sweep(sweep)):
+        listed = next(one for one in client.sweeps.list() if one.id == sweep)
+        for one in (created, listed, client.sweeps.get(sweep), client.sweeps.cancel(sweep)):
             with pytest.raises(ClientError, match="The sweep has nothing to draw for 'sweep_ap'"):
                 one.chart("sweep_ap")
-        assert client.sweep(sweep) == Sweep.model_validate_json(service.http.get(f"/sweeps/{sweep}").content)
+        assert client.sweeps.get(sweep) == Sweep.model_validate_json(service.http.get(f"/sweeps/{sweep}").content)
     done = run(service, "chart", sweep, "differences", "-o", str(tmp_path / "a.png"))
     assert (done.returncode, done.stderr.strip()) == (
         1,

@@ -34,7 +34,7 @@ def test_submit_posts_a_file_and_prints_the_id(service: Service, spec_file: Path
     done = run(service, "submit", str(spec_file), "--label", "a=b", "--set", "schedule.epochs=3", "--priority", "7")
     assert done.returncode == 0, done.stderr
     with service.client() as client:
-        job = client.job(done.stdout.strip())
+        job = client.jobs.get(done.stdout.strip())
     assert (job.name, job.labels, job.spec["schedule"]["epochs"], job.priority) == ("small", {"a": "b"}, 3, 7)
 
 
@@ -46,7 +46,7 @@ def test_submit_posts_a_preset_on_a_data_folder(service: Service, home: Path, fi
     done = run(service, "submit", "demo_student", *options)
     assert done.returncode == 0, done.stderr
     with service.client() as client:
-        job = client.job(done.stdout.strip())
+        job = client.jobs.get(done.stdout.strip())
     assert job.name == "mine"
     assert job.spec["data"]["val"] == {"annotations": str(data / "val.json"), "images": str(data / "images")}
     assert job.spec["student"]["strides"] == [8, 16, 32, 64, 128]
@@ -58,12 +58,12 @@ def test_submit_begins_with_a_former_job(service: Service, spec_file: Path, fini
     assert done.returncode == 0, done.stderr
     changes = ("--set", "schedule.epochs=7", "--set", "ema={decay: 0.5}", "--label", "try=2")
     with service.client() as client:
-        former = client.job(done.stdout.strip())
+        former = client.jobs.get(done.stdout.strip())
         assert former.kind == "distill"
 
         done = run(service, "submit", "--like", "the former", *changes)
         assert done.returncode == 0, done.stderr
-        job = client.job(done.stdout.strip())
+        job = client.jobs.get(done.stdout.strip())
         assert (job.kind, job.name, job.priority, job.labels) == ("distill", former.name, 7, {"team": "a", "try": "2"})
         changed = {"schedule": former.spec["schedule"] | {"epochs": 7}, "ema": {"decay": 0.5, "warmup": True}}
         assert job.spec == former.spec | changed
@@ -106,7 +106,7 @@ def test_weights_are_evaluated_and_exported(service: Service, home: Path, finish
     done = run(service, "submit", "export", "--weights-job", finished, "--name", "graph", "--set", "check_images=2")
     assert done.returncode == 0, done.stderr
     with service.client() as client:
-        job = client.job(done.stdout.strip())
+        job = client.jobs.get(done.stdout.strip())
     assert (job.kind, job.name, job.spec["check_images"]) == ("export", "graph", 2)
     assert job.spec["images"] == str(home / "data" / "images")  # those of the job that made the weights
 
@@ -250,8 +250,8 @@ def test_a_job_is_paused_resumed_retried_and_deleted(service: Service) -> None:
     again = run(service, "retry", job)
     assert again.returncode == 0
     with service.client() as client:
-        assert client.job(again.stdout.strip()).retried_from == job
-        client.cancel(again.stdout.strip())
+        assert client.jobs.get(again.stdout.strip()).retried_from == job
+        client.jobs.cancel(again.stdout.strip())
     done = run(service, "delete", job)
     assert (done.returncode, done.stdout) == (0, f"{job}: deleted\n")
     assert run(service, "show", job).stderr.startswith("404 ")

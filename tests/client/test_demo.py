@@ -39,7 +39,7 @@ def test_the_table_has_a_line_for_each_student() -> None:
 
 def test_the_demos_sweep_is_valid(service: Service) -> None:
     with service.client() as client:
-        plan = client.dry_run_sweep(demo.order(client, service.spec["data"]))
+        plan = client.sweeps.dry_run(demo.order(client, service.spec["data"]))
     assert [(job.role, job.arm, job.kind, job.seed) for job in plan.jobs] == [
         ("teacher", None, "train", 0), ("arm", demo.STUDENT, "train", 0), ("arm", demo.CROSSKD, "distill", 0),
     ]  # fmt: skip
@@ -51,7 +51,7 @@ def test_another_ap_than_the_services_fails_the_demo(
 ) -> None:
     console = Console(file=io.StringIO(), width=300)
     with service.client() as client:
-        job = client.job(service.succeeded("proved", WEIGHTS))
+        job = client.jobs.get(service.succeeded("proved", WEIGHTS))
         monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.25)
         demo.verify_download(client, job, 0.25, tmp_path / "student.safetensors", console)
         monkeypatch.setattr(demo, "evaluate_afresh", lambda weights, spec: 0.2501)
@@ -73,9 +73,9 @@ def test_a_failed_job_fails_the_demo_with_its_reason(service: Service) -> None:
 
     def fail_it() -> None:
         with service.client() as client:
-            until(lambda: any(sweep.name == name for sweep in client.sweeps()))
-            sweep = next(sweep for sweep in client.sweeps() if sweep.name == name)
-            (child,) = client.sweep(sweep.id).children
+            until(lambda: any(sweep.name == name for sweep in client.sweeps.list()))
+            sweep = next(sweep for sweep in client.sweeps.list() if sweep.name == name)
+            (child,) = client.sweeps.get(sweep.id).children
         service.claimed(child.job).finish("failed", failure={"failure_class": "diverged", "message": "loss is NaN"})
 
     worker = threading.Thread(target=fail_it)

@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from client import events
-from client.errors import ApiProblem
-from client.sdk import Client
+from client.connection import SyncConnection
+from client.errors import ApiProblem, TooMany
+from client.sdk import Crosskd
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.waiting import until
@@ -25,15 +26,15 @@ def log_batch(sequence: int, *texts: str) -> dict[str, object]:
 def test_events_are_typed_by_their_kind(service: Service) -> None:
     job = service.succeeded("x", b"weights")
     with service.client() as client:
-        events = list(client.events(job))
+        events = list(client.jobs.events(job))
         assert [event.id for event in events] == list(range(1, len(events) + 1))
         kinds = {event.kind: type(event.data).__name__ for event in events}
         assert kinds == {"transition": "Transition", "metrics": "MetricsEvent", "evaluation": "Evaluation"}
-        assert list(client.events(job, after=len(events))) == []
-        assert list(client.events(job, kinds=["transition"], after=2)) == [events[-1]]
-        assert list(client.events(job, kinds=["log"])) == []
+        assert list(client.jobs.events(job, after=len(events))) == []
+        assert list(client.jobs.events(job, kinds=["transition"], after=2)) == [events[-1]]
+        assert list(client.jobs.events(job, kinds=["log"])) == []
         with pytest.raises(ApiProblem, match="no such job"):
-            next(client.events("0" * 32))
+            next(client.jobs.events("0" * 32))
 
 
 def test_a_log_is_followed_without_a_double(service: Service) -> None:
@@ -44,7 +45,7 @@ def test_a_log_is_followed_without_a_double(service: Service) -> None:
 
     def follow() -> None:
         with service.client() as client:
-            told.extend(line.text for line in client.logs(job, tail=1, follow=True))
+            told.extend(line.text for line in client.jobs.logs(job, tail=1, follow=True))
 
     follower = threading.Thread(target=follow)
     follower.start()
@@ -72,7 +73,7 @@ def test_a_stream_that_ends_is_gone_on_with(service: Service, monkeypatch: pytes
     def follow() -> None:
         hooks = {"response": [lambda answer: opened.append(answer.status_code)]}
         with httpx.Client(base_url=service.url, event_hooks=hooks, timeout=30) as http:
-            for line in Client(service.url, http).logs(job, follow=True):
+            for line in Crosskd(service.url, http).jobs.logs(job, follow=True):
                 told.append(line.text)
 
     follower = threading.Thread(target=follow)
@@ -101,13 +102,14 @@ def answering(*answers: httpx.Response) -> httpx.Client:
 
 
 def listen(http: httpx.Client, patience: float) -> Iterator[Event]:
-    return events.stream(http, "/events", [], 0, patience=patience, check=httpx.Response.raise_for_status)
+    connection = SyncConnection("http://service", http, None, patience)
+    return connection.iterate(events.stream(connection, "/events", [], 0, lambda event: [event]))
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_service_that_is_away_is_waited_for(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("client.events.time.sleep", slept.append)
+    monkeypatch.setattr("client.connection.time.sleep", slept.append)
     gone = httpx.Response(status, headers={"retry-after": "3"})
     stream = httpx.Response(200, text=LOG, headers={"content-type": "text/event-stream"})
     with answering(gone, stream, gone, gone, httpx.Response(204)) as http:
@@ -117,5 +119,5 @@ def test_a_service_that_is_away_is_waited_for(status: int, monkeypatch: pytest.M
 
 def test_a_service_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PAUSE", 0.01)
-    with answering(httpx.Response(429, headers={"retry-after": "3600"})) as http, pytest.raises(httpx.HTTPStatusError):
+    with answering(httpx.Response(429, headers={"retry-after": "3600"})) as http, pytest.raises(TooMany):
         next(listen(http, 0.05))

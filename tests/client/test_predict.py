@@ -17,6 +17,7 @@ from crosskd.errors import ConfigError
 from crosskd.spec.results.predictions import PredictionModel, Predictions
 from tests.support.api_server import Service, digest_of
 from tests.support.crosskd_command import run
+from tests.support.flows import ended, flowing
 from tests.support.tiny_graph import tiny_graph
 
 NO_IMAGE = "\x1b[2Jno\udcff.png"  # a terminal would obey it, and it is no UTF-8
@@ -47,17 +48,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_the_sdk_predicts_one_image_or_several(service: Service, job: str, images: list[Path]) -> None:
     with service.client() as client:
-        one = client.predict(job, images[0])
+        one = client.jobs.predict(job, images[0])
         assert [result.bbox for result in one.results] == [(0, 0, 200, 100), (100, 100, 300, 50)]
         assert one.images[0].file_name == "street.jpg"
-        several = client.predict(job, [images[2], *images], score=0.5)
+        several = client.jobs.predict(job, [images[2], *images], score=0.5)
         assert [result.image_id for result in several.results] == [1, 2]
         assert [image.fault is None for image in several.images] == [False, True, True, False]
         with pytest.raises(ApiProblem, match="no image of a known format"):
-            client.predict(job, images[2])
+            client.jobs.predict(job, images[2])
         with pytest.raises(ConfigError, match="cannot be read"):
-            client.predict(job, "gone.jpg")
-        picture = Image.open(io.BytesIO(client.predict_picture(job, images[0])))
+            client.jobs.predict(job, "gone.jpg")
+        picture = Image.open(io.BytesIO(client.jobs.predict_picture(job, images[0])))
         assert (picture.format, picture.size) == ("PNG", (400, 200))
 
 
@@ -116,6 +117,6 @@ def test_many_images_go_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         model = PredictionModel(name="m", sha256="s")
         return Predictions.model_validate({"model": model, "categories": [], "images": told, "results": []})
 
-    whole = predict.ask_all(ask, paths)
+    whole = ended(predict.ask_all(flowing(ask), paths))
     assert asked == [list("01234"), list("56789"), ["10"], ["11"], ["12"]]
     assert [(image.id, image.file_name) for image in whole.images] == [(n, str(n)) for n in range(13)]

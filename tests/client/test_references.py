@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from client.references import AmbiguousReference, UnknownReference, job_or_teacher, resolve, resolved_in
+from tests.support.flows import ended, flowing
 from wire.jobs import JobSummary
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -56,7 +57,7 @@ def find(**filters: Any) -> list[JobSummary]:
     ],
 )
 def test_one_job_is_meant(reference: str, found: str) -> None:
-    assert resolve(reference, find) == found
+    assert ended(resolve(reference, flowing(find))) == found
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_one_job_is_meant(reference: str, found: str) -> None:
 )
 def test_none_is_meant(reference: str, said: str) -> None:
     with pytest.raises(UnknownReference) as caught:
-        resolve(reference, find)
+        ended(resolve(reference, flowing(find)))
     assert caught.value.problem.status == 404
     (line,) = caught.value.lines()
     assert said in line
@@ -83,16 +84,16 @@ def test_none_is_meant(reference: str, said: str) -> None:
 
 def test_there_is_no_last_one_yet() -> None:
     with pytest.raises(UnknownReference, match="you have posted no job yet"):
-        resolve("@last", lambda **_: [])
+        ended(resolve("@last", flowing(lambda **_: [])))
     with pytest.raises(
         UnknownReference, match=r"posted no sweep yet.*GET /sweeps \(`crosskd sweeps`\) lists the sweeps"
     ):
-        resolve("@last", lambda **_: [], "sweep")
+        ended(resolve("@last", flowing(lambda **_: []), "sweep"))
 
 
 def test_several_are_meant_and_listed() -> None:
     with pytest.raises(AmbiguousReference) as caught:
-        resolve("student", find)
+        ended(resolve("student", flowing(find)))
     head, *rows = caught.value.lines()
     assert head == "2 jobs are called 'student'. Give more of an id, or all of it."
     assert [row.split()[:3] for row in rows] == [[THREE, "student", "queued"], [TWO, "student", "queued"]]
@@ -101,7 +102,7 @@ def test_several_are_meant_and_listed() -> None:
 
 def test_five_at_most_are_listed_and_shown_as_all_text_from_outside() -> None:
     with pytest.raises(AmbiguousReference, match="more than 5 jobs are called '0000'") as caught:
-        resolve("0000", find)
+        ended(resolve("0000", flowing(find)))
     assert len(caught.value.candidates) == 5
     assert caught.value.lines()[-1] == "  …"
     assert all(line.isprintable() for line in caught.value.lines())
@@ -130,4 +131,4 @@ def test_weights_of_a_specification_name_jobs_too(spec: Any, resolved: Any) -> N
     ("reference", "resolved"), [("ab", "AB"), ("ab:teacher", "AB:teacher"), ("a:teacher b", "A:TEACHER B")]
 )
 def test_what_is_compared_is_a_job_or_its_teacher(reference: str, resolved: str) -> None:
-    assert job_or_teacher(reference, str.upper) == resolved
+    assert ended(job_or_teacher(reference, flowing(str.upper))) == resolved

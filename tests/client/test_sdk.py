@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from client import job_calls, result_calls
 from client.errors import ApiProblem, ClientError, Unreachable
-from client.sdk import Client
+from client.resources import job_results, jobs
+from client.sdk import Crosskd
 from client.stack.services import HOST, free_port
 from crosskd.spec.config import TrainConfig
 from tests.support.api_server import Service, serve
@@ -33,24 +33,24 @@ def finished(service: Service) -> str:
 def test_a_job_is_created_from_the_wires_own_model(service: Service) -> None:
     spec = TrainConfig.model_validate(service.spec | {"seed": 7})
     with service.client() as client:
-        job = client.create_job(JobCreate(kind="train", name="typed", labels={"a": "b"}, spec=spec))
+        job = client.jobs.create(JobCreate(kind="train", name="typed", labels={"a": "b"}, spec=spec))
         assert (job.name, job.labels, job.status, job.spec["seed"]) == ("typed", {"a": "b"}, "queued", 7)
         assert job.warnings == []
-        assert client.job(job.id).model_dump() == job.model_dump(exclude={"notes"})
+        assert client.jobs.get(job.id).model_dump() == job.model_dump(exclude={"notes"})
 
 
 def test_a_dry_run_fills_in_the_defaults_and_stores_nothing(service: Service) -> None:
     with service.client() as client:
-        before = {job.id for job in client.jobs()}
-        answer = client.dry_run({"kind": "train", "name": "dry", "spec": service.spec})
+        before = {job.id for job in client.jobs.list()}
+        answer = client.jobs.dry_run({"kind": "train", "name": "dry", "spec": service.spec})
         assert answer.spec.optimizer.name == "sgd"
-        assert {job.id for job in client.jobs()} == before
+        assert {job.id for job in client.jobs.list()} == before
 
 
 def test_a_problem_carries_every_fault(service: Service) -> None:
     spec = {**service.spec, "batch_size": 0, "seed": -1}
     with service.client() as client, pytest.raises(ApiProblem) as caught:
-        client.create_job({"kind": "train", "name": "bad", "spec": spec})
+        client.jobs.create({"kind": "train", "name": "bad", "spec": spec})
     assert caught.value.problem.status == 422
     assert {fault.pointer for fault in caught.value.problem.errors} == {"/spec/batch_size", "/spec/seed"}
     lines = caught.value.lines()
@@ -60,41 +60,41 @@ def test_a_problem_carries_every_fault(service: Service) -> None:
 
 
 def test_jobs_are_read_page_by_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_calls, "PAGE", 2)
+    monkeypatch.setattr(jobs, "PAGE", 2)
     made = [service.post(f"paged {number}") for number in range(5)]
     with service.client() as client:
-        assert [job.id for job in client.jobs()][:5] == made[::-1]
+        assert [job.id for job in client.jobs.list()][:5] == made[::-1]
 
 
 def test_jobs_are_filtered_by_state_and_label_and_text(service: Service, finished: str) -> None:
     with service.client() as client:
         body = {"kind": "train", "name": "labelled", "labels": {"team": "a", "x": "1"}, "spec": service.spec}
-        made = client.create_job(body)
-        assert [job.id for job in client.jobs(labels={"team": "a", "x": "1"})] == [made.id]
-        assert list(client.jobs(labels={"team": "a", "x": "2"})) == []
-        assert finished in {job.id for job in client.jobs(status="succeeded")}
-        assert {job.status for job in client.jobs(status="succeeded")} == {"succeeded"}
-        assert [job.id for job in client.jobs(search="LABELL")] == [made.id]
-        assert [job.id for job in client.jobs(search=made.id[:31])] == [made.id]
-        assert list(client.jobs(search="labelled", status="succeeded")) == []
+        made = client.jobs.create(body)
+        assert [job.id for job in client.jobs.list(labels={"team": "a", "x": "1"})] == [made.id]
+        assert list(client.jobs.list(labels={"team": "a", "x": "2"})) == []
+        assert finished in {job.id for job in client.jobs.list(status="succeeded")}
+        assert {job.status for job in client.jobs.list(status="succeeded")} == {"succeeded"}
+        assert [job.id for job in client.jobs.list(search="LABELL")] == [made.id]
+        assert [job.id for job in client.jobs.list(search=made.id[:31])] == [made.id]
+        assert list(client.jobs.list(search="labelled", status="succeeded")) == []
 
 
 def test_metrics_are_read_page_by_page(service: Service, finished: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_calls, "POINTS", 2)
+    monkeypatch.setattr(job_results, "POINTS", 2)
     with service.client() as client:
-        assert [(row.step, row.key) for row in client.metrics(finished)] == [
+        assert [(row.step, row.key) for row in client.jobs.metrics(finished)] == [
             (step, key) for step in (1, 2, 3) for key in ("loss", "lr")
         ]
-        assert [row.value for row in client.metrics(finished, key="loss", since_step=2)] == [1 / 2, 1 / 3]
-        assert [row.step for row in client.metrics(finished, key="loss", attempt=1)] == [1, 2, 3]
+        assert [row.value for row in client.jobs.metrics(finished, key="loss", since_step=2)] == [1 / 2, 1 / 3]
+        assert [row.step for row in client.jobs.metrics(finished, key="loss", attempt=1)] == [1, 2, 3]
 
 
 def test_evaluations_and_artifacts_are_listed(service: Service, finished: str) -> None:
     with service.client() as client:
-        assert [(item.model, item.metrics.AP, item.best) for item in client.evaluations(finished)] == [
+        assert [(item.model, item.metrics.AP, item.best) for item in client.jobs.evaluations(finished)] == [
             ("student", 0.25, True)
         ]
-        assert "best.safetensors" in {item.name for item in client.artifacts(finished)}
+        assert "best.safetensors" in {item.name for item in client.jobs.artifacts(finished)}
 
 
 def test_evaluations_are_read_page_by_page(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_evaluations_are_read_page_by_page(service: Service, monkeypatch: pytest
         report_with_curves(worker, "student", step, curves=False)
     monkeypatch.setattr("api.services.history.evaluations.PAGE_CHARACTERS", 1)
     with service.client() as client:
-        assert [found.step for found in client.evaluations(job)] == [1, 2, 3]
+        assert [found.step for found in client.jobs.evaluations(job)] == [1, 2, 3]
 
 
 def test_curves_are_read_through_their_evaluation(service: Service) -> None:
@@ -112,27 +112,27 @@ def test_curves_are_read_through_their_evaluation(service: Service) -> None:
     worker.claim(job)
     report_with_curves(worker, "student", 12)
     with service.client() as client:
-        (measured,) = client.evaluations(job)
-        drawn = client.curves(job, measured.step)
+        (measured,) = client.jobs.evaluations(job)
+        drawn = client.jobs.curves(job, measured.step)
         assert (drawn.model, drawn.step, drawn.classes["ring"]) == ("student", 12, drawn.mean)
         with pytest.raises(ApiProblem, match="no curves of the teacher at step 12"):
-            client.curves(job, 12, model="teacher")
+            client.jobs.curves(job, 12, model="teacher")
 
 
 def test_weights_and_artifacts_are_downloaded(service: Service, finished: str, tmp_path: Path) -> None:
     with service.client() as client:
-        assert client.weights(finished, tmp_path) == tmp_path / "best.safetensors"
-        assert client.download(finished, "best.safetensors", tmp_path / "again").read_bytes() == WEIGHTS
+        assert client.jobs.weights(finished, tmp_path) == tmp_path / "best.safetensors"
+        assert client.jobs.download(finished, "best.safetensors", tmp_path / "again").read_bytes() == WEIGHTS
     assert (tmp_path / "best.safetensors").read_bytes() == WEIGHTS
 
 
 def test_a_part_left_behind_is_completed_by_the_api(service: Service, finished: str, tmp_path: Path) -> None:
     with service.client() as client:
-        sha256 = next(item.sha256 for item in client.artifacts(finished) if item.name == "best.safetensors")
+        sha256 = next(item.sha256 for item in client.jobs.artifacts(finished) if item.name == "best.safetensors")
         part = tmp_path / f".weights.{sha256[:16]}.part"
         part.write_bytes(WEIGHTS[:1000])
         seen: list[int] = []
-        client.weights(finished, tmp_path / "weights", lambda done, size: seen.append(done))
+        client.jobs.weights(finished, tmp_path / "weights", lambda done, size: seen.append(done))
     assert (tmp_path / "weights").read_bytes() == WEIGHTS
     assert seen[0] > 1000  # it went on behind what was there
     assert not part.exists()
@@ -141,7 +141,7 @@ def test_a_part_left_behind_is_completed_by_the_api(service: Service, finished: 
 def test_weights_that_are_not_there_give_the_reason(service: Service, tmp_path: Path) -> None:
     job = service.post("without weights")
     with service.client() as client, pytest.raises(ApiProblem) as caught:
-        client.weights(job, tmp_path / "weights")
+        client.jobs.weights(job, tmp_path / "weights")
     assert caught.value.problem.status == 404
     assert caught.value.problem.detail  # an answer to HEAD alone would have no words
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +151,7 @@ def test_a_name_cannot_leave_its_place_in_the_address(service: Service, finished
     with service.client() as client:
         for name in ("../../health", "..%2f..%2fhealth", "a/b"):
             with pytest.raises(ApiProblem) as caught:
-                client.download(finished, name, tmp_path / "file")
+                client.jobs.download(finished, name, tmp_path / "file")
             assert caught.value.problem.status in {404, 405, 422}
     assert list(tmp_path.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_a_name_cannot_leave_its_place_in_the_address(service: Service, finished
 @pytest.mark.parametrize("job", ["nope", "0" * 32, "../health", "a b", "ä", "x" * 5000])
 def test_an_id_that_is_none_is_a_problem(service: Service, job: str) -> None:
     with service.client() as client, pytest.raises(ApiProblem) as caught:
-        client.job(job)
+        client.jobs.get(job)
     assert caught.value.problem.status in {404, 414, 422}
 
 
@@ -183,7 +183,7 @@ def test_jobs_are_compared_by_whatever_they_are_called() -> None:
 
     http = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service")
     with http, pytest.raises(ApiProblem):
-        Client(http=http).compare(["gfl", "@last:teacher", "b" * 32], baseline="aaaa:teacher")
+        Crosskd(http=http).compare(["gfl", "@last:teacher", "b" * 32], baseline="aaaa:teacher")
     assert asked[-1].params.get_list("job") == ["a" * 32, "a" * 32 + ":teacher", "b" * 32]
     assert asked[-1].params["baseline"] == "a" * 32 + ":teacher"
 
@@ -192,18 +192,18 @@ def test_jobs_are_compared_by_whatever_they_are_called() -> None:
 def test_what_cannot_be_sent_is_told(text: str) -> None:
     """A shell gives bytes that are no UTF-8 as halves of surrogate pairs."""
     with pytest.raises(ClientError, match=r"'.*udcff.*' is no text that can be sent"):
-        Client("http://127.0.0.1:9").job(text)
+        Crosskd("http://127.0.0.1:9").jobs.get(text)
     with pytest.raises(ClientError, match="no text that can be sent"):
-        Client("http://127.0.0.1:9").create_job({"name": text})
+        Crosskd("http://127.0.0.1:9").jobs.create({"name": text})
 
 
 def test_cancel_repeats_its_answer_and_refuses_a_finished_job(service: Service, finished: str) -> None:
     job = service.post("cancelled")
     with service.client() as client:
-        assert client.cancel(job).status == "cancelled"
-        assert client.cancel(job).status == "cancelled"
+        assert client.jobs.cancel(job).status == "cancelled"
+        assert client.jobs.cancel(job).status == "cancelled"
         with pytest.raises(ApiProblem) as caught:
-            client.cancel(finished)
+            client.jobs.cancel(finished)
     assert caught.value.problem.status == 409
 
 
@@ -211,19 +211,19 @@ def test_every_action_repeats_its_answer(service: Service) -> None:
     job = service.post("acted upon")
     service.claimed(job)
     with service.client() as client:
-        assert client.stop(job) == client.stop(job)
-        assert client.pause(job).pause_requested_at is not None
-        assert client.resume(job) == client.resume(job)
-        assert client.job(job).pause_requested_at is None
+        assert client.jobs.stop(job) == client.jobs.stop(job)
+        assert client.jobs.pause(job).pause_requested_at is not None
+        assert client.jobs.resume(job) == client.jobs.resume(job)
+        assert client.jobs.get(job).pause_requested_at is None
         with pytest.raises(ApiProblem, match=r"is running. Possible now: cancel, pause, stop") as caught:
-            client.delete(job)
+            client.jobs.delete(job)
         assert caught.value.problem.status == 409
         other = service.post("retried")
-        client.cancel(other)
-        assert client.retry(other) == client.retry(other)
-        client.cancel(client.retry(other).id)
-        client.delete(other)
-        client.delete(other)
+        client.jobs.cancel(other)
+        assert client.jobs.retry(other) == client.jobs.retry(other)
+        client.jobs.cancel(client.jobs.retry(other).id)
+        client.jobs.delete(other)
+        client.jobs.delete(other)
 
 
 def test_wait_follows_a_job_to_its_end(service: Service) -> None:
@@ -238,7 +238,7 @@ def test_wait_follows_a_job_to_its_end(service: Service) -> None:
         seen.append(current)
 
     with service.client() as client:
-        ended = client.wait(job, look, interval=0.05, timeout=30)
+        ended = client.jobs.wait(job, on_progress=look, interval=0.05, timeout=30)
     assert ended.status == "failed"
     assert ended.failure is not None
     assert [item.status for item in seen] == ["running", "failed"]
@@ -247,12 +247,12 @@ def test_wait_follows_a_job_to_its_end(service: Service) -> None:
 def test_wait_gives_up_after_its_time(service: Service) -> None:
     job = service.post("never begun")
     with service.client() as client, pytest.raises(TimeoutError, match="still queued"):
-        client.wait(job, interval=0.01, timeout=0.05)
+        client.jobs.wait(job, interval=0.01, timeout=0.05)
 
 
 def test_presets_and_health(service: Service) -> None:
     with service.client() as client:
-        assert {"demo_teacher", "demo_student", "demo_crosskd"} <= {preset.name for preset in client.presets()}
+        assert {"demo_teacher", "demo_student", "demo_crosskd"} <= {preset.name for preset in client.presets.list()}
         assert client.health().status == "ok"
 
 
@@ -261,14 +261,14 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The client's waits, which take no time here; each look at the clock takes a millisecond."""
     waits, looks = list[float](), count()
     clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits) + 0.001 * next(looks))
-    for module in ("job_calls", "transport"):
+    for module in ("resources.job", "connection"):
         monkeypatch.setattr(f"client.{module}.time", clock)
     return waits
 
 
 def test_nobody_there_is_said_at_once(slept: list[float]) -> None:
     port = free_port(0)
-    with Client(f"http://{HOST}:{port}") as client, pytest.raises(Unreachable) as caught:
+    with Crosskd(f"http://{HOST}:{port}") as client, pytest.raises(Unreachable) as caught:
         client.health()
     assert slept == []  # patience is for a service that was there before
     assert "crosskd up" in caught.value.remedy
@@ -276,18 +276,18 @@ def test_nobody_there_is_said_at_once(slept: list[float]) -> None:
 
 @pytest.mark.parametrize("address", ["http://[x", "nonsense", "", "ftp://127.0.0.1:1", "http://127.0.0.1:99999"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ClientError, match=r"no address|No answer"), Client(address, patience=0.0) as client:
+    with pytest.raises(ClientError, match=r"no address|No answer"), Crosskd(address, patience=0.0) as client:
         client.health()
 
 
 def test_a_service_that_restarts_is_waited_for(home: Path) -> None:
     port = free_port(0)
     spec = write_spec(home / "data")
-    with Client(f"http://{HOST}:{port}") as client:
+    with Crosskd(f"http://{HOST}:{port}") as client:
         with serve(home, port):
-            job = client.create_job({"kind": "train", "name": "restart", "spec": spec})
+            job = client.jobs.create({"kind": "train", "name": "restart", "spec": spec})
         found: list[Job] = []
-        reader = threading.Thread(target=lambda: found.append(client.job(job.id)))
+        reader = threading.Thread(target=lambda: found.append(client.jobs.get(job.id)))
         reader.start()
         time.sleep(0.3)
         assert found == []
@@ -298,7 +298,7 @@ def test_a_service_that_restarts_is_waited_for(home: Path) -> None:
 
 def test_a_service_that_stays_away_is_given_up(home: Path) -> None:
     port = free_port(0)
-    with Client(f"http://{HOST}:{port}", patience=0.2) as client:
+    with Crosskd(f"http://{HOST}:{port}", patience=0.2) as client:
         with serve(home, port):
             client.health()
         with pytest.raises(Unreachable):
@@ -320,7 +320,7 @@ def away(times: int, status: int, **headers: str) -> tuple[httpx.Client, list[st
 
 def test_a_service_that_says_when_it_is_back_is_asked_then(slept: list[float]) -> None:
     http, methods = away(1, 503, **{"retry-after": "1"})
-    with http, Client(http=http) as client:
+    with http, Crosskd(http=http) as client:
         assert client.health().status == "ok"
     assert slept == [1.0]
     assert len(methods) == 2
@@ -329,21 +329,21 @@ def test_a_service_that_says_when_it_is_back_is_asked_then(slept: list[float]) -
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_whatever_stands_before_the_service_may_restart_too(status: int) -> None:
     http, methods = away(1, status)
-    with http, Client(http=http) as client:
+    with http, Crosskd(http=http) as client:
         assert client.health().status == "ok"
     assert methods == ["GET"] * 2
 
 
 def test_what_may_have_been_done_is_not_asked_for_again_without_a_key() -> None:
     http, methods = away(1, 504)
-    with http, Client(http=http) as client, pytest.raises(ApiProblem, match="504"):
-        client.cancel("0" * 32)
+    with http, Crosskd(http=http) as client, pytest.raises(ApiProblem, match="504"):
+        client.jobs.cancel("0" * 32)
     assert methods == ["POST"]
 
 
 def test_patience_bounds_what_a_service_asks_for(slept: list[float]) -> None:
     http, methods = away(100, 503, **{"retry-after": "3600"})
-    with http, Client(http=http, patience=5) as client, pytest.raises(ApiProblem, match="503"):
+    with http, Crosskd(http=http, patience=5) as client, pytest.raises(ApiProblem, match="503"):
         client.health()
     assert len(slept) == 1
     assert slept[0] == pytest.approx(5, abs=0.1)
@@ -352,7 +352,7 @@ def test_patience_bounds_what_a_service_asks_for(slept: list[float]) -> None:
 
 def test_a_full_disk_is_told_at_once() -> None:
     http, methods = away(100, 507, **{"retry-after": "10"})
-    with http, Client(http=http) as client, pytest.raises(ApiProblem) as caught:
+    with http, Crosskd(http=http) as client, pytest.raises(ApiProblem) as caught:
         client.health()
     assert caught.value.problem.status == 507
     assert len(methods) == 1
@@ -374,10 +374,10 @@ def test_a_post_that_may_have_arrived_is_sent_again_under_its_key(service: Servi
 
     order = {"kind": "train", "name": "broken off", "spec": service.spec}
     with httpx.Client(transport=Breaking(), base_url=service.url) as http:
-        client = Client(service.url, http)
+        client = Crosskd(service.url, http)
         client.health()
-        jobs = [client.create_job(order), client.create_job(order)]
-        assert [job.id for job in client.jobs() if job.name == "broken off"] == [job.id for job in reversed(jobs)]
+        jobs = [client.jobs.create(order), client.jobs.create(order)]
+        assert [job.id for job in client.jobs.list() if job.name == "broken off"] == [job.id for job in reversed(jobs)]
     assert len(keys) == 3
     assert keys[0] == keys[1]
     assert keys[1] != keys[2]
@@ -390,7 +390,7 @@ def test_a_request_that_is_still_being_answered_is_asked_for_again() -> None:
         [httpx.Response(409, json=problem, headers=header), httpx.Response(200, json={"status": "ok", "version": "1"})]
     )
     with httpx.Client(transport=httpx.MockTransport(lambda _: next(answers)), base_url="http://127.0.0.1") as http:
-        assert Client("http://127.0.0.1", http).health().status == "ok"
+        assert Crosskd("http://127.0.0.1", http).health().status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -402,20 +402,20 @@ def test_a_request_that_is_still_being_answered_is_asked_for_again() -> None:
 )
 def test_an_answer_in_another_form_is_shown_as_it_is(response: httpx.Response, said: str) -> None:
     with httpx.Client(transport=httpx.MockTransport(lambda _: response), base_url="http://127.0.0.1") as http:
-        client = Client("http://127.0.0.1", http)
+        client = Crosskd("http://127.0.0.1", http)
         with pytest.raises(ApiProblem) as caught:
-            client.job("x")
+            client.jobs.get("x")
     assert caught.value.lines() == [said]
 
 
 def test_another_program_at_the_address_is_told_as_such() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, text="hello"))
     with httpx.Client(transport=transport, base_url="http://127.0.0.1") as http:
-        client = Client("http://127.0.0.1", http)
+        client = Crosskd("http://127.0.0.1", http)
         with pytest.raises(ClientError, match="no Job"):
-            client.job("x")
+            client.jobs.get("x")
         with pytest.raises(ClientError, match="Check the address"):
-            client.presets()
+            client.presets.list()
 
 
 def test_a_loopback_address_needs_no_proxy(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

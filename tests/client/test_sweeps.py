@@ -50,12 +50,12 @@ def file(service: Service, tmp_path: Path) -> Path:
 
 def made(service: Service, **changes: Any) -> str:
     with service.client() as client:
-        return client.create_sweep(order(service.spec, **changes)).id
+        return client.sweeps.create(order(service.spec, **changes)).id
 
 
 def finish(service: Service, sweep: str, aps: list[float]) -> None:
     with service.client() as client:
-        jobs = [child.job for child in client.sweep(sweep).children]
+        jobs = [child.job for child in client.sweeps.get(sweep).children]
     for job, ap in zip(jobs, aps, strict=True):
         train(Worker(service.http), job, ap)  # type: ignore[arg-type]  # any client of httpx will do
 
@@ -65,7 +65,7 @@ def test_a_file_is_posted_and_its_answer_shown(service: Service, file: Path) -> 
     assert done.returncode == 0, done.stderr
     sweep = done.stdout.strip()
     with service.client() as client:
-        found = client.sweep(sweep)
+        found = client.sweeps.get(sweep)
         assert (found.name, found.seeds, found.spec["base"]["schedule"]) == ("mine", [1, 2], {"epochs": 3})
     finish(service, sweep, [0.20, 0.25, 0.30, 0.35])
 
@@ -87,7 +87,7 @@ def test_a_narrow_terminal_gets_the_figures_in_two_tables(service: Service) -> N
     sweep = made(service)
     finish(service, sweep, [0.20, 0.25, 0.30, 0.35])
     with service.client() as client:
-        found = client.sweep(sweep)
+        found = client.sweeps.get(sweep)
     assert len(results_tables(found)) == len(results_tables(found, 200)) == 1
     narrow = results_tables(found, 80)
     assert [len(table.columns) for table in narrow] == [6, 5]
@@ -167,7 +167,7 @@ def test_a_sweep_is_steered_by_whatever_it_may_be_called(service: Service) -> No
 def test_text_from_outside_is_shown_and_not_obeyed(service: Service) -> None:
     sweep = made(service, name="red \x1b[31m", arms={"alone": {}}, seeds=[0])
     with service.client() as client:
-        job = client.sweep(sweep).children[0].job
+        job = client.sweeps.get(sweep).children[0].job
     failure = {"failure_class": "user", "message": "clear \x1b[2J"}
     assert service.claimed(job).finish("failed", failure=failure).is_success
     for command in (("sweeps",), ("sweeps", "show", sweep), ("sweeps", "watch", sweep)):

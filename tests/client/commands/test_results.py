@@ -65,8 +65,8 @@ def test_images_are_listed_and_fetched(service: Service) -> None:
     (image,) = json.loads(done.stdout)["items"]
     assert (image["gain"], [box["class_name"] for box in image["truth"]]) == (1.0, ["ring"])
     with service.client() as client:
-        assert client.images(job, order="id").items[0].student.boxes[0].kind == "true"
-        picture = Image.open(io.BytesIO(client.thumbnail(job, 1, size=32)))
+        assert client.jobs.images(job, order="id").items[0].student.boxes[0].kind == "true"
+        picture = Image.open(io.BytesIO(client.jobs.thumbnail(job, 1, size=32)))
     assert (picture.format, picture.size) == ("JPEG", (32, 32))
     older = service.succeeded("without images", WEIGHTS)
     done = run(service, "images", older)
@@ -116,7 +116,7 @@ def test_download_prints_where_the_file_is(service: Service, finished: str, tmp_
 def test_what_has_no_report_is_said(service: Service, tmp_path: Path, job: str | None, file: str, said: str) -> None:
     if job is None:
         with service.client() as client:
-            client.create_sweep(order(service.spec, name="without a card"))
+            client.sweeps.create(order(service.spec, name="without a card"))
             job = "without a card"
     done = run(service, "report", job, "-o", str(tmp_path / file))
     assert done.returncode == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import StackError
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack import services
 from client.stack.home import Home, read_owner
 from client.stack.stack import Stack
@@ -34,7 +34,7 @@ def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path
         owner = read_owner(tmp_path)
         assert owner is not None
         assert owner.pid == process.pid
-        with Client(owner.url) as client:
+        with Crosskd(owner.url) as client:
             assert client.health().status == "ok"
         assert len(processes_of(tmp_path)) >= 5  # itself, Valkey, the API, the worker and its pool
         shared = [path for path in tmp_path.rglob("*") if not path.is_symlink() and path.lstat().st_mode & 0o077]

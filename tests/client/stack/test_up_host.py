@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from client.errors import ApiProblem
-from client.sdk import Client
+from client.sdk import Crosskd
 from client.stack import services
 from client.stack.home import Home, read_owner
 from tests.support.crosskd_command import UP, status, up
@@ -45,18 +45,18 @@ def test_it_refuses_to_start_without_tokens_and_asks_for_them_with_some(
         assert owner is not None
         url = owner.url
         assert url.startswith("http://127.0.0.1:")
-        with Client(url) as nobody:
+        with Crosskd(url) as nobody:
             assert nobody.health().status == "ok"
             with pytest.raises(ApiProblem, match="no token"):
-                list(nobody.jobs())
-        with Client(url, token=secret) as client:
-            assert list(client.jobs()) == []
+                list(nobody.jobs.list())
+        with Crosskd(url, token=secret) as client:
+            assert list(client.jobs.list()) == []
         assert crosskd("jobs", "--json", CROSSKD_TOKEN=secret) == (0, "[]")
         token_id = crosskd("token", "list")[1].split()[0]  # beside the running stack
         headers = {"Authorization": f"Bearer {secret}"}
         assert httpx.delete(f"{url}/tokens/{token_id}", headers=headers, trust_env=False).is_success
-        with Client(url, token=secret) as client, pytest.raises(ApiProblem, match="revoked"):
-            list(client.jobs())
+        with Crosskd(url, token=secret) as client, pytest.raises(ApiProblem, match="revoked"):
+            list(client.jobs.list())
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 0
     until(lambda: processes_of(tmp_path) == [])
