@@ -6,8 +6,10 @@ Exit codes: 0 well, 1 refused, 2 wrong usage or settings, 3 (of `check`) no live
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -51,11 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--owner", help="whose jobs those are that it posts; default: admin")
     create.add_argument("--days", type=int, help="until it expires; default: never")
     create.set_defaults(run=_create)
-    verbs.add_parser("list", help="all tokens, without their secrets").set_defaults(run=_list)
+    listed = verbs.add_parser("list", help="all tokens, without their secrets")
+    listed.set_defaults(run=_list)
     revoke = verbs.add_parser("revoke", help="refuse a token from now on")
     revoke.add_argument("id", help="as `list` shows it")
     revoke.set_defaults(run=_revoke)
-    verbs.add_parser("check", help="exit with 3 if there is no live token").set_defaults(run=_check)
+    check = verbs.add_parser("check", help="exit with 3 if there is no live token")
+    check.set_defaults(run=_check)
+    for verb in (create, listed, revoke, check):
+        verb.add_argument("--json", action="store_true", dest="as_json", help="print the answer as JSON")
     return parser
 
 
@@ -64,14 +70,20 @@ def _create(database: Database, asked: argparse.Namespace) -> int:
     order = TokenCreate(name=asked.name, **{key: value for key, value in given.items() if value is not None})
     with database.transaction() as session:
         made = tokens.create(session, order)
+    if asked.as_json:
+        _print_json(made.model_dump(mode="json"))
+        return 0
     _print_to_stderr(f"{_line(made)}\nIts secret follows. It is shown this once; only its sha256 is kept.")
     sys.stdout.write(f"{made.token}\n")
     return 0
 
 
-def _list(database: Database, _: argparse.Namespace) -> int:
+def _list(database: Database, asked: argparse.Namespace) -> int:
     with database.reading() as session:
         found = tokens.listing(session).items
+    if asked.as_json:
+        _print_json([token.model_dump(mode="json") for token in found])
+        return 0
     sys.stdout.writelines(f"{_line(token)}\n" for token in found)
     return 0
 
@@ -79,19 +91,29 @@ def _list(database: Database, _: argparse.Namespace) -> int:
 def _revoke(database: Database, asked: argparse.Namespace) -> int:
     with database.transaction() as session:
         revoked = tokens.revoke(session, asked.id)
+    if asked.as_json:
+        _print_json(revoked.model_dump(mode="json"))
+        return 0
     sys.stdout.write(f"{_line(revoked)}\n")
     return 0
 
 
-def _check(database: Database, _: argparse.Namespace) -> int:
+def _check(database: Database, asked: argparse.Namespace) -> int:
     with database.reading() as session:
-        return 0 if tokens.any_live(session) else NONE_LIVE
+        live = tokens.any_live(session)
+    if asked.as_json:
+        _print_json({"live": live})
+    return 0 if live else NONE_LIVE
 
 
 def _line(token: Token) -> str:
     until = f"until {token.expires_at:%Y-%m-%d}" if token.expires_at else "does not expire"
     state = f"revoked {token.revoked_at:%Y-%m-%d}" if token.revoked_at else until
     return f"{token.id}  {','.join(token.scopes):<12}  {token.owner:<12}  {token.name}  ({state})"
+
+
+def _print_json(values: Any) -> None:
+    sys.stdout.write(f"{json.dumps(values, indent=2)}\n")
 
 
 def _print_to_stderr(text: str) -> None:

@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client import sweeps
-from client.commands.shared import read_preset
+from client.commands.shared import print_json, read_preset
 from client.errors import ClientError
 from client.sdk import Crosskd
 from client.signals import on_signals
@@ -64,9 +64,12 @@ class Row:
     milliseconds: float | None
 
 
-def run(home: Path) -> None:
-    """Run the demo with its state in `home`. Raises: `ClientError`; `KeyboardInterrupt` after all has been stopped."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+def run(home: Path, *, as_json: bool = False) -> None:
+    """Run the demo with its state in `home`. `as_json`: its figures as JSON in the end, all words on standard error.
+
+    Raises: `ClientError`; `KeyboardInterrupt` after all has been stopped.
+    """
+    console = Console(highlight=False, markup=False, soft_wrap=True, stderr=as_json)
     begin = time.monotonic()
     stack = Stack(Home(home), port=0, notify=console.print)
     interrupted = False
@@ -84,15 +87,17 @@ def run(home: Path) -> None:
     with stack, Crosskd(stack.url) as client:
         console.print(f"It answers at {stack.url}, also in a browser; its state is in {stack.home.path}.")
         try:
-            compare(client, stack.home / "data" / "demo", console)
+            figures = compare(client, stack.home / "data" / "demo", console)
         except KeyboardInterrupt:
             console.print("Stopping …")
             raise
         console.print(f"Done in {clock(time.monotonic() - begin)}.")
+    if as_json:
+        print_json(figures)
 
 
-def compare(client: Crosskd, data: Path, console: Console) -> None:
-    """Train the three and compare them, on a service that may read the folder `data`."""
+def compare(client: Crosskd, data: Path, console: Console) -> dict[str, Any]:
+    """Train the three and compare them, on a service that may read the folder `data`; the figures and files."""
     console.print(f"Drawing {IMAGES} + {VAL_IMAGES} images of {CLASSES} kinds of glyphs …")
     section = write_data(data)
     for left in client.jobs.list(status=["waiting", "queued", "running"]):
@@ -112,7 +117,10 @@ def compare(client: Crosskd, data: Path, console: Console) -> None:
     home, later = shlex.quote(str(data.parent.parent)), address(HOST, configured_port())
     console.print(f"Its page, while `CROSSKD_HOME={home} crosskd up` runs: {later}/web/sweeps/{sweep.id}")
     console.print()
-    verify_download(client, distilled, rows[-1].metrics.AP, data.parent / "student.safetensors", console)
+    weights = data.parent / "student.safetensors"
+    verify_download(client, distilled, rows[-1].metrics.AP, weights, console)
+    told = [{**asdict(row), "metrics": row.metrics.model_dump()} for row in rows]
+    return {"rows": told, "answer": answer_lines(sweep), "report": str(report), "weights": str(weights)}
 
 
 def write_data(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Nothing here imports torch before a command runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ from crosskd.spec.config import BackboneConfig, ExportConfig, ModelConfig, Train
 from crosskd.spec.inputs import is_folder, real_path
 from crosskd.spec.registry import BACKBONES
 from crosskd.spec.results.predictions import MAX_DETECTIONS, PICTURE_SCORE
+
+if TYPE_CHECKING:
+    from crosskd.convert.backbone import BackboneReport
+    from crosskd.convert.convert import Report
 
 DataRoots = Annotated[
     list[Path] | None,
@@ -43,12 +47,15 @@ def train(
         list[str] | None, typer.Option("--set", help="KEY.PATH=VALUE, in YAML; any knob, as often as you like.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in WORKDIR.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print AP and files as JSON in the end; what is told until then: stderr.")
+    ] = False,
     data_root: DataRoots = None,
 ) -> None:
     """Train a detector, alone or distilled from a teacher."""
     with clear_errors():
         config = TrainConfig.model_validate(with_options(read_recipe(recipe), data, teacher, change or []))
-        run_train(config, workdir, resume, _real(data_root))
+        run_train(config, workdir, resume, as_json, _real(data_root))
 
 
 @app.command()
@@ -160,6 +167,7 @@ def convert(
         bool, typer.Option("--drop-unexpected", help="Leave out tensors that the model does not have.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="List every tensor, not only the sum.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what became of every tensor as JSON.")] = False,
 ) -> None:
     """Write a detector's weights as another project names and orders them, and say what became of the tensors.
 
@@ -172,18 +180,24 @@ def convert(
         from crosskd.weights.files import write_text
 
         if to == "backbone":
-            _convert_backbone(source, target, model, report, verbose)
+            _convert_backbone(source, target, model, report, verbose, as_json)
             return
         known = ModelConfig.model_validate(_student_in(read_recipe(model))) if model is not None else None
         names = parse_classes(classes) if classes is not None else None
         conversion = prepare(source, to, model=known, classes=names)
-        print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
+        _tell(conversion.report, verbose, as_json)
         if report is not None:
             write_text(report, conversion.report.json())
         conversion.write(target, drop_unexpected=drop_unexpected)
 
 
-def _convert_backbone(source: Path, target: Path, model: str | None, report: Path | None, verbose: bool) -> None:
+def _tell(report: Report | BackboneReport, verbose: bool, as_json: bool) -> None:
+    print(report.json() if as_json else "\n".join(report.lines(verbose=verbose)), flush=True)
+
+
+def _convert_backbone(
+    source: Path, target: Path, model: str | None, report: Path | None, verbose: bool, as_json: bool
+) -> None:
     from crosskd.convert.backbone import prepare_backbone
     from crosskd.weights.files import write_text
 
@@ -200,7 +214,7 @@ def _convert_backbone(source: Path, target: Path, model: str | None, report: Pat
     if isinstance(values, dict):
         values = {**values, "init": "random"}
     conversion = prepare_backbone(source, BackboneConfig.model_validate(values))
-    print("\n".join(conversion.report.lines(verbose=verbose)), flush=True)
+    _tell(conversion.report, verbose, as_json)
     if report is not None:
         write_text(report, conversion.report.json())
     conversion.write(target)

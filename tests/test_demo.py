@@ -6,6 +6,7 @@ on ten seeds by `benchmarks/gain.py`.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -35,14 +36,15 @@ def memory_of(home: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_tells_its_story_to_the_end(tmp_path: Path) -> None:
-    output = tmp_path / "output.txt"
+    output, figures = tmp_path / "output.txt", tmp_path / "figures.json"
     home = tmp_path / "home"
-    command = [*DEMO, "--home", str(home)]
+    command = [*DEMO, "--home", str(home), "--json"]
     environment = {**os.environ, "CROSSKD_DEVICES": "cpu"}
     peak = 0
     with (
         output.open("w") as out,
-        subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT) as demo,
+        figures.open("w") as told,
+        subprocess.Popen(command, env=environment, stdout=told, stderr=out) as demo,
     ):
         while demo.poll() is None:
             peak = max(peak, memory_of(home))
@@ -63,5 +65,9 @@ def test_the_demo_tells_its_story_to_the_end(tmp_path: Path) -> None:
     found = re.search(r"measures AP ([\d.]+); the service said ([\d.]+)\.$", text, re.MULTILINE)
     assert found is not None
     assert float(found[1]) == pytest.approx(float(found[2]), abs=1e-6)
+    numbers = json.loads(figures.read_text())
+    assert [row["name"] for row in numbers["rows"]] == ["teacher", "student alone", "student + CrossKD"]
+    assert f"{numbers['rows'][-1]['metrics']['AP']:.6f}" == found[2]
+    assert Path(numbers["weights"]).is_file()
     assert 0 < peak < MOST_MEMORY
     assert processes_of(home) == []

@@ -14,11 +14,13 @@ from client import specs, tables
 from client.commands.shared import (
     FAILED,
     AsJson,
+    AtTheEnd,
     JobId,
     Url,
     connect,
-    console,
     goes_on,
+    print_json,
+    progress_console,
     read_preset,
     show_all,
     tell_notes,
@@ -73,7 +75,9 @@ def submit(
     ] = None,
     values: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="schedule.epochs=3")] = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print it with every default; store nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON, for `curl`.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the job as JSON; with --dry-run in the form for `curl`.")
+    ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
     url: Url = "",
 ) -> None:
@@ -108,9 +112,12 @@ def submit(
         created = client.jobs.create(job)
         tell_notes(created.notes)
         warn(created.warnings)
-        print(created.id, flush=True)
+        if not as_json:
+            print(created.id, flush=True)
         if watch:
-            _follow(client, created.id)
+            _follow(client, created.id, as_json)
+        elif as_json:
+            print_json(created)
 
 
 def _show_plan(dry: DryRun, as_json: bool) -> None:
@@ -121,17 +128,20 @@ def _show_plan(dry: DryRun, as_json: bool) -> None:
     print(json.dumps(resolved, indent=2) + "\n" if as_json else yaml.safe_dump(resolved, sort_keys=False), end="")
 
 
-def _follow(client: Crosskd, job: str) -> None:
+def _follow(client: Crosskd, job: str, as_json: bool) -> None:
     try:
-        ended = follow(client, job, console())
+        ended = follow(client, job, progress_console(as_json))
     except KeyboardInterrupt:
         goes_on("", job)
         raise
-    finish(ended)
+    finish(ended, as_json)
 
 
-def _state(job: Job) -> None:
+def _state(job: Job, as_json: bool) -> None:
     """By its id, whatever it was called by; a running job does what it is asked after its current step."""
+    if as_json:
+        print_json(job)
+        return
     asked = {"cancel": job.cancel_requested_at, "stop": job.stop_requested_at, "pause": job.pause_requested_at}
     verbs = [verb for verb, at in asked.items() if at is not None and job.status == "running"]
     print(f"{job.id}: {job.status}" + (f", asked to {' and '.join(verbs)}" if verbs else ""))
@@ -158,59 +168,68 @@ def show(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Show a job: state, history, attempts, and why it failed if it did."""
     with connect(url) as client:
         answer = client.jobs.get(job)
-    as_text = json.dumps(answer.model_dump(mode="json"), indent=2) if as_json else "\n".join(tables.job_lines(answer))
-    print(as_text)
+    if as_json:
+        print_json(answer)
+    else:
+        print("\n".join(tables.job_lines(answer)))
 
 
 @app.command()
-def watch(job: JobId, url: Url = "") -> None:
+def watch(job: JobId, as_json: AtTheEnd = False, url: Url = "") -> None:
     """Follow a job to its end; exit code 0 if it succeeds."""
     with connect(url) as client:
-        _follow(client, client.jobs.resolve(job))
+        _follow(client, client.jobs.resolve(job), as_json)
 
 
 @app.command()
-def cancel(job: JobId, url: Url = "") -> None:
+def cancel(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Discard a job."""
     with connect(url) as client:
-        _state(client.jobs.cancel(job))
+        _state(client.jobs.cancel(job), as_json)
 
 
 @app.command()
-def stop(job: JobId, url: Url = "") -> None:
+def stop(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """End a training early and keep its best: it is evaluated, and succeeds."""
     with connect(url) as client:
-        _state(client.jobs.stop(job))
+        _state(client.jobs.stop(job), as_json)
 
 
 @app.command()
-def pause(job: JobId, url: Url = "") -> None:
+def pause(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Free a training's device; `resume` lets it go on from there."""
     with connect(url) as client:
-        _state(client.jobs.pause(job))
+        _state(client.jobs.pause(job), as_json)
 
 
 @app.command()
-def resume(job: JobId, url: Url = "") -> None:
+def resume(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Queue a paused job again."""
     with connect(url) as client:
-        _state(client.jobs.resume(job))
+        _state(client.jobs.resume(job), as_json)
 
 
 @app.command()
-def retry(job: JobId, url: Url = "") -> None:
+def retry(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Post a failed or cancelled job anew, from its last checkpoint if it has one, and print the new id."""
     with connect(url) as client:
-        print(client.jobs.retry(job).id)
+        new = client.jobs.retry(job)
+    if as_json:
+        print_json(new)
+    else:
+        print(new.id)
 
 
 @app.command()
-def delete(job: JobId, url: Url = "") -> None:
+def delete(job: JobId, as_json: AsJson = False, url: Url = "") -> None:
     """Delete a job that is at its end, with all it has made."""
     with connect(url) as client:
         job = client.jobs.resolve(job)
         client.jobs.delete(job)
-    print(f"{job}: deleted")
+    if as_json:
+        print_json({"id": job, "deleted": True})
+    else:
+        print(f"{job}: deleted")
 
 
 def job_or_file(what: str, job: str | None, file: Path | None) -> dict[str, str] | None:
@@ -226,10 +245,13 @@ def read_source(client: Crosskd, source: str) -> dict[str, Any]:
     return specs.read_job(Path(source)) if specs.is_file(source) else read_preset(client, source)
 
 
-def finish(job: Job) -> None:
-    """Say how a job ended, by text and by exit code."""
+def finish(job: Job, as_json: bool) -> None:
+    """Say how a job ended, by text or JSON, and by exit code."""
     figure = best(job)
-    print(f"{job.id}: {job.status}" + (f", {figure}" if figure else ""))
+    if as_json:
+        print_json(job)
+    else:
+        print(f"{job.id}: {job.status}" + (f", {figure}" if figure else ""))
     if job.status != "succeeded":
         for line in tables.failure_lines(job):
             print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client import charts
-from client.commands.shared import Url, connect
+from client.commands.shared import PathAsJson, Url, connect, show_path
 from client.errors import ApiProblem, ClientError
 from client.references import UnknownReference, is_id
 from client.sdk import Crosskd
@@ -39,7 +39,9 @@ Alone = Annotated[str | None, typer.Option(help="The job that trained the same s
 
 
 @app.command()
-def report(job: JobOrSweep, output: Output = None, alone: Alone = None, url: Url = "") -> None:
+def report(
+    job: JobOrSweep, output: Output = None, alone: Alone = None, as_json: PathAsJson = False, url: Url = ""
+) -> None:
     """Write the answer of a job or a sweep into one file that needs nothing else: verdict, figures, charts."""
     target = output or Path(f"report-{_in_file_names(job)[:8]}.html")
     if (form := FORMS.get(target.suffix.lower())) is None:
@@ -47,7 +49,7 @@ def report(job: JobOrSweep, output: Output = None, alone: Alone = None, url: Url
         raise ClientError(f"A report is no {kind}.", remedy=f"Let the name end with one of {', '.join(FORMS)}.")
     with connect(url) as client:
         text = _report(client, job, form, alone)
-    _write(target, text.encode())
+    _write(target, text.encode(), as_json)
 
 
 @app.command()
@@ -64,6 +66,7 @@ def chart(
         Path | None, typer.Option("--output", "-o", help="FILE.png (the default), .svg or .json (Vega-Lite).")
     ] = None,
     alone: Alone = None,
+    as_json: PathAsJson = False,
     url: Url = "",
 ) -> None:
     """Write one chart of a job or a sweep as a picture. It needs `pip install 'crosskd[charts]'`."""
@@ -73,16 +76,16 @@ def chart(
         raise ClientError(f"A chart is no {kind}.", remedy=f"Let the name end with one of {', '.join(charts.FORMS)}.")
     with connect(url) as client:
         drawn = _chart(client, job, name, alone)
-    _write(target, charts.encoded(drawn, form))
+    _write(target, charts.encoded(drawn, form), as_json)
 
 
-def _write(target: Path, content: bytes) -> None:
+def _write(target: Path, content: bytes, as_json: bool) -> None:
     try:
         target.write_bytes(content)
     except OSError as error:
         remedy = "Name another file with --output."
         raise ClientError(f"{target} cannot be written: {error.strerror}.", remedy=remedy) from error
-    print(target)
+    show_path(target, as_json)
 
 
 def _in_file_names(text: str) -> str:

@@ -12,7 +12,21 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from client import audit as audits
 from client import comparisons, image_tables, tables
-from client.commands.shared import FAILED, AsJson, JobId, Url, connect, read_preset, show_all, show_tables, tell_notes
+from client.commands.shared import (
+    FAILED,
+    AsJson,
+    JobId,
+    JsonLines,
+    PathAsJson,
+    Url,
+    connect,
+    print_json,
+    read_preset,
+    show_all,
+    show_path,
+    show_tables,
+    tell_notes,
+)
 from client.visible import visible
 from wire.images import MAX_PAGE, PAGE, Order
 
@@ -41,12 +55,13 @@ def logs(
     job: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each line as it comes.")] = False,
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="So many of the last lines.")] = 200,
+    as_json: JsonLines = False,
     url: Url = "",
 ) -> None:
     """Print the end of a job's log; the whole of it is the artifact log.txt."""
     with connect(url) as client:
         for line in client.jobs.logs(job, tail=tail, follow=follow):
-            print(visible(str(line)), flush=follow)
+            print(line.model_dump_json() if as_json else visible(str(line)), flush=follow)
 
 
 @app.command()
@@ -74,7 +89,7 @@ def compare(
     with connect(url) as client:
         found = client.compare(jobs, baseline=baseline)
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print_json(found)
         return
     show_tables(comparisons.tables_of(found))
 
@@ -96,7 +111,7 @@ def images(
     with connect(url) as client:
         found = client.jobs.images(job, order=order, against=against, class_name=class_name, step=step, limit=number)
     if as_json:
-        print(found.model_dump_json(indent=2))
+        print_json(found)
         return
     show_tables([image_tables.images_table(found)])
     tell_notes(found.remarks)
@@ -115,6 +130,7 @@ def download(
     job: JobId,
     name: Annotated[str | None, typer.Argument(help="An artifact; default: the best student's weights.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A file or a folder.")] = Path(),
+    as_json: PathAsJson = False,
     url: Url = "",
 ) -> None:
     """Fetch an artifact, verified by its sha256; a broken transfer goes on where it stopped."""
@@ -129,15 +145,21 @@ def download(
 
         wanted = client.jobs.ref(job)
         path = wanted.weights(output, on_bytes) if name is None else wanted.download(name, output, on_bytes)
-    print(path)
+    show_path(path, as_json)
 
 
 @app.command()
-def presets(name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None, url: Url = "") -> None:
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
     """List the ready-made configurations."""
     with connect(url) as client:
         if name is None:
-            show_all(client.presets.list(), tables.presets_table, as_json=False)
+            show_all(client.presets.list(), tables.presets_table, as_json)
+        elif as_json:
+            print_json(read_preset(client, name))
         else:
             print(yaml.safe_dump(read_preset(client, name), sort_keys=False), end="")
 
@@ -145,7 +167,7 @@ def presets(name: Annotated[str | None, typer.Argument(help="Print this one as Y
 @app.command()
 def audit(
     verify: Annotated[bool, typer.Option("--verify", help="Read every file, and compare its sha256.")] = False,
-    as_json: AsJson = False,
+    as_json: JsonLines = False,
     url: Url = "",
 ) -> None:
     """Compare the service's rows with its files, both ways; exit code 1 if they differ. Needs an admin's token."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,9 @@ SweepId = Annotated[
     str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="SWEEP")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")]
+PathAsJson = Annotated[bool, typer.Option("--json", help="Print where it was written as JSON.")]
+AtTheEnd = Annotated[bool, typer.Option("--json", help="Print how it ended as JSON; what is told until then: stderr.")]
 
 
 def connect(url: str) -> Crosskd:
@@ -75,9 +79,28 @@ def goes_on(group: str, identifier: str) -> None:
     print(f"\n{text}", file=sys.stderr)
 
 
+def print_json(value: BaseModel | Any) -> None:
+    """An answer of the service, or values, as JSON."""
+    values = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    print(json.dumps(values, indent=2), flush=True)
+
+
+def progress_console(as_json: bool) -> Console:
+    """Where to tell how far something is: beside the output, where that is JSON."""
+    return Console(highlight=False, markup=False, stderr=as_json)
+
+
+def show_path(path: Path, as_json: bool) -> None:
+    """Where something was written."""
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        print(path)
+
+
 def show_all(items: Iterable[BaseModel], table: Callable[[Iterable[Any]], Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([item.model_dump(mode="json") for item in items], indent=2))
+        print_json([item.model_dump(mode="json") for item in items])
     else:
         show_tables([table(items)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +13,13 @@ from client import sweeps as orders
 from client.commands.shared import (
     FAILED,
     AsJson,
+    AtTheEnd,
     SweepId,
     Url,
     connect,
-    console,
     goes_on,
+    print_json,
+    progress_console,
     read_preset,
     show_all,
     tell_notes,
@@ -46,20 +47,24 @@ def sweep(
     values: Values = [],  # noqa: B006 - typer's own form
     dry_run: DryRun = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end, and print its answer.")] = False,
+    as_json: AsJson = False,
     url: Url = "",
 ) -> None:
     """Post a sweep and print its id."""
     with connect(url) as client:
         order = _with_ids(client, orders.read_order(file, partial(read_preset, client), data=data, overrides=values))
         if dry_run:
-            _show_plan(client.sweeps.dry_run(order))
+            _show_plan(client.sweeps.dry_run(order), as_json)
             return
         created = client.sweeps.create(order)
         tell_notes(created.notes)
         warn(created.warnings)
-        print(created.id, flush=True)
+        if not as_json:
+            print(created.id, flush=True)
         if watch:
-            _follow(client, created.id)
+            _follow(client, created.id, as_json)
+        elif as_json:
+            print_json(created)
 
 
 @app.command()
@@ -80,6 +85,7 @@ def distill(
     values: Values = [],  # noqa: B006
     name: Annotated[str | None, typer.Option(help="Default: the data folder's.")] = None,
     dry_run: DryRun = False,
+    as_json: AtTheEnd = False,
     url: Url = "",
 ) -> None:
     """Answer whether distilling helps: train a teacher, the student alone and distilled, compare, and say so."""
@@ -99,13 +105,14 @@ def distill(
         order = _with_ids(client, order)
         plan = client.sweeps.dry_run(order)  # the data are looked at before anything is stored
         if dry_run:
-            _show_plan(plan)
+            _show_plan(plan, as_json)
             return
         warn(plan.warnings)
         tell_notes([*plan.notes, *sweep_tables.plan_lines(plan)])
         created = client.sweeps.create(order)
-        print(created.id, flush=True)
-        _follow(client, created.id)
+        if not as_json:
+            print(created.id, flush=True)
+        _follow(client, created.id, as_json)
 
 
 @sweeps_app.callback()
@@ -124,7 +131,7 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     with connect(url) as client:
         found = client.sweeps.get(sweep)
         if as_json:
-            print(json.dumps(found.model_dump(mode="json"), indent=2))
+            print_json(found)
             return
         print(visible(f"{found.id}  {found.name}  {found.status}"))
         screen = wide_console()
@@ -134,47 +141,50 @@ def show(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
 
 
 @sweeps_app.command()
-def watch(sweep: SweepId, url: Url = "") -> None:
+def watch(sweep: SweepId, as_json: AtTheEnd = False, url: Url = "") -> None:
     """Follow a sweep to its end; exit code 0 if all of its jobs succeed."""
     with connect(url) as client:
-        _follow(client, client.sweeps.resolve(sweep))
+        _follow(client, client.sweeps.resolve(sweep), as_json)
 
 
 @sweeps_app.command()
-def cancel(sweep: SweepId, url: Url = "") -> None:
+def cancel(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Discard every job that has not ended."""
     with connect(url) as client:
-        _acted(client.sweeps.cancel(sweep))
+        _acted(client.sweeps.cancel(sweep), as_json)
 
 
 @sweeps_app.command()
-def pause(sweep: SweepId, url: Url = "") -> None:
+def pause(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Free the devices; `resume` lets the jobs go on from there."""
     with connect(url) as client:
-        _acted(client.sweeps.pause(sweep))
+        _acted(client.sweeps.pause(sweep), as_json)
 
 
 @sweeps_app.command()
-def resume(sweep: SweepId, url: Url = "") -> None:
+def resume(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Queue the paused jobs again."""
     with connect(url) as client:
-        _acted(client.sweeps.resume(sweep))
+        _acted(client.sweeps.resume(sweep), as_json)
 
 
 @sweeps_app.command()
-def retry(sweep: SweepId, url: Url = "") -> None:
+def retry(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Post anew what failed or was cancelled, from its last checkpoint."""
     with connect(url) as client:
-        _acted(client.sweeps.retry(sweep))
+        _acted(client.sweeps.retry(sweep), as_json)
 
 
 @sweeps_app.command()
-def delete(sweep: SweepId, url: Url = "") -> None:
+def delete(sweep: SweepId, as_json: AsJson = False, url: Url = "") -> None:
     """Delete a sweep whose jobs have all ended, with the jobs and all they have made."""
     with connect(url) as client:
         sweep = client.sweeps.resolve(sweep)
         client.sweeps.delete(sweep)
-    print(f"{sweep}: deleted")
+    if as_json:
+        print_json({"id": sweep, "deleted": True})
+    else:
+        print(f"{sweep}: deleted")
 
 
 def _with_ids(client: Crosskd, order: dict[str, Any]) -> dict[str, Any]:
@@ -183,23 +193,32 @@ def _with_ids(client: Crosskd, order: dict[str, Any]) -> dict[str, Any]:
     return order if base is None else {**order, "base": base}
 
 
-def _acted(sweep: Sweep) -> None:
+def _acted(sweep: Sweep, as_json: bool) -> None:
+    if as_json:
+        print_json(sweep)
+        return
     told = ", ".join(f"{count} {status}" for status, count in sorted(sweep.jobs.items()))
     print(f"{sweep.id}: {sweep.status} ({told})")
 
 
-def _show_plan(plan: SweepDryRun) -> None:
+def _show_plan(plan: SweepDryRun, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
     tell_notes([*plan.notes, *sweep_tables.plan_lines(plan)])
     warn(plan.warnings)
     show_all(plan.jobs, sweep_tables.plan_table, as_json=False)
 
 
-def _follow(client: Crosskd, sweep: str) -> None:
+def _follow(client: Crosskd, sweep: str, as_json: bool) -> None:
     try:
-        ended = sweep_watch.follow(client, sweep, console())
+        ended = sweep_watch.follow(client, sweep, progress_console(as_json))
     except KeyboardInterrupt:
         goes_on("sweeps ", sweep)
         raise
-    sweep_watch.show(ended, wide_console(), client.base_url, terminal_width())
+    if as_json:
+        print_json(ended)
+    else:
+        sweep_watch.show(ended, wide_console(), client.base_url, terminal_width())
     if ended.status != "finished":
         raise typer.Exit(FAILED)

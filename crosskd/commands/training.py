@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -16,15 +17,15 @@ from crosskd.spec.config import FileRef, TrainConfig
 from crosskd.spec.results.files import CHECKPOINTS, ONNX
 
 
-def run_train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
+def run_train(config: TrainConfig, workdir: Path, resume: bool, as_json: bool, roots: list[Path]) -> None:
     if config.gpus > 1 and not _join_launcher(workdir):
-        _launch(config, workdir, resume, roots)
+        _launch(config, workdir, resume, as_json, roots)
         return
     with quick_imports():
         from crosskd.engine.progress import ProgressLine
         from crosskd.runs.train import train as run_training
 
-    console = Console()
+    console = Console(stderr=as_json)
     if config.track:
         console.print("`track` is heeded by workers of the service alone: this run is shown in no tracker")
     named = [config.student.init, config.teacher.weights if config.teacher is not None else None]
@@ -38,6 +39,10 @@ def run_train(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path
             roots=roots,
             stop=stop,
         )
+    if as_json:
+        best = {"best_ap": result.best_ap, "best_step": result.best_step, "best_weights": str(result.best_weights)}
+        print(json.dumps({**best, "manifest": result.manifest}))
+        return
     console.print(f"AP {result.best_ap:.4f} after step {result.best_step}: {result.best_weights}", highlight=False)
     told = result.manifest.get("onnx") or {}
     if told.get("missing"):
@@ -59,14 +64,14 @@ def _join_launcher(workdir: Path) -> bool:
     return rank is not None
 
 
-def _launch(config: TrainConfig, workdir: Path, resume: bool, roots: list[Path]) -> None:
+def _launch(config: TrainConfig, workdir: Path, resume: bool, as_json: bool, roots: list[Path]) -> None:
     """Train in `config.gpus` processes: this very command once more in each."""
     from crosskd.engine.launch import RanksFailed, RanksStopped, launch
 
     with tempfile.TemporaryDirectory(prefix="crosskd-train-") as folder:
         recipe = Path(folder) / "recipe.yaml"
         recipe.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-        options = ["--workdir", str(workdir), *(["--resume"] if resume else [])]
+        options = ["--workdir", str(workdir), *(["--resume"] if resume else []), *(["--json"] if as_json else [])]
         options += [f"--data-root={root}" for root in roots]
         try:
             launch("crosskd", ["train", str(recipe), *options], config.gpus)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,10 @@ def test_a_token_from_its_making_to_its_end(run: Run, client: TestClient) -> Non
     (line,) = listed.splitlines()
     assert "ann" in line
     assert "until 2" in line
+    assert [token["owner"] for token in json.loads(run("list", "--json").stdout)] == ["ann"]
+    assert json.loads(run("check", "--json").stdout) == {"live": True}
+    other = json.loads(run("create", "machine", "--json").stdout)
+    assert json.loads(run("revoke", other["id"], "--json").stdout)["revoked_at"]
     revoked = run("revoke", line.split()[0])
     assert "(revoked 2" in revoked.stdout
     assert client.get("/jobs", headers=headers).status_code == 401

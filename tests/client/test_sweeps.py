@@ -108,7 +108,7 @@ def test_after_ctrl_c_one_is_told_that_it_goes_on(
     monkeypatch.setattr("client.sweep_watch.follow", interrupted)
     monkeypatch.setattr("client.commands.jobs.follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        command._follow(None, "01a2")
+        command._follow(None, "01a2", as_json=False)
     told = capsys.readouterr().err
     assert f"`{verb} watch 01a2` follows it again, `{verb} cancel 01a2` ends it." in told
 

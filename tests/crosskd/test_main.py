@@ -124,7 +124,8 @@ def test_evaluate_takes_the_scale_of_the_training_and_what_the_user_says_before_
 ) -> None:
     """48 pixels in training, 800 by default."""
     small = ("--set", "augment.val_short_edge=48", "--set", "schedule.max_steps=1")
-    assert invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data, *small).exit_code == 0
+    told = invoke("train", recipe, "--workdir", tmp_path / "run", "--data", data, *small, "--json")
+    assert json.loads(told.stdout)["best_weights"] == str(tmp_path / "run" / "best.safetensors")
     seen: list[EvaluateConfig] = []
 
     def watch(config: EvaluateConfig, **options: Any) -> Evaluated:

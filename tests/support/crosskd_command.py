@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -60,14 +61,24 @@ def run_process(service: Service, *arguments: str) -> subprocess.CompletedProces
 
 @contextmanager
 def up(home: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A stack that answers, in a process of its own."""
+    """A stack that answers, in a process of its own. With `--json` its address alone stands on standard output."""
     environment = {**os.environ, "CROSSKD_HOME": str(home), "CROSSKD_DEVICES": "cpu"}
     process = subprocess.Popen(
-        [*UP, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*UP, *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=None if "--json" in options else subprocess.STDOUT,
+        text=True,
     )
     with process:
         try:
             assert process.stdout is not None
+            if "--json" in options:
+                told = json.loads("".join(process.stdout.readline() for _ in range(4)))
+                assert told.keys() == {"url", "home"}
+                assert told["url"].startswith("http://127.0.0.1:")
+                yield process
+                return
             assert process.stdout.readline() == "Starting …\n"
             line = process.stdout.readline()
             assert line.startswith("CrossKD is at http://127.0.0.1:"), line

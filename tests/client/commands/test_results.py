@@ -37,6 +37,8 @@ def test_jobs_are_compared(service: Service, tmp_path: Path) -> None:
     assert done.stdout.startswith(f"seed 5 ({jobs[1]}) against seed 4 ({jobs[0]})")
     assert "8 images, 1000 resamples, seed 0" in done.stdout
     assert "name two jobs or more" in run(service, "compare", jobs[0]).stderr
+    told = run(service, "compare", *jobs, "--json")
+    assert [job["job"] for job in json.loads(told.stdout)["jobs"]] == jobs
     older = service.succeeded("older", WEIGHTS)
     done = run(service, "compare", jobs[0], older)
     assert done.returncode == 1

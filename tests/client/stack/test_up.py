@@ -30,7 +30,7 @@ def test_killed_it_takes_everything_with_it_and_another_takes_its_place(tmp_path
         process.kill()
         process.wait()
         until(lambda: processes_of(tmp_path) == [])
-    with up(tmp_path) as process:  # and the home is free, but for one at a time
+    with up(tmp_path, "--json") as process:  # and the home is free, but for one at a time
         owner = read_owner(tmp_path)
         assert owner is not None
         assert owner.pid == process.pid

@@ -346,6 +346,8 @@ def test_the_command_prints_and_writes_the_report(tmp_path: Path) -> None:
     refused = invoke(*arguments)
     assert refused.exit_code == 1
     assert "1 unexpected (strange)" in refused.output
+    told = json.loads(invoke(*arguments, "--drop-unexpected", "--json").stdout)
+    assert told == json.loads((tmp_path / "report.json").read_text())
     brief = invoke(*arguments, "--drop-unexpected").output.splitlines()
     assert not any(line.startswith("matched ") for line in brief)
     assert "unexpected  strange" in brief
