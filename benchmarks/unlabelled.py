@@ -10,8 +10,9 @@ the same images for all seeds. Every training takes as many steps as `--epochs` 
 so that one with few labels does not also train less; a step with images without labels is larger.
 
 With `--teacher own` a teacher has seen the labels of its share alone, as whoever has no others would train it; with
-`--teacher all` it is a better one from elsewhere, which has seen them all. Arms are paired by seed. Measured is the
-last checkpoint: the validation images choose nothing.
+`--teacher all` it is a better one from elsewhere, which has seen them all. Arms are paired by seed. What the teacher
+makes of an image is kept in memory (`distill.cache`). Measured is the last checkpoint: the validation images choose
+nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.gain import mean_and_error, t_interval
-from benchmarks.methods import ALONE, SEEDS, TEACHER_SEED, Comparison
+from benchmarks.methods import ALONE, CACHE, SEEDS, TEACHER_SEED, Comparison
 from benchmarks.trials import Trial, Trials
 
 METHODS = ("crosskd", "pkd")
@@ -108,7 +109,7 @@ class Experiment:
         spec = self.spec(share, seed)
         name = method.removesuffix(REST)
         if name != ALONE:
-            spec |= {"teacher": {"weights": {"file": str(self.weights(share))}}, "distill": {name: {}}}
+            spec |= {"teacher": {"weights": {"file": str(self.weights(share))}}, "distill": {name: {}, **CACHE}}
         if method.endswith(REST):
             assert self.data is not None
             names = str(split(self.data, share, self.folder).others)
