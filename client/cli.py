@@ -33,7 +33,6 @@ app = typer.Typer(
     help="Distil object detectors with CrossKD, as a service.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for part in (machine, doctor, init, dataset_import, datasets, jobs, sweeps, results, predict, report, core):
     app.add_typer(part.app)

@@ -35,7 +35,7 @@ class Connection:
         self.patience = patience  # seconds
         self.reached = False  # whether it has answered before
 
-    def options(self, token: str | None) -> dict[str, Any]:
+    def options(self, token: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
         """What a client of httpx is made with. Raises: `ClientError`."""
         try:
             # A proxy meant for the outside world must not stand between two processes of one machine.
@@ -43,7 +43,7 @@ class Connection:
         except ValueError as error:
             raise no_address(self.base_url, error) from error
         headers = {"authorization": f"Bearer {token}"} if token else None
-        return {"base_url": self.base_url, "headers": headers, "timeout": TIMEOUT, "trust_env": outside}
+        return {"base_url": self.base_url, "headers": headers, "timeout": timeout, "trust_env": outside}
 
     def send(self, method: str, path: str, **options: Any) -> Flow[httpx.Response]:
         """The answer, once there is one that is a success. It is asked again while the trouble may pass by itself.
@@ -74,11 +74,18 @@ class Connection:
 class SyncConnection(Connection):
     """Does the steps of operations one after the other, and blocks meanwhile. Threads may share it."""
 
-    def __init__(self, base_url: str, http: httpx.Client | None, token: str | None, patience: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        http: httpx.Client | None,
+        token: str | None,
+        patience: float,
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> None:
         super().__init__(base_url, patience)
         self._owns_http = http is None
         try:
-            self.http = http or httpx.Client(**self.options(token))
+            self.http = http or httpx.Client(**self.options(token, timeout))
         except (ValueError, httpx.InvalidURL) as error:
             raise no_address(base_url, error) from error
 
@@ -163,11 +170,18 @@ class AsyncConnection(Connection):
     A download has a connection of its own there: one to the same address, with the same headers and timeouts.
     """
 
-    def __init__(self, base_url: str, http: httpx.AsyncClient | None, token: str | None, patience: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        http: httpx.AsyncClient | None,
+        token: str | None,
+        patience: float,
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> None:
         super().__init__(base_url, patience)
         self._owns_http = http is None
         try:
-            self.http = http or httpx.AsyncClient(**self.options(token))
+            self.http = http or httpx.AsyncClient(**self.options(token, timeout))
         except (ValueError, httpx.InvalidURL) as error:
             raise no_address(base_url, error) from error
 

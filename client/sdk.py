@@ -16,7 +16,7 @@ from typing import Self
 
 import httpx
 
-from client.connection import DEFAULT_URL, AsyncConnection, SyncConnection
+from client.connection import DEFAULT_URL, TIMEOUT, AsyncConnection, SyncConnection
 from client.resources.service import Service
 
 
@@ -28,8 +28,8 @@ class Crosskd(Service[SyncConnection]):
 
     Once the service has answered, a request is repeated for up to `patience` seconds while the service is away: a
     restart of the API interrupts nobody. All are safe to repeat; those that create carry an idempotency key. What the
-    service says by `Retry-After` is heeded. `token` is an API token, for a service that asks for one. `http` is used as
-    it is and stays open.
+    service says by `Retry-After` is heeded. `token` is an API token, for a service that asks for one. `timeout`, in
+    seconds, is of a single request. `http` is used as it is and stays open.
 
     >>> with Crosskd(url) as client:
     ...     client.health().status
@@ -43,8 +43,9 @@ class Crosskd(Service[SyncConnection]):
         *,
         token: str | None = None,
         patience: float = 60.0,
+        timeout: httpx.Timeout = TIMEOUT,
     ) -> None:
-        super().__init__(SyncConnection(base_url, http, token, patience))
+        super().__init__(SyncConnection(base_url, http, token, patience, timeout))
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +79,9 @@ class AsyncCrosskd(Service[AsyncConnection]):
         *,
         token: str | None = None,
         patience: float = 60.0,
+        timeout: httpx.Timeout = TIMEOUT,
     ) -> None:
-        super().__init__(AsyncConnection(base_url, http, token, patience))
+        super().__init__(AsyncConnection(base_url, http, token, patience, timeout))
 
     async def __aenter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from client import specs, tables
+from client import completion, specs, tables
 from client.commands.shared import (
     FAILED,
     AsJson,
@@ -41,6 +41,7 @@ def submit(
         typer.Argument(
             metavar="SPEC.yaml|PRESET|KIND",
             help="A job or its spec; a preset; or `evaluate` or `export`, from nothing. Or --like, in its place.",
+            autocompletion=completion.presets,
         ),
     ] = None,
     like: Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client import charts
+from client import charts, completion
 from client.commands.shared import PathAsJson, Url, connect, show_path
 from client.errors import ApiProblem, ClientError
 from client.references import UnknownReference, is_id
@@ -59,7 +59,8 @@ def chart(
         str,
         typer.Argument(
             help="Of a job: loss, ap, lr, throughput, steps_per_second, gradient_norm, memory, classes, curves, cost. "
-            "Of a sweep: differences, sweep_ap, sweep_classes."
+            "Of a sweep: differences, sweep_ap, sweep_classes.",
+            autocompletion=completion.charts,
         ),
     ],
     output: Annotated[

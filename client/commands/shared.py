@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from client import specs, tables
-from client.connection import DEFAULT_URL
-from client.errors import ClientError
+from client import completion, specs, tables
+from client.connect import connect as connect
 from client.sdk import Crosskd
-from client.settings import TokenSettings
-from client.stack.home import default_home, read_owner
 from client.visible import visible
 from wire.jobs import DataWarning
 
@@ -30,28 +27,25 @@ Url = Annotated[
     str, typer.Option("--url", envvar="CROSSKD_URL", help="The service, as http://gpu-box:8470; default: this home's.")
 ]
 JobId = Annotated[
-    str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="JOB")
+    str,
+    typer.Argument(
+        help="Its id, the beginning of it (4 characters or more), its name, or @last.",
+        metavar="JOB",
+        autocompletion=completion.jobs,
+    ),
 ]
 SweepId = Annotated[
-    str, typer.Argument(help="Its id, the beginning of it (4 characters or more), its name, or @last.", metavar="SWEEP")
+    str,
+    typer.Argument(
+        help="Its id, the beginning of it (4 characters or more), its name, or @last.",
+        metavar="SWEEP",
+        autocompletion=completion.sweeps,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own JSON.")]
 JsonLines = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")]
 PathAsJson = Annotated[bool, typer.Option("--json", help="Print where it was written as JSON.")]
 AtTheEnd = Annotated[bool, typer.Option("--json", help="Print how it ended as JSON; what is told until then: stderr.")]
-
-
-def connect(url: str) -> Crosskd:
-    """A client of `url`, or of the stack that runs on this home, or of the default address."""
-    if not url:
-        owner = read_owner(default_home())
-        url = owner.url if owner else DEFAULT_URL
-    try:
-        token = TokenSettings().token
-    except ValidationError as error:
-        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ClientError(f"CROSSKD_TOKEN: {fault}.") from None
-    return Crosskd(url, token=token.get_secret_value() if token else None)  # never an argument: those are seen by `ps`
 
 
 def read_preset(client: Crosskd, name: str) -> dict[str, Any]:
