@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.commands.shared import console
+from client.commands.shared import PathAsJson, console, show_path
 from client.dataset_text import comparison_lines
 from client.errors import ClientError
 from client.visible import visible
@@ -44,6 +44,7 @@ def page(
     data_root: Annotated[
         list[Path] | None, typer.Option("--data-root", help="A folder that images may be links into.")
     ] = None,
+    as_json: PathAsJson = False,
 ) -> None:
     """Write the report of an import and sample images with their boxes as one page that needs nothing else."""
     try:
@@ -63,4 +64,7 @@ def page(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ClientError(f"Cannot write {output}: {error.strerror or error}.") from error
+    if as_json:
+        show_path(output, as_json)
+        return
     console().print(visible(f"Written: {output}, with {len(pictures)} images."), soft_wrap=True)

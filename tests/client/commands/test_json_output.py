@@ -70,6 +70,9 @@ ARGUMENTS = {
     "report": ["{job}", "-o", "{folder}/report.html"],
     "chart": ["{job}", "loss", "-o", "{folder}/loss.json"],
     "data demo": ["{folder}/drawn"],
+    "import": ["{data}", "--to", "{folder}/imported"],
+    "datasets compare": ["{imported}", "{imported}"],
+    "datasets page": ["{imported}", "-o", "{folder}/page.html"],
 }
 LINES = {"logs", "audit"}  # a line of JSON for each thing: they may go on for long
 
@@ -142,7 +145,9 @@ def world(service: Service, home: Path) -> dict[str, str]:
         "folder": folder,
         **files,
     }
-    return {name: str(value) for name, value in known.items()}
+    done = run(service, "import", str(known["data"]), "--to", str(folder / "before"))
+    assert done.returncode == 0, done.stderr
+    return {name: str(value) for name, value in known.items()} | {"imported": str(folder / "before")}
 
 
 def made(service: Service, what: str) -> str:
@@ -171,7 +176,7 @@ def test_what_it_prints_is_json(
     assert done.returncode == 0, done.stderr
     texts = done.stdout.splitlines() if name in LINES else [done.stdout]
     told = [json.loads(text) for text in texts]
-    if name in ("download", "report", "chart", "data demo"):
+    if name in ("download", "report", "chart", "data demo", "datasets page"):
         assert Path(told[0]["path"]).exists()
 
 
