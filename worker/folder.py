@@ -5,6 +5,7 @@
     output.txt     what the training prints
     outcome.json   how it ended, as it says itself; missing when it was killed
     output-1.txt, outcome-0.json ...   the same of each rank, where several processes train; rank 0 prints above
+    dataset/       annotation files of an imported data set
     run/           the training's own files: weights, checkpoints, log, manifest
     spool/         reports that the API has not taken yet
     staging/       files that wait for their upload
@@ -54,6 +55,7 @@ class Order(BaseModel):
     teacher: Path | None = None
     weights: Path | None = None
     init: Path | None = None
+    annotations: dict[str, Path] = {}  # by split, of an imported data set
     traceparent: str = ""
     tracked: bool = False  # whether the training shall keep records for trackers
     notes: list[str] = []  # what its log shall say first, as warnings
@@ -86,6 +88,7 @@ class WorkFolder:
         self.teacher = path / "teacher.safetensors"
         self.weights = path / "weights.safetensors"
         self.init = path / "init.safetensors"
+        self.dataset = path / "dataset"
         self._lock: IO[bytes] | None = None
 
     @classmethod

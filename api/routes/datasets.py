@@ -43,11 +43,12 @@ def create_dataset(
     request: Request,
     response: Response,
     session: SessionDep,
+    storage: StorageDep,
     caller: CallerDep,
     dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
 ) -> SubmittedJob | DryRun:
     """Import a data set: a job of kind `import`, which makes a version when it succeeds."""
-    answer = submit_import(session, request.app.state.settings, order, caller.owner, dry_run=dry_run)
+    answer = submit_import(session, request.app.state.settings, storage, order, caller.owner, dry_run=dry_run)
     if isinstance(answer, DryRun):
         response.status_code = HTTPStatus.OK
     else:

@@ -22,7 +22,9 @@ from api.limits import MAX_REPEATS
 from api.models import ID
 from api.services.jobs import listing, store
 from api.services.submission import validation
+from api.services.submission.shared import Shared
 from api.services.submission.submit import submit
+from api.storage import StorageDep
 from wire.faults import at_what_was_sent
 from wire.jobs import LONGEST_NAME, DryRun, Job, JobCreate, JobPage, Status, SubmittedJob
 from wire.kinds import Kind
@@ -44,7 +46,8 @@ class SpecRoute(IdempotentRoute):
             except RequestValidationError as error:
                 turns.end()  # reading files may take long, and other large bodies need not wait for that
                 state = request.app.state
-                further = await run_in_threadpool(validation.further_faults, state.database, state.settings, error.body)
+                known = (state.database, state.settings, error.body, Shared(state.storage))
+                further = await run_in_threadpool(validation.further_faults, *known)
                 refused = await run_in_threadpool(invalid_request, request, error, further)
                 refused.errors = at_what_was_sent(refused.errors, error.body)
                 raise refused from None
@@ -115,11 +118,12 @@ def create_job(
     request: Request,
     response: Response,
     session: SessionDep,
+    storage: StorageDep,
     caller: CallerDep,
     dry_run: Annotated[bool, Query(description="Validate, fill in every default, store nothing.")] = False,
 ) -> SubmittedJob | DryRun:
     """Submit a job. Every fault of the specification is told at once."""
-    answer = submit(session, request.app.state.settings, order, caller.owner, dry_run=dry_run)
+    answer = submit(session, request.app.state.settings, storage, order, caller.owner, dry_run=dry_run)
     if isinstance(answer, DryRun):
         response.status_code = HTTPStatus.OK
     else:

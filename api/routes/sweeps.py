@@ -68,11 +68,12 @@ def create_sweep(
     request: Request,
     response: Response,
     session: SessionDep,
+    storage: StorageDep,
     caller: CallerDep,
     dry_run: Annotated[bool, Query(description="List the jobs and estimate their time, store nothing.")] = False,
 ) -> SubmittedSweep | SweepDryRun:
     """Submit arms to compare: all of their jobs, or none. Every fault of every arm is told at once."""
-    answer = submit(session, request.app.state.settings, order, caller.owner, dry_run=dry_run)
+    answer = submit(session, request.app.state.settings, storage, order, caller.owner, dry_run=dry_run)
     if isinstance(answer, SweepDryRun):
         response.status_code = HTTPStatus.OK
         return answer

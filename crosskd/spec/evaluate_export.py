@@ -8,7 +8,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from crosskd.spec import registry
-from crosskd.spec.data.section import ANTIALIAS, KEEP_RATIO, SIXTEEN_BIT, AugmentConfig, CocoSplit, SixteenBit
+from crosskd.spec.data.section import (
+    ANTIALIAS,
+    DATASET,
+    KEEP_RATIO,
+    SIXTEEN_BIT,
+    AugmentConfig,
+    CocoSplit,
+    DatasetRef,
+    SixteenBit,
+    with_splits,
+    without_required,
+)
 from crosskd.spec.model import ModelConfig, PostprocessConfig
 from crosskd.spec.section import MAX_PIXELS, ClassNames, FileRef, JobRef, PathText, Section, refused
 from crosskd.spec.training import AS_IS, MOST_EVALUATED
@@ -20,6 +31,9 @@ DESCRIBED = "Default: as the weights say; needed where they do not."
 class EvaluationData(Section):
     """The split that the detector is evaluated on."""
 
+    model_config = without_required("val")
+
+    dataset: DatasetRef | None = Field(default=None, description=DATASET)
     val: CocoSplit = Field(description="What AP is measured on.")
     classes: ClassNames | None = Field(
         default=None, description="Class names in label order; default: the model's, else the categories by id."
@@ -30,6 +44,11 @@ class EvaluationData(Section):
     max_image_pixels: int = Field(
         default=64_000_000, ge=1, le=MAX_PIXELS, description="An image of more pixels than this is refused unread."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_of_the_dataset(cls, value: Any) -> Any:
+        return with_splits(value, "val")
 
     @model_validator(mode="after")
     def _classes_once(self) -> EvaluationData:

@@ -233,6 +233,10 @@ class Supervisor:
         if self._claim.init is not None:
             self._client.download(self._claim.init, folder.init, retry)
             order.init = folder.init
+        for split, file in self._claim.annotations.items():
+            folder.dataset.mkdir(exist_ok=True)
+            order.annotations[split] = folder.dataset / f"{len(order.annotations)}.json"  # no name from outside
+            self._client.download(file, order.annotations[split], retry)
         return order
 
     def _report_of(self, outcome: Outcome, folder: WorkFolder) -> FinishReport:

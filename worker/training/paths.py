@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -66,12 +66,17 @@ def _backbone(pointer: str, model: ModelConfig) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[list[Path]]:
+def opened_paths(
+    config: Section, roots: Sequence[Path], annotations: Mapping[str, Path] | None = None
+) -> Iterator[list[Path]]:
     """Open every path of the spec, see that it lies, links resolved, in one of `roots`, and keep it open for the block.
 
     What is read in the block by one of these paths is what was opened here: a link that is changed later leads nowhere
     else. Images are opened one by one, and must lie in the folder that was opened or in the roots as they are given
     here, links resolved: a root that becomes a link later leads nowhere else either.
+
+    `annotations` are those of an imported data set, by split: they were fetched, and are read by the names that the
+    spec calls them by.
 
     Raises:
         ConfigError: one does not lie in the roots, is not there, or cannot be read; the message says which.
@@ -79,12 +84,33 @@ def opened_paths(config: Section, roots: Sequence[Path]) -> Iterator[list[Path]]
     real_roots = [inputs.real_path(root) for root in roots]
     with ExitStack() as stack:
         opened: dict[str, inputs.Input] = {}
+        fetched = _fetched(config, annotations or {})
         for pointer, path in _paths(config):
+            if pointer in fetched:
+                opened[path] = stack.enter_context(_open_fetched(pointer, fetched[pointer]))
+                continue
             opened[path] = stack.enter_context(_open(pointer, path, real_roots))
             if pointer in _WEIGHTS:
                 opened.update(_content(pointer, path, opened[path], real_roots, stack))
         with inputs.pinned(opened):
             yield real_roots
+
+
+def _fetched(config: Section, annotations: Mapping[str, Path]) -> dict[str, Path | None]:
+    """By pointer, where the annotation files of an imported data set lie; None: it was not fetched."""
+    if not isinstance(config, TrainConfig | EvaluateConfig) or config.data.dataset is None:
+        return {}
+    return {f"/data/{split}/annotations": annotations.get(split) for split in ("train", "val")}
+
+
+def _open_fetched(pointer: str, path: Path | None) -> inputs.Input:
+    if path is None:
+        raise ConfigError(
+            "the annotation file of the data set did not come with the job",
+            where=pointer,
+            remedy="Post the job again. If its data set is gone, import it anew; run workers of the API's version.",
+        )
+    return inputs.open_within(path, [inputs.real_path(path.parent)])
 
 
 def _content(

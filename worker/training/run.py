@@ -60,7 +60,7 @@ def train(
     with contextlib.ExitStack() as inputs:
         try:
             config = SPECS[order.claim.kind].model_validate(order.claim.spec)
-            roots = inputs.enter_context(opened_paths(config, settings.data_roots))
+            roots = inputs.enter_context(opened_paths(config, settings.data_roots, order.annotations))
             settings = settings.model_copy(update={"data_roots": roots})  # links followed: not to be again
         except ValidationError as exc:
             return Outcome(outcome="failed", failure=invalid_spec(exc))

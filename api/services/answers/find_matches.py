@@ -130,8 +130,11 @@ def evaluate_command(job: Job, model: Model) -> str:
         return ""
     words = ["crosskd", "submit", "evaluate"]
     words += ["--weights-job", weights["job"]] if "job" in weights else ["--weights-file", weights["file"]]
-    for name in ("annotations", "images"):
-        words += ["--set", f"data.val.{name}={data['val'][name]}"]
+    if data.get("dataset"):
+        words += ["--set", f"data.dataset={data['dataset']}"]
+    else:
+        for name in ("annotations", "images"):
+            words += ["--set", f"data.val.{name}={data['val'][name]}"]
     if data.get("classes"):  # its annotation file may have others besides
         words += ["--set", f"data.classes={json.dumps(data['classes'], ensure_ascii=False)}"]
     if spec.get("as_is") or (spec.get("evaluation") or {}).get("as_is"):

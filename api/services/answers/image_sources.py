@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
@@ -14,10 +15,13 @@ from api.errors import Gone, NotFound
 from api.images.queries import VERSION
 from api.models import Artifact, Attempt, Job
 from api.services.answers.find_matches import evaluate_command
+from api.services.answers.stored_copy import stored_copy
+from api.services.datasets import versions
 from api.services.jobs import store
 from api.services.submission import roots
 from api.services.submission.roots import PathRefused
 from api.settings import Settings
+from api.storage import Storage
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.data.section import SixteenBit
 from crosskd.spec.inputs import Input
@@ -47,16 +51,20 @@ class Source(NamedTuple):
     sixteen_bit: SixteenBit
     max_pixels: int
     annotations_sha256: str  # as the job found it; empty: it has not told
+    stored: StoredFile | None = None  # the annotation file, where it is an imported data set's
 
-    def tag(self, file: Input) -> str:
-        """It stands for all that an index is made from; `file` is the annotation file, open."""
-        status = os.fstat(file.descriptor)
+    def tag(self, file: Input | None) -> str:
+        """It stands for all that an index is made from; `file` is the annotation file, open, unless it is `stored`."""
+        of_file: list[Any] = [self.stored and self.stored.sha256]
+        if file is not None:
+            status = os.fstat(file.descriptor)
+            of_file = [os.fspath(file.path), status.st_size, status.st_mtime_ns, status.st_ino]
         parts = [
             VERSION,
             {name: stored.sha256 for name, stored in self.files.items()},
             self.step is not None,
             self.use.values(),
-            [os.fspath(file.path), status.st_size, status.st_mtime_ns, status.st_ino],
+            of_file,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -78,11 +86,15 @@ def find(database: Database, job_id: str, step: int | None) -> Source:
             )
             or {}
         )
-        return _source(job, manifest, files, step)
+        version = versions.version_of(session, job.spec)
+        kept = versions.annotation_artifact(session, version, "val")
+        source = _source(job, versions.placed(job.spec, version), manifest, files, step)
+        return source._replace(stored=None if kept is None else StoredFile(kept.path, kept.sha256, None))
 
 
-def _source(job: Job, manifest: dict[str, Any], files: dict[str, StoredFile], step: int | None) -> Source:
-    spec: dict[str, Any] = job.spec
+def _source(
+    job: Job, spec: dict[str, Any], manifest: dict[str, Any], files: dict[str, StoredFile], step: int | None
+) -> Source:
     data = spec["data"]
     as_is = bool(spec.get("as_is") or (spec.get("evaluation") or {}).get("as_is"))
     digests = manifest.get("annotations_sha256")
@@ -177,8 +189,11 @@ def _no_detections(job: Job) -> NotFound:
     return NotFound(f"the job {job.id} has no detections to show: {what}", remedy=remedy)
 
 
-def open_annotations(source: Source, settings: Settings) -> Input:
+def open_annotations(source: Source, settings: Settings, storage: Storage) -> Input:
     """The annotation file of the split, open. Raises `Gone` where it is not to be had."""
+    if source.stored is not None:
+        with stored_copy(storage, source.stored.key, source.stored.sha256, "annotations of the data set") as copy:
+            return Input(Path(source.annotations), os.dup(copy.fileno()))
     try:
         return roots.open_file(source.annotations, settings.data_roots)
     except PathRefused as error:

@@ -55,10 +55,12 @@ class Sought(NamedTuple):
     tag: str
 
 
-def seek(database: Database, settings: Settings, job_id: str, step: int | None = None) -> Sought:
+def seek(database: Database, storage: Storage, settings: Settings, job_id: str, step: int | None = None) -> Sought:
     """Raises `NotFound` for a job without detections, and `Gone` where its annotation file is not to be had."""
     source = find(database, job_id, step)
-    with open_annotations(source, settings) as file:
+    if source.stored is not None:
+        return Sought(source, source.tag(None))
+    with open_annotations(source, settings, storage) as file:
         return Sought(source, source.tag(file))
 
 
@@ -74,7 +76,7 @@ def make(indexes: DiskCache, storage: Storage, settings: Settings, sought: Sough
 
 def _make(path: Path, storage: Storage, settings: Settings, source: Source) -> None:
     with ExitStack() as stack:
-        annotations = stack.enter_context(stack.enter_context(open_annotations(source, settings)).reader())
+        annotations = stack.enter_context(stack.enter_context(open_annotations(source, settings, storage)).reader())
         files: dict[str, BinaryIO] = {
             name: stack.enter_context(stored_copy(storage, stored.key, stored.sha256, f"detections of {source.job}"))
             for name, stored in source.files.items()

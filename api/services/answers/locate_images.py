@@ -32,7 +32,7 @@ class Images(NamedTuple):
 
     async def locate(self, job: str, step: int | None) -> tuple[Located, str]:
         """The index of a job's images, made if it is not there, and what it stands for. Raises as `images.make`."""
-        sought = await run_in_threadpool(images.seek, self.database, self.settings, job, step)
+        sought = await run_in_threadpool(images.seek, self.database, self.storage, self.settings, job, step)
         path = await run_in_threadpool(self.indexes.known, sought.tag)
         if path is None:
             path = await INDEXING.run_if_soon(images.make, self.indexes, self.storage, self.settings, sought)

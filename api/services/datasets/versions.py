@@ -12,7 +12,9 @@ from sqlalchemy import delete, select
 from api.database import Session
 from api.errors import Conflict, NotFound
 from api.models import Artifact, DatasetVersion, Job, JobDataset, NamedDataset
-from wire.artifacts import ANNOTATIONS, DATASET_REPORT
+from api.services.files import artifacts
+from api.services.jobs import dependencies
+from wire.artifacts import ANNOTATIONS, DATASET_REPORT, ArtifactRef
 from wire.datasets import NAME_PATTERN, SHORTEST_DIGEST, ImportResult
 from wire.jobs import UNFINISHED, Failure
 
@@ -98,6 +100,50 @@ def find_version(session: Session, name: str, digest: str) -> DatasetVersion:
         told = " and ".join(version.digest for version in versions[:2])
         raise Conflict(f"several versions of {found.name} begin so: {told}", remedy="Give more digits of the digest.")
     return versions[0]
+
+
+def lock_use(session: Session, spec: dict[str, Any]) -> None:
+    """Keep the version that a stored `spec` reads from being deleted until the transaction ends; from then on `remove`
+    finds the job. Raises `Conflict`: it is gone."""
+    if (read := dependencies.dataset(spec)) is None:
+        return
+    kept = session.scalar(select(NamedDataset.name).where(NamedDataset.name == read[0]).with_for_update())
+    if kept is None or session.get(DatasetVersion, read) is None:
+        raise Conflict(
+            f"the data set {read[0]}@{read[1]}, which this job reads, is gone",
+            remedy="Import it again (POST /datasets), or post a job with other data.",
+        )
+
+
+def version_of(session: Session, spec: dict[str, Any]) -> DatasetVersion | None:
+    """The version that a stored specification reads, if it reads one that there is."""
+    read = dependencies.dataset(spec)
+    return None if read is None else session.get(DatasetVersion, read)
+
+
+def placed(spec: dict[str, Any], version: DatasetVersion | None) -> dict[str, Any]:
+    """A stored specification with the images where they lie by now, which a later import of the content may say."""
+    if version is None:
+        return spec
+    data = spec["data"]
+    moved = {split: {**data[split], "images": version.result["images"]} for split in ("train", "val") if split in data}
+    return {**spec, "data": {**data, **moved}}
+
+
+def annotation_files(session: Session, version: DatasetVersion | None) -> dict[str, ArtifactRef]:
+    """What a worker fetches to read the version, by split."""
+    if version is None:
+        return {}
+    named = {name: artifacts.named_ref(session, version.job_id, file) for name, file in ANNOTATIONS.items()}
+    return {name: ref for name, ref in named.items() if ref is not None}
+
+
+def annotation_artifact(session: Session, version: DatasetVersion | None, split: str) -> Artifact | None:
+    """The annotation file of a split of a version."""
+    if version is None:
+        return None
+    named = Artifact.name == ANNOTATIONS[split]
+    return session.scalar(select(Artifact).where(Artifact.job_id == version.job_id, named))
 
 
 def importing(session: Session, name: str, limit: int) -> Sequence[str]:

@@ -128,8 +128,12 @@ def weights_ref(session: Session, weights: dict[str, Any] | None) -> wire.Artifa
     """The file behind weights that a stored spec names, if a former job made it."""
     if weights is None or "job" not in weights:
         return None
-    named = Artifact.name == dependencies.file_name(weights)
-    artifact = session.scalar(select(Artifact).where(Artifact.job_id == weights["job"], named))
+    return named_ref(session, weights["job"], dependencies.file_name(weights))
+
+
+def named_ref(session: Session, job_id: str, name: str) -> wire.ArtifactRef | None:
+    """The file of a job that is called `name`, if there is one."""
+    artifact = session.scalar(select(Artifact).where(Artifact.job_id == job_id, Artifact.name == name))
     return None if artifact is None else _ref(artifact)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from sqlalchemy import select
 
 from api.database import Session
-from api.models import Artifact, Job, JobDependency
+from api.models import Artifact, Job, JobDataset, JobDependency
 from wire import jobs as wire
 
 # Where a specification names weights, by what they are for.
@@ -43,6 +43,13 @@ def named(spec: dict[str, Any]) -> dict[wire.DependencyRole, dict[str, Any]]:
     """The weights of jobs that a stored specification names, by what they are for: `job` and `checkpoint`."""
     found = {role: _at(spec, path) for role, path in PLACES.items()}
     return {role: weights for role, weights in found.items() if weights is not None and weights.get("job")}
+
+
+def dataset(spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Name and digest of the version of a data set that a stored specification reads."""
+    text = (spec.get("data") or {}).get("dataset")
+    name, _, digest = (text or "").partition("@")
+    return (name, digest) if digest else None
 
 
 def _at(spec: dict[str, Any], path: Sequence[str]) -> dict[str, Any] | None:
@@ -81,6 +88,8 @@ def record(session: Session, job: Job) -> None:
     """Keep what a new job needs."""
     needs = named(job.spec).items()
     session.add_all(JobDependency(job_id=job.id, role=role, depends_on=weights["job"]) for role, weights in needs)
+    if (read := dataset(job.spec)) is not None:
+        session.add(JobDataset(job_id=job.id, name=read[0], digest=read[1]))
     session.flush()
 
 

@@ -71,6 +71,7 @@ def claim(
     session.flush()
     workers.record_seen(session, now, request.worker, request.device, request.devices, versions=request.versions)
     _rewind(session, job, attempt.resumed_from_step)
+    version = versions.version_of(session, job.spec)
     return Claim(
         attempt=attempt.id,
         fencing_token=attempt.number,
@@ -78,7 +79,8 @@ def claim(
         lease_seconds=settings.lease_seconds,
         job=job.id,
         kind=cast(Kind, job.kind),
-        spec=job.spec,
+        spec=versions.placed(job.spec, version),
+        annotations=versions.annotation_files(session, version),
         request_id=job.request_id or "",
         traceparent=job.traceparent or "",
         resume=resume,

@@ -132,6 +132,7 @@ def retry(session: Session, settings: Settings, job_id: str, owner: str) -> Job:
         raise _refused(session, former)
     spec = _with_retries(session, former.spec)
     artifacts.lock_weights(session, spec)
+    versions.lock_use(session, spec)
     if former.kind == "import":
         versions.claim_name(session, former.name, owner)
     quotas.admit(session, settings, owner)

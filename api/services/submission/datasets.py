@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,31 @@ def examine(database: Database, file: Input, seconds: float, use: Use) -> CheckR
             result = _check(file, use, deadline, seconds)
         if _file_stat(file) == stat:  # otherwise it was written to meanwhile: true of nothing that is there now
             _store(database, file.path, stat, sha256, use, result)
+        return result
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file that this service keeps: its bytes are known by their digest, and fetched only where they are unknown."""
+
+    path: Path  # as it is called; no file on any disk
+    sha256: str
+    fetch: Callable[[], AbstractContextManager[Input]]
+
+
+def examine_stored(database: Database, stored: Stored, seconds: float, use: Use) -> CheckResult:
+    """As `examine`, of a file that cannot change."""
+    if (cached := _cached_by_digest(database, stored.sha256, use)) is not None:
+        return cached
+    with _check_locks.held(stored.path, seconds):
+        if (cached := _cached_by_digest(database, stored.sha256, use)) is not None:
+            return cached
+        deadline = time.monotonic() + seconds
+        with stored.fetch() as file:
+            if _digest(file, deadline, seconds) != stored.sha256:
+                raise CheckFailed("is damaged in the storage", "Restore the storage, or import the data set again.")
+            result = _check(file, use, deadline, seconds)
+            _store(database, stored.path, _file_stat(file), stored.sha256, use, result)
         return result
 
 

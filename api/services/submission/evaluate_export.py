@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from api.database import Database
-from api.services.submission import datasets, splits
+from api.services.submission import datasets, named_data, splits
 from api.services.submission.findings import Findings, at_their_origin
 from api.services.submission.roots import PathRefused, locate_folder
+from api.services.submission.shared import Shared
 from api.services.submission.weights import (
     Source,
     another_model,
@@ -72,14 +73,14 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
 
 
 def resolve(
-    database: Database, settings: Settings, config: EvaluateConfig | ExportConfig, findings: Findings
+    database: Database, settings: Settings, config: EvaluateConfig | ExportConfig, findings: Findings, shared: Shared
 ) -> EvaluateConfig | ExportConfig | None:
     """The specification with every default filled in; None after adding why not to `findings`.
 
     Raises `Unavailable`: too many annotation files are being checked.
     """
     asked = _Sections(**{field.name: getattr(config, field.name, None) for field in fields(_Sections)})
-    update = _resolved(database, settings, asked, isinstance(config, ExportConfig), findings)
+    update = _resolved(database, settings, asked, isinstance(config, ExportConfig), findings, shared)
     if findings.faults:
         return None
     try:
@@ -108,11 +109,13 @@ def _origins(config: EvaluateConfig | ExportConfig) -> dict[str, str]:
     return origins
 
 
-def further_faults(database: Database, settings: Settings, kind: str, spec: dict[str, Any]) -> list[Fault]:
+def further_faults(
+    database: Database, settings: Settings, kind: str, spec: dict[str, Any], shared: Shared
+) -> list[Fault]:
     """What the files and the database say of a specification that its model has refused."""
     findings = Findings()
     asked = _Sections(**{name: _well_formed(section, spec.get(name)) for name, section in _SECTIONS.items()})
-    _resolved(database, settings, asked, kind == "export", findings)
+    _resolved(database, settings, asked, kind == "export", findings, shared)
     return findings.faults
 
 
@@ -124,15 +127,13 @@ def _well_formed(section: TypeAdapter[Any], values: Any) -> Any:
 
 
 def _resolved(
-    database: Database, settings: Settings, asked: _Sections, exports: bool, findings: Findings
+    database: Database, settings: Settings, asked: _Sections, exports: bool, findings: Findings, shared: Shared
 ) -> dict[str, Any]:
     faults = findings.faults
     update: dict[str, Any] = {}
     result, source = None, None
     if asked.data is not None:
-        use = Use("val", asked.data.classes, as_is=bool(asked.as_is))
-        values, result = splits.check(database, settings, asked.data.val, use, asked.data.max_corrupt_images, findings)
-        update["data"] = {**asked.data.model_dump(), "val": values}
+        update["data"], result = _data(database, settings, asked.data, bool(asked.as_is), findings, shared)
     if asked.weights is not None:
         source = source_of(database, settings.data_roots, asked.weights, faults, WEIGHTS)
     if exports and (asked.images is not None or source is not None):
@@ -155,6 +156,21 @@ def _resolved(
     if model is not None:
         update |= {"model": model.model_dump(), "postprocess": model.postprocess.model_dump()}
     return update
+
+
+def _data(
+    database: Database, settings: Settings, data: EvaluationData, as_is: bool, findings: Findings, shared: Shared
+) -> tuple[dict[str, Any], datasets.CheckResult | None]:
+    """The data section with absolute paths, and what its file holds; None where that is at fault."""
+    values, source = data.model_dump(), None
+    if data.dataset is not None:
+        if (version := named_data.find(database, data.dataset, findings)) is None:
+            return values, None
+        source, values["dataset"] = (version, shared.storage), version.text
+        named_data.judge_files(version, data.val, "val", data.dataset, findings)
+    use, allowed = Use("val", data.classes, as_is=as_is), data.max_corrupt_images
+    values["val"], result = splits.check(database, settings, data.val, use, allowed, findings, source)
+    return values, result
 
 
 def _model(asked: _Sections, source: Source, classes: list[str] | None, faults: list[Fault]) -> ModelConfig | None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from api.services.submission.datasets import CheckResult
 from api.services.submission.findings import Findings
+from api.storage import Storage
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import CocoSplit
 
@@ -19,9 +20,11 @@ Checked = tuple[dict[str, Any], CheckResult | None]
 @dataclass
 class Shared:
     """`planned`: stored specifications, by id, of jobs that the request is about to make and that others may name.
-    `images`: how many each annotation file that was looked at gives to a training or an evaluation.
+    `images`: how many each annotation file that was looked at gives to a training or an evaluation. `storage`: where
+    the files of imported data sets lie.
     """
 
+    storage: Storage
     planned: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     _known: dict[str, tuple[Any, Findings]] = field(default_factory=dict)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from api.database import Database
-from api.services.submission import datasets
+from api.services.submission import datasets, named_data
 from api.services.submission.findings import Findings
+from api.services.submission.named_data import Version
 from api.services.submission.roots import PathRefused, locate_folder, open_file
 from api.settings import Settings
+from api.storage import Storage
 from crosskd.spec.coco.image_files import OUTSIDE_REMEDY, explain_outside, look
 from crosskd.spec.coco.near_names import explain
 from crosskd.spec.coco.survey import Use
 from crosskd.spec.config import CocoSplit
+from crosskd.spec.data.section import annotations_of
 from crosskd.spec.inputs import real_path
 from wire.errors import Fault
 from wire.jobs import DataWarning
@@ -22,12 +25,21 @@ LOOK_SECONDS = 2.0  # for the sample of images, and once more for names that nea
 
 
 def check(
-    database: Database, settings: Settings, split: CocoSplit, use: Use, allowed: int, findings: Findings
+    database: Database,
+    settings: Settings,
+    split: CocoSplit,
+    use: Use,
+    allowed: int,
+    findings: Findings,
+    source: tuple[Version, Storage] | None = None,
 ) -> tuple[dict[str, Any], datasets.CheckResult | None]:
     """`/spec/data/{use.split}` with absolute paths, and what its file holds; None where the file is at fault.
 
-    `allowed` images may be missing. Raises `Unavailable`: too many annotation files are being checked.
+    `allowed` images may be missing. `source` has the split in place of the files that `split` names. Raises
+    `Unavailable`: too many annotation files are being checked.
     """
+    if source is not None:
+        return _check_stored(database, settings, *source, use, allowed, findings)
     pointer, values = f"/spec/data/{use.split}", split.model_dump()
     images: Path | None = None
     try:
@@ -46,15 +58,65 @@ def check(
     except datasets.CheckFailed as failed:
         findings.add(f"{pointer}/annotations", f"{annotations.name} {failed.detail}", failed.remedy)
         return values, None
+    places = _Places(f"{pointer}/annotations", annotations.name, f"{pointer}/images")
+    return values, _judged(places, images, settings, result, use, allowed, findings)
+
+
+class _Places(NamedTuple):
+    """Where faults of a split are told: of its annotation file, which is called `name`, and of its images."""
+
+    annotations: str
+    name: str
+    images: str
+
+
+def _judged(
+    places: _Places,
+    images: Path | None,
+    settings: Settings,
+    result: datasets.CheckResult,
+    use: Use,
+    allowed: int,
+    findings: Findings,
+) -> datasets.CheckResult | None:
+    """What the file holds, with the rest of its faults told; None where it is at fault."""
     if result.fault_count:
-        findings.faults.extend(_coco_faults(f"{pointer}/annotations", annotations.name, result))
-        return values, None
+        findings.faults.extend(_coco_faults(places.annotations, places.name, result))
+        return None
     if use.classes is not None and not set(use.classes) <= set(result.classes):
-        return values, result  # a fault of the classes, which the caller tells; the rest would only follow from it
-    _judge(f"{pointer}/annotations", annotations.name, result, findings)
+        return result  # a fault of the classes, which the caller tells; the rest would only follow from it
+    _judge(places.annotations, places.name, result, findings)
     if images is not None:
-        _look_for_images(f"{pointer}/images", images, settings, result, allowed, findings)
-    return values, result
+        _look_for_images(places.images, images, settings, result, allowed, findings)
+    return result
+
+
+def _check_stored(
+    database: Database,
+    settings: Settings,
+    version: Version,
+    storage: Storage,
+    use: Use,
+    allowed: int,
+    findings: Findings,
+) -> tuple[dict[str, Any], datasets.CheckResult | None]:
+    values = {"annotations": annotations_of(version.text, use.split), "images": version.images}
+    images: Path | None = None
+    try:
+        images = locate_folder(version.images, settings.data_roots)
+    except PathRefused as refused:
+        detail = f"the images of {version.name} are not where they were imported from: {refused.detail}"
+        remedy = "Put them back, or import the data set again from where it lies now: POST /datasets."
+        findings.add(named_data.POINTER, detail, remedy)
+    name = f"{use.split}.json"
+    try:
+        stored = named_data.stored(version, use.split, storage)
+        result = datasets.examine_stored(database, stored, settings.coco_check_seconds, use)
+    except datasets.CheckFailed as failed:
+        findings.add(named_data.POINTER, f"{version.name}: {name} {failed.detail}", failed.remedy)
+        return values, None
+    places = _Places(named_data.POINTER, f"{version.name}: {name}", named_data.POINTER)
+    return values, _judged(places, images, settings, result, use, allowed, findings)
 
 
 def _judge(pointer: str, name: str, result: datasets.CheckResult, findings: Findings) -> None:

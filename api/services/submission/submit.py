@@ -17,6 +17,7 @@ from api.services.jobs import capable, dependencies, store
 from api.services.submission import evaluate_export, unlabelled, validation, weights_notes
 from api.services.submission.shared import Shared
 from api.settings import Settings
+from api.storage import Storage
 from crosskd.spec.config import TrainConfig
 from crosskd.spec.data.import_config import ImportConfig
 from crosskd.spec.evaluate_export import unexportable
@@ -33,7 +34,7 @@ class Judged(NamedTuple):
 
 
 def submit(
-    session: Session, settings: Settings, order: JobCreate, owner: str, *, dry_run: bool
+    session: Session, settings: Settings, storage: Storage, order: JobCreate, owner: str, *, dry_run: bool
 ) -> SubmittedJob | DryRun:
     """Store the job, to be dispatched when the transaction ends or, if later, when the weights that it needs are there.
 
@@ -42,11 +43,11 @@ def submit(
     Raises:
         InvalidSpec: with every fault of the specification.
         Unavailable: too many annotation files are being checked.
-        Conflict: weights of another job that it needs are gone, or will never be.
+        Conflict: weights of another job that it needs are gone, or will never be; or its data set is gone.
         QuotaExceeded: `owner` has too many jobs waiting.
         Conflict: it imports a data set whose name is another owner's.
     """
-    judged = judge(session, settings, order)
+    judged = judge(session, settings, order, Shared(storage))
     notes = judged.notes + further_notes(session, order.kind, judged.spec)
     if dry_run:
         same = {name: getattr(order, name) for name in ("kind", "name", "labels", "priority")}
@@ -57,14 +58,14 @@ def submit(
 
 
 def submit_import(
-    session: Session, settings: Settings, order: DatasetCreate, owner: str, *, dry_run: bool
+    session: Session, settings: Settings, storage: Storage, order: DatasetCreate, owner: str, *, dry_run: bool
 ) -> SubmittedJob | DryRun:
     """As `submit`, of the job that imports a data set; faults are told at the fields of `order`."""
     labels, priority = order.labels, order.priority
     spec = ImportConfig.model_validate(order.spec())
     job = JobCreate(kind="import", name=order.name, labels=labels, priority=priority, spec=spec)
     try:
-        return submit(session, settings, job, owner, dry_run=dry_run)
+        return submit(session, settings, storage, job, owner, dry_run=dry_run)
     except InvalidSpec as error:
         error.errors = [
             fault.model_copy(update={"pointer": fault.pointer.removeprefix("/spec")}) for fault in error.errors
@@ -72,7 +73,7 @@ def submit_import(
         raise
 
 
-def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared | None = None) -> Judged:
+def judge(session: Session, settings: Settings, order: JobCreate, shared: Shared) -> Judged:
     """Before the request's first statement: it reads files, and begins no transaction of `session`.
 
     Raises `InvalidSpec` and `Unavailable`, as `submit` does. `shared` is for several orders of one request.
@@ -105,6 +106,7 @@ def keep(
     """
     stored = spec.model_dump(mode="json")
     artifacts.lock_weights(session, stored)
+    versions.lock_use(session, stored)
     if order.kind == "import":
         versions.claim_name(session, order.name, owner)
     return store.create(session, settings, order, stored, owner, job_id, warnings)

@@ -21,6 +21,7 @@ from api.services.submission import (
     datasets,
     evaluate_export,
     imports,
+    named_data,
     splits,
     start,
     teacher_cache,
@@ -56,9 +57,7 @@ from wire.kinds import known_or_inferred
 SectionT = TypeVar("SectionT", bound=Section)
 
 
-def resolve(
-    session: Session, settings: Settings, create: JobCreate, shared: Shared | None = None
-) -> tuple[Spec, list[DataWarning]]:
+def resolve(session: Session, settings: Settings, create: JobCreate, shared: Shared) -> tuple[Spec, list[DataWarning]]:
     """The specification to store, and what was found in its data that stops nothing.
 
     `shared` is for several of one request. It reads files, a large one for seconds. Therefore it must come before the
@@ -69,13 +68,13 @@ def resolve(
         Unavailable: too many annotation files are being checked.
     """
     if isinstance(create.spec, TrainConfig):
-        return _training(session.database, settings, create.kind, create.spec, shared or Shared())
+        return _training(session.database, settings, create.kind, create.spec, shared)
     findings = Findings()
     resolved: Spec | None
     if isinstance(create.spec, ImportConfig):
         resolved = imports.resolve(settings.data_roots, create.name, create.spec, findings)
     else:
-        resolved = evaluate_export.resolve(session.database, settings, create.spec, findings)
+        resolved = evaluate_export.resolve(session.database, settings, create.spec, findings, shared)
     if resolved is None or findings.faults:
         raise invalid("spec", findings.faults)
     return resolved, findings.warnings
@@ -104,13 +103,12 @@ def _training(
     return _completed(config, update), findings.warnings
 
 
-def further_faults(database: Database, settings: Settings, body: Any, shared: Shared | None = None) -> list[Fault]:
+def further_faults(database: Database, settings: Settings, body: Any, shared: Shared) -> list[Fault]:
     """What the files and the database say of a body that its model has refused.
 
     Every section that is well-formed by itself is checked as `resolve` would, so that a client hears of all faults
     at once and not of one round after the other.
     """
-    shared = shared or Shared()
     spec = body.get("spec") if isinstance(body, dict) else None
     if not isinstance(spec, dict):
         return []
@@ -120,7 +118,7 @@ def further_faults(database: Database, settings: Settings, body: Any, shared: Sh
     if kind == "import":
         return []  # each of its fields is told by its model, and its paths by the next try
     if kind in ("evaluate", "export"):
-        return evaluate_export.further_faults(database, settings, kind, spec)
+        return evaluate_export.further_faults(database, settings, kind, spec, shared)
     data = _well_formed(DataConfig, spec.get("data"))
     student = _well_formed(StudentConfig, spec.get("student"))
     teacher = _well_formed(TeacherConfig, spec.get("teacher"))
@@ -195,9 +193,17 @@ def _data(
     data = config.model_dump()
     train_use = Use("train", config.classes, augment.min_side, loader.drop_empty, loader.min_image_side)
     val_use, allowed = Use("val", config.classes, as_is=as_is), config.max_corrupt_images
-    checked = {}
+    checked: dict[str, datasets.CheckResult | None] = {"train": None, "val": None}
+    source = None
+    if config.dataset is not None:
+        version = shared.once(f"dataset {config.dataset}", findings, partial(named_data.find, database, config.dataset))
+        if version is None:
+            return data, None
+        source, data["dataset"] = (version, shared.storage), version.text
+        for name, given in (("train", config.train), ("val", config.val)):
+            named_data.judge_files(version, given, name, config.dataset, findings)
     for split, use in ((config.train, train_use), (config.val, val_use)):
-        check = partial(splits.check, database, settings, split, use, allowed)
+        check = partial(splits.check, database, settings, split, use, allowed, source=source)
         data[use.split], checked[use.split] = shared.split(split, use, allowed, findings, check)
     if config.unlabelled is not None:
         data["unlabelled"] = _unlabelled(settings, config.unlabelled, data["val"], findings, shared)

@@ -21,6 +21,7 @@ from api.services.submission.shared import Shared
 from api.services.sweeps import order as orders
 from api.services.sweeps.variants import BASE, TEACHER, Variant, origin, point_text, variants
 from api.settings import Settings
+from api.storage import Storage
 from crosskd.spec.config import TrainConfig
 from wire.errors import Fault
 from wire.faults import faults as as_faults
@@ -91,7 +92,7 @@ class _Found:
         return list(self._warnings.values())
 
 
-def plan(session: Session, settings: Settings, order: SweepCreate, sweep: str) -> Plan:
+def plan(session: Session, settings: Settings, storage: Storage, order: SweepCreate, sweep: str) -> Plan:
     """Before the request's first statement, as `submit.judge` says.
 
     Raises:
@@ -100,7 +101,7 @@ def plan(session: Session, settings: Settings, order: SweepCreate, sweep: str) -
     """
     if broken := orders.unstorable(order):
         raise invalid("sweep", broken)
-    planner = _Planner(session, settings, order, sweep)
+    planner = _Planner(session, settings, storage, order, sweep)
     teacher = planner.teacher()
     found, faults = variants(order, planner.teacher_job)
     planner.found.add(faults)
@@ -115,10 +116,10 @@ def plan(session: Session, settings: Settings, order: SweepCreate, sweep: str) -
 
 
 class _Planner:
-    def __init__(self, session: Session, settings: Settings, order: SweepCreate, sweep: str) -> None:
+    def __init__(self, session: Session, settings: Settings, storage: Storage, order: SweepCreate, sweep: str) -> None:
         self.session, self.settings, self.order, self.sweep = session, settings, order, sweep
         self.found = _Found(orders.faults(order))
-        self.shared = Shared()
+        self.shared = Shared(storage)
         self.teacher_job = new_id()
 
     def teacher(self) -> PlannedChild | None:

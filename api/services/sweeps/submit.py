@@ -14,12 +14,13 @@ from api.services.sweeps import estimates
 from api.services.sweeps.order import baseline_of
 from api.services.sweeps.plan import Plan, PlannedChild, plan
 from api.settings import Settings
+from api.storage import Storage
 from report.verdict import FEWEST
 from wire import sweeps as wire
 
 
 def submit(
-    session: Session, settings: Settings, order: wire.SweepCreate, owner: str, *, dry_run: bool
+    session: Session, settings: Settings, storage: Storage, order: wire.SweepCreate, owner: str, *, dry_run: bool
 ) -> wire.SubmittedSweep | wire.SweepDryRun:
     """Store the sweep and its jobs. A `dry_run` lists them.
 
@@ -30,7 +31,7 @@ def submit(
         QuotaExceeded: `owner` would have too many jobs waiting.
     """
     sweep_id = new_id()
-    planned = plan(session, settings, order, sweep_id)
+    planned = plan(session, settings, storage, order, sweep_id)
     notes = [*_without_interval(order, planned), *planned.notes, *_notes(session, planned)]
     if dry_run:
         return _dry_run(session, order, planned, notes)

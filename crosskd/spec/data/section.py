@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from crosskd.spec.bounds import AtMost
 from crosskd.spec.data.mixing import AffineConfig, CropConfig, HSVConfig, MixUpConfig, MosaicConfig
@@ -44,9 +46,43 @@ class UnlabelledConfig(Section):
         return round(self.ratio * batch_size)
 
 
+DATASET_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(@[0-9a-f]{6,64})?$"
+DATASET = (
+    "A data set that the service has imported, as NAME or NAME@DIGEST, in place of the files: it names them itself. A "
+    "digest may be cut short, to six digits at least; the job says it whole. Default: the files are named."
+)
+DatasetRef = Annotated[str, Field(max_length=128, pattern=DATASET_PATTERN)]
+
+
+def annotations_of(dataset: str, split: str) -> str:
+    """How a specification calls the annotation file of a split of a data set that the service has."""
+    return f"{dataset}/{split}.json"
+
+
+def with_splits(value: Any, *splits: str) -> Any:
+    """The values of a section, with the splits that its `dataset` stands for where they are not given."""
+    dataset = value.get("dataset") if isinstance(value, Mapping) else None
+    if not isinstance(dataset, str) or not re.fullmatch(DATASET_PATTERN, dataset):
+        return value
+    named = {split: {"annotations": annotations_of(dataset, split), "images": f"{dataset}/images"} for split in splits}
+    return {**value, **{split: files for split, files in named.items() if value.get(split) is None}}
+
+
+def without_required(*names: str) -> ConfigDict:
+    """Of a section whose `dataset` may stand for the fields `names`: its schema does not ask for them."""
+
+    def relax(schema: dict[str, Any]) -> None:
+        schema["required"] = [name for name in schema.get("required", ()) if name not in names]
+
+    return ConfigDict(json_schema_extra=relax)
+
+
 class DataConfig(Section):
     """Training and validation split. `classes` is read from the training file when it is not given."""
 
+    model_config = without_required("train", "val")
+
+    dataset: DatasetRef | None = Field(default=None, description=DATASET)
     train: CocoSplit = Field(description="What is trained on.")
     val: CocoSplit = Field(description="What AP is measured on.")
     classes: ClassNames | None = Field(
@@ -61,6 +97,11 @@ class DataConfig(Section):
     unlabelled: UnlabelledConfig | None = Field(
         default=None, description="Images without labels to learn from besides, with a teacher; null: none."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _splits_of_the_dataset(cls, value: Any) -> Any:
+        return with_splits(value, "train", "val")
 
     @model_validator(mode="after")
     def _classes_once(self) -> DataConfig:
