@@ -15,6 +15,7 @@ from api.http.listed import OwnerFilter
 from api.services.datasets import answers, versions
 from api.services.submission.submit import submit_import
 from api.storage import StorageDep
+from crosskd.spec.results.dataset_comparison import DatasetComparison
 from wire.datasets import NAME_PATTERN, Dataset, DatasetCreate, DatasetPage, DatasetVersionDetail
 from wire.jobs import DryRun, SubmittedJob
 from wire.tokens import ME
@@ -84,6 +85,23 @@ def get_dataset(dataset: str, session: ReadDep) -> Dataset:
 def get_dataset_version(dataset: str, digest: str, database: DatabaseDep, storage: StorageDep) -> DatasetVersionDetail:
     """A version, by its digest or at least six digits of its beginning, with the report of its import."""
     return answers.version(database, storage, dataset, digest)
+
+
+@router.get("/datasets/{dataset}/versions/{digest}/compare")
+def compare_dataset_versions(
+    dataset: str,
+    digest: str,
+    database: DatabaseDep,
+    storage: StorageDep,
+    other: Annotated[
+        str, Query(alias="with", description="The digest of another version, or at least six digits of its beginning.")
+    ],
+) -> DatasetComparison:
+    """What changed from a version to the one that `with` names: classes, images, boxes, faults, duplicates.
+
+    Reports are compared, so numbers alone differ; `images` is null.
+    """
+    return answers.comparison(database, storage, dataset, digest, other)
 
 
 @router.delete("/datasets/{dataset}", status_code=HTTPStatus.NO_CONTENT)

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 
 from api.database import Database, Session
-from api.errors import Gone, invalid_query
+from api.errors import Conflict, Gone, NotFound, invalid_query
 from api.models import DatasetVersion, NamedDataset
 from api.services.datasets import versions
 from api.services.files import artifacts
 from api.storage import Storage
+from crosskd.spec.results.dataset_comparison import DatasetComparison, compare_reports
 from crosskd.spec.results.dataset_report import DatasetReport
 from wire import datasets as wire
 
@@ -54,6 +55,20 @@ def version(database: Database, storage: Storage, name: str, digest: str) -> wir
     with database.reading() as session:
         found = versions.find_version(session, name, digest)
     return wire.DatasetVersionDetail(**dict(as_wire(found)), name=found.name, report=_report(database, storage, found))
+
+
+def comparison(database: Database, storage: Storage, name: str, before: str, after: str) -> DatasetComparison:
+    """What the reports of two versions of a data set tell apart, each named by the beginning of its digest.
+
+    Raises `NotFound`, `Conflict` and `Gone` as `version`, and `InvalidSpec` where `after` is at fault.
+    """
+    with database.reading() as session:
+        first = versions.find_version(session, name, before)
+        try:
+            second = versions.find_version(session, name, after)
+        except (NotFound, Conflict) as error:
+            raise invalid_query("with", error.detail, error.remedy) from None
+    return compare_reports(_report(database, storage, first), _report(database, storage, second))
 
 
 def as_wire(version: DatasetVersion) -> wire.DatasetVersion:

@@ -16,8 +16,8 @@ class Change(BaseModel):
     """A number that differs; 0 where a version lacks what is counted."""
 
     name: str = Field(description="What is counted.")
-    before: int = Field(description="In the first version.")
-    after: int = Field(description="In the second version.")
+    before: int = Field(ge=0, description="In the first version, from 0.")
+    after: int = Field(ge=0, description="In the second version, from 0.")
 
 
 class ImageChanges(BaseModel):
@@ -27,7 +27,7 @@ class ImageChanges(BaseModel):
         description="added, removed; moved: into another split; content: other bytes of the file; size; boxes: other "
         "ones, or of other classes."
     )
-    count: int = Field(description="How many there are.")
+    count: int = Field(ge=0, description="How many there are, from 0.")
     first: list[ImageName] = Field(
         description="The first 100 of them, with their split in the second version; of removed ones in the first."
     )

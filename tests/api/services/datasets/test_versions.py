@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.database import Database
 from api.services import tokens
+from crosskd.spec.results.dataset_comparison import compare_reports
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import errors
 from tests.support.versions import make_version, run_import, write_source
@@ -123,6 +124,24 @@ def test_what_is_not_there(client: TestClient, worker: Worker, source: Path) -> 
         assert answer.status_code == 404, answer.text
         assert "GET /datasets/cells" in answer.json()["remedy"]
     assert errors(client.get("/datasets", params={"after": "a b"}))
+
+
+@ONE_DATABASE
+def test_two_versions_are_compared(client: TestClient, worker: Worker, source: Path, root: Path) -> None:
+    old = make_version(worker, "cells", source)
+    new = make_version(worker, "cells", write_source(root / "others", seed=1))
+
+    def compare(before: str, after: str) -> Any:
+        return client.get(f"/datasets/cells/versions/{before}/compare", params={"with": after})
+
+    found = compare(old.digest[:8], new.digest)
+    assert found.status_code == 200, found.text
+    assert found.json() == compare_reports(old.report, new.report).model_dump(mode="json")
+    assert not found.json()["same"]
+    assert compare(new.digest, new.digest).json()["same"]
+    assert compare("abc", new.digest).status_code == 404
+    (fault,) = compare(old.digest, "abc").json()["errors"]
+    assert (fault["pointer"], fault["remedy"][:19]) == ("with", "GET /datasets/cells")
 
 
 @ONE_DATABASE
