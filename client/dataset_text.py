@@ -1,11 +1,15 @@
-"""The report of an import, and a comparison of two, as text."""
+"""Data sets, the report of an import, and a comparison of two, as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from rich.table import Table
+
+from client.tables import add_row, plain_table, when
 from crosskd.spec.results.dataset_comparison import DatasetComparison
 from crosskd.spec.results.dataset_report import Bin, DatasetReport, Duplicates, FaultCount, ImageName
+from wire.datasets import DatasetSummary, DatasetVersion
 
 EXAMPLES = 3  # faults of a kind, and pairs of images, that are shown; the report has the first 100
 CLASSES = 20
@@ -90,3 +94,27 @@ def comparison_lines(found: DatasetComparison) -> Iterator[str]:
     for each in found.images or []:
         more = ", …" if each.count > EXAMPLES else ""
         yield f"images, {each.what}: {each.count:,}: {', '.join(_name(image) for image in each.first[:EXAMPLES])}{more}"
+
+
+def datasets_table(datasets: Iterable[DatasetSummary]) -> Table:
+    """Names, and the version that each means."""
+    table = plain_table("name", "owner", "versions", "newest", "images", "boxes", "imported")
+    for known in datasets:
+        newest = known.newest
+        told = ("", "", "", "") if newest is None else (newest.digest[:12], *_counts(newest), when(newest.imported_at))
+        add_row(table, known.name, known.owner, str(known.version_count), *told)
+    return table
+
+
+def versions_table(versions: Iterable[DatasetVersion]) -> Table:
+    table = plain_table("digest", "format", "images", "boxes", "classes", "faults", "imported", "job")
+    for version in versions:
+        counts = (*_counts(version), str(len(version.classes)), str(version.faults))
+        add_row(table, version.digest, version.format, *counts, when(version.imported_at), version.job)
+    return table
+
+
+def _counts(version: DatasetVersion) -> tuple[str, str]:
+    """Images and boxes of all splits."""
+    splits = version.splits
+    return str(sum(split.images for split in splits)), str(sum(split.boxes for split in splits))

@@ -1,14 +1,25 @@
-"""`crosskd datasets`: imported data sets."""
+"""`crosskd datasets`: imported data sets, of the service and in folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from client.commands.shared import PathAsJson, console, show_path
-from client.dataset_text import comparison_lines
+from client.commands.shared import (
+    AsJson,
+    PathAsJson,
+    Url,
+    connect,
+    console,
+    print_json,
+    show_all,
+    show_path,
+    tell_notes,
+    warn,
+)
+from client.dataset_text import comparison_lines, datasets_table, report_lines, versions_table
 from client.errors import ClientError
 from client.visible import visible
 from crosskd.spec.inputs import real_path
@@ -16,6 +27,103 @@ from crosskd.spec.inputs import real_path
 datasets_app = typer.Typer(no_args_is_help=True, help="Imported data sets.")
 app = typer.Typer()
 app.add_typer(datasets_app, name="datasets")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What the service calls the data set.")]
+
+
+@datasets_app.command("list")
+def list_datasets(
+    owner: Annotated[str | None, typer.Option(help="Only this owner's; @me: the token's.")] = None,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """List the service's data sets by name."""
+    with connect(url) as client:
+        found = list(client.datasets.list(owner=owner))
+    show_all(found, datasets_table, as_json)
+
+
+@datasets_app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(metavar="NAME[@DIGEST]", help="A data set; or one of its versions.")],
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Show the versions of a data set; with the beginning of a digest, the report of that version."""
+    name, _, digest = dataset.partition("@")
+    with connect(url) as client:
+        if digest:
+            version = client.datasets.version(name, digest)
+            if as_json:
+                print_json(version)
+                return
+            for line in report_lines(version.report):
+                console().print(visible(line), soft_wrap=True)
+            return
+        found = client.datasets.get(name)
+    if as_json:
+        print_json(found)
+        return
+    show_all(found.versions, versions_table, as_json)
+    if found.importing:
+        tell_notes([f"importing: {', '.join(found.importing)}"])
+
+
+@datasets_app.command()
+def add(
+    name: Name,
+    source: Annotated[Path, typer.Argument(help="Its folder in a data root, or its .json file or data.yaml.")],
+    format_: Annotated[
+        Literal["auto", "coco", "yolo", "voc"], typer.Option("--format", help="auto: by the files that are there.")
+    ] = "auto",
+    images: Annotated[
+        Path | None, typer.Option(help="The folder that a COCO file's `file_name`s are relative to.")
+    ] = None,
+    validation: Annotated[
+        float | None, typer.Option(help="Divide anew: this share of the images validates. Default: as the source does.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="By which --validation draws the images; default: 0.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="`folder`, or a regular expression on file names: images of one group stay in one split."),
+    ] = None,
+    refuse: Annotated[bool, typer.Option("--refuse", help="Fail where anything would be left out or clipped.")] = False,
+    near: Annotated[bool, typer.Option("--near/--no-near", help="Look for images that nearly show the same.")] = True,
+    as_json: AsJson = False,
+    url: Url = "",
+) -> None:
+    """Post the import of a data set and print its job's id; `crosskd watch` follows it."""
+    if validation is None and (seed is not None or group_by is not None):
+        raise typer.BadParameter("--seed and --group-by are for --validation, which is not given")
+    order: dict[str, Any] = {
+        "name": name,
+        "source": str(source.absolute()),
+        "format": format_,
+        "images": None if images is None else str(images.absolute()),
+        "on_fault": "refuse" if refuse else "drop",
+        "near_duplicates": near,
+    }
+    if validation is not None:
+        order["split"] = {"validation": validation, "seed": seed or 0, "group_by": group_by}
+    with connect(url) as client:
+        created = client.datasets.create(order)
+    tell_notes(created.notes)
+    warn(created.warnings)
+    if as_json:
+        print_json(created)
+    else:
+        print(created.id)
+
+
+@datasets_app.command()
+def rm(name: Name, as_json: AsJson = False, url: Url = "") -> None:
+    """Forget a data set with all its versions; its images stay where they are."""
+    with connect(url) as client:
+        client.datasets.delete(name)
+    if as_json:
+        print_json({"name": name, "deleted": True})
+    else:
+        print(f"{name}: deleted")
 
 
 @datasets_app.command()

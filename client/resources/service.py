@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from client import audit, references
 from client.answers import COMPUTED, given, parse
 from client.flow import Connected, Flow, Items, M, iteration, operation
+from client.resources.datasets import Datasets
 from client.resources.job_results import id_of
 from client.resources.jobs import Jobs, presets_of
 from client.resources.resource import Resource
@@ -104,6 +105,7 @@ class Service(ServiceOperations[M]):
         self._own = connection
         self.jobs = Jobs(connection)
         self.sweeps = Sweeps(connection)
+        self.datasets = Datasets(connection)
         self.presets = Presets(connection)
         self.workers = Workers(connection)
 

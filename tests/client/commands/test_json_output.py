@@ -27,6 +27,10 @@ from tests.support.worker_calls import Worker
 # Whose output is looked at where the command itself is tested.
 ELSEWHERE = {
     "compare": "tests/client/commands/test_results.py",
+    "datasets add": "tests/client/commands/test_datasets.py",
+    "datasets list": "tests/client/commands/test_datasets.py",
+    "datasets rm": "tests/client/commands/test_datasets.py",
+    "datasets show": "tests/client/commands/test_datasets.py",
     "demo": "tests/test_demo.py",
     "doctor": "tests/client/doctor/test_doctor.py",
     "images": "tests/client/commands/test_results.py",
