@@ -7,13 +7,23 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from client.commands.import_options import (
+    Format,
+    GroupBy,
+    Images,
+    Near,
+    Refuse,
+    Seed,
+    Validation,
+    check_split,
+)
 from client.commands.shared import console
 from client.dataset_text import report_lines
 from client.errors import ClientError
@@ -30,22 +40,13 @@ def import_(
         Path, typer.Argument(help="A folder in the form of COCO, YOLO or Pascal VOC; or its .json file or data.yaml.")
     ],
     to: Annotated[Path, typer.Option("--to", help="A new folder for train.json, val.json and report.json.")],
-    format_: Annotated[
-        Literal["auto", "coco", "yolo", "voc"], typer.Option("--format", help="auto: by the files that are there.")
-    ] = "auto",
-    images: Annotated[
-        Path | None, typer.Option(help="The folder that a COCO file's `file_name`s are relative to.")
-    ] = None,
-    validation: Annotated[
-        float | None, typer.Option(help="Divide anew: this share of the images validates. Default: as the source does.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="By which --validation draws the images; default: 0.")] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(help="`folder`, or a regular expression on file names: images of one group stay in one split."),
-    ] = None,
-    refuse: Annotated[bool, typer.Option("--refuse", help="Fail where anything would be left out or clipped.")] = False,
-    near: Annotated[bool, typer.Option("--near/--no-near", help="Look for images that nearly show the same.")] = True,
+    format_: Format = "auto",
+    images: Images = None,
+    validation: Validation = None,
+    seed: Seed = None,
+    group_by: GroupBy = None,
+    refuse: Refuse = False,
+    near: Near = True,
     data_root: Annotated[
         list[Path] | None,
         typer.Option("--data-root", help="A folder that links in the source may lead to; as often as you like."),
@@ -53,8 +54,7 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check a data set of COCO, YOLO or Pascal VOC, and write it as COCO files with a report, without the service."""
-    if validation is None and (seed is not None or group_by is not None):
-        raise typer.BadParameter("--seed and --group-by are for --validation, which is not given")
+    check_split(validation, seed, group_by)
     try:
         split = None
         if validation is not None:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from client.commands.import_options import (
+    Format,
+    GroupBy,
+    Images,
+    Near,
+    Refuse,
+    Seed,
+    Validation,
+    check_split,
+)
 from client.commands.shared import (
     AsJson,
     PathAsJson,
@@ -73,28 +83,18 @@ def show(
 def add(
     name: Name,
     source: Annotated[Path, typer.Argument(help="Its folder in a data root, or its .json file or data.yaml.")],
-    format_: Annotated[
-        Literal["auto", "coco", "yolo", "voc"], typer.Option("--format", help="auto: by the files that are there.")
-    ] = "auto",
-    images: Annotated[
-        Path | None, typer.Option(help="The folder that a COCO file's `file_name`s are relative to.")
-    ] = None,
-    validation: Annotated[
-        float | None, typer.Option(help="Divide anew: this share of the images validates. Default: as the source does.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="By which --validation draws the images; default: 0.")] = None,
-    group_by: Annotated[
-        str | None,
-        typer.Option(help="`folder`, or a regular expression on file names: images of one group stay in one split."),
-    ] = None,
-    refuse: Annotated[bool, typer.Option("--refuse", help="Fail where anything would be left out or clipped.")] = False,
-    near: Annotated[bool, typer.Option("--near/--no-near", help="Look for images that nearly show the same.")] = True,
+    format_: Format = "auto",
+    images: Images = None,
+    validation: Validation = None,
+    seed: Seed = None,
+    group_by: GroupBy = None,
+    refuse: Refuse = False,
+    near: Near = True,
     as_json: AsJson = False,
     url: Url = "",
 ) -> None:
     """Post the import of a data set and print its job's id; `crosskd watch` follows it."""
-    if validation is None and (seed is not None or group_by is not None):
-        raise typer.BadParameter("--seed and --group-by are for --validation, which is not given")
+    check_split(validation, seed, group_by)
     order: dict[str, Any] = {
         "name": name,
         "source": str(source.absolute()),
