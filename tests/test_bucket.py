@@ -286,7 +286,7 @@ def test_bytes_that_the_bucket_has_lost_are_noticed(
     client: Crosskd, work: Work, file: Path, recorder: Recorder, s3: S3, tmp_path: Path
 ) -> None:
     work.upload(file, "best.safetensors")
-    url = client._http.get(f"/jobs/{work.job}/weights").headers["location"]
+    url = client._connection.http.get(f"/jobs/{work.job}/weights").headers["location"]
     _, bucket, *prefix, job, name = httpx.URL(url).path.split("/")
     assert prefix == ["some", "prefix"]
     settings = Settings(**s3.settings(bucket), worker_token_sha256=DIGEST)
