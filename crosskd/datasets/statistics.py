@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from crosskd.datasets.model import Source
+from crosskd.spec.quantiles import MEDIUM, SMALL, quantiles
 from crosskd.spec.results.dataset_report import (
     CELLS,
     Bin,
@@ -16,7 +17,6 @@ from crosskd.spec.results.dataset_report import (
     ImportedSplit,
     SizeCount,
 )
-from crosskd.spec.spread import MEDIUM, SMALL, spread
 
 COMMON = 20  # sizes that are listed
 SIDES = (0, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024)  # pixels
@@ -55,8 +55,8 @@ def image_sizes(source: Source) -> ImageSizes:
     every = list(sizes.elements())
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:COMMON]
     return ImageSizes(
-        short=spread([min(size) for size in every]),
-        long=spread([max(size) for size in every]),
+        short=quantiles([min(size) for size in every]),
+        long=quantiles([max(size) for size in every]),
         common=[SizeCount(width=width, height=height, images=count) for (width, height), count in common],
     )
 

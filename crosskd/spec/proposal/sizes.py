@@ -9,7 +9,7 @@ from crosskd.spec.evaluate_export import ScaleConfig
 from crosskd.spec.proposal.goals import Goal
 from crosskd.spec.proposal.statistics import Shapes, Statistics
 from crosskd.spec.proposal.text import Said, Tree
-from crosskd.spec.spread import HIGH, LOW, quantile
+from crosskd.spec.quantiles import HIGH, LOW, quantile
 
 MULTIPLE = 32  # pixels: images are padded to it in any case
 LEAST = 64  # pixels: of a smaller image the last map has one cell, of which batch norm can say nothing

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from crosskd.spec.coco.instances import Instances
 from crosskd.spec.coco.survey import Survey
-from crosskd.spec.spread import HIGH, MEDIUM, SMALL, Spread, quantile, spread
+from crosskd.spec.quantiles import HIGH, MEDIUM, SMALL, Quantiles, quantile, quantiles
 
 WIDEST = 4.0  # long side over short; a panorama beyond it is made smaller than the others
 LISTED = 3  # classes that the text names
@@ -24,11 +24,11 @@ class Statistics(BaseModel):
     boxes: int = Field(description="Boxes that are trained on.")
     val_images: int = Field(description="Images that are evaluated.")
     classes: dict[str, int] = Field(description="Boxes of each class that is learnt, in label order.")
-    short: Spread = Field(description="The shorter sides of images.")
-    long: Spread = Field(description="The longer sides of images.")
-    side: Spread = Field(description="Roots of the areas of boxes.")
-    aspect: Spread = Field(description="Height over width of boxes.")
-    per_image: Spread = Field(description="Boxes of an image.")
+    short: Quantiles = Field(description="The shorter sides of images.")
+    long: Quantiles = Field(description="The longer sides of images.")
+    side: Quantiles = Field(description="Roots of the areas of boxes.")
+    aspect: Quantiles = Field(description="Height over width of boxes.")
+    per_image: Quantiles = Field(description="Boxes of an image.")
     small: float = Field(description="Share of boxes below 32 x 32 pixels.")
     medium: float = Field(description="Share of boxes from there to 96 x 96 pixels.")
     crowds: int = Field(description="Boxes that are crowds or ignored.")
@@ -102,11 +102,11 @@ def statistics(found: Instances, taken: Survey, val: Instances, evaluated: Surve
         boxes=len(boxes),
         val_images=len(evaluated.images),
         classes={name: labels[label] for label, name in enumerate(taken.classes)},
-        short=spread([short for short, _ in sides]),
-        long=spread([long for _, long in sides]),
-        side=spread([math.sqrt(area) for area in areas]),
-        aspect=spread([(y2 - y1) / (x2 - x1) for x1, y1, x2, y2 in boxes]),
-        per_image=spread([held[place] for place in taken.images]),
+        short=quantiles([short for short, _ in sides]),
+        long=quantiles([long for _, long in sides]),
+        side=quantiles([math.sqrt(area) for area in areas]),
+        aspect=quantiles([(y2 - y1) / (x2 - x1) for x1, y1, x2, y2 in boxes]),
+        per_image=quantiles([held[place] for place in taken.images]),
         small=sum(area < SMALL for area in areas) / len(areas),
         medium=sum(SMALL <= area < MEDIUM for area in areas) / len(areas),
         crowds=sum(crowd or ignore for crowd, ignore in zip(taken.whole[2::5], taken.whole[3::5], strict=True)),
@@ -131,7 +131,7 @@ def _short_long(found: Instances, place: int) -> tuple[int, int]:
     return min(height, width), max(height, width)
 
 
-def _pixels(short: Spread, long: Spread) -> str:
+def _pixels(short: Quantiles, long: Quantiles) -> str:
     if short.least == short.most and long.least == long.most:
         return f"all {long.most:g} x {short.most:g} pixels"
     return f"{long.least:g} x {short.least:g} to {long.most:g} x {short.most:g} pixels"

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from crosskd.spec.data.import_config import Format, SplitConfig
-from crosskd.spec.spread import Spread
+from crosskd.spec.quantiles import Quantiles
 
 VERSION = 1
 FIRST = 100  # faults, duplicates and leaks of each kind that are named; the rest is counted
@@ -51,8 +51,8 @@ class SizeCount(BaseModel):
 class ImageSizes(BaseModel):
     """The sizes of all images, in pixels."""
 
-    short: Spread = Field(description="The shorter sides.")
-    long: Spread = Field(description="The longer sides.")
+    short: Quantiles = Field(description="The shorter sides.")
+    long: Quantiles = Field(description="The longer sides.")
     common: list[SizeCount] = Field(description="The commonest sizes, at most 20.")
 
 

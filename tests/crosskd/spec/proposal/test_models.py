@@ -10,7 +10,7 @@ from crosskd.spec.config import ModelConfig
 from crosskd.spec.proposal.goals import GOALS, GoalName
 from crosskd.spec.proposal.models import DETECTORS, choose_detector, student, trained_teacher
 from crosskd.spec.proposal.sizes import Size
-from crosskd.spec.proposal.statistics import Spread, Statistics
+from crosskd.spec.proposal.statistics import Quantiles, Statistics
 from crosskd.spec.proposal.text import plain
 from crosskd.spec.weights.shapes import parameter_count
 
@@ -19,8 +19,8 @@ def size(small: float, large: float) -> Size:
     return Size(short=640, long=640, small=small, large=large, why="")
 
 
-def spread(low: float, high: float) -> Spread:
-    return Spread(least=low, low=low, middle=low, high=high, most=high)
+def spread(low: float, high: float) -> Quantiles:
+    return Quantiles(least=low, low=low, middle=low, high=high, most=high)
 
 
 def counted(aspect: tuple[float, float] = (0.5, 2.0), most: int = 9) -> Statistics:

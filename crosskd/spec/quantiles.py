@@ -10,7 +10,7 @@ SMALL, MEDIUM = 32**2, 96**2  # pixels of area: COCO's bounds of small and of me
 LOW, HIGH = 0.05, 0.95  # quantiles that stand for the smallest and the largest: a few odd boxes decide nothing
 
 
-class Spread(BaseModel):
+class Quantiles(BaseModel):
     """How values are spread: by nearest rank, so that each is one of them."""
 
     least: float = Field(ge=0, description="The smallest of them.")
@@ -20,11 +20,11 @@ class Spread(BaseModel):
     most: float = Field(ge=0, description="The largest of them.")
 
 
-def spread(values: Sequence[float]) -> Spread:
+def quantiles(values: Sequence[float]) -> Quantiles:
     """Of at least one value."""
     ordered = sorted(values)
     low, middle, high = (quantile(ordered, share) for share in (LOW, 0.5, HIGH))
-    return Spread(least=ordered[0], low=low, middle=middle, high=high, most=ordered[-1])
+    return Quantiles(least=ordered[0], low=low, middle=middle, high=high, most=ordered[-1])
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
