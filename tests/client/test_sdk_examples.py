@@ -87,8 +87,9 @@ def test_an_example_that_is_wrong_is_found(names: dict[str, Any]) -> None:
 
 def test_both_clients_have_the_same_operations() -> None:
     blocking, awaiting = Crosskd(), AsyncCrosskd()
-    assert {name for name in vars(blocking) if not name.startswith("_")} == {"jobs", "sweeps", "presets", "workers"}
-    for group in ("jobs", "sweeps", "presets", "workers"):
+    groups = {"jobs", "sweeps", "datasets", "presets", "workers"}
+    assert {name for name in vars(blocking) if not name.startswith("_")} == groups
+    for group in groups:
         assert type(getattr(blocking, group)) is type(getattr(awaiting, group))
     blocking.close()
     asyncio.run(awaiting.close())
