@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -57,11 +56,6 @@ def postgres() -> Iterator[Callable[..., str]]:
 
     yield create
     admin.dispose()
-    # Everything is deleted: what its memory holds, after hundreds of databases, need not be written first.
-    running = server.get_postmaster_info().process
-    assert running is not None
-    running.send_signal(signal.SIGQUIT)
-    running.wait(60)
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
 
