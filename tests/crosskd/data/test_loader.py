@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import multiprocessing
 import os
 import pickle
 import re
@@ -36,6 +37,15 @@ YOLOX = SQUARE | {"affine": {}, "mixup": {}}
 RTMDET = SQUARE | {"mosaic": {"cached": True}, "crop": {}, "mixup": {"cached": True, "probability": 0.5}}
 LONG = {"epochs": 30, "milestones": []}
 SIZES = [(64, 48), (48, 64), (64, 64), (80, 40), (40, 80), (64, 48), (50, 50), (64, 32), (48, 64), (64, 48)]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    """What an error leaves of a loader waits five seconds for each of its processes, in whichever test frees it."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @pytest.fixture
