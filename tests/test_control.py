@@ -66,7 +66,7 @@ def held(service: Service, job: Job) -> Iterator[tuple[int, Path]]:
 def ask(service: Service, job: Job, what: Literal["cancel", "pause", "stop"]) -> None:
     """Ask it of a running job; its training goes on when the worker has handed it over."""
     with held(service, job) as (training, folder):
-        getattr(service.client, what)(job.id)
+        getattr(service.client.jobs, what)(job.id)
         until(lambda: pending(training, signal.SIGTERM) if what == "cancel" else (folder / what).exists())
 
 
