@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from crosskd.commands.errors import clear_errors
-from crosskd.commands.settings import read_recipe, with_changes, with_options
+from crosskd.commands.settings import read_recipe, require_files, with_changes, with_options
 from crosskd.commands.training import run_train
 from crosskd.commands.weights import evaluation_settings, run_evaluate, run_export, tell_notes
 from crosskd.engine.launch import exit_without_cleanup
@@ -55,6 +55,7 @@ def train(
     """Train a detector, alone or distilled from a teacher."""
     with clear_errors():
         config = TrainConfig.model_validate(with_options(read_recipe(recipe), data, teacher, change or []))
+        require_files(config)
         run_train(config, workdir, resume, as_json, _real(data_root))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crosskd.errors import ConfigError
+from crosskd.spec.config import TrainConfig
 from crosskd.spec.data.layouts import data_section
 from crosskd.spec.nearest import did_you_mean
 from crosskd.spec.presets import load_recipe, parse_yaml, recipe_names
@@ -52,6 +53,17 @@ def with_changes(values: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     for path, value in map(_read_change, changes):
         values = _changed(values, path, value)
     return values
+
+
+def require_files(config: TrainConfig) -> None:
+    """Raises `ConfigError` where `data.dataset` names a data set, which the service alone has."""
+    if config.data.dataset is not None:
+        raise ConfigError(
+            f"{config.data.dataset!r} is a data set of the service, which is not asked here",
+            where="/data/dataset",
+            remedy="Leave `data.dataset` out, and name files (data.train, data.val) or give --data FOLDER; or let the "
+            "service train: crosskd submit.",
+        )
 
 
 def _read_change(change: str) -> tuple[list[str], Any]:

@@ -255,6 +255,12 @@ def test_a_recipe_without_data_says_so(tmp_path: Path) -> None:
     assert failed(invoke("train", "demo_student", "--workdir", tmp_path), 2).strip() == "/data: Field required"
 
 
+def test_a_data_set_of_the_service_is_not_sought_here(recipe: Path, tmp_path: Path) -> None:
+    said = failed(invoke("train", recipe, "--workdir", tmp_path / "run", "--set", "data={dataset: cells}"), 2)
+    assert "'cells' is a data set of the service" in said
+    assert "or let the service train: crosskd submit." in " ".join(said.split())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
