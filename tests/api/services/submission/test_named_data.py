@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from crosskd.datasets.importing import ImportedDataset
 from tests.support.databases import ONE_DATABASE
 from tests.support.specs import errors
-from tests.support.versions import make_version, write_source
+from tests.support.versions import make_version, run_import, write_source
 from tests.support.worker_calls import Worker
 
 STUDENT = {"backbone": {"name": "resnet_tiny"}}
@@ -111,6 +111,23 @@ def test_what_is_wrong_is_told(
     found = errors(post(client, data))
     assert pointer in found, found
     assert why in found[pointer], found
+
+
+@ONE_DATABASE
+def test_the_beginning_of_two_digests_names_neither(client: TestClient, worker: Worker, source: Path) -> None:
+    digests = ["abcdef" + "0" * 58, "abcdef" + "1" * 58]
+    for digest in digests:
+        job = client.post("/datasets", json={"name": "cells", "source": str(source)}).json()["id"]
+        run_import(worker, job, source, digest=digest)
+    (fault,) = post(client, {"dataset": "cells@abcdef"}).json()["errors"]
+    assert fault["pointer"] == "/spec/data/dataset"
+    assert fault["detail"].startswith("several versions of cells begin with abcdef: abcdef")
+    assert fault["remedy"] == "Give more of the digest."
+    found = client.get("/datasets/cells/versions/abcdef")
+    assert found.status_code == 409, found.text
+    assert all(digest in found.json()["detail"] for digest in digests)
+    data = post(client, {"dataset": "cells@abcdef1"}).json()["spec"]["data"]
+    assert data["dataset"] == f"cells@{digests[1]}"
 
 
 @ONE_DATABASE
