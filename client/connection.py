@@ -17,7 +17,7 @@ from httpx_sse import EventSource
 from client.answers import checked, unreachable
 from client.download import RETRY_PAUSE, UNAVAILABLE, fetch
 from client.errors import ClientError, not_utf8
-from client.flow import Fetch, Flow, Item, Items, Next, Open, Pause, Send, Step, T, Tell
+from client.flow import Ended, Fetch, Flow, Item, Items, Next, Open, Pause, Send, Step, T, Tell, advance
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, QUOTA_EXCEEDED
 from wire.retry_after import retry_after
 
@@ -98,24 +98,16 @@ class SyncConnection(Connection):
         with ExitStack() as opened, closing(flow):
             stream = _Stream(self.http, opened)
             outcome: Any = None
-            while True:
-                try:
-                    step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
+            while not isinstance(step := advance(flow, outcome), Ended):
                 outcome = self._outcome(step, stream)
+            return step.value
 
     def iterate(self, flow: Items[T]) -> Iterator[T]:
         """What the operation yields."""
         with ExitStack() as opened, closing(flow):
             stream = _Stream(self.http, opened)
             outcome: Any = None
-            while True:
-                try:
-                    step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
-                except StopIteration:
-                    return
+            while not isinstance(step := advance(flow, outcome), Ended):
                 if isinstance(step, Item):
                     yield step.value
                     outcome = None
@@ -195,13 +187,9 @@ class AsyncConnection(Connection):
             opened.enter_context(closing(flow))
             stream = _AsyncStream(self.http, await opened.enter_async_context(AsyncExitStack()))
             outcome: Any = None
-            while True:
-                try:
-                    step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
-                except StopIteration as end:
-                    result: T = end.value
-                    return result
+            while not isinstance(step := advance(flow, outcome), Ended):
                 outcome = await self._outcome(step, stream)
+            return step.value
 
     async def iterate(self, flow: Items[T]) -> AsyncIterator[T]:
         """What the operation yields."""
@@ -209,11 +197,7 @@ class AsyncConnection(Connection):
             opened.enter_context(closing(flow))
             stream = _AsyncStream(self.http, await opened.enter_async_context(AsyncExitStack()))
             outcome: Any = None
-            while True:
-                try:
-                    step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
-                except StopIteration:
-                    return
+            while not isinstance(step := advance(flow, outcome), Ended):
                 if isinstance(step, Item):
                     yield step.value
                     outcome = None

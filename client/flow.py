@@ -9,6 +9,7 @@ function that returns `T` on a blocking connection, and an `Awaitable[T]` on the
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -81,17 +82,33 @@ class Item(Generic[T]):
     value: T
 
 
+@dataclass(frozen=True)
+class Ended(Generic[T]):
+    """The operation is over, and has returned this."""
+
+    value: T
+
+
 Step = Send | Open | Next | Pause | Tell | Fetch
 Flow = Generator[Step, Any, T]
 Items = Generator[Step | Item[T], Any, None]
+S = TypeVar("S")
 
 
-class Connected(Generic[M]):
+def advance(flow: Generator[S, Any, T], outcome: Any) -> S | Ended[T]:
+    """What the operation asks for next, now that it is told what came of the step before: trouble is raised in it."""
+    try:
+        return flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
+    except StopIteration as end:
+        return Ended(end.value)
+
+
+class Connected(ABC, Generic[M]):
     """What has operations: it knows by which connection they are done."""
 
     @property
-    def _connection(self) -> M:
-        raise NotImplementedError
+    @abstractmethod
+    def _connection(self) -> M: ...
 
 
 class operation(Generic[P, T]):  # noqa: N801 - it is used as `property` is

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Generic
 
 from client.answers import parse
 from client.events import stream
-from client.flow import Flow, Item, Items, M, Pause, T, Tell, iteration, operation
+from client.flow import Flow, Item, Items, M, T, iteration, operation
 from client.resources.job_results import JobResults, id_of
-from client.resources.resource import Returned
+from client.resources.resource import Returned, until_ended
 from wire import jobs as of_wire
 from wire.events import Event, EventKind, LogEvent
 from wire.jobs import FINAL
@@ -47,17 +45,8 @@ class JobOperations(JobResults[M]):
         succeeded
         0.25
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         job = yield from self._identify()
-        while True:
-            current = yield from self._read(job)
-            if on_progress is not None:
-                yield Tell(partial(on_progress, current))
-            if current.status in FINAL:
-                return current
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"job {job} is still {current.status} after {timeout:g} s")
-            yield Pause(interval)
+        return (yield from until_ended(lambda: self._read(job), f"job {job}", FINAL, timeout, on_progress, interval))
 
     @operation
     def cancel(self) -> Flow[Job[M]]:

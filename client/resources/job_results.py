@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,9 @@ def id_of(connection: Connection, job: str) -> Flow[str]:
 class JobResults(Connected[M]):
     """The operations of one job that read what it has made."""
 
+    @abstractmethod
     def _identify(self) -> Flow[str]:
         """The job's id."""
-        raise NotImplementedError
 
     @operation
     def metrics(self, *, key: str | None = None, since_step: int = 0, attempt: int | None = None) -> Flow[Metrics]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Generic, Self, cast
+import time
+from collections.abc import Callable, Container
+from functools import partial
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, PrivateAttr
 
 from client.connection import Connection
 from client.errors import ClientError
-from client.flow import Connected, M
+from client.flow import Connected, Flow, M, Pause, Tell
 
 
 class Resource(Connected[M]):
@@ -58,3 +61,34 @@ class Returned(BaseModel, Connected[M], Generic[M]):
         return isinstance(other, BaseModel) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]  # as of all models that can be changed
+
+
+class WithStatus(Protocol):
+    """A job, or a sweep."""
+
+    @property
+    def status(self) -> str: ...
+
+
+W = TypeVar("W", bound=WithStatus)
+
+
+def until_ended(
+    read: Callable[[], Flow[W]],
+    what: str,
+    ends: Container[str],
+    timeout: float | None,
+    on_progress: Callable[[W], object] | None,
+    interval: float,
+) -> Flow[W]:
+    """Read it every `interval` seconds until its status is one of `ends`; `what` it is for a `TimeoutError`."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        current = yield from read()
+        if on_progress is not None:
+            yield Tell(partial(on_progress, current))
+        if current.status in ends:
+            return current
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError(f"{what} is still {current.status} after {timeout:g} s")
+        yield Pause(interval)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,10 @@ from client import charts, frames, references, specs
 from client import sweeps as orders
 from client.answers import COMPUTED, PAGE, body, given, idempotency_header, parse
 from client.connection import Connection
-from client.flow import Connected, Flow, Item, Items, M, Pause, Tell, called, iteration, operation
+from client.flow import Connected, Flow, Item, Items, M, called, iteration, operation
 from client.frames import SweepTable
 from client.resources.jobs import presets_of
-from client.resources.resource import Resource, Returned
+from client.resources.resource import Resource, Returned, until_ended
 from wire import sweeps as of_wire
 from wire.sweeps import ENDED, SweepCreate, SweepDryRun, SweepPage
 
@@ -28,9 +28,9 @@ Source = SweepCreate | Mapping[str, Any] | Path | str
 class SweepOperations(Connected[M]):
     """What can be done to one sweep."""
 
+    @abstractmethod
     def _identify(self) -> Flow[str]:
         """The sweep's id."""
-        raise NotImplementedError
 
     @operation
     def refresh(self) -> Flow[Sweep[M]]:
@@ -50,17 +50,10 @@ class SweepOperations(Connected[M]):
         >>> sweep.wait(timeout=3600).status
         'finished'
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         sweep = yield from self._identify()
-        while True:
-            current = yield from self._read(sweep)
-            if on_progress is not None:
-                yield Tell(partial(on_progress, current))
-            if current.status in ENDED:
-                return current
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"sweep {sweep} is still {current.status} after {timeout:g} s")
-            yield Pause(interval)
+        return (
+            yield from until_ended(lambda: self._read(sweep), f"sweep {sweep}", ENDED, timeout, on_progress, interval)
+        )
 
     @operation
     def cancel(self) -> Flow[Sweep[M]]:
