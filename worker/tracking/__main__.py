@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from crosskd.spec.tracking import TRACKERS, TrackerName
+from worker.orphan_guard import tie_to
 from worker.tracker_settings import TrackerSettings
 from worker.tracking.files import TrackingFolder
 from worker.tracking.follow import Follower
@@ -48,19 +47,11 @@ def secrets(settings: TrackerSettings) -> list[str]:
     return [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
 
 
-def _end_with_supervisor() -> None:
-    while os.read(0, 1):
-        pass
-    if os.getpgrp() == os.getpid():  # a group of our own: what the tracker's package has started goes, too
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
-
-
 def main(argv: list[str]) -> int:
     """Follow the records below the attempt's folder until all is told. Returns the exit status."""
     (name,) = (known for known in TRACKERS if known == argv[2])
     os.nice(NICENESS)
-    threading.Thread(target=_end_with_supervisor, name="orphan-guard", daemon=True).start()
+    tie_to(os.getppid())
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = TrackerSettings()
     Follower(TrackingFolder(Path(argv[1])), name, tracker(name, settings), secrets(settings)).run()

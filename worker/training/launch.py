@@ -14,8 +14,8 @@ from pathlib import Path
 from crosskd.engine.launch import RankEnd, RanksFailed, RanksStopped, launch
 from worker.abnormal_exit import abnormal_exit, oom_kills
 from worker.folder import Outcome, WorkFolder
+from worker.orphan_guard import tie_to
 from worker.settings import read_settings
-from worker.training.orphan_guard import tie_to
 from worker.training.run import EXIT_FAILED, EXIT_LOST, write_log
 
 logger = logging.getLogger("worker.training.launch")

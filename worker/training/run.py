@@ -30,10 +30,10 @@ from worker.deliver.client import AttemptClient, connect, set_correlation_header
 from worker.deliver.delivery import Undelivered
 from worker.deliver.retry import ApiError
 from worker.folder import Order, Outcome, WorkFolder
+from worker.orphan_guard import end_at_once, tie_to
 from worker.settings import Settings, read_settings
 from worker.tracking.files import TrackingFolder
 from worker.training.failures import describe, invalid_spec
-from worker.training.orphan_guard import end_at_once, tie_to
 from worker.training.paths import opened_paths
 
 if TYPE_CHECKING:  # it imports torch

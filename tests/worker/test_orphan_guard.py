@@ -1,4 +1,4 @@
-"""Small processes instead of trainings: each measure of `worker.training.orphan_guard` by itself."""
+"""Small processes instead of trainings: each measure of `worker.orphan_guard` by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import alive
 from tests.support.waiting import until
-from worker.training.orphan_guard import EXIT_ORPHANED
+from worker.orphan_guard import EXIT_ORPHANED
 
 # Tied to its parent, with a process that has got another parent, as a loader's has, and tells both their ids.
 GRANDCHILD = """
@@ -21,7 +21,7 @@ print(sleeper.pid)
 """
 TRAINING = f"""
 import os, subprocess, sys, time
-from worker.training.orphan_guard import tie_to
+from worker.orphan_guard import tie_to
 tie_to(int(sys.argv[1]))
 print(os.getpid(), subprocess.check_output([sys.executable, "-c", {GRANDCHILD!r}], text=True), flush=True)
 time.sleep(300)

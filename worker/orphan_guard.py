@@ -1,4 +1,4 @@
-"""No training outlives its supervisor, and nothing that a training started outlives the training.
+"""No training outlives its supervisor, nor does a tracker, and nothing that one of them started outlives it.
 
 Three measures, each for what the others cannot see. The kernel kills the training when its supervisor dies (Linux).
 Everywhere, a thread waits for the end of the standard input, whose other end the supervisor holds. And a reaper, a
