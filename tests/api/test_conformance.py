@@ -253,7 +253,7 @@ def run(address: str, token: str, spec: dict[str, Any], tmp_path: Path) -> Calla
     return check
 
 
-@pytest.mark.timeout(900)  # a busy machine makes its 30 seconds many
+@pytest.mark.timeout(900)  # a busy machine makes its 40 seconds many
 def test_every_operation_answers_as_it_is_described(run: Callable[..., None]) -> None:
     run("--phases", "examples,coverage,fuzzing", "--max-examples", "4", apart=SPECS)
 

@@ -49,7 +49,7 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
     """SSIM around each cell, -1..1: [N, C, H, W] of values 0..1 both -> [N, C, H, W]."""
-    mean_a, mean_b, square_a, square_b, product = (_blurred(x) for x in (a, b, a * a, b * b, a * b))
+    mean_a, mean_b, square_a, square_b, product = _blurred(torch.cat((a, b, a * a, b * b, a * b))).chunk(5)
     means = mean_a * mean_b
     variances = (square_a - mean_a.square()) + (square_b - mean_b.square())
     covariance = product - means
