@@ -9,10 +9,10 @@ import httpx
 from pydantic import ValidationError
 from rich.console import Console
 
-from client.answers import checked
 from client.errors import ClientError
-from client.flow import Item, Items, Next, Open
-from client.visible import visible
+from client.terminal.visible import visible
+from client.transport.answers import checked
+from client.transport.flow import Item, Items, Next, Open
 from wire.audit import LINE, Aborted, Finding, Progress, Summary
 
 SILENCE = httpx.Timeout(120.0, connect=10.0)  # seconds: the service gives a sign of life every few, on a good day

@@ -26,7 +26,7 @@ from client.commands import (
 )
 from client.commands.shared import FAILED, INTERRUPTED
 from client.errors import ClientError
-from client.visible import visible
+from client.terminal.visible import visible
 from crosskd.errors import CrossKDError
 
 app = typer.Typer(

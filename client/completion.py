@@ -14,7 +14,7 @@ import typer
 from client.connect import connect
 from client.errors import ClientError
 from client.sdk import Crosskd
-from client.visible import visible
+from client.terminal.visible import visible
 from wire.jobs import JobSummary
 from wire.sweeps import SweepSummary
 

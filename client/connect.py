@@ -5,11 +5,11 @@ from __future__ import annotations
 import httpx
 from pydantic import ValidationError
 
-from client.connection import DEFAULT_URL, TIMEOUT
 from client.errors import ClientError
 from client.sdk import Crosskd
 from client.settings import TokenSettings
 from client.stack.home import default_home, read_owner
+from client.transport.connection import DEFAULT_URL, TIMEOUT
 
 
 def connect(url: str, timeout: httpx.Timeout = TIMEOUT) -> Crosskd:

@@ -29,10 +29,10 @@ from client.signals import on_signals
 from client.stack.home import Home
 from client.stack.services import HOST, address, configured_port
 from client.stack.stack import Stack
-from client.sweep_tables import answer_lines
-from client.sweep_watch import follow
-from client.tables import failure_lines, number
-from client.watch import clock
+from client.terminal.sweep_tables import answer_lines
+from client.terminal.sweep_watch import follow
+from client.terminal.tables import failure_lines, number
+from client.terminal.watch import clock
 from crosskd.data.demo import write_demo
 from crosskd.spec.config import StudentConfig
 from crosskd.spec.weights.shapes import parameter_count

@@ -16,7 +16,7 @@ ClientError
 
 from __future__ import annotations
 
-from client.visible import visible
+from client.terminal.visible import visible
 from wire.errors import Problem
 
 

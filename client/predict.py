@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from client.errors import ApiProblem, ClientError
-from client.flow import Flow
+from client.transport.flow import Flow
 from crosskd.predict.output import read_image
 from crosskd.spec.results.predictions import FaultKind, ImageFault, PredictedImage, Predictions
 

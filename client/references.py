@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from client.errors import ClientError, NotFound
-from client.flow import Flow
-from client.visible import visible
+from client.terminal.visible import visible
+from client.transport.flow import Flow
 from crosskd.spec.nearest import nearest
 from wire.compare import TEACHER
 from wire.errors import Problem

@@ -16,8 +16,8 @@ from typing import Self
 
 import httpx
 
-from client.connection import DEFAULT_URL, TIMEOUT, AsyncConnection, SyncConnection
 from client.resources.service import Service
+from client.transport.connection import DEFAULT_URL, TIMEOUT, AsyncConnection, SyncConnection
 
 
 class Crosskd(Service[SyncConnection]):

@@ -33,7 +33,7 @@ PLANTED = [
     ("api/settings.py", "import torch", "the api stays without torch"),
     ("api/services/jobs/store.py", "import crosskd.losses", CORE),
     ("worker/training/run.py", "import sqlalchemy", "the api alone touches SQL and serves HTTP"),
-    ("client/tables.py", "import crosskd.runs.train", "the client starts the others as processes"),
+    ("client/terminal/tables.py", "import crosskd.runs.train", "the client starts the others as processes"),
     ("wire/jobs.py", "import fastapi", "the wire is plain pydantic"),
     ("wire/retry_after.py", "import httpx", "the wire is plain pydantic"),
     ("wire/download.py", "import sqlalchemy", "the wire is plain pydantic"),

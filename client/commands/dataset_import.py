@@ -25,9 +25,9 @@ from client.commands.import_options import (
     check_split,
 )
 from client.commands.shared import console
-from client.dataset_text import report_lines
 from client.errors import ClientError
-from client.visible import visible
+from client.terminal.dataset_text import report_lines
+from client.terminal.visible import visible
 from crosskd.spec.data.import_config import ImportConfig, SplitConfig
 from crosskd.spec.inputs import real_path
 

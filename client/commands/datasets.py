@@ -29,9 +29,9 @@ from client.commands.shared import (
     tell_notes,
     warn,
 )
-from client.dataset_text import comparison_lines, datasets_table, report_lines, versions_table
 from client.errors import ClientError
-from client.visible import visible
+from client.terminal.dataset_text import comparison_lines, datasets_table, report_lines, versions_table
+from client.terminal.visible import visible
 from crosskd.spec.inputs import real_path
 
 datasets_app = typer.Typer(no_args_is_help=True, help="Imported data sets.")

@@ -11,7 +11,7 @@ from client.commands.shared import FAILED, AsJson, Url, connect, console
 from client.doctor import machine, service
 from client.doctor.finding import Findings
 from client.stack.home import default_home
-from client.visible import visible
+from client.terminal.visible import visible
 
 app = typer.Typer()
 SIGNS = {"ok": "ok", "warning": "WARNING", "error": "ERROR", "skipped": "skipped"}

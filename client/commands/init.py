@@ -16,7 +16,7 @@ import typer
 from client.commands.shared import console, tell_notes
 from client.errors import ClientError
 from client.stack.home import default_home, read_owner
-from client.visible import visible
+from client.terminal.visible import visible
 from crosskd.errors import ConfigError
 from crosskd.spec.data.recognise import recognise
 from crosskd.spec.proposal import data as splits

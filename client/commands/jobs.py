@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from client import completion, specs, tables
+from client import completion, specs
 from client.commands.shared import (
     FAILED,
     AsJson,
@@ -28,7 +28,8 @@ from client.commands.shared import (
 )
 from client.references import resolved_in
 from client.sdk import Crosskd
-from client.watch import best, follow
+from client.terminal import tables
+from client.terminal.watch import best, follow
 from wire.jobs import DryRun, Job
 
 app = typer.Typer()

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from client import tables
 from client.commands.core import become_core
 from client.commands.shared import FAILED, AsJson, Url, connect, wide_console
 from client.errors import ApiProblem
 from client.sdk import Crosskd
-from client.visible import visible
+from client.terminal import tables
+from client.terminal.visible import visible
 from crosskd.predict.output import OutputFolder, table_rows
 from crosskd.spec.results.predictions import MAX_DETECTIONS, PICTURE_SCORE, Predictions
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from client import audit as audits
-from client import comparisons, image_tables, tables
 from client.commands.shared import (
     FAILED,
     AsJson,
@@ -27,7 +26,8 @@ from client.commands.shared import (
     show_tables,
     tell_notes,
 )
-from client.visible import visible
+from client.terminal import comparisons, image_tables, tables
+from client.terminal.visible import visible
 from wire.images import MAX_PAGE, PAGE, Order
 
 app = typer.Typer()

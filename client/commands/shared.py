@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from client import completion, specs, tables
+from client import completion, specs
 from client.connect import connect as connect
 from client.sdk import Crosskd
-from client.visible import visible
+from client.terminal import tables
+from client.terminal.visible import visible
 from wire.jobs import DataWarning
 
 FAILED = 1

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from client import sweep_tables, sweep_watch
 from client import sweeps as orders
 from client.commands.shared import (
     FAILED,
@@ -29,7 +28,8 @@ from client.commands.shared import (
 )
 from client.references import is_beginning, resolved_in
 from client.sdk import Crosskd
-from client.visible import visible
+from client.terminal import sweep_tables, sweep_watch
+from client.terminal.visible import visible
 from wire.sweeps import Sweep, SweepDryRun
 
 app = typer.Typer()

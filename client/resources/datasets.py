@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from client.answers import PAGE, body, given, idempotency_header, parse, segment
-from client.flow import Flow, Item, Items, M, iteration, operation
 from client.resources.job import SubmittedJob
 from client.resources.resource import Resource
+from client.transport.answers import PAGE, body, given, idempotency_header, parse, segment
+from client.transport.flow import Flow, Item, Items, M, iteration, operation
 from crosskd.spec.results.dataset_comparison import DatasetComparison
 from wire import jobs as of_wire
 from wire.datasets import Dataset, DatasetCreate, DatasetPage, DatasetSummary, DatasetVersionDetail

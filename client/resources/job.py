@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic
 
-from client.answers import parse
-from client.events import stream
-from client.flow import Flow, Item, Items, M, T, iteration, operation
 from client.resources.job_results import JobResults, id_of
 from client.resources.resource import Returned, until_ended
+from client.transport.answers import parse
+from client.transport.events import stream
+from client.transport.flow import Flow, Item, Items, M, T, iteration, operation
 from wire import jobs as of_wire
 from wire.events import Event, EventKind, LogEvent
 from wire.jobs import FINAL

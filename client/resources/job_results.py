@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from client import charts, predict, references
-from client.answers import COMPUTED, given, parse, segment
-from client.connection import Connection
 from client.errors import ApiProblem
-from client.flow import Connected, Fetch, Flow, M, operation
 from client.frames import Evaluations, Metrics
+from client.transport.answers import COMPUTED, given, parse, segment
+from client.transport.connection import Connection
+from client.transport.flow import Connected, Fetch, Flow, M, operation
 from crosskd.spec.results.predictions import Predictions
 from wire.artifacts import BEST_WEIGHTS, Artifact, ArtifactList
 from wire.download import OnBytes

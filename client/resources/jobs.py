@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from client import specs
-from client.answers import PAGE, body, given, idempotency_header, parse
-from client.connection import Connection
-from client.flow import Flow, Item, Items, M, called, called_iteration, iteration, operation
 from client.resources.job import Job, JobOperations, JobRef, JobSummary, SubmittedJob
 from client.resources.resource import Resource
+from client.transport.answers import PAGE, body, given, idempotency_header, parse
+from client.transport.connection import Connection
+from client.transport.flow import Flow, Item, Items, M, called, called_iteration, iteration, operation
 from wire import jobs as of_wire
 from wire.jobs import DryRun, JobCreate, JobPage, Preset
 from wire.system import PresetList

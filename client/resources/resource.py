@@ -9,9 +9,9 @@ from typing import Generic, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, PrivateAttr
 
-from client.connection import Connection
 from client.errors import ClientError
-from client.flow import Connected, Flow, M, Pause, Tell
+from client.transport.connection import Connection
+from client.transport.flow import Connected, Flow, M, Pause, Tell
 
 
 class Resource(Connected[M]):

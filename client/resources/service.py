@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client import audit, references
-from client.answers import COMPUTED, given, parse
-from client.flow import Connected, Flow, Items, M, iteration, operation
 from client.resources.datasets import Datasets
 from client.resources.job_results import id_of
 from client.resources.jobs import Jobs, presets_of
 from client.resources.resource import Resource
 from client.resources.sweeps import Sweeps
+from client.transport.answers import COMPUTED, given, parse
+from client.transport.flow import Connected, Flow, Items, M, iteration, operation
 from wire.audit import Finding, Progress, Summary
 from wire.compare import Comparison
 from wire.jobs import Preset

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from client import charts, frames, references, specs
 from client import sweeps as orders
-from client.answers import COMPUTED, PAGE, body, given, idempotency_header, parse
-from client.connection import Connection
-from client.flow import Connected, Flow, Item, Items, M, called, iteration, operation
 from client.frames import SweepTable
 from client.resources.jobs import presets_of
 from client.resources.resource import Resource, Returned, until_ended
+from client.transport.answers import COMPUTED, PAGE, body, given, idempotency_header, parse
+from client.transport.connection import Connection
+from client.transport.flow import Connected, Flow, Item, Items, M, called, iteration, operation
 from wire import sweeps as of_wire
 from wire.sweeps import ENDED, SweepCreate, SweepDryRun, SweepPage
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 from pydantic import ValidationError
 
-from client.visible import visible
+from client.terminal.visible import visible
 from wire.errors import Problem
 
 PAUSE = 10.0  # seconds between two looks

@@ -261,7 +261,7 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The client's waits, which take no time here; each look at the clock takes a millisecond."""
     waits, looks = list[float](), count()
     clock = SimpleNamespace(sleep=waits.append, monotonic=lambda: sum(waits) + 0.001 * next(looks))
-    for module in ("resources.resource", "connection"):
+    for module in ("resources.resource", "transport.connection"):
         monkeypatch.setattr(f"client.{module}.time", clock)
     return waits
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from client import sweeps as orders
 from client.commands import jobs, sweeps
 from client.errors import ClientError
-from client.sweep_tables import results_tables
+from client.terminal.sweep_tables import results_tables
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.sweeps import ARMS, order, train
@@ -105,7 +105,7 @@ def test_after_ctrl_c_one_is_told_that_it_goes_on(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("client.sweep_watch.follow", interrupted)
+    monkeypatch.setattr("client.terminal.sweep_watch.follow", interrupted)
     monkeypatch.setattr("client.commands.jobs.follow", interrupted)
     with pytest.raises(KeyboardInterrupt):
         command._follow(None, "01a2", as_json=False)

@@ -16,9 +16,9 @@ from uuid import uuid4
 
 import httpx
 
-from client.download import announced
 from client.errors import ApiProblem, ClientError
 from client.sdk import Crosskd
+from client.transport.download import announced
 from crosskd.data.demo import write_demo
 from tests.faults.checker.rows import Accepted, Download, Observation, Seen
 from tests.faults.checker.tensors import digests

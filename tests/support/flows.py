@@ -1,11 +1,11 @@
-"""Operations of the client (`client/flow.py`) without a connection."""
+"""Operations of the client (`client/transport/flow.py`) without a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from client.flow import Flow, T
+from client.transport.flow import Flow, T
 
 
 def ended(flow: Flow[T]) -> T:

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.download import fetch
 from client.errors import DownloadError
+from client.transport.download import fetch
 from tests.support.file_source import CONTENT, FileSource, file_source
 from wire.artifacts import ArtifactRef
 from wire.download import announced

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.table import Table
 
-from client.tables import add_row, plain_table, when
+from client.terminal.tables import add_row, plain_table, when
 from crosskd.spec.results.dataset_comparison import DatasetComparison
 from crosskd.spec.results.dataset_report import Bin, DatasetReport, Duplicates, FaultCount, ImageName
 from wire.datasets import DatasetSummary, DatasetVersion

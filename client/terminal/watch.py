@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from client.sdk import Crosskd
-from client.visible import visible
+from client.terminal.visible import visible
 from wire.jobs import Job
 
 LINE_SECONDS = 10.0  # between two plain lines of one phase

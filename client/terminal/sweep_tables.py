@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from client.tables import add_row, number, plain_table, when
-from client.visible import visible
-from client.watch import clock
+from client.terminal.tables import add_row, number, plain_table, when
+from client.terminal.visible import visible
+from client.terminal.watch import clock
 from wire.sweeps import ENDED, ArmResult, Difference, PlannedJob, Point, Spread, Sweep, SweepDryRun, SweepSummary
 
 RESULTS = ("arm", "n", "AP", "difference", "95 % interval", "gap", "AP50", "small", "time", "ms/image")

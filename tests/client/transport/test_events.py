@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from client import events
-from client.connection import SyncConnection
 from client.errors import ApiProblem, TooMany
 from client.sdk import Crosskd
+from client.transport import events
+from client.transport.connection import SyncConnection
 from tests.support.api_server import Service
 from tests.support.crosskd_command import run
 from tests.support.waiting import until
@@ -109,7 +109,7 @@ def listen(http: httpx.Client, patience: float) -> Iterator[Event]:
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_service_that_is_away_is_waited_for(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("client.connection.time.sleep", slept.append)
+    monkeypatch.setattr("client.transport.connection.time.sleep", slept.append)
     gone = httpx.Response(status, headers={"retry-after": "3"})
     stream = httpx.Response(200, text=LOG, headers={"content-type": "text/event-stream"})
     with answering(gone, stream, gone, gone, httpx.Response(204)) as http:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from client.tables import add_row, number, plain_table
-from client.visible import visible
+from client.terminal.tables import add_row, number, plain_table
+from client.terminal.visible import visible
 from wire.compare import ComparedJob, Comparison, JobDifference
 from wire.reports import CocoMetrics
 

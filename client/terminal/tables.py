@@ -7,8 +7,8 @@ from datetime import datetime
 
 from rich.table import Table
 
-from client.visible import visible
-from client.watch import describe
+from client.terminal.visible import visible
+from client.terminal.watch import describe
 from wire.artifacts import Artifact
 from wire.jobs import DataWarning, Job, JobSummary, Preset
 from wire.reports import Evaluation, MetricRow

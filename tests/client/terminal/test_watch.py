@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 from rich.console import Console
 
-from client.watch import best, clock, describe, follow
+from client.terminal.watch import best, clock, describe, follow
 from tests.support.api_server import Service
 from tests.support.waiting import until
 from wire.jobs import Job, Progress

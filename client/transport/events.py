@@ -9,10 +9,10 @@ import httpx
 from httpx_sse import ServerSentEvent
 from pydantic import BaseModel
 
-from client.answers import checked, unreachable
-from client.connection import Connection
-from client.download import UNAVAILABLE
-from client.flow import Item, Items, Next, Open, Pause, T
+from client.transport.answers import checked, unreachable
+from client.transport.connection import Connection
+from client.transport.download import UNAVAILABLE
+from client.transport.flow import Item, Items, Next, Open, Pause, T
 from wire.events import DATA, Event, EventKind
 from wire.retry_after import retry_after
 

@@ -8,9 +8,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from client import sweep_tables
 from client.sdk import Crosskd
-from client.watch import LINE_SECONDS
+from client.terminal import sweep_tables
+from client.terminal.watch import LINE_SECONDS
 from wire.sweeps import Sweep
 
 

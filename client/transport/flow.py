@@ -1,9 +1,9 @@
 """Operations on the service, written once, for programs that block and for those that await.
 
 An operation is a generator: it yields what has to be done outside of it (a request, a pause) and is sent what came of
-it. A connection (`client/connection.py`) does these steps, one kind blocking, the other with `await`. So neither the
-paths nor the rules of repeating stand twice, and both kinds have types: what `operation` makes of a generator is a
-function that returns `T` on a blocking connection, and an `Awaitable[T]` on the other.
+it. A connection (`connection.py`) does these steps, one kind blocking, the other with `await`. So neither the paths nor
+the rules of repeating stand twice, and both kinds have types: what `operation` makes of a generator is a function that
+returns `T` on a blocking connection, and an `Awaitable[T]` on the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 from wire.download import OnBytes
 
 if TYPE_CHECKING:
-    from client.connection import AsyncConnection, Connection, SyncConnection
+    from client.transport.connection import AsyncConnection, Connection, SyncConnection
 
 T = TypeVar("T")
 P = ParamSpec("P")

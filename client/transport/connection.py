@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 from httpx_sse import EventSource
 
-from client.answers import checked, unreachable
-from client.download import RETRY_PAUSE, UNAVAILABLE, fetch
 from client.errors import ClientError, not_utf8
-from client.flow import Ended, Fetch, Flow, Item, Items, Next, Open, Pause, Send, Step, T, Tell, advance
+from client.transport.answers import checked, unreachable
+from client.transport.download import RETRY_PAUSE, UNAVAILABLE, fetch
+from client.transport.flow import Ended, Fetch, Flow, Item, Items, Next, Open, Pause, Send, Step, T, Tell, advance
 from wire.errors import IDEMPOTENCY_HEADER, IN_FLIGHT, QUOTA_EXCEEDED
 from wire.retry_after import retry_after
 

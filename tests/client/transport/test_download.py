@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from client.download import RETRY_PAUSE, VERSIONS, announced, fetch
 from client.errors import DownloadError
+from client.transport.download import RETRY_PAUSE, VERSIONS, announced, fetch
 from tests.support.file_source import CONTENT, FileSource, file_source
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from client.tables import add_row, number, plain_table
-from client.visible import visible
+from client.terminal.tables import add_row, number, plain_table
+from client.terminal.visible import visible
 from wire.images import ImageModel, ImagePage, ShownModel
 
 

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from client.commands.shared import show_tables
-from client.comparisons import tables_of
-from client.tables import add_row, evaluations_table, failure_lines, job_lines, plain_table
+from client.terminal.comparisons import tables_of
+from client.terminal.tables import add_row, evaluations_table, failure_lines, job_lines, plain_table
 from tests.support.evaluations import EVALUATION
 from wire.compare import Comparison
 from wire.jobs import DataWarning, Failure, Job
